@@ -1,0 +1,216 @@
+//! The fused operations of the model, each with its backward pass.
+
+use super::{Storage, View, ViewMut};
+use crate::{Result, rng::Dropout};
+
+/// What is applied to the output of a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// x·Φ(x) with the exact (erf) Φ.
+    Gelu,
+}
+
+/// Where [`NnOps::linear_backward`] puts the gradients that are wanted.
+#[derive(Debug)]
+pub struct LinearGrads<'a, S: Storage + ?Sized> {
+    /// [M, K], contiguous.
+    pub dx: Option<ViewMut<'a, S>>,
+    /// [N, K], row-major or column-major without gaps.
+    pub dw: Option<ViewMut<'a, S>>,
+    /// [N], contiguous.
+    pub db: Option<ViewMut<'a, S>>,
+}
+
+/// Arguments of [`NnOps::norm_modulate`]. G groups (images) of R rows (tokens) of D channels.
+#[derive(Debug)]
+pub struct NormArgs<'a, S: Storage + ?Sized> {
+    /// [G, R, D], contiguous.
+    pub x: View<'a, S>,
+    /// Weight and bias, each [D], contiguous.
+    pub affine: Option<(View<'a, S>, View<'a, S>)>,
+    /// Scale and shift, each [G, D]; the last stride is 1, the first may be anything.
+    pub modulation: Option<(View<'a, S>, View<'a, S>)>,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+impl<S: Storage + ?Sized> Clone for NormArgs<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Storage + ?Sized> Copy for NormArgs<'_, S> {}
+
+/// Where [`NnOps::norm_modulate_backward`] puts the gradients that are wanted; all contiguous.
+#[derive(Debug)]
+pub struct NormGrads<'a, S: Storage + ?Sized> {
+    /// [G, R, D].
+    pub dx: Option<ViewMut<'a, S>>,
+    /// Gradients of weight and bias, each [D].
+    pub daffine: Option<(ViewMut<'a, S>, ViewMut<'a, S>)>,
+    /// Gradients of scale and shift, each [G, D].
+    pub dmodulation: Option<(ViewMut<'a, S>, ViewMut<'a, S>)>,
+}
+
+/// Arguments of [`NnOps::attention`]. B images, H heads of size E, Nq queries, Nkv keys.
+#[derive(Debug)]
+pub struct AttentionArgs<'a, S: Storage + ?Sized> {
+    /// Queries [B, Nq, H, E]; the last stride is 1, the others may be anything.
+    pub q: View<'a, S>,
+    /// Keys [B, Nkv, H, E], strides alike.
+    pub k: View<'a, S>,
+    /// Values [B, Nkv, H, E], strides alike.
+    pub v: View<'a, S>,
+    /// Factor of the scores.
+    pub scale: f64,
+    /// `None`: every query sees every key. Otherwise the ascending ends of the blocks of keys, the last being
+    /// Nkv ≥ Nq: query i, which stands at key position i + Nkv − Nq, sees its own block and all earlier ones.
+    pub blocks: Option<&'a [usize]>,
+    /// Dropout of the probabilities; the element of (b, h, i, j) is ((b·H + h)·Nq + i)·Nkv + j.
+    pub dropout: Option<Dropout>,
+}
+
+impl<S: Storage + ?Sized> Clone for AttentionArgs<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Storage + ?Sized> Copy for AttentionArgs<'_, S> {}
+
+/// Where [`NnOps::attention_backward`] puts its gradients: shapes of q, k and v; the last stride is 1.
+#[derive(Debug)]
+pub struct AttentionGrads<'a, S: Storage + ?Sized> {
+    /// [B, Nq, H, E].
+    pub dq: ViewMut<'a, S>,
+    /// [B, Nkv, H, E].
+    pub dk: ViewMut<'a, S>,
+    /// [B, Nkv, H, E].
+    pub dv: ViewMut<'a, S>,
+}
+
+/// How many leading keys query `i` sees, for `nq` queries and the block ends `blocks`.
+pub fn block_limit(blocks: &[usize], nq: usize, i: usize) -> usize {
+    let nkv = blocks.last().copied().unwrap_or(0);
+    let position = i + nkv - nq;
+    blocks[blocks.partition_point(|&end| end <= position)]
+}
+
+/// Fused operations. Each forward method writes what its backward method needs into outputs that are `None` in
+/// inference. Internal sums are at least as wide as f32.
+pub trait NnOps: Storage {
+    /// y ← act(x wᵀ + b); pre ← x wᵀ + b where it is asked for (it is, in training, with an activation).
+    /// x [M, K] contiguous; w [N, K], row-major or column-major without gaps; b [N]; y, pre [M, N] contiguous.
+    fn linear(
+        &self,
+        x: View<'_, Self>,
+        w: View<'_, Self>,
+        b: Option<View<'_, Self>>,
+        act: Activation,
+        y: ViewMut<'_, Self>,
+        pre: Option<ViewMut<'_, Self>>,
+    ) -> Result<()>;
+
+    /// With g = act′(pre) · dy (g = dy without an activation): dx ← g w, dw ← gᵀ x, db ← Σ_M g.
+    /// `pre` is present exactly when `act` is not `None`; x, dy contiguous.
+    fn linear_backward(
+        &self,
+        x: View<'_, Self>,
+        w: View<'_, Self>,
+        act: Activation,
+        pre: Option<View<'_, Self>>,
+        dy: View<'_, Self>,
+        grads: LinearGrads<'_, Self>,
+    ) -> Result<()>;
+
+    /// y ← (x̂·weight + bias)·(1 + scale) + shift with x̂ = (x − mean)·rstd over the last axis.
+    /// stats ← (mean, rstd) of each row, [G, R, 2] contiguous, where it is asked for; y [G, R, D] contiguous.
+    fn norm_modulate(
+        &self,
+        args: NormArgs<'_, Self>,
+        y: ViewMut<'_, Self>,
+        stats: Option<ViewMut<'_, Self>>,
+    ) -> Result<()>;
+
+    /// Gradients of [`norm_modulate`](Self::norm_modulate) from its `stats` and dy [G, R, D] contiguous.
+    fn norm_modulate_backward(
+        &self,
+        args: NormArgs<'_, Self>,
+        stats: View<'_, Self>,
+        dy: View<'_, Self>,
+        grads: NormGrads<'_, Self>,
+    ) -> Result<()>;
+
+    /// y ← x + gate · dropout(u). x, u, y [G, R, D] contiguous; gate [G, D] with last stride 1, absent: 1. The
+    /// dropout's element is the row-major index in u.
+    fn gated_residual(
+        &self,
+        x: View<'_, Self>,
+        u: View<'_, Self>,
+        gate: Option<View<'_, Self>>,
+        dropout: Option<Dropout>,
+        y: ViewMut<'_, Self>,
+    ) -> Result<()>;
+
+    /// du ← gate · dropout(dy), dgate ← Σ_R dropout(u) · dy [G, D] contiguous; `dgate` is present only with a
+    /// gate. (dx is dy.)
+    fn gated_residual_backward(
+        &self,
+        u: View<'_, Self>,
+        gate: Option<View<'_, Self>>,
+        dropout: Option<Dropout>,
+        dy: View<'_, Self>,
+        du: ViewMut<'_, Self>,
+        dgate: Option<ViewMut<'_, Self>>,
+    ) -> Result<()>;
+
+    /// y ← dropout(x), both contiguous; its own backward pass.
+    fn dropout(&self, x: View<'_, Self>, dropout: Dropout, y: ViewMut<'_, Self>) -> Result<()>;
+
+    /// y ← dropout(softmax(scale · q kᵀ)) v, y [B, Nq, H, E] contiguous; lse ← ln Σ exp(scale · q kᵀ) of each
+    /// row, [B, H, Nq] contiguous, where it is asked for. The matrix of scores is never stored whole. Every
+    /// query sees at least one key, or Nkv = 0 and y is 0.
+    fn attention(
+        &self,
+        args: AttentionArgs<'_, Self>,
+        y: ViewMut<'_, Self>,
+        lse: Option<ViewMut<'_, Self>>,
+    ) -> Result<()>;
+
+    /// Gradients of [`attention`](Self::attention) from its y and lse and dy [B, Nq, H, E] contiguous.
+    fn attention_backward(
+        &self,
+        args: AttentionArgs<'_, Self>,
+        y: View<'_, Self>,
+        lse: View<'_, Self>,
+        dy: View<'_, Self>,
+        grads: AttentionGrads<'_, Self>,
+    ) -> Result<()>;
+
+    /// out[i] ← table[ids[i]]: table [V, D] contiguous, ids [n] i32 contiguous and within 0..V (core has checked
+    /// them), out [n, D] contiguous.
+    fn embedding(&self, table: View<'_, Self>, ids: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()>;
+
+    /// dtable[v] ← Σ over the i with ids[i] = v, in ascending order, of dy[i].
+    fn embedding_backward(
+        &self,
+        ids: View<'_, Self>,
+        dy: View<'_, Self>,
+        dtable: ViewMut<'_, Self>,
+    ) -> Result<()>;
+
+    /// loss ← mean (a − b)², one element; a, b contiguous and not empty. Summed in f64 on the CPU.
+    fn mse(&self, a: View<'_, Self>, b: View<'_, Self>, loss: ViewMut<'_, Self>) -> Result<()>;
+
+    /// da ← 2 (a − b) · dloss / n.
+    fn mse_backward(
+        &self,
+        a: View<'_, Self>,
+        b: View<'_, Self>,
+        dloss: View<'_, Self>,
+        da: ViewMut<'_, Self>,
+    ) -> Result<()>;
+}

@@ -1,0 +1,43 @@
+//! Element types.
+
+use std::fmt;
+
+/// The element type of a tensor, known at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE single precision: weights, activations, optimiser state.
+    F32,
+    /// IEEE double precision: gradient checks (CPU only).
+    F64,
+    /// bfloat16: compute type of accelerators and storage type of checkpoints.
+    BF16,
+    /// 32-bit integers: class labels and row indices.
+    I32,
+}
+
+impl DType {
+    /// Size of one element in bytes.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 | Self::I32 => 4,
+            Self::F64 => 8,
+            Self::BF16 => 2,
+        }
+    }
+
+    /// Whether arithmetic on real numbers is defined for this type.
+    pub const fn is_float(self) -> bool {
+        !matches!(self, Self::I32)
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::BF16 => "bf16",
+            Self::I32 => "i32",
+        })
+    }
+}

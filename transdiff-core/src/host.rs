@@ -1,0 +1,163 @@
+//! Tensors in host memory: what is read from files, drawn from streams and handed to callers.
+
+use half::bf16;
+
+use crate::{DType, Error, Result};
+
+/// Elements in host memory, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HostData {
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Double precision.
+    F64(Vec<f64>),
+    /// bfloat16.
+    BF16(Vec<bf16>),
+    /// Integers.
+    I32(Vec<i32>),
+}
+
+impl HostData {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::F64(v) => v.len(),
+            Self::BF16(v) => v.len(),
+            Self::I32(v) => v.len(),
+        }
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F64(_) => DType::F64,
+            Self::BF16(_) => DType::BF16,
+            Self::I32(_) => DType::I32,
+        }
+    }
+
+    /// The elements as f64 (exact for every type).
+    pub fn to_f64(&self) -> Vec<f64> {
+        match self {
+            Self::F32(v) => v.iter().map(|&x| f64::from(x)).collect(),
+            Self::F64(v) => v.clone(),
+            Self::BF16(v) => v.iter().map(|x| x.to_f64()).collect(),
+            Self::I32(v) => v.iter().map(|&x| f64::from(x)).collect(),
+        }
+    }
+
+    /// The elements as f32, rounded to nearest even.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Self::F32(v) => v.clone(),
+            Self::F64(v) => v.iter().map(|&x| x as f32).collect(),
+            Self::BF16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Self::I32(v) => v.iter().map(|&x| x as f32).collect(),
+        }
+    }
+
+    /// `values` in the type `dtype`, rounded to nearest even (integers: truncated).
+    pub fn from_f64(values: Vec<f64>, dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => Self::F32(values.into_iter().map(|x| x as f32).collect()),
+            DType::F64 => Self::F64(values),
+            DType::BF16 => Self::BF16(values.into_iter().map(bf16::from_f64).collect()),
+            DType::I32 => Self::I32(values.into_iter().map(|x| x as i32).collect()),
+        }
+    }
+
+    /// The same values in the type `dtype`.
+    pub fn cast(self, dtype: DType) -> Self {
+        match (self, dtype) {
+            (data, to) if data.dtype() == to => data,
+            (Self::F32(v), DType::BF16) => Self::BF16(v.into_iter().map(bf16::from_f32).collect()),
+            (data, to) => Self::from_f64(data.to_f64(), to),
+        }
+    }
+
+    /// Whether every element is a finite number.
+    pub fn is_finite(&self) -> bool {
+        match self {
+            Self::F32(v) => v.iter().all(|x| x.is_finite()),
+            Self::F64(v) => v.iter().all(|x| x.is_finite()),
+            Self::BF16(v) => v.iter().all(|x| x.is_finite()),
+            Self::I32(_) => true,
+        }
+    }
+}
+
+/// A shape and its elements in row-major order, in host memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    shape: Vec<usize>,
+    data: HostData,
+}
+
+impl HostTensor {
+    /// A tensor of `shape` with the elements `data`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the number of elements is not that of the shape.
+    pub fn new(shape: &[usize], data: HostData) -> Result<Self> {
+        let want = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        if want != Some(data.len()) {
+            return Err(Error::shape(
+                "HostTensor::new",
+                format!("a shape of {} elements", data.len()),
+                shape,
+            ));
+        }
+        Ok(Self { shape: shape.to_vec(), data })
+    }
+
+    /// A tensor of f32.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn f32(shape: &[usize], data: Vec<f32>) -> Result<Self> {
+        Self::new(shape, HostData::F32(data))
+    }
+
+    /// Size of every axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements.
+    pub fn data(&self) -> &HostData {
+        &self.data
+    }
+
+    /// The elements, without a copy.
+    pub fn into_data(self) -> HostData {
+        self.data
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.data.dtype()
+    }
+
+    /// The elements as f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        self.data.to_f32()
+    }
+
+    /// The elements as f64.
+    pub fn to_f64(&self) -> Vec<f64> {
+        self.data.to_f64()
+    }
+
+    /// The same values in the type `dtype`.
+    #[must_use]
+    pub fn cast(self, dtype: DType) -> Self {
+        Self { shape: self.shape, data: self.data.cast(dtype) }
+    }
+}

@@ -1,0 +1,252 @@
+//! Shapes, strides and the views that are made of them.
+
+use crate::{Error, Result};
+
+/// Where the elements of a tensor lie in its buffer: element `i` (an index per axis) is at
+/// `offset + Σ i_a · strides_a`. Strides count elements and are never negative; a stride of 0 repeats an axis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+    offset: usize,
+}
+
+impl Layout {
+    /// Row-major layout of `shape` without gaps, starting at element 0.
+    pub fn contiguous(shape: &[usize]) -> Self {
+        Self { shape: shape.to_vec(), strides: row_major_strides(shape), offset: 0 }
+    }
+
+    /// A layout from its parts.
+    pub fn new(shape: &[usize], strides: &[usize], offset: usize) -> Self {
+        assert_eq!(shape.len(), strides.len(), "a layout has one stride per axis");
+        Self { shape: shape.to_vec(), strides: strides.to_vec(), offset }
+    }
+
+    /// Size of every axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Step of every axis, in elements.
+    pub fn strides(&self) -> &[usize] {
+        &self.strides
+    }
+
+    /// Position of the first element in the buffer.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Number of axes.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// One past the last buffer position that the layout reaches (its offset when it has no elements).
+    pub fn end(&self) -> usize {
+        if self.numel() == 0 {
+            return self.offset;
+        }
+        self.offset + self.shape.iter().zip(&self.strides).map(|(n, s)| (n - 1) * s).sum::<usize>() + 1
+    }
+
+    /// The same layout, moved by `by` elements.
+    #[must_use]
+    pub fn shifted(&self, by: usize) -> Self {
+        Self { offset: self.offset + by, ..self.clone() }
+    }
+
+    /// Whether the elements lie in row-major order without gaps (at any offset).
+    pub fn is_contiguous(&self) -> bool {
+        let mut expected = 1;
+        self.shape.iter().zip(&self.strides).rev().all(|(&n, &s)| {
+            let fits = n == 1 || s == expected;
+            expected *= n;
+            fits || self.numel() == 0
+        })
+    }
+
+    /// Reorders the axes: axis `a` of the result is axis `axes[a]` of `self`.
+    pub fn permute(&self, axes: &[usize]) -> Result<Self> {
+        let mut seen = vec![false; self.rank()];
+        let valid = axes.len() == self.rank()
+            && axes.iter().all(|&a| a < self.rank() && !std::mem::replace(&mut seen[a], true));
+        if !valid {
+            return Err(Error::shape("permute", format!("axes {axes:?} to be a permutation"), &self.shape));
+        }
+        let pick = |from: &[usize]| axes.iter().map(|&a| from[a]).collect();
+        Ok(Self { shape: pick(&self.shape), strides: pick(&self.strides), offset: self.offset })
+    }
+
+    /// Elements `start..start + len` of one axis.
+    pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
+        if axis >= self.rank() || start.checked_add(len).is_none_or(|end| end > self.shape[axis]) {
+            let expected = format!("axis {axis} to hold {start}..{start}+{len}");
+            return Err(Error::shape("narrow", expected, &self.shape));
+        }
+        let mut out = self.clone();
+        out.shape[axis] = len;
+        out.offset += start * self.strides[axis];
+        Ok(out)
+    }
+
+    /// Repeats axes of size 1 (and adds axes in front) until the shape is `shape`.
+    pub fn broadcast_to(&self, shape: &[usize]) -> Result<Self> {
+        let bad =
+            || Error::shape("broadcast_to", format!("a shape that broadcasts to {shape:?}"), &self.shape);
+        let added = shape.len().checked_sub(self.rank()).ok_or_else(bad)?;
+        let mut strides = vec![0; shape.len()];
+        for axis in 0..self.rank() {
+            strides[added + axis] = match (self.shape[axis], shape[added + axis]) {
+                (from, to) if from == to => self.strides[axis],
+                (1, _) => 0,
+                _ => return Err(bad()),
+            };
+        }
+        Ok(Self { shape: shape.to_vec(), strides, offset: self.offset })
+    }
+
+    /// The same elements in another shape, where strides can express it; `None` where a copy is needed.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Option<Self>> {
+        if shape.iter().product::<usize>() != self.numel() {
+            return Err(Error::shape(
+                "reshape",
+                format!("{} elements for {shape:?}", self.numel()),
+                &self.shape,
+            ));
+        }
+        if self.numel() == 0 {
+            return Ok(Some(Self { offset: self.offset, ..Self::contiguous(shape) }));
+        }
+        Ok(self.reshaped_strides(shape).map(|strides| Self {
+            shape: shape.to_vec(),
+            strides,
+            offset: self.offset,
+        }))
+    }
+
+    /// Strides of the non-empty view `shape`, matching runs of old axes with runs of new ones of equal size.
+    fn reshaped_strides(&self, shape: &[usize]) -> Option<Vec<usize>> {
+        let old: Vec<(usize, usize)> =
+            self.shape.iter().copied().zip(self.strides.iter().copied()).filter(|&(n, _)| n != 1).collect();
+        let mut strides = vec![0; shape.len()];
+        let (mut from, mut to) = (0, 0);
+        while from < old.len() {
+            let (start, first) = (from, to);
+            let (mut have, mut want) = (old[from].0, *shape.get(to)?);
+            (from, to) = (from + 1, to + 1);
+            while have != want {
+                if have < want {
+                    have *= old.get(from)?.0;
+                    from += 1;
+                } else {
+                    want *= shape.get(to)?;
+                    to += 1;
+                }
+            }
+            // A run can be re-cut only if its axes follow each other without gaps.
+            if !old[start..from].windows(2).all(|w| w[0].1 == w[1].0 * w[1].1) {
+                return None;
+            }
+            let mut stride = old[from - 1].1;
+            for axis in (first..to).rev() {
+                strides[axis] = stride;
+                stride *= shape[axis];
+            }
+        }
+        Some(strides)
+    }
+
+    /// Calls `f` with the buffer position of every element, in row-major order.
+    pub fn for_each_position(&self, mut f: impl FnMut(usize)) {
+        if self.numel() == 0 {
+            return;
+        }
+        let mut index = vec![0; self.rank()];
+        let mut position = self.offset;
+        loop {
+            f(position);
+            let mut axis = self.rank();
+            loop {
+                if axis == 0 {
+                    return;
+                }
+                axis -= 1;
+                index[axis] += 1;
+                position += self.strides[axis];
+                if index[axis] < self.shape[axis] {
+                    break;
+                }
+                position -= self.strides[axis] * self.shape[axis];
+                index[axis] = 0;
+            }
+        }
+    }
+}
+
+/// Row-major strides of `shape`.
+pub fn row_major_strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
+    }
+    strides
+}
+
+/// The shape that `a` and `b` broadcast to, axes aligned at the end.
+pub fn broadcast_shape(op: &'static str, a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let at = |s: &[usize], axis: usize| (axis + s.len()).checked_sub(rank).map_or(1, |i| s[i]);
+    (0..rank)
+        .map(|axis| match (at(a, axis), at(b, axis)) {
+            (x, y) if x == y => Ok(x),
+            (1, y) => Ok(y),
+            (x, 1) => Ok(x),
+            _ => Err(Error::shape(op, format!("a shape that broadcasts with {b:?}"), a)),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reshape_splits_merges_and_refuses() {
+        let base = Layout::contiguous(&[2, 6]);
+        assert_eq!(base.reshape(&[2, 2, 3]).unwrap().unwrap().strides(), [6, 3, 1]);
+        assert_eq!(base.reshape(&[12]).unwrap().unwrap().strides(), [1]);
+        let turned = base.permute(&[1, 0]).unwrap();
+        assert!(turned.reshape(&[12]).unwrap().is_none());
+        assert_eq!(turned.reshape(&[3, 2, 1, 2]).unwrap().unwrap().strides(), [2, 1, 0, 6]);
+        assert!(base.reshape(&[5]).is_err());
+        assert!(Layout::contiguous(&[0, 3]).reshape(&[3, 0, 2]).unwrap().is_some());
+        assert!(Layout::contiguous(&[1, 1]).reshape(&[]).unwrap().is_some());
+    }
+
+    #[test]
+    fn views_keep_positions() {
+        let layout = Layout::contiguous(&[2, 3, 4]).narrow(1, 1, 2).unwrap().permute(&[2, 0, 1]).unwrap();
+        let mut seen = Vec::new();
+        layout.for_each_position(|p| seen.push(p));
+        assert_eq!(&seen[..5], [4, 8, 16, 20, 5]);
+        assert_eq!(layout.end(), 24);
+        assert!(!layout.is_contiguous());
+        assert!(layout.narrow(0, 3, 2).is_err());
+        assert!(layout.permute(&[0, 0, 1]).is_err());
+    }
+
+    #[test]
+    fn broadcasting_aligns_at_the_end() {
+        assert_eq!(broadcast_shape("t", &[3, 1], &[2, 1, 5]).unwrap(), [2, 3, 5]);
+        assert!(broadcast_shape("t", &[3], &[2]).is_err());
+        let row = Layout::contiguous(&[3, 1]).broadcast_to(&[2, 3, 5]).unwrap();
+        assert_eq!(row.strides(), [0, 1, 0]);
+    }
+}

@@ -1,0 +1,22 @@
+//! Core of TransDiff: the traits that backends implement, and the whole architecture and training mathematics once.
+//!
+//! Paper: "Marrying Autoregressive Transformer and Diffusion with Multi-Reference Autoregression",
+//! arXiv 2506.09482.
+
+pub mod backend;
+mod dtype;
+mod error;
+mod host;
+pub mod layout;
+pub mod reference;
+pub mod rng;
+pub mod tensor;
+pub mod testing;
+
+pub use backend::Backend;
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use half::bf16;
+pub use host::{HostData, HostTensor};
+pub use layout::Layout;
+pub use tensor::Tensor;

@@ -1,0 +1,1 @@
+//! Plain f64 backend: the oracle that other backends are tested against.
