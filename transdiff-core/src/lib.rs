@@ -12,6 +12,7 @@ pub mod reference;
 pub mod rng;
 pub mod tensor;
 pub mod testing;
+pub mod weights;
 
 pub use backend::Backend;
 pub use dtype::DType;
