@@ -10,6 +10,7 @@ mod host;
 pub mod layout;
 pub mod reference;
 pub mod rng;
+pub mod sampler;
 pub mod tensor;
 pub mod testing;
 
