@@ -13,8 +13,10 @@ pub mod model;
 pub mod nn;
 pub mod reference;
 pub mod rng;
+pub mod sampler;
 pub mod tensor;
 pub mod testing;
+pub mod weights;
 
 pub use backend::Backend;
 pub use dtype::DType;

@@ -1,1 +1,172 @@
 //! Plain f64 backend: the oracle that other backends are tested against.
+//!
+//! Every operation gathers its inputs into row-major vectors, computes the formula of the trait's documentation
+//! as it stands there, and scatters the result. All arithmetic is in f64 whatever the type of the tensors; only
+//! [`cast`](Storage::cast) and [`to_host`](Storage::to_host) round. The oracle also asserts what core promises
+//! to backends, so that core's checks are tested by every test that runs on it.
+
+mod attention;
+mod elementwise;
+mod embedding;
+mod linear;
+mod loss;
+mod nn;
+mod norm;
+mod optim;
+
+use crate::backend::{Storage, View, ViewMut};
+use crate::rng::Dropout;
+use crate::{DType, HostData, Layout, Result};
+
+/// The oracle. Slow and obvious.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+/// Memory of [`Reference`]: f64 values that stand for elements of some type.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    dtype: DType,
+    data: Vec<f64>,
+}
+
+type In<'a> = View<'a, Reference>;
+type Out<'a> = ViewMut<'a, Reference>;
+
+/// The buffer positions of a layout in row-major order.
+fn positions(layout: &Layout) -> Vec<usize> {
+    let mut out = Vec::with_capacity(layout.numel());
+    layout.for_each_position(|p| out.push(p));
+    out
+}
+
+/// The elements of `x` in row-major order.
+fn gather(x: In<'_>) -> Vec<f64> {
+    read(x.buffer, x.layout, x.dtype)
+}
+
+fn read(buffer: &Buffer, layout: &Layout, dtype: DType) -> Vec<f64> {
+    assert_eq!(buffer.dtype, dtype, "the type of a view is that of its buffer");
+    assert!(layout.end() <= buffer.data.len(), "{layout:?} lies within {} elements", buffer.data.len());
+    positions(layout).into_iter().map(|p| buffer.data[p]).collect()
+}
+
+/// As [`gather`], where the trait promises a contiguous input of this shape.
+fn gather_contiguous(x: In<'_>, shape: &[usize]) -> Vec<f64> {
+    assert_eq!(x.layout.shape(), shape);
+    assert!(x.layout.is_contiguous(), "{:?} is contiguous", x.layout);
+    gather(x)
+}
+
+/// Writes the elements of `out`, given in row-major order.
+fn scatter(out: Out<'_>, values: impl IntoIterator<Item = f64>) {
+    assert_eq!(out.buffer.dtype, out.dtype, "the type of a view is that of its buffer");
+    let mut values = values.into_iter();
+    for p in positions(out.layout) {
+        out.buffer.data[p] = values.next().expect("a value for every element");
+    }
+    assert!(values.next().is_none(), "an element for every value");
+}
+
+/// As [`scatter`], where the trait promises a contiguous output of this shape.
+fn scatter_contiguous(out: Out<'_>, shape: &[usize], values: impl IntoIterator<Item = f64>) {
+    assert_eq!(out.layout.shape(), shape);
+    assert!(out.layout.is_contiguous(), "{:?} is contiguous", out.layout);
+    scatter(out, values);
+}
+
+/// Factor of element `i` under an optional dropout.
+fn kept(dropout: Option<Dropout>, i: usize) -> f64 {
+    dropout.map_or(1.0, |d| f64::from(d.factor(i)))
+}
+
+impl Storage for Reference {
+    type Buffer = Buffer;
+
+    fn name(&self) -> String {
+        "f64 reference".into()
+    }
+
+    fn supports(&self, dtype: DType) -> bool {
+        dtype.is_float()
+    }
+
+    /// NaNs, so that an element that nobody writes shows.
+    fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
+        Ok(Buffer { dtype, data: vec![f64::NAN; len] })
+    }
+
+    fn from_host(&self, data: &HostData) -> Result<Buffer> {
+        Ok(Buffer { dtype: data.dtype(), data: data.to_f64() })
+    }
+
+    fn to_host(&self, x: In<'_>) -> Result<HostData> {
+        Ok(HostData::from_f64(gather(x), x.dtype))
+    }
+
+    fn fill(&self, value: f64, out: Out<'_>) -> Result<()> {
+        let n = out.layout.numel();
+        scatter(out, std::iter::repeat_n(value, n));
+        Ok(())
+    }
+
+    fn copy(&self, x: In<'_>, out: Out<'_>) -> Result<()> {
+        assert_eq!((x.layout.shape(), x.dtype), (out.layout.shape(), out.dtype));
+        scatter(out, gather(x));
+        Ok(())
+    }
+
+    fn cast(&self, x: In<'_>, out: Out<'_>) -> Result<()> {
+        assert_eq!(x.layout.shape(), out.layout.shape());
+        assert!(x.dtype.is_float() && out.dtype.is_float());
+        let rounded = HostData::from_f64(gather(x), out.dtype).to_f64();
+        scatter(out, rounded);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use super::Reference;
+    use crate::{DType, Tensor};
+
+    pub(super) fn tensor(shape: &[usize], values: &[f64]) -> Tensor<Reference> {
+        Tensor::from_f64(&Reference, shape, values.to_vec(), DType::F64).unwrap()
+    }
+
+    #[track_caller]
+    pub(super) fn assert_close(got: &Tensor<Reference>, want: &[f64]) {
+        let got = got.to_f64().unwrap();
+        assert_eq!(got.len(), want.len());
+        let close = got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-12);
+        assert!(close, "got {got:?}, want {want:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::tensor;
+    use super::*;
+    use crate::Tensor;
+
+    #[test]
+    fn only_cast_rounds() {
+        let third = Tensor::full(&Reference, &[1], 1.0 / 3.0, DType::F32).unwrap();
+        assert_eq!(third.affine(3.0, 0.0).unwrap().item().unwrap(), 1.0);
+        let rounded = third.cast(DType::BF16).unwrap();
+        // bf16 keeps 8 bits: 1/3 = 0.0101 0101 01(01..)₂ rounds up to 171/512.
+        assert_eq!(rounded.cast(DType::F64).unwrap().item().unwrap(), 171.0 / 512.0);
+    }
+
+    #[test]
+    fn copies_follow_strides() {
+        let x = tensor(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let turned = x.transpose().unwrap().copy().unwrap();
+        assert_eq!(turned.to_f64().unwrap(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        let part = Tensor::cat(&[&x.narrow(1, 1, 2).unwrap(), &x.narrow(1, 0, 1).unwrap()], 1).unwrap();
+        assert_eq!(part.to_f64().unwrap(), [2.0, 3.0, 1.0, 5.0, 6.0, 4.0]);
+    }
+}

@@ -1,0 +1,194 @@
+//! Attention.
+
+use super::{In, Out, Reference, gather, gather_contiguous, kept, scatter, scatter_contiguous};
+use crate::backend::{AttentionArgs, AttentionGrads, block_limit};
+use crate::rng::Dropout;
+
+/// The inputs of an attention, dense.
+struct Inputs {
+    /// B, Nq, Nkv, H, E.
+    dims: [usize; 5],
+    q: Vec<f64>,
+    k: Vec<f64>,
+    v: Vec<f64>,
+    /// How many leading keys each query sees.
+    limits: Vec<usize>,
+    scale: f64,
+    dropout: Option<Dropout>,
+}
+
+impl Inputs {
+    fn new(args: AttentionArgs<'_, Reference>) -> Self {
+        let &[b, nq, h, e] = args.q.layout.shape() else { panic!("q is [B, Nq, H, E]") };
+        let nkv = args.k.layout.shape()[1];
+        let limits = match args.blocks {
+            Some(blocks) => {
+                assert_eq!(blocks.last(), Some(&nkv));
+                (0..nq).map(|i| block_limit(blocks, nq, i)).collect()
+            }
+            None => vec![nkv; nq],
+        };
+        let heads = |t: In<'_>, n: usize| {
+            assert_eq!(t.layout.shape(), [b, n, h, e]);
+            assert!(e <= 1 || t.layout.strides()[3] == 1, "{:?} has last stride 1", t.layout);
+            gather(t)
+        };
+        let (q, k, v) = (heads(args.q, nq), heads(args.k, nkv), heads(args.v, nkv));
+        Self { dims: [b, nq, nkv, h, e], q, k, v, limits, scale: args.scale, dropout: args.dropout }
+    }
+
+    /// Calls `f` with image, head and query.
+    fn for_each_row(&self, mut f: impl FnMut([usize; 3])) {
+        let [b, nq, _, h, _] = self.dims;
+        for row in 0..b * h * nq {
+            f([row / (h * nq), row / nq % h, row % nq]);
+        }
+    }
+
+    /// Where the vector of a query begins in q (and y), and that of a key in k and v.
+    fn query_at(&self, [b, h, i]: [usize; 3]) -> usize {
+        let [_, nq, _, heads, e] = self.dims;
+        ((b * nq + i) * heads + h) * e
+    }
+
+    fn key_at(&self, [b, h, _]: [usize; 3], j: usize) -> usize {
+        let [_, _, nkv, heads, e] = self.dims;
+        ((b * nkv + j) * heads + h) * e
+    }
+
+    /// The log-sum-exp of a row's scores, and its probabilities before dropout.
+    fn softmax(&self, row: [usize; 3]) -> (f64, Vec<f64>) {
+        let q = &self.q[self.query_at(row)..][..self.dims[4]];
+        let score = |j| self.scale * dot(q, &self.k[self.key_at(row, j)..]);
+        let scores: Vec<f64> = (0..self.limits[row[2]]).map(score).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if scores.is_empty() {
+            return (max, scores);
+        }
+        let lse = max + scores.iter().map(|s| (s - max).exp()).sum::<f64>().ln();
+        (lse, scores.iter().map(|s| (s - lse).exp()).collect())
+    }
+
+    fn kept(&self, [b, h, i]: [usize; 3], j: usize) -> f64 {
+        let [_, nq, nkv, heads, _] = self.dims;
+        kept(self.dropout, ((b * heads + h) * nq + i) * nkv + j)
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// out ← out + by · x.
+fn add(out: &mut [f64], by: f64, x: &[f64]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out += by * x;
+    }
+}
+
+pub(super) fn forward(args: AttentionArgs<'_, Reference>, y: Out<'_>, lse: Option<Out<'_>>) {
+    let inputs = Inputs::new(args);
+    let [b, nq, _, h, e] = inputs.dims;
+    let (mut out, mut sums) = (vec![0.0; b * nq * h * e], Vec::new());
+    inputs.for_each_row(|row| {
+        let (sum, p) = inputs.softmax(row);
+        sums.push(sum);
+        let y = &mut out[inputs.query_at(row)..][..e];
+        for (j, p) in p.iter().enumerate() {
+            add(y, p * inputs.kept(row, j), &inputs.v[inputs.key_at(row, j)..]);
+        }
+    });
+    scatter_contiguous(y, &[b, nq, h, e], out);
+    if let Some(lse) = lse {
+        scatter_contiguous(lse, &[b, h, nq], sums);
+    }
+}
+
+/// Computes the softmax anew instead of reading `y` and `lse`: the oracle depends on as little as it can.
+pub(super) fn backward(
+    args: AttentionArgs<'_, Reference>,
+    y: In<'_>,
+    lse: In<'_>,
+    dy: In<'_>,
+    grads: AttentionGrads<'_, Reference>,
+) {
+    let inputs = Inputs::new(args);
+    let [b, nq, nkv, h, e] = inputs.dims;
+    gather_contiguous(y, &[b, nq, h, e]);
+    gather_contiguous(lse, &[b, h, nq]);
+    let dy = gather_contiguous(dy, &[b, nq, h, e]);
+    let mut dq = vec![0.0; inputs.q.len()];
+    let (mut dk, mut dv) = (vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
+    inputs.for_each_row(|row| {
+        let (_, p) = inputs.softmax(row);
+        let at = inputs.query_at(row);
+        let (q, dy) = (&inputs.q[at..][..e], &dy[at..][..e]);
+        let dp: Vec<f64> =
+            (0..p.len()).map(|j| inputs.kept(row, j) * dot(dy, &inputs.v[inputs.key_at(row, j)..])).collect();
+        let mean = dot(&p, &dp);
+        for (j, &p) in p.iter().enumerate() {
+            let key = inputs.key_at(row, j);
+            let ds = inputs.scale * p * (dp[j] - mean);
+            add(&mut dq[at..][..e], ds, &inputs.k[key..]);
+            add(&mut dk[key..][..e], ds, q);
+            add(&mut dv[key..][..e], p * inputs.kept(row, j), dy);
+        }
+    });
+    for (out, values) in [(grads.dq, dq), (grads.dk, dk), (grads.dv, dv)] {
+        scatter(out, values);
+    }
+    debug_assert_eq!(inputs.k.len(), b * nkv * h * e);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, tensor};
+    use crate::rng::{Dropout, Purpose, StreamKey};
+    use crate::tensor::Attention;
+
+    #[test]
+    fn one_key_gives_its_value() {
+        let (q, k) = (tensor(&[1, 1, 1, 2], &[0.3, -2.0]), tensor(&[1, 1, 1, 2], &[1.5, 0.25]));
+        let v = tensor(&[1, 1, 1, 2], &[7.0, 8.0]);
+        let (y, lse) = q.attention(&k, &v, &Attention::default(), true).unwrap();
+        assert_close(&y, &[7.0, 8.0]);
+        assert_close(&lse.unwrap(), &[(0.3 * 1.5 - 2.0 * 0.25) / 2f64.sqrt()]);
+        let nothing = k.narrow(1, 0, 0).unwrap();
+        let (y, _) = q.attention(&nothing, &nothing, &Attention::default(), false).unwrap();
+        assert_close(&y, &[0.0, 0.0]);
+    }
+
+    /// Two keys with scores 0 and ln 3, that is, probabilities ¼ and ¾.
+    #[test]
+    fn two_keys_by_hand() {
+        let ln3 = 3f64.ln();
+        let (q, k) = (tensor(&[1, 1, 1, 1], &[1.0]), tensor(&[1, 2, 1, 1], &[0.0, ln3]));
+        let (v, dy) = (tensor(&[1, 2, 1, 1], &[4.0, 8.0]), tensor(&[1, 1, 1, 1], &[2.0]));
+        let plain = Attention::default();
+        let (y, lse) = q.attention(&k, &v, &plain, true).unwrap();
+        let lse = lse.unwrap();
+        assert_close(&y, &[7.0]);
+        assert_close(&lse, &[4f64.ln()]);
+        let [dq, dk, dv] = q.attention_backward(&k, &v, &plain, &y, &lse, &dy).unwrap();
+        // dp = (8, 16), mean 14, ds = (¼·−6, ¾·2).
+        assert_close(&dq, &[1.5 * ln3]);
+        assert_close(&dk, &[-1.5, 1.5]);
+        assert_close(&dv, &[0.5, 1.5]);
+
+        let dropout = Dropout { rate: 0.5, key: StreamKey::new(1, Purpose::Dropout, 0, 0) };
+        let how = Attention { dropout: Some(dropout), ..plain };
+        let mask = [0, 1].map(|e| f64::from(dropout.factor(e)));
+        let (y, _) = q.attention(&k, &v, &how, false).unwrap();
+        assert_close(&y, &[mask[0] + 6.0 * mask[1]]);
+    }
+
+    #[test]
+    fn blocks_hide_later_keys() {
+        let (q, k) = (tensor(&[1, 2, 1, 1], &[0.0; 2]), tensor(&[1, 4, 1, 1], &[0.0; 4]));
+        let v = tensor(&[1, 4, 1, 1], &[1.0, 2.0, 4.0, 8.0]);
+        // The queries stand at key positions 2 and 3, in the blocks 1..3 and 3..4.
+        let how = Attention { blocks: Some(vec![1, 3, 4]), dropout: None };
+        let (y, _) = q.attention(&k, &v, &how, false).unwrap();
+        assert_close(&y, &[7.0 / 3.0, 15.0 / 4.0]);
+    }
+}
