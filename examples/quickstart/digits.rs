@@ -85,3 +85,26 @@ fn unshuffled(pixel: usize) -> usize {
     let channel = y % 2 * 2 + x % 2;
     (channel * LATENT_SIDE + y / 2) * LATENT_SIDE + x / 2
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_digit_survives_its_latent() {
+        let (train, test) = Digits::load().unwrap();
+        assert_eq!((train.images.len(), test.images.len()), (TRAINING_ROWS, 597));
+        assert!(
+            train.images.iter().chain(&test.images).all(|image| from_latent(&to_latent(image)) == *image)
+        );
+        assert_eq!(train.by_class().map(|class| class.len()).iter().sum::<usize>(), TRAINING_ROWS);
+    }
+
+    #[test]
+    fn unshuffle_is_pytorchs() {
+        let image: Image = std::array::from_fn(|i| i as f32);
+        let pixels = to_latent(&image).map(|v| ((v + 1.0) * 8.0) as usize);
+        assert_eq!(pixels[..8], [0, 2, 4, 6, 16, 18, 20, 22]);
+        assert_eq!([pixels[16], pixels[32], pixels[48], pixels[63]], [1, 8, 9, 63]);
+    }
+}

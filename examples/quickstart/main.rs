@@ -25,13 +25,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("latent of the first digit: {:?}", to_latent(&train.images[0]));
     println!("digits a class: {:?}", train.by_class().map(|c| c.len()));
 
-    let mut bar = TrainingBar::new("1-step", 300, 0);
-    let losses: Vec<f32> = (0..300u32)
+    let mut bar = TrainingBar::new("1-step", 1500, 0);
+    let noise = |i: u32| i.wrapping_mul(2654435761) as f32 / 4.3e9 - 0.5;
+    let losses: Vec<f32> = (0..1500u32)
         .map(|i| {
-            0.8 + 1.2 * (-0.02 * i as f32).exp() + 0.1 * (i.wrapping_mul(2654435761) as f32 / 4.3e9 - 0.5)
+            0.8 + 1.2 * (-0.01 * i as f32).exp() + 0.1 * (noise(i * i) + noise(i * 7) + noise(i * i * 3))
         })
         .inspect(|&loss| {
-            std::thread::sleep(Duration::from_millis(3));
+            std::thread::sleep(Duration::from_micros(500));
             bar.step(loss, 64);
         })
         .collect();
@@ -40,12 +41,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let evaluator = Evaluator::new(&train, &test)?;
     println!("classifier fitted in {:?}", started.elapsed());
-    let real = evaluator.quality(&test.images, &test.labels);
+    let real = evaluator.quality(&test.images, &test.labels)?;
     println!("test digits {real:?} in {:?}", started.elapsed());
-    println!("training digits {:?}", evaluator.quality(&train.images, &train.labels));
+    println!("training digits {:?}", evaluator.quality(&train.images, &train.labels)?);
     let report = Report {
         samples: real,
-        real_digits: RealDigits::measure(&evaluator, &train, &test),
+        real_digits: RealDigits::measure(&evaluator, &train, &test)?,
         steps: vec![Step { model: "MRAR", step: 0, guidance: 1.3, quality: real }],
         seconds: Seconds::default(),
         settings: &"none",
@@ -54,6 +55,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     report.write(&out.join("report.json"))?;
     write_samples(&out.join("samples.safetensors"), &test.images, &test.labels)?;
     write_grid(&out.join("samples.png"), &test.images, &test.labels, 20)?;
-    let phases = [Phase { name: "1-step", losses: &losses }, Phase { name: "MRAR", losses: &losses[150..] }];
+    let phases = [Phase { name: "1-step", losses: &losses }, Phase { name: "MRAR", losses: &losses[300..] }];
     write_loss_curve(&out.join("loss.svg"), &phases)
 }

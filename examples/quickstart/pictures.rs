@@ -152,7 +152,7 @@ impl Axes {
         }
         writeln!(svg, "<text x=\"{:.1}\" y=\"{}\">{}</text>", start + 6.0, TOP - 12.0, escaped(phase.name))?;
         let point = |i: usize, loss: f64| (self.x((first_step + i) as f64 + 0.5), self.y(loss));
-        svg.push_str("<path fill=\"none\" stroke=\"#4878b0\" stroke-opacity=\".25\" stroke-width=\"2.2\" stroke-linecap=\"round\" d=\"");
+        svg.push_str("<path fill=\"none\" stroke=\"#4878b0\" stroke-opacity=\".4\" stroke-width=\"2.6\" stroke-linecap=\"round\" d=\"");
         for (i, &loss) in phase.losses.iter().enumerate().filter(|(_, loss)| loss.is_finite()) {
             let (x, y) = point(i, f64::from(loss));
             write!(svg, "M{x:.1} {y:.1}h0")?;
@@ -166,21 +166,22 @@ impl Axes {
     }
 }
 
-/// About five round numbers between `low` and `high`.
+/// Four to ten round numbers between `low` and `high`.
 fn ticks(low: f64, high: f64) -> Vec<f64> {
-    let rough = (high - low) / 5.0;
-    let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|&s| s >= rough).unwrap_or(rough);
+    let span = high - low;
+    let power = 10f64.powf((span / 4.0).log10().floor());
+    let step = [5.0, 2.0, 1.0].map(|m| m * power).into_iter().find(|s| span / s >= 4.0).unwrap_or(power);
     let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
     (first..=last).map(|i| i as f64 * step).collect()
 }
 
-/// Mean over a window that shrinks towards both ends, where a running mean would lag behind.
+/// Mean over a centred window: a running mean would lag behind.
 fn smoothed(losses: &[f32]) -> Vec<f64> {
-    let widest = losses.len() / 40;
+    let reach = losses.len() / 50;
     let mean = |part: &[f32]| part.iter().map(|&x| f64::from(x)).sum::<f64>() / part.len() as f64;
-    let window = |i: usize| widest.min(i).min(losses.len() - 1 - i);
-    (0..losses.len()).map(|i| mean(&losses[i - window(i)..=i + window(i)])).collect()
+    (0..losses.len())
+        .map(|i| mean(&losses[i.saturating_sub(reach)..losses.len().min(i + reach + 1)]))
+        .collect()
 }
 
 fn escaped(text: &str) -> String {

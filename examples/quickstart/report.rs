@@ -41,13 +41,13 @@ pub struct RealDigits {
 
 impl RealDigits {
     /// Measures the real digits themselves.
-    pub fn measure(evaluator: &Evaluator, train: &Digits, test: &Digits) -> Self {
-        let held_out = evaluator.quality(&test.images, &test.labels);
-        Self {
+    pub fn measure(evaluator: &Evaluator, train: &Digits, test: &Digits) -> Result<Self, Box<dyn Error>> {
+        let held_out = evaluator.quality(&test.images, &test.labels)?;
+        Ok(Self {
             classifier_accuracy: held_out.accuracy,
             frechet_distance: evaluator.frechet_distance(&train.images),
             nearest_training_digit: held_out.nearest_training_digit,
-        }
+        })
     }
 }
 
