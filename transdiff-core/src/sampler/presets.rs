@@ -1,0 +1,55 @@
+//! The settings with which the paper reports its results.
+
+use super::{EulerMaruyama, Guidance, Path, Schedule};
+use crate::Result;
+
+/// Guidance and scales of one published model (arXiv 2506.09482, Appendix F and the released sampling scripts);
+/// always the linear path and guidance at all times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preset {
+    /// Guidance weight w.
+    pub guidance: f64,
+    /// s₀, the factor of the drift.
+    pub drift_scale: f64,
+    /// s₁, the factor of the injected noise.
+    pub noise_scale: f64,
+}
+
+impl Preset {
+    /// Base, 256 px, 1-step.
+    pub const BASE: Self = Self::new(1.30, 0.87, 0.91);
+    /// Large, 256 px, 1-step.
+    pub const LARGE: Self = Self::new(1.30, 0.89, 0.95);
+    /// Huge, 256 px, 1-step.
+    pub const HUGE: Self = Self::new(1.23, 0.87, 0.93);
+    /// Base, 256 px, MRAR.
+    pub const BASE_MRAR: Self = Self::new(1.30, 0.87, 0.91);
+    /// Large, 256 px, MRAR.
+    pub const LARGE_MRAR: Self = Self::new(1.30, 0.925, 0.95);
+    /// Huge, 256 px, MRAR.
+    pub const HUGE_MRAR: Self = Self::new(1.28, 0.87, 0.91);
+    /// Large, 512 px.
+    pub const LARGE_512: Self = Self::new(1.30, 0.87, 0.87);
+    /// Number of steps of every published result.
+    pub const STEPS: usize = 100;
+
+    const fn new(guidance: f64, drift_scale: f64, noise_scale: f64) -> Self {
+        Self { guidance, drift_scale, noise_scale }
+    }
+
+    /// The sampler of `steps` steps.
+    ///
+    /// # Errors
+    /// Those of [`Schedule::paper`] and [`EulerMaruyama::new`].
+    pub fn sampler(&self, steps: usize) -> Result<EulerMaruyama> {
+        EulerMaruyama::new(Schedule::paper(steps)?, Path::Linear, self.drift_scale, self.noise_scale)
+    }
+
+    /// The guidance, at all times.
+    ///
+    /// # Errors
+    /// Those of [`Guidance::new`].
+    pub fn guidance(&self) -> Result<Guidance> {
+        Guidance::new(self.guidance)
+    }
+}
