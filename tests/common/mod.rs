@@ -3,4 +3,6 @@
 // Every test file is a crate of its own and uses its part.
 #![allow(dead_code)]
 
+pub mod difference;
 pub mod golden;
+pub mod tiny;

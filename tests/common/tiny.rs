@@ -1,0 +1,102 @@
+//! Models, batches and data small enough for f64 and for thousands of runs.
+
+use transdiff_core::data::MemorySet;
+use transdiff_core::model::{Mode, ModelConfig, TransDiff};
+use transdiff_core::nn::Module;
+use transdiff_core::rng::{Purpose, StreamKey};
+use transdiff_core::train::{Batch, FlowDraws};
+use transdiff_core::{Backend, DType, HostData, HostTensor, Tensor};
+
+/// Four features at once.
+pub fn one_step() -> ModelConfig {
+    ModelConfig {
+        width: 8,
+        heads: 2,
+        encoder_blocks: 2,
+        decoder_blocks: 2,
+        mlp_ratio: 2,
+        classes: 3,
+        buffer_size: 2,
+        feature_tokens: 4,
+        latent_channels: 2,
+        latent_size: 2,
+        mode: Mode::OneStep,
+    }
+}
+
+/// Two groups of 2×2 tokens; references in patches of 2×2.
+pub fn mrar() -> ModelConfig {
+    let mode = Mode::MultiReference { groups: 2 };
+    ModelConfig { feature_tokens: 8, latent_size: 4, mode, ..one_step() }
+}
+
+/// Four groups of one token, as deep as the published models' four groups.
+pub fn mrar_of_singles() -> ModelConfig {
+    ModelConfig { mode: Mode::MultiReference { groups: 4 }, ..one_step() }
+}
+
+/// A model none of whose parameters is zero or one: training starts with a last layer of zeros, and through that
+/// no gradient flows.
+pub fn model<B: Backend>(backend: &B, config: &ModelConfig, dtype: DType) -> TransDiff<B> {
+    let mut model = TransDiff::placeholder(backend, config, dtype).unwrap();
+    for (index, (name, param)) in model.params_mut().into_iter().enumerate() {
+        let centre = if name.contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
+        let shape = param.value().shape().to_vec();
+        let mut stream = StreamKey::new(9, Purpose::Initialisation, index as u32, 0).stream();
+        let values = (0..shape.iter().product()).map(|_| centre + 0.4 * stream.normal()).collect();
+        param.set_host(HostTensor::new(&shape, HostData::from_f64(values, dtype)).unwrap()).unwrap();
+    }
+    model
+}
+
+/// A pass of `dropped.len()` samples, each noised `mul` times. Different seeds, different values.
+pub fn batch<B: Backend>(model: &TransDiff<B>, dropped: &[bool], mul: usize, seed: u64) -> Batch<B> {
+    let (config, backend) = (model.config(), model.backend());
+    let dtype = model.params()[0].1.value().dtype();
+    let draw = |index: usize, shape: &[usize]| {
+        let values = StreamKey::new(seed, Purpose::Data, index as u32, 0).normals(shape.iter().product());
+        Tensor::from_f32(backend, shape, values, dtype).unwrap()
+    };
+    let (images, groups) = (dropped.len(), config.groups());
+    let flow = |group: usize| {
+        let mut stream = StreamKey::new(seed, Purpose::Timestep, group as u32, 0).stream();
+        let shape = [mul * images, config.decoder_tokens(), config.latent_channels];
+        let timesteps = (0..mul * images).map(|_| f64::from(stream.below(1000))).collect();
+        FlowDraws { timesteps, noise: draw(groups + group, &shape) }
+    };
+    Batch {
+        labels: (0..images).map(|i| (i + seed as usize) % config.classes).collect(),
+        dropped: dropped.to_vec(),
+        latents: (0..groups).map(|group| draw(group, &config.latent_shape(images))).collect(),
+        draws: (0..groups).map(flow).collect(),
+    }
+}
+
+/// `each` latents of every class: a pattern of the class's own, and noise of a fifth of it.
+pub fn set(config: &ModelConfig, each: usize) -> MemorySet {
+    let [_, c, h, w] = config.latent_shape(1);
+    let draw = |index: usize, step| StreamKey::new(4, Purpose::Data, index as u32, step).normals(c * h * w);
+    let labels: Vec<usize> = (0..each * config.classes).map(|i| i % config.classes).collect();
+    let latent = |(i, &label): (usize, &usize)| {
+        draw(label, 0)
+            .into_iter()
+            .zip(draw(i, 1))
+            .map(|(pattern, noise)| pattern + 0.2 * noise)
+            .collect::<Vec<_>>()
+    };
+    let values = labels.iter().enumerate().flat_map(latent).collect();
+    MemorySet::new([c, h, w], values, labels).unwrap()
+}
+
+/// The bits of every value of a tensor.
+pub fn bits<B: Backend>(tensor: &Tensor<B>) -> Vec<u64> {
+    tensor.to_f64().unwrap().into_iter().map(f64::to_bits).collect()
+}
+
+/// The names of the parameters in which two models differ by a bit.
+pub fn differing<B: Backend, C: Backend>(a: &TransDiff<B>, b: &TransDiff<C>) -> Vec<String> {
+    let (a, b) = (a.params(), b.params());
+    assert_eq!(a.len(), b.len());
+    let pairs = a.into_iter().zip(b).inspect(|((x, _), (y, _))| assert_eq!(x, y));
+    pairs.filter(|((_, x), (_, y))| bits(x.value()) != bits(y.value())).map(|((name, _), _)| name).collect()
+}

@@ -1,0 +1,209 @@
+//! The gradients of whole models: against differences of the loss in f64, and which of them are zero.
+
+mod common;
+
+use common::difference::normals;
+use common::tiny::{self, bits, differing};
+use transdiff_core::autograd::{Gradients, Tape};
+use transdiff_core::model::{ModelConfig, TransDiff};
+use transdiff_core::nn::{Context, Module, Param};
+use transdiff_core::reference::Reference;
+use transdiff_core::train::{Batch, EmaRate, TrainConfig, Trainer, loss};
+use transdiff_core::weights::TensorFile;
+use transdiff_core::{Backend, DType, Tensor};
+use transdiff_cpu::Cpu;
+
+/// Along a direction of length 1 in a parameter; the loss is of order 10, so rounding is of order 1e-10.
+const STEP: f64 = 1e-5;
+/// In units of the parameter's gradient norm, with 1e-3 of the whole norm as the smallest unit.
+const LIMIT: f64 = 1e-6;
+/// What a true zero may come to, as a share of the whole gradient norm: f64 rounding.
+const ZERO: f64 = 1e-13;
+/// What every other part of a parameter comes to at the least: far below the smallest here, far above rounding.
+const NON_ZERO: f64 = 1e-7;
+const DIVERSITY: f64 = 0.3;
+
+#[test]
+fn reference() {
+    check_all(&Reference);
+}
+
+#[test]
+fn cpu() {
+    check_all(&Cpu::new(None).unwrap());
+}
+
+fn check_all<B: Backend>(backend: &B) {
+    let z_proj = ["z_proj.weight", "z_proj.bias"];
+    let cases = [
+        (tiny::one_step(), [true, false, false], &z_proj[..]),
+        (tiny::one_step(), [false; 3], &["z_proj.weight", "z_proj.bias", "fake_latent"]),
+        (tiny::one_step(), [true; 3], &["z_proj.weight", "z_proj.bias", "class_emb.weight"]),
+        (tiny::mrar(), [false, true, false], &[]),
+        (tiny::mrar_of_singles(), [false, false, true], &[]),
+    ];
+    for (config, dropped, zeros) in cases {
+        let model = tiny::model(backend, &config, DType::F64);
+        let batch = tiny::batch(&model, &dropped, 2, 1);
+        Check { model, batch }.run(zeros);
+    }
+}
+
+struct Check<B: Backend> {
+    model: TransDiff<B>,
+    batch: Batch<B>,
+}
+
+fn length(values: &[f64]) -> f64 {
+    values.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+fn gradient_of<B: Backend>(grads: &Gradients<B>, param: &Param<B>) -> Vec<f64> {
+    match grads.get(param.key()) {
+        Some(grad) => grad.to_f64().unwrap(),
+        None => vec![0.0; param.value().numel()],
+    }
+}
+
+impl<B: Backend> Check<B> {
+    fn loss_in(&self, ctx: Context<B>, model: &TransDiff<B>) -> transdiff_core::autograd::Var<B> {
+        let ctx = ctx.with_dropout(0.2, 5, 3).unwrap();
+        loss(model, &ctx, &self.batch, DIVERSITY).unwrap()
+    }
+
+    fn run(&self, zeros: &[&str]) {
+        let tape = Tape::new();
+        let loss = self.loss_in(Context::recording(tape.clone()), &self.model);
+        let grads = tape.backward(&loss).unwrap();
+        let all: Vec<Vec<f64>> = self.model.params().iter().map(|(_, p)| gradient_of(&grads, p)).collect();
+        let norm = all.iter().map(|g| length(g).powi(2)).sum::<f64>().sqrt();
+        let directions: Vec<Vec<f64>> = (0..).zip(&all).map(|(i, g)| normals(i, g.len())).collect();
+        let mut slopes = Vec::new();
+        for (index, (name, param)) in self.model.params().iter().enumerate() {
+            let grad = &all[index];
+            // One parameter at a time, so that a wrong gradient cannot hide behind the large ones.
+            let slope = self.slope(&directions, Some(index));
+            let unit = length(&directions[index]);
+            let expected: f64 = grad.iter().zip(&directions[index]).map(|(g, d)| g * d / unit).sum();
+            let allowed = LIMIT * length(grad).max(1e-3 * norm);
+            assert!(
+                (slope - expected).abs() <= allowed,
+                "{name}: gradient {expected:e}, difference {slope:e}"
+            );
+            slopes.push(expected);
+            for (part, is_key) in parts(name, grad) {
+                let share = length(part) / norm;
+                let is_zero = is_key || zeros.contains(&name.as_str());
+                let fits = if is_zero { share <= ZERO } else { share >= NON_ZERO };
+                assert!(fits, "{name} {:?}: gradient {share:e} of the whole norm", param.value().shape());
+            }
+        }
+        let together = self.slope(&directions, None);
+        let expected: f64 = slopes.iter().sum();
+        assert!((together - expected).abs() <= LIMIT * norm, "gradient {expected}, difference {together}");
+    }
+
+    /// Central difference of the loss along the unit direction of one parameter, or of each.
+    fn slope(&self, directions: &[Vec<f64>], which: Option<usize>) -> f64 {
+        let at = |step: f64| {
+            let mut model = self.model.clone();
+            for (index, (_, param)) in model.params_mut().into_iter().enumerate() {
+                if which.is_none_or(|which| which == index) {
+                    let direction = &directions[index];
+                    let factor = step / length(direction);
+                    let moved = param
+                        .value()
+                        .to_f64()
+                        .unwrap()
+                        .iter()
+                        .zip(direction)
+                        .map(|(p, d)| p + factor * d)
+                        .collect();
+                    let moved =
+                        Tensor::from_f64(self.model.backend(), param.value().shape(), moved, DType::F64);
+                    param.set(&moved.unwrap()).unwrap();
+                }
+            }
+            self.loss_in(Context::inference(), &model).value().item().unwrap()
+        };
+        (at(STEP) - at(-STEP)) / (2.0 * STEP)
+    }
+}
+
+/// The parts of a parameter that are looked at by themselves, and whether it is a bias of keys: that shifts all
+/// scores of a query alike, which a softmax does not see.
+fn parts<'a>(name: &str, grad: &'a [f64]) -> Vec<(&'a [f64], bool)> {
+    if name.ends_with("qkv.bias") {
+        grad.chunks(grad.len() / 3).zip([false, true, false]).collect()
+    } else {
+        vec![(grad, name.ends_with("attn2.wk.bias"))]
+    }
+}
+
+fn settings() -> TrainConfig {
+    let mut config =
+        TrainConfig { batch_mul: 2, dropout: 0.2, diversity: DIVERSITY, ..TrainConfig::new(3, 10) };
+    config.lr.peak = 1e-2;
+    config
+}
+
+fn configs() -> [ModelConfig; 3] {
+    [tiny::one_step(), tiny::mrar(), tiny::mrar_of_singles()]
+}
+
+/// Blocks that are computed again see the same dropout masks and give the same gradients, to the bit.
+#[test]
+fn checkpointed_blocks_give_the_same_gradients() {
+    fn check<B: Backend>(backend: &B) {
+        for config in configs() {
+            let model = tiny::model(backend, &config, DType::F64);
+            let batches = [1, 2].map(|seed| tiny::batch(&model, &[true, false], 2, seed));
+            let plain = Trainer::new(model.clone(), settings()).unwrap();
+            let replayed = TrainConfig { checkpoint_blocks: true, ..settings() };
+            let replayed = Trainer::new(model, replayed).unwrap();
+            let (loss, grads) = plain.gradients(&batches).unwrap();
+            let (loss_again, grads_again) = replayed.gradients(&batches).unwrap();
+            assert_eq!(loss.to_bits(), loss_again.to_bits());
+            for (name, param) in plain.model().params() {
+                let [a, b] = [&grads, &grads_again].map(|g| g.get(param.key()).map(bits));
+                assert_eq!(a, b, "{name}");
+            }
+        }
+    }
+    check(&Reference);
+    check(&Cpu::new(None).unwrap());
+}
+
+/// Frozen parameters have no gradient and no moments, and neither they nor their averages move.
+#[test]
+fn frozen_parameters_stay() {
+    let backend = Cpu::new(Some(1)).unwrap();
+    for (config, checkpoint_blocks) in configs().into_iter().zip([false, true, true]) {
+        let model = tiny::model(&backend, &config, DType::F32);
+        let train_only = vec!["diffdecoder.".to_owned()];
+        let ema = EmaRate { rate: 0.7, warmup: false };
+        let settings = TrainConfig { train_only, checkpoint_blocks, ema, ..settings() };
+        let mut trainer = Trainer::new(model.clone(), settings).unwrap();
+        let (_, grads) = trainer.gradients(&[tiny::batch(&model, &[true, false], 2, 1)]).unwrap();
+        let is_frozen = |name: &str| !name.starts_with("diffdecoder.");
+        for (name, param) in trainer.model().params() {
+            assert_eq!(grads.get(param.key()).is_none(), is_frozen(&name), "{name}");
+        }
+        for _ in 0..3 {
+            trainer.step(&tiny::set(&config, 5)).unwrap();
+        }
+        let trained: Vec<String> =
+            model.params().into_iter().map(|(name, _)| name).filter(|name| !is_frozen(name)).collect();
+        assert_eq!(differing(&model, trainer.model()), trained);
+        assert_eq!(differing(&model, trainer.ema()), trained);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.safetensors");
+        trainer.save(&path).unwrap();
+        let file = TensorFile::read(&path).unwrap();
+        let mut moments: Vec<&str> = file.tensors.keys().filter_map(|k| k.strip_prefix("adam_m.")).collect();
+        let mut expected: Vec<&str> = trained.iter().map(String::as_str).collect();
+        moments.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(moments, expected);
+    }
+}

@@ -1,0 +1,507 @@
+//! The training loop and its files: resumed, interrupted, damaged and misused runs.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use common::tiny::{self, bits, differing};
+use proptest::prelude::*;
+use transdiff_core::autograd::Gradients;
+use transdiff_core::data::{LatentSet, MemorySet};
+use transdiff_core::model::{CONFIG_KEY, Mode, ModelConfig, TransDiff};
+use transdiff_core::nn::Module;
+use transdiff_core::reference::Reference;
+use transdiff_core::train::{EmaRate, LrSchedule, LrTail, TrainConfig, Trainer};
+use transdiff_core::weights::{TensorFile, write_atomic};
+use transdiff_core::{Backend, DType, Error, HostTensor, Result, Tensor};
+use transdiff_cpu::Cpu;
+
+fn cpu(threads: usize) -> Cpu {
+    Cpu::new(Some(threads)).unwrap()
+}
+
+fn settings() -> TrainConfig {
+    TrainConfig {
+        seed: 11,
+        accumulate: 2,
+        batch_mul: 2,
+        label_drop: 0.4,
+        dropout: 0.1,
+        lr: LrSchedule { peak: 3e-3, warmup: 2, total: 20, tail: LrTail::Cosine { min: 1e-4 } },
+        ema: EmaRate { rate: 0.9, warmup: true },
+        ..TrainConfig::new(3, 20)
+    }
+}
+
+fn trainer<B: Backend>(backend: &B, config: &ModelConfig) -> Trainer<B> {
+    Trainer::new(tiny::model(backend, config, DType::F32), settings()).unwrap()
+}
+
+fn steps<B: Backend>(trainer: &mut Trainer<B>, set: &dyn LatentSet, count: usize) -> Vec<[u64; 2]> {
+    let step = |_| trainer.step(set).map(|r| [r.loss.to_bits(), r.grad_norm.to_bits()]);
+    (0..count).map(step).collect::<Result<_>>().unwrap()
+}
+
+/// Everything that a run keeps, as it is written.
+fn state<B: Backend>(trainer: &Trainer<B>, folder: &Path) -> Vec<u8> {
+    let path = folder.join("state.safetensors");
+    trainer.save(&path).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn a_resumed_run_is_the_uninterrupted_one() {
+    const HALF: usize = 4;
+    let folder = tempfile::tempdir().unwrap();
+    for config in [tiny::one_step(), tiny::mrar()] {
+        let set = tiny::set(&config, 5);
+        let mut whole = trainer(&cpu(1), &config);
+        let reports = steps(&mut whole, &set, 2 * HALF);
+        let mut first = trainer(&cpu(1), &config);
+        assert_eq!(steps(&mut first, &set, HALF), reports[..HALF]);
+        let path = folder.path().join("run.safetensors");
+        first.save(&path).unwrap();
+        drop(first);
+        // On another number of threads, too.
+        let mut second = Trainer::resume(&cpu(2), &path).unwrap();
+        assert_eq!((second.steps_done(), second.config()), (HALF as u64, whole.config()));
+        assert_eq!(steps(&mut second, &set, HALF), reports[HALF..]);
+        assert_eq!(differing(whole.model(), second.model()), [""; 0]);
+        assert_eq!(differing(whole.ema(), second.ema()), [""; 0]);
+        assert!(!differing(whole.model(), whole.ema()).is_empty());
+        // The files hold the moments and the step, too, and equal contents make equal files.
+        assert!(state(&whole, folder.path()) == state(&second, folder.path()), "{:?}", config.mode);
+    }
+}
+
+/// On a model wide enough that its operations are worth sharing between threads.
+#[test]
+fn the_number_of_threads_does_not_matter() {
+    let folder = tempfile::tempdir().unwrap();
+    for config in [tiny::one_step(), tiny::mrar()] {
+        let config = ModelConfig { width: 48, latent_channels: 8, ..config };
+        let set = tiny::set(&config, 5);
+        let mut states = [1, 2, 3].map(|threads| {
+            let mut trainer = Trainer::new(
+                tiny::model(&cpu(threads), &config, DType::F32),
+                TrainConfig { batch: 24, ..settings() },
+            )
+            .unwrap();
+            steps(&mut trainer, &set, 2);
+            state(&trainer, folder.path())
+        });
+        let last = states[2].clone();
+        assert!(states.iter_mut().all(|s| *s == last), "{:?}", config.mode);
+    }
+}
+
+proptest! {
+    /// Settings survive the file to the bit: a rate that is one rounding off would end the equality of runs.
+    #[test]
+    fn settings_survive_the_file(peak in 1e-9f64..1.0, beta in 0.0f64..1.0, dropout in 0.0f32..0.9, seed: u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let config = tiny::one_step();
+        let lr = LrSchedule { peak, tail: LrTail::Linear { from: beta }, ..settings().lr };
+        let settings = TrainConfig { seed, dropout, lr, betas: [beta, beta], ..settings() };
+        let model = TransDiff::new(&Reference, &config, DType::F32, 1).unwrap();
+        let trainer = Trainer::new(model, settings).unwrap();
+        let path = folder.path().join("run");
+        trainer.save(&path).unwrap();
+        let resumed = Trainer::resume(&Reference, &path).unwrap();
+        prop_assert_eq!(resumed.config(), trainer.config());
+    }
+}
+
+#[test]
+fn the_loss_goes_down() {
+    let folder = tempfile::tempdir().unwrap();
+    for config in [tiny::one_step(), tiny::mrar()] {
+        let config = ModelConfig { width: 32, ..config };
+        let set = tiny::set(&config, 8);
+        let settings = TrainConfig {
+            batch: 8,
+            label_drop: 0.1,
+            lr: LrSchedule { peak: 5e-3, warmup: 20, total: 200, tail: LrTail::Cosine { min: 0.0 } },
+            ..settings()
+        };
+        let model = TransDiff::new(&cpu(2), &config, DType::F32, 3).unwrap();
+        let mut trainer = Trainer::new(model, settings).unwrap();
+        let losses: Vec<f64> = (0..200).map(|_| trainer.step(&set).unwrap().loss).collect();
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        let (first, last) = (mean(&losses[..20]), mean(&losses[180..]));
+        println!("{:?}: {first:.3} → {last:.3}", config.mode);
+        assert!(last < 0.6 * first, "{:?}: {first} → {last}", config.mode);
+        assert_ne!(state(&trainer, folder.path()).len(), 0);
+    }
+}
+
+#[test]
+fn accumulated_gradients_are_the_average() {
+    fn gradients<B: Backend>(trainer: &Trainer<B>, seeds: &[u64]) -> (f64, Gradients<B>) {
+        let batch = |&seed: &u64| tiny::batch(trainer.model(), &[true, false], 2, seed);
+        trainer.gradients(&seeds.iter().map(batch).collect::<Vec<_>>()).unwrap()
+    }
+    for config in [tiny::one_step(), tiny::mrar()] {
+        // Without dropout: the passes of one step draw different masks.
+        let settings = TrainConfig { dropout: 0.0, diversity: 0.1, ..settings() };
+        let trainer = Trainer::new(tiny::model(&Reference, &config, DType::F64), settings).unwrap();
+        let [(a_loss, a), (b_loss, b)] = [5, 6].map(|seed| gradients(&trainer, &[seed]));
+        let (loss, both) = gradients(&trainer, &[5, 6]);
+        assert!((loss - 0.5 * (a_loss + b_loss)).abs() < 1e-12);
+        for (name, param) in trainer.model().params() {
+            let [Some(a), Some(b), Some(both)] = [&a, &b, &both].map(|g| g.get(param.key())) else {
+                assert!(name.starts_with("z_proj."), "{name} has a gradient");
+                continue;
+            };
+            let error = a.add(b).unwrap().affine(0.5, 0.0).unwrap().sub(both).unwrap().to_f64().unwrap();
+            assert!(error.iter().all(|e| e.abs() < 1e-12), "{name}");
+        }
+        assert!(trainer.gradients(&[]).is_err(), "there is no average of nothing");
+    }
+}
+
+/// Passes of one step, steps, and runs of different seeds draw different dropout masks.
+#[test]
+fn passes_draw_different_masks() {
+    let settings = TrainConfig { dropout: 0.5, ..settings() };
+    let model = tiny::model(&Reference, &tiny::one_step(), DType::F64);
+    let loss = |passes: usize, seed: u64| {
+        let trainer = Trainer::new(model.clone(), TrainConfig { seed, ..settings.clone() }).unwrap();
+        let batch = tiny::batch(&model, &[false], 2, 1);
+        trainer.gradients(&vec![batch; passes]).unwrap().0
+    };
+    assert_ne!(loss(1, 1), loss(2, 1));
+    assert_ne!(loss(1, 1), loss(1, 2));
+    assert_eq!(loss(2, 1), loss(2, 1));
+}
+
+/// A pass that overflows or meets a NaN is refused, and the run is as it was.
+#[test]
+fn what_is_not_finite_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for config in [tiny::one_step(), tiny::mrar()] {
+        let set = tiny::set(&config, 5);
+        let [mut run, mut undisturbed] = [0, 0].map(|_| trainer(&cpu(1), &config));
+        steps(&mut run, &set, 2);
+        steps(&mut undisturbed, &set, 2);
+        let before = state(&run, folder.path());
+        // NaN; a loss beyond f32; a loss within it whose gradient is not.
+        for bad in [f32::NAN, f32::INFINITY, 1e25, 3e18] {
+            let error = run.step(&Spoilt { set: &set, value: bad }).unwrap_err();
+            assert!(matches!(error, Error::NonFinite { .. }), "{bad}: {error}");
+            assert_eq!(run.steps_done(), 2);
+            assert!(before == state(&run, folder.path()), "{bad}: the run has changed");
+        }
+        assert_eq!(steps(&mut run, &set, 2), steps(&mut undisturbed, &set, 2));
+        assert!(state(&run, folder.path()) == state(&undisturbed, folder.path()));
+    }
+}
+
+/// A set all of whose latents begin with one value.
+struct Spoilt<'a> {
+    set: &'a MemorySet,
+    value: f32,
+}
+
+impl LatentSet for Spoilt<'_> {
+    fn len(&self) -> usize {
+        self.set.len()
+    }
+
+    fn latent_shape(&self) -> [usize; 3] {
+        self.set.latent_shape()
+    }
+
+    fn label(&self, index: usize) -> usize {
+        self.set.label(index)
+    }
+
+    fn read(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+        let start = out.len();
+        self.set.read(index, out)?;
+        out[start] = self.value;
+        Ok(())
+    }
+}
+
+#[test]
+fn exploded_parameters_are_refused() {
+    let config = tiny::one_step();
+    let mut model = tiny::model(&cpu(1), &config, DType::F32);
+    let (_, param) = model.params_mut().into_iter().find(|(name, _)| name == "z_proj_ln.bias").unwrap();
+    param.set_host(HostTensor::f32(&[8], vec![f32::INFINITY; 8]).unwrap()).unwrap();
+    let mut trainer = Trainer::new(model.clone(), settings()).unwrap();
+    let error = trainer.step(&tiny::set(&config, 5)).unwrap_err();
+    assert!(matches!(error, Error::NonFinite { stage: "loss" }), "{error}");
+    assert_eq!((trainer.steps_done(), differing(&model, trainer.model())), (0, vec![]));
+}
+
+/// Sets that do not go with the model.
+#[test]
+fn unfit_data_is_refused() {
+    let config = tiny::mrar();
+    let mut trainer = trainer(&cpu(1), &config);
+    let set = |shape: [usize; 3], labels: &[usize]| {
+        MemorySet::new(shape, vec![0.5; shape.iter().product::<usize>() * labels.len()], labels.to_vec())
+            .unwrap()
+    };
+    let error = trainer.step(&set([2, 2, 4], &[0, 0])).unwrap_err();
+    assert!(matches!(&error, Error::Shape { op: "training data", got, .. } if got == &[2, 2, 4]), "{error}");
+    let error = trainer.step(&set([2, 4, 4], &[0, 0, 1])).unwrap_err();
+    assert!(matches!(&error, Error::Argument { argument: "data", got, .. } if got == "1"), "{error}");
+    let error = trainer.step(&set([2, 4, 4], &[])).unwrap_err();
+    assert!(matches!(&error, Error::Argument { argument: "data", .. }), "{error}");
+    let error = trainer.step(&set([2, 4, 4], &[3, 3])).unwrap_err();
+    assert!(matches!(&error, Error::Argument { argument: "class", got, .. } if got == "3"), "{error}");
+    assert_eq!(trainer.steps_done(), 0);
+    // A set of another size or with other labels than the last is no reason to panic.
+    trainer.step(&tiny::set(&config, 9)).unwrap();
+    trainer.step(&set([2, 4, 4], &[1, 1, 0, 0])).unwrap();
+    trainer.step(&set([2, 4, 4], &[2, 2, 0, 0])).unwrap();
+    let values = vec![f32::NAN; 32];
+    assert!(matches!(MemorySet::new([2, 4, 4], values, vec![0]), Err(Error::NonFinite { .. })));
+    assert!(matches!(MemorySet::new([2, 4, 4], vec![0.0; 31], vec![0]), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn a_failed_save_leaves_the_old_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = tiny::one_step();
+    let path = folder.path().join("run.safetensors");
+    let run = trainer(&cpu(1), &config);
+    run.save(&path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    // The rename cannot replace a folder that is not empty; the temporary file must not stay behind.
+    let blocked = folder.path().join("blocked");
+    std::fs::create_dir_all(blocked.join("something")).unwrap();
+    let error = run.save(&blocked).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == blocked), "{error}");
+    let error = run.save(folder.path().join("nowhere/run.safetensors")).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+    // What a crash in the middle of a save leaves: a part of the new file, beside the old one.
+    let stray = folder.path().join(".writing-crashed");
+    std::fs::write(&stray, &before[..before.len() / 2]).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    Trainer::resume(&cpu(1), &path).unwrap();
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [".writing-crashed", "blocked", "run.safetensors"]);
+}
+
+type Edit = fn(&mut TensorFile);
+
+fn json(file: &mut TensorFile, key: &str, from: &str, to: &str) {
+    let text = file.metadata.get_mut(key).unwrap();
+    assert!(text.contains(from), "{text}");
+    *text = text.replace(from, to);
+}
+
+fn config_json(file: &mut TensorFile, from: &str, to: &str) {
+    json(file, CONFIG_KEY, from, to);
+}
+
+/// The file at `path`, edited and written again.
+fn edited(path: &Path, edit: impl Fn(&mut TensorFile)) -> PathBuf {
+    let mut file = TensorFile::read(path).unwrap();
+    edit(&mut file);
+    let out = path.with_extension("edited");
+    write_atomic(&out, file.tensors.iter(), &file.metadata).unwrap();
+    out
+}
+
+/// What is wrong with the tensors of a checkpoint: the error names the file and the tensor.
+#[test]
+fn a_checkpoint_with_other_tensors_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    let mut run = trainer(&cpu(1), &tiny::one_step());
+    steps(&mut run, &tiny::set(&tiny::one_step(), 5), 1);
+    run.save(&path).unwrap();
+    for prefix in ["model.", "ema.", "adam_m.", "adam_v."] {
+        let name = format!("{prefix}encoder_blocks.1.attn.qkv.weight");
+        let refused = |edit: &dyn Fn(&mut BTreeMap<String, HostTensor>)| {
+            Trainer::resume(&cpu(1), edited(&path, |file| edit(&mut file.tensors))).unwrap_err()
+        };
+        let error = refused(&|tensors| drop(tensors.remove(&name)));
+        assert!(
+            matches!(&error, Error::TensorNames { missing, extra, .. } if *missing == [name.clone()] && extra.is_empty()),
+            "{error}"
+        );
+        let error = refused(&|tensors| {
+            let tensor = tensors[&name].clone();
+            tensors.insert(format!("{name}.more"), tensor);
+        });
+        assert!(
+            matches!(&error, Error::TensorNames { missing, extra, .. } if missing.is_empty() && extra.len() == 1),
+            "{error}"
+        );
+        let replaced = |tensor: HostTensor| {
+            let error = refused(&|tensors| drop(tensors.insert(name.clone(), tensor.clone())));
+            let edited = path.with_extension("edited");
+            assert!(
+                matches!(&error, Error::Tensor { path, tensor, .. } if *path == edited && *tensor == name),
+                "{error}"
+            );
+            let text = error.to_string();
+            assert!(text.contains(&name) && text.contains("run.edited"), "{text}");
+        };
+        replaced(HostTensor::f32(&[8, 24], vec![0.0; 192]).unwrap());
+        replaced(HostTensor::new(&[24, 8], transdiff_core::HostData::I32(vec![0; 192])).unwrap());
+        let mut values = vec![0.0; 192];
+        values[100] = f32::NAN;
+        replaced(HostTensor::f32(&[24, 8], values).unwrap());
+    }
+}
+
+/// Metadata that is missing, malformed or lying.
+#[test]
+fn a_checkpoint_with_other_metadata_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    trainer(&cpu(1), &tiny::one_step()).save(&path).unwrap();
+    let refused = |edit: Edit| Trainer::resume(&cpu(1), edited(&path, edit)).unwrap_err();
+    let malformed: [Edit; 7] = [
+        |file| drop(file.metadata.remove(CONFIG_KEY)),
+        |file| drop(file.metadata.remove("transdiff.train")),
+        |file| drop(file.metadata.remove("transdiff.step")),
+        |file| config_json(file, "\"width\":8", "\"width\":-8"),
+        |file| config_json(file, "\"one_step\"", "\"two_steps\""),
+        |file| config_json(file, "}", ""),
+        |file| json(file, "transdiff.step", "0", "\"0\""),
+    ];
+    for edit in malformed {
+        let error = refused(edit);
+        let edited = path.with_extension("edited");
+        assert!(matches!(&error, Error::Format { path, .. } if *path == edited), "{error}");
+    }
+    let invalid: [(Edit, &str); 5] = [
+        (|file| config_json(file, "\"heads\":2", "\"heads\":3"), "heads"),
+        (|file| config_json(file, "\"heads\":2", "\"heads\":0"), "heads"),
+        (|file| config_json(file, "\"one_step\"", "{\"multi_reference\":{\"groups\":3}}"), "groups"),
+        (|file| json(file, "transdiff.train", "\"batch\":3", "\"batch\":0"), "batch"),
+        (|file| json(file, "transdiff.train", "\"train_only\":[]", "\"train_only\":[\"x\"]"), "train_only"),
+    ];
+    for (edit, name) in invalid {
+        let error = refused(edit);
+        assert!(matches!(&error, Error::Config { field, .. } if *field == name), "{error}");
+    }
+    // Sizes that are not those of the tensors, up to absurd ones: refused before anything of them is allocated.
+    let lying: [Edit; 6] = [
+        |file| config_json(file, "\"width\":8", "\"width\":16"),
+        |file| config_json(file, "\"width\":8", "\"width\":1048576"),
+        |file| config_json(file, "\"latent_size\":2", "\"latent_size\":1048576"),
+        |file| config_json(file, "\"classes\":3", "\"classes\":1000000"),
+        |file| config_json(file, "\"decoder_blocks\":2", "\"decoder_blocks\":1"),
+        |file| config_json(file, "\"decoder_blocks\":2", "\"decoder_blocks\":400"),
+    ];
+    for edit in lying {
+        let error = refused(edit);
+        assert!(matches!(&error, Error::Tensor { .. } | Error::TensorNames { .. }), "{error}");
+    }
+    // Products of the largest sizes do not overflow.
+    let error = refused(|file| {
+        for field in
+            ["width", "mlp_ratio", "latent_channels", "latent_size", "buffer_size", "classes", "heads"]
+        {
+            let text = &file.metadata[CONFIG_KEY];
+            let at = text.find(&format!("\"{field}\":")).unwrap() + field.len() + 3;
+            let end = at + text[at..].find(',').unwrap();
+            file.metadata.insert(CONFIG_KEY.into(), format!("{}1048576{}", &text[..at], &text[end..]));
+        }
+        config_json(file, "\"feature_tokens\":4", "\"feature_tokens\":1");
+        config_json(file, "\"one_step\"", "{\"multi_reference\":{\"groups\":1}}");
+    });
+    assert!(
+        matches!(&error, Error::Tensor { .. } | Error::TensorNames { .. } | Error::Config { .. }),
+        "{error}"
+    );
+    // Blocks without end are refused by number.
+    let error = refused(|file| config_json(file, "\"encoder_blocks\":2", "\"encoder_blocks\":1048576"));
+    assert!(matches!(&error, Error::Config { field: "encoder_blocks", .. }), "{error}");
+}
+
+#[test]
+fn a_truncated_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    let run = trainer(&cpu(1), &tiny::one_step());
+    run.save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let cut = folder.path().join("cut.safetensors");
+    for len in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
+        std::fs::write(&cut, &bytes[..len]).unwrap();
+        for error in [
+            Trainer::resume(&cpu(1), &cut).unwrap_err(),
+            TransDiff::load(&cpu(1), &cut, DType::F32).unwrap_err(),
+        ] {
+            assert!(matches!(&error, Error::Format { path, .. } if *path == cut), "{len} bytes: {error}");
+        }
+    }
+    let absent = folder.path().join("absent");
+    let error = Trainer::resume(&cpu(1), &absent).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == absent), "{error}");
+    // A checkpoint is not a model: its tensors have other names.
+    let error = TransDiff::load(&cpu(1), &path, DType::F32).unwrap_err();
+    assert!(matches!(error, Error::TensorNames { .. }), "{error}");
+}
+
+#[test]
+fn a_model_survives_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    for config in [tiny::one_step(), tiny::mrar(), tiny::mrar_of_singles()] {
+        for dtype in [DType::F32, DType::F64] {
+            let model = tiny::model(&cpu(1), &config, dtype);
+            model.save(&path).unwrap();
+            assert_eq!(TransDiff::<Cpu>::read_config(&path).unwrap(), config);
+            let loaded = TransDiff::load(&cpu(1), &path, dtype).unwrap();
+            assert_eq!((loaded.config(), differing(&model, &loaded)), (&config, vec![]));
+            assert_eq!(differing(&model, &TransDiff::load(&Reference, &path, dtype).unwrap()), [""; 0]);
+        }
+    }
+}
+
+/// Names of the parameters that a transfer reports, after checking that all others are the source's.
+fn transferred(
+    from: &ModelConfig,
+    to: &ModelConfig,
+) -> (TransDiff<Reference>, TransDiff<Reference>, Vec<String>) {
+    let source = tiny::model(&Reference, from, DType::F32);
+    let (model, new) = source.transferred(to, 5).unwrap();
+    let old: BTreeMap<_, _> = source.params().into_iter().collect();
+    for (name, param) in model.params() {
+        if !new.contains(&name) {
+            assert_eq!(bits(param.value()), bits(old[&name].value()), "{name}");
+        }
+    }
+    (source.clone(), model, new)
+}
+
+fn value<B: Backend>(model: &TransDiff<B>, name: &str) -> Tensor<B> {
+    let find = |(n, p): (String, &transdiff_core::nn::Param<B>)| (n == name).then(|| p.value().clone());
+    model.params().into_iter().find_map(find).unwrap()
+}
+
+#[test]
+fn weights_are_taken_over() {
+    let one_step = ModelConfig { feature_tokens: 16, latent_size: 4, ..tiny::one_step() };
+    let mrar = one_step.with_mode(Mode::MultiReference { groups: 4 });
+    let (source, model, new) = transferred(&one_step, &mrar);
+    assert_eq!(new, ["mask_token", "z_proj.weight"]);
+    let (old, mask) = (value(&source, "mask_token"), value(&model, "mask_token"));
+    assert_eq!(mask.shape(), [1, 4, 8]);
+    for row in 0..4 {
+        assert_eq!(bits(&mask.narrow(1, row, 1).unwrap()), bits(&old));
+    }
+    let fresh = TransDiff::new(&Reference, &mrar, DType::F32, 5).unwrap();
+    assert_eq!(bits(&value(&model, "z_proj.weight")), bits(&value(&fresh, "z_proj.weight")));
+
+    let (_, _, new) = transferred(&one_step, &ModelConfig { latent_size: 8, ..one_step.clone() });
+    assert_eq!(new, ["diffdecoder.net.diffusion_pos_embed_learned"]);
+    assert_eq!(transferred(&mrar, &mrar).2, [""; 0]);
+    let heads = ModelConfig { heads: 3, ..one_step.clone() };
+    let refused = tiny::model(&Reference, &one_step, DType::F32).transferred(&heads, 1).map(drop);
+    assert!(matches!(refused, Err(Error::Config { field: "heads", .. })));
+}
