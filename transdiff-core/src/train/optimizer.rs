@@ -93,7 +93,8 @@ impl<B: Backend> Optimizer<B> {
     }
 }
 
-/// average ← rate · average + (1 − rate) · model, parameter by parameter.
+/// average ← rate · average + (1 − rate) · model, for every trainable parameter. The average of a frozen one is the
+/// parameter itself; computing it would round.
 pub(super) fn ema_step<B: Backend, M: Module<B>>(
     backend: &B,
     average: &mut M,
@@ -102,8 +103,8 @@ pub(super) fn ema_step<B: Backend, M: Module<B>>(
 ) -> Result<()> {
     let params = model.params();
     let averages = average.params_mut();
-    let mut pairs: Vec<_> =
-        averages.into_iter().zip(&params).map(|((_, a), (_, p))| (a.value_mut(), p.value())).collect();
+    let trained = averages.into_iter().zip(&params).filter(|(_, (_, p))| p.is_trainable());
+    let mut pairs: Vec<_> = trained.map(|((_, a), (_, p))| (a.value_mut(), p.value())).collect();
     Tensor::ema_step(backend, rate, &mut pairs)
 }
 
