@@ -45,20 +45,27 @@ impl Order {
     }
 
     /// The latents of sample `n` of the run: the first is the epoch's next, the others are drawn from its class,
-    /// all different.
-    pub fn sample(&mut self, n: u64, set: &dyn LatentSet) -> Vec<usize> {
+    /// all different. `None` if `set` is seen to be another than the one that the order was made for.
+    pub fn sample(&mut self, n: u64, set: &dyn LatentSet) -> Option<Vec<usize>> {
+        if set.len() != self.len {
+            return None;
+        }
         let (epoch, place) = (n / self.len as u64, (n % self.len as u64) as usize);
         let mut chosen = vec![self.permutation(epoch)[place] as usize];
-        let members = &self.by_class[&set.label(chosen[0])];
+        let class = set.label(chosen[0]);
+        let members = self.by_class.get(&class)?;
         let mut stream =
             StreamKey::new(self.seed, Purpose::Data, place as u32, COMPANIONS + epoch as u32).stream();
         while chosen.len() < self.group {
             let candidate = members[stream.below(members.len() as u32) as usize];
+            if set.label(candidate) != class {
+                return None;
+            }
             if !chosen.contains(&candidate) {
                 chosen.push(candidate);
             }
         }
-        chosen
+        Some(chosen)
     }
 
     fn permutation(&mut self, epoch: u64) -> &[u32] {
@@ -88,7 +95,8 @@ mod tests {
     fn an_epoch_sees_every_latent_once() {
         let set = set();
         let mut order = Order::new(&set, 1, 5).unwrap();
-        let mut epoch = |e: u64| (0..20).map(|i| order.sample(e * 20 + i, &set)[0]).collect::<Vec<_>>();
+        let mut epoch =
+            |e: u64| (0..20).map(|i| order.sample(e * 20 + i, &set).unwrap()[0]).collect::<Vec<_>>();
         let (first, second) = (epoch(0), epoch(1));
         assert_ne!(first, second);
         assert_eq!(epoch(0), first);
@@ -103,7 +111,7 @@ mod tests {
         let set = set();
         let mut order = Order::new(&set, 4, 5).unwrap();
         for n in 0..60 {
-            let mut sample = order.sample(n, &set);
+            let mut sample = order.sample(n, &set).unwrap();
             assert!(sample.iter().all(|&i| set.label(i) == set.label(sample[0])));
             sample.sort_unstable();
             sample.dedup();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::optimizer::Moments;
+use super::trainer::prepare;
 use super::{TrainConfig, Trainer};
 use crate::model::{CONFIG_KEY, ModelConfig, TransDiff, expected, host_params, metadata_value, take_params};
 use crate::nn::Module;
@@ -44,11 +45,13 @@ pub(super) fn read<B: Backend>(backend: &B, path: &Path) -> Result<Trainer<B>> {
     let step: u64 = metadata_value(path, &file.metadata, STEP_KEY)?;
     let first = format!("{MODEL}fake_latent");
     let dtype = file.tensors.get(&first).map_or(DType::F32, HostTensor::dtype);
-    let model = TransDiff::placeholder(backend, &config, dtype)?;
-    // The names of the frozen parameters follow from the settings.
+    let mut model = TransDiff::placeholder(backend, &config, dtype)?;
+    // Which parameters are frozen, and so have no moments, follows from the settings.
+    prepare(&mut model, &settings)?;
+    // Before anything of the sizes that the file claims is allocated.
+    file.check(&names(&model), true)?;
+    take_params(&mut model, &mut file, MODEL)?;
     let mut trainer = Trainer::new(model, settings)?;
-    file.check(&names(&trainer), true)?;
-    take_params(&mut trainer.model, &mut file, MODEL)?;
     take_params(&mut trainer.ema, &mut file, EMA)?;
     let params: Vec<(String, Tensor<B>)> =
         trainer.model.params().into_iter().map(|(name, p)| (name, p.value().clone())).collect();
@@ -64,15 +67,13 @@ pub(super) fn read<B: Backend>(backend: &B, path: &Path) -> Result<Trainer<B>> {
     Ok(trainer)
 }
 
-fn names<B: Backend>(trainer: &Trainer<B>) -> Vec<(String, Vec<usize>)> {
-    let mut names = expected(&trainer.model, MODEL);
-    names.extend(expected(&trainer.ema, EMA));
-    for ((name, param), moments) in trainer.model.params().iter().zip(trainer.optimizer.moments()) {
-        if moments.is_some() {
-            let shape = param.value().shape().to_vec();
-            names.push((format!("{FIRST_MOMENT}{name}"), shape.clone()));
-            names.push((format!("{SECOND_MOMENT}{name}"), shape));
-        }
+fn names<B: Backend>(model: &TransDiff<B>) -> Vec<(String, Vec<usize>)> {
+    let mut names = expected(model, MODEL);
+    names.extend(expected(model, EMA));
+    for (name, param) in model.params().iter().filter(|(_, p)| p.is_trainable()) {
+        let shape = param.value().shape().to_vec();
+        names.push((format!("{FIRST_MOMENT}{name}"), shape.clone()));
+        names.push((format!("{SECOND_MOMENT}{name}"), shape));
     }
     names
 }

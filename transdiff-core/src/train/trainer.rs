@@ -44,14 +44,7 @@ impl<B: Backend> Trainer<B> {
     /// # Errors
     /// [`Error::Config`] for a bad setting, or if `train_only` matches no parameter.
     pub fn new(mut model: TransDiff<B>, config: TrainConfig) -> Result<Self> {
-        config.validate()?;
-        if !config.train_only.is_empty() {
-            let prefixes: Vec<&str> = config.train_only.iter().map(String::as_str).collect();
-            if model.train_only(&prefixes) == 0 {
-                let expected = "prefixes of parameter names";
-                return Err(Error::config("train_only", expected, config.train_only.join(", ")));
-            }
-        }
+        prepare(&mut model, &config)?;
         let optimizer = Optimizer::new(&model)?;
         Ok(Self { ema: model.clone(), model, optimizer, config, step: 0, order: None })
     }
@@ -143,8 +136,11 @@ impl<B: Backend> Trainer<B> {
     /// The loss averaged over `batches`, and its gradients; nothing moves.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if the loss is not finite.
+    /// [`Error::Argument`] if there is no batch, [`Error::NonFinite`] if the loss is not finite.
     pub fn gradients(&self, batches: &[Batch<B>]) -> Result<(f64, Gradients<B>)> {
+        if batches.is_empty() {
+            return Err(Error::argument("batches", "at least one", "none"));
+        }
         let share = 1.0 / batches.len() as f64;
         let (mut total, mut grads) = (0.0, Gradients::new());
         for (pass, batch) in batches.iter().enumerate() {
@@ -178,13 +174,7 @@ impl<B: Backend> Trainer<B> {
             return Err(Error::shape("training data", expected, &[c, h, w]));
         }
         let groups = model.groups();
-        let order = match &mut self.order {
-            Some(order) => order,
-            none => none.insert(Order::new(set, groups, self.config.seed)?),
-        };
-        let first = (self.step * self.config.accumulate as u64 + pass as u64) * self.config.batch as u64;
-        let samples: Vec<Vec<usize>> =
-            (first..first + self.config.batch as u64).map(|n| order.sample(n, set)).collect();
+        let samples = self.samples(set, pass)?;
         let labels: Vec<usize> = samples.iter().map(|s| set.label(s[0])).collect();
         self.model.config().check_labels(&labels)?;
         let latents =
@@ -193,6 +183,21 @@ impl<B: Backend> Trainer<B> {
         let mut stream = self.key(Purpose::LabelDrop, 0, pass).stream();
         let dropped = labels.iter().map(|_| stream.uniform() < self.config.label_drop).collect();
         Ok(Batch { labels, dropped, latents, draws })
+    }
+
+    /// The latents of every sample of a pass. An order that was made for another set than this is made anew.
+    fn samples(&mut self, set: &dyn LatentSet, pass: usize) -> Result<Vec<Vec<usize>>> {
+        let (groups, batch) = (self.model.config().groups(), self.config.batch as u64);
+        let first = (self.step * self.config.accumulate as u64 + pass as u64) * batch;
+        for known in [self.order.take(), None] {
+            let mut order = known.map_or_else(|| Order::new(set, groups, self.config.seed), Ok)?;
+            let samples: Option<Vec<_>> = (first..first + batch).map(|n| order.sample(n, set)).collect();
+            if let Some(samples) = samples {
+                self.order = Some(order);
+                return Ok(samples);
+            }
+        }
+        Err(Error::argument("data", "labels that stay as they are", "others when asked again"))
     }
 
     fn latents(&self, set: &dyn LatentSet, samples: &[Vec<usize>], group: usize) -> Result<Tensor<B>> {
@@ -225,6 +230,16 @@ impl<B: Backend> Trainer<B> {
         let index = (pass * self.model.config().groups() + group) as u32;
         StreamKey::new(self.config.seed, purpose, index, self.step as u32)
     }
+}
+
+/// Checks the settings and freezes the parameters that they do not name.
+pub(super) fn prepare<B: Backend>(model: &mut TransDiff<B>, config: &TrainConfig) -> Result<()> {
+    config.validate()?;
+    let prefixes: Vec<&str> = config.train_only.iter().map(String::as_str).collect();
+    if !prefixes.is_empty() && model.train_only(&prefixes) == 0 {
+        return Err(Error::config("train_only", "prefixes of parameter names", prefixes.join(", ")));
+    }
+    Ok(())
 }
 
 /// A step word that differs for every pass of every step of a run.
