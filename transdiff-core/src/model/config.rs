@@ -114,6 +114,15 @@ impl ModelConfig {
         if !self.width.is_multiple_of(self.heads) {
             return Err(Error::config("heads", format!("a divisor of width {}", self.width), self.heads));
         }
+        // Each block is a dozen tensors even before it has values.
+        const DEPTH_LIMIT: usize = 1 << 12;
+        for (field, value) in
+            [("encoder_blocks", self.encoder_blocks), ("decoder_blocks", self.decoder_blocks)]
+        {
+            if value > DEPTH_LIMIT {
+                return Err(Error::config(field, format!("a number in 1..={DEPTH_LIMIT}"), value));
+            }
+        }
         let Mode::MultiReference { groups } = self.mode else { return Ok(()) };
         if groups == 0 || !self.feature_tokens.is_multiple_of(groups) {
             let expected = format!("a divisor of feature_tokens {}", self.feature_tokens);
