@@ -178,10 +178,12 @@ fn checkpointed_blocks_give_the_same_gradients() {
 #[test]
 fn frozen_parameters_stay() {
     let backend = Cpu::new(Some(1)).unwrap();
-    for (config, checkpoint_blocks) in configs().into_iter().zip([false, true, true]) {
+    for ((config, checkpoint_blocks), rate) in
+        configs().into_iter().zip([false, true, true]).zip([0.7, 0.9999, 0.997])
+    {
         let model = tiny::model(&backend, &config, DType::F32);
         let train_only = vec!["diffdecoder.".to_owned()];
-        let ema = EmaRate { rate: 0.7, warmup: false };
+        let ema = EmaRate { rate, warmup: rate == 0.7 };
         let settings = TrainConfig { train_only, checkpoint_blocks, ema, ..settings() };
         let mut trainer = Trainer::new(model.clone(), settings).unwrap();
         let (_, grads) = trainer.gradients(&[tiny::batch(&model, &[true, false], 2, 1)]).unwrap();

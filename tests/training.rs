@@ -186,8 +186,8 @@ fn what_is_not_finite_is_refused() {
         steps(&mut run, &set, 2);
         steps(&mut undisturbed, &set, 2);
         let before = state(&run, folder.path());
-        // NaN; a loss beyond f32; a loss within it whose gradient is not.
-        for bad in [f32::NAN, f32::INFINITY, 1e25, 3e18] {
+        // The last is finite, and its square is not.
+        for bad in [f32::NAN, f32::INFINITY, 1e25] {
             let error = run.step(&Spoilt { set: &set, value: bad }).unwrap_err();
             assert!(matches!(error, Error::NonFinite { .. }), "{bad}: {error}");
             assert_eq!(run.steps_done(), 2);
