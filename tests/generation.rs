@@ -1,0 +1,462 @@
+//! Generation: sessions, features, references, guidance, cancellation and noise.
+
+mod common;
+
+use std::ops::ControlFlow;
+
+use common::tiny::{self, bits, differing};
+use proptest::prelude::*;
+use transdiff_core::autograd::Var;
+use transdiff_core::model::{
+    Features, Generation, Mode, ModelConfig, Sampling, Session, Size, TransDiff, cosine_mean,
+};
+use transdiff_core::nn::{Context, Module};
+use transdiff_core::reference::Reference;
+use transdiff_core::rng::{Purpose, StreamKey};
+use transdiff_core::sampler::{
+    EulerMaruyama, Guidance, Heun, KeyedNoise, Path, Progress, Schedule, Silent, Solver,
+};
+use transdiff_core::{Backend, DType, Error, Result, Tensor};
+use transdiff_cpu::Cpu;
+
+const STEPS: usize = 4;
+
+fn cpu() -> Cpu {
+    Cpu::new(Some(2)).unwrap()
+}
+
+fn solver() -> Solver {
+    EulerMaruyama::new(Schedule::paper(STEPS).unwrap(), Path::Linear, 0.9, 0.95).unwrap().into()
+}
+
+fn guided(scales: &[f64]) -> Sampling {
+    let guidance = scales.iter().map(|&scale| Guidance::new(scale).unwrap()).collect();
+    Sampling { solver: solver(), guidance }
+}
+
+fn configs() -> [ModelConfig; 3] {
+    [tiny::one_step(), tiny::mrar(), tiny::mrar_of_singles()]
+}
+
+/// (label, seed) of each image.
+type Images<'a> = &'a [(usize, u64)];
+
+/// What a new session generates.
+fn generate<B: Backend>(model: &TransDiff<B>, images: Images<'_>, sampling: &Sampling) -> Generation<B> {
+    generate_from(&mut Session::new(model), images, &[], sampling).unwrap()
+}
+
+fn generate_from<B: Backend>(
+    session: &mut Session<B>,
+    images: Images<'_>,
+    references: &[Tensor<B>],
+    sampling: &Sampling,
+) -> Result<Generation<B>> {
+    let (labels, seeds): (Vec<usize>, Vec<u64>) = images.iter().copied().unzip();
+    let model = session.model();
+    let dtype = model.params()[0].1.value().dtype();
+    let mut noise = KeyedNoise::new(model.backend(), dtype, &seeds);
+    session.generate(&labels, references, sampling, &mut noise, &mut Silent)
+}
+
+/// Image `index` of everything in a generation, as bits.
+fn image<B: Backend>(generation: &Generation<B>, index: usize) -> Vec<Vec<u64>> {
+    let of = |t: &Tensor<B>| bits(&t.narrow(0, index, 1).unwrap());
+    let tensors = [&generation.latents, generation.features.tensor()];
+    tensors.into_iter().chain(&generation.references).map(of).collect()
+}
+
+/// Every layout of groups that fits a latent of side 4.
+fn layouts() -> impl Strategy<Value = (ModelConfig, usize)> {
+    let sizes = (1usize..=5, prop::sample::select(vec![1usize, 2, 4]), 1usize..=4, 1usize..=3);
+    sizes.prop_flat_map(|(groups, side, buffer_size, encoder_blocks)| {
+        let config = ModelConfig {
+            feature_tokens: groups * side * side,
+            latent_size: 4,
+            buffer_size,
+            encoder_blocks,
+            mode: Mode::MultiReference { groups },
+            ..tiny::one_step()
+        };
+        (Just(config), 0..groups)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Computing each group's tokens alone, with the keys and values of the earlier ones kept, is computing them all.
+    #[test]
+    fn the_prefix_cache_changes_nothing((config, references) in layouts(), seed: u64) {
+        let model = tiny::model(&Reference, &config, DType::F64);
+        let (ar, ctx, labels) = (model.ar(), Context::inference(), [2, 0]);
+        let class = ar.class_embedding(&ctx, &labels).unwrap();
+        let shape = config.latent_shape(labels.len());
+        let latent = |i: usize| {
+            let values = StreamKey::new(seed, Purpose::Data, i as u32, 0).normals(shape.iter().product());
+            Tensor::from_f32(&Reference, &shape, values, DType::F64).unwrap()
+        };
+        let latents: Vec<_> = (0..references).map(latent).collect();
+        let mut cache = ar.prefix_cache();
+        let mut parts = vec![ar.next_features(&ctx, &class, None, &mut cache).unwrap()];
+        for latent in &latents {
+            parts.push(ar.next_features(&ctx, &class, Some(latent), &mut cache).unwrap());
+        }
+        prop_assert_eq!(cache.groups(), 1 + references);
+        let cached = Var::cat(&parts.iter().collect::<Vec<_>>(), 1).unwrap().into_value();
+        let whole = ar.features(&ctx, &class, &latents).unwrap().into_value();
+        prop_assert_eq!(cached.shape(), whole.shape());
+        let difference = cached.sub(&whole).unwrap().to_f64().unwrap();
+        prop_assert!(difference.iter().all(|d| d.abs() < 1e-12), "{:?}", difference);
+        // Later images change nothing in the features of earlier groups.
+        if let Some(last) = latents.len().checked_sub(1) {
+            let fewer = ar.features(&ctx, &class, &latents[..last]).unwrap();
+            let kept = whole.narrow(1, 0, fewer.dim(1)).unwrap();
+            let difference = fewer.value().sub(&kept).unwrap().to_f64().unwrap();
+            prop_assert!(difference.iter().all(|d| d.abs() < 1e-12), "{:?}", difference);
+        }
+    }
+
+    /// An image is the same to the bit alone and in any batch, in any order.
+    #[test]
+    fn an_image_is_its_own(
+        which in 0usize..3,
+        images in prop::collection::vec((0usize..3, 0u64..1000), 1..7),
+        scale in prop::sample::select(vec![1.0, 1.4]),
+    ) {
+        let model = tiny::model(&cpu(), &ModelConfig { width: 24, ..configs()[which].clone() }, DType::F32);
+        let together = generate(&model, &images, &guided(&[scale]));
+        for (index, &one) in images.iter().enumerate() {
+            prop_assert!(image(&together, index) == image(&generate(&model, &[one], &guided(&[scale])), 0));
+        }
+    }
+}
+
+/// Labels, seeds and guidance each count; the number of threads does not.
+#[test]
+fn what_an_image_depends_on() {
+    for config in configs() {
+        let config = ModelConfig { width: 48, ..config };
+        let model = tiny::model(&cpu(), &config, DType::F32);
+        let one = |image: (usize, u64), scale| bits(&generate(&model, &[image], &guided(&[scale])).latents);
+        let base = one((1, 5), 1.4);
+        assert_eq!(base, one((1, 5), 1.4));
+        for other in [one((2, 5), 1.4), one((1, 6), 1.4), one((1, 5), 1.5), one((1, 5), 1.0)] {
+            assert_ne!(base, other);
+        }
+        let images: Vec<(usize, u64)> = (0..9).map(|i| (i % 3, i as u64)).collect();
+        let on = |threads| {
+            let model = tiny::model(&Cpu::new(Some(threads)).unwrap(), &config, DType::F32);
+            bits(&generate(&model, &images, &guided(&[1.4])).latents)
+        };
+        assert!(on(1) == on(2));
+    }
+}
+
+/// Guidance 1 does not read what stands for no class: it may be anything.
+#[test]
+fn without_guidance_there_is_no_unconditional_branch() {
+    for config in configs() {
+        let model = tiny::model(&cpu(), &config, DType::F32);
+        let mut other = model.clone();
+        let (_, param) = other.params_mut().into_iter().find(|(name, _)| name == "fake_latent").unwrap();
+        let doubled = param.value().affine(2.0, 1.0).unwrap();
+        param.set(&doubled).unwrap();
+        let image =
+            |model: &TransDiff<Cpu>, scale| bits(&generate(model, &[(1, 2)], &guided(&[scale])).latents);
+        assert_eq!(image(&model, 1.0), image(&other, 1.0));
+        assert_ne!(image(&model, 1.2), image(&other, 1.2));
+    }
+}
+
+/// Guidance follows v = v_u + w (v_c − v_u): a linear function of w in the first step.
+#[test]
+fn guidance_is_linear_in_one_step() {
+    let model = tiny::model(&Reference, &tiny::one_step(), DType::F64);
+    let one_step = Heun { schedule: Schedule::even(1).unwrap(), path: Path::Linear };
+    let euler = transdiff_core::sampler::Euler { schedule: one_step.schedule, path: one_step.path };
+    let image = |scale| {
+        let sampling = Sampling::new(euler, Guidance::new(scale).unwrap());
+        generate(&model, &[(1, 2), (0, 3)], &sampling).latents
+    };
+    let [one, two, three] = [1.0, 2.0, 3.0].map(image);
+    let expected = two.affine(2.0, 0.0).unwrap().sub(&one).unwrap();
+    assert!(expected.sub(&three).unwrap().to_f64().unwrap().iter().all(|d| d.abs() < 1e-12));
+    // w = 0 would be the branch without class, so v_u = 2 v(1) − v(2).
+    let features = model.unconditional_features(&[]).unwrap();
+    let both = Features::new(Tensor::cat(&[features.tensor(), features.tensor()], 0).unwrap()).unwrap();
+    let mut noise = KeyedNoise::new(&Reference, DType::F64, &[2, 3]);
+    let sampling = Sampling::new(euler, Guidance::NONE);
+    let bare = Session::new(&model).decode(&both, &sampling, &mut noise, &mut Silent).unwrap();
+    let expected = one.affine(2.0, 0.0).unwrap().sub(&two).unwrap();
+    assert!(expected.sub(&bare).unwrap().to_f64().unwrap().iter().all(|d| d.abs() < 1e-12));
+}
+
+/// Each trajectory of multi-reference autoregression has its guidance, and counts alone from its place on.
+#[test]
+fn guidance_of_each_trajectory() {
+    let model = tiny::model(&cpu(), &tiny::mrar_of_singles(), DType::F32);
+    let run = |scales: &[f64]| generate(&model, &[(1, 2), (2, 9)], &guided(scales));
+    let steps = |scales: &[f64]| {
+        let Generation { latents, references, .. } = run(scales);
+        references.iter().chain([&latents]).map(bits).collect::<Vec<_>>()
+    };
+    assert_eq!(steps(&[1.3; 4]), steps(&[1.3]));
+    assert_eq!(steps(&[1.0; 4]), steps(&[1.0]));
+    let plain = steps(&[1.0]);
+    for place in 0..4 {
+        let mut scales = [1.0; 4];
+        scales[place] = 1.6;
+        // The branch without class, not run before, catches up with all its groups.
+        let changed = steps(&scales);
+        assert_eq!(changed[..place], plain[..place]);
+        assert!((place..4).all(|i| changed[i] != plain[i]), "{place}");
+    }
+}
+
+/// The model's own first references, given by the caller, lead to the same image.
+#[test]
+fn given_references_go_on_where_they_end() {
+    for config in [tiny::mrar(), tiny::mrar_of_singles()] {
+        let (model, images) = (tiny::model(&cpu(), &config, DType::F32), [(1, 2), (2, 9), (0, 4)]);
+        for scale in [1.0, 1.4] {
+            let sampling = guided(&[scale]);
+            let own = generate(&model, &images, &sampling);
+            assert_eq!(own.references.len(), config.groups() - 1);
+            for count in 0..=own.references.len() {
+                let given = &own.references[..count];
+                let run = generate_from(&mut Session::new(&model), &images, given, &sampling).unwrap();
+                assert_eq!(run.references.len(), own.references.len());
+                assert!((0..3).all(|i| image(&run, i) == image(&own, i)), "{count} references given");
+            }
+            // Others lead elsewhere.
+            let other = own.references[0].affine(0.5, 0.1).unwrap();
+            let run = generate_from(&mut Session::new(&model), &images, &[other], &sampling).unwrap();
+            assert_ne!(bits(&run.latents), bits(&own.latents));
+        }
+    }
+}
+
+/// The features of a generation are those that the model computes from its labels and references.
+#[test]
+fn features_are_the_ones_decoded() {
+    for config in configs() {
+        let model = tiny::model(&Reference, &config, DType::F64);
+        let generation = generate(&model, &[(1, 2), (2, 9)], &guided(&[1.0]));
+        let features = model.features(&[1, 2], &generation.references).unwrap();
+        let difference = features.tensor().sub(generation.features.tensor()).unwrap().to_f64().unwrap();
+        assert!(difference.iter().all(|d| d.abs() < 1e-12));
+    }
+}
+
+/// Stopped after any step, a session says so and is as good as new; the observer sees every step once.
+#[test]
+fn cancellation_leaves_nothing_behind() {
+    for config in configs() {
+        let model = tiny::model(&cpu(), &config, DType::F32);
+        let (images, sampling) = ([(1usize, 2u64), (0, 3)], guided(&[1.4]));
+        let expected = generate(&model, &images, &sampling);
+        let mut session = Session::new(&model);
+        let steps = STEPS * config.groups();
+        for stop in 1..=steps {
+            let mut seen = Vec::new();
+            let mut observer = |progress: &Progress<'_, Cpu>| {
+                let preview = progress.preview().unwrap().to_f64().unwrap();
+                assert!(preview.iter().all(|x| x.is_finite()));
+                seen.push(progress.fraction());
+                if seen.len() == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[2, 3]);
+            let result = session.generate(&[1, 0], &[], &sampling, &mut noise, &mut observer);
+            assert!(matches!(result, Err(Error::Cancelled)), "stopped after step {stop}");
+            let fractions: Vec<f64> = (1..=stop).map(|i| i as f64 / steps as f64).collect();
+            assert!(seen.iter().zip(&fractions).all(|(a, b)| (a - b).abs() < 1e-12) && seen.len() == stop);
+        }
+        let after = generate_from(&mut session, &images, &[], &sampling).unwrap();
+        assert!((0..2).all(|i| image(&after, i) == image(&expected, i)));
+    }
+}
+
+/// Many threads may use one model.
+#[test]
+fn sessions_share_a_model_between_threads() {
+    let model = tiny::model(&cpu(), &tiny::mrar(), DType::F32);
+    let images = [[(0, 1), (1, 2)], [(2, 3), (0, 4)], [(1, 5), (1, 6)]];
+    let run = |images: Images<'_>| bits(&generate(&model, images, &guided(&[1.4])).latents);
+    let alone: Vec<_> = images.iter().map(|i| run(i)).collect();
+    let together = std::thread::scope(|scope| {
+        let threads: Vec<_> = images.iter().map(|i| scope.spawn(|| run(i))).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(alone == together);
+}
+
+/// Features can be cut and mixed, and what is decoded from them differs.
+#[test]
+fn features_are_cut_and_mixed() {
+    let model = tiny::model(&cpu(), &tiny::one_step(), DType::F32);
+    let mut session = Session::new(&model);
+    let mut decode = |features: &Features<Cpu>, scale| {
+        let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[7]);
+        let latents = session.decode(features, &guided(&[scale]), &mut noise, &mut Silent).unwrap();
+        assert_eq!(latents.shape(), [1, 2, 2, 2]);
+        bits(&latents)
+    };
+    let [a, b] = [0, 1].map(|label| model.features(&[label], &[]).unwrap());
+    for scale in [1.0, 1.4] {
+        let whole = decode(&a, scale);
+        assert_eq!(whole, bits(&generate(&model, &[(0, 7)], &guided(&[scale])).latents));
+        assert_eq!(whole, decode(&a.first(4).unwrap(), scale));
+        let mut all: Vec<Vec<u64>> = (1..4).map(|k| decode(&a.first(k).unwrap(), scale)).collect();
+        all.extend((0..4).map(|k| decode(&a.mixed_with(&b, k).unwrap(), scale)));
+        all.push(whole);
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count, "every cut and every mix gives another image");
+    }
+    assert_eq!(bits(a.mixed_with(&b, 4).unwrap().tensor()), bits(a.tensor()));
+    assert_eq!(bits(a.mixed_with(&b, 0).unwrap().tensor()), bits(b.tensor()));
+    let mixed = a.mixed_with(&b, 1).unwrap();
+    assert_eq!(bits(mixed.first(1).unwrap().tensor()), bits(a.first(1).unwrap().tensor()));
+    let rest = |f: &Features<Cpu>| bits(&f.tensor().narrow(1, 1, 3).unwrap());
+    assert_eq!(rest(&mixed), rest(&b));
+}
+
+/// Against the definition: pairs of rows, one by one.
+#[test]
+fn diversity_is_that_of_the_pairs() {
+    let (images, n, d) = (2, 5, 3);
+    let values = common::difference::normals(3, images * n * d);
+    let features =
+        Features::new(common::difference::tensor(&Reference, &[images, n, d], values.clone())).unwrap();
+    let row = |image: usize, i: usize| &values[(image * n + i) * d..][..d];
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    let mut all = 0.0;
+    for (image, found) in features.diversity().unwrap().into_iter().enumerate() {
+        let pairs: Vec<f64> = (0..n * n).map(|p| cosine(row(image, p / n), row(image, p % n))).collect();
+        all += pairs.iter().sum::<f64>() / (n * n * images) as f64;
+        let off: Vec<f64> =
+            pairs.iter().enumerate().filter(|(p, _)| p / n != p % n).map(|(_, &c)| c).collect();
+        let count = off.len() as f64;
+        assert_eq!(off.len(), n * (n - 1));
+        assert!((found.mean - off.iter().sum::<f64>() / count).abs() < 1e-12);
+        assert!(
+            (found.root_mean_square - (off.iter().map(|c| c * c).sum::<f64>() / count).sqrt()).abs() < 1e-12
+        );
+    }
+    let mean = cosine_mean(&Var::from(features.tensor().clone())).unwrap().value().item().unwrap();
+    assert!((mean - all).abs() < 1e-12, "the training term has the diagonal, too");
+    let zeros = Features::new(Tensor::zeros(&Reference, &[1, 3, 2], DType::F32).unwrap()).unwrap();
+    assert_eq!(zeros.diversity().unwrap()[0].mean, 0.0);
+    assert!(matches!(zeros.first(1).unwrap().diversity(), Err(Error::Argument { .. })));
+}
+
+#[test]
+fn misuse_is_refused() {
+    let [one_step, mrar] =
+        [tiny::one_step(), tiny::mrar_of_singles()].map(|c| tiny::model(&cpu(), &c, DType::F32));
+    let latent = |batch: usize| Tensor::zeros(&cpu(), &[batch, 2, 2, 2], DType::F32).unwrap();
+    let run = |model: &TransDiff<Cpu>, labels: &[usize], references: &[Tensor<Cpu>], scales: &[f64]| {
+        let images: Vec<(usize, u64)> = labels.iter().map(|&label| (label, 1)).collect();
+        generate_from(&mut Session::new(model), &images, references, &guided(scales)).map(drop)
+    };
+    let argument = |result: Result<()>, name: &str| {
+        let error = result.expect_err(name);
+        assert!(matches!(&error, Error::Argument { argument, .. } if *argument == name), "{name}: {error}");
+    };
+    for model in [&one_step, &mrar] {
+        argument(run(model, &[], &[], &[1.0]), "labels");
+        argument(run(model, &[0, 3], &[], &[1.0]), "class");
+        argument(run(model, &[usize::MAX], &[], &[1.4]), "class");
+        argument(run(model, &[0], &[], &[]), "guidance");
+        argument(run(model, &[0], &[], &[1.0, 1.2]), "guidance");
+        argument(run(model, &[0], &vec![latent(1); 4], &[1.0]), "references");
+    }
+    argument(run(&one_step, &[0], &[latent(1)], &[1.0]), "references");
+    let shape = |result: Result<()>| assert!(matches!(result, Err(Error::Shape { .. })), "{result:?}");
+    // A reference for each image, of the model's latents.
+    shape(run(&mrar, &[0, 1], &[latent(1)], &[1.0]));
+    shape(run(&mrar, &[0], &[latent(2)], &[1.4]));
+    shape(run(&mrar, &[0], &[Tensor::zeros(&cpu(), &[1, 2, 4, 4], DType::F32).unwrap()], &[1.0]));
+    // One seed for each image.
+    let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[1, 2]);
+    shape(Session::new(&one_step).generate(&[0], &[], &guided(&[1.0]), &mut noise, &mut Silent).map(drop));
+
+    let features = one_step.features(&[0], &[]).unwrap();
+    argument(features.first(0).map(drop), "k");
+    argument(features.first(5).map(drop), "k");
+    argument(features.mixed_with(&features, 5).map(drop), "k");
+    shape(features.mixed_with(&features.first(2).unwrap(), 1).map(drop));
+    shape(Features::new(latent(1)).map(drop));
+    let decode = |features: &Features<Cpu>| {
+        let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[1]);
+        let mut session = Session::new(&one_step);
+        session.decode_against(features, None, &guided(&[1.4]), &mut noise, &mut Silent).map(drop)
+    };
+    argument(decode(&features), "unconditional");
+    shape(decode(&features.followed_by(&features).unwrap()));
+    shape(decode(&Features::new(Tensor::zeros(&cpu(), &[1, 4, 6], DType::F32).unwrap()).unwrap()));
+
+    let (ctx, ar) = (Context::inference(), mrar.ar());
+    let class = ar.class_embedding(&ctx, &[0]).unwrap();
+    let mut cache = ar.prefix_cache();
+    argument(ar.next_features(&ctx, &class, Some(&latent(1)), &mut cache).map(drop), "reference");
+    ar.next_features(&ctx, &class, None, &mut cache).unwrap();
+    argument(ar.next_features(&ctx, &class, None, &mut cache).map(drop), "reference");
+    let single = one_step.ar().next_features(&ctx, &class, None, &mut one_step.ar().prefix_cache());
+    assert!(matches!(single, Err(Error::Config { field: "mode", .. })));
+}
+
+/// Weights that are not finite give an error, not an image.
+#[test]
+fn a_broken_model_gives_no_image() {
+    let mut model = tiny::model(&cpu(), &tiny::one_step(), DType::F32);
+    let (_, param) = model.params_mut().into_iter().find(|(name, _)| name == "z_proj_ln.bias").unwrap();
+    let infinite = param.value().affine(0.0, f64::INFINITY).unwrap();
+    param.set(&infinite).unwrap();
+    let result = generate_from(&mut Session::new(&model), &[(0, 1)], &[], &guided(&[1.0]));
+    assert!(matches!(result, Err(Error::NonFinite { .. })), "{result:?}");
+}
+
+#[test]
+fn initial_weights_follow_the_seed() {
+    let new = |config: &ModelConfig, seed| TransDiff::new(&cpu(), config, DType::F32, seed).unwrap();
+    for config in configs() {
+        let model = new(&config, 1);
+        assert_eq!(differing(&model, &new(&config, 1)), [""; 0]);
+        let reference = TransDiff::new(&Reference, &config, DType::F32, 1).unwrap();
+        assert_eq!(differing(&model, &reference), [""; 0], "the backend does not matter");
+        let other = differing(&model, &new(&config, 2));
+        for (name, param) in model.params() {
+            let values = param.value().to_f64().unwrap();
+            let constant = values.iter().all(|&v| v == values[0]);
+            assert_eq!(constant, !other.contains(&name), "{name}: random exactly if it depends on the seed");
+            let is_norm = name.contains("norm") || name.contains("_ln");
+            let expected = if is_norm && name.ends_with("weight") { 1.0 } else { 0.0 };
+            assert!(!constant || values[0] == expected, "{name}");
+        }
+    }
+}
+
+/// The published sizes (the spec's table), in millions of parameters: whole, and the two halves in one step.
+#[test]
+fn presets_have_the_published_numbers_of_parameters() {
+    let published = [
+        (Size::Base, 290.04, [289.96, 171.34, 118.62]),
+        (Size::Large, 682.63, [682.52, 404.72, 277.80]),
+        (Size::Huge, 1328.03, [1327.89, 789.14, 538.75]),
+    ];
+    let millions = |count: usize| (count as f64 / 1e4).round() / 100.0;
+    for (size, mrar, one_step) in published {
+        let model = |mode| {
+            let config = ModelConfig::preset(size, 256, mode).unwrap();
+            TransDiff::placeholder(&cpu(), &config, DType::F32).unwrap()
+        };
+        let single = model(Mode::OneStep);
+        let counts = [single.param_count(), single.ar().param_count(), single.decoder().param_count()];
+        assert_eq!(counts.map(millions), one_step, "{size:?}");
+        assert_eq!(millions(model(Mode::MultiReference { groups: 4 }).param_count()), mrar, "{size:?}");
+    }
+}
