@@ -51,8 +51,9 @@ impl<B: Backend> Tensor<B> {
         if !(0.0..=1.0).contains(&rate) {
             return Err(Error::argument("rate", "a number in [0, 1]", rate));
         }
+        let params: Vec<Self> = pairs.iter().map(|(_, param)| param.dense()).collect::<Result<_>>()?;
         let mut out = Vec::with_capacity(pairs.len());
-        for (average, param) in pairs.iter_mut() {
+        for ((average, _), param) in pairs.iter_mut().zip(&params) {
             param.expect_dtype("ema_step", average)?;
             **average = average.ordered_like(param)?;
             out.push((average.make_mut()?, param.view()));
@@ -62,10 +63,7 @@ impl<B: Backend> Tensor<B> {
 
     /// Σ x² over all elements of `tensors`.
     pub fn squared_norm(backend: &B, tensors: &[&Self]) -> Result<f64> {
-        let dense: Vec<Self> = tensors
-            .iter()
-            .map(|t| if t.is_dense() { Ok((*t).clone()) } else { t.copy() })
-            .collect::<Result<_>>()?;
+        let dense: Vec<Self> = tensors.iter().map(|t| t.dense()).collect::<Result<_>>()?;
         let views: Vec<_> = dense.iter().map(Self::view).collect();
         backend.squared_norm(&views)
     }
