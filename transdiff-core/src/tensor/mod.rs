@@ -347,10 +347,11 @@ impl<B: Backend> Tensor<B> {
     }
 
     pub(crate) fn expect_float(&self, op: &'static str) -> Result<()> {
-        if self.dtype.is_float() {
+        if self.dtype.is_float() && self.backend.supports(self.dtype) {
             return Ok(());
         }
-        Err(Error::DType { op, expected: "a float type".into(), got: self.dtype })
+        let expected = format!("a float type that {} computes in", self.backend.name());
+        Err(Error::DType { op, expected, got: self.dtype })
     }
 
     pub(crate) fn expect_shape(&self, op: &'static str, what: &str, shape: &[usize]) -> Result<()> {
