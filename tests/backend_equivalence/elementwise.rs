@@ -70,7 +70,13 @@ fn products<B: Backend>(case: &mut Case<'_, B>) {
 
 /// Tensors only ask for contiguous outputs; the trait allows any.
 fn strided_outputs<B: Backend>(case: &mut Case<'_, B>) {
-    fn apply<B: Backend>(which: usize, b: &B, x: View<'_, B>, y: View<'_, B>, out: ViewMut<'_, B>) -> Result<()> {
+    fn apply<B: Backend>(
+        which: usize,
+        b: &B,
+        x: View<'_, B>,
+        y: View<'_, B>,
+        out: ViewMut<'_, B>,
+    ) -> Result<()> {
         match which {
             0 => b.copy(x, out),
             1 => b.cast(x, out),
@@ -93,7 +99,8 @@ fn strided_outputs<B: Backend>(case: &mut Case<'_, B>) {
         b.fill(SENTINEL, ViewMut { buffer: &mut buffer, layout: &all, dtype })?;
         apply(which, b, x, y, ViewMut { buffer: &mut buffer, layout: &layout, dtype })?;
         let mut values = b.to_host(View { buffer: &buffer, layout: &all, dtype })?.to_f64();
-        let written = positions(&layout).into_iter().map(|p| std::mem::replace(&mut values[p], SENTINEL)).collect();
+        let written =
+            positions(&layout).into_iter().map(|p| std::mem::replace(&mut values[p], SENTINEL)).collect();
         Ok((written, values.iter().all(|&v| v == SENTINEL)))
     }
     let (shape, which) = (case.shape(), case.pick(&[0, 1, 2, 3, 4, 5]));

@@ -79,7 +79,11 @@ pub struct Place {
 
 impl Place {
     fn box_shape(&self) -> Vec<usize> {
-        self.order.iter().zip(&self.pads).map(|(&a, [before, after])| before + self.shape[a] + after).collect()
+        self.order
+            .iter()
+            .zip(&self.pads)
+            .map(|(&a, [before, after])| before + self.shape[a] + after)
+            .collect()
     }
 
     pub fn buffer_len(&self) -> usize {

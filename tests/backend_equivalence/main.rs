@@ -2,6 +2,7 @@
 mod attention;
 mod elementwise;
 mod embedding;
+mod errors;
 mod harness;
 mod linear;
 mod norm;
@@ -27,6 +28,7 @@ fn check_all<B: Backend>(backend: &B, dtype: DType, bound: impl Fn(&str) -> f64)
         embedding::check_all(&suite);
         optim::check_all(&suite);
     });
+    errors::check_all(backend, dtype);
     suite.report.into_inner()
 }
 

@@ -26,7 +26,9 @@ fn norms<B: Backend>(case: &mut Case<'_, B>) {
     // Two numbers always normalise to ±1: the true gradient is of the order of eps, and with a small eps the
     // error of any float type exceeds it.
     let eps = if d == 2 { 0.5 } else { 1e-6 };
-    let mut pair = |shape: &[usize]| if case.one_in(3) { [None, None] } else { [(); 2].map(|()| Some(case.normal(shape))) };
+    let mut pair = |shape: &[usize]| {
+        if case.one_in(3) { [None, None] } else { [(); 2].map(|()| Some(case.normal(shape))) }
+    };
     let images = if g > 1 { g } else { 1 };
     let [w, b] = pair(&[d]);
     let [s, t] = pair(&[images, 1, d]);
