@@ -5,6 +5,7 @@
 
 pub mod autograd;
 pub mod backend;
+pub mod data;
 mod dtype;
 mod error;
 mod host;
@@ -16,6 +17,7 @@ pub mod rng;
 pub mod sampler;
 pub mod tensor;
 pub mod testing;
+pub mod train;
 pub mod weights;
 
 pub use backend::Backend;

@@ -134,6 +134,11 @@ impl<B: Backend> Condition<B> {
         })
     }
 
+    /// The images `start..start + len`.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        self.map(|v| v.narrow(0, start, len))
+    }
+
     /// The images of `self`, then those of `other`.
     pub fn and(&self, other: &Self) -> Result<Self> {
         let join = |(a, b): (&KeyValue<Var<B>>, &KeyValue<Var<B>>)| {
