@@ -22,7 +22,8 @@ fn argument<T>(result: Result<T>) {
 
 pub fn check_all<B: Backend>(backend: &B, of: DType) {
     let new = |shape: &[usize]| Tensor::full(backend, shape, 1.0, of).unwrap();
-    let ids = Tensor::from_host(backend, &HostTensor::new(&[2, 3], HostData::I32(vec![0; 6])).unwrap()).unwrap();
+    let ids =
+        Tensor::from_host(backend, &HostTensor::new(&[2, 3], HostData::I32(vec![0; 6])).unwrap()).unwrap();
     views(&new, &ids);
     elementwise(&new, &ids);
     linear(&new, &ids);
