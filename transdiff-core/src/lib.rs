@@ -3,16 +3,22 @@
 //! Paper: "Marrying Autoregressive Transformer and Diffusion with Multi-Reference Autoregression",
 //! arXiv 2506.09482.
 
+pub mod autograd;
 pub mod backend;
+pub mod data;
 mod dtype;
 mod error;
 mod host;
 pub mod layout;
+pub mod model;
+pub mod nn;
 pub mod reference;
 pub mod rng;
 pub mod sampler;
 pub mod tensor;
 pub mod testing;
+pub mod train;
+pub mod weights;
 
 pub use backend::Backend;
 pub use dtype::DType;

@@ -83,6 +83,24 @@ pub enum Solver {
     Heun(Heun),
 }
 
+impl From<EulerMaruyama> for Solver {
+    fn from(sampler: EulerMaruyama) -> Self {
+        Self::EulerMaruyama(sampler)
+    }
+}
+
+impl From<Euler> for Solver {
+    fn from(sampler: Euler) -> Self {
+        Self::Euler(sampler)
+    }
+}
+
+impl From<Heun> for Solver {
+    fn from(sampler: Heun) -> Self {
+        Self::Heun(sampler)
+    }
+}
+
 impl Solver {
     /// The times of the steps.
     pub fn schedule(&self) -> Schedule {

@@ -1,0 +1,110 @@
+//! The digits: 1,797 handwritten figures of 8×8 pixels with values 0 to 16.
+//!
+//! Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+//! Repository, 1998, <https://doi.org/10.24432/C50P49>, CC BY 4.0 (its test part).
+
+use std::error::Error;
+
+use flate2::read::GzDecoder;
+
+/// Rows that train; the writers of the others are mostly different people.
+pub const TRAINING_ROWS: usize = 1200;
+/// The figures 0 to 9.
+pub const CLASSES: usize = 10;
+/// Width and height of an image.
+pub const SIDE: usize = 8;
+/// Values of an image, and of its latent.
+pub const PIXELS: usize = SIDE * SIDE;
+/// The largest pixel value.
+pub const WHITE: f32 = 16.0;
+/// Width and height of a latent; it has four channels.
+pub const LATENT_SIDE: usize = SIDE / 2;
+
+/// Pixels in 0..16, row by row.
+pub type Image = [f32; PIXELS];
+/// Values in [-1, 1], (C,H,W) = (4,4,4).
+pub type Latent = [f32; PIXELS];
+
+/// Images and the figures that they show.
+#[derive(Clone, Default)]
+pub struct Digits {
+    /// The images.
+    pub images: Vec<Image>,
+    /// The class of each.
+    pub labels: Vec<usize>,
+}
+
+impl Digits {
+    /// The training digits and the test digits.
+    pub fn load() -> Result<(Self, Self), Box<dyn Error>> {
+        let packed = GzDecoder::new(include_bytes!("digits.csv.gz").as_slice());
+        let mut rows = csv::ReaderBuilder::new().has_headers(false).from_reader(packed);
+        let (mut train, mut test) = (Self::default(), Self::default());
+        for (i, row) in rows.deserialize::<Vec<f32>>().enumerate() {
+            let row = row?;
+            let (label, pixels) = row.split_last().ok_or("digits.csv.gz: an empty row")?;
+            let part = if i < TRAINING_ROWS { &mut train } else { &mut test };
+            part.images.push(pixels.try_into()?);
+            part.labels.push(*label as usize);
+        }
+        Ok((train, test))
+    }
+
+    /// The images of each class.
+    pub fn by_class(&self) -> [Vec<&Image>; CLASSES] {
+        let mut classes: [Vec<&Image>; CLASSES] = Default::default();
+        for (image, &label) in self.images.iter().zip(&self.labels) {
+            classes[label].push(image);
+        }
+        classes
+    }
+}
+
+/// Four channels of half the size: channel 2·dy + dx holds the pixels (2y + dy, 2x + dx).
+pub fn to_latent(image: &Image) -> Latent {
+    let mut latent = [0.0; PIXELS];
+    for (pixel, &value) in image.iter().enumerate() {
+        latent[unshuffled(pixel)] = value / (WHITE / 2.0) - 1.0;
+    }
+    latent
+}
+
+/// The image of a latent, clamped to 0..16.
+pub fn from_latent(latent: &Latent) -> Image {
+    std::array::from_fn(|pixel| ((latent[unshuffled(pixel)] + 1.0) * (WHITE / 2.0)).clamp(0.0, WHITE))
+}
+
+/// The image as the data set would hold it: whole numbers, halves to even.
+pub fn quantized(image: &Image) -> Image {
+    image.map(f32::round_ties_even)
+}
+
+/// Where pixel-unshuffle puts a pixel.
+fn unshuffled(pixel: usize) -> usize {
+    let (y, x) = (pixel / SIDE, pixel % SIDE);
+    let channel = y % 2 * 2 + x % 2;
+    (channel * LATENT_SIDE + y / 2) * LATENT_SIDE + x / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_digit_survives_its_latent() {
+        let (train, test) = Digits::load().unwrap();
+        assert_eq!((train.images.len(), test.images.len()), (TRAINING_ROWS, 597));
+        assert!(
+            train.images.iter().chain(&test.images).all(|image| from_latent(&to_latent(image)) == *image)
+        );
+        assert_eq!(train.by_class().map(|class| class.len()).iter().sum::<usize>(), TRAINING_ROWS);
+    }
+
+    #[test]
+    fn unshuffle_is_pytorchs() {
+        let image: Image = std::array::from_fn(|i| i as f32);
+        let pixels = to_latent(&image).map(|v| ((v + 1.0) * 8.0) as usize);
+        assert_eq!(pixels[..8], [0, 2, 4, 6, 16, 18, 20, 22]);
+        assert_eq!([pixels[16], pixels[32], pixels[48], pixels[63]], [1, 8, 9, 63]);
+    }
+}

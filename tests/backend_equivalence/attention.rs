@@ -1,0 +1,71 @@
+//! Attention.
+
+use transdiff_core::Backend;
+use transdiff_core::tensor::Attention;
+
+use crate::harness::{Case, Input, Suite, check};
+
+pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
+    suite.cases("attention", 90, attention);
+    suite.cases("steep attention", 10, steep);
+    suite.cases("attention masks", 5, masks);
+}
+
+/// [B, H, E, Nq, Nkv] and a mask.
+fn setting<B: Backend>(case: &mut Case<'_, B>) -> ([usize; 5], Attention) {
+    let [b, h, e] = [case.pick(&[1, 1, 2, 3]), case.pick(&[1, 2, 3]), case.pick(&[1, 3, 8, 24, 64])];
+    let sizes = [1, 2, 5, 16, 33, 65, 150];
+    let (mut nq, mut nkv) = (case.pick(&sizes), case.pick(&sizes));
+    let mut how = Attention { blocks: None, dropout: case.one_in(3).then(|| case.dropout()) };
+    if case.one_in(2) {
+        (nq, nkv) = (nq.min(nkv), nq.max(nkv));
+        let every = 1 + case.below(nkv);
+        let mut ends: Vec<usize> = (1..nkv).filter(|_| case.one_in(every)).collect();
+        ends.push(nkv);
+        how.blocks = Some(ends);
+    } else if case.one_in(8) {
+        (nq, nkv) = case.pick(&[(0, 3), (3, 0), (0, 0)]);
+    }
+    case.note(&how);
+    ([b, h, e, nq, nkv], how)
+}
+
+fn attention<B: Backend>(case: &mut Case<'_, B>) {
+    let ([b, h, e, nq, nkv], how) = setting(case);
+    let q = case.normal(&[b, nq, h, e]);
+    // One image of keys and values may serve all images of queries.
+    let images = if case.one_in(4) { 1 } else { b };
+    let (k, v) = (case.normal(&[images, nkv, h, e]), case.normal(&[images, nkv, h, e]));
+    let how = &how;
+    check!(case, "attention", [q, k, v] => q.attention(k, v, how, true));
+    check!(case, "attention", [q, k, v] => q.attention(k, v, how, false));
+    backward(case, [&q, &k, &v], how);
+}
+
+fn backward<B: Backend>(case: &mut Case<'_, B>, [q, k, v]: [&Input<B>; 3], how: &Attention) {
+    let (y, lse) = q.oracle.attention(&k.oracle, &v.oracle, how, true).unwrap();
+    let (y, lse) = (case.saved(&y), case.saved(&lse.unwrap()));
+    let dy = case.normal(q.ours.shape());
+    check!(case, "attention_backward", [q, k, v, y, lse, dy] =>
+        q.attention_backward(k, v, how, y, lse, dy).map(Vec::from));
+}
+
+/// Scores in the hundreds, whose exponentials overflow.
+fn steep<B: Backend>(case: &mut Case<'_, B>) {
+    let ([b, h, e, nq, nkv], how) = setting(case);
+    let (q, k) = (case.input(&[b, nq, h, e], |z| 20.0 * z), case.input(&[b, nkv, h, e], |z| 20.0 * z));
+    let (v, how) = (case.normal(&[b, nkv, h, e]), &how);
+    check!(case, "attention, scores in the hundreds", [q, k, v] => q.attention(k, v, how, true));
+}
+
+/// With equal scores and the unit matrix as values, the output is the mask.
+fn masks<B: Backend>(case: &mut Case<'_, B>) {
+    let [b, h, n] = [2, 2, case.pick(&[7, 64])];
+    let (q, dropout) = (case.input(&[b, n, h, n], |_| 0.0), case.dropout());
+    let unit = |i: usize| f64::from(u8::from(i / (h * n) == i % n));
+    let v = case.given(&[1, n, h, n], (0..n * h * n).map(unit).collect());
+    let how = Attention { blocks: None, dropout: Some(dropout) };
+    let (y, _) = q.ours.attention(&q.ours, &v.ours, &how, false).unwrap();
+    let y = y.permute(&[0, 2, 1, 3]).unwrap().to_f64().unwrap();
+    assert!(y.iter().enumerate().all(|(i, &y)| (y == 0.0) == (dropout.factor(i) == 0.0)));
+}

@@ -1,0 +1,360 @@
+//! Random cases, their inputs on both backends, and the comparison of the outputs.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use transdiff_core::reference::Reference;
+use transdiff_core::rng::{Dropout, Philox, Purpose, StreamKey};
+use transdiff_core::tensor::NormOutput;
+use transdiff_core::testing::margins_intact;
+use transdiff_core::{Backend, DType, HostData, Layout, Result, Tensor};
+
+/// What a run of the suite found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The largest error of each operation.
+    pub worst: BTreeMap<&'static str, f64>,
+    /// A digest of the bits of every output, with its case.
+    pub digests: Vec<(String, u64)>,
+}
+
+/// A backend under test.
+pub struct Suite<'a, B: Backend> {
+    pub backend: &'a B,
+    pub dtype: DType,
+    /// The largest error that an operation may have.
+    pub bound: &'a dyn Fn(&str) -> f64,
+    pub report: RefCell<Report>,
+}
+
+impl<B: Backend> Suite<'_, B> {
+    /// Runs `check` on `count` random cases.
+    pub fn cases(&self, family: &'static str, count: u32, check: impl Fn(&mut Case<'_, B>)) {
+        let index = family.bytes().fold(0, |h: u32, b| h.wrapping_mul(31).wrapping_add(b.into()));
+        for number in 0..count {
+            let rng = StreamKey::new(2506, Purpose::Data, index, number).stream();
+            let notes = format!("{family} {number} in {}:", self.dtype);
+            let mut case = Case { suite: self, number, rng, notes, inputs: Vec::new() };
+            check(&mut case);
+            case.expect_inputs_unchanged();
+        }
+    }
+}
+
+/// One random case. It draws its shapes and values from its own stream and describes itself if it fails.
+pub struct Case<'a, B: Backend> {
+    pub suite: &'a Suite<'a, B>,
+    pub number: u32,
+    rng: Philox,
+    notes: String,
+    /// The whole buffer of every input, and a digest of it.
+    inputs: Vec<(Tensor<B>, u64)>,
+}
+
+impl<B: Backend> Drop for Case<'_, B> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("in case {}", self.notes);
+        }
+    }
+}
+
+/// A tensor on the backend under test, in whatever layout, and the same values on the oracle, contiguous.
+pub struct Input<B: Backend> {
+    pub ours: Tensor<B>,
+    pub oracle: Tensor<Reference>,
+}
+
+/// Where in a buffer a tensor lies: a box that may be wider than the tensor, with its axes in some order,
+/// between margins.
+pub struct Place {
+    shape: Vec<usize>,
+    /// Axis `order[i]` of the tensor is axis `i` of the box.
+    order: Vec<usize>,
+    /// Elements before and after each axis of the box.
+    pads: Vec<[usize; 2]>,
+    margins: [usize; 2],
+}
+
+impl Place {
+    fn box_shape(&self) -> Vec<usize> {
+        self.order
+            .iter()
+            .zip(&self.pads)
+            .map(|(&a, [before, after])| before + self.shape[a] + after)
+            .collect()
+    }
+
+    pub fn buffer_len(&self) -> usize {
+        self.margins[0] + self.box_shape().iter().product::<usize>() + self.margins[1]
+    }
+
+    /// The tensor in its whole buffer.
+    fn view<B: Backend>(&self, whole: &Tensor<B>) -> Result<Tensor<B>> {
+        let box_shape = self.box_shape();
+        let mut out = whole.narrow(0, self.margins[0], box_shape.iter().product())?.reshape(&box_shape)?;
+        let mut back = vec![0; self.order.len()];
+        for (i, &axis) in self.order.iter().enumerate() {
+            out = out.narrow(i, self.pads[i][0], self.shape[axis])?;
+            back[axis] = i;
+        }
+        out.permute(&back)
+    }
+
+    pub fn layout(&self) -> Layout {
+        let whole = Tensor::zeros(&Reference, &[self.buffer_len()], DType::F64).unwrap();
+        let margin = whole.layout().offset();
+        let layout = self.view(&whole).unwrap().layout().clone();
+        Layout::new(layout.shape(), layout.strides(), layout.offset() - margin)
+    }
+}
+
+pub fn positions(layout: &Layout) -> Vec<usize> {
+    let mut out = Vec::new();
+    layout.for_each_position(|p| out.push(p));
+    out
+}
+
+impl<B: Backend> Case<'_, B> {
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.rng.below(bound as u32) as usize
+    }
+
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn pick<T: Copy + Debug>(&mut self, from: &[T]) -> T {
+        let picked = from[self.below(from.len())];
+        self.note(picked);
+        picked
+    }
+
+    pub fn note(&mut self, what: impl Debug) {
+        self.notes += &format!(" {what:?}");
+    }
+
+    /// A shape of up to four axes, at times with a size of 0 or 1; every eighth is large enough to be shared
+    /// among threads.
+    pub fn shape(&mut self) -> Vec<usize> {
+        if self.number % 8 == 7 {
+            return vec![1 + self.below(3), 150 + self.below(100), 200 + self.below(100)];
+        }
+        let rank = self.below(5);
+        (0..rank).map(|_| self.pick(&[0, 1, 1, 2, 3, 4, 5, 7, 8, 9, 17])).collect()
+    }
+
+    pub fn dropout(&mut self) -> Dropout {
+        let key = StreamKey::new(self.below(1 << 30) as u64, Purpose::Dropout, self.number, 7);
+        Dropout { rate: 0.3, key }
+    }
+
+    /// Half of the places are contiguous but for margins.
+    pub fn place(&mut self, shape: &[usize]) -> Place {
+        let mut order: Vec<usize> = (0..shape.len()).collect();
+        let mut pads = vec![[0; 2]; shape.len()];
+        if self.one_in(2) {
+            let (turned, padded) = (self.one_in(2), self.one_in(2));
+            for i in (1..if turned { order.len() } else { 0 }).rev() {
+                let j = self.below(i + 1);
+                order.swap(i, j);
+            }
+            for pad in pads.iter_mut().filter(|_| padded) {
+                *pad = [self.below(3), self.below(3)];
+            }
+        }
+        let margins = [1 + self.below(9), 1 + self.below(9)];
+        Place { shape: shape.to_vec(), order, pads, margins }
+    }
+
+    /// An input of values `f(z)` with standard normal z. One in six repeats some of its axes with stride 0.
+    pub fn input(&mut self, shape: &[usize], f: impl Fn(f64) -> f64) -> Input<B> {
+        let repeats = self.one_in(6);
+        let core: Vec<usize> =
+            shape.iter().map(|&n| if repeats && n > 0 && self.one_in(2) { 1 } else { n }).collect();
+        let values = (0..core.iter().product()).map(|_| f(self.rng.normal())).collect();
+        let Input { ours, oracle } = self.given(&core, values);
+        let input =
+            Input { ours: ours.broadcast_to(shape).unwrap(), oracle: oracle.broadcast_to(shape).unwrap() };
+        self.note(input.ours.layout());
+        Input { oracle: input.oracle.contiguous().unwrap(), ..input }
+    }
+
+    pub fn normal(&mut self, shape: &[usize]) -> Input<B> {
+        self.input(shape, |z| z)
+    }
+
+    /// An input of these values, rounded to the type under test, somewhere in a buffer that is NaN elsewhere.
+    pub fn given(&mut self, shape: &[usize], values: Vec<f64>) -> Input<B> {
+        let dtype = self.suite.dtype;
+        let values = HostData::from_f64(values, dtype).to_f64();
+        let place = self.place(shape);
+        let mut buffer = vec![f64::NAN; place.buffer_len()];
+        for (at, &value) in positions(&place.layout()).into_iter().zip(&values) {
+            buffer[at] = value;
+        }
+        let whole = Tensor::from_f64(self.suite.backend, &[buffer.len()], buffer, dtype).unwrap();
+        let ours = place.view(&whole).unwrap();
+        self.inputs.push((whole.clone(), digest(&whole)));
+        Input { ours, oracle: Tensor::from_f64(&Reference, shape, values, DType::F64).unwrap() }
+    }
+
+    /// What a forward pass saved, as an input of the backward pass.
+    pub fn saved(&mut self, tensor: &Tensor<Reference>) -> Input<B> {
+        self.given(tensor.shape(), tensor.to_f64().unwrap())
+    }
+
+    /// Compares what an operation gives with what the oracle gives, and with what it gives again.
+    pub fn compare<O, R>(&self, op: &'static str, ours: impl Fn() -> Result<O>, oracle: Result<R>)
+    where
+        O: Outputs<B>,
+        R: Outputs<Reference>,
+    {
+        let got = ours().unwrap_or_else(|e| panic!("{op}: {e}")).list();
+        let again = ours().unwrap().list();
+        let want = oracle.unwrap_or_else(|e| panic!("{op}, oracle: {e}")).list();
+        assert_eq!(got.len(), want.len());
+        for (i, ((got, again), want)) in got.iter().zip(again).zip(want).enumerate() {
+            assert_eq!(got.is_some(), want.is_some(), "{op}: output {i} is there");
+            let (Some(got), Some(again), Some(want)) = (got, again, want) else { continue };
+            assert_eq!(got.shape(), want.shape(), "{op}: shape of output {i}");
+            assert_eq!(got.dtype(), self.suite.dtype, "{op}: type of output {i}");
+            let is_input = self.inputs.iter().any(|(t, _)| std::ptr::eq(t.view().buffer, got.view().buffer));
+            assert!(is_input || margins_intact(got).unwrap(), "{op}: written past output {i}");
+            let bits = digest(got);
+            assert_eq!(bits, digest(&again), "{op}: output {i} has the same bits again");
+            self.suite.report.borrow_mut().digests.push((format!("{op} {i} {}", self.notes), bits));
+            self.judge(op, &got.to_f64().unwrap(), &want.to_f64().unwrap());
+        }
+    }
+
+    /// Checks ‖got − want‖ / ‖want‖ (‖got‖ where the oracle gives zeros) against the operation's bound.
+    pub fn judge(&self, op: &'static str, got: &[f64], want: &[f64]) {
+        assert_eq!(got.len(), want.len());
+        // Equal infinities are no error.
+        let squares = got.iter().zip(want).filter(|(g, w)| g != w).map(|(g, w)| (g - w).powi(2));
+        let (distance, size) = (squares.sum::<f64>().sqrt(), want.iter().map(|w| w * w).sum::<f64>().sqrt());
+        let error = if size > 0.0 && size.is_finite() { distance / size } else { distance };
+        let bound = (self.suite.bound)(op);
+        assert!(error <= bound, "{op}: error {error:e} is above {bound:e}");
+        let mut report = self.suite.report.borrow_mut();
+        let worst = report.worst.entry(op).or_default();
+        *worst = worst.max(error);
+    }
+
+    fn expect_inputs_unchanged(&self) {
+        for (whole, before) in &self.inputs {
+            assert_eq!(digest(whole), *before, "an input was written to");
+        }
+    }
+}
+
+/// FNV-1a of the bits of every element; all NaNs are alike.
+pub fn digest<B: Backend>(tensor: &Tensor<B>) -> u64 {
+    let bits = |x: f64| if x.is_nan() { u64::MAX } else { x.to_bits() };
+    let values = tensor.to_f64().unwrap();
+    values.into_iter().fold(0xcbf2_9ce4_8422_2325, |h, x| (h ^ bits(x)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// What operations return, as a list.
+pub trait Outputs<B: Backend> {
+    fn list(self) -> Vec<Option<Tensor<B>>>;
+}
+
+impl<B: Backend> Outputs<B> for Tensor<B> {
+    fn list(self) -> Vec<Option<Tensor<B>>> {
+        vec![Some(self)]
+    }
+}
+
+impl<B: Backend> Outputs<B> for (Tensor<B>, Option<Tensor<B>>) {
+    fn list(self) -> Vec<Option<Tensor<B>>> {
+        vec![Some(self.0), self.1]
+    }
+}
+
+impl<B: Backend> Outputs<B> for NormOutput<B> {
+    fn list(self) -> Vec<Option<Tensor<B>>> {
+        vec![Some(self.y), self.stats]
+    }
+}
+
+impl<B: Backend, const N: usize> Outputs<B> for [Option<Tensor<B>>; N] {
+    fn list(self) -> Vec<Option<Tensor<B>>> {
+        self.into()
+    }
+}
+
+impl<B: Backend> Outputs<B> for Vec<Tensor<B>> {
+    fn list(self) -> Vec<Option<Tensor<B>>> {
+        self.into_iter().map(Some).collect()
+    }
+}
+
+/// An input, or an optional one, as each backend takes it.
+pub trait Sides<B: Backend> {
+    type Side<'a, T: 'a>
+    where
+        Self: 'a;
+
+    fn ours(&self) -> Self::Side<'_, Tensor<B>>;
+    fn oracle(&self) -> Self::Side<'_, Tensor<Reference>>;
+}
+
+impl<B: Backend> Sides<B> for Input<B> {
+    type Side<'a, T: 'a>
+        = &'a T
+    where
+        Self: 'a;
+
+    fn ours(&self) -> &Tensor<B> {
+        &self.ours
+    }
+
+    fn oracle(&self) -> &Tensor<Reference> {
+        &self.oracle
+    }
+}
+
+impl<B: Backend> Sides<B> for Option<Input<B>> {
+    type Side<'a, T: 'a>
+        = Option<&'a T>
+    where
+        Self: 'a;
+
+    fn ours(&self) -> Option<&Tensor<B>> {
+        self.as_ref().map(|i| &i.ours)
+    }
+
+    fn oracle(&self) -> Option<&Tensor<Reference>> {
+        self.as_ref().map(|i| &i.oracle)
+    }
+}
+
+impl<B: Backend> Sides<B> for Vec<Input<B>> {
+    type Side<'a, T: 'a>
+        = Vec<&'a T>
+    where
+        Self: 'a;
+
+    fn ours(&self) -> Vec<&Tensor<B>> {
+        self.iter().map(|i| &i.ours).collect()
+    }
+
+    fn oracle(&self) -> Vec<&Tensor<Reference>> {
+        self.iter().map(|i| &i.oracle).collect()
+    }
+}
+
+/// `check!(case, "op", [inputs] => expression)` evaluates the expression with the inputs of either backend and
+/// compares the results.
+macro_rules! check {
+    ($case:expr, $op:literal, [$($input:ident),*] => $body:expr) => {{
+        use $crate::harness::Sides as _;
+        let oracle = { $(let $input = $input.oracle();)* $body };
+        $(let $input = $input.ours();)*
+        $case.compare($op, || $body, oracle);
+    }};
+}
+pub(crate) use check;

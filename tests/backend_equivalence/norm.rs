@@ -1,0 +1,76 @@
+//! Layer normalisation with modulation, gated residuals and dropout.
+
+use transdiff_core::tensor::Modulation;
+use transdiff_core::{Backend, Tensor};
+
+use crate::harness::{Case, Suite, check};
+
+pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
+    suite.cases("norms", 80, norms);
+    suite.cases("norms of rows far from zero", 10, far_from_zero);
+    suite.cases("gated residuals", 60, gated_residuals);
+    suite.cases("dropouts", 40, dropouts);
+}
+
+fn modulation<B: Backend>(scale: Option<&Tensor<B>>, shift: Option<&Tensor<B>>) -> Option<Modulation<B>> {
+    scale.zip(shift).map(|(s, t)| Modulation { scale: s.clone(), shift: t.clone() })
+}
+
+/// G, R, D.
+fn dims<B: Backend>(case: &mut Case<'_, B>) -> [usize; 3] {
+    [case.pick(&[0, 1, 2, 3]), case.pick(&[0, 1, 2, 5, 70]), case.pick(&[0, 1, 2, 3, 8, 17, 64, 100, 257])]
+}
+
+fn norms<B: Backend>(case: &mut Case<'_, B>) {
+    let [g, r, d] = dims(case);
+    // Two numbers always normalise to ±1: the true gradient is of the order of eps, and with a small eps the
+    // error of any float type exceeds it.
+    let eps = if d == 2 { 0.5 } else { 1e-6 };
+    let mut pair = |shape: &[usize]| {
+        if case.one_in(3) { [None, None] } else { [(); 2].map(|()| Some(case.normal(shape))) }
+    };
+    let images = if g > 1 { g } else { 1 };
+    let [w, b] = pair(&[d]);
+    let [s, t] = pair(&[images, 1, d]);
+    let x = case.input(&[g, r, d], |z| 2.0 * z + 1.0);
+    let dy = case.normal(&[g, r, d]);
+    // The mean of nothing has no value.
+    let save = d > 0;
+    check!(case, "norm_modulate", [x, w, b, s, t] =>
+        x.norm_modulate(w.zip(b), modulation(s, t).as_ref(), eps, save));
+
+    let stats = x.oracle.norm_modulate(None, None, eps, true).unwrap().stats.unwrap();
+    // Without a modulation all rows are one group.
+    let groups = if s.is_some() { [g, r, 2] } else { [1, g * r, 2] };
+    let stats = case.saved(&stats.reshape(&groups).unwrap());
+    let wanted = case.pick(&[[true; 3], [true, false, false], [false, true, true]]);
+    check!(case, "norm_modulate_backward", [x, w, b, s, t, stats, dy] =>
+        x.norm_modulate_backward(w.zip(b), modulation(s, t).as_ref(), eps, stats, dy, wanted));
+}
+
+/// Where the mean of the squares less the square of the mean has no digit left.
+fn far_from_zero<B: Backend>(case: &mut Case<'_, B>) {
+    let d = case.pick(&[8, 65, 256]);
+    let x = case.input(&[3, d], |z| z + 300.0);
+    check!(case, "norm_modulate, mean 300", [x] => x.norm_modulate(None, None, 1e-6, true));
+}
+
+fn gated_residuals<B: Backend>(case: &mut Case<'_, B>) {
+    let dims @ [g, _, d] = dims(case);
+    let (x, u, dy) = (case.normal(&dims), case.normal(&dims), case.input(&dims, |z| z + 1.0));
+    let images = if g > 1 && case.one_in(2) { g } else { 1 };
+    let gate = if case.one_in(3) { None } else { Some(case.normal(&[images, 1, d])) };
+    let dropout = if case.one_in(2) { Some(case.dropout()) } else { None };
+    check!(case, "gated_residual", [x, u, gate] => x.gated_residual(u, gate, dropout));
+    let wanted = case.pick(&[true, true, false]);
+    check!(case, "gated_residual_backward", [u, gate, dy] =>
+        u.gated_residual_backward(gate, dropout, dy, wanted));
+}
+
+fn dropouts<B: Backend>(case: &mut Case<'_, B>) {
+    let (shape, dropout) = (case.shape(), case.dropout());
+    let x = case.input(&shape, |z| z.abs() + 0.1);
+    check!(case, "dropout", [x] => x.dropout(dropout));
+    let y = x.ours.dropout(dropout).unwrap().to_f64().unwrap();
+    assert!(y.iter().enumerate().all(|(i, &y)| (y == 0.0) == (dropout.factor(i) == 0.0)));
+}

@@ -1,0 +1,83 @@
+//! Optimiser steps, in place.
+
+use transdiff_core::backend::AdamW;
+use transdiff_core::tensor::Slot;
+use transdiff_core::testing::margins_intact;
+use transdiff_core::{Backend, Result, Tensor};
+
+use crate::harness::{Case, Suite, check};
+
+pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
+    suite.cases("adamw", 40, adamw);
+    suite.cases("ema", 40, ema);
+    suite.cases("in place", 10, in_place);
+    suite.cases("squared norms", 40, squared_norms);
+}
+
+/// A large step, so that it makes up much of the result; four parameters, the second without a gradient.
+fn adamw<B: Backend>(case: &mut Case<'_, B>) {
+    let shapes: Vec<_> = (0..4).map(|_| case.shape()).collect();
+    let mut inputs = |f: fn(f64) -> f64| shapes.iter().map(|s| case.input(s, f)).collect::<Vec<_>>();
+    let (param, grad, m, v) = (inputs(|z| z), inputs(|z| z), inputs(|z| z), inputs(f64::abs));
+    let step = case.pick(&[1, 2, 1000]);
+    let hyper = AdamW { lr: 0.5, beta1: 0.9, beta2: 0.95, eps: 1e-8, step, grad_scale: 0.7 };
+    // The inputs stay as they are: whatever shares their buffers is not written to.
+    check!(case, "adamw", [param, grad, m, v] => {
+        let own = |list: &[&Tensor<_>]| list.iter().map(|&t| t.clone()).collect::<Vec<_>>();
+        let (mut p, mut m, mut v) = (own(&param), own(&m), own(&v));
+        let mut slots = Vec::new();
+        for (i, ((p, m), v)) in p.iter_mut().zip(&mut m).zip(&mut v).enumerate() {
+            let grad = (i != 1).then_some(grad[i]);
+            slots.push(Slot { param: p, grad, m, v, weight_decay: 0.1 * i as f64 });
+        }
+        Tensor::adamw_step(param[0].backend(), &hyper, &mut slots).map(|()| [p, m, v].concat())
+    });
+}
+
+fn ema<B: Backend>(case: &mut Case<'_, B>) {
+    let shapes: Vec<_> = (0..3).map(|_| case.shape()).collect();
+    let mut inputs = || shapes.iter().map(|s| case.normal(s)).collect::<Vec<_>>();
+    let (average, param) = (inputs(), inputs());
+    let rate = case.pick(&[0.0, 0.5, 0.9999, 1.0]);
+    check!(case, "ema", [average, param] => {
+        let mut out: Vec<_> = average.iter().map(|&t| t.clone()).collect();
+        let mut pairs: Vec<_> = out.iter_mut().zip(param.iter().copied()).collect();
+        Tensor::ema_step(param[0].backend(), rate, &mut pairs).map(|()| out)
+    });
+}
+
+/// Where a buffer has one owner, it is written in place, in whatever order its axes lie.
+fn in_place<B: Backend>(case: &mut Case<'_, B>) {
+    fn step<B: Backend>(inputs: [&Tensor<B>; 4]) -> Result<Vec<Tensor<B>>> {
+        let [p, g, m, v] = inputs;
+        let turned = |t: &Tensor<B>| t.transpose()?.copy()?.transpose();
+        let (mut p, mut m, mut v) = (turned(p)?, turned(m)?, turned(v)?);
+        let hyper = AdamW { lr: 0.5, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale: 1.0 };
+        let before = std::ptr::from_ref(p.view().buffer);
+        let slot = Slot { param: &mut p, grad: Some(g), m: &mut m, v: &mut v, weight_decay: 0.1 };
+        Tensor::adamw_step(g.backend(), &hyper, &mut [slot])?;
+        Tensor::ema_step(g.backend(), 0.9, &mut [(&mut p, &m)])?;
+        assert_eq!(before, std::ptr::from_ref(p.view().buffer));
+        assert!(margins_intact(&p)?);
+        Ok(vec![p, m, v])
+    }
+    let shape = [case.pick(&[1, 3, 70]), case.pick(&[1, 5, 200])];
+    let [p, g, m] = [(); 3].map(|()| case.normal(&shape));
+    let v = case.input(&shape, f64::abs);
+    check!(case, "adamw", [p, g, m, v] => step([p, g, m, v]));
+}
+
+fn squared_norms<B: Backend>(case: &mut Case<'_, B>) {
+    let tensors: Vec<_> = (0..case.below(4))
+        .map(|_| {
+            let shape = case.shape();
+            case.normal(&shape)
+        })
+        .collect();
+    let ours: Vec<_> = tensors.iter().map(|t| &t.ours).collect();
+    let oracle: Vec<_> = tensors.iter().map(|t| &t.oracle).collect();
+    let norm = || Tensor::squared_norm(case.suite.backend, &ours).unwrap();
+    let want = Tensor::squared_norm(&transdiff_core::reference::Reference, &oracle).unwrap();
+    assert_eq!(norm().to_bits(), norm().to_bits());
+    case.judge("squared_norm", &[norm()], &[want]);
+}

@@ -1,0 +1,115 @@
+//! Transfer, copies, casts, fills, and views.
+
+use transdiff_core::backend::{View, ViewMut};
+use transdiff_core::reference::Reference;
+use transdiff_core::testing::{SENTINEL, margins_intact};
+use transdiff_core::{Backend, DType, HostData, HostTensor, Layout, Tensor};
+
+use crate::harness::{Case, Suite, check};
+
+pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
+    suite.cases("copies", 80, copies);
+    suite.cases("joins", 40, joins);
+    suite.cases("fills", 20, fills);
+    suite.cases("casts", 40, casts);
+}
+
+fn copies<B: Backend>(case: &mut Case<'_, B>) {
+    let shape = case.shape();
+    let x = case.normal(&shape);
+    assert_eq!(x.ours.to_f64().unwrap(), x.oracle.to_f64().unwrap());
+    check!(case, "copy", [x] => x.copy());
+    check!(case, "copy", [x] => x.contiguous());
+    check!(case, "copy", [x] => x.reshape(&[x.numel()]));
+    if shape.len() >= 2 {
+        check!(case, "copy", [x] => x.transpose().and_then(|t| t.copy()));
+    }
+}
+
+fn joins<B: Backend>(case: &mut Case<'_, B>) {
+    let mut shape = case.shape();
+    shape.push(3);
+    let axis = case.below(shape.len());
+    let parts: Vec<_> = (0..1 + case.below(3))
+        .map(|_| {
+            shape[axis] = case.below(4);
+            case.normal(&shape)
+        })
+        .collect();
+    check!(case, "copy", [parts] => Tensor::cat(&parts, axis));
+    let (x, start) = (case.normal(&shape), case.below(3));
+    shape[axis] += start + case.below(3);
+    check!(case, "copy", [x] => x.pad_into(&shape, axis, start));
+}
+
+fn fills<B: Backend>(case: &mut Case<'_, B>) {
+    let (shape, dtype, backend) = (case.shape(), case.suite.dtype, case.suite.backend);
+    let full = Tensor::full(backend, &shape, -2.5, dtype).unwrap();
+    assert_eq!(full.to_f64().unwrap(), vec![-2.5; full.numel()]);
+    assert!(margins_intact(&full).unwrap());
+    let x = case.normal(&shape);
+    let zeros = x.ours.zeros_like().unwrap();
+    assert_eq!((zeros.shape(), zeros.dtype()), (x.ours.shape(), dtype));
+    assert_eq!(zeros.to_f64().unwrap(), vec![0.0; zeros.numel()]);
+    assert!(margins_intact(&zeros).unwrap());
+    let order = |l: &Layout| {
+        let mut axes: Vec<usize> = (0..l.rank()).filter(|&a| l.shape()[a] > 1).collect();
+        axes.sort_by_key(|&a| std::cmp::Reverse(l.strides()[a]));
+        axes
+    };
+    assert_eq!(order(zeros.layout()), order(x.ours.layout()));
+
+    let place = case.place(&shape);
+    let (layout, all) = (place.layout(), Layout::contiguous(&[place.buffer_len()]));
+    let mut buffer = backend.alloc(dtype, all.numel()).unwrap();
+    backend.fill(SENTINEL, ViewMut { buffer: &mut buffer, layout: &all, dtype }).unwrap();
+    backend.fill(0.75, ViewMut { buffer: &mut buffer, layout: &layout, dtype }).unwrap();
+    let mut want = vec![SENTINEL; all.numel()];
+    layout.for_each_position(|p| want[p] = 0.75);
+    let view = View::<B> { buffer: &buffer, layout: &all, dtype };
+    assert_eq!(backend.to_host(view).unwrap().to_f64(), want);
+    backend.sync().unwrap();
+}
+
+/// Values of every size, and those that conversions get wrong.
+fn casts<B: Backend>(case: &mut Case<'_, B>) {
+    let types = [DType::F32, DType::BF16, DType::F64];
+    let types = if case.suite.backend.supports(DType::F64) { &types[..] } else { &types[..2] };
+    let (from, to) = (case.pick(types), case.pick(types));
+    let special = [
+        0.0,
+        -0.0,
+        1.0 / 3.0,
+        1e-40,
+        -1e-42,
+        1e-46,
+        3.4e38,
+        3.5e38,
+        -1e300,
+        5e-324,
+        f64::INFINITY,
+        f64::NAN,
+        // Ties between neighbours in bf16, and what is just beside a tie.
+        1.0 + 1.0 / 256.0,
+        1.0 + 3.0 / 256.0,
+        1.0 + 1.0 / 256.0 + 1e-7,
+        1.0 + 3.0 / 256.0 - 1e-7,
+        1.0 + 1.0 / 256.0 + 1e-14,
+        1.0 + 3.0 / 256.0 - 1e-14,
+        1.0 + 2f64.powi(-24),
+        1.0 + 3.0 * 2f64.powi(-24),
+    ];
+    let (rows, scale) = (1 + case.below(40), case.pick(&[1.0, 1e-30, 1e30]));
+    let mut values = case.normal(&[rows, special.len()]).oracle.to_f64().unwrap();
+    values.iter_mut().for_each(|v| *v *= scale);
+    values[..special.len()].copy_from_slice(&special);
+    let host = HostTensor::new(&[rows, special.len()], HostData::from_f64(values, from)).unwrap();
+    let ours = Tensor::from_host(case.suite.backend, &host).unwrap().transpose().unwrap();
+    let oracle = Tensor::from_host(&Reference, &host).unwrap().transpose().unwrap();
+    let (got, want) = (ours.cast(to).unwrap(), oracle.cast(to).unwrap());
+    assert_eq!((got.dtype(), got.shape()), (to, want.shape()));
+    assert!(from == to || margins_intact(&got).unwrap());
+    let bits =
+        |t: Vec<f64>| t.into_iter().map(|x| if x.is_nan() { 1 } else { x.to_bits() }).collect::<Vec<_>>();
+    assert_eq!(bits(got.to_f64().unwrap()), bits(want.to_f64().unwrap()));
+}

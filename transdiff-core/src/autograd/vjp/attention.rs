@@ -1,0 +1,89 @@
+//! Attention.
+
+use crate::autograd::var::{record, recorded};
+use crate::autograd::{Gradients, Var, Vjp};
+use crate::tensor::Attention;
+use crate::{Backend, Error, Result, Tensor};
+
+type Grads<B> = Result<Vec<Option<Tensor<B>>>>;
+
+/// Saves queries, keys, values, the result and the log-sum-exp of each row; never the probabilities.
+struct AttentionOp<B: Backend> {
+    q: Tensor<B>,
+    k: Tensor<B>,
+    v: Tensor<B>,
+    how: Attention,
+    y: Tensor<B>,
+    lse: Tensor<B>,
+}
+
+impl<B: Backend> AttentionOp<B> {
+    fn grads(&self, dy: &Tensor<B>) -> Result<[Tensor<B>; 3]> {
+        self.q.attention_backward(&self.k, &self.v, &self.how, &self.y, &self.lse, dy)
+    }
+}
+
+impl<B: Backend> Vjp<B> for AttentionOp<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+        let [dq, dk, dv] = self.grads(&dy)?;
+        let dk = dk.sum_to(self.k.shape())?;
+        let dv = dv.sum_to(self.v.shape())?;
+        Ok(vec![Some(dq), Some(dk), Some(dv)])
+    }
+}
+
+/// The same for queries, keys and values that are thirds of one tensor.
+struct SelfAttentionOp<B: Backend>(AttentionOp<B>);
+
+impl<B: Backend> Vjp<B> for SelfAttentionOp<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+        let &[b, n, h, e] = dy.shape() else { unreachable!("the result of an attention has four axes") };
+        let thirds = self.0.grads(&dy)?;
+        let [dq, dk, dv] = thirds.map(|t| t.reshape(&[b, n, 1, h * e]));
+        let joined = Tensor::cat(&[&dq?, &dk?, &dv?], 2)?;
+        Ok(vec![Some(joined.reshape(&[b, n, 3 * h * e])?)])
+    }
+}
+
+/// The thirds [B, N, H, E] of the output [B, N, 3·H·E] of a qkv layer, laid out (3, heads, head size).
+fn thirds<B: Backend>(qkv: &Tensor<B>, heads: usize) -> Result<[Tensor<B>; 3]> {
+    let &[b, n, width] = qkv.shape() else {
+        return Err(Error::shape("self_attention", "[B, N, 3·H·E]", qkv.shape()));
+    };
+    let e = width / (3 * heads);
+    let split = qkv.reshape(&[b, n, 3, heads, e])?;
+    let third = |i: usize| split.narrow(2, i, 1)?.reshape(&[b, n, heads, e]);
+    Ok([third(0)?, third(1)?, third(2)?])
+}
+
+impl<B: Backend> Var<B> {
+    /// Attention of the queries `self` [B, Nq, H, E] to k, v [B or 1, Nkv, H, E] → [B, Nq, H, E].
+    pub fn attention(&self, k: &Self, v: &Self, how: Attention) -> Result<Self> {
+        let inputs = [self, k, v];
+        let (y, lse) = self.value().attention(k.value(), v.value(), &how, recorded(&inputs))?;
+        record(y.clone(), &inputs, || AttentionOp {
+            q: self.value().clone(),
+            k: k.value().clone(),
+            v: v.value().clone(),
+            how,
+            y,
+            lse: lse.expect("a recorded attention keeps its log-sum-exp"),
+        })
+    }
+
+    /// Self-attention from the joint projection `self` [B, N, 3·H·E], laid out (3, heads, head size)
+    /// → [B, N, H, E].
+    pub fn self_attention(&self, heads: usize, how: Attention) -> Result<Self> {
+        let [q, k, v] = thirds(self.value(), heads)?;
+        let (y, lse) = q.attention(&k, &v, &how, recorded(&[self]))?;
+        record(y.clone(), &[self], || {
+            let lse = lse.expect("a recorded attention keeps its log-sum-exp");
+            SelfAttentionOp(AttentionOp { q, k, v, how, y, lse })
+        })
+    }
+
+    /// The thirds [B, N, H, E] of the joint projection `self`, without a recording: for cached generation.
+    pub fn split_qkv(&self, heads: usize) -> Result<[Tensor<B>; 3]> {
+        thirds(self.value(), heads)
+    }
+}

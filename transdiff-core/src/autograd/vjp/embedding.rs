@@ -1,0 +1,28 @@
+//! Rows of a table.
+
+use crate::autograd::var::record;
+use crate::autograd::{Gradients, Var, Vjp};
+use crate::{Backend, Result, Tensor};
+
+struct Embedding {
+    ids: Vec<usize>,
+    rows: usize,
+}
+
+impl<B: Backend> Vjp<B> for Embedding {
+    fn backward(
+        self: Box<Self>,
+        dy: Tensor<B>,
+        _: &[bool],
+        _: &mut Gradients<B>,
+    ) -> Result<Vec<Option<Tensor<B>>>> {
+        Ok(vec![Some(dy.embedding_backward(&self.ids, self.rows)?)])
+    }
+}
+
+impl<B: Backend> Var<B> {
+    /// Rows `ids` of the table `self` [V, D] → [n, D].
+    pub fn embedding(&self, ids: &[usize]) -> Result<Self> {
+        record(self.value().embedding(ids)?, &[self], || Embedding { ids: ids.to_vec(), rows: self.dim(0) })
+    }
+}

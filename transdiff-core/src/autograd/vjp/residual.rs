@@ -1,0 +1,60 @@
+//! Residual connections and dropout.
+
+use crate::autograd::var::record;
+use crate::autograd::{Gradients, Var, Vjp};
+use crate::rng::Dropout;
+use crate::{Backend, Result, Tensor};
+
+type Grads<B> = Result<Vec<Option<Tensor<B>>>>;
+
+/// Saves the branch and its gate; the dropout mask is drawn again.
+struct GatedResidual<B: Backend> {
+    u: Tensor<B>,
+    gate: Option<Tensor<B>>,
+    dropout: Option<Dropout>,
+}
+
+impl<B: Backend> Vjp<B> for GatedResidual<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, wanted: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+        let gate_wanted = wanted.get(2).copied().unwrap_or(false);
+        let [du, dgate] =
+            self.u.gated_residual_backward(self.gate.as_ref(), self.dropout, &dy, gate_wanted)?;
+        let mut out = vec![Some(dy), du];
+        if let Some(gate) = &self.gate {
+            // A gate shared by all images has gradients from each.
+            out.push(dgate.map(|g| g.sum_to(gate.shape())).transpose()?);
+        }
+        Ok(out)
+    }
+}
+
+struct DropoutOp {
+    dropout: Dropout,
+}
+
+impl<B: Backend> Vjp<B> for DropoutOp {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+        Ok(vec![Some(dy.dropout(self.dropout)?)])
+    }
+}
+
+impl<B: Backend> Var<B> {
+    /// self + gate · dropout(u); see [`Tensor::gated_residual`].
+    pub fn gated_residual(&self, u: &Self, gate: Option<&Self>, dropout: Option<Dropout>) -> Result<Self> {
+        let y = self.value().gated_residual(u.value(), gate.map(Self::value), dropout)?;
+        let inputs: Vec<&Self> = [self, u].into_iter().chain(gate).collect();
+        record(y, &inputs, || GatedResidual {
+            u: u.value().clone(),
+            gate: gate.map(|g| g.value().clone()),
+            dropout,
+        })
+    }
+
+    /// dropout(self), or self where there is none.
+    pub fn dropout(&self, dropout: Option<Dropout>) -> Result<Self> {
+        match dropout {
+            Some(dropout) => record(self.value().dropout(dropout)?, &[self], || DropoutOp { dropout }),
+            None => Ok(self.clone()),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Training data: latents with class labels, and the order in which training sees them.
+
+mod order;
+
+pub use order::Order;
+
+use crate::{Error, Result};
+
+/// Latents with labels. Implementations may read from disk: training asks for one latent at a time.
+pub trait LatentSet {
+    /// Number of latents.
+    fn len(&self) -> usize;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Shape [C, h, w] of every latent.
+    fn latent_shape(&self) -> [usize; 3];
+
+    /// Class of latent `index`.
+    fn label(&self, index: usize) -> usize;
+
+    /// Appends the C·h·w values of latent `index`.
+    ///
+    /// # Errors
+    /// Whatever reading it meets.
+    fn read(&self, index: usize, out: &mut Vec<f32>) -> Result<()>;
+}
+
+/// Latents in host memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemorySet {
+    shape: [usize; 3],
+    values: Vec<f32>,
+    labels: Vec<usize>,
+}
+
+impl MemorySet {
+    /// Latents of `shape` [C, h, w], one after another in `values`, and the label of each.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are not as many values as labels need; [`Error::NonFinite`].
+    pub fn new(shape: [usize; 3], values: Vec<f32>, labels: Vec<usize>) -> Result<Self> {
+        let each: usize = shape.iter().product();
+        if each == 0 || values.len() != each * labels.len() {
+            let expected = format!("{} latents [C, h, w] in {} values", labels.len(), values.len());
+            return Err(Error::shape("MemorySet::new", expected, &shape));
+        }
+        if !values.iter().all(|v| v.is_finite()) {
+            return Err(Error::NonFinite { stage: "training data" });
+        }
+        Ok(Self { shape, values, labels })
+    }
+}
+
+impl LatentSet for MemorySet {
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn latent_shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    fn label(&self, index: usize) -> usize {
+        self.labels[index]
+    }
+
+    fn read(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+        let each: usize = self.shape.iter().product();
+        out.extend_from_slice(&self.values[index * each..(index + 1) * each]);
+        Ok(())
+    }
+}

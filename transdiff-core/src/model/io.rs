@@ -1,0 +1,121 @@
+//! Models on disk: safetensors with the published parameter names, and the configuration in the metadata.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{ModelConfig, TransDiff};
+use crate::nn::Module;
+use crate::weights::{TensorFile, read_metadata, write_atomic};
+use crate::{Backend, DType, Error, HostTensor, Result, Tensor};
+
+/// Key of the configuration in a file's metadata.
+pub const CONFIG_KEY: &str = "transdiff.config";
+
+/// Every parameter of a module under `prefix`, in host memory.
+pub(crate) fn host_params<B: Backend>(
+    module: &dyn Module<B>,
+    prefix: &str,
+) -> Result<Vec<(String, HostTensor)>> {
+    let host = |(name, param): (String, &crate::nn::Param<B>)| {
+        Ok((format!("{prefix}{name}"), param.value().to_host()?))
+    };
+    module.params().into_iter().map(host).collect()
+}
+
+/// Sets every parameter of a module from the tensors `prefix + name`, taking them out of the file's.
+pub(crate) fn take_params<B: Backend>(
+    module: &mut dyn Module<B>,
+    file: &mut TensorFile,
+    prefix: &str,
+) -> Result<()> {
+    for (name, param) in module.params_mut() {
+        let tensor = file.tensors.remove(&format!("{prefix}{name}"));
+        param.set_host(tensor.expect("the names were checked"))?;
+    }
+    Ok(())
+}
+
+/// Names and shapes of a module's parameters under `prefix`.
+pub(crate) fn expected<B: Backend>(module: &dyn Module<B>, prefix: &str) -> Vec<(String, Vec<usize>)> {
+    let entry =
+        |(name, p): (String, &crate::nn::Param<B>)| (format!("{prefix}{name}"), p.value().shape().to_vec());
+    module.params().into_iter().map(entry).collect()
+}
+
+/// The JSON value `key` of a file's metadata.
+pub(crate) fn metadata_value<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+    key: &str,
+) -> Result<T> {
+    let text = metadata.get(key).ok_or_else(|| Error::format(path, format!("no metadata entry {key}")))?;
+    serde_json::from_str(text).map_err(|e| Error::format(path, format!("metadata entry {key}: {e}")))
+}
+
+impl<B: Backend> TransDiff<B> {
+    /// The configuration of the model in a file; no tensor is read.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Format`] if it is no model of this library, [`Error::Config`] if its sizes do not
+    /// fit together.
+    pub fn read_config(path: impl AsRef<Path>) -> Result<ModelConfig> {
+        let path = path.as_ref();
+        let config: ModelConfig = metadata_value(path, &read_metadata(path)?, CONFIG_KEY)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Loads a model that [`save`](Self::save) wrote, in the type `dtype`.
+    ///
+    /// # Errors
+    /// As [`read_config`](Self::read_config); [`Error::TensorNames`] and [`Error::Tensor`] if a tensor is missing,
+    /// extra, of a wrong shape or type, or not finite.
+    pub fn load(backend: &B, path: impl AsRef<Path>, dtype: DType) -> Result<Self> {
+        let config = Self::read_config(&path)?;
+        let mut file = TensorFile::read(path)?;
+        let mut model = Self::placeholder(backend, &config, dtype)?;
+        file.check(&expected(&model, ""), true)?;
+        take_params(&mut model, &mut file, "")?;
+        Ok(model)
+    }
+
+    /// Writes the model, replacing the file at `path` only when the new one is complete.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let config = serde_json::to_string(self.config()).expect("a configuration is plain data");
+        let tensors = host_params(self, "")?;
+        let metadata = BTreeMap::from([(CONFIG_KEY.to_owned(), config)]);
+        write_atomic(path, tensors.iter().map(|(name, tensor)| (name, tensor)), &metadata)
+    }
+
+    /// A model of the sizes `config` that starts from the weights of this one: every tensor whose name and shape
+    /// agree is taken over, the others start as in [`new`](Self::new) with `seed`. A mask token of one row is
+    /// repeated where several are needed (1-step to multi-reference, paper §3.5.2). Also returns the names of the
+    /// tensors that were not taken over whole.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn transferred(&self, config: &ModelConfig, seed: u64) -> Result<(Self, Vec<String>)> {
+        let source: BTreeMap<String, Tensor<B>> =
+            self.params().into_iter().map(|(name, p)| (name, p.value().clone())).collect();
+        let dtype = source.values().next().map_or(DType::F32, Tensor::dtype);
+        let mut model = Self::new(self.backend(), config, dtype, seed)?;
+        let mut new = Vec::new();
+        for (name, param) in model.params_mut() {
+            match source.get(&name) {
+                Some(old) if old.shape() == param.value().shape() => param.set(old)?,
+                Some(old)
+                    if name == "mask_token" && old.dim(1) == 1 && old.dim(2) == param.value().dim(2) =>
+                {
+                    let repeated = old.broadcast_to(param.value().shape())?;
+                    param.set(&repeated)?;
+                    new.push(name);
+                }
+                _ => new.push(name),
+            }
+        }
+        Ok((model, new))
+    }
+}

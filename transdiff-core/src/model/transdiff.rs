@@ -1,0 +1,90 @@
+//! The whole model.
+
+use super::{ArTransformer, Condition, DiffusionDecoder, Features, ModelConfig};
+use crate::autograd::Var;
+use crate::nn::{Context, Init, module};
+use crate::{Backend, DType, Result};
+
+/// TransDiff: an autoregressive transformer and a diffusion decoder.
+///
+/// The model is a value: clones share memory until one of them is trained. It can be used from many threads.
+#[derive(Clone, Debug)]
+pub struct TransDiff<B: Backend> {
+    ar: ArTransformer<B>,
+    decoder: DiffusionDecoder<B>,
+    config: ModelConfig,
+    backend: B,
+}
+
+module!(TransDiff { "" => ar, "diffdecoder.net" => decoder });
+
+impl<B: Backend> TransDiff<B> {
+    /// A model with random weights, as training starts from: linears Xavier-uniform with zero bias, embeddings
+    /// N(0, 0.02²), modulation tables N(0, 1)/√D, the last layer zero.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] if the sizes do not fit together.
+    pub fn new(backend: &B, config: &ModelConfig, dtype: DType, seed: u64) -> Result<Self> {
+        Self::build(backend, config, &mut Init::random(backend, dtype, seed))
+    }
+
+    /// A model whose parameters have shapes and no memory, until they are set.
+    pub fn placeholder(backend: &B, config: &ModelConfig, dtype: DType) -> Result<Self> {
+        Self::build(backend, config, &mut Init::placeholder(backend, dtype))
+    }
+
+    fn build(backend: &B, config: &ModelConfig, init: &mut Init<B>) -> Result<Self> {
+        config.validate()?;
+        let ar = ArTransformer::new(init, config)?;
+        let decoder = DiffusionDecoder::new(init, config)?;
+        Ok(Self { ar, decoder, config: config.clone(), backend: backend.clone() })
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The backend that holds the parameters.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The half that makes features.
+    pub fn ar(&self) -> &ArTransformer<B> {
+        &self.ar
+    }
+
+    /// The half that makes latents.
+    pub fn decoder(&self) -> &DiffusionDecoder<B> {
+        &self.decoder
+    }
+
+    /// Semantic features of one image per label, [B, S, D] in one step. With multi-reference autoregression,
+    /// those of the first 1 + `references.len()` groups, given the latents [B, C, h, w] of the earlier images.
+    ///
+    /// # Errors
+    /// [`crate::Error::Argument`] for a label that is no class or too many references.
+    pub fn features(&self, labels: &[usize], references: &[crate::Tensor<B>]) -> Result<Features<B>> {
+        let ctx = Context::inference();
+        let class = self.ar.class_embedding(&ctx, labels)?;
+        Features::new(self.ar.features(&ctx, &class, references)?.into_value())
+    }
+
+    /// Features for no class, with references or without: [1, n, D], or one an image with references.
+    pub fn unconditional_features(&self, references: &[crate::Tensor<B>]) -> Result<Features<B>> {
+        let ctx = Context::inference();
+        let mut class = self.ar.unconditional_embedding(&ctx)?;
+        if let Some(first) = references.first() {
+            class = class.broadcast_to(&[first.dim(0), self.config.width])?;
+        }
+        Features::new(self.ar.features(&ctx, &class, references)?.into_value())
+    }
+
+    /// What the decoder needs of `features`.
+    pub fn condition(&self, features: &Features<B>) -> Result<Condition<B>> {
+        let ctx = Context::inference();
+        let z = self.ar.conditioning(&ctx, &Var::from(features.tensor().clone()))?;
+        self.decoder.condition(&ctx, &z)
+    }
+}

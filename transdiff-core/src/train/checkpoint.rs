@@ -1,0 +1,78 @@
+//! A training run on disk.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::optimizer::Moments;
+use super::{TrainConfig, Trainer};
+use crate::model::{CONFIG_KEY, ModelConfig, TransDiff, expected, host_params, metadata_value, take_params};
+use crate::nn::Module;
+use crate::weights::{TensorFile, write_atomic};
+use crate::{Backend, DType, Error, HostTensor, Result, Tensor};
+
+const TRAIN_KEY: &str = "transdiff.train";
+const STEP_KEY: &str = "transdiff.step";
+const MODEL: &str = "model.";
+const EMA: &str = "ema.";
+const FIRST_MOMENT: &str = "adam_m.";
+const SECOND_MOMENT: &str = "adam_v.";
+
+pub(super) fn write<B: Backend>(trainer: &Trainer<B>, path: &Path) -> Result<()> {
+    let mut tensors = host_params(&trainer.model, MODEL)?;
+    tensors.extend(host_params(&trainer.ema, EMA)?);
+    for ((name, _), moments) in trainer.model.params().iter().zip(trainer.optimizer.moments()) {
+        let Some(Moments { m, v }) = moments else { continue };
+        tensors.push((format!("{FIRST_MOMENT}{name}"), m.to_host()?));
+        tensors.push((format!("{SECOND_MOMENT}{name}"), v.to_host()?));
+    }
+    let metadata = BTreeMap::from([
+        (CONFIG_KEY.to_owned(), json(trainer.model.config())),
+        (TRAIN_KEY.to_owned(), json(&trainer.config)),
+        (STEP_KEY.to_owned(), json(&trainer.step)),
+    ]);
+    write_atomic(path, tensors.iter().map(|(name, tensor)| (name, tensor)), &metadata)
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("settings are plain data")
+}
+
+pub(super) fn read<B: Backend>(backend: &B, path: &Path) -> Result<Trainer<B>> {
+    let mut file = TensorFile::read(path)?;
+    let config: ModelConfig = metadata_value(path, &file.metadata, CONFIG_KEY)?;
+    let settings: TrainConfig = metadata_value(path, &file.metadata, TRAIN_KEY)?;
+    let step: u64 = metadata_value(path, &file.metadata, STEP_KEY)?;
+    let first = format!("{MODEL}fake_latent");
+    let dtype = file.tensors.get(&first).map_or(DType::F32, HostTensor::dtype);
+    let model = TransDiff::placeholder(backend, &config, dtype)?;
+    // The names of the frozen parameters follow from the settings.
+    let mut trainer = Trainer::new(model, settings)?;
+    file.check(&names(&trainer), true)?;
+    take_params(&mut trainer.model, &mut file, MODEL)?;
+    take_params(&mut trainer.ema, &mut file, EMA)?;
+    let params: Vec<(String, Tensor<B>)> =
+        trainer.model.params().into_iter().map(|(name, p)| (name, p.value().clone())).collect();
+    for ((name, param), moments) in params.iter().zip(trainer.optimizer.moments_mut()) {
+        let Some(Moments { m, v }) = moments else { continue };
+        for (prefix, slot) in [(FIRST_MOMENT, m), (SECOND_MOMENT, v)] {
+            let host = file.tensors.remove(&format!("{prefix}{name}"));
+            let host = host.ok_or_else(|| Error::format(path, format!("{prefix}{name} is gone")))?;
+            *slot = Tensor::from_host(backend, &host.cast(dtype))?.ordered_like(param)?;
+        }
+    }
+    trainer.step = step;
+    Ok(trainer)
+}
+
+fn names<B: Backend>(trainer: &Trainer<B>) -> Vec<(String, Vec<usize>)> {
+    let mut names = expected(&trainer.model, MODEL);
+    names.extend(expected(&trainer.ema, EMA));
+    for ((name, param), moments) in trainer.model.params().iter().zip(trainer.optimizer.moments()) {
+        if moments.is_some() {
+            let shape = param.value().shape().to_vec();
+            names.push((format!("{FIRST_MOMENT}{name}"), shape.clone()));
+            names.push((format!("{SECOND_MOMENT}{name}"), shape));
+        }
+    }
+    names
+}

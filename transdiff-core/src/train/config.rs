@@ -1,0 +1,220 @@
+//! Every setting of a training run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What follows the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrTail {
+    /// The peak rate to the end.
+    Constant,
+    /// A half cosine from the peak rate to `min`, reached after the last step.
+    Cosine {
+        /// The rate at the end.
+        min: f64,
+    },
+    /// The peak rate until `from` (a fraction of all steps), then linearly to 0 after the last step.
+    Linear {
+        /// Where the fall begins, in [0, 1).
+        from: f64,
+    },
+}
+
+/// The learning rate of each step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LrSchedule {
+    /// The rate after the warm-up.
+    pub peak: f64,
+    /// Steps over which the rate rises linearly from 0.
+    pub warmup: u64,
+    /// Steps of the whole run.
+    pub total: u64,
+    /// What follows the warm-up.
+    pub tail: LrTail,
+}
+
+impl LrSchedule {
+    /// The published rule for a rate that is not given: `base_rate` · effective batch / 256.
+    pub fn scaled_peak(base_rate: f64, effective_batch: usize) -> f64 {
+        base_rate * effective_batch as f64 / 256.0
+    }
+
+    /// The rate of step `step`, counted from 0. Step s of the warm-up has (s + 1)/warmup of the peak.
+    pub fn at(&self, step: u64) -> f64 {
+        if step < self.warmup {
+            return self.peak * (step + 1) as f64 / self.warmup as f64;
+        }
+        let (done, total) = (step as f64, self.total.max(1) as f64);
+        match self.tail {
+            LrTail::Constant => self.peak,
+            LrTail::Cosine { min } => {
+                let span = self.total.saturating_sub(self.warmup).max(1) as f64;
+                let share = ((done - self.warmup as f64) / span).min(1.0);
+                min + (self.peak - min) * 0.5 * (1.0 + (std::f64::consts::PI * share).cos())
+            }
+            LrTail::Linear { from } if done < from * total => self.peak,
+            LrTail::Linear { from } => self.peak * ((total - done) / (total * (1.0 - from))).max(0.0),
+        }
+    }
+}
+
+/// How slowly the average of the weights follows them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EmaRate {
+    /// The rate, in [0, 1]: 0.9999 in the paper (0.999 at 512 px).
+    pub rate: f64,
+    /// With it, step s uses min(rate, (1 + s)/(10 + s)): short runs forget their beginning.
+    pub warmup: bool,
+}
+
+impl EmaRate {
+    /// The rate of step `step`, counted from 0.
+    pub fn at(&self, step: u64) -> f64 {
+        let early = (1.0 + step as f64) / (10.0 + step as f64);
+        if self.warmup { self.rate.min(early) } else { self.rate }
+    }
+}
+
+/// Every setting of a training run. [`TrainConfig::new`] gives the paper's values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainConfig {
+    /// Seed of everything random in the run but the initial weights.
+    pub seed: u64,
+    /// Samples of one forward pass: images in one step, groups of images with multi-reference autoregression.
+    pub batch: usize,
+    /// Forward passes of one step, whose gradients are averaged.
+    pub accumulate: usize,
+    /// Noised copies of each latent for one pass of the autoregressive transformer: 4 in one step, 2 with
+    /// multi-reference autoregression.
+    pub batch_mul: usize,
+    /// Probability that a sample's class is dropped.
+    pub label_drop: f64,
+    /// Rate of dropout in both halves.
+    pub dropout: f32,
+    /// Weight of the diversity term; 0 is without.
+    pub diversity: f64,
+    /// The learning rate.
+    pub lr: LrSchedule,
+    /// AdamW's decays of the moments.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Weight decay of the parameters that have one (see [`decays`](super::decays)).
+    pub weight_decay: f64,
+    /// Largest norm of all gradients together; larger ones are scaled down.
+    pub clip: f64,
+    /// The average of the weights.
+    pub ema: EmaRate,
+    /// Name prefixes of the parameters to train; empty trains all. `diffdecoder.` trains the decoder alone.
+    pub train_only: Vec<String>,
+    /// Computes blocks again in the backward pass instead of storing their activations.
+    pub checkpoint_blocks: bool,
+}
+
+impl TrainConfig {
+    /// The paper's settings for a run of `total` steps with samples in batches of `batch`.
+    pub fn new(batch: usize, total: u64) -> Self {
+        let peak = LrSchedule::scaled_peak(1e-4, batch);
+        Self {
+            seed: 0,
+            batch,
+            accumulate: 1,
+            batch_mul: 4,
+            label_drop: 0.1,
+            dropout: 0.1,
+            diversity: 0.0,
+            lr: LrSchedule { peak, warmup: total / 8, total, tail: LrTail::Constant },
+            betas: [0.9, 0.95],
+            eps: 1e-8,
+            weight_decay: 0.02,
+            clip: 3.0,
+            ema: EmaRate { rate: 0.9999, warmup: false },
+            train_only: Vec::new(),
+            checkpoint_blocks: false,
+        }
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the first that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        for (field, value) in
+            [("batch", self.batch), ("accumulate", self.accumulate), ("batch_mul", self.batch_mul)]
+        {
+            if value == 0 || u32::try_from(value).is_err() {
+                return Err(Error::config(field, "a number in 1..2^32", value));
+            }
+        }
+        let ranges = [
+            ("label_drop", self.label_drop, 0.0, 1.0),
+            ("dropout", f64::from(self.dropout), 0.0, 1.0 - f64::EPSILON),
+            ("diversity", self.diversity, 0.0, f64::MAX),
+            ("lr.peak", self.lr.peak, 0.0, f64::MAX),
+            ("betas[0]", self.betas[0], 0.0, 1.0 - f64::EPSILON),
+            ("betas[1]", self.betas[1], 0.0, 1.0 - f64::EPSILON),
+            ("eps", self.eps, f64::MIN_POSITIVE, f64::MAX),
+            ("weight_decay", self.weight_decay, 0.0, f64::MAX),
+            ("clip", self.clip, f64::MIN_POSITIVE, f64::MAX),
+            ("ema.rate", self.ema.rate, 0.0, 1.0),
+        ];
+        for (field, value, low, high) in ranges {
+            if !(low..=high).contains(&value) {
+                return Err(Error::config(field, format!("a number in [{low}, {high}]"), value));
+            }
+        }
+        let tail = match self.lr.tail {
+            LrTail::Constant => Some(0.0),
+            LrTail::Cosine { min } => (0.0..=self.lr.peak).contains(&min).then_some(min),
+            LrTail::Linear { from } => (0.0..1.0).contains(&from).then_some(from),
+        };
+        tail.map(|_| ()).ok_or_else(|| {
+            Error::config(
+                "lr.tail",
+                "min within [0, peak], from within [0, 1)",
+                format!("{:?}", self.lr.tail),
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_rise_hold_and_fall() {
+        let lr = |tail| LrSchedule { peak: 2.0, warmup: 4, total: 100, tail };
+        let linear = lr(LrTail::Linear { from: 0.6 });
+        assert_eq!([0, 3, 4, 59].map(|s| linear.at(s)), [0.5, 2.0, 2.0, 2.0]);
+        assert_eq!([60, 80, 100].map(|s| linear.at(s)), [2.0, 1.0, 0.0]);
+        let cosine = lr(LrTail::Cosine { min: 0.5 });
+        assert!((cosine.at(52) - 1.25).abs() < 1e-12 && (cosine.at(100) - 0.5).abs() < 1e-12);
+        assert_eq!(lr(LrTail::Constant).at(99), 2.0);
+        assert_eq!(LrSchedule::scaled_peak(1e-4, 2048), 8e-4);
+    }
+
+    #[test]
+    fn ema_warms_up() {
+        let ema = EmaRate { rate: 0.995, warmup: true };
+        assert_eq!((ema.at(0), ema.at(5000)), (0.1, 0.995));
+        assert_eq!(EmaRate { rate: 0.9, warmup: false }.at(0), 0.9);
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        let good = TrainConfig::new(8, 100);
+        good.validate().unwrap();
+        let field = |config: TrainConfig| match config.validate() {
+            Err(Error::Config { field, .. }) => field,
+            other => panic!("expected a config error, got {other:?}"),
+        };
+        assert_eq!(field(TrainConfig { batch: 0, ..good.clone() }), "batch");
+        assert_eq!(field(TrainConfig { dropout: 1.0, ..good.clone() }), "dropout");
+        assert_eq!(field(TrainConfig { clip: f64::NAN, ..good.clone() }), "clip");
+        let lr = LrSchedule { tail: LrTail::Linear { from: 1.0 }, ..good.lr };
+        assert_eq!(field(TrainConfig { lr, ..good.clone() }), "lr.tail");
+    }
+}

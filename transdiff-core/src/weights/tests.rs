@@ -1,0 +1,346 @@
+//! Round trips, and every hostile file by name.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use half::{bf16, f16};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+use crate::HostData;
+
+struct Room(TempDir);
+
+impl Room {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("model.safetensors")
+    }
+
+    /// A file with the header `header` and the bytes `data`, consistent or not.
+    fn raw(&self, header: &Value, data: &[u8]) -> PathBuf {
+        let text = header.to_string();
+        self.bytes(&[&(text.len() as u64).to_le_bytes(), text.as_bytes(), data].concat())
+    }
+
+    fn bytes(&self, bytes: &[u8]) -> PathBuf {
+        fs::write(self.path(), bytes).unwrap();
+        self.path()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path()).unwrap();
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+fn entry(dtype: &str, shape: &[usize], start: usize, end: usize) -> Value {
+    json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]})
+}
+
+fn sample() -> BTreeMap<String, HostTensor> {
+    let bf = [1.0, -2.5, 3e38].map(bf16::from_f32).to_vec();
+    [
+        ("b.weight", HostTensor::new(&[3], HostData::BF16(bf))),
+        ("a.weight", HostTensor::f32(&[2, 3], vec![0.0, -0.0, f32::MIN_POSITIVE, 1.5, f32::MAX, -7.0])),
+        ("c", HostTensor::new(&[], HostData::F64(vec![std::f64::consts::PI]))),
+        ("labels", HostTensor::new(&[2], HostData::I32(vec![i32::MIN, 9]))),
+        ("empty", HostTensor::f32(&[0, 4], vec![])),
+    ]
+    .into_iter()
+    .map(|(name, tensor)| (name.to_owned(), tensor.unwrap()))
+    .collect()
+}
+
+fn notes() -> BTreeMap<String, String> {
+    [("step", "7"), ("config", "{\"width\": 96}"), ("größe", "ß\n")].map(|(k, v)| (k.into(), v.into())).into()
+}
+
+/// The error of reading `path`, which must be about `tensor`.
+#[track_caller]
+fn tensor_fault(path: PathBuf, name: &str) -> (String, String) {
+    match TensorFile::read(&path).unwrap_err() {
+        Error::Tensor { path: file, tensor, expected, got } => {
+            assert_eq!((file, tensor.as_str()), (path, name));
+            (expected, got)
+        }
+        other => panic!("not an error about a tensor: {other}"),
+    }
+}
+
+/// The error of reading `path`, which must be about the file's format.
+#[track_caller]
+fn format_fault(path: PathBuf) -> String {
+    match TensorFile::read(&path).unwrap_err() {
+        Error::Format { path: file, message } => {
+            assert_eq!(file, path);
+            message
+        }
+        other => panic!("not an error about the format: {other}"),
+    }
+}
+
+#[test]
+fn roundtrip_keeps_every_bit() {
+    let room = Room::new();
+    write_atomic(room.path(), &sample(), &notes()).unwrap();
+    let file = TensorFile::read(room.path()).unwrap();
+    assert_eq!((&file.tensors, &file.metadata), (&sample(), &notes()));
+    assert!(file.tensors["a.weight"].to_f32()[1].is_sign_negative());
+    assert_eq!(read_metadata(room.path()).unwrap(), notes());
+    assert_eq!(room.names(), ["model.safetensors"]);
+}
+
+#[test]
+fn roundtrip_of_more_than_a_chunk() {
+    let room = Room::new();
+    let values: Vec<f64> = (0..100_001).map(f64::from).collect();
+    let tensor = HostTensor::new(&[100_001], HostData::F64(values)).unwrap();
+    write_atomic(room.path(), [("x", &tensor)], &BTreeMap::new()).unwrap();
+    assert_eq!(TensorFile::read(room.path()).unwrap().tensors["x"], tensor);
+}
+
+#[test]
+fn equal_contents_give_equal_bytes_that_the_crate_reads() {
+    let room = Room::new();
+    write_atomic(room.path(), &sample(), &notes()).unwrap();
+    let bytes = fs::read(room.path()).unwrap();
+    write_atomic(room.path(), sample().iter().rev(), &notes()).unwrap();
+    assert_eq!(bytes, fs::read(room.path()).unwrap());
+    let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(read.len(), 5);
+    assert_eq!(read.tensor("a.weight").unwrap().shape(), [2, 3]);
+    let aligned = |t: safetensors::tensor::TensorView<'_>| {
+        (t.data().as_ptr() as usize - bytes.as_ptr() as usize).is_multiple_of(t.dtype().bitsize() / 8)
+    };
+    assert!(read.iter().all(|(_, t)| aligned(t)));
+}
+
+#[test]
+fn f16_and_i64_become_f32_and_i32() {
+    let room = Room::new();
+    let halves = [f16::from_f32(0.5), f16::MAX].map(f16::to_le_bytes).concat();
+    let longs = [-3i64, 1000].map(i64::to_le_bytes).concat();
+    let header = json!({"h": entry("F16", &[2], 0, 4), "l": entry("I64", &[2], 4, 20)});
+    let file = TensorFile::read(room.raw(&header, &[halves, longs].concat())).unwrap();
+    assert_eq!(file.tensors["h"].data(), &HostData::F32(vec![0.5, 65504.0]));
+    assert_eq!(file.tensors["l"].data(), &HostData::I32(vec![-3, 1000]));
+}
+
+#[test]
+fn i64_out_of_range() {
+    let room = Room::new();
+    let path = room.raw(&json!({"l": entry("I64", &[1], 0, 8)}), &(1i64 << 31).to_le_bytes());
+    assert_eq!(tensor_fault(path, "l").1, "2147483648");
+}
+
+#[test]
+fn missing_file_and_directory() {
+    let room = Room::new();
+    assert!(matches!(TensorFile::read(room.path()), Err(Error::Io { path, .. }) if path == room.path()));
+    assert!(format_fault(room.0.path().to_owned()).contains("not a regular file"));
+}
+
+#[test]
+fn truncated_anywhere() {
+    let room = Room::new();
+    write_atomic(room.path(), &sample(), &notes()).unwrap();
+    let bytes = fs::read(room.path()).unwrap();
+    for len in 0..bytes.len() {
+        let message = format_fault(room.bytes(&bytes[..len]));
+        assert!(message.contains("truncated"), "{len}: {message}");
+    }
+}
+
+#[test]
+fn bytes_after_the_last_tensor() {
+    let room = Room::new();
+    let path = room.raw(&json!({"a": entry("F32", &[1], 0, 4)}), &[0; 5]);
+    assert!(format_fault(path).contains("too long"));
+}
+
+#[test]
+fn header_length_beyond_reason() {
+    let room = Room::new();
+    for length in [u64::MAX, 1 << 40, (16 << 20) + 1] {
+        let path = room.bytes(&[length.to_le_bytes().as_slice(), b"{}"].concat());
+        assert!(format_fault(path).contains("not a safetensors file"), "{length}");
+    }
+}
+
+#[test]
+fn header_that_is_not_json() {
+    let room = Room::new();
+    for text in ["", "[]", "{", "\u{0}", "{\"a\": 1,}"] {
+        let path = room.bytes(&[&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat());
+        assert!(format_fault(path).contains("not a JSON object"), "{text}");
+    }
+    let nested = "[".repeat(100_000);
+    let path = room.bytes(&[&(nested.len() as u64).to_le_bytes(), nested.as_bytes()].concat());
+    assert!(format_fault(path).contains("not a JSON object"));
+    let path = room.raw(&json!({"__metadata__": {"step": 7}}), &[]);
+    assert!(format_fault(path).contains("__metadata__"));
+}
+
+#[test]
+fn entry_that_describes_no_tensor() {
+    let room = Room::new();
+    let entries = [
+        json!(7),
+        json!({"dtype": "F32", "shape": [1]}),
+        json!({"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}),
+        json!({"dtype": "F32", "shape": [1], "data_offsets": [0, 4.5]}),
+    ];
+    for entry in entries {
+        tensor_fault(room.raw(&json!({"a": entry}), &[0; 4]), "a");
+    }
+}
+
+#[test]
+fn unknown_dtype() {
+    let room = Room::new();
+    let (_, got) = tensor_fault(room.raw(&json!({"a": entry("Q8", &[1], 0, 1)}), &[0]), "a");
+    assert!(got.contains("Q8"), "{got}");
+}
+
+#[test]
+fn unsupported_dtype() {
+    let room = Room::new();
+    let (_, got) = tensor_fault(room.raw(&json!({"a": entry("U8", &[1], 0, 1)}), &[0]), "a");
+    assert_eq!(got, "U8");
+}
+
+#[test]
+fn shape_that_disagrees_with_its_offsets() {
+    let room = Room::new();
+    for (shape, start, end) in [(2, 0, 4), (1, 0, 8), (1, 4, 0), (1, 0, usize::MAX)] {
+        tensor_fault(room.raw(&json!({"a": entry("F32", &[shape], start, end)}), &[0; 8]), "a");
+    }
+}
+
+#[test]
+fn shape_that_overflows() {
+    let room = Room::new();
+    for shape in [&[usize::MAX, 2][..], &[usize::MAX / 2], &[1 << 32, 1 << 32, 0]] {
+        tensor_fault(room.raw(&json!({"a": entry("F32", shape, 0, 0)}), &[]), "a");
+    }
+}
+
+#[test]
+fn overlapping_and_gapped_tensors() {
+    let room = Room::new();
+    for start in [0, 2, 6] {
+        let header = json!({"a": entry("F32", &[1], 0, 4), "b": entry("F32", &[1], start, start + 4)});
+        let (_, got) = tensor_fault(room.raw(&header, &[0; 8]), "b");
+        assert!(got.contains("overlap"));
+    }
+}
+
+#[test]
+fn values_that_are_not_finite() {
+    let room = Room::new();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let data = [1.0, bad].map(f32::to_le_bytes).concat();
+        let path = room.raw(&json!({"w": entry("F32", &[2], 0, 8)}), &data);
+        let (expected, got) = tensor_fault(path, "w");
+        assert_eq!((expected.as_str(), got), ("finite values", format!("{bad} at element 1")));
+    }
+    let path = room.raw(&json!({"h": entry("BF16", &[1], 0, 2)}), &bf16::NAN.to_le_bytes());
+    tensor_fault(path, "h");
+    let path = room.raw(&json!({"h": entry("F16", &[1], 0, 2)}), &f16::INFINITY.to_le_bytes());
+    tensor_fault(path, "h");
+}
+
+#[test]
+fn check_names_and_shapes() {
+    let file = TensorFile { path: "m".into(), metadata: BTreeMap::new(), tensors: sample() };
+    let wants = |list: &[(&str, &[usize])]| -> Vec<(String, Vec<usize>)> {
+        list.iter().map(|(n, s)| (n.to_string(), s.to_vec())).collect()
+    };
+    let some = wants(&[("a.weight", &[2, 3]), ("c", &[])]);
+    file.check(&some, false).unwrap();
+    match file.check(&[some, wants(&[("d", &[1])])].concat(), true).unwrap_err() {
+        Error::TensorNames { missing, extra, .. } => {
+            assert_eq!(
+                (missing, extra),
+                (vec!["d".into()], ["b.weight", "empty", "labels"].map(String::from).into())
+            );
+        }
+        other => panic!("{other}"),
+    }
+    for (name, shape) in [("a.weight", [3, 2].as_slice()), ("labels", &[2])] {
+        let error = file.check(&wants(&[(name, shape)]), false).unwrap_err();
+        assert!(matches!(error, Error::Tensor { tensor, .. } if tensor == name));
+    }
+}
+
+/// Announces four bytes and gives none, as a device that is lost while its tensors are saved.
+struct Broken;
+
+impl View for Broken {
+    fn dtype(&self) -> StoredDType {
+        StoredDType::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &[1]
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&[])
+    }
+
+    fn data_len(&self) -> usize {
+        4
+    }
+}
+
+#[test]
+fn failed_writing_leaves_the_old_file() {
+    let room = Room::new();
+    write_atomic(room.path(), &sample(), &notes()).unwrap();
+    assert!(matches!(write_atomic(room.path(), [("a", Broken)], &notes()), Err(Error::Io { .. })));
+    assert_eq!(TensorFile::read(room.path()).unwrap().tensors, sample());
+    assert_eq!(room.names(), ["model.safetensors"]);
+}
+
+#[test]
+fn writing_where_it_cannot_be() {
+    let room = Room::new();
+    let missing = room.0.path().join("no/such/folder/model.safetensors");
+    assert!(
+        matches!(write_atomic(&missing, &sample(), &notes()), Err(Error::Io { path, .. }) if path == missing)
+    );
+    fs::create_dir(room.path()).unwrap();
+    assert!(matches!(write_atomic(room.path(), &sample(), &notes()), Err(Error::Io { .. })));
+    assert_eq!(room.names(), ["model.safetensors"]);
+}
+
+#[test]
+fn names_that_cannot_be_written() {
+    let room = Room::new();
+    let tensor = HostTensor::f32(&[1], vec![0.0]).unwrap();
+    for names in [["a", "a"], ["a", "__metadata__"]] {
+        let tensors = names.map(|name| (name, &tensor));
+        assert!(matches!(write_atomic(room.path(), tensors, &notes()), Err(Error::Argument { .. })));
+    }
+    assert!(room.names().is_empty());
+}
+
+#[cfg(unix)]
+#[test]
+fn written_file_is_as_readable_as_any_other() {
+    use std::os::unix::fs::PermissionsExt;
+    let room = Room::new();
+    let plain = room.0.path().join("plain");
+    fs::write(&plain, "").unwrap();
+    write_atomic(room.path(), &sample(), &notes()).unwrap();
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(room.path()), mode(plain));
+}
