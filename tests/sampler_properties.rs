@@ -17,6 +17,7 @@ use transdiff_core::sampler::{
     Progress, RecordedNoise, Sampler, Schedule, Silent, Solver, Trajectory, VelocityField,
 };
 use transdiff_core::{Backend, DType, Error, Result, Tensor};
+use transdiff_cpu::Cpu;
 
 const ONLY: Trajectory = Trajectory::ONLY;
 
@@ -114,6 +115,7 @@ proptest! {
         solver in any_solver(), seeds in prop::collection::vec(any::<u64>(), 1..6), turn in 0..6usize, w in 1.0..3.0f64,
     ) {
         same_in_any_batch(&Reference, &solver, &seeds, turn, w)?;
+        same_in_any_batch(&Cpu::new(Some(2)).unwrap(), &solver, &seeds, turn, w)?;
     }
 
     #[test]
