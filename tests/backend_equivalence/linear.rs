@@ -15,7 +15,7 @@ fn linear<B: Backend>(case: &mut Case<'_, B>) {
     let n = case.pick(&[0, 1, 3, 8, 33, 64, 100]);
     let k = case.pick(&[0, 1, 2, 7, 16, 129, 256, 257, 1000]);
     let act = case.pick(&[Activation::None, Activation::Gelu]);
-    let lead = if m % 5 == 0 && case.one_in(2) { vec![5, m / 5] } else { vec![m] };
+    let lead = if m.is_multiple_of(5) && case.one_in(2) { vec![5, m / 5] } else { vec![m] };
     let scale = 1.0 / (k.max(1) as f64).sqrt();
     let x = case.input(&[&lead[..], &[k]].concat(), |z| z + 1.0);
     let w = case.input(&[n, k], |z| scale * (z + 1.0));
