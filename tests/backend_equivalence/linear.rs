@@ -11,7 +11,7 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
 
 fn linear<B: Backend>(case: &mut Case<'_, B>) {
     // Sizes on both sides of the tiles of matrix kernels.
-    let m = case.pick(&[0, 1, 2, 5, 31, 64, 65, 130]);
+    let m: usize = case.pick(&[0, 1, 2, 5, 31, 64, 65, 130]);
     let n = case.pick(&[0, 1, 3, 8, 33, 64, 100]);
     let k = case.pick(&[0, 1, 2, 7, 16, 129, 256, 257, 1000]);
     let act = case.pick(&[Activation::None, Activation::Gelu]);
