@@ -95,7 +95,7 @@ impl HostData {
 
 /// `x` rounded to nearest even. (`bf16::from_f64` drops the low half of the number first, and so takes what is
 /// just beside a tie for a tie.)
-fn bf16_from_f64(x: f64) -> bf16 {
+pub fn bf16_from_f64(x: f64) -> bf16 {
     let near = x as f32;
     if x.is_nan() || f64::from(near) == x {
         return bf16::from_f32(near);
