@@ -144,12 +144,12 @@ simd! {
             g.copy_from_slice(dy);
             if let Some(scale) = chunk.scale {
                 for (g, &s) in g.iter_mut().zip(scale) {
-                    *g = *g * (T::ONE + s);
+                    *g *= T::ONE + s;
                 }
             }
             if let Some(weight) = chunk.weight {
                 for (g, &w) in g.iter_mut().zip(weight) {
-                    *g = *g * w;
+                    *g *= w;
                 }
             }
             let mean_g = sum1(g, |v| v) * over;

@@ -85,7 +85,7 @@ fn expect_real(op: &'static str, got: DType) -> Result<()> {
 }
 
 /// The tensors of one type; a call may mix types.
-fn of_type<'s, S>(items: &'s mut [S], dtype: impl Fn(&S) -> DType, wanted: DType) -> Vec<&'s mut S> {
+fn of_type<S>(items: &mut [S], dtype: impl Fn(&S) -> DType, wanted: DType) -> Vec<&mut S> {
     items.iter_mut().filter(|s| dtype(s) == wanted).collect()
 }
 

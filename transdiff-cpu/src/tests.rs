@@ -25,9 +25,12 @@ fn mask() -> Dropout {
 struct Case {
     name: &'static str,
     inputs: Vec<Vec<usize>>,
-    forward: Box<dyn Fn(&[T]) -> Result<T>>,
-    backward: Box<dyn Fn(&[T], &T) -> Result<Vec<T>>>,
+    forward: Box<Forward>,
+    backward: Box<Backward>,
 }
+
+type Forward = dyn Fn(&[T]) -> Result<T>;
+type Backward = dyn Fn(&[T], &T) -> Result<Vec<T>>;
 
 fn attention_case(
     name: &'static str,

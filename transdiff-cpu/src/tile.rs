@@ -98,25 +98,25 @@ unsafe fn block<T: Real, const R: usize, const W: usize>(
     unsafe {
         let c = c.as_mut_ptr().add(i * p.c_stride + j);
         if p.accumulate {
-            for r in 0..R {
-                acc[r] = *c.add(r * p.c_stride).cast::<[T; W]>();
+            for (r, acc) in acc.iter_mut().enumerate() {
+                *acc = *c.add(r * p.c_stride).cast::<[T; W]>();
             }
         }
         let mut a = p.a.as_ptr().wrapping_add(i * rs);
         let mut b = p.b.as_ptr().wrapping_add(j);
         for _ in 0..p.size[1] {
             let row = *b.cast::<[T; W]>();
-            for r in 0..R {
+            for (r, acc) in acc.iter_mut().enumerate() {
                 let factor = *a.add(r * rs);
-                for w in 0..W {
-                    acc[r][w] = factor.fma(row[w], acc[r][w]);
+                for (acc, &x) in acc.iter_mut().zip(&row) {
+                    *acc = factor.fma(x, *acc);
                 }
             }
             a = a.wrapping_add(cs);
             b = b.wrapping_add(p.b_stride);
         }
-        for r in 0..R {
-            *c.add(r * p.c_stride).cast::<[T; W]>() = acc[r];
+        for (r, acc) in acc.iter().enumerate() {
+            *c.add(r * p.c_stride).cast::<[T; W]>() = *acc;
         }
     }
 }

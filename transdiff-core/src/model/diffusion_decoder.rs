@@ -125,6 +125,11 @@ impl<B: Backend> Condition<B> {
         self.layers.first().map_or(0, |kv| kv.k.dim(0))
     }
 
+    /// Keys and values of the cross-attention in block `index`.
+    pub fn layer(&self, index: usize) -> &KeyValue<Var<B>> {
+        &self.layers[index]
+    }
+
     /// One condition repeated for `images` images.
     pub fn repeated(&self, images: usize) -> Result<Self> {
         self.map(|v| {

@@ -92,6 +92,23 @@ impl<B: Backend> Trainer<B> {
         &self.config
     }
 
+    /// Changes the settings from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a bad setting, or another `train_only`: moments exist for what it names.
+    pub fn reconfigure(&mut self, config: TrainConfig) -> Result<()> {
+        config.validate()?;
+        if config.train_only != self.config.train_only {
+            let expected = format!("{:?}, as the run began", self.config.train_only);
+            return Err(Error::config("train_only", expected, format!("{:?}", config.train_only)));
+        }
+        if config.seed != self.config.seed {
+            self.order = None;
+        }
+        self.config = config;
+        Ok(())
+    }
+
     /// Number of steps done.
     pub fn steps_done(&self) -> u64 {
         self.step

@@ -1,0 +1,317 @@
+//! The model against the published implementation: every recorded activation, velocity, sample, loss, gradient and
+//! weight. The configuration comes from each file's metadata, so that other files of the same kind can be put in
+//! place of ours (`TRANSDIFF_GOLDEN`).
+
+mod common;
+
+use common::golden::{Golden, relative_error};
+use transdiff_core::autograd::Var;
+use transdiff_core::model::{Features, Mode, ModelConfig, Sampling, Session, TransDiff, latent_tokens};
+use transdiff_core::nn::{Context, Module};
+use transdiff_core::sampler::{EulerMaruyama, Guidance, Path, RecordedNoise, Schedule, Silent};
+use transdiff_core::train::{Batch, EmaRate, FlowDraws, LrSchedule, LrTail, TrainConfig, Trainer};
+use transdiff_core::{Backend, DType, HostTensor, Tensor};
+use transdiff_cpu::Cpu;
+
+/// The closeness that the golden files are specified with, for f32.
+const ACTIVATION: f64 = 3e-6;
+const GRADIENT: f64 = 2e-5;
+const SAMPLE: f64 = 2e-5;
+const WEIGHT: f64 = 1e-5;
+/// A gradient below this share of the gradient norm is a true zero: the recording holds rounding noise.
+const TRUE_ZERO: f64 = 1e-9;
+/// What a true zero may come to here, as a share of the gradient norm.
+const ZERO_BOUND: f64 = 1e-6;
+
+#[test]
+fn onestep_256() {
+    check_file("onestep_256");
+}
+
+#[test]
+fn onestep_512() {
+    check_file("onestep_512");
+}
+
+#[test]
+fn mrar_256() {
+    check_file("mrar_256");
+}
+
+fn check_file(name: &str) {
+    let golden = Golden::load(name);
+    let mut case = Case::new(&Cpu::new(None).unwrap(), &golden);
+    case.check_features();
+    case.check_velocities();
+    for kind in ["cfg1", "cfg"] {
+        case.check_sample(kind);
+    }
+    case.check_training();
+    case.report(name);
+}
+
+/// One file, the model that it describes, and what did not agree.
+struct Case<'a, B: Backend> {
+    golden: &'a Golden,
+    backend: B,
+    model: TransDiff<B>,
+    failures: Vec<String>,
+    checked: usize,
+}
+
+fn config_of(golden: &Golden) -> ModelConfig {
+    let feature_tokens: usize = golden.value("seq_len");
+    let width: usize = golden.value("embed_dim");
+    let mode = match golden.text("mrar") {
+        "true" => {
+            Mode::MultiReference { groups: feature_tokens / golden.tensor("param.mask_token").shape()[1] }
+        }
+        _ => Mode::OneStep,
+    };
+    ModelConfig {
+        width,
+        heads: golden.value("heads"),
+        encoder_blocks: golden.value("encoder_blocks"),
+        decoder_blocks: golden.value("decoder_blocks"),
+        mlp_ratio: golden.tensor("param.encoder_blocks.0.mlp.fc1.bias").shape()[0] / width,
+        classes: golden.value("classes"),
+        buffer_size: golden.value("buffer_size"),
+        feature_tokens,
+        latent_channels: golden.value("latent_channels"),
+        latent_size: golden.value::<usize>("img_size") / 16,
+        mode,
+    }
+}
+
+fn indices(tensor: &HostTensor) -> Vec<usize> {
+    tensor.to_f64().into_iter().map(|x| x as usize).collect()
+}
+
+impl<'a, B: Backend> Case<'a, B> {
+    fn new(backend: &B, golden: &'a Golden) -> Self {
+        let mut model = TransDiff::placeholder(backend, &config_of(golden), DType::F32).unwrap();
+        let names: Vec<String> = model.params().into_iter().map(|(name, _)| name).collect();
+        let recorded: Vec<&str> = golden.under("param.").map(|(name, _)| name).collect();
+        let mut sorted = names.clone();
+        sorted.sort();
+        assert_eq!(sorted, recorded, "parameter names");
+        for (name, param) in model.params_mut() {
+            param.set_host(golden.tensor(&format!("param.{name}")).clone()).unwrap();
+        }
+        Self { golden, backend: backend.clone(), model, failures: Vec::new(), checked: 0 }
+    }
+
+    fn report(self, name: &str) {
+        println!("{name}: {} values compared", self.checked);
+        assert!(self.failures.is_empty(), "{name}:\n{}", self.failures.join("\n"));
+    }
+
+    fn tensor(&self, name: &str) -> Tensor<B> {
+        Tensor::from_host(&self.backend, self.golden.tensor(name)).unwrap()
+    }
+
+    fn note(&mut self, name: &str, error: f64, limit: f64) {
+        self.checked += 1;
+        if error.is_nan() || error > limit {
+            self.failures.push(format!("{name}: error {error:.3e}, at most {limit:.3e} is allowed"));
+        }
+    }
+
+    fn close(&mut self, name: &str, out: &Tensor<B>, limit: f64) {
+        let reference = self.golden.tensor(name);
+        assert_eq!(out.numel(), reference.data().len(), "{name}: number of elements");
+        let error = relative_error(&out.to_f64().unwrap(), &reference.to_f64());
+        self.note(name, error, limit);
+    }
+
+    fn references(&self) -> Vec<Tensor<B>> {
+        (1..self.model.config().groups()).map(|k| self.tensor(&format!("in.ref{}", k - 1))).collect()
+    }
+
+    fn features(&self) -> Features<B> {
+        let labels = indices(self.golden.tensor("in.labels"));
+        self.model.features(&labels, &self.references()).unwrap()
+    }
+
+    fn conditioning(&self) -> Var<B> {
+        let features = Var::from(self.features().tensor().clone());
+        self.model.ar().conditioning(&Context::inference(), &features).unwrap()
+    }
+
+    fn check_features(&mut self) {
+        let (ctx, ar) = (Context::inference(), self.model.ar().clone());
+        let labels = indices(self.golden.tensor("in.labels"));
+        let class = ar.class_embedding(&ctx, &labels).unwrap();
+        let references = self.references();
+        let embedded = ar.embed(&ctx, &class, &references).unwrap();
+        let blocks = ar.attention_blocks(1 + references.len());
+        let block0 = ar.blocks()[0].forward(&ctx, &embedded, blocks.as_deref()).unwrap();
+        self.close("act.encoder_block0", block0.value(), ACTIVATION);
+        if self.golden.get("act.encoder_out").is_some() {
+            self.close("act.encoder_out", self.features().tensor(), ACTIVATION);
+        }
+        self.close("out.z", self.conditioning().value(), ACTIVATION);
+    }
+
+    /// Velocities given all features, and given the first k where those were recorded.
+    fn check_velocities(&mut self) {
+        let (ctx, decoder, z) = (Context::inference(), self.model.decoder().clone(), self.conditioning());
+        let time = decoder.time(&ctx, &self.golden.tensor("in.t").to_f64()).unwrap();
+        self.close("out.temb", time.temb.value(), ACTIVATION);
+        self.close("out.timestep_proj", time.modulation.value(), ACTIVATION);
+        let x = Var::from(self.tensor("in.x"));
+        let recorded = self.golden.under("out.velocity_");
+        let mut counts: Vec<usize> = recorded.map(|(k, _)| k.parse().unwrap()).collect();
+        counts.sort_unstable();
+        // The recorded activation of the decoder belongs to the last call.
+        let last = counts.last().copied().unwrap_or(z.dim(1));
+        counts.push(z.dim(1));
+        for k in counts {
+            let condition = decoder.condition(&ctx, &z.narrow(1, 0, k).unwrap()).unwrap();
+            let velocity = decoder.velocity(&ctx, &x, &time, &condition).unwrap();
+            let name = if k == z.dim(1) { "out.velocity".to_owned() } else { format!("out.velocity_{k}") };
+            self.close(&name, velocity.value(), ACTIVATION);
+            if k == last {
+                let h = decoder.embed(&ctx, &x).unwrap();
+                let block = &decoder.blocks()[0];
+                let h = block.forward(&ctx, &h, &time.modulation, condition.layer(0)).unwrap();
+                self.close("act.decoder_block0", h.value(), ACTIVATION);
+            }
+        }
+    }
+
+    fn check_sample(&mut self, kind: &str) {
+        let value = |key| self.golden.value::<f64>(key);
+        let guidance = if kind == "cfg" { value("cfg") } else { 1.0 };
+        let schedule = Schedule::paper(self.golden.value("num_sampling_steps")).unwrap();
+        let solver = EulerMaruyama::new(schedule, Path::Linear, value("scale_0"), value("scale_1")).unwrap();
+        let draws = self.tensor(&format!("in.{kind}.noise"));
+        let draw = |i| {
+            let shape = &draws.shape()[1..];
+            draws.narrow(0, i, 1).unwrap().reshape(shape).unwrap()
+        };
+        let mut noise =
+            RecordedNoise::new(self.tensor(&format!("in.{kind}.noise0")), (0..draws.dim(0)).map(draw));
+        let labels = indices(self.golden.tensor("in.labels"));
+        let sampling = Sampling::new(solver, Guidance::new(guidance).unwrap());
+        let mut session = Session::new(&self.model);
+        let out = session.generate(&labels, &[], &sampling, &mut noise, &mut Silent).unwrap();
+        assert_eq!(noise.remaining(), 0, "{kind}: every recorded draw is used");
+        self.close(&format!("out.{kind}.sample"), &out.latents, SAMPLE);
+        let steps = out.references.iter().chain([&out.latents]).enumerate();
+        for (i, latent) in steps.filter(|_| !out.references.is_empty()) {
+            let tokens = latent_tokens(latent).unwrap().contiguous().unwrap();
+            self.close(&format!("out.{kind}.step{i}"), &tokens, SAMPLE);
+        }
+    }
+
+    fn batch(&self, step: usize) -> Batch<B> {
+        let name = |key: &str| format!("train{step}.in.{key}");
+        let groups = self.model.config().groups();
+        let timesteps = self.golden.tensor(&name("timestep")).to_f64();
+        let noise = self.tensor(&name("noise"));
+        let rows = timesteps.len() / groups;
+        let draws = |g: usize| FlowDraws {
+            timesteps: timesteps[g * rows..(g + 1) * rows].to_vec(),
+            noise: noise.narrow(0, g * rows, rows).unwrap(),
+        };
+        Batch {
+            labels: indices(self.golden.tensor(&name("labels"))),
+            dropped: indices(self.golden.tensor(&name("drop"))).into_iter().map(|d| d == 1).collect(),
+            latents: (0..groups).map(|g| self.tensor(&name(&format!("latent{g}")))).collect(),
+            draws: (0..groups).map(draws).collect(),
+        }
+    }
+
+    fn check_training(&mut self) {
+        let adamw = self.golden.json("adamw");
+        let number = |v: &serde_json::Value| v.as_f64().unwrap();
+        let clips: Vec<f64> = adamw["clip"].as_array().unwrap().iter().map(number).collect();
+        let config = |step: usize| TrainConfig {
+            dropout: 0.0,
+            lr: LrSchedule { peak: number(&adamw["lr"]), warmup: 0, total: 1, tail: LrTail::Constant },
+            betas: [number(&adamw["betas"][0]), number(&adamw["betas"][1])],
+            eps: number(&adamw["eps"]),
+            weight_decay: number(&adamw["weight_decay"]),
+            clip: clips[step],
+            ema: EmaRate { rate: self.golden.value("ema_rate"), warmup: false },
+            ..TrainConfig::new(1, 1)
+        };
+        let mut trainer = Trainer::new(self.model.clone(), config(0)).unwrap();
+        for step in 0..clips.len() {
+            let batch = self.batch(step);
+            trainer.reconfigure(config(step)).unwrap();
+            if step == 0 {
+                self.check_gradients(&trainer, &batch);
+            }
+            let report = trainer.step_on(&[batch]).unwrap();
+            for (key, value, limit) in
+                [("loss", report.loss, ACTIVATION), ("grad_norm", report.grad_norm, GRADIENT)]
+            {
+                let name = format!("train{step}.out.{key}");
+                let error = relative_error(&[value], &self.golden.tensor(&name).to_f64());
+                self.note(&name, error, limit);
+            }
+        }
+        let travelled = 2.0 * config(0).lr.peak * clips.len() as f64;
+        self.check_weights("final.", trainer.model(), travelled);
+        self.check_weights("ema.", trainer.ema(), travelled);
+    }
+
+    fn check_gradients(&mut self, trainer: &Trainer<B>, batch: &Batch<B>) {
+        let (_, grads) = trainer.gradients(std::slice::from_ref(batch)).unwrap();
+        let norm = self.golden.tensor("train0.out.grad_norm").to_f64()[0];
+        for (name, param) in trainer.model().params() {
+            let out = match grads.get(param.key()) {
+                Some(grad) => grad.to_f64().unwrap(),
+                None => vec![0.0; param.value().numel()],
+            };
+            let key = format!("grad.{name}");
+            let reference = match self.golden.get(&key) {
+                Some(tensor) => tensor.to_f64(),
+                None => vec![0.0; out.len()],
+            };
+            for (part, range) in parts(&name, out.len()) {
+                let (out, reference) = (&out[range.clone()], &reference[range]);
+                let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+                if length(reference) < TRUE_ZERO * norm {
+                    self.note(&format!("{key}{part}"), length(out) / norm, ZERO_BOUND);
+                } else {
+                    self.note(&format!("{key}{part}"), relative_error(out, reference), GRADIENT);
+                }
+            }
+        }
+    }
+
+    /// Weights after the steps. Adam turns the rounding noise of a zero gradient into steps, so key biases are
+    /// held to the distance `travelled` that the steps allow.
+    fn check_weights(&mut self, prefix: &str, model: &TransDiff<B>, travelled: f64) {
+        for (name, param) in model.params() {
+            let key = format!("{prefix}{name}");
+            let (out, reference) = (param.value().to_f64().unwrap(), self.golden.tensor(&key).to_f64());
+            for (part, range) in parts(&name, out.len()) {
+                let (out, reference) = (&out[range.clone()], &reference[range]);
+                if part == KEY_PART {
+                    let furthest = out.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                    self.note(&format!("{key}{part}"), furthest, travelled);
+                } else {
+                    self.note(&format!("{key}{part}"), relative_error(out, reference), WEIGHT);
+                }
+            }
+        }
+    }
+}
+
+const KEY_PART: &str = " (keys)";
+
+/// The ranges of a parameter that are looked at by themselves: key biases apart from the rest.
+fn parts(name: &str, len: usize) -> Vec<(&'static str, std::ops::Range<usize>)> {
+    if name.ends_with("qkv.bias") {
+        let third = len / 3;
+        vec![(" (queries)", 0..third), (KEY_PART, third..2 * third), (" (values)", 2 * third..len)]
+    } else if name.ends_with("attn2.wk.bias") {
+        vec![(KEY_PART, 0..len)]
+    } else {
+        vec![("", 0..len)]
+    }
+}
