@@ -83,7 +83,7 @@ fn layouts() -> impl Strategy<Value = (ModelConfig, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(common::cases(40))]
 
     /// Computing each group's tokens alone, with the keys and values of the earlier ones kept, is computing them all.
     #[test]

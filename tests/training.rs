@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use transdiff_core::autograd::Gradients;
 use transdiff_core::data::{LatentSet, MemorySet};
 use transdiff_core::model::{CONFIG_KEY, Mode, ModelConfig, TransDiff};
-use transdiff_core::nn::Module;
+use transdiff_core::nn::{Context, Module};
 use transdiff_core::reference::Reference;
-use transdiff_core::train::{EmaRate, LrSchedule, LrTail, TrainConfig, Trainer};
+use transdiff_core::train::{Batch, EmaRate, FlowDraws, LrSchedule, LrTail, TrainConfig, Trainer, loss};
 use transdiff_core::weights::{TensorFile, write_atomic};
 use transdiff_core::{Backend, DType, Error, HostTensor, Result, Tensor};
 use transdiff_cpu::Cpu;
@@ -97,6 +97,8 @@ fn the_number_of_threads_does_not_matter() {
 }
 
 proptest! {
+    #![proptest_config(common::cases(100))]
+
     /// Settings survive the file to the bit: a rate that is one rounding off would end the equality of runs.
     #[test]
     fn settings_survive_the_file(peak in 1e-9f64..1.0, beta in 0.0f64..1.0, dropout in 0.0f32..0.9, seed: u64) {
@@ -174,6 +176,59 @@ fn passes_draw_different_masks() {
     assert_ne!(loss(1, 1), loss(2, 1));
     assert_ne!(loss(1, 1), loss(1, 2));
     assert_eq!(loss(2, 1), loss(2, 1));
+}
+
+/// So do the places of one pass, and each step and pass draws noise of its own: seen where nothing else changes.
+#[test]
+fn draws_are_fresh() {
+    let ctx = Context::<Reference>::inference().with_dropout(0.1, 1, 2).unwrap();
+    let mut places: Vec<u32> = (0..20).map(|_| ctx.next_dropout().unwrap().key.index).collect();
+    places.dedup();
+    assert_eq!(places.len(), 20);
+    assert!(Context::<Reference>::inference().next_dropout().is_none());
+    let [_, c, h, w] = tiny::one_step().latent_shape(1);
+    let set = MemorySet::new([c, h, w], vec![0.5; c * h * w], vec![0]).unwrap();
+    let losses = |accumulate: usize| {
+        let lr = LrSchedule { peak: 0.0, tail: LrTail::Constant, ..settings().lr };
+        let settings = TrainConfig { accumulate, batch: 1, label_drop: 0.0, dropout: 0.0, lr, ..settings() };
+        let mut trainer =
+            Trainer::new(tiny::model(&Reference, &tiny::one_step(), DType::F64), settings).unwrap();
+        steps(&mut trainer, &set, 2)
+    };
+    let (one, two) = (losses(1), losses(2));
+    assert!(one[0] != one[1] && two[0] != two[1] && one[0] != two[0]);
+}
+
+/// The loss of a batch is the mean of its samples' own: copy m of sample b is row m·B + b of the draws.
+#[test]
+fn the_loss_is_the_mean_over_samples() {
+    const SAMPLES: usize = 3;
+    const COPIES: usize = 2;
+    for config in [tiny::one_step(), tiny::mrar()] {
+        let model = tiny::model(&Reference, &config, DType::F64);
+        let batch = tiny::batch(&model, &[false, true, false], COPIES, 3);
+        let loss = |batch: &Batch<Reference>| {
+            loss(&model, &Context::inference(), batch, 0.2).unwrap().value().item().unwrap()
+        };
+        let sample = |b: usize| {
+            let rows = |m: usize| m * SAMPLES + b;
+            let draws = |d: &FlowDraws<Reference>| {
+                let noise: Vec<_> = (0..COPIES).map(|m| d.noise.narrow(0, rows(m), 1).unwrap()).collect();
+                FlowDraws {
+                    timesteps: (0..COPIES).map(|m| d.timesteps[rows(m)]).collect(),
+                    noise: Tensor::cat(&noise.iter().collect::<Vec<_>>(), 0).unwrap(),
+                }
+            };
+            Batch {
+                labels: vec![batch.labels[b]],
+                dropped: vec![batch.dropped[b]],
+                latents: batch.latents.iter().map(|x| x.narrow(0, b, 1).unwrap()).collect(),
+                draws: batch.draws.iter().map(draws).collect(),
+            }
+        };
+        let mean = (0..SAMPLES).map(|b| loss(&sample(b))).sum::<f64>() / SAMPLES as f64;
+        assert!((mean - loss(&batch)).abs() < 1e-12, "{:?}", config.mode);
+    }
 }
 
 /// A pass that overflows or meets a NaN is refused, and the run is as it was.
