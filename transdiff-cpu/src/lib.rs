@@ -1,1 +1,205 @@
-//! CPU backend.
+//! The CPU backend: ndarray storage, matrixmultiply for matrix products, vectorised kernels for the rest.
+//!
+//! Every result is the same to the bit whatever the number of threads: work is cut at places that depend on the
+//! shapes alone, and no sum crosses a cut but in a fixed order. A row's result does not depend on the other rows.
+//!
+//! Kernels are written as plain loops and compiled for AVX-512, AVX2 and the baseline; the best one is chosen at
+//! run time. All of them use fused multiply-add, so that they agree to the bit: on an x86 processor without it
+//! (before 2013) results are right and slow.
+
+/// Compiles a function for the instruction sets worth having and picks one at run time.
+macro_rules! simd {
+    ($($function:tt)*) => {
+        #[multiversion::multiversion(targets(
+            "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma",
+            "x86_64+avx2+fma"
+        ))]
+        $($function)*
+    };
+}
+
+/// Runs an expression with `$T` as the Rust type of a float type that the backend computes in.
+macro_rules! with_real {
+    ($op:expr, $dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            transdiff_core::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            transdiff_core::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            got => Err(transdiff_core::Error::DType { op: $op, expected: "f32 or f64".into(), got }),
+        }
+    };
+}
+
+mod attention;
+mod attention_backward;
+mod element;
+mod elementwise;
+mod embedding;
+mod gemm;
+mod linear;
+mod loss;
+mod math;
+mod matmul;
+mod norm;
+mod optim;
+mod pool;
+mod random;
+mod reduce;
+mod residual;
+mod storage;
+mod strided;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+pub use pool::Cpu;
+pub use storage::Buffer;
+
+use transdiff_core::backend::{
+    Activation, AdamW, AdamWSlot, AttentionArgs, AttentionGrads, LinearGrads, NnOps, NormArgs, NormGrads,
+    TrainOps, View, ViewMut,
+};
+use transdiff_core::{Result, rng::Dropout};
+
+impl NnOps for Cpu {
+    fn linear(
+        &self,
+        x: View<'_, Self>,
+        w: View<'_, Self>,
+        b: Option<View<'_, Self>>,
+        act: Activation,
+        y: ViewMut<'_, Self>,
+        pre: Option<ViewMut<'_, Self>>,
+    ) -> Result<()> {
+        with_real!("linear", x.dtype, T => linear::forward::<T>(self, x, w, b, act, y, pre))
+    }
+
+    fn linear_backward(
+        &self,
+        x: View<'_, Self>,
+        w: View<'_, Self>,
+        act: Activation,
+        pre: Option<View<'_, Self>>,
+        dy: View<'_, Self>,
+        grads: LinearGrads<'_, Self>,
+    ) -> Result<()> {
+        debug_assert_eq!(pre.is_some(), act != Activation::None);
+        with_real!("linear_backward", x.dtype, T => linear::backward::<T>(self, x, w, pre, dy, grads))
+    }
+
+    fn norm_modulate(
+        &self,
+        args: NormArgs<'_, Self>,
+        y: ViewMut<'_, Self>,
+        stats: Option<ViewMut<'_, Self>>,
+    ) -> Result<()> {
+        with_real!("norm_modulate", args.x.dtype, T => norm::forward::<T>(self, args, y, stats))
+    }
+
+    fn norm_modulate_backward(
+        &self,
+        args: NormArgs<'_, Self>,
+        stats: View<'_, Self>,
+        dy: View<'_, Self>,
+        grads: NormGrads<'_, Self>,
+    ) -> Result<()> {
+        with_real!("norm_modulate_backward", args.x.dtype, T => norm::backward::<T>(self, args, stats, dy, grads))
+    }
+
+    fn gated_residual(
+        &self,
+        x: View<'_, Self>,
+        u: View<'_, Self>,
+        gate: Option<View<'_, Self>>,
+        dropout: Option<Dropout>,
+        y: ViewMut<'_, Self>,
+    ) -> Result<()> {
+        with_real!("gated_residual", x.dtype, T => residual::forward::<T>(self, x, u, gate, dropout, y))
+    }
+
+    fn gated_residual_backward(
+        &self,
+        u: View<'_, Self>,
+        gate: Option<View<'_, Self>>,
+        dropout: Option<Dropout>,
+        dy: View<'_, Self>,
+        du: ViewMut<'_, Self>,
+        dgate: Option<ViewMut<'_, Self>>,
+    ) -> Result<()> {
+        with_real!("gated_residual_backward", u.dtype, T => {
+            residual::backward::<T>(self, u, gate, dropout, dy, du, dgate)
+        })
+    }
+
+    fn dropout(&self, x: View<'_, Self>, dropout: Dropout, y: ViewMut<'_, Self>) -> Result<()> {
+        with_real!("dropout", x.dtype, T => random::dropout::<T>(self, x, dropout, y))
+    }
+
+    fn attention(
+        &self,
+        args: AttentionArgs<'_, Self>,
+        y: ViewMut<'_, Self>,
+        lse: Option<ViewMut<'_, Self>>,
+    ) -> Result<()> {
+        with_real!("attention", args.q.dtype, T => attention::forward::<T>(self, args, y, lse))
+    }
+
+    fn attention_backward(
+        &self,
+        args: AttentionArgs<'_, Self>,
+        y: View<'_, Self>,
+        lse: View<'_, Self>,
+        dy: View<'_, Self>,
+        grads: AttentionGrads<'_, Self>,
+    ) -> Result<()> {
+        with_real!("attention_backward", args.q.dtype, T => {
+            attention_backward::backward::<T>(self, args, y, lse, dy, grads)
+        })
+    }
+
+    fn embedding(&self, table: View<'_, Self>, ids: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()> {
+        with_real!("embedding", table.dtype, T => embedding::forward::<T>(table, ids, out))
+    }
+
+    fn embedding_backward(
+        &self,
+        ids: View<'_, Self>,
+        dy: View<'_, Self>,
+        dtable: ViewMut<'_, Self>,
+    ) -> Result<()> {
+        with_real!("embedding_backward", dy.dtype, T => embedding::backward::<T>(ids, dy, dtable))
+    }
+
+    fn mse(&self, a: View<'_, Self>, b: View<'_, Self>, loss: ViewMut<'_, Self>) -> Result<()> {
+        with_real!("mse", a.dtype, T => loss::forward::<T>(self, a, b, loss))
+    }
+
+    fn mse_backward(
+        &self,
+        a: View<'_, Self>,
+        b: View<'_, Self>,
+        dloss: View<'_, Self>,
+        da: ViewMut<'_, Self>,
+    ) -> Result<()> {
+        with_real!("mse_backward", a.dtype, T => loss::backward::<T>(self, a, b, dloss, da))
+    }
+}
+
+impl TrainOps for Cpu {
+    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Self>]) -> Result<()> {
+        optim::adamw_step(self, hyper, slots)
+    }
+
+    fn ema_step(&self, rate: f64, pairs: &mut [(ViewMut<'_, Self>, View<'_, Self>)]) -> Result<()> {
+        optim::ema_step(self, rate, pairs)
+    }
+
+    fn squared_norm(&self, tensors: &[View<'_, Self>]) -> Result<f64> {
+        optim::squared_norm(self, tensors)
+    }
+}

@@ -1,0 +1,336 @@
+//! Attention without the matrix of scores: tiles of keys, with the softmax corrected as they come.
+//!
+//! Tiles begin at multiples of [`KEYS`] whatever the call, and each query's sums run over them in order, so that
+//! a query's result does not depend on which others are in its tile.
+
+use transdiff_core::Result;
+use transdiff_core::backend::{AttentionArgs, View, ViewMut, block_limit};
+use transdiff_core::rng::Dropout;
+
+use crate::Cpu;
+use crate::element::{Element, Real, output};
+use crate::pool::Shared;
+use crate::random::scale_by_mask;
+use crate::tile::{LANE, Product};
+
+/// Keys of a tile.
+pub(crate) const KEYS: usize = 128;
+/// Queries whose scores against a tile are held at a time.
+pub(crate) const QUERIES: usize = 32;
+/// Queries of a task: they share the transposed keys.
+const SHARE: usize = 128;
+
+/// One of q, k, v and their gradients: element (b, i, h, e) is at `b·image + i·row + h·head + e`.
+#[derive(Clone, Copy)]
+pub(crate) struct Heads<'a, T> {
+    data: &'a [T],
+    image: usize,
+    pub(crate) row: usize,
+    head: usize,
+}
+
+impl<'a, T: Element> Heads<'a, T> {
+    pub(crate) fn new(view: &View<'a, Cpu>) -> Self {
+        let s = view.layout.strides();
+        let data = &T::slice(view.buffer)[view.layout.offset()..];
+        Self { data, image: s[0], row: s[1], head: s[2] }
+    }
+
+    /// The elements from row `i` of one head on.
+    pub(crate) fn from(&self, image: usize, head: usize, i: usize) -> &'a [T] {
+        &self.data[image * self.image + head * self.head + i * self.row..]
+    }
+}
+
+/// What all tasks of a call share.
+pub(crate) struct Problem<'a, T> {
+    pub(crate) q: Heads<'a, T>,
+    pub(crate) k: Heads<'a, T>,
+    pub(crate) v: Heads<'a, T>,
+    pub(crate) images: usize,
+    pub(crate) heads: usize,
+    pub(crate) nq: usize,
+    pub(crate) nkv: usize,
+    pub(crate) size: usize,
+    pub(crate) scale: T,
+    blocks: Option<&'a [usize]>,
+    pub(crate) dropout: Option<Dropout>,
+}
+
+impl<'a, T: Real> Problem<'a, T> {
+    pub(crate) fn new(args: &AttentionArgs<'a, Cpu>) -> Self {
+        let &[images, nq, heads, size] = args.q.layout.shape() else { unreachable!("core checks the rank") };
+        Self {
+            q: Heads::new(&args.q),
+            k: Heads::new(&args.k),
+            v: Heads::new(&args.v),
+            images,
+            heads,
+            nq,
+            nkv: args.k.layout.shape()[1],
+            size,
+            scale: T::of(args.scale),
+            blocks: args.blocks,
+            dropout: args.dropout,
+        }
+    }
+
+    /// The head size, rounded up to whole lanes.
+    pub(crate) fn padded(&self) -> usize {
+        self.size.max(1).next_multiple_of(LANE)
+    }
+
+    /// How many leading keys query `i` sees.
+    pub(crate) fn limit(&self, i: usize) -> usize {
+        self.blocks.map_or(self.nkv, |blocks| block_limit(blocks, self.nq, i))
+    }
+
+    /// How many of `rows` queries from `first` on see no key from `key` on: the first ones, as limits ascend.
+    pub(crate) fn blind(&self, first: usize, rows: usize, key: usize) -> usize {
+        (0..rows).position(|i| self.limit(first + i) > key).unwrap_or(rows)
+    }
+
+    /// Nanoseconds that `products` products of the size of q kᵀ take.
+    pub(crate) fn cost(&self, products: usize) -> usize {
+        self.images * self.heads * self.nq * self.nkv * (self.size + 8) * products / 20
+    }
+
+    /// Multiplies the probabilities of query `i` for the keys from `from` on by their dropout factors.
+    pub(crate) fn drop(&self, [image, head, i]: [usize; 3], from: usize, p: &mut [T]) {
+        if let Some(dropout) = &self.dropout {
+            let row = (image * self.heads + head) * self.nq + i;
+            scale_by_mask(dropout, row * self.nkv + from, p);
+        }
+    }
+}
+
+simd! {
+    /// out[e, j] ← factor · rows[j, e], for `len` rows of `size`; columns up to `width` become 0.
+    pub(crate) fn transpose<T: Real>(rows: &[T], stride: usize, [len, size, width]: [usize; 3], factor: T, out: &mut [T]) {
+        for j in (0..len).step_by(LANE) {
+            let count = LANE.min(len - j);
+            for e in (0..size).step_by(LANE) {
+                let depth = LANE.min(size - e);
+                let mut corner = [[T::ZERO; LANE]; LANE];
+                for (jj, line) in corner.iter_mut().enumerate().take(count) {
+                    let from = &rows[(j + jj) * stride + e..][..depth];
+                    for (to, &x) in line.iter_mut().zip(from) {
+                        *to = x * factor;
+                    }
+                }
+                for ee in 0..depth {
+                    let to = &mut out[(e + ee) * width + j..][..LANE];
+                    for (to, line) in to.iter_mut().zip(&corner) {
+                        *to = line[ee];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// out[j, ..size] ← rows[j], padded with zeros to `width`.
+pub(crate) fn pad<T: Real>(rows: &[T], stride: usize, [len, size, width]: [usize; 3], out: &mut [T]) {
+    for (j, out) in out.chunks_exact_mut(width).take(len).enumerate() {
+        out[..size].copy_from_slice(&rows[j * stride..][..size]);
+        out[size..].fill(T::ZERO);
+    }
+}
+
+/// What is known of a query's row while its tiles pass: the largest score, Σ exp(score − largest), and
+/// Σ exp(score − largest)·v.
+struct Running<'s, T> {
+    top: &'s mut T,
+    sum: &'s mut T,
+    total: &'s mut [T],
+}
+
+simd! {
+    /// Turns scores (in whole lanes, those past `limit` unspecified) into exp(score − largest) and brings what was
+    /// summed before to the new largest score.
+    fn soften<T: Real>(scores: &mut [T], limit: usize, row: Running<'_, T>) {
+        scores[limit..].fill(T::LOWEST);
+        let mut tops = [T::LOWEST; LANE];
+        for lane in scores.chunks_exact(LANE) {
+            for (top, &s) in tops.iter_mut().zip(lane) {
+                *top = top.larger(s);
+            }
+        }
+        let top = tops.into_iter().fold(*row.top, T::larger);
+        let mut sums = [T::ZERO; LANE];
+        for lane in scores.chunks_exact_mut(LANE) {
+            for (sum, s) in sums.iter_mut().zip(lane) {
+                *s = (*s - top).exp();
+                *sum += *s;
+            }
+        }
+        let sum = sums.into_iter().fold(T::ZERO, |a, b| a + b);
+        let factor = (*row.top - top).exp();
+        *row.sum = row.sum.fma(factor, sum);
+        *row.top = top;
+        for t in row.total {
+            *t *= factor;
+        }
+    }
+}
+
+simd! {
+    fn divide<T: Real>(total: &[T], sum: T, y: &mut [T]) {
+        let over = T::ONE / sum;
+        for (y, &t) in y.iter_mut().zip(total) {
+            *y = t * over;
+        }
+    }
+}
+
+/// Scratch of a forward task.
+struct Tiles<'s, T> {
+    /// (E, keys).
+    keys: &'s mut [T],
+    /// (keys, padded E).
+    values: &'s mut [T],
+    /// (QUERIES, keys).
+    scores: &'s mut [T],
+    /// (SHARE, padded E).
+    totals: &'s mut [T],
+    tops: &'s mut [T],
+    sums: &'s mut [T],
+}
+
+impl<'s, T: Real> Tiles<'s, T> {
+    fn lengths(p: &Problem<'_, T>) -> [usize; 6] {
+        let keys = KEYS.min(p.nkv.next_multiple_of(LANE));
+        let share = SHARE.min(p.nq);
+        [p.padded() * keys, keys * p.padded(), QUERIES * keys, share * p.padded(), share, share]
+    }
+
+    fn new(p: &Problem<'_, T>, scratch: &'s mut [T]) -> Self {
+        let [keys, values, scores, totals, tops, sums] = split(scratch, Self::lengths(p));
+        totals.fill(T::ZERO);
+        tops.fill(T::LOWEST);
+        sums.fill(T::ZERO);
+        Self { keys, values, scores, totals, tops, sums }
+    }
+}
+
+/// Cuts scratch memory into parts of these lengths.
+pub(crate) fn split<T, const N: usize>(mut scratch: &mut [T], lengths: [usize; N]) -> [&mut [T]; N] {
+    lengths.map(|len| {
+        let (part, rest) = std::mem::take(&mut scratch).split_at_mut(len);
+        scratch = rest;
+        part
+    })
+}
+
+pub(crate) fn forward<T: Real>(
+    cpu: &Cpu,
+    args: AttentionArgs<'_, Cpu>,
+    y: ViewMut<'_, Cpu>,
+    lse: Option<ViewMut<'_, Cpu>>,
+) -> Result<()> {
+    let p = Problem::<T>::new(&args);
+    let y = Shared::new(output::<T>(y));
+    let lse = lse.map(|l| Shared::new(output::<T>(l)));
+    let shares = p.nq.div_ceil(SHARE);
+    cpu.run(p.images * p.heads * shares, p.cost(2), |task| {
+        let (at, from) = (task / shares, task % shares * SHARE);
+        let place = [at / p.heads, at % p.heads, from];
+        let count = SHARE.min(p.nq - from);
+        T::with_scratch(Tiles::lengths(&p).iter().sum(), |scratch| {
+            let mut tiles = Tiles::new(&p, scratch);
+            attend(&p, place, count, &mut tiles);
+            finish(&p, place, count, &tiles, y, lse);
+        });
+    });
+    Ok(())
+}
+
+/// Sums over the keys for `count` queries from `first` on.
+fn attend<T: Real>(
+    p: &Problem<'_, T>,
+    [image, head, first]: [usize; 3],
+    count: usize,
+    tiles: &mut Tiles<'_, T>,
+) {
+    let seen = if count == 0 { 0 } else { p.limit(first + count - 1) };
+    for key in (0..seen).step_by(KEYS) {
+        let len = KEYS.min(p.nkv - key);
+        let width = len.next_multiple_of(LANE);
+        transpose(p.k.from(image, head, key), p.k.row, [len, p.size, width], p.scale, tiles.keys);
+        pad(p.v.from(image, head, key), p.v.row, [len, p.size, p.padded()], tiles.values);
+        for from in (0..count).step_by(QUERIES) {
+            let rows = QUERIES.min(count - from);
+            let blind = p.blind(first + from, rows, key);
+            if blind < rows {
+                let (from, rows) = (from + blind, rows - blind);
+                attend_tile(p, [image, head, first + from], [from, rows], [key, len], tiles);
+            }
+        }
+    }
+}
+
+/// One tile: `rows` queries, of which the first is number `from` of the task, against `len` keys.
+fn attend_tile<T: Real>(
+    p: &Problem<'_, T>,
+    [image, head, first]: [usize; 3],
+    [from, rows]: [usize; 2],
+    [key, len]: [usize; 2],
+    tiles: &mut Tiles<'_, T>,
+) {
+    let (width, padded) = (len.next_multiple_of(LANE), p.padded());
+    let scores = Product {
+        size: [rows, p.size, width],
+        a: p.q.from(image, head, first),
+        a_strides: [p.q.row, 1],
+        b: tiles.keys,
+        b_stride: width,
+        c_stride: width,
+        accumulate: false,
+    };
+    scores.compute(tiles.scores);
+    for (i, scores) in tiles.scores.chunks_exact_mut(width).take(rows).enumerate() {
+        let limit = (p.limit(first + i) - key).min(len);
+        let total = &mut tiles.totals[(from + i) * padded..][..padded];
+        let row = Running { top: &mut tiles.tops[from + i], sum: &mut tiles.sums[from + i], total };
+        soften(scores, limit, row);
+        p.drop([image, head, first + i], key, &mut scores[..limit]);
+    }
+    let values = Product {
+        size: [rows, len, padded],
+        a: tiles.scores,
+        a_strides: [width, 1],
+        b: tiles.values,
+        b_stride: padded,
+        c_stride: padded,
+        accumulate: true,
+    };
+    values.compute(&mut tiles.totals[from * padded..]);
+}
+
+/// Writes y and lse of the queries of a task.
+fn finish<T: Real>(
+    p: &Problem<'_, T>,
+    [image, head, first]: [usize; 3],
+    count: usize,
+    tiles: &Tiles<'_, T>,
+    y: Shared<'_, T>,
+    lse: Option<Shared<'_, T>>,
+) {
+    for i in 0..count {
+        let at = ((image * p.nq + first + i) * p.heads + head) * p.size;
+        // SAFETY: each row of y belongs to one task.
+        let y = unsafe { y.part(at, p.size) };
+        if p.nkv == 0 {
+            y.fill(T::ZERO);
+        } else {
+            divide(&tiles.totals[i * p.padded()..], tiles.sums[i], y);
+        }
+    }
+    if let Some(lse) = lse {
+        // SAFETY: as above.
+        let lse = unsafe { lse.part((image * p.heads + head) * p.nq + first, count) };
+        for ((lse, &top), &sum) in lse.iter_mut().zip(&*tiles.tops).zip(&*tiles.sums) {
+            *lse = top + sum.ln();
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Gradients of attention: the probabilities are computed again from the log-sum-exp of their rows.
+//!
+//! With P the probabilities, M the dropout factors and D_i = Σ dy_i·y_i:
+//! dv = (P∘M)ᵀ dy, dS = P∘(M∘(dy vᵀ) − D), dq = scale·dS k, dk = scale·dSᵀ q.
+//! One task has all of a head, so that dk and dv are summed in one order.
+
+use transdiff_core::Result;
+use transdiff_core::backend::{AttentionArgs, AttentionGrads, View, ViewMut};
+
+use crate::Cpu;
+use crate::attention::{Heads, KEYS, Problem, QUERIES, pad, split, transpose};
+use crate::element::{Element, Real};
+use crate::pool::Shared;
+use crate::tile::{LANE, Product};
+
+/// Where a gradient goes.
+struct Target<'a, T> {
+    data: Shared<'a, T>,
+    offset: usize,
+    strides: [usize; 3],
+}
+
+impl<'a, T: Element> Target<'a, T> {
+    fn new(view: ViewMut<'a, Cpu>) -> Self {
+        let s = view.layout.strides();
+        let (offset, strides) = (view.layout.offset(), [s[0], s[1], s[2]]);
+        Self { data: Shared::new(T::slice_mut(view.buffer)), offset, strides }
+    }
+}
+
+/// Scratch of a task.
+struct Tiles<'s, T> {
+    /// (E, keys), times the scale.
+    keys_t: &'s mut [T],
+    /// (E, keys).
+    values_t: &'s mut [T],
+    /// (keys, padded E).
+    keys: &'s mut [T],
+    /// (QUERIES, padded E), of one tile of queries.
+    queries: &'s mut [T],
+    dy: &'s mut [T],
+    /// (QUERIES, keys).
+    probabilities: &'s mut [T],
+    slopes: &'s mut [T],
+    factors: &'s mut [T],
+    /// (keys, padded E).
+    dk: &'s mut [T],
+    dv: &'s mut [T],
+    /// (Nq, padded E).
+    dq: &'s mut [T],
+    /// D of each query.
+    weights: &'s mut [T],
+}
+
+impl<'s, T: Real> Tiles<'s, T> {
+    fn lengths(p: &Problem<'_, T>) -> [usize; 12] {
+        let (e, keys) = (p.padded(), KEYS.min(p.nkv.next_multiple_of(LANE)));
+        let (queries, square) = (QUERIES * e, QUERIES * keys);
+        [
+            e * keys,
+            e * keys,
+            keys * e,
+            queries,
+            queries,
+            square,
+            square,
+            keys,
+            keys * e,
+            keys * e,
+            p.nq * e,
+            p.nq,
+        ]
+    }
+
+    fn new(p: &Problem<'_, T>, scratch: &'s mut [T]) -> Self {
+        let parts = split(scratch, Self::lengths(p));
+        let [keys_t, values_t, keys, queries, dy, probabilities, slopes, factors, dk, dv, dq, weights] =
+            parts;
+        dq.fill(T::ZERO);
+        Self { keys_t, values_t, keys, queries, dy, probabilities, slopes, factors, dk, dv, dq, weights }
+    }
+}
+
+/// What a task reads besides the problem.
+struct Saved<'a, T> {
+    y: Heads<'a, T>,
+    dy: Heads<'a, T>,
+    lse: &'a [T],
+}
+
+simd! {
+    fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+        crate::math::sum2(a, b, |a, b| a * b)
+    }
+}
+
+simd! {
+    /// Scores → probabilities, those past `limit` being 0.
+    fn recompute<T: Real>(scores: &mut [T], limit: usize, lse: T) {
+        for s in scores[..limit].iter_mut() {
+            *s = (*s - lse).exp();
+        }
+        scores[limit..].fill(T::ZERO);
+    }
+}
+
+simd! {
+    /// Given P, dP and M: dS in place of dP and P∘M in place of P.
+    fn slope<T: Real>(p: &mut [T], dp: &mut [T], factors: Option<&[T]>, weight: T) {
+        let Some(factors) = factors else {
+            for (&mut p, dp) in p.iter_mut().zip(dp) {
+                *dp = p * (*dp - weight);
+            }
+            return;
+        };
+        for ((p, dp), &m) in p.iter_mut().zip(dp).zip(factors) {
+            *dp = *p * (*dp * m - weight);
+            *p *= m;
+        }
+    }
+}
+
+pub(crate) fn backward<T: Real>(
+    cpu: &Cpu,
+    args: AttentionArgs<'_, Cpu>,
+    y: View<'_, Cpu>,
+    lse: View<'_, Cpu>,
+    dy: View<'_, Cpu>,
+    grads: AttentionGrads<'_, Cpu>,
+) -> Result<()> {
+    let p = Problem::<T>::new(&args);
+    let saved = Saved { y: Heads::new(&y), dy: Heads::new(&dy), lse: crate::element::input::<T>(&lse) };
+    let [dq, dk, dv] = [grads.dq, grads.dk, grads.dv].map(Target::<T>::new);
+    cpu.run(p.images * p.heads, p.cost(5), |task| {
+        let place = [task / p.heads, task % p.heads];
+        T::with_scratch(Tiles::lengths(&p).iter().sum(), |scratch| {
+            let mut tiles = Tiles::new(&p, scratch);
+            for i in 0..p.nq {
+                let (y, dy) = (saved.y.from(place[0], place[1], i), saved.dy.from(place[0], place[1], i));
+                tiles.weights[i] = dot(&y[..p.size], &dy[..p.size]);
+            }
+            for key in (0..p.nkv).step_by(KEYS) {
+                let len = KEYS.min(p.nkv - key);
+                against_keys(&p, &saved, place, [key, len], &mut tiles);
+                write(&p, &dk, place, [key, len], tiles.dk, p.scale);
+                write(&p, &dv, place, [key, len], tiles.dv, T::ONE);
+            }
+            write(&p, &dq, place, [0, p.nq], tiles.dq, p.scale);
+        });
+    });
+    Ok(())
+}
+
+/// dk and dv of a tile of keys, and its part of dq.
+fn against_keys<T: Real>(
+    p: &Problem<'_, T>,
+    saved: &Saved<'_, T>,
+    place @ [image, head]: [usize; 2],
+    [key, len]: [usize; 2],
+    tiles: &mut Tiles<'_, T>,
+) {
+    let width = len.next_multiple_of(LANE);
+    let (k, v) = (p.k.from(image, head, key), p.v.from(image, head, key));
+    transpose(k, p.k.row, [len, p.size, width], p.scale, tiles.keys_t);
+    transpose(v, p.v.row, [len, p.size, width], T::ONE, tiles.values_t);
+    pad(k, p.k.row, [len, p.size, p.padded()], tiles.keys);
+    tiles.dk.fill(T::ZERO);
+    tiles.dv.fill(T::ZERO);
+    for first in (0..p.nq).step_by(QUERIES) {
+        let rows = QUERIES.min(p.nq - first);
+        let blind = p.blind(first, rows, key);
+        if blind < rows {
+            tile(p, saved, place, [first + blind, rows - blind], [key, len], tiles);
+        }
+    }
+}
+
+fn tile<T: Real>(
+    p: &Problem<'_, T>,
+    saved: &Saved<'_, T>,
+    [image, head]: [usize; 2],
+    [first, rows]: [usize; 2],
+    [key, len]: [usize; 2],
+    t: &mut Tiles<'_, T>,
+) {
+    let (width, e) = (len.next_multiple_of(LANE), p.padded());
+    pad(p.q.from(image, head, first), p.q.row, [rows, p.size, e], t.queries);
+    pad(saved.dy.from(image, head, first), saved.dy.row, [rows, p.size, e], t.dy);
+    let against = |a, b| Product {
+        size: [rows, p.size, width],
+        a,
+        a_strides: [e, 1],
+        b,
+        b_stride: width,
+        c_stride: width,
+        accumulate: false,
+    };
+    against(&*t.queries, &*t.keys_t).compute(t.probabilities);
+    against(&*t.dy, &*t.values_t).compute(t.slopes);
+    let lines = t.probabilities.chunks_exact_mut(width).zip(t.slopes.chunks_exact_mut(width));
+    for (i, (line, slopes)) in lines.take(rows).enumerate() {
+        let limit = (p.limit(first + i) - key).min(len);
+        recompute(line, limit, saved.lse[(image * p.heads + head) * p.nq + first + i]);
+        let factors = p.dropout.is_some().then(|| {
+            t.factors[..width].fill(T::ONE);
+            p.drop([image, head, first + i], key, &mut t.factors[..limit]);
+            &t.factors[..width]
+        });
+        slope(line, slopes, factors, t.weights[first + i]);
+    }
+    let over_queries = |a, b| Product {
+        size: [len, rows, e],
+        a,
+        a_strides: [1, width],
+        b,
+        b_stride: e,
+        c_stride: e,
+        accumulate: true,
+    };
+    over_queries(&*t.probabilities, &*t.dy).compute(t.dv);
+    over_queries(&*t.slopes, &*t.queries).compute(t.dk);
+    let dq = Product {
+        size: [rows, len, e],
+        a: t.slopes,
+        a_strides: [width, 1],
+        b: t.keys,
+        b_stride: e,
+        c_stride: e,
+        accumulate: true,
+    };
+    dq.compute(&mut t.dq[first * e..]);
+}
+
+/// Rows `first..first + rows` of one head of a gradient ← factor · values.
+fn write<T: Real>(
+    p: &Problem<'_, T>,
+    target: &Target<'_, T>,
+    [image, head]: [usize; 2],
+    [first, rows]: [usize; 2],
+    values: &[T],
+    factor: T,
+) {
+    let [by_image, by_row, by_head] = target.strides;
+    for (i, values) in values.chunks_exact(p.padded().max(1)).take(rows).enumerate() {
+        let at = target.offset + image * by_image + (first + i) * by_row + head * by_head;
+        // SAFETY: rows of one head belong to one task, and rows of a gradient do not overlap.
+        let out = unsafe { target.data.part(at, p.size) };
+        for (out, &x) in out.iter_mut().zip(values) {
+            *out = x * factor;
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Elementwise arithmetic.
+
+use transdiff_core::Result;
+use transdiff_core::backend::{BinaryOp, TensorOps, UnaryOp, View, ViewMut};
+
+use crate::element::{Element, Real};
+use crate::math::sigmoid;
+use crate::strided::{self, Function2};
+use crate::{Cpu, matmul, reduce};
+
+macro_rules! function {
+    ($name:ident, |$a:ident, $b:ident| $body:expr) => {
+        #[derive(Clone, Copy)]
+        struct $name;
+
+        impl<T: Real> Function2<T> for $name {
+            #[inline(always)]
+            fn call(self, $a: T, $b: T) -> T {
+                $body
+            }
+        }
+    };
+}
+
+// Functions of one number ignore their second argument, and slopes multiply it.
+function!(Add, |a, b| a + b);
+function!(Sub, |a, b| a - b);
+function!(Mul, |a, b| a * b);
+function!(Silu, |x, _y| x * sigmoid(x));
+function!(SiluSlope, |x, dy| {
+    let s = sigmoid(x);
+    dy * s * x.fma(T::ONE - s, T::ONE)
+});
+function!(Square, |x, _y| x * x);
+function!(SquareSlope, |x, dy| (x + x) * dy);
+function!(Rsqrt, |x, _y| T::ONE / x.sqrt());
+function!(RsqrtSlope, |x, dy| T::of(-0.5) / (x * x.sqrt()) * dy);
+
+#[derive(Clone, Copy)]
+struct Affine<T>(T, T);
+
+impl<T: Real> Function2<T> for Affine<T> {
+    #[inline(always)]
+    fn call(self, x: T, _: T) -> T {
+        x.fma(self.0, self.1)
+    }
+}
+
+fn apply<T: Real>(
+    cpu: &Cpu,
+    a: View<'_, Cpu>,
+    b: View<'_, Cpu>,
+    out: ViewMut<'_, Cpu>,
+    f: impl Function2<T>,
+) -> Result<()> {
+    let (a_data, b_data) = (T::slice(a.buffer), T::slice(b.buffer));
+    strided::zip(cpu, (a_data, a.layout), (b_data, b.layout), (T::slice_mut(out.buffer), out.layout), f);
+    Ok(())
+}
+
+impl TensorOps for Cpu {
+    fn unary(&self, op: UnaryOp, x: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()> {
+        with_real!("unary", x.dtype, T => match op {
+            UnaryOp::Silu => apply::<T>(self, x, x, out, Silu),
+            UnaryOp::Square => apply::<T>(self, x, x, out, Square),
+            UnaryOp::Rsqrt => apply::<T>(self, x, x, out, Rsqrt),
+        })
+    }
+
+    fn unary_backward(
+        &self,
+        op: UnaryOp,
+        x: View<'_, Self>,
+        dy: View<'_, Self>,
+        dx: ViewMut<'_, Self>,
+    ) -> Result<()> {
+        with_real!("unary_backward", x.dtype, T => match op {
+            UnaryOp::Silu => apply::<T>(self, x, dy, dx, SiluSlope),
+            UnaryOp::Square => apply::<T>(self, x, dy, dx, SquareSlope),
+            UnaryOp::Rsqrt => apply::<T>(self, x, dy, dx, RsqrtSlope),
+        })
+    }
+
+    fn binary(
+        &self,
+        op: BinaryOp,
+        a: View<'_, Self>,
+        b: View<'_, Self>,
+        out: ViewMut<'_, Self>,
+    ) -> Result<()> {
+        with_real!("binary", a.dtype, T => match op {
+            BinaryOp::Add => apply::<T>(self, a, b, out, Add),
+            BinaryOp::Sub => apply::<T>(self, a, b, out, Sub),
+            BinaryOp::Mul => apply::<T>(self, a, b, out, Mul),
+        })
+    }
+
+    fn affine(&self, x: View<'_, Self>, mul: f64, add: f64, out: ViewMut<'_, Self>) -> Result<()> {
+        with_real!("affine", x.dtype, T => apply::<T>(self, x, x, out, Affine(T::of(mul), T::of(add))))
+    }
+
+    fn sum(&self, x: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()> {
+        with_real!("sum", x.dtype, T => reduce::sum::<T>(self, x, out))
+    }
+
+    fn matmul(&self, a: View<'_, Self>, b: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()> {
+        with_real!("matmul", a.dtype, T => matmul::matmul::<T>(self, a, b, out))
+    }
+}

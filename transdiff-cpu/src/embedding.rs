@@ -1,0 +1,35 @@
+//! Rows of a table, and the sum of gradients back into it.
+
+use transdiff_core::Result;
+use transdiff_core::backend::{View, ViewMut};
+
+use crate::Cpu;
+use crate::element::{Real, input, output};
+use crate::norm::add;
+
+pub(crate) fn forward<T: Real>(
+    table: View<'_, Cpu>,
+    ids: View<'_, Cpu>,
+    out: ViewMut<'_, Cpu>,
+) -> Result<()> {
+    let width = table.layout.shape()[1];
+    let (table, out) = (input::<T>(&table), output::<T>(out));
+    for (out, &id) in out.chunks_exact_mut(width.max(1)).zip(input::<i32>(&ids)) {
+        out.copy_from_slice(&table[id as usize * width..][..width]);
+    }
+    Ok(())
+}
+
+pub(crate) fn backward<T: Real>(
+    ids: View<'_, Cpu>,
+    dy: View<'_, Cpu>,
+    dtable: ViewMut<'_, Cpu>,
+) -> Result<()> {
+    let width = dtable.layout.shape()[1];
+    let (dy, dtable) = (input::<T>(&dy), output::<T>(dtable));
+    dtable.fill(T::ZERO);
+    for (dy, &id) in dy.chunks_exact(width.max(1)).zip(input::<i32>(&ids)) {
+        add(&mut dtable[id as usize * width..][..width], dy);
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Matrix products: the one place that knows who computes them.
+//!
+//! An element of C is a sum over k in an order that depends on K alone (in matrixmultiply: fused from the left
+//! within blocks of k, then block by block), so neither the place of a row in C nor how C is cut changes a bit.
+//! With beta 0 or 1 and alpha 1 this holds at the edges of C too, where partial tiles take another path; a test
+//! below stands guard.
+
+use std::ops::Range;
+
+use crate::Cpu;
+use crate::element::Real;
+use crate::pool::Shared;
+
+/// A matrix operand: its first element and the strides of rows and columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a, T> {
+    pub(crate) data: &'a [T],
+    pub(crate) strides: [usize; 2],
+}
+
+impl<'a, T> Operand<'a, T> {
+    pub(crate) fn new(data: &'a [T], strides: [usize; 2]) -> Self {
+        Self { data, strides }
+    }
+
+    /// Row-major without gaps.
+    pub(crate) fn rows(data: &'a [T], width: usize) -> Self {
+        Self { data, strides: [width, 1] }
+    }
+
+    pub(crate) fn transposed(self) -> Self {
+        Self { strides: [self.strides[1], self.strides[0]], ..self }
+    }
+
+    fn reaches(&self, shape: [usize; 2]) -> bool {
+        shape.contains(&0)
+            || (shape[0] - 1) * self.strides[0] + (shape[1] - 1) * self.strides[1] < self.data.len()
+    }
+}
+
+/// Elements of C in a block: small enough that what follows the product finds it in the cache.
+const BLOCK: usize = 1 << 18;
+/// Blocks begin at multiples of this, the widest tile of the kernels.
+const GRAIN: usize = 16;
+
+/// How C is cut: along its longer side, since the operand of the other side is packed anew for each block.
+fn cut(cpu: &Cpu, [m, k, n]: [usize; 3]) -> (bool, usize) {
+    let (by_rows, long) = (m > n, m.max(n));
+    let cost = m * k * n / 40;
+    let wanted = if cpu.shares(cost) { cpu.threads() } else { 1 };
+    let blocks = (m * n).div_ceil(BLOCK).next_multiple_of(wanted).min(long.div_ceil(GRAIN)).max(1);
+    (by_rows, long.div_ceil(blocks).next_multiple_of(GRAIN))
+}
+
+/// C ← A B for A m×k, B k×n and C of strides `sc`, then `after(rows, columns)` for each finished block of C, by
+/// the thread that computed it.
+pub(crate) fn gemm<T: Real>(
+    cpu: &Cpu,
+    size: [usize; 3],
+    a: Operand<'_, T>,
+    b: Operand<'_, T>,
+    (c, sc): (Shared<'_, T>, [usize; 2]),
+    after: impl Fn(Range<usize>, Range<usize>) + Send + Sync,
+) {
+    let [m, k, n] = size;
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(a.reaches([m, k]) && b.reaches([k, n]));
+    c.at((m - 1) * sc[0] + (n - 1) * sc[1] + 1);
+    let (by_rows, step) = cut(cpu, size);
+    let long = if by_rows { m } else { n };
+    cpu.run(long.div_ceil(step), m * k * n / 40, |i| {
+        let part = i * step..long.min((i + 1) * step);
+        let (rows, cols) = if by_rows { (part, 0..n) } else { (0..m, part) };
+        let a_block = a.data.as_ptr().wrapping_add(rows.start * a.strides[0]);
+        let b_block = b.data.as_ptr().wrapping_add(cols.start * b.strides[1]);
+        let c_block = c.at(rows.start * sc[0] + cols.start * sc[1]);
+        let size = [rows.len(), k, cols.len()];
+        // SAFETY: the operands reach their last elements, as asserted; blocks of C do not overlap.
+        unsafe { T::gemm(size, (a_block, a.strides), (b_block, b.strides), T::ZERO, (c_block, sc)) };
+        after(rows, cols);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn product(
+        cpu: &Cpu,
+        [m, k, n]: [usize; 3],
+        a: &[f32],
+        b: Operand<'_, f32>,
+        by_columns: bool,
+    ) -> Vec<f32> {
+        let mut c = vec![0.0; m * n];
+        let sc = if by_columns { [1, m] } else { [n, 1] };
+        gemm(cpu, [m, k, n], Operand::rows(a, k), b, (Shared::new(&mut c), sc), |_, _| ());
+        if by_columns { (0..m * n).map(|i| c[i / n + i % n * m]).collect() } else { c }
+    }
+
+    #[test]
+    fn a_row_is_the_same_alone_and_in_company() {
+        let (one, two) = (Cpu::new(Some(1)).unwrap(), Cpu::new(Some(3)).unwrap());
+        for [m, k, n] in [[70, 24, 40], [67, 300, 37], [130, 769, 100], [33, 512, 17]] {
+            let (a, b) = (values(m * k, 1), values(k * n, 2));
+            for b in [Operand::new(&b, [n, 1]), Operand::new(&b, [1, k])] {
+                let all = product(&two, [m, k, n], &a, b, false);
+                assert!(all == product(&one, [m, k, n], &a, b, false), "threads change {m}x{k}x{n}");
+                assert!(all == product(&one, [m, k, n], &a, b, true), "the layout of C changes {m}x{k}x{n}");
+                for rows in [1, 3, 8, 17] {
+                    for start in [0, 1, 5, m - rows] {
+                        let part = product(&two, [rows, k, n], &a[start * k..(start + rows) * k], b, false);
+                        let same = part == all[start * n..(start + rows) * n];
+                        assert!(same, "rows {start}..+{rows} of {m}x{k}x{n} differ");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_sums_to_zero() {
+        let c = product(&Cpu::new(Some(1)).unwrap(), [2, 0, 3], &[], Operand::rows(&[], 3), false);
+        assert_eq!(c, [0.0; 6]);
+    }
+}

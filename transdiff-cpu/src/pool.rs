@@ -1,0 +1,133 @@
+//! The backend's handle, its threads, and how work is handed to them.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use transdiff_core::{Error, Result};
+
+/// Work below this estimate, in nanoseconds, is done by the caller: waking a thread costs about a tenth of it.
+const WORTH_SHARING: usize = 40_000;
+
+/// The CPU as a device. Clones share one pool of threads.
+#[derive(Clone)]
+pub struct Cpu {
+    pool: Arc<rayon::ThreadPool>,
+    threads: usize,
+}
+
+impl fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cpu").field("threads", &self.threads).finish()
+    }
+}
+
+impl Default for Cpu {
+    /// As many threads as the machine offers.
+    ///
+    /// # Panics
+    /// If the threads cannot be started.
+    fn default() -> Self {
+        Self::new(None).expect("starting the threads of the pool")
+    }
+}
+
+impl Cpu {
+    /// A backend with `threads` threads of its own, by default as many as the machine offers.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for 0 threads, [`Error::Backend`] if they cannot be started.
+    pub fn new(threads: Option<usize>) -> Result<Self> {
+        if threads == Some(0) {
+            return Err(Error::argument("threads", "at least one", 0));
+        }
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("transdiff-{i}"))
+            .build()
+            .map_err(|e| Error::Backend { op: "Cpu::new", message: e.to_string() })?;
+        Ok(Self { pool: Arc::new(pool), threads })
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Whether work of `cost` nanoseconds is done by several threads.
+    pub(crate) fn shares(&self, cost: usize) -> bool {
+        self.threads > 1 && cost >= WORTH_SHARING
+    }
+
+    /// Calls `f` with every number below `tasks`; `cost` estimates all of it, in nanoseconds.
+    pub(crate) fn run(&self, tasks: usize, cost: usize, f: impl Fn(usize) + Send + Sync) {
+        if tasks > 1 && self.shares(cost) {
+            self.pool.install(|| (0..tasks).into_par_iter().for_each(f));
+        } else {
+            (0..tasks).for_each(f);
+        }
+    }
+
+    /// Calls `f` with each run of `chunk` elements of `out` and the index of its first.
+    pub(crate) fn chunks<T: Send>(
+        &self,
+        out: &mut [T],
+        chunk: usize,
+        cost: usize,
+        f: impl Fn(usize, &mut [T]) + Send + Sync,
+    ) {
+        let chunk = chunk.max(1);
+        if out.len() > chunk && self.shares(cost) {
+            let each = |(i, part): (usize, &mut [T])| f(i * chunk, part);
+            self.pool.install(|| out.par_chunks_mut(chunk).enumerate().for_each(each));
+        } else {
+            out.chunks_mut(chunk).enumerate().for_each(|(i, part)| f(i * chunk, part));
+        }
+    }
+}
+
+/// A slice whose disjoint parts are written by several tasks.
+#[derive(Debug)]
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    life: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<'_, T> {}
+
+// SAFETY: access goes through `part` and `at`, whose callers promise that parts do not overlap.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
+    }
+
+    /// Elements `from..from + len`.
+    ///
+    /// # Safety
+    /// They lie within the slice, and no other part in use shares any of them.
+    pub(crate) unsafe fn part(self, from: usize, len: usize) -> &'a mut [T] {
+        debug_assert!(from <= self.len && len <= self.len - from);
+        // SAFETY: within the slice, and not aliased, as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+
+    /// Position of element `from`, or the end.
+    pub(crate) fn at(self, from: usize) -> *mut T {
+        assert!(from <= self.len);
+        // SAFETY: within the slice or one past its end.
+        unsafe { self.start.add(from) }
+    }
+}

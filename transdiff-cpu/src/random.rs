@@ -1,0 +1,100 @@
+//! Dropout masks: Philox blocks, several side by side.
+
+use transdiff_core::Result;
+use transdiff_core::backend::{View, ViewMut};
+use transdiff_core::rng::Dropout;
+
+use crate::Cpu;
+use crate::element::{Real, input, output};
+
+const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+const ROUNDS: usize = 10;
+/// Blocks computed side by side.
+const SIDE: usize = 16;
+/// Elements whose factors one step makes.
+const STEP: usize = 4 * SIDE;
+
+/// Words of the blocks `first..first + SIDE` of a dropout's stream; word w of block i is `[w][i]`.
+#[inline(always)]
+fn blocks(dropout: &Dropout, first: u32) -> [[u32; SIDE]; 4] {
+    let key = dropout.key;
+    let mut counter = [[0; SIDE], [key.index; SIDE], [key.step; SIDE], [key.purpose as u32; SIDE]];
+    for (i, c) in counter[0].iter_mut().enumerate() {
+        *c = first.wrapping_add(i as u32);
+    }
+    let mut round_key = [key.seed as u32, (key.seed >> 32) as u32];
+    for _ in 0..ROUNDS {
+        let mut next = [[0; SIDE]; 4];
+        for i in 0..SIDE {
+            let even = u64::from(MULTIPLIER[0]) * u64::from(counter[0][i]);
+            let odd = u64::from(MULTIPLIER[1]) * u64::from(counter[2][i]);
+            next[0][i] = (odd >> 32) as u32 ^ counter[1][i] ^ round_key[0];
+            next[1][i] = odd as u32;
+            next[2][i] = (even >> 32) as u32 ^ counter[3][i] ^ round_key[1];
+            next[3][i] = even as u32;
+        }
+        counter = next;
+        round_key = [round_key[0].wrapping_add(WEYL[0]), round_key[1].wrapping_add(WEYL[1])];
+    }
+    counter
+}
+
+simd! {
+    /// Multiplies `x` by the factors of the elements from `first` on.
+    pub(crate) fn scale_by_mask<T: Real>(dropout: &Dropout, first: usize, x: &mut [T]) {
+        let (threshold, scale) = (dropout.threshold(), T::of(f64::from(dropout.scale())));
+        let skip = first % 4;
+        let mut block = (first / 4) as u32;
+        let mut done = 0;
+        while done < x.len() {
+            let words = blocks(dropout, block);
+            let mut factors = [T::ZERO; STEP];
+            for (i, four) in factors.chunks_exact_mut(4).enumerate() {
+                for (factor, words) in four.iter_mut().zip(&words) {
+                    *factor = if words[i] >= threshold { scale } else { T::ZERO };
+                }
+            }
+            let start = if done == 0 { skip } else { 0 };
+            let len = (STEP - start).min(x.len() - done);
+            for (x, &factor) in x[done..done + len].iter_mut().zip(&factors[start..]) {
+                *x *= factor;
+            }
+            done += len;
+            block = block.wrapping_add(SIDE as u32);
+        }
+    }
+}
+
+pub(crate) fn dropout<T: Real>(
+    cpu: &Cpu,
+    x: View<'_, Cpu>,
+    dropout: Dropout,
+    y: ViewMut<'_, Cpu>,
+) -> Result<()> {
+    let (x, y) = (input::<T>(&x), output::<T>(y));
+    cpu.chunks(y, 1 << 12, x.len(), |from, y| {
+        y.copy_from_slice(&x[from..from + y.len()]);
+        scale_by_mask(&dropout, from, y);
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transdiff_core::rng::{Purpose, StreamKey};
+
+    #[test]
+    fn factors_are_those_of_core() {
+        let dropout = Dropout { rate: 0.3, key: StreamKey::new(0x1234_5678_9abc, Purpose::Dropout, 7, 3) };
+        for first in [0, 1, 6, 63, 1000] {
+            for len in [0, 1, 5, 64, 200] {
+                let mut x = vec![1.0f32; len];
+                scale_by_mask(&dropout, first, &mut x);
+                let want: Vec<f32> = (first..first + len).map(|e| dropout.factor(e)).collect();
+                assert_eq!(x, want, "from {first}, {len} elements");
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Sums over axes.
+
+use transdiff_core::backend::{View, ViewMut};
+use transdiff_core::{Layout, Result};
+
+use crate::Cpu;
+use crate::element::{Real, output};
+use crate::math::{self, LANES};
+
+/// Columns that are summed side by side.
+const COLUMNS: usize = 256;
+/// Rows summed before their sum joins the total, so that errors grow with the root of a long column.
+const ROWS: usize = 64;
+
+/// The positions that one output element sums over: an inner axis of `len` elements at `step`, at each of `starts`.
+struct Summed {
+    starts: Vec<usize>,
+    len: usize,
+    step: usize,
+}
+
+impl Summed {
+    /// From the summed axes as (size, stride), outermost first.
+    fn new(mut axes: Vec<(usize, usize)>) -> Self {
+        axes.sort_by_key(|&(_, stride)| std::cmp::Reverse(stride));
+        let mut merged: Vec<(usize, usize)> = Vec::with_capacity(axes.len());
+        for (size, stride) in axes {
+            match merged.last_mut() {
+                Some(last) if last.1 == stride * size => *last = (last.0 * size, stride),
+                _ => merged.push((size, stride)),
+            }
+        }
+        let (len, step) = merged.pop().unwrap_or((1, 1));
+        Self { starts: positions(&merged), len, step }
+    }
+}
+
+fn positions(axes: &[(usize, usize)]) -> Vec<usize> {
+    let (shape, strides): (Vec<_>, Vec<_>) = axes.iter().copied().unzip();
+    let mut out = Vec::with_capacity(shape.iter().product());
+    Layout::new(&shape, &strides, 0).for_each_position(|p| out.push(p));
+    out
+}
+
+simd! {
+    fn sum_run<T: Real>(x: &[T]) -> T {
+        math::sum1(x, |v| v)
+    }
+}
+
+fn sum_strided<T: Real>(x: &[T], len: usize, step: usize) -> T {
+    let mut lanes = [T::ZERO; LANES];
+    for i in 0..len {
+        lanes[i % LANES] += x[i * step];
+    }
+    math::fold(lanes)
+}
+
+simd! {
+    /// out[j] ← Σ over `starts` s of x[s + j].
+    pub(crate) fn sum_columns<T: Real>(x: &[T], starts: &mut dyn Iterator<Item = usize>, out: &mut [T]) {
+        let mut part = [T::ZERO; COLUMNS];
+        let width = out.len();
+        let part = &mut part[..width];
+        out.fill(T::ZERO);
+        let mut pending = 0;
+        for start in starts {
+            for (part, &x) in part.iter_mut().zip(&x[start..start + width]) {
+                *part += x;
+            }
+            pending += 1;
+            if pending == ROWS {
+                flush(part, out);
+                pending = 0;
+            }
+        }
+        flush(part, out);
+    }
+}
+
+#[inline(always)]
+fn flush<T: Real>(part: &mut [T], out: &mut [T]) {
+    for (out, part) in out.iter_mut().zip(part) {
+        *out += *part;
+        *part = T::ZERO;
+    }
+}
+
+/// out[j] ← Σ over rows of x[row, j], for x [rows, out.len()] without gaps.
+pub(crate) fn column_sums<T: Real>(cpu: &Cpu, x: &[T], out: &mut [T]) {
+    let width = out.len();
+    if width == 0 {
+        return;
+    }
+    cpu.chunks(out, COLUMNS, x.len() / 4, |from, out| {
+        sum_columns(x, &mut (0..x.len() / width).map(|row| row * width + from), out);
+    });
+}
+
+pub(crate) fn sum<T: Real>(cpu: &Cpu, x: View<'_, Cpu>, out: ViewMut<'_, Cpu>) -> Result<()> {
+    let axes =
+        || x.layout.shape().iter().copied().zip(x.layout.strides().iter().copied()).zip(out.layout.shape());
+    let summed: Vec<_> = axes().filter(|((n, _), m)| *n != **m).map(|(axis, _)| axis).collect();
+    let kept: Vec<_> = axes().filter(|((n, _), m)| *n == **m && *n != 1).map(|(axis, _)| axis).collect();
+    let (numel, data) = (x.layout.numel(), T::slice(x.buffer));
+    let out = output::<T>(out);
+    if numel == 0 || out.is_empty() {
+        out.fill(T::ZERO);
+        return Ok(());
+    }
+    let summed = Summed::new(summed);
+    let data = &data[x.layout.offset()..];
+    match kept.split_last() {
+        Some((&(width, 1), outer)) if width > 1 => {
+            by_columns(cpu, data, &summed, width, &positions(outer), out)
+        }
+        _ => by_elements(cpu, data, &summed, &positions(&kept), out),
+    }
+    Ok(())
+}
+
+/// The last kept axis is contiguous: whole stretches of it are added up.
+fn by_columns<T: Real>(cpu: &Cpu, x: &[T], summed: &Summed, width: usize, rows: &[usize], out: &mut [T]) {
+    let cost = out.len() * summed.starts.len() * summed.len / 4;
+    let stretch = |row: usize, from: usize, out: &mut [T]| {
+        let inner = |&start: &usize| (0..summed.len).map(move |i| start + i * summed.step);
+        sum_columns(x, &mut summed.starts.iter().flat_map(inner).map(|p| rows[row] + from + p), out);
+    };
+    if rows.len() == 1 {
+        cpu.chunks(out, COLUMNS, cost, |from, out| stretch(0, from, out));
+    } else {
+        cpu.chunks(out, width, cost, |at, out| {
+            for (i, out) in out.chunks_mut(COLUMNS).enumerate() {
+                stretch(at / width, i * COLUMNS, out);
+            }
+        });
+    }
+}
+
+fn by_elements<T: Real>(cpu: &Cpu, x: &[T], summed: &Summed, kept: &[usize], out: &mut [T]) {
+    let cost = out.len() * summed.starts.len() * summed.len;
+    cpu.chunks(out, 64, cost, |from, out| {
+        for (out, &at) in out.iter_mut().zip(&kept[from..]) {
+            let run = |&start: &usize| match summed.step {
+                1 => sum_run(&x[at + start..][..summed.len]),
+                step => sum_strided(&x[at + start..], summed.len, step),
+            };
+            *out = summed.starts.iter().map(run).fold(T::ZERO, |a, b| a + b);
+        }
+    });
+}

@@ -1,0 +1,216 @@
+//! Walks over tensors of any strides: what elementwise operations and copies share.
+
+use ndarray::{ArrayView, ArrayViewMut, IxDyn, ShapeBuilder, Zip};
+use transdiff_core::Layout;
+
+use crate::Cpu;
+use crate::element::{Element, Real};
+use crate::pool::Shared;
+
+/// Elements that one task handles.
+const CHUNK: usize = 1 << 14;
+
+/// Common axes of N tensors of equal shape, the last tensor being the output: ordered as the output lies in
+/// memory, with axes that follow each other without gaps in every tensor merged.
+struct Plan<const N: usize> {
+    shape: Vec<usize>,
+    strides: [Vec<usize>; N],
+    offsets: [usize; N],
+}
+
+impl<const N: usize> Plan<N> {
+    fn new(layouts: [&Layout; N]) -> Self {
+        let out = layouts[N - 1];
+        let mut axes: Vec<usize> = (0..out.rank()).filter(|&a| out.shape()[a] != 1).collect();
+        axes.sort_by_key(|&a| std::cmp::Reverse(out.strides()[a]));
+        let mut plan = Self {
+            shape: Vec::with_capacity(axes.len()),
+            strides: std::array::from_fn(|_| Vec::with_capacity(axes.len())),
+            offsets: layouts.map(Layout::offset),
+        };
+        for axis in axes {
+            let size = out.shape()[axis];
+            let follows = |i: usize, l: &Layout| plan.strides[i].last() == Some(&(l.strides()[axis] * size));
+            if !plan.shape.is_empty() && layouts.iter().enumerate().all(|(i, l)| follows(i, l)) {
+                *plan.shape.last_mut().expect("not empty") *= size;
+                for (strides, l) in plan.strides.iter_mut().zip(layouts) {
+                    *strides.last_mut().expect("not empty") = l.strides()[axis];
+                }
+            } else {
+                plan.shape.push(size);
+                for (strides, l) in plan.strides.iter_mut().zip(layouts) {
+                    strides.push(l.strides()[axis]);
+                }
+            }
+        }
+        if plan.shape.is_empty() {
+            plan.shape.push(1);
+            plan.strides.iter_mut().for_each(|s| s.push(1));
+        }
+        plan
+    }
+
+    fn inner(&self) -> usize {
+        self.shape[self.shape.len() - 1]
+    }
+
+    fn rows(&self) -> usize {
+        self.shape[..self.shape.len() - 1].iter().product()
+    }
+
+    fn inner_strides(&self) -> [usize; N] {
+        std::array::from_fn(|i| self.strides[i][self.shape.len() - 1])
+    }
+
+    /// Calls `f` with the positions of the first elements of rows `from..to`.
+    fn for_rows(&self, from: usize, to: usize, mut f: impl FnMut([usize; N])) {
+        let outer = self.shape.len() - 1;
+        let mut index = vec![0; outer];
+        let mut at = self.offsets;
+        let mut rest = from;
+        for axis in (0..outer).rev() {
+            index[axis] = rest % self.shape[axis];
+            rest /= self.shape[axis];
+            for (position, strides) in at.iter_mut().zip(&self.strides) {
+                *position += index[axis] * strides[axis];
+            }
+        }
+        for _ in from..to {
+            f(at);
+            for axis in (0..outer).rev() {
+                index[axis] += 1;
+                let wraps = index[axis] == self.shape[axis];
+                for (position, strides) in at.iter_mut().zip(&self.strides) {
+                    *position += strides[axis];
+                    if wraps {
+                        *position -= strides[axis] * self.shape[axis];
+                    }
+                }
+                if !wraps {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+    }
+
+    /// Calls `f` with the positions and the length of runs along the last axis, which together are all elements.
+    fn for_runs(&self, cpu: &Cpu, f: impl Fn([usize; N], usize) + Send + Sync) {
+        let (rows, inner) = (self.rows(), self.inner());
+        let cost = rows * inner / 2 + rows * 4;
+        if rows == 1 {
+            let steps = self.inner_strides();
+            cpu.run(inner.div_ceil(CHUNK), cost, |i| {
+                let from = i * CHUNK;
+                f(std::array::from_fn(|t| self.offsets[t] + from * steps[t]), CHUNK.min(inner - from));
+            });
+        } else {
+            let each = CHUNK.div_ceil(inner);
+            cpu.run(rows.div_ceil(each), cost, |i| {
+                self.for_rows(i * each, rows.min((i + 1) * each), |at| f(at, inner));
+            });
+        }
+    }
+
+    fn nd<'a, T>(&self, i: usize, data: &'a [T]) -> ArrayView<'a, T, IxDyn> {
+        let shape = IxDyn(&self.shape).strides(IxDyn(&self.strides[i]));
+        ArrayView::from_shape(shape, &data[self.offsets[i]..]).expect("the view lies within its buffer")
+    }
+
+    fn nd_mut<'a, T>(&self, i: usize, data: &'a mut [T]) -> ArrayViewMut<'a, T, IxDyn> {
+        let shape = IxDyn(&self.shape).strides(IxDyn(&self.strides[i]));
+        ArrayViewMut::from_shape(shape, &mut data[self.offsets[i]..]).expect("outputs do not overlap")
+    }
+}
+
+simd! {
+    fn map_run<A: Element, B: Element, F: Fn(A) -> B>(x: &[A], out: &mut [B], f: F) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = f(x);
+        }
+    }
+}
+
+/// out ← f(x), elementwise.
+pub(crate) fn map<A: Element, B: Element>(
+    cpu: &Cpu,
+    (x, x_layout): (&[A], &Layout),
+    (out, out_layout): (&mut [B], &Layout),
+    f: impl Fn(A) -> B + Copy + Send + Sync,
+) {
+    if out_layout.numel() == 0 {
+        return;
+    }
+    let plan = Plan::new([x_layout, out_layout]);
+    if !matches!(plan.inner_strides(), [0 | 1, 1]) {
+        Zip::from(plan.nd_mut(1, out)).and(plan.nd(0, x)).for_each(|out, &x| *out = f(x));
+        return;
+    }
+    let [step, _] = plan.inner_strides();
+    let shared = Shared::new(out);
+    plan.for_runs(cpu, |[at, to], len| {
+        // SAFETY: runs of an output do not overlap.
+        let out = unsafe { shared.part(to, len) };
+        if step == 1 { map_run(&x[at..at + len], out, f) } else { out.fill(f(x[at])) }
+    });
+}
+
+/// A function of two numbers; a trait, so that it is inlined into every loop.
+pub(crate) trait Function2<T>: Copy + Send + Sync {
+    fn call(self, a: T, b: T) -> T;
+}
+
+simd! {
+    fn zip_run<T: Real, F: Function2<T>>(a: &[T], b: &[T], out: &mut [T], f: F) {
+        for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+            *out = f.call(a, b);
+        }
+    }
+}
+
+simd! {
+    fn zip_left<T: Real, F: Function2<T>>(a: T, b: &[T], out: &mut [T], f: F) {
+        for (out, &b) in out.iter_mut().zip(b) {
+            *out = f.call(a, b);
+        }
+    }
+}
+
+simd! {
+    fn zip_right<T: Real, F: Function2<T>>(a: &[T], b: T, out: &mut [T], f: F) {
+        for (out, &a) in out.iter_mut().zip(a) {
+            *out = f.call(a, b);
+        }
+    }
+}
+
+/// out ← f(a, b), elementwise.
+pub(crate) fn zip<T: Real>(
+    cpu: &Cpu,
+    (a, a_layout): (&[T], &Layout),
+    (b, b_layout): (&[T], &Layout),
+    (out, out_layout): (&mut [T], &Layout),
+    f: impl Function2<T>,
+) {
+    if out_layout.numel() == 0 {
+        return;
+    }
+    let plan = Plan::new([a_layout, b_layout, out_layout]);
+    let steps = plan.inner_strides();
+    if !matches!(steps, [0 | 1, 0 | 1, 1]) {
+        let inputs = (plan.nd(0, a), plan.nd(1, b));
+        Zip::from(plan.nd_mut(2, out)).and(inputs.0).and(inputs.1).for_each(|o, &a, &b| *o = f.call(a, b));
+        return;
+    }
+    let shared = Shared::new(out);
+    plan.for_runs(cpu, |[pa, pb, po], len| {
+        // SAFETY: runs of an output do not overlap.
+        let out = unsafe { shared.part(po, len) };
+        match steps {
+            [1, 1, _] => zip_run(&a[pa..pa + len], &b[pb..pb + len], out, f),
+            [0, 1, _] => zip_left(a[pa], &b[pb..pb + len], out, f),
+            [1, 0, _] => zip_right(&a[pa..pa + len], b[pb], out, f),
+            _ => out.fill(f.call(a[pa], b[pb])),
+        }
+    });
+}
