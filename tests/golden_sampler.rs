@@ -10,6 +10,7 @@ use transdiff_core::sampler::{
     Silent, Trajectory,
 };
 use transdiff_core::{Backend, DType, HostTensor, Result, Tensor};
+use transdiff_cpu::Cpu;
 
 /// v(x, c, t) = tanh(x Aᵀ) + c·cos(t) + b, on the host in f64.
 struct Recorded {
@@ -93,5 +94,6 @@ fn runs_in_f64() {
 
 #[test]
 fn runs_in_f32() {
+    all_runs(&Cpu::new(Some(2)).unwrap(), DType::F32, 2e-5);
     all_runs(&Reference, DType::F32, 2e-5);
 }

@@ -1,60 +1,163 @@
-//! Exercises the rooms around the model with real digits in the place of samples.
+//! Trains TransDiff on handwritten digits, generates new ones, and measures how good they are.
+//!
+//! `cargo run --release --example quickstart -- --help`
 
 mod digits;
 mod evaluate;
 mod pictures;
 mod progress;
 mod report;
+mod settings;
+mod training;
 
 use std::error::Error;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use digits::{Digits, from_latent, quantized, to_latent};
+use clap::Parser;
+use transdiff::model::{Sampling, Session};
+use transdiff::sampler::{EulerMaruyama, Guidance, KeyedNoise, Path, Schedule, Silent};
+use transdiff::{Cpu, DType, Tensor, TransDiff};
+
+use digits::{CLASSES, Digits, Image, from_latent, quantized};
 use evaluate::Evaluator;
 use pictures::{Phase, write_grid, write_loss_curve};
-use progress::TrainingBar;
 use report::{RealDigits, Report, Seconds, Step, write_samples};
+use settings::Settings;
+use training::{Trained, Training, latents};
+
+/// Guidances that the report compares; the samples that are kept are of the first.
+const GUIDANCES: [f32; 2] = [1.0, 1.3];
+/// Columns of `samples.png`.
+const COLUMNS: usize = 20;
+/// Exit code of a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let out = Path::new("target/quickstart");
-    std::fs::create_dir_all(out)?;
+    let settings = Settings::parse();
+    std::fs::create_dir_all(&settings.out)?;
+    let backend = Cpu::new(settings.threads)?;
     let (train, test) = Digits::load()?;
-    assert_eq!((train.images.len(), test.images.len()), (1200, 597));
-    assert!(train.images.iter().all(|image| quantized(&from_latent(&to_latent(image))) == *image));
-    println!("latent of the first digit: {:?}", to_latent(&train.images[0]));
-    println!("digits a class: {:?}", train.by_class().map(|c| c.len()));
+    let Some((phases, model)) = train_phases(&settings, &backend, &train)? else {
+        std::process::exit(INTERRUPTED);
+    };
+    model.save(settings.out.join("model.safetensors"))?;
+    let curves: Vec<Phase<'_>> =
+        phases.iter().map(|(name, p)| Phase { name, losses: &p.losses }).collect();
+    write_loss_curve(&settings.out.join("loss.svg"), &curves)?;
 
-    let mut bar = TrainingBar::new("1-step", 1500, 0);
-    let noise = |i: u32| i.wrapping_mul(2654435761) as f32 / 4.3e9 - 0.5;
-    let losses: Vec<f32> = (0..1500u32)
-        .map(|i| {
-            0.8 + 1.2 * (-0.01 * i as f32).exp() + 0.1 * (noise(i * i) + noise(i * 7) + noise(i * i * 3))
-        })
-        .inspect(|&loss| {
-            std::thread::sleep(Duration::from_micros(500));
-            bar.step(loss, 64);
-        })
-        .collect();
-    bar.finish();
-
-    let started = Instant::now();
     let evaluator = Evaluator::new(&train, &test)?;
-    println!("classifier fitted in {:?}", started.elapsed());
-    let real = evaluator.quality(&test.images, &test.labels)?;
-    println!("test digits {real:?} in {:?}", started.elapsed());
-    println!("training digits {:?}", evaluator.quality(&train.images, &train.labels)?);
+    let mut gallery = Gallery::new(&settings);
+    for (name, trained) in &phases {
+        gallery.add(name, &trained.model, &evaluator)?;
+    }
+    write_samples(&settings.out.join("samples.safetensors"), &gallery.kept, &gallery.labels)?;
+    write_grid(&settings.out.join("samples.png"), &gallery.kept, &gallery.labels, COLUMNS)?;
     let report = Report {
-        samples: real,
+        samples: evaluator.quality(&gallery.kept, &gallery.labels)?,
         real_digits: RealDigits::measure(&evaluator, &train, &test)?,
-        steps: vec![Step { model: "MRAR", step: 0, guidance: 1.3, quality: real }],
-        seconds: Seconds::default(),
-        settings: &"none",
+        steps: gallery.steps,
+        seconds: Seconds {
+            training: phases.iter().map(|(_, p)| p.seconds).sum(),
+            sampling: gallery.seconds,
+        },
+        settings: &settings,
     };
     report.print();
-    report.write(&out.join("report.json"))?;
-    write_samples(&out.join("samples.safetensors"), &test.images, &test.labels)?;
-    write_grid(&out.join("samples.png"), &test.images, &test.labels, 20)?;
-    let phases = [Phase { name: "1-step", losses: &losses }, Phase { name: "MRAR", losses: &losses[300..] }];
-    write_loss_curve(&out.join("loss.svg"), &phases)
+    report.write(&settings.out.join("report.json"))?;
+    println!("Look at {}", settings.out.join("samples.png").display());
+    Ok(())
+}
+
+type Phases = Vec<(&'static str, Trained)>;
+
+/// The phases of training with their names, and the model that the last one left; `None` if interrupted.
+fn train_phases(
+    settings: &Settings,
+    backend: &Cpu,
+    digits: &Digits,
+) -> Result<Option<(Phases, TransDiff<Cpu>)>, Box<dyn Error>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+    let set = latents(digits)?;
+    let phase = |name, file: &str| Training {
+        name,
+        checkpoint: settings.out.join(file),
+        interrupted: &interrupted,
+    };
+    let first = phase("1-step", "checkpoint.safetensors").run(
+        backend,
+        &set,
+        settings.training(),
+        settings.fresh,
+        || TransDiff::new(backend, &settings::model(), DType::F32, settings.seed),
+    )?;
+    let Some(first) = first else { return Ok(None) };
+    let (mut model, mut phases) = (first.model.clone(), vec![("1-step", first)]);
+    if settings.mrar {
+        let start = || {
+            let (start, new) = model.transferred(&settings::mrar_model(), settings.seed)?;
+            println!("MRAR starts from the 1-step weights; new: {}", new.join(", "));
+            Ok(start)
+        };
+        let file = phase("MRAR", "checkpoint-mrar.safetensors");
+        let second = file.run(backend, &set, settings.mrar_training(), settings.fresh, start)?;
+        let Some(second) = second else { return Ok(None) };
+        model = second.model.clone();
+        phases.push(("MRAR", second));
+    }
+    Ok(Some((phases, model)))
+}
+
+/// The digits that were generated, and what was measured of them.
+struct Gallery<'a> {
+    settings: &'a Settings,
+    labels: Vec<usize>,
+    seeds: Vec<u64>,
+    steps: Vec<Step>,
+    seconds: f64,
+    /// Of the last model's last step, at the first guidance.
+    kept: Vec<Image>,
+}
+
+impl<'a> Gallery<'a> {
+    fn new(settings: &'a Settings) -> Self {
+        let labels: Vec<usize> = (0..settings.samples).map(|i| i % CLASSES).collect();
+        let seeds = (0..settings.samples as u64).map(|i| (settings.seed << 32) + i).collect();
+        Self { settings, labels, seeds, steps: Vec::new(), seconds: 0.0, kept: Vec::new() }
+    }
+
+    /// Generates digits with `model` at every guidance and measures every generation step.
+    fn add(
+        &mut self,
+        name: &'static str,
+        model: &TransDiff<Cpu>,
+        evaluator: &Evaluator,
+    ) -> Result<(), Box<dyn Error>> {
+        let schedule = Schedule::paper(self.settings.sampling_steps as usize)?;
+        let solver = EulerMaruyama::new(schedule, Path::Linear, 1.0, 1.0)?;
+        let mut session = Session::new(model);
+        for guidance in GUIDANCES.into_iter().rev() {
+            let sampling = Sampling::new(solver, Guidance::new(f64::from(guidance))?);
+            let mut noise = KeyedNoise::new(model.backend(), DType::F32, &self.seeds);
+            let started = Instant::now();
+            let out = session.generate(&self.labels, &[], &sampling, &mut noise, &mut Silent)?;
+            self.seconds += started.elapsed().as_secs_f64();
+            for (step, latent) in out.references.iter().chain([&out.latents]).enumerate() {
+                self.kept = images(latent)?;
+                let quality = evaluator.quality(&self.kept, &self.labels)?;
+                self.steps.push(Step { model: name, step, guidance, quality });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The images of latents [N, 4, 4, 4].
+fn images(latents: &Tensor<Cpu>) -> transdiff::Result<Vec<Image>> {
+    let values = latents.to_f32()?;
+    let (latents, _) = values.as_chunks();
+    Ok(latents.iter().map(|latent| quantized(&from_latent(latent))).collect())
 }

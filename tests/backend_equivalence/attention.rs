@@ -32,10 +32,10 @@ fn setting<B: Backend>(case: &mut Case<'_, B>) -> ([usize; 5], Attention) {
 
 fn attention<B: Backend>(case: &mut Case<'_, B>) {
     let ([b, h, e, nq, nkv], how) = setting(case);
-    let q = case.normal(&[b, nq, h, e]);
+    let q = case.distinct(&[b, nq, h, e], |z| z);
     // One image of keys and values may serve all images of queries.
     let images = if case.one_in(4) { 1 } else { b };
-    let (k, v) = (case.normal(&[images, nkv, h, e]), case.normal(&[images, nkv, h, e]));
+    let [k, v] = [(); 2].map(|()| case.distinct(&[images, nkv, h, e], |z| z));
     let how = &how;
     check!(case, "attention", [q, k, v] => q.attention(k, v, how, true));
     check!(case, "attention", [q, k, v] => q.attention(k, v, how, false));
@@ -45,7 +45,7 @@ fn attention<B: Backend>(case: &mut Case<'_, B>) {
 fn backward<B: Backend>(case: &mut Case<'_, B>, [q, k, v]: [&Input<B>; 3], how: &Attention) {
     let (y, lse) = q.oracle.attention(&k.oracle, &v.oracle, how, true).unwrap();
     let (y, lse) = (case.saved(&y), case.saved(&lse.unwrap()));
-    let dy = case.normal(q.ours.shape());
+    let dy = case.distinct(q.ours.shape(), |z| z);
     check!(case, "attention_backward", [q, k, v, y, lse, dy] =>
         q.attention_backward(k, v, how, y, lse, dy).map(Vec::from));
 }

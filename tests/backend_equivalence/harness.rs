@@ -173,12 +173,17 @@ impl<B: Backend> Case<'_, B> {
         let repeats = self.one_in(6);
         let core: Vec<usize> =
             shape.iter().map(|&n| if repeats && n > 0 && self.one_in(2) { 1 } else { n }).collect();
-        let values = (0..core.iter().product()).map(|_| f(self.rng.normal())).collect();
-        let Input { ours, oracle } = self.given(&core, values);
+        let Input { ours, oracle } = self.distinct(&core, f);
         let input =
             Input { ours: ours.broadcast_to(shape).unwrap(), oracle: oracle.broadcast_to(shape).unwrap() };
-        self.note(input.ours.layout());
+        self.note(shape);
         Input { oracle: input.oracle.contiguous().unwrap(), ..input }
+    }
+
+    /// As [`input`](Self::input), without repeats: for what cancels where all elements are alike.
+    pub fn distinct(&mut self, shape: &[usize], f: impl Fn(f64) -> f64) -> Input<B> {
+        let values = (0..shape.iter().product()).map(|_| f(self.rng.normal())).collect();
+        self.given(shape, values)
     }
 
     pub fn normal(&mut self, shape: &[usize]) -> Input<B> {
@@ -196,6 +201,7 @@ impl<B: Backend> Case<'_, B> {
         }
         let whole = Tensor::from_f64(self.suite.backend, &[buffer.len()], buffer, dtype).unwrap();
         let ours = place.view(&whole).unwrap();
+        self.note(ours.layout());
         self.inputs.push((whole.clone(), digest(&whole)));
         Input { ours, oracle: Tensor::from_f64(&Reference, shape, values, DType::F64).unwrap() }
     }
@@ -229,13 +235,14 @@ impl<B: Backend> Case<'_, B> {
         }
     }
 
-    /// Checks ‖got − want‖ / ‖want‖ (‖got‖ where the oracle gives zeros) against the operation's bound.
+    /// Checks ‖got − want‖ / ‖want‖ (without the divisor where what is wanted is 0, or nothing in single
+    /// precision) against the operation's bound.
     pub fn judge(&self, op: &'static str, got: &[f64], want: &[f64]) {
         assert_eq!(got.len(), want.len());
         // Equal infinities are no error.
         let squares = got.iter().zip(want).filter(|(g, w)| g != w).map(|(g, w)| (g - w).powi(2));
         let (distance, size) = (squares.sum::<f64>().sqrt(), want.iter().map(|w| w * w).sum::<f64>().sqrt());
-        let error = if size > 0.0 && size.is_finite() { distance / size } else { distance };
+        let error = if size > 1e-30 && size.is_finite() { distance / size } else { distance };
         let bound = (self.suite.bound)(op);
         assert!(error <= bound, "{op}: error {error:e} is above {bound:e}");
         let mut report = self.suite.report.borrow_mut();

@@ -11,11 +11,11 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
 
 fn linear<B: Backend>(case: &mut Case<'_, B>) {
     // Sizes on both sides of the tiles of matrix kernels.
-    let m = case.pick(&[0, 1, 2, 5, 31, 64, 65, 130]);
+    let m: usize = case.pick(&[0, 1, 2, 5, 31, 64, 65, 130]);
     let n = case.pick(&[0, 1, 3, 8, 33, 64, 100]);
     let k = case.pick(&[0, 1, 2, 7, 16, 129, 256, 257, 1000]);
     let act = case.pick(&[Activation::None, Activation::Gelu]);
-    let lead = if m % 5 == 0 && case.one_in(2) { vec![5, m / 5] } else { vec![m] };
+    let lead = if m.is_multiple_of(5) && case.one_in(2) { vec![5, m / 5] } else { vec![m] };
     let scale = 1.0 / (k.max(1) as f64).sqrt();
     let x = case.input(&[&lead[..], &[k]].concat(), |z| z + 1.0);
     let w = case.input(&[n, k], |z| scale * (z + 1.0));
@@ -23,10 +23,10 @@ fn linear<B: Backend>(case: &mut Case<'_, B>) {
     check!(case, "linear", [x, w, b] => x.linear(w, b, act, true));
     check!(case, "linear", [x, w, b] => x.linear(w, b, act, false));
 
-    // Before the activation: around 0, and far from it in both directions.
+    // Before the activation: around 0, and far from it in both directions (in one alone, nothing would be left).
     let out = [&lead[..], &[n]].concat();
     let size = case.pick(&[1.0, 30.0]);
-    let pre = (act == Activation::Gelu).then(|| case.input(&out, |z| size * z));
+    let pre = (act == Activation::Gelu).then(|| case.distinct(&out, |z| size * z));
     let dy = case.input(&out, |z| z + 1.0);
     let wanted = case.pick(&[[true; 3], [true, false, false], [false, true, true], [false, false, true]]);
     check!(case, "linear_backward", [x, w, pre, dy] => x.linear_backward(w, act, pre, dy, wanted));

@@ -32,8 +32,7 @@ fn norms<B: Backend>(case: &mut Case<'_, B>) {
     let images = if g > 1 { g } else { 1 };
     let [w, b] = pair(&[d]);
     let [s, t] = pair(&[images, 1, d]);
-    let x = case.input(&[g, r, d], |z| 2.0 * z + 1.0);
-    let dy = case.normal(&[g, r, d]);
+    let (x, dy) = (case.distinct(&[g, r, d], |z| 2.0 * z + 1.0), case.distinct(&[g, r, d], |z| z));
     // The mean of nothing has no value.
     let save = d > 0;
     check!(case, "norm_modulate", [x, w, b, s, t] =>
@@ -51,7 +50,7 @@ fn norms<B: Backend>(case: &mut Case<'_, B>) {
 /// Where the mean of the squares less the square of the mean has no digit left.
 fn far_from_zero<B: Backend>(case: &mut Case<'_, B>) {
     let d = case.pick(&[8, 65, 256]);
-    let x = case.input(&[3, d], |z| z + 300.0);
+    let x = case.distinct(&[3, d], |z| z + 300.0);
     check!(case, "norm_modulate, mean 300", [x] => x.norm_modulate(None, None, 1e-6, true));
 }
 

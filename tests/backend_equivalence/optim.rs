@@ -56,7 +56,7 @@ fn in_place<B: Backend>(case: &mut Case<'_, B>) {
         let before = std::ptr::from_ref(p.view().buffer);
         let slot = Slot { param: &mut p, grad: Some(g), m: &mut m, v: &mut v, weight_decay: 0.1 };
         Tensor::adamw_step(g.backend(), &hyper, &mut [slot])?;
-        Tensor::ema_step(g.backend(), 0.9, &mut [(&mut p, g)])?;
+        Tensor::ema_step(g.backend(), 0.9, &mut [(&mut p, &m)])?;
         assert_eq!(before, std::ptr::from_ref(p.view().buffer));
         assert!(margins_intact(&p)?);
         Ok(vec![p, m, v])

@@ -4,3 +4,12 @@
 #![allow(dead_code)]
 
 pub mod golden;
+pub mod sampling;
+
+use proptest::test_runner::{Config, RngSeed};
+
+/// This many cases, drawn from a fixed seed: a property that holds once holds always.
+pub fn cases(cases: u32) -> Config {
+    let rng_seed = RngSeed::Fixed(0x7472_616e_7364_6966);
+    Config { cases, rng_seed, failure_persistence: None, ..Config::default() }
+}

@@ -68,7 +68,7 @@ impl HostData {
         match dtype {
             DType::F32 => Self::F32(values.into_iter().map(|x| x as f32).collect()),
             DType::F64 => Self::F64(values),
-            DType::BF16 => Self::BF16(values.into_iter().map(bf16::from_f64).collect()),
+            DType::BF16 => Self::BF16(values.into_iter().map(bf16_from_f64).collect()),
             DType::I32 => Self::I32(values.into_iter().map(|x| x as i32).collect()),
         }
     }
@@ -91,6 +91,18 @@ impl HostData {
             Self::I32(_) => true,
         }
     }
+}
+
+/// `x` rounded to nearest even. (`bf16::from_f64` drops the low half of the number first, and so takes what is
+/// just beside a tie for a tie.)
+pub fn bf16_from_f64(x: f64) -> bf16 {
+    let near = x as f32;
+    if x.is_nan() || f64::from(near) == x {
+        return bf16::from_f32(near);
+    }
+    // Rounded to odd: towards zero, with the last bit set for what was lost, so that the second rounding sees it.
+    let beyond = f64::from(near).abs() > x.abs();
+    bf16::from_f32(f32::from_bits((near.to_bits() - u32::from(beyond)) | 1))
 }
 
 /// A shape and its elements in row-major order, in host memory.
@@ -159,5 +171,33 @@ impl HostTensor {
     #[must_use]
     pub fn cast(self, dtype: DType) -> Self {
         Self { shape: self.shape, data: self.data.cast(dtype) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_to_nearest_even() {
+        let (ulp, tiny) = (1.0 / 128.0, 1e-14);
+        let cases = [
+            (1.0 + 0.5 * ulp, 1.0),
+            (1.0 + 0.5 * ulp + 1e-7, 1.0 + ulp),
+            (1.0 + 0.5 * ulp + tiny, 1.0 + ulp),
+            (-1.0 - 0.5 * ulp - tiny, -1.0 - ulp),
+            (1.0 + 1.5 * ulp, 1.0 + 2.0 * ulp),
+            (1.0 + 1.5 * ulp - tiny, 1.0 + ulp),
+            (1e300, f64::INFINITY),
+            (3.39e38, f64::from_bits(0x47ef_e000_0000_0000)),
+            (-3.4e38, f64::NEG_INFINITY),
+            (1e-300, 0.0),
+            (2f64.powi(-134), 0.0),
+            (2f64.powi(-134) * (1.0 + tiny), 2f64.powi(-133)),
+        ];
+        for (x, want) in cases {
+            assert_eq!(HostData::from_f64(vec![x], DType::BF16).to_f64(), [want], "{x:e}");
+        }
+        assert!(HostData::from_f64(vec![f64::NAN], DType::BF16).to_f64()[0].is_nan());
     }
 }

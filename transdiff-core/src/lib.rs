@@ -24,6 +24,6 @@ pub use backend::Backend;
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use half::bf16;
-pub use host::{HostData, HostTensor};
+pub use host::{HostData, HostTensor, bf16_from_f64};
 pub use layout::Layout;
 pub use tensor::Tensor;

@@ -53,7 +53,7 @@ macro_rules! element {
 
 element!(f32, F32, |x| x as f32, f64::from);
 element!(f64, F64, |x| x, |x| x);
-element!(bf16, BF16, bf16::from_f64, bf16::to_f64);
+element!(bf16, BF16, transdiff_core::bf16_from_f64, bf16::to_f64);
 element!(i32, I32, |x| x as i32, f64::from);
 
 /// The elements of a view without gaps.

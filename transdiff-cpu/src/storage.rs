@@ -132,7 +132,7 @@ impl Storage for Cpu {
             (DType::F32, DType::BF16) => converted(self, x, out, bf16::from_f32),
             (DType::F32, DType::F64) => converted(self, x, out, |v: f32| f64::from(v)),
             (DType::F64, DType::F32) => converted(self, x, out, |v: f64| v as f32),
-            (DType::F64, DType::BF16) => converted(self, x, out, bf16::from_f64),
+            (DType::F64, DType::BF16) => converted(self, x, out, transdiff_core::bf16_from_f64),
             (DType::BF16, DType::F32) => converted(self, x, out, bf16::to_f32),
             (DType::BF16, DType::F64) => converted(self, x, out, bf16::to_f64),
             (from, to) if from == to => return self.copy(x, out),

@@ -277,8 +277,10 @@ impl<B: Backend> Tensor<B> {
 
     /// Zeros of `shape` with `self` as elements `start..` of `axis`: the adjoint of [`narrow`](Self::narrow).
     pub fn pad_into(&self, shape: &[usize], axis: usize, start: usize) -> Result<Self> {
+        let len = self.shape().get(axis).copied();
+        let len = len.ok_or_else(|| Error::shape("pad_into", format!("an axis {axis}"), self.shape()))?;
         let mut out = Output::new(&self.backend, self.dtype, shape)?;
-        let place = out.layout().narrow(axis, start, self.dim(axis))?;
+        let place = out.layout().narrow(axis, start, len)?;
         if place.shape() != self.shape() {
             return Err(Error::shape("pad_into", format!("{:?}", place.shape()), self.shape()));
         }
@@ -289,7 +291,13 @@ impl<B: Backend> Tensor<B> {
 
     /// Whether the elements fill a range of the buffer without gaps, in whatever order.
     pub(crate) fn is_dense(&self) -> bool {
-        self.dense_layout().is_ok_and(|l| l.strides() == self.layout.strides()) || self.layout.is_contiguous()
+        self.dense_layout().is_ok_and(|l| self.steps_as(&l)) || self.layout.is_contiguous()
+    }
+
+    /// Whether the strides are those of `layout` wherever there is more than one step to take.
+    fn steps_as(&self, layout: &Layout) -> bool {
+        let strides = self.layout.strides().iter().zip(layout.strides());
+        self.shape().iter().zip(strides).all(|(&n, (a, b))| n == 1 || a == b)
     }
 
     /// The layout without gaps, from position 0, whose axes lie in memory in the order of `self`'s.
@@ -310,7 +318,7 @@ impl<B: Backend> Tensor<B> {
         if self.shape() != like.shape() {
             return Err(Error::shape("ordered_like", format!("{:?}", like.shape()), self.shape()));
         }
-        if self.layout.strides() == layout.strides() {
+        if self.steps_as(&layout) {
             return Ok(self.clone());
         }
         let mut out = Output::new(&self.backend, self.dtype, self.shape())?;
@@ -339,10 +347,11 @@ impl<B: Backend> Tensor<B> {
     }
 
     pub(crate) fn expect_float(&self, op: &'static str) -> Result<()> {
-        if self.dtype.is_float() {
+        if self.dtype.is_float() && self.backend.supports(self.dtype) {
             return Ok(());
         }
-        Err(Error::DType { op, expected: "a float type".into(), got: self.dtype })
+        let expected = format!("a float type that {} computes in", self.backend.name());
+        Err(Error::DType { op, expected, got: self.dtype })
     }
 
     pub(crate) fn expect_shape(&self, op: &'static str, what: &str, shape: &[usize]) -> Result<()> {

@@ -94,6 +94,10 @@ impl<B: Backend> Tensor<B> {
         wanted: [bool; 3],
     ) -> Result<[Grad<B>; 3]> {
         const OP: &str = "linear_backward";
+        self.expect_float(OP)?;
+        for other in [Some(w), pre, Some(dy)].into_iter().flatten() {
+            self.expect_dtype(OP, other)?;
+        }
         let (x, dy) = (self.as_rows(OP)?, dy.as_rows(OP)?);
         let &[n, k] = w.shape() else { return Err(Error::shape(OP, "a weight [N, K]", w.shape())) };
         x.expect_shape(OP, "input", &[dy.dim(0), k])?;
@@ -126,7 +130,7 @@ impl<B: Backend> Tensor<B> {
     }
 
     /// The tensor itself where its elements have no gaps, otherwise a contiguous copy.
-    fn dense(&self) -> Result<Self> {
+    pub(super) fn dense(&self) -> Result<Self> {
         if self.is_dense() { Ok(self.clone()) } else { self.copy() }
     }
 
@@ -178,11 +182,13 @@ impl<B: Backend> Tensor<B> {
         wanted: [bool; 3],
     ) -> Result<[Grad<B>; 5]> {
         const OP: &str = "norm_modulate_backward";
+        self.expect_dtype(OP, stats)?;
+        self.expect_dtype(OP, dy)?;
         dy.expect_shape(OP, "dy", self.shape())?;
         let prepared = NormInput::new(self, affine, modulation, eps)?;
         let [g, r, d] = prepared.dims;
         stats.expect_shape(OP, "stats", &[g, r, 2])?;
-        let dy = dy.contiguous()?;
+        let (stats, dy) = (stats.contiguous()?, dy.contiguous()?);
         let mut dx = self.output_if(wanted[0], &[g, r, d])?;
         let affine_wanted = wanted[1] && affine.is_some();
         let (mut dw, mut db) = (self.output_if(affine_wanted, &[d])?, self.output_if(affine_wanted, &[d])?);
@@ -225,6 +231,8 @@ impl<B: Backend> Tensor<B> {
         gate_wanted: bool,
     ) -> Result<[Grad<B>; 2]> {
         const OP: &str = "gated_residual_backward";
+        self.expect_float(OP)?;
+        self.expect_dtype(OP, dy)?;
         dy.expect_shape(OP, "dy", self.shape())?;
         let dims = self.groups(OP, gate.is_some())?;
         let gate = gate.map(|g| g.per_group(OP, self, dims)).transpose()?;
@@ -259,8 +267,8 @@ impl<B: Backend> Tensor<B> {
         Ok((y.finish(&self.backend), finish(lse, &self.backend)))
     }
 
-    /// Gradients (dq, dk, dv) of [`attention`](Self::attention) from its result y and lse. k and v have as many
-    /// images as q.
+    /// Gradients (dq, dk, dv) of [`attention`](Self::attention) from its result y and lse. dk and dv have as many
+    /// images as q, even where one image of k and v serves them all.
     pub fn attention_backward(
         &self,
         k: &Self,
@@ -272,10 +280,13 @@ impl<B: Backend> Tensor<B> {
     ) -> Result<[Self; 3]> {
         const OP: &str = "attention_backward";
         let [q, k, v] = self.attention_inputs(k, v, how)?;
+        for other in [y, lse, dy] {
+            self.expect_dtype(OP, other)?;
+        }
         y.expect_shape(OP, "y", q.shape())?;
         dy.expect_shape(OP, "dy", q.shape())?;
         lse.expect_shape(OP, "lse", &[q.dim(0), q.dim(2), q.dim(1)])?;
-        let dy = dy.contiguous()?;
+        let (y, lse, dy) = (y.contiguous()?, lse.contiguous()?, dy.contiguous()?);
         let new = |shape: &[usize]| Output::new(&self.backend, self.dtype, shape);
         let (mut dq, mut dk, mut dv) = (new(q.shape())?, new(k.shape())?, new(v.shape())?);
         let grads = AttentionGrads { dq: dq.view(), dk: dk.view(), dv: dv.view() };
@@ -321,6 +332,7 @@ impl<B: Backend> Tensor<B> {
 
     /// Gradient of the table [rows, D] of [`embedding`](Self::embedding) from dy = `self` [n, D].
     pub fn embedding_backward(&self, ids: &[usize], rows: usize) -> Result<Self> {
+        self.expect_float("embedding_backward")?;
         let &[n, d] = self.shape() else {
             return Err(Error::shape("embedding_backward", "[n, D]", self.shape()));
         };
@@ -359,6 +371,9 @@ impl<B: Backend> Tensor<B> {
 
     /// Gradient of [`mse`](Self::mse) for `self`, from the gradient of the loss (shape []).
     pub fn mse_backward(&self, target: &Self, dloss: &Self) -> Result<Self> {
+        self.expect_float("mse_backward")?;
+        self.expect_dtype("mse_backward", target)?;
+        self.expect_dtype("mse_backward", dloss)?;
         dloss.expect_shape("mse_backward", "dloss", &[])?;
         target.expect_shape("mse_backward", "a target", self.shape())?;
         let (a, b) = (self.contiguous()?, target.contiguous()?);

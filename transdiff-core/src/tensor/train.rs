@@ -24,6 +24,7 @@ impl<B: Backend> Tensor<B> {
     pub fn adamw_step(backend: &B, hyper: &AdamW, slots: &mut [Slot<'_, B>]) -> Result<()> {
         let mut grads = Vec::with_capacity(slots.len());
         for slot in slots.iter() {
+            slot.param.expect_float("adamw_step")?;
             for other in [Some(&*slot.m), Some(&*slot.v), slot.grad].into_iter().flatten() {
                 slot.param.expect_dtype("adamw_step", other)?;
                 other.expect_shape("adamw_step", "a tensor like the parameter", slot.param.shape())?;
@@ -51,8 +52,10 @@ impl<B: Backend> Tensor<B> {
         if !(0.0..=1.0).contains(&rate) {
             return Err(Error::argument("rate", "a number in [0, 1]", rate));
         }
+        let params: Vec<Self> = pairs.iter().map(|(_, param)| param.dense()).collect::<Result<_>>()?;
         let mut out = Vec::with_capacity(pairs.len());
-        for (average, param) in pairs.iter_mut() {
+        for ((average, _), param) in pairs.iter_mut().zip(&params) {
+            param.expect_float("ema_step")?;
             param.expect_dtype("ema_step", average)?;
             **average = average.ordered_like(param)?;
             out.push((average.make_mut()?, param.view()));
@@ -62,10 +65,8 @@ impl<B: Backend> Tensor<B> {
 
     /// Σ x² over all elements of `tensors`.
     pub fn squared_norm(backend: &B, tensors: &[&Self]) -> Result<f64> {
-        let dense: Vec<Self> = tensors
-            .iter()
-            .map(|t| if t.is_dense() { Ok((*t).clone()) } else { t.copy() })
-            .collect::<Result<_>>()?;
+        tensors.iter().try_for_each(|t| t.expect_float("squared_norm"))?;
+        let dense: Vec<Self> = tensors.iter().map(|t| t.dense()).collect::<Result<_>>()?;
         let views: Vec<_> = dense.iter().map(Self::view).collect();
         backend.squared_norm(&views)
     }

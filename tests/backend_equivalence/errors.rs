@@ -1,0 +1,183 @@
+//! Arguments that do not fit: each is a typed error, whatever the backend.
+
+use transdiff_core::backend::{Activation, AdamW, UnaryOp};
+use transdiff_core::rng::{Dropout, Purpose, StreamKey};
+use transdiff_core::tensor::{Attention, Modulation, Slot};
+use transdiff_core::{Backend, DType, Error, HostData, HostTensor, Result, Tensor};
+
+#[track_caller]
+fn shape<T>(result: Result<T>) {
+    assert!(matches!(result.err(), Some(Error::Shape { .. })), "a shape error");
+}
+
+#[track_caller]
+fn dtype<T>(result: Result<T>) {
+    assert!(matches!(result.err(), Some(Error::DType { .. })), "a type error");
+}
+
+#[track_caller]
+fn argument<T>(result: Result<T>) {
+    assert!(matches!(result.err(), Some(Error::Argument { .. })), "an argument error");
+}
+
+pub fn check_all<B: Backend>(backend: &B, of: DType) {
+    let new = |shape: &[usize]| Tensor::full(backend, shape, 1.0, of).unwrap();
+    let ids =
+        Tensor::from_host(backend, &HostTensor::new(&[2, 3], HostData::I32(vec![0; 6])).unwrap()).unwrap();
+    views(&new, &ids);
+    elementwise(&new, &ids);
+    linear(&new, &ids);
+    norm(&new, &ids);
+    attention(&new, &ids);
+    others(&new, &ids);
+    optimiser(&new, &ids);
+    if !backend.supports(DType::BF16) {
+        let half = Tensor::full(backend, &[2], 1.0, DType::BF16).unwrap();
+        dtype(half.add(&half));
+        dtype(half.linear(&half, None, Activation::None, false));
+        assert_eq!(half.cast(of).unwrap().to_f64().unwrap(), [1.0; 2]);
+    }
+}
+
+fn views<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
+    let x = new(&[2, 3]);
+    shape(HostTensor::f32(&[2, 3], vec![0.0; 5]));
+    shape(HostTensor::f32(&[usize::MAX, 3], vec![]));
+    shape(x.reshape(&[7]));
+    shape(x.permute(&[0, 0]));
+    shape(x.permute(&[0]));
+    shape(x.narrow(1, 2, 2));
+    shape(x.narrow(2, 0, 0));
+    shape(x.broadcast_to(&[4, 3]));
+    shape(new(&[3]).transpose());
+    shape(x.item());
+    shape(Tensor::cat(&[&x, &new(&[3, 3])], 1));
+    shape(Tensor::cat(&[&x, &new(&[6])], 1));
+    shape(Tensor::cat(&[&x], 2));
+    argument(Tensor::<B>::cat(&[], 0));
+    dtype(Tensor::cat(&[&x, ids], 0));
+    shape(x.pad_into(&[3, 4], 0, 1));
+    shape(x.pad_into(&[2, 3], 0, 1));
+    shape(x.pad_into(&[2, 3], 2, 0));
+    dtype(x.cast(DType::I32));
+    dtype(ids.cast(x.dtype()));
+}
+
+fn elementwise<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
+    let x = new(&[2, 3]);
+    dtype(ids.unary(UnaryOp::Silu));
+    dtype(ids.affine(1.0, 1.0));
+    dtype(ids.sum(&[0]));
+    dtype(ids.mul(ids));
+    dtype(x.add(ids));
+    dtype(x.unary_backward(UnaryOp::Silu, ids));
+    dtype(x.matmul(ids));
+    shape(x.unary_backward(UnaryOp::Silu, &new(&[3, 2])));
+    shape(x.add(&new(&[2])));
+    shape(x.sum(&[2]));
+    shape(x.sum_to(&[2]));
+    shape(x.sum_to(&[1, 2, 3]));
+    shape(x.matmul(&x));
+    shape(x.matmul(&new(&[3])));
+    shape(new(&[2, 2, 3]).matmul(&new(&[3, 3, 4])));
+}
+
+fn linear<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
+    const NONE: Activation = Activation::None;
+    let (x, w) = (new(&[4, 3]), new(&[2, 3]));
+    shape(x.linear(&new(&[3, 2]), None, NONE, false));
+    shape(x.linear(&new(&[3]), None, NONE, false));
+    shape(new(&[]).linear(&w, None, NONE, false));
+    shape(x.linear(&w, Some(&new(&[3])), NONE, false));
+    dtype(x.linear(ids, None, NONE, false));
+    dtype(x.linear(&w, Some(ids), NONE, false));
+    dtype(ids.linear(ids, None, NONE, false));
+    let dy = new(&[4, 2]);
+    shape(x.linear_backward(&w, NONE, None, &new(&[4, 3]), [true; 3]));
+    shape(x.linear_backward(&w, NONE, None, &new(&[5, 2]), [true; 3]));
+    shape(x.linear_backward(&w, Activation::Gelu, Some(&x), &dy, [true; 3]));
+    argument(x.linear_backward(&w, NONE, Some(&dy), &dy, [true; 3]));
+    argument(x.linear_backward(&w, Activation::Gelu, None, &dy, [true; 3]));
+    dtype(x.linear_backward(&w, NONE, None, ids, [true; 3]));
+}
+
+fn norm<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
+    let (x, row, per_image) = (new(&[2, 4, 3]), new(&[3]), new(&[2, 1, 3]));
+    let modulation = |scale: &Tensor<B>| Modulation { scale: scale.clone(), shift: per_image.clone() };
+    shape(x.norm_modulate(Some((&row, &new(&[4]))), None, 1e-6, false));
+    shape(x.norm_modulate(None, Some(&modulation(&new(&[3, 1, 3]))), 1e-6, false));
+    shape(new(&[2, 3]).norm_modulate(None, Some(&modulation(&per_image)), 1e-6, false));
+    shape(new(&[]).norm_modulate(None, None, 1e-6, false));
+    dtype(x.norm_modulate(Some((ids, &row)), None, 1e-6, false));
+    dtype(x.norm_modulate(None, Some(&modulation(ids)), 1e-6, false));
+    dtype(ids.norm_modulate(None, None, 1e-6, false));
+    let stats = new(&[1, 8, 2]);
+    shape(x.norm_modulate_backward(None, None, 1e-6, &stats, &row, [true; 3]));
+    shape(x.norm_modulate_backward(None, None, 1e-6, &row, &x, [true; 3]));
+    dtype(x.norm_modulate_backward(None, None, 1e-6, &stats, ids, [true; 3]));
+    dtype(x.norm_modulate_backward(None, None, 1e-6, ids, &x, [true; 3]));
+
+    shape(x.gated_residual(&row, None, None));
+    shape(x.gated_residual(&x, Some(&new(&[3, 1, 3])), None));
+    dtype(x.gated_residual(ids, None, None));
+    dtype(x.gated_residual(&x, Some(ids), None));
+    shape(x.gated_residual_backward(None, None, &row, false));
+    dtype(x.gated_residual_backward(None, None, ids, false));
+    dtype(ids.dropout(Dropout { rate: 0.5, key: StreamKey::new(0, Purpose::Dropout, 0, 0) }));
+}
+
+fn attention<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
+    let (q, k) = (new(&[2, 3, 2, 4]), new(&[2, 5, 2, 4]));
+    let plain = Attention::default();
+    shape(new(&[2, 3]).attention(&k, &k, &plain, false));
+    shape(q.attention(&new(&[3, 5, 2, 4]), &k, &plain, false));
+    shape(q.attention(&k, &new(&[2, 6, 2, 4]), &plain, false));
+    shape(q.attention(&k, &new(&[2]), &plain, false));
+    let other = ids.reshape(&[1, 1, 6, 1]).unwrap();
+    dtype(new(&[1, 1, 6, 1]).attention(&other, &other, &plain, false));
+    for ends in [&[][..], &[4], &[3, 3, 5], &[0, 5], &[5, 4], &[6]] {
+        let how = Attention { blocks: Some(ends.to_vec()), dropout: None };
+        argument(q.attention(&k, &k, &how, false));
+    }
+    let blocks = Attention { blocks: Some(vec![3]), dropout: None };
+    argument(k.attention(&q, &q, &blocks, false));
+    let lse = new(&[2, 2, 3]);
+    shape(q.attention_backward(&k, &k, &plain, &k, &lse, &q));
+    shape(q.attention_backward(&k, &k, &plain, &q, &q, &q));
+    shape(q.attention_backward(&k, &k, &plain, &q, &lse, &k));
+    dtype(q.attention_backward(&k, &k, &plain, &q, &lse, ids));
+}
+
+fn others<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
+    let table = new(&[5, 3]);
+    argument(table.embedding(&[0, 5]));
+    shape(new(&[5]).embedding(&[0]));
+    dtype(ids.embedding(&[0]));
+    argument(new(&[2, 3]).embedding_backward(&[0, 5], 5));
+    shape(new(&[2, 3]).embedding_backward(&[0], 5));
+    dtype(ids.embedding_backward(&[0, 1], 5));
+    shape(table.mse(&new(&[3, 5])));
+    shape(new(&[0]).mse(&new(&[0])));
+    dtype(new(&[2, 3]).mse(ids));
+    shape(table.mse_backward(&table, &table));
+    shape(table.mse_backward(&new(&[3, 5]), &new(&[])));
+    dtype(new(&[2, 3]).mse_backward(ids, &new(&[])));
+}
+
+fn optimiser<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
+    let step = |param: &[usize], grad: &Tensor<B>, m: &[usize]| {
+        let (mut p, mut m, mut v) = (new(param), new(m), new(param));
+        let hyper = AdamW { lr: 1.0, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, grad_scale: 1.0 };
+        let slot = Slot { param: &mut p, grad: Some(grad), m: &mut m, v: &mut v, weight_decay: 0.0 };
+        Tensor::adamw_step(grad.backend(), &hyper, &mut [slot])
+    };
+    shape(step(&[2, 3], &new(&[3, 2]), &[2, 3]));
+    shape(step(&[2, 3], &new(&[2, 3]), &[6]));
+    dtype(step(&[2, 3], ids, &[2, 3]));
+    let param = new(&[2, 3]);
+    shape(Tensor::ema_step(param.backend(), 0.5, &mut [(&mut new(&[3, 2]), &param)]));
+    dtype(Tensor::ema_step(param.backend(), 0.5, &mut [(&mut param.clone(), ids)]));
+    argument(Tensor::ema_step(param.backend(), 1.5, &mut [(&mut param.clone(), &param)]));
+    argument(Tensor::ema_step(param.backend(), f64::NAN, &mut [(&mut param.clone(), &param)]));
+    dtype(Tensor::squared_norm(param.backend(), &[ids]));
+}

@@ -1,0 +1,82 @@
+//! What one row (token, image) gives alone and in a batch.
+
+use transdiff_core::backend::Activation;
+use transdiff_core::tensor::{Attention, Modulation};
+use transdiff_core::{Backend, Result, Tensor};
+
+use crate::harness::{Case, Suite, digest};
+
+/// Checks that rows have the same bits alone as among others.
+pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
+    suite.cases("rows of linear layers", 20, |case| linear(case).unwrap());
+    suite.cases("images of norms and residuals", 20, |case| norms(case).unwrap());
+    suite.cases("rows of attention", 20, |case| attention(case).unwrap());
+}
+
+/// Compares each part of `len` along `axis` of `whole` with what `f` makes of that part alone.
+fn parts<B: Backend>(
+    whole: &Tensor<B>,
+    axis: usize,
+    len: usize,
+    f: impl Fn(&dyn Fn(&Tensor<B>) -> Result<Tensor<B>>) -> Result<Tensor<B>>,
+) -> Result<()> {
+    for start in (0..whole.dim(axis)).step_by(len) {
+        let cut = |t: &Tensor<B>| t.narrow(axis, start, len.min(t.dim(axis) - start));
+        assert_eq!(digest(&cut(whole)?), digest(&f(&cut)?), "part {start} of length {len} of axis {axis}");
+    }
+    Ok(())
+}
+
+fn linear<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
+    let [m, n, k] = [case.pick(&[2, 7, 65, 130]), case.pick(&[1, 33, 100]), case.pick(&[1, 7, 129, 600])];
+    let act = case.pick(&[Activation::None, Activation::Gelu]);
+    let [x, w, b] = [&[m, k][..], &[n, k], &[n]].map(|shape| case.normal(shape).ours);
+    let (y, _) = x.linear(&w, Some(&b), act, false)?;
+    for len in [1, 5, m.div_ceil(2)] {
+        parts(&y, 0, len, |cut| Ok(cut(&x)?.linear(&w, Some(&b), act, false)?.0))?;
+    }
+    Ok(())
+}
+
+fn norms<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
+    let [g, r, d] = [case.pick(&[2, 5]), case.pick(&[1, 7, 70]), case.pick(&[1, 8, 65, 257])];
+    let [x, u] = [(); 2].map(|()| case.normal(&[g, r, d]).ours);
+    let [scale, shift, gate] = [(); 3].map(|()| case.normal(&[g, 1, d]).ours);
+    let rows = x.norm_modulate(None, None, 1e-6, false)?.y;
+    let modulation = Modulation { scale, shift };
+    let y = x.norm_modulate(None, Some(&modulation), 1e-6, false)?.y;
+    let sum = x.gated_residual(&u, Some(&gate), None)?;
+    for len in [1, g.div_ceil(2)] {
+        parts(&y, 0, len, |cut| {
+            let modulation = Modulation { scale: cut(&modulation.scale)?, shift: cut(&modulation.shift)? };
+            Ok(cut(&x)?.norm_modulate(None, Some(&modulation), 1e-6, false)?.y)
+        })?;
+        parts(&sum, 0, len, |cut| cut(&x)?.gated_residual(&cut(&u)?, Some(&cut(&gate)?), None))?;
+    }
+    parts(&rows, 1, 1, |cut| Ok(cut(&x)?.norm_modulate(None, None, 1e-6, false)?.y))
+}
+
+fn attention<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
+    let [b, h, e] = [case.pick(&[2, 5]), case.pick(&[1, 3]), case.pick(&[1, 8, 24, 64])];
+    let [nq, nkv] = [case.pick(&[1, 6, 65, 150]), case.pick(&[1, 6, 65, 150])];
+    let q = case.normal(&[b, nq, h, e]).ours;
+    let [k, v] = [(); 2].map(|()| case.normal(&[b, nkv, h, e]).ours);
+    let plain = Attention::default();
+    let (y, _) = q.attention(&k, &v, &plain, false)?;
+    parts(&y, 0, 1, |cut| Ok(cut(&q)?.attention(&cut(&k)?, &cut(&v)?, &plain, false)?.0))?;
+    for len in [1, 5, nq.div_ceil(2)] {
+        parts(&y, 1, len, |cut| Ok(cut(&q)?.attention(&k, &v, &plain, false)?.0))?;
+    }
+    // Queries of a block-causal pass stand at the end of the keys: a later part sees what it would see with all.
+    let how = Attention {
+        blocks: Some((0..=nq.max(nkv)).step_by(4).skip(1).chain([nq.max(nkv) + 5]).collect()),
+        dropout: None,
+    };
+    let n = *how.blocks.as_ref().unwrap().last().unwrap();
+    let [q, k, v] = [(); 3].map(|()| case.normal(&[1, n, h, e]).ours);
+    let (y, _) = q.attention(&k, &v, &how, false)?;
+    let (start, len) = (n / 2, n - n / 2);
+    let (late, _) = q.narrow(1, start, len)?.attention(&k, &v, &how, false)?;
+    assert_eq!(digest(&y.narrow(1, start, len)?), digest(&late));
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! How close samples come to what they should be: distributions that are known in closed form, and orders of
+//! convergence.
+//!
+//! Every case is drawn from fixed seeds, so that a statistical bound that holds once holds always.
+
+mod common;
+
+use common::cases;
+use common::sampling::{Gaussian, Logistic, NoNoise, any_path};
+use proptest::prelude::*;
+use transdiff_core::reference::Reference;
+use transdiff_core::sampler::{
+    Euler, EulerMaruyama, Heun, KeyedNoise, NoiseSource, Path, Sampler, Schedule, Silent, Solver, Trajectory,
+};
+use transdiff_core::{Backend, DType, Tensor};
+
+const ONLY: Trajectory = Trajectory::ONLY;
+
+/// Mean and variance of one element after Euler–Maruyama, exactly: for Gaussian data every step is
+/// x ← g x + d + e z with constants, so the mean goes to g·mean + d and the variance to g²·var + e².
+fn propagate(data: &Gaussian, schedule: Schedule, s0: f64, s1: f64) -> (f64, f64) {
+    let (mut mean, mut var) = (0.0, 1.0);
+    for i in 0..schedule.steps() {
+        let (t, dt) = (schedule.time(i), schedule.time(i + 1) - schedule.time(i));
+        let (s0, s1) = if i + 1 == schedule.steps() { (1.0, 0.0) } else { (s0, s1) };
+        let ((vc, vk), (c, k)) = (data.affine(t), data.score(t));
+        let g = 1.0 + s0 * dt * (vk - t * k);
+        mean = g * mean + s0 * dt * (vc - t * c);
+        var = g * g * var + s1 * s1 * 2.0 * t * dt.abs();
+    }
+    (mean, var)
+}
+
+/// Mean and unbiased variance.
+fn moments(x: &[f64]) -> (f64, f64) {
+    let n = x.len() as f64;
+    let mean = x.iter().sum::<f64>() / n;
+    (mean, x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0))
+}
+
+/// Standard errors of mean and variance for `n` draws from a normal distribution of variance `var`.
+fn standard_errors(var: f64, n: usize) -> (f64, f64) {
+    ((var / n as f64).sqrt(), var * (2.0 / (n as f64 - 1.0)).sqrt())
+}
+
+const DRAWS: usize = 4096;
+
+fn draw<B: Backend>(
+    backend: &B,
+    dtype: DType,
+    data: &Gaussian,
+    sampler: &dyn Sampler<B>,
+    seed: u64,
+) -> (f64, f64) {
+    let mut noise = KeyedNoise::new(backend, dtype, &[seed, seed ^ 1]);
+    let x = noise.starting(&[2, DRAWS / 2]).unwrap();
+    moments(&sampler.sample(data, x, ONLY, &mut noise, &mut Silent).unwrap().to_f64().unwrap())
+}
+
+proptest! {
+    #![proptest_config(cases(16))]
+
+    /// Whatever the steps and scales: the moments are those of the discrete scheme, which are known exactly.
+    #[test]
+    fn sampled_moments_are_those_of_the_scheme(
+        path in any_path(), mean in -3.0..3.0f64, std in 0.1..2.0f64,
+        steps in 2..60usize, s0 in 0.8..1.0f64, s1 in 0.0..1.0f64, seed: u64,
+    ) {
+        let data = Gaussian { path, mean, std };
+        let schedule = Schedule::paper(steps).unwrap();
+        let sampler = EulerMaruyama::new(schedule, path, s0, s1).unwrap();
+        let (m, v) = draw(&Reference, DType::F64, &data, &sampler, seed);
+        let (mean, var) = propagate(&data, schedule, s0, s1);
+        let (se_mean, se_var) = standard_errors(var, DRAWS);
+        prop_assert!((m - mean).abs() <= 4.0 * se_mean, "mean {m}, of the scheme {mean} ± {se_mean}");
+        prop_assert!((v - var).abs() <= 4.0 * se_var, "variance {v}, of the scheme {var} ± {se_var}");
+    }
+
+    /// With scales of 1 and steps enough that the scheme's own bias is below half a standard error (checked, not
+    /// assumed), the samples have the mean and the variance of the data.
+    #[test]
+    fn sampled_moments_are_those_of_the_data(path in any_path(), mean in -3.0..3.0f64, std in 0.25..2.0f64, seed: u64) {
+        let data = Gaussian { path, mean, std };
+        let (se_mean, se_var) = standard_errors(std * std, DRAWS);
+        let even = Schedule::even(600).unwrap();
+        let (bias_mean, bias_var) = propagate(&data, even, 1.0, 1.0);
+        prop_assert!((bias_mean - mean).abs() <= 0.5 * se_mean, "bias of the mean {}", bias_mean - mean);
+        prop_assert!((bias_var - std * std).abs() <= 0.5 * se_var, "bias of the variance {}", bias_var - std * std);
+        let stochastic = EulerMaruyama::new(even, path, 1.0, 1.0).unwrap();
+        let deterministic = Heun { schedule: Schedule::even(100).unwrap(), path };
+        for (m, v) in [
+            draw(&Reference, DType::F64, &data, &stochastic, seed),
+            draw(&Reference, DType::F64, &data, &deterministic, seed),
+        ] {
+            prop_assert!((m - mean).abs() <= 4.0 * se_mean, "mean {m}, of the data {mean} ± {se_mean}");
+            prop_assert!((v - std * std).abs() <= 4.0 * se_var, "variance {v}, of the data {} ± {se_var}", std * std);
+        }
+    }
+
+    /// The bias that is left shrinks like 1/n, so the scheme converges to the data's distribution.
+    #[test]
+    fn discretisation_bias_has_order_one(path in any_path(), mean in -3.0..3.0f64, std in 0.2..2.0f64) {
+        let data = Gaussian { path, mean, std };
+        let error = |n: usize| {
+            let (m, v) = propagate(&data, Schedule::even(n).unwrap(), 1.0, 1.0);
+            (m - mean).hypot(v - std * std)
+        };
+        let slope = (error(2000) / error(4000)).log2();
+        prop_assert!((slope - 1.0).abs() < 0.1, "slope {slope}");
+    }
+}
+
+/// The largest error over a few starting states of the logistic field, against `exact`.
+fn logistic_error(solver: &dyn Sampler<Reference>, exact: impl Fn(f64) -> f64) -> f64 {
+    let start = vec![0.1, 0.3, 0.5, 0.7, 0.9, 1.1];
+    let expected: Vec<f64> = start.iter().map(|&x| exact(x)).collect();
+    let x = Tensor::from_f64(&Reference, &[start.len(), 1], start, DType::F64).unwrap();
+    let out = solver.sample(&Logistic, x, ONLY, &mut NoNoise, &mut Silent).unwrap().to_f64().unwrap();
+    out.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+fn assert_order(what: &str, order: f64, errors: &[f64]) {
+    for pair in errors.windows(2) {
+        let slope = (pair[0] / pair[1]).log2();
+        assert!((slope - order).abs() < 0.1, "{what}: slope {slope:.3} over a doubling, errors {errors:?}");
+    }
+}
+
+#[test]
+fn deterministic_solvers_converge_with_their_order() {
+    let errors = |solver: &dyn Fn(Schedule) -> Solver| -> Vec<f64> {
+        let schedules = [32, 64, 128, 256].map(|n| Schedule::even(n).unwrap());
+        schedules.iter().map(|&s| logistic_error(&solver(s), |x| Logistic::exact(x, 0.0))).collect()
+    };
+    assert_order("Euler", 1.0, &errors(&|schedule| Solver::Euler(Euler { schedule, path: Path::Linear })));
+    assert_order("Heun", 2.0, &errors(&|schedule| Solver::Heun(Heun { schedule, path: Path::Linear })));
+}
+
+/// On the paper's times the last step, 0.04 → 0, does not shrink: the solvers converge, with their order, to the
+/// exact state at 0.04 followed by that one step.
+#[test]
+fn on_the_papers_times_the_last_step_stays() {
+    const LAST: f64 = 0.04;
+    let euler = |x: f64| x - LAST * Logistic::slope(x, LAST);
+    let heun = |x: f64| x - LAST / 2.0 * (Logistic::slope(x, LAST) + Logistic::slope(euler(x), 0.0));
+    let schedules = [32, 64, 128, 256].map(|n| Schedule::paper(n + 1).unwrap());
+    let path = Path::Linear;
+    let limit = |x: f64, step: &dyn Fn(f64) -> f64| step(Logistic::exact(x, LAST));
+    let errors = schedules.map(|schedule| logistic_error(&Euler { schedule, path }, |x| limit(x, &euler)));
+    assert_order("Euler", 1.0, &errors);
+    let errors = schedules.map(|schedule| logistic_error(&Heun { schedule, path }, |x| limit(x, &heun)));
+    assert_order("Heun", 2.0, &errors);
+}
