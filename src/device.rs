@@ -76,7 +76,9 @@ impl FromStr for Device {
 
 fn is_cuda(name: &str) -> bool {
     let rest = name.strip_prefix("cuda");
-    rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':').is_some_and(|n| n.parse::<u32>().is_ok()))
+    rest.is_some_and(|rest| {
+        rest.is_empty() || rest.strip_prefix(':').is_some_and(|n| n.parse::<u32>().is_ok())
+    })
 }
 
 impl fmt::Display for Device {

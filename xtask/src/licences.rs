@@ -64,7 +64,8 @@ mod tests {
     #[test]
     fn expressions_are_understood() {
         let allowed = ["MIT", "Apache-2.0 WITH LLVM-exception"].map(String::from);
-        for good in ["MIT", "GPL-3.0-only OR MIT", "Unlicense/MIT", "Apache-2.0 WITH LLVM-exception AND MIT"] {
+        for good in ["MIT", "GPL-3.0-only OR MIT", "Unlicense/MIT", "Apache-2.0 WITH LLVM-exception AND MIT"]
+        {
             assert!(allows(&allowed, good), "{good}");
         }
         for bad in ["GPL-3.0-only", "MIT AND GPL-3.0-only", "Apache-2.0", "my own", ""] {

@@ -62,7 +62,8 @@ impl Task {
             Self::Clippy => {
                 // What this crate needs is not what the library needs: together they would share features.
                 cargo(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]).run()?;
-                let own = ["clippy", "--locked", "--all-targets", "--package", "xtask", "--", "-D", "warnings"];
+                let own =
+                    ["clippy", "--locked", "--all-targets", "--package", "xtask", "--", "-D", "warnings"];
                 cargo(&own).run()
             }
             Self::Doc => cargo(&["doc", "--locked", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run(),
@@ -85,7 +86,8 @@ fn headed(task: &Task) -> Result {
 
 fn main() -> ExitCode {
     let task = Task::parse();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a folder of the workspace");
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a folder of the workspace");
     let done = std::env::set_current_dir(root).map_err(Into::into).and_then(|()| task.run());
     match done {
         Ok(()) => ExitCode::SUCCESS,

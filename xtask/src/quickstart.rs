@@ -127,7 +127,8 @@ fn report(path: &Path) -> Result {
             return Err(format!("{share}: {value} is no share").into());
         }
     }
-    for distance in ["/frechet_distance", "/nearest_training_digit", "/seconds/training", "/seconds/sampling"] {
+    for distance in ["/frechet_distance", "/nearest_training_digit", "/seconds/training", "/seconds/sampling"]
+    {
         let value = number(distance)?;
         if value <= 0.0 {
             return Err(format!("{distance}: {value} is not positive").into());
