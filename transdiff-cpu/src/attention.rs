@@ -9,6 +9,7 @@ use transdiff_core::rng::Dropout;
 
 use crate::Cpu;
 use crate::element::{Element, Real, output};
+use crate::math;
 use crate::pool::Shared;
 use crate::random::scale_by_mask;
 use crate::tile::{LANE, Product};
@@ -95,11 +96,22 @@ impl<'a, T: Real> Problem<'a, T> {
         self.images * self.heads * self.nq * self.nkv * (self.size + 8) * products / 20
     }
 
-    /// Multiplies the probabilities of query `i` for the keys from `from` on by their dropout factors.
-    pub(crate) fn drop(&self, [image, head, i]: [usize; 3], from: usize, p: &mut [T]) {
-        if let Some(dropout) = &self.dropout {
-            let row = (image * self.heads + head) * self.nq + i;
-            scale_by_mask(dropout, row * self.nkv + from, p);
+    /// mask[i, j] ← dropout factor of query `first + i` and key `key + j`, for `rows` queries and `len` keys.
+    pub(crate) fn mask(
+        &self,
+        [image, head, first]: [usize; 3],
+        rows: usize,
+        [key, len]: [usize; 2],
+        mask: &mut [T],
+    ) {
+        let Some(dropout) = &self.dropout else { return };
+        let row = (image * self.heads + head) * self.nq + first;
+        let mask = &mut mask[..rows * len];
+        mask.fill(T::ONE);
+        // Where the tile has all keys, its elements follow each other from row to row.
+        let run = if len == self.nkv { rows * len } else { len };
+        for (i, mask) in mask.chunks_exact_mut(run).enumerate() {
+            scale_by_mask(dropout, (row + i) * self.nkv + key, mask);
         }
     }
 }
@@ -137,39 +149,74 @@ pub(crate) fn pad<T: Real>(rows: &[T], stride: usize, [len, size, width]: [usize
     }
 }
 
-/// What is known of a query's row while its tiles pass: the largest score, Σ exp(score − largest), and
-/// Σ exp(score − largest)·v.
+/// What is known of each query of a tile from the keys before it: the largest score and Σ exp(score − largest).
 struct Running<'s, T> {
-    top: &'s mut T,
-    sum: &'s mut T,
-    total: &'s mut [T],
+    tops: &'s mut [T],
+    sums: &'s mut [T],
+}
+
+/// The largest of each row of scores, those past its limit being overwritten with the lowest number.
+#[inline(always)]
+fn largest<T: Real>(scores: &mut [T], limit: usize) -> T {
+    scores[limit..].fill(T::LOWEST);
+    let mut tops = [T::LOWEST; LANE];
+    for lane in scores.chunks_exact(LANE) {
+        for (top, &s) in tops.iter_mut().zip(lane) {
+            *top = top.larger(s);
+        }
+    }
+    tops.into_iter().reduce(T::larger).expect("a lane is not empty")
 }
 
 simd! {
-    /// Turns scores (in whole lanes, those past `limit` unspecified) into exp(score − largest) and brings what was
-    /// summed before to the new largest score.
-    fn soften<T: Real>(scores: &mut [T], limit: usize, row: Running<'_, T>) {
-        scores[limit..].fill(T::LOWEST);
-        let mut tops = [T::LOWEST; LANE];
-        for lane in scores.chunks_exact(LANE) {
-            for (top, &s) in tops.iter_mut().zip(lane) {
-                *top = top.larger(s);
+    /// Turns rows of scores into exp(score − largest), brings what was summed before to the new largest score and
+    /// leaves in `factors` what brings other sums there. Pass by pass, since a single row is all latency.
+    fn soften<T: Real>(scores: &mut [T], width: usize, limits: &[usize], row: Running<'_, T>, factors: &mut [T]) {
+        for ((scores, &limit), (factor, &top)) in
+            scores.chunks_exact_mut(width).zip(limits).zip(factors.iter_mut().zip(&*row.tops))
+        {
+            *factor = largest(scores, limit).larger(top);
+        }
+        for (factor, top) in factors.iter_mut().zip(row.tops.iter_mut()) {
+            let new = *factor;
+            *factor = (*top - new).exp();
+            *top = new;
+        }
+        for (scores, &top) in scores.chunks_exact_mut(width).zip(&*row.tops) {
+            for lane in scores.chunks_exact_mut(LANE) {
+                for s in lane {
+                    *s = (*s - top).exp();
+                }
             }
         }
-        let top = tops.into_iter().fold(*row.top, T::larger);
-        let mut sums = [T::ZERO; LANE];
-        for lane in scores.chunks_exact_mut(LANE) {
-            for (sum, s) in sums.iter_mut().zip(lane) {
-                *s = (*s - top).exp();
-                *sum += *s;
+        for ((scores, sum), &factor) in scores.chunks_exact(width).zip(row.sums).zip(&*factors) {
+            let mut lanes = [T::ZERO; LANE];
+            for lane in scores.chunks_exact(LANE) {
+                for (sum, &s) in lanes.iter_mut().zip(lane) {
+                    *sum += s;
+                }
+            }
+            *sum = sum.fma(factor, math::fold(lanes));
+        }
+    }
+}
+
+simd! {
+    fn scale_rows<T: Real>(rows: &mut [T], width: usize, factors: &[T]) {
+        for (row, &factor) in rows.chunks_exact_mut(width).zip(factors) {
+            for x in row {
+                *x *= factor;
             }
         }
-        let sum = sums.into_iter().fold(T::ZERO, |a, b| a + b);
-        let factor = (*row.top - top).exp();
-        *row.sum = row.sum.fma(factor, sum);
-        *row.top = top;
-        for t in row.total {
-            *t *= factor;
+    }
+}
+
+simd! {
+    fn multiply_rows<T: Real>(rows: &mut [T], width: usize, mask: &[T], len: usize) {
+        for (row, mask) in rows.chunks_exact_mut(width).zip(mask.chunks_exact(len)) {
+            for (x, &m) in row.iter_mut().zip(mask) {
+                *x *= m;
+            }
         }
     }
 }
@@ -193,23 +240,27 @@ struct Tiles<'s, T> {
     scores: &'s mut [T],
     /// (SHARE, padded E).
     totals: &'s mut [T],
+    /// (QUERIES, keys), with dropout.
+    mask: &'s mut [T],
+    factors: &'s mut [T],
     tops: &'s mut [T],
     sums: &'s mut [T],
 }
 
 impl<'s, T: Real> Tiles<'s, T> {
-    fn lengths(p: &Problem<'_, T>) -> [usize; 6] {
+    fn lengths(p: &Problem<'_, T>) -> [usize; 8] {
         let keys = KEYS.min(p.nkv.next_multiple_of(LANE));
         let share = SHARE.min(p.nq);
-        [p.padded() * keys, keys * p.padded(), QUERIES * keys, share * p.padded(), share, share]
+        let (values, scores) = (keys * p.padded(), QUERIES * keys);
+        let mask = if p.dropout.is_some() { scores } else { 0 };
+        [values, values, scores, share * p.padded(), mask, QUERIES, share, share]
     }
 
     fn new(p: &Problem<'_, T>, scratch: &'s mut [T]) -> Self {
-        let [keys, values, scores, totals, tops, sums] = split(scratch, Self::lengths(p));
-        totals.fill(T::ZERO);
+        let [keys, values, scores, totals, mask, factors, tops, sums] = split(scratch, Self::lengths(p));
         tops.fill(T::LOWEST);
         sums.fill(T::ZERO);
-        Self { keys, values, scores, totals, tops, sums }
+        Self { keys, values, scores, totals, mask, factors, tops, sums }
     }
 }
 
@@ -288,23 +339,33 @@ fn attend_tile<T: Real>(
         accumulate: false,
     };
     scores.compute(tiles.scores);
-    for (i, scores) in tiles.scores.chunks_exact_mut(width).take(rows).enumerate() {
-        let limit = (p.limit(first + i) - key).min(len);
-        let total = &mut tiles.totals[(from + i) * padded..][..padded];
-        let row = Running { top: &mut tiles.tops[from + i], sum: &mut tiles.sums[from + i], total };
-        soften(scores, limit, row);
-        p.drop([image, head, first + i], key, &mut scores[..limit]);
+    let mut limits = [0; QUERIES];
+    for (i, limit) in limits[..rows].iter_mut().enumerate() {
+        *limit = (p.limit(first + i) - key).min(len);
+    }
+    let (seen, factors) = (from..from + rows, &mut tiles.factors[..rows]);
+    let scores = &mut tiles.scores[..rows * width];
+    let row = Running { tops: &mut tiles.tops[seen.clone()], sums: &mut tiles.sums[seen] };
+    soften(scores, width, &limits[..rows], row, factors);
+    let totals = &mut tiles.totals[from * padded..][..rows * padded];
+    if key > 0 {
+        scale_rows(totals, padded, factors);
+    }
+    if p.dropout.is_some() {
+        p.mask([image, head, first], rows, [key, len], tiles.mask);
+        multiply_rows(scores, width, tiles.mask, len);
     }
     let values = Product {
         size: [rows, len, padded],
-        a: tiles.scores,
+        a: scores,
         a_strides: [width, 1],
         b: tiles.values,
         b_stride: padded,
         c_stride: padded,
-        accumulate: true,
+        // The first tile begins the sums: every query sees a key in it.
+        accumulate: key > 0,
     };
-    values.compute(&mut tiles.totals[from * padded..]);
+    values.compute(totals);
 }
 
 /// Writes y and lse of the queries of a task.

@@ -42,7 +42,8 @@ struct Tiles<'s, T> {
     /// (QUERIES, keys).
     probabilities: &'s mut [T],
     slopes: &'s mut [T],
-    factors: &'s mut [T],
+    /// (QUERIES, keys), with dropout.
+    mask: &'s mut [T],
     /// (keys, padded E).
     dk: &'s mut [T],
     dv: &'s mut [T],
@@ -56,6 +57,7 @@ impl<'s, T: Real> Tiles<'s, T> {
     fn lengths(p: &Problem<'_, T>) -> [usize; 12] {
         let (e, keys) = (p.padded(), KEYS.min(p.nkv.next_multiple_of(LANE)));
         let (queries, square) = (QUERIES * e, QUERIES * keys);
+        let mask = if p.dropout.is_some() { square } else { 0 };
         [
             e * keys,
             e * keys,
@@ -64,7 +66,7 @@ impl<'s, T: Real> Tiles<'s, T> {
             queries,
             square,
             square,
-            keys,
+            mask,
             keys * e,
             keys * e,
             p.nq * e,
@@ -74,10 +76,9 @@ impl<'s, T: Real> Tiles<'s, T> {
 
     fn new(p: &Problem<'_, T>, scratch: &'s mut [T]) -> Self {
         let parts = split(scratch, Self::lengths(p));
-        let [keys_t, values_t, keys, queries, dy, probabilities, slopes, factors, dk, dv, dq, weights] =
-            parts;
+        let [keys_t, values_t, keys, queries, dy, probabilities, slopes, mask, dk, dv, dq, weights] = parts;
         dq.fill(T::ZERO);
-        Self { keys_t, values_t, keys, queries, dy, probabilities, slopes, factors, dk, dv, dq, weights }
+        Self { keys_t, values_t, keys, queries, dy, probabilities, slopes, mask, dk, dv, dq, weights }
     }
 }
 
@@ -197,16 +198,13 @@ fn tile<T: Real>(
     };
     against(&*t.queries, &*t.keys_t).compute(t.probabilities);
     against(&*t.dy, &*t.values_t).compute(t.slopes);
+    p.mask([image, head, first], rows, [key, len], t.mask);
     let lines = t.probabilities.chunks_exact_mut(width).zip(t.slopes.chunks_exact_mut(width));
     for (i, (line, slopes)) in lines.take(rows).enumerate() {
         let limit = (p.limit(first + i) - key).min(len);
         recompute(line, limit, saved.lse[(image * p.heads + head) * p.nq + first + i]);
-        let factors = p.dropout.is_some().then(|| {
-            t.factors[..width].fill(T::ONE);
-            p.drop([image, head, first + i], key, &mut t.factors[..limit]);
-            &t.factors[..width]
-        });
-        slope(line, slopes, factors, t.weights[first + i]);
+        let mask = p.dropout.is_some().then(|| &t.mask[i * len..][..len]);
+        slope(&mut line[..len], &mut slopes[..len], mask, t.weights[first + i]);
     }
     let over_queries = |a, b| Product {
         size: [len, rows, e],

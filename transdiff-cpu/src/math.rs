@@ -82,8 +82,8 @@ pub(crate) const LANES: usize = 16;
 
 /// Adds up the partial sums of a row, in pairs.
 #[inline(always)]
-pub(crate) fn fold<T: Real>(mut lanes: [T; LANES]) -> T {
-    let mut width = LANES / 2;
+pub(crate) fn fold<T: Real, const N: usize>(mut lanes: [T; N]) -> T {
+    let mut width = N / 2;
     while width > 0 {
         for l in 0..width {
             lanes[l] += lanes[l + width];
