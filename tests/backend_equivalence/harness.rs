@@ -235,14 +235,15 @@ impl<B: Backend> Case<'_, B> {
         }
     }
 
-    /// Checks ‖got − want‖ / ‖want‖ (without the divisor where what is wanted is 0, or nothing in single
-    /// precision) against the operation's bound.
+    /// Checks ‖got − want‖ / ‖want‖ against the operation's bound; where zeros are wanted (or what is nothing in
+    /// single precision), the root mean square of what came instead.
     pub fn judge(&self, op: &'static str, got: &[f64], want: &[f64]) {
         assert_eq!(got.len(), want.len());
         // Equal infinities are no error.
         let squares = got.iter().zip(want).filter(|(g, w)| g != w).map(|(g, w)| (g - w).powi(2));
         let (distance, size) = (squares.sum::<f64>().sqrt(), want.iter().map(|w| w * w).sum::<f64>().sqrt());
-        let error = if size > 1e-30 && size.is_finite() { distance / size } else { distance };
+        let scale = if size > 1e-30 && size.is_finite() { size } else { (want.len().max(1) as f64).sqrt() };
+        let error = distance / scale;
         let bound = (self.suite.bound)(op);
         assert!(error <= bound, "{op}: error {error:e} is above {bound:e}");
         let mut report = self.suite.report.borrow_mut();

@@ -24,6 +24,20 @@ fn copies<B: Backend>(case: &mut Case<'_, B>) {
     if shape.len() >= 2 {
         check!(case, "copy", [x] => x.transpose().and_then(|t| t.copy()));
     }
+    // Types that are stored but perhaps not computed in.
+    for dtype in [DType::BF16, DType::I32] {
+        let values: Vec<f64> = (0..60).map(f64::from).collect();
+        let host = HostTensor::new(&[3, 20], HostData::from_f64(values, dtype)).unwrap();
+        let whole = Tensor::from_host(case.suite.backend, &host).unwrap();
+        assert_eq!(whole.to_host().unwrap(), host);
+        let part = whole.narrow(1, 2, 2).unwrap().transpose().unwrap();
+        let copy = part.copy().unwrap();
+        assert!(margins_intact(&copy).unwrap());
+        for tensor in [part, copy] {
+            assert_eq!(tensor.to_host().unwrap().dtype(), dtype);
+            assert_eq!(tensor.to_f64().unwrap(), [2.0, 22.0, 42.0, 3.0, 23.0, 43.0]);
+        }
+    }
 }
 
 fn joins<B: Backend>(case: &mut Case<'_, B>) {

@@ -80,7 +80,7 @@ fn step(layout: &Layout, model: &Model, choice: u8, draws: &[usize; 8]) -> Optio
                 let factor =
                     (1..=rest.min(2 + d % 6)).rev().find(|f| rest.is_multiple_of(*f)).unwrap_or(rest);
                 cut.push(factor);
-                rest = if factor == 0 { 1 } else { rest / factor };
+                rest = rest.checked_div(factor).unwrap_or(1);
             }
             cut.push(rest);
             let model = Model { shape: cut.clone(), ..model.clone() };

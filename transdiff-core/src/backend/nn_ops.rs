@@ -14,7 +14,7 @@ pub enum Activation {
 
 /// Where [`NnOps::linear_backward`] puts the gradients that are wanted.
 #[derive(Debug)]
-pub struct LinearGrads<'a, S: Storage + ?Sized> {
+pub struct LinearGrads<'a, S: Storage> {
     /// [M, K], contiguous.
     pub dx: Option<ViewMut<'a, S>>,
     /// [N, K], row-major or column-major without gaps.
@@ -25,7 +25,7 @@ pub struct LinearGrads<'a, S: Storage + ?Sized> {
 
 /// Arguments of [`NnOps::norm_modulate`]. G groups (images) of R rows (tokens) of D channels.
 #[derive(Debug)]
-pub struct NormArgs<'a, S: Storage + ?Sized> {
+pub struct NormArgs<'a, S: Storage> {
     /// [G, R, D], contiguous.
     pub x: View<'a, S>,
     /// Weight and bias, each [D], contiguous.
@@ -36,17 +36,17 @@ pub struct NormArgs<'a, S: Storage + ?Sized> {
     pub eps: f64,
 }
 
-impl<S: Storage + ?Sized> Clone for NormArgs<'_, S> {
+impl<S: Storage> Clone for NormArgs<'_, S> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S: Storage + ?Sized> Copy for NormArgs<'_, S> {}
+impl<S: Storage> Copy for NormArgs<'_, S> {}
 
 /// Where [`NnOps::norm_modulate_backward`] puts the gradients that are wanted; all contiguous.
 #[derive(Debug)]
-pub struct NormGrads<'a, S: Storage + ?Sized> {
+pub struct NormGrads<'a, S: Storage> {
     /// [G, R, D].
     pub dx: Option<ViewMut<'a, S>>,
     /// Gradients of weight and bias, each [D].
@@ -57,7 +57,7 @@ pub struct NormGrads<'a, S: Storage + ?Sized> {
 
 /// Arguments of [`NnOps::attention`]. B images, H heads of size E, Nq queries, Nkv keys.
 #[derive(Debug)]
-pub struct AttentionArgs<'a, S: Storage + ?Sized> {
+pub struct AttentionArgs<'a, S: Storage> {
     /// Queries [B, Nq, H, E]; the last stride is 1, the others may be anything.
     pub q: View<'a, S>,
     /// Keys [B, Nkv, H, E], strides alike.
@@ -73,17 +73,17 @@ pub struct AttentionArgs<'a, S: Storage + ?Sized> {
     pub dropout: Option<Dropout>,
 }
 
-impl<S: Storage + ?Sized> Clone for AttentionArgs<'_, S> {
+impl<S: Storage> Clone for AttentionArgs<'_, S> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S: Storage + ?Sized> Copy for AttentionArgs<'_, S> {}
+impl<S: Storage> Copy for AttentionArgs<'_, S> {}
 
 /// Where [`NnOps::attention_backward`] puts its gradients: shapes of q, k and v; the last stride is 1.
 #[derive(Debug)]
-pub struct AttentionGrads<'a, S: Storage + ?Sized> {
+pub struct AttentionGrads<'a, S: Storage> {
     /// [B, Nq, H, E].
     pub dq: ViewMut<'a, S>,
     /// [B, Nkv, H, E].

@@ -6,7 +6,7 @@ use crate::{DType, HostData, Layout, Result};
 
 /// What an operation reads: a buffer and where in it the elements are.
 #[derive(Debug)]
-pub struct View<'a, S: Storage + ?Sized> {
+pub struct View<'a, S: Storage> {
     /// Device memory.
     pub buffer: &'a S::Buffer,
     /// Shape, strides and offset.
@@ -15,17 +15,17 @@ pub struct View<'a, S: Storage + ?Sized> {
     pub dtype: DType,
 }
 
-impl<S: Storage + ?Sized> Clone for View<'_, S> {
+impl<S: Storage> Clone for View<'_, S> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S: Storage + ?Sized> Copy for View<'_, S> {}
+impl<S: Storage> Copy for View<'_, S> {}
 
 /// What an operation writes.
 #[derive(Debug)]
-pub struct ViewMut<'a, S: Storage + ?Sized> {
+pub struct ViewMut<'a, S: Storage> {
     /// Device memory.
     pub buffer: &'a mut S::Buffer,
     /// Shape, strides and offset.
@@ -49,6 +49,7 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     fn alloc(&self, dtype: DType, len: usize) -> Result<Self::Buffer>;
 
     /// A buffer that holds `data`.
+    #[allow(clippy::wrong_self_convention)] // `self` is the device, not what is converted
     fn from_host(&self, data: &HostData) -> Result<Self::Buffer>;
 
     /// The elements of `x` in row-major order. Any strides.

@@ -23,7 +23,7 @@ pub struct AdamW {
 /// One parameter in [`TrainOps::adamw_step`]. All four are of one shape and lie in memory in the same order
 /// without gaps.
 #[derive(Debug)]
-pub struct AdamWSlot<'a, S: Storage + ?Sized> {
+pub struct AdamWSlot<'a, S: Storage> {
     /// The parameter.
     pub param: ViewMut<'a, S>,
     /// Its gradient; `None` is a gradient of zero (moments and weight decay still act).
