@@ -43,8 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         std::process::exit(INTERRUPTED);
     };
     model.save(settings.out.join("model.safetensors"))?;
-    let curves: Vec<Phase<'_>> =
-        phases.iter().map(|(name, p)| Phase { name, losses: &p.losses }).collect();
+    let curves: Vec<Phase<'_>> = phases.iter().map(|(name, p)| Phase { name, losses: &p.losses }).collect();
     write_loss_curve(&settings.out.join("loss.svg"), &curves)?;
 
     let evaluator = Evaluator::new(&train, &test)?;
@@ -58,10 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         samples: evaluator.quality(&gallery.kept, &gallery.labels)?,
         real_digits: RealDigits::measure(&evaluator, &train, &test)?,
         steps: gallery.steps,
-        seconds: Seconds {
-            training: phases.iter().map(|(_, p)| p.seconds).sum(),
-            sampling: gallery.seconds,
-        },
+        seconds: Seconds { training: phases.iter().map(|(_, p)| p.seconds).sum(), sampling: gallery.seconds },
         settings: &settings,
     };
     report.print();
@@ -82,11 +78,8 @@ fn train_phases(
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
     let set = latents(digits)?;
-    let phase = |name, file: &str| Training {
-        name,
-        checkpoint: settings.out.join(file),
-        interrupted: &interrupted,
-    };
+    let phase =
+        |name, file: &str| Training { name, checkpoint: settings.out.join(file), interrupted: &interrupted };
     let first = phase("1-step", "checkpoint.safetensors").run(
         backend,
         &set,

@@ -61,7 +61,12 @@ impl Training<'_> {
         trainer.reconfigure(config)?;
         let mut log = Log::open(&self.checkpoint.with_extension("csv"), trainer.steps_done())?;
         if resumes {
-            println!("{}: going on from step {} of {}", self.name, trainer.steps_done(), self.checkpoint.display());
+            println!(
+                "{}: going on from step {} of {}",
+                self.name,
+                trainer.steps_done(),
+                self.checkpoint.display()
+            );
         }
         if !self.steps(&mut trainer, set, &mut log)? {
             println!("\nInterrupted. The same command goes on from {}.", self.checkpoint.display());

@@ -7,7 +7,8 @@ use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
 use half::bf16;
 use transdiff_core::backend::{View, ViewMut};
 
-use crate::{Buffer, Cpu, math};
+use crate::storage::{Buffer, Data};
+use crate::{Cpu, math};
 
 /// A type that buffers hold.
 pub(crate) trait Element: Copy + Debug + Default + Send + Sync + 'static {
@@ -25,15 +26,15 @@ macro_rules! element {
     ($T:ty, $variant:ident, $of:expr, $wide:expr) => {
         impl Element for $T {
             fn slice(buffer: &Buffer) -> &[Self] {
-                match buffer {
-                    Buffer::$variant(a) => a.as_slice().expect("buffers have no gaps"),
+                match buffer.data() {
+                    Data::$variant(a) => a.as_slice().expect("buffers have no gaps"),
                     _ => panic!("the type of a buffer is that of its view"),
                 }
             }
 
             fn slice_mut(buffer: &mut Buffer) -> &mut [Self] {
-                match buffer {
-                    Buffer::$variant(a) => a.as_slice_mut().expect("buffers have no gaps"),
+                match buffer.data_mut() {
+                    Data::$variant(a) => a.as_slice_mut().expect("buffers have no gaps"),
                     _ => panic!("the type of a buffer is that of its view"),
                 }
             }
@@ -91,18 +92,16 @@ pub(crate) trait Real:
     /// The error function.
     fn erf(self) -> Self;
 
-    /// C ← A B + beta C, by one thread.
+    /// C ← A B, by one thread. C has rows of stride `c.1` and columns of stride 1.
     ///
     /// # Safety
     /// The pointers reach all elements of the m×k, k×n and m×n matrices of these strides, C's elements are
     /// distinct and no other thread uses them.
-    #[allow(clippy::too_many_arguments)]
     unsafe fn gemm(
         size: [usize; 3],
         a: (*const Self, [usize; 2]),
         b: (*const Self, [usize; 2]),
-        beta: Self,
-        c: (*mut Self, [usize; 2]),
+        c: (*mut Self, usize),
     );
 
     /// Calls `f` with `len` elements of scratch memory that belongs to the thread, of unspecified contents.
@@ -147,15 +146,13 @@ macro_rules! real {
             }
 
             unsafe fn gemm(
-                [m, k, n]: [usize; 3],
-                (a, sa): (*const Self, [usize; 2]),
-                (b, sb): (*const Self, [usize; 2]),
-                beta: Self,
-                (c, sc): (*mut Self, [usize; 2]),
+                size: [usize; 3],
+                a: (*const Self, [usize; 2]),
+                b: (*const Self, [usize; 2]),
+                c: (*mut Self, usize),
             ) {
-                let [[ra, ca], [rb, cb], [rc, cc]] = [sa, sb, sc].map(|s| s.map(|x| x as isize));
                 // SAFETY: what the caller promises is what the callee asks for.
-                unsafe { $gemm(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, rc, cc) }
+                unsafe { $gemm(size, a, b, c) }
             }
 
             fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R {
@@ -175,5 +172,40 @@ macro_rules! real {
     };
 }
 
-real!(f32, matrixmultiply::sgemm, libm::logf, math::exp, math::erf);
-real!(f64, matrixmultiply::dgemm, libm::log, libm::exp, libm::erf);
+/// A product by matrixmultiply.
+macro_rules! matrixmultiply_product {
+    ($name:ident, $T:ty, $callee:path) => {
+        unsafe fn $name(
+            [m, k, n]: [usize; 3],
+            (a, sa): (*const $T, [usize; 2]),
+            (b, sb): (*const $T, [usize; 2]),
+            (c, sc): (*mut $T, usize),
+        ) {
+            let [[ra, ca], [rb, cb]] = [sa, sb].map(|s| s.map(|x| x as isize));
+            // SAFETY: what the caller promises is what the callee asks for.
+            unsafe { $callee(m, k, n, 1.0, a, ra, ca, b, rb, cb, 0.0, c, sc as isize, 1) }
+        }
+    };
+}
+
+matrixmultiply_product!(portable_sgemm, f32, matrixmultiply::sgemm);
+matrixmultiply_product!(dgemm, f64, matrixmultiply::dgemm);
+
+/// By our own kernel where the processor has AVX-512: it reads A in place, which matters for small K.
+unsafe fn sgemm(
+    size: [usize; 3],
+    a: (*const f32, [usize; 2]),
+    b: (*const f32, [usize; 2]),
+    c: (*mut f32, usize),
+) {
+    #[cfg(target_arch = "x86_64")]
+    if crate::gemm_avx512::is_available() {
+        // SAFETY: what the caller promises is what the callee asks for, and the processor can.
+        return unsafe { crate::gemm_avx512::sgemm(size, a, b, c) };
+    }
+    // SAFETY: as above.
+    unsafe { portable_sgemm(size, a, b, c) }
+}
+
+real!(f32, sgemm, libm::logf, math::exp, math::erf);
+real!(f64, dgemm, libm::log, libm::exp, libm::erf);

@@ -1,9 +1,9 @@
 //! Matrix products: the one place that knows who computes them.
 //!
-//! An element of C is a sum over k in an order that depends on K alone (in matrixmultiply: fused from the left
-//! within blocks of k, then block by block), so neither the place of a row in C nor how C is cut changes a bit.
-//! With beta 0 or 1 and alpha 1 this holds at the edges of C too, where partial tiles take another path; a test
-//! below stands guard.
+//! An element of C is a sum over k in an order that depends on K alone (fused from the left within blocks of k,
+//! then block by block, both in matrixmultiply and in our own kernel), so neither the place of a row in C nor how C
+//! is cut changes a bit. At the edges of C, where partial tiles take another path, this holds too; a test below
+//! stands guard.
 
 use std::ops::Range;
 
@@ -41,19 +41,19 @@ impl<'a, T> Operand<'a, T> {
 /// Elements of C in a block: small enough that what follows the product finds it in the cache.
 const BLOCK: usize = 1 << 18;
 /// Blocks begin at multiples of this, the widest tile of the kernels.
-const GRAIN: usize = 16;
+const GRAIN: usize = 48;
 
-/// How C is cut: along its longer side, since the operand of the other side is packed anew for each block.
+/// How C is cut: by columns where there are enough of them, since then no part of B is read twice, else by rows.
 fn cut(cpu: &Cpu, [m, k, n]: [usize; 3]) -> (bool, usize) {
-    let (by_rows, long) = (m > n, m.max(n));
-    let cost = m * k * n / 40;
-    let wanted = if cpu.shares(cost) { cpu.threads() } else { 1 };
+    let wanted = if cpu.shares(m * k * n / 50) { cpu.threads() } else { 1 };
+    let by_rows = n.div_ceil(GRAIN) < wanted;
+    let long = if by_rows { m } else { n };
     let blocks = (m * n).div_ceil(BLOCK).next_multiple_of(wanted).min(long.div_ceil(GRAIN)).max(1);
     (by_rows, long.div_ceil(blocks).next_multiple_of(GRAIN))
 }
 
-/// C ← A B for A m×k, B k×n and C of strides `sc`, then `after(rows, columns)` for each finished block of C, by
-/// the thread that computed it.
+/// C ← A B for A m×k, B k×n and C of strides `sc`, one of which is 1; then `after(rows, columns)` for each
+/// finished block of C, by the thread that computed it.
 pub(crate) fn gemm<T: Real>(
     cpu: &Cpu,
     size: [usize; 3],
@@ -66,19 +66,37 @@ pub(crate) fn gemm<T: Real>(
     if m == 0 || n == 0 {
         return;
     }
-    assert!(a.reaches([m, k]) && b.reaches([k, n]));
+    assert!(a.reaches([m, k]) && b.reaches([k, n]) && sc.contains(&1));
     c.at((m - 1) * sc[0] + (n - 1) * sc[1] + 1);
+    if sc[1] == 1 {
+        row_major(cpu, size, a, b, (c, sc[0]), after);
+    } else {
+        // Cᵀ = Bᵀ Aᵀ has rows without gaps.
+        let turned = (c, sc[1]);
+        row_major(cpu, [n, k, m], b.transposed(), a.transposed(), turned, |cols, rows| after(rows, cols));
+    }
+}
+
+fn row_major<T: Real>(
+    cpu: &Cpu,
+    size: [usize; 3],
+    a: Operand<'_, T>,
+    b: Operand<'_, T>,
+    (c, sc): (Shared<'_, T>, usize),
+    after: impl Fn(Range<usize>, Range<usize>) + Send + Sync,
+) {
+    let [m, k, n] = size;
     let (by_rows, step) = cut(cpu, size);
     let long = if by_rows { m } else { n };
-    cpu.run(long.div_ceil(step), m * k * n / 40, |i| {
+    cpu.run(long.div_ceil(step), m * k * n / 50, |i| {
         let part = i * step..long.min((i + 1) * step);
         let (rows, cols) = if by_rows { (part, 0..n) } else { (0..m, part) };
         let a_block = a.data.as_ptr().wrapping_add(rows.start * a.strides[0]);
         let b_block = b.data.as_ptr().wrapping_add(cols.start * b.strides[1]);
-        let c_block = c.at(rows.start * sc[0] + cols.start * sc[1]);
+        let c_block = c.at(rows.start * sc + cols.start);
         let size = [rows.len(), k, cols.len()];
         // SAFETY: the operands reach their last elements, as asserted; blocks of C do not overlap.
-        unsafe { T::gemm(size, (a_block, a.strides), (b_block, b.strides), T::ZERO, (c_block, sc)) };
+        unsafe { T::gemm(size, (a_block, a.strides), (b_block, b.strides), (c_block, sc)) };
         after(rows, cols);
     });
 }
@@ -112,7 +130,7 @@ mod tests {
     #[test]
     fn a_row_is_the_same_alone_and_in_company() {
         let (one, two) = (Cpu::new(Some(1)).unwrap(), Cpu::new(Some(3)).unwrap());
-        for [m, k, n] in [[70, 24, 40], [67, 300, 37], [130, 769, 100], [33, 512, 17]] {
+        for [m, k, n] in [[70, 24, 40], [67, 300, 37], [130, 769, 100], [33, 512, 17], [41, 2500, 130]] {
             let (a, b) = (values(m * k, 1), values(k * n, 2));
             for b in [Operand::new(&b, [n, 1]), Operand::new(&b, [1, k])] {
                 let all = product(&two, [m, k, n], &a, b, false);

@@ -1,4 +1,5 @@
-//! The CPU backend: ndarray storage, matrixmultiply for matrix products, vectorised kernels for the rest.
+//! The CPU backend: ndarray storage, matrix products by matrixmultiply or, on AVX-512, by a
+//! kernel of our own, vectorised kernels for the rest.
 //!
 //! Every result is the same to the bit whatever the number of threads: work is cut at places that depend on the
 //! shapes alone, and no sum crosses a cut but in a fixed order. A row's result does not depend on the other rows.
@@ -41,6 +42,8 @@ mod element;
 mod elementwise;
 mod embedding;
 mod gemm;
+#[cfg(target_arch = "x86_64")]
+mod gemm_avx512;
 mod linear;
 mod loss;
 mod math;
@@ -49,10 +52,12 @@ mod norm;
 mod optim;
 mod pool;
 mod random;
+mod recycle;
 mod reduce;
 mod residual;
 mod storage;
 mod strided;
+mod team;
 #[cfg(test)]
 mod tests;
 mod tile;

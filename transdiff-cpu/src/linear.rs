@@ -1,7 +1,7 @@
 //! Linear layers with bias and activation.
 
-use transdiff_core::Result;
-use transdiff_core::backend::{Activation, LinearGrads, View, ViewMut};
+use transdiff_core::backend::{Activation, LinearGrads, Storage, View, ViewMut};
+use transdiff_core::{DType, Result};
 
 use crate::Cpu;
 use crate::element::{Element, Real, input, output};
@@ -9,7 +9,7 @@ use crate::gemm::{Operand, gemm};
 use crate::math::{gelu, gelu_slope};
 use crate::pool::Shared;
 use crate::reduce::column_sums;
-use crate::storage::zeros;
+use crate::storage::Buffer;
 
 simd! {
     fn add_bias<T: Real>(y: &mut [T], bias: &[T]) {
@@ -90,8 +90,8 @@ pub(crate) fn backward<T: Real>(
 ) -> Result<()> {
     let (m, k, n) = (x.layout.shape()[0], x.layout.shape()[1], w.layout.shape()[0]);
     let dy = input::<T>(&dy);
-    let scratch = pre.map(|pre| slope_times(cpu, input(&pre), dy)).transpose()?;
-    let g = Operand::rows(scratch.as_deref().unwrap_or(dy), n);
+    let scratch = pre.map(|pre| slope_times(cpu, pre.dtype, input(&pre), dy)).transpose()?;
+    let g = Operand::rows(scratch.as_ref().map_or(dy, T::slice), n);
     if let Some(dx) = grads.dx {
         gemm(cpu, [m, n, k], g, weight(&w), (Shared::new(output(dx)), [k, 1]), |_, _| ());
     }
@@ -107,9 +107,9 @@ pub(crate) fn backward<T: Real>(
 }
 
 /// act′(pre) · dy.
-fn slope_times<T: Real>(cpu: &Cpu, pre: &[T], dy: &[T]) -> Result<Vec<T>> {
-    let mut g = zeros("linear_backward", dy.len())?;
-    cpu.chunks(&mut g, 1 << 13, dy.len(), |from, g| {
+fn slope_times<T: Real>(cpu: &Cpu, dtype: DType, pre: &[T], dy: &[T]) -> Result<Buffer> {
+    let mut g = cpu.alloc(dtype, dy.len())?;
+    cpu.chunks(T::slice_mut(&mut g), 1 << 13, dy.len(), |from, g| {
         gelu_backward(&pre[from..from + g.len()], &dy[from..from + g.len()], g);
     });
     Ok(g)

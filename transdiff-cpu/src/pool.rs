@@ -4,16 +4,19 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use transdiff_core::{Error, Result};
 
-/// Work below this estimate, in nanoseconds, is done by the caller: waking a thread costs about a tenth of it.
-const WORTH_SHARING: usize = 40_000;
+use crate::recycle::Recycler;
+use crate::team::Team;
 
-/// The CPU as a device. Clones share one pool of threads.
+/// Work below this estimate, in nanoseconds, is done by the caller: handing it to a thread costs about a tenth of it.
+const WORTH_SHARING: usize = 15_000;
+
+/// The CPU as a device. Clones share their threads and their memory.
 #[derive(Clone)]
 pub struct Cpu {
-    pool: Arc<rayon::ThreadPool>,
+    team: Arc<Team>,
+    recycler: Arc<Recycler>,
     threads: usize,
 }
 
@@ -43,17 +46,18 @@ impl Cpu {
             return Err(Error::argument("threads", "at least one", 0));
         }
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("transdiff-{i}"))
-            .build()
-            .map_err(|e| Error::Backend { op: "Cpu::new", message: e.to_string() })?;
-        Ok(Self { pool: Arc::new(pool), threads })
+        let team =
+            Team::new(threads).map_err(|e| Error::Backend { op: "Cpu::new", message: e.to_string() })?;
+        Ok(Self { team: Arc::new(team), recycler: Arc::default(), threads })
     }
 
     /// Number of threads.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    pub(crate) fn recycler(&self) -> &Arc<Recycler> {
+        &self.recycler
     }
 
     /// Whether work of `cost` nanoseconds is done by several threads.
@@ -64,7 +68,7 @@ impl Cpu {
     /// Calls `f` with every number below `tasks`; `cost` estimates all of it, in nanoseconds.
     pub(crate) fn run(&self, tasks: usize, cost: usize, f: impl Fn(usize) + Send + Sync) {
         if tasks > 1 && self.shares(cost) {
-            self.pool.install(|| (0..tasks).into_par_iter().for_each(f));
+            self.team.run(tasks, &f);
         } else {
             (0..tasks).for_each(f);
         }
@@ -78,13 +82,13 @@ impl Cpu {
         cost: usize,
         f: impl Fn(usize, &mut [T]) + Send + Sync,
     ) {
-        let chunk = chunk.max(1);
-        if out.len() > chunk && self.shares(cost) {
-            let each = |(i, part): (usize, &mut [T])| f(i * chunk, part);
-            self.pool.install(|| out.par_chunks_mut(chunk).enumerate().for_each(each));
-        } else {
-            out.chunks_mut(chunk).enumerate().for_each(|(i, part)| f(i * chunk, part));
-        }
+        let (chunk, len) = (chunk.max(1), out.len());
+        let out = Shared::new(out);
+        self.run(len.div_ceil(chunk), cost, |i| {
+            let from = i * chunk;
+            // SAFETY: runs of different tasks do not overlap.
+            f(from, unsafe { out.part(from, chunk.min(len - from)) });
+        });
     }
 }
 

@@ -1,6 +1,7 @@
 //! Memory: allocation, transfer, copies between layouts and types.
 
 use std::alloc;
+use std::sync::Arc;
 
 use half::bf16;
 use ndarray::Array1;
@@ -9,11 +10,36 @@ use transdiff_core::{DType, Error, HostData, Layout, Result};
 
 use crate::Cpu;
 use crate::element::Element;
+use crate::recycle::Recycler;
 use crate::strided;
 
+/// Memory of a tensor. Dropping it gives the memory back to the backend that it is of.
+#[derive(Debug)]
+pub struct Buffer {
+    /// Never empty but while it is dropped.
+    data: Data,
+    home: Arc<Recycler>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.home.give(std::mem::replace(&mut self.data, Data::I32(Array1::default(0))));
+    }
+}
+
+impl Buffer {
+    pub(crate) fn data(&self) -> &Data {
+        &self.data
+    }
+
+    pub(crate) fn data_mut(&mut self) -> &mut Data {
+        &mut self.data
+    }
+}
+
 /// Memory of one element type.
-#[derive(Clone, Debug)]
-pub enum Buffer {
+#[derive(Debug)]
+pub(crate) enum Data {
     /// Single precision.
     F32(Array1<f32>),
     /// Double precision.
@@ -22,6 +48,36 @@ pub enum Buffer {
     BF16(Array1<bf16>),
     /// Integers, which are stored, not computed in.
     I32(Array1<i32>),
+}
+
+impl Data {
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F64(_) => DType::F64,
+            Self::BF16(_) => DType::BF16,
+            Self::I32(_) => DType::I32,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::F32(a) => a.len(),
+            Self::F64(a) => a.len(),
+            Self::BF16(a) => a.len(),
+            Self::I32(a) => a.len(),
+        }
+    }
+
+    fn zeros(dtype: DType, len: usize) -> Result<Self> {
+        const OP: &str = "alloc";
+        Ok(match dtype {
+            DType::F32 => Self::F32(zeros(OP, len)?.into()),
+            DType::F64 => Self::F64(zeros(OP, len)?.into()),
+            DType::BF16 => Self::BF16(zeros(OP, len)?.into()),
+            DType::I32 => Self::I32(zeros(OP, len)?.into()),
+        })
+    }
 }
 
 /// `len` zeros, or the error that there is no memory for them.
@@ -40,10 +96,10 @@ pub(crate) fn zeros<T: Element>(op: &'static str, len: usize) -> Result<Vec<T>> 
     }
 }
 
-fn copied<T: Element>(values: &[T]) -> Result<Array1<T>> {
-    let mut out = zeros("from_host", values.len())?;
-    out.copy_from_slice(values);
-    Ok(out.into())
+fn copied<T: Element>(cpu: &Cpu, dtype: DType, values: &[T]) -> Result<Buffer> {
+    let mut out = cpu.alloc(dtype, values.len())?;
+    T::slice_mut(&mut out).copy_from_slice(values);
+    Ok(out)
 }
 
 fn gathered<T: Element>(cpu: &Cpu, x: View<'_, Cpu>) -> Result<Vec<T>> {
@@ -80,22 +136,21 @@ impl Storage for Cpu {
     }
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
-        const OP: &str = "alloc";
-        Ok(match dtype {
-            DType::F32 => Buffer::F32(zeros(OP, len)?.into()),
-            DType::F64 => Buffer::F64(zeros(OP, len)?.into()),
-            DType::BF16 => Buffer::BF16(zeros(OP, len)?.into()),
-            DType::I32 => Buffer::I32(zeros(OP, len)?.into()),
-        })
+        let home = Arc::clone(self.recycler());
+        let data = match home.take(dtype, len) {
+            Some(data) => data,
+            None => Data::zeros(dtype, len).inspect_err(|_| home.forget(dtype, len))?,
+        };
+        Ok(Buffer { data, home })
     }
 
     fn from_host(&self, data: &HostData) -> Result<Buffer> {
-        Ok(match data {
-            HostData::F32(v) => Buffer::F32(copied(v)?),
-            HostData::F64(v) => Buffer::F64(copied(v)?),
-            HostData::BF16(v) => Buffer::BF16(copied(v)?),
-            HostData::I32(v) => Buffer::I32(copied(v)?),
-        })
+        match data {
+            HostData::F32(v) => copied(self, DType::F32, v),
+            HostData::F64(v) => copied(self, DType::F64, v),
+            HostData::BF16(v) => copied(self, DType::BF16, v),
+            HostData::I32(v) => copied(self, DType::I32, v),
+        }
     }
 
     fn to_host(&self, x: View<'_, Self>) -> Result<HostData> {
