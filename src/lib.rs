@@ -1,8 +1,65 @@
-//! TransDiff image generation as an embeddable library.
+//! TransDiff image generation as a library: an autoregressive transformer turns a class, and earlier images, into
+//! semantic features; a diffusion decoder turns features and noise into an image. There is no ML framework
+//! underneath.
+//!
+//! Paper: "Marrying Autoregressive Transformer and Diffusion with Multi-Reference Autoregression",
+//! arXiv 2506.09482.
+//!
+//! This crate is the facade of `transdiff-core`, which holds the architecture and the training mathematics once
+//! for every [`Backend`], and of the backends.
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//!
+//! use transdiff::model::{Mode, ModelConfig, Sampling, Session};
+//! use transdiff::sampler::{EulerMaruyama, Guidance, KeyedNoise, Path, Progress, Schedule};
+//! use transdiff::{Cpu, DType, TransDiff};
+//!
+//! # fn main() -> transdiff::Result<()> {
+//! let backend = Cpu::new(None)?; // a thread a core
+//! let config = ModelConfig {
+//!     width: 32,
+//!     heads: 2,
+//!     encoder_blocks: 2,
+//!     decoder_blocks: 1,
+//!     mlp_ratio: 4,
+//!     classes: 10,
+//!     buffer_size: 4,
+//!     feature_tokens: 16,
+//!     latent_channels: 4,
+//!     latent_size: 4,
+//!     mode: Mode::OneStep,
+//! };
+//! // Random weights; trained ones come from `TransDiff::load(&backend, "model.safetensors", DType::F32)`.
+//! let model = TransDiff::new(&backend, &config, DType::F32, 0)?;
+//!
+//! let mut session = Session::new(&model);
+//! let solver = EulerMaruyama::new(Schedule::paper(5)?, Path::Linear, 0.87, 0.91)?;
+//! let sampling = Sampling::new(solver, Guidance::new(1.3)?);
+//! // Each image has a seed of its own and is the same alone and in any batch.
+//! let mut noise = KeyedNoise::new(&backend, DType::F32, &[1, 2, 3]);
+//! let mut progress = |p: &Progress<'_, Cpu>| {
+//!     println!("{:.0} %", 100.0 * p.fraction());
+//!     ControlFlow::Continue(()) // or Break, to cancel
+//! };
+//! let made = session.generate(&[7, 7, 2], &[], &sampling, &mut noise, &mut progress)?;
+//! assert_eq!(made.latents.shape(), [3, 4, 4, 4]);
+//!
+//! // Half of the features of one image, half of another's.
+//! let features = made.features.narrow_images(0, 1)?.mixed_with(&made.features.narrow_images(2, 1)?, 8)?;
+//! let mut noise = KeyedNoise::new(&backend, DType::F32, &[4]);
+//! let mixed = session.decode(&features, &sampling, &mut noise, &mut progress)?;
+//! assert_eq!(mixed.shape(), [1, 4, 4, 4]);
+//! # Ok(())
+//! # }
+//! ```
 
+mod device;
+
+pub use device::{Device, DeviceTask};
 pub use transdiff_core::model::TransDiff;
 pub use transdiff_core::{
-    Backend, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd, backend, data, model, nn,
-    reference, rng, sampler, train, weights,
+    Backend, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd, backend, bf16, data,
+    layout, model, nn, reference, rng, sampler, tensor, testing, train, weights,
 };
 pub use transdiff_cpu::Cpu;

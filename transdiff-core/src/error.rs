@@ -49,6 +49,14 @@ pub enum Error {
         /// The value that came.
         got: String,
     },
+    /// The device that was asked for cannot be used.
+    #[error("device {device}: {reason}")]
+    Unavailable {
+        /// The device's name.
+        device: String,
+        /// Why not.
+        reason: String,
+    },
     /// The device ran out of memory.
     #[error("{op}: out of memory allocating {bytes} bytes")]
     OutOfMemory {

@@ -2,7 +2,7 @@
 //!
 //! A [`Var`] is a tensor and, while a gradient is wanted, its place on a [`Tape`]. Model code is written once, on
 //! `Var`s: without a tape nothing is recorded and nothing is saved. There is no differentiable operation without
-//! its backward pass: each method of `Var` in [`vjp`] stands beside the struct that says what it saves.
+//! its backward pass: each method of `Var` in `vjp` stands beside the struct that says what it saves.
 
 mod checkpoint;
 mod tape;

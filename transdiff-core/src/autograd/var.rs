@@ -3,7 +3,7 @@
 use super::{Tape, Vjp};
 use crate::{Backend, Error, Result, Tensor};
 
-/// A tensor that may be part of a recording. Its operations are in [`super::vjp`].
+/// A tensor that may be part of a recording. Its operations are in `super::vjp`.
 #[derive(Debug)]
 pub struct Var<B: Backend> {
     value: Tensor<B>,

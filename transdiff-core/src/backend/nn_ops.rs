@@ -19,7 +19,7 @@ pub struct LinearGrads<'a, S: Storage> {
     pub dx: Option<ViewMut<'a, S>>,
     /// [N, K], row-major or column-major without gaps.
     pub dw: Option<ViewMut<'a, S>>,
-    /// [N], contiguous.
+    /// `[N]`, contiguous.
     pub db: Option<ViewMut<'a, S>>,
 }
 
@@ -28,7 +28,7 @@ pub struct LinearGrads<'a, S: Storage> {
 pub struct NormArgs<'a, S: Storage> {
     /// [G, R, D], contiguous.
     pub x: View<'a, S>,
-    /// Weight and bias, each [D], contiguous.
+    /// Weight and bias, each `[D]`, contiguous.
     pub affine: Option<(View<'a, S>, View<'a, S>)>,
     /// Scale and shift, each [G, D]; the last stride is 1, the first may be anything.
     pub modulation: Option<(View<'a, S>, View<'a, S>)>,
@@ -49,7 +49,7 @@ impl<S: Storage> Copy for NormArgs<'_, S> {}
 pub struct NormGrads<'a, S: Storage> {
     /// [G, R, D].
     pub dx: Option<ViewMut<'a, S>>,
-    /// Gradients of weight and bias, each [D].
+    /// Gradients of weight and bias, each `[D]`.
     pub daffine: Option<(ViewMut<'a, S>, ViewMut<'a, S>)>,
     /// Gradients of scale and shift, each [G, D].
     pub dmodulation: Option<(ViewMut<'a, S>, ViewMut<'a, S>)>,
@@ -103,7 +103,7 @@ pub fn block_limit(blocks: &[usize], nq: usize, i: usize) -> usize {
 /// inference. Internal sums are at least as wide as f32.
 pub trait NnOps: Storage {
     /// y ← act(x wᵀ + b); pre ← x wᵀ + b where it is asked for (it is, in training, with an activation).
-    /// x [M, K] contiguous; w [N, K], row-major or column-major without gaps; b [N]; y, pre [M, N] contiguous.
+    /// x [M, K] contiguous; w [N, K], row-major or column-major without gaps; b `[N]`; y, pre [M, N] contiguous.
     fn linear(
         &self,
         x: View<'_, Self>,
@@ -190,11 +190,11 @@ pub trait NnOps: Storage {
         grads: AttentionGrads<'_, Self>,
     ) -> Result<()>;
 
-    /// out[i] ← table[ids[i]]: table [V, D] contiguous, ids [n] i32 contiguous and within 0..V (core has checked
+    /// `out[i] ← table[ids[i]]`: table [V, D] contiguous, ids `[n]` i32 contiguous and within 0..V (core has checked
     /// them), out [n, D] contiguous.
     fn embedding(&self, table: View<'_, Self>, ids: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()>;
 
-    /// dtable[v] ← Σ over the i with ids[i] = v, in ascending order, of dy[i].
+    /// `dtable[v]` ← Σ over the i with `ids[i] = v`, in ascending order, of `dy[i]`.
     fn embedding_backward(
         &self,
         ids: View<'_, Self>,

@@ -10,7 +10,7 @@ use crate::{Backend, Result};
 pub struct Linear<B: Backend> {
     /// [outputs, inputs].
     pub weight: Param<B>,
-    /// [outputs].
+    /// `[outputs]`.
     pub bias: Param<B>,
 }
 

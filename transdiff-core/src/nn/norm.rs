@@ -10,9 +10,9 @@ pub const LAYER_NORM_EPS: f64 = 1e-6;
 /// LayerNorm over the last axis, with weight and bias.
 #[derive(Clone, Debug)]
 pub struct LayerNorm<B: Backend> {
-    /// [D].
+    /// `[D]`.
     pub weight: Param<B>,
-    /// [D].
+    /// `[D]`.
     pub bias: Param<B>,
 }
 

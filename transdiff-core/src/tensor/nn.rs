@@ -61,7 +61,7 @@ impl<B: Backend> Tensor<B> {
     }
 
     /// act(self · wᵀ + b), and the value before the activation where `save` asks for it and there is one.
-    /// self [.., K], w [N, K], b [N] → [.., N].
+    /// self [.., K], w [N, K], b `[N]` → [.., N].
     pub fn linear(&self, w: &Self, b: Option<&Self>, act: Activation, save: bool) -> Result<(Self, Grad<B>)> {
         self.expect_float("linear")?;
         self.expect_dtype("linear", w)?;
@@ -152,7 +152,7 @@ impl<B: Backend> Tensor<B> {
     }
 
     /// (x̂·weight + bias)·(1 + scale) + shift, with x̂ the input normalised over its last axis.
-    /// weight, bias [D]; with a modulation the input is [G, R, D].
+    /// weight, bias `[D]`; with a modulation the input is [G, R, D].
     pub fn norm_modulate(
         &self,
         affine: Option<(&Self, &Self)>,

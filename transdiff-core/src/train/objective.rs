@@ -18,9 +18,9 @@ pub struct FlowDraws<B: Backend> {
 /// What one training pass sees.
 #[derive(Clone, Debug)]
 pub struct Batch<B: Backend> {
-    /// Classes of the samples, [B].
+    /// Classes of the samples, `[B]`.
     pub labels: Vec<usize>,
-    /// Which samples lose their class, [B].
+    /// Which samples lose their class, `[B]`.
     pub dropped: Vec<bool>,
     /// Clean latents [B, C, h, w]: one in one step; with multi-reference autoregression one a group, four
     /// different images of the sample's class.

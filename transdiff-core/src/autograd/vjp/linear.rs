@@ -28,7 +28,7 @@ impl<B: Backend> Vjp<B> for Linear<B> {
 }
 
 impl<B: Backend> Var<B> {
-    /// act(self · wᵀ + b): self [.., K], w [N, K], b [N] → [.., N].
+    /// act(self · wᵀ + b): self [.., K], w [N, K], b `[N]` → [.., N].
     pub fn linear(&self, w: &Self, b: Option<&Self>, act: Activation) -> Result<Self> {
         let inputs: Vec<&Self> = [self, w].into_iter().chain(b).collect();
         let (y, pre) = self.value().linear(w.value(), b.map(Self::value), act, recorded(&inputs))?;

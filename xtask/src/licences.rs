@@ -1,0 +1,75 @@
+//! Licences of all dependencies, build and test ones included, against the list in deny.toml.
+
+use std::fs;
+
+use serde::Deserialize;
+use spdx::{Expression, ParseMode};
+
+use crate::Result;
+use crate::process::cargo;
+
+#[derive(Deserialize)]
+struct Deny {
+    licenses: Licenses,
+}
+
+#[derive(Deserialize)]
+struct Licenses {
+    allow: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    version: String,
+    license: Option<String>,
+    source: Option<String>,
+}
+
+/// Fails naming every dependency whose licence is not allowed.
+pub fn check() -> Result {
+    let deny: Deny = toml::from_str(&fs::read_to_string("deny.toml")?)?;
+    let listed = cargo(&["metadata", "--format-version", "1", "--locked"]).stdout()?;
+    let metadata: Metadata = serde_json::from_str(&listed)?;
+    let others: Vec<&Package> = metadata.packages.iter().filter(|p| p.source.is_some()).collect();
+    let bad: Vec<String> = others
+        .iter()
+        .filter(|p| !p.license.as_deref().is_some_and(|l| allows(&deny.licenses.allow, l)))
+        .map(|p| format!("{} {}: {}", p.name, p.version, p.license.as_deref().unwrap_or("no licence")))
+        .collect();
+    if !bad.is_empty() {
+        return Err(format!("not on deny.toml's list:\n{}", bad.join("\n")).into());
+    }
+    println!("{} dependencies, all under licences on deny.toml's list", others.len());
+    Ok(())
+}
+
+/// Whether `licence`, an SPDX expression, can be met with the licences `allowed` alone. Older packages separate
+/// alternatives with a slash.
+fn allows(allowed: &[String], licence: &str) -> bool {
+    let mode = ParseMode { allow_slash_as_or_operator: true, ..ParseMode::STRICT };
+    let expression = Expression::parse_mode(licence, mode);
+    expression.is_ok_and(|e| e.evaluate(|need| allowed.iter().any(|a| *a == need.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_are_understood() {
+        let allowed = ["MIT", "Apache-2.0 WITH LLVM-exception"].map(String::from);
+        for good in ["MIT", "GPL-3.0-only OR MIT", "Unlicense/MIT", "Apache-2.0 WITH LLVM-exception AND MIT"]
+        {
+            assert!(allows(&allowed, good), "{good}");
+        }
+        for bad in ["GPL-3.0-only", "MIT AND GPL-3.0-only", "Apache-2.0", "my own", ""] {
+            assert!(!allows(&allowed, bad), "{bad}");
+        }
+    }
+}

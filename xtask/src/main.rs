@@ -1,0 +1,99 @@
+//! The project's tasks. `cargo xtask check` runs every check, cheapest first; each also runs alone.
+
+mod compare;
+mod licences;
+mod process;
+mod quickstart;
+
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+
+use process::cargo;
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+/// The project's tasks
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+enum Task {
+    /// Every check below, cheapest first
+    Check,
+    /// Formatting
+    Fmt,
+    /// Lints, of all targets, as errors
+    Clippy,
+    /// Documentation builds, with warnings as errors
+    Doc,
+    /// The tests
+    Test,
+    /// Licences of all dependencies are on deny.toml's list
+    Licences,
+    /// The quickstart in a short setting: its outputs are complete, and it goes on from its checkpoint
+    Quickstart,
+    /// Speed beside PyTorch, in turns
+    Compare(compare::Options),
+}
+
+impl Task {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Fmt => "fmt",
+            Self::Clippy => "clippy",
+            Self::Doc => "doc",
+            Self::Test => "test",
+            Self::Licences => "licences",
+            Self::Quickstart => "quickstart",
+            Self::Compare(_) => "compare",
+        }
+    }
+
+    fn run(&self) -> Result {
+        match self {
+            Self::Check => {
+                let all = [Self::Fmt, Self::Licences, Self::Clippy, Self::Doc, Self::Test, Self::Quickstart];
+                all.iter().try_for_each(headed)
+            }
+            Self::Fmt => cargo(&["fmt", "--all", "--check"]).run(),
+            Self::Clippy => {
+                // What this crate needs is not what the library needs: together they would share features.
+                cargo(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]).run()?;
+                let own =
+                    ["clippy", "--locked", "--all-targets", "--package", "xtask", "--", "-D", "warnings"];
+                cargo(&own).run()
+            }
+            Self::Doc => cargo(&["doc", "--locked", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run(),
+            Self::Test => cargo(&["test", "--locked"]).run(),
+            Self::Licences => licences::check(),
+            Self::Quickstart => quickstart::check(Path::new("target/quickstart-check")),
+            Self::Compare(options) => compare::run(options),
+        }
+    }
+}
+
+/// Runs a task under a heading, and says how long it took.
+fn headed(task: &Task) -> Result {
+    let started = Instant::now();
+    println!("\n=== {} ===", task.name());
+    task.run()?;
+    println!("{}: done in {:.0} s", task.name(), started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let task = Task::parse();
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a folder of the workspace");
+    let done = std::env::set_current_dir(root).map_err(Into::into).and_then(|()| task.run());
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{}: {e}", task.name());
+            ExitCode::FAILURE
+        }
+    }
+}

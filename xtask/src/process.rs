@@ -1,0 +1,57 @@
+//! Running other programs.
+
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
+
+use crate::Result;
+
+/// A program to run; what it prints is shown as it comes, but for what the caller reads.
+pub struct Process(Command);
+
+/// Cargo, the one that runs this program.
+pub fn cargo(args: &[&str]) -> Process {
+    Process::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args(args)
+}
+
+impl Process {
+    /// `program` without arguments.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null());
+        Self(command)
+    }
+
+    /// With `args` after the arguments so far.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.0.args(args);
+        self
+    }
+
+    /// With an environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    /// Runs it to its end; an exit code other than 0 is an error.
+    pub fn run(mut self) -> Result {
+        let status = self.0.status().map_err(|e| format!("{}: {e}", self.name()))?;
+        self.expect_success(status.success())
+    }
+
+    /// Runs it to its end and returns what it wrote to its standard output.
+    pub fn stdout(mut self) -> Result<String> {
+        let out = self.0.stderr(Stdio::inherit()).output().map_err(|e| format!("{}: {e}", self.name()))?;
+        self.expect_success(out.status.success())?;
+        Ok(String::from_utf8(out.stdout)?)
+    }
+
+    fn expect_success(&self, success: bool) -> Result {
+        let line = || self.0.get_args().map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
+        if success { Ok(()) } else { Err(format!("failed: {} {}", self.name(), line()).into()) }
+    }
+
+    fn name(&self) -> String {
+        self.0.get_program().to_string_lossy().into_owned()
+    }
+}

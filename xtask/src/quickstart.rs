@@ -1,0 +1,153 @@
+//! The quickstart in a short setting: every output is there and says what it should, and the run goes on from its
+//! checkpoint.
+
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use crate::Result;
+use crate::process::cargo;
+
+const STEPS: usize = 60;
+const MORE_STEPS: usize = 80;
+const CLASSES: usize = 10;
+/// The fewest samples that measures are worth something for.
+const SAMPLES: usize = 600;
+/// Size of samples.png: 20 columns and a row a class, of digits enlarged to 48 pixels with gaps of 4.
+const PICTURE: (u32, u32) = (20 * 52 + 4, 10 * 52 + 4);
+
+/// Runs the quickstart twice in the folder `out`, which is emptied first, and checks what it leaves.
+pub fn check(out: &Path) -> Result {
+    if out.exists() {
+        fs::remove_dir_all(out)?;
+    }
+    let first = run(out, STEPS)?;
+    if first.contains("going on from step") {
+        return Err("the first run found a checkpoint in an empty folder".into());
+    }
+    check_outputs(out, STEPS)?;
+    let second = run(out, MORE_STEPS)?;
+    if !second.contains(&format!("going on from step {STEPS}")) {
+        return Err(format!("the second run did not go on from step {STEPS}").into());
+    }
+    check_outputs(out, MORE_STEPS)?;
+    println!("outputs are complete, and {MORE_STEPS} steps went on from {STEPS}");
+    Ok(())
+}
+
+/// What the quickstart prints.
+fn run(out: &Path, steps: usize) -> Result<String> {
+    let out = out.to_str().ok_or("a folder name that is not UTF-8")?;
+    let command = ["run", "--quiet", "--locked", "--release", "--example", "quickstart", "--"];
+    let printed = cargo(&command).args(&["--steps", &steps.to_string(), "--out", out]).stdout()?;
+    print!("{printed}");
+    Ok(printed)
+}
+
+fn check_outputs(out: &Path, steps: usize) -> Result {
+    let named = |name: &str, check: &dyn Fn(&Path) -> Result| {
+        let path = out.join(name);
+        check(&path).map_err(|e| format!("{}: {e}", path.display()))
+    };
+    named("samples.png", &picture)?;
+    named("loss.svg", &curve)?;
+    named("samples.safetensors", &samples)?;
+    named("report.json", &report)?;
+    named("model.safetensors", &|path| metadata(path, "transdiff.config").map(drop))?;
+    named("checkpoint.safetensors", &|path| checkpoint(path, steps))?;
+    Ok(())
+}
+
+fn picture(path: &Path) -> Result {
+    let mut reader = png::Decoder::new(BufReader::new(File::open(path)?)).read_info()?;
+    let mut pixels = vec![0; reader.output_buffer_size().ok_or("a picture too large for memory")?];
+    let frame = reader.next_frame(&mut pixels)?;
+    if (frame.width, frame.height) != PICTURE {
+        return Err(format!("{}×{} pixels, not {PICTURE:?}", frame.width, frame.height).into());
+    }
+    let bright = pixels.iter().filter(|&&p| p > 127).count();
+    if bright == 0 { Err("nothing to be seen".into()) } else { Ok(()) }
+}
+
+fn curve(path: &Path) -> Result {
+    let text = fs::read_to_string(path)?;
+    let document = roxmltree::Document::parse(&text)?;
+    if !document.root_element().has_tag_name(("http://www.w3.org/2000/svg", "svg")) {
+        return Err("not an SVG".into());
+    }
+    let curve = |n: roxmltree::Node<'_, '_>| n.attribute("points").is_some_and(|p| !p.is_empty());
+    if document.descendants().any(curve) { Ok(()) } else { Err("no curve".into()) }
+}
+
+fn samples(path: &Path) -> Result {
+    let bytes = fs::read(path)?;
+    let file = SafeTensors::deserialize(&bytes)?;
+    let (images, labels) = (file.tensor("images")?, file.tensor("labels")?);
+    let count = labels.shape().first().copied().unwrap_or(0);
+    if count < SAMPLES {
+        return Err(format!("{count} samples, fewer than {SAMPLES}").into());
+    }
+    if (images.dtype(), images.shape()) != (Dtype::F32, &[count, 1, 8, 8]) {
+        return Err(format!("images {:?} {:?}", images.dtype(), images.shape()).into());
+    }
+    let (pixels, _) = images.data().as_chunks::<4>();
+    let outside = |&bytes: &[u8; 4]| !(0.0..=16.0).contains(&f32::from_le_bytes(bytes));
+    if pixels.iter().any(outside) {
+        return Err("images: a pixel outside of 0..16".into());
+    }
+    if (labels.dtype(), labels.shape()) != (Dtype::I64, &[count]) {
+        return Err(format!("labels {:?} {:?}", labels.dtype(), labels.shape()).into());
+    }
+    let (labels, _) = labels.data().as_chunks::<8>();
+    let mut spread = [0; CLASSES];
+    for &bytes in labels {
+        let label = usize::try_from(i64::from_le_bytes(bytes))?;
+        *spread.get_mut(label).ok_or_else(|| format!("label {label}"))? += 1;
+    }
+    if spread.iter().all(|&n| n == count / CLASSES) {
+        Ok(())
+    } else {
+        Err(format!("labels are not evenly spread: {spread:?}").into())
+    }
+}
+
+fn report(path: &Path) -> Result {
+    let report: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
+    // JSON has no infinities: what is not finite is null, and so no number.
+    let number = |at: &str| {
+        let value = report.pointer(at).and_then(Value::as_f64);
+        value.ok_or_else(|| format!("{at}: expected a finite number, got {:?}", report.pointer(at)))
+    };
+    for share in ["/accuracy", "/real_digits/classifier_accuracy"] {
+        let value = number(share)?;
+        if !(0.0..=1.0).contains(&value) {
+            return Err(format!("{share}: {value} is no share").into());
+        }
+    }
+    for distance in ["/frechet_distance", "/nearest_training_digit", "/seconds/training", "/seconds/sampling"]
+    {
+        let value = number(distance)?;
+        if value <= 0.0 {
+            return Err(format!("{distance}: {value} is not positive").into());
+        }
+    }
+    match report.pointer("/steps").and_then(Value::as_array) {
+        Some(steps) if !steps.is_empty() => Ok(()),
+        _ => Err("/steps: expected at least one row".into()),
+    }
+}
+
+fn metadata(path: &Path, key: &str) -> Result<Value> {
+    let bytes = fs::read(path)?;
+    let (_, header) = SafeTensors::read_metadata(&bytes)?;
+    let text = header.metadata().as_ref().and_then(|m| m.get(key));
+    Ok(serde_json::from_str(text.ok_or_else(|| format!("no metadata {key}"))?)?)
+}
+
+fn checkpoint(path: &Path, steps: usize) -> Result {
+    let done = metadata(path, "transdiff.step")?;
+    if done == steps { Ok(()) } else { Err(format!("step {done}, expected {steps}").into()) }
+}
