@@ -61,10 +61,15 @@ pub fn run(options: &Options) -> Result {
             let batch = options.batch_of(what);
             println!("{what:<8} {batch:>5} {ours:>10.3} {theirs:>10.3} {:>7.2}", theirs / ours);
         }
-        ratios.sort_by(f64::total_cmp);
-        println!("{what:<8} median ratio {:.2}", ratios[ratios.len() / 2]);
+        println!("{what:<8} median ratio {:.2}", median(&mut ratios));
     }
     Ok(())
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    (values[(n - 1) / 2] + values[n / 2]) / 2.0
 }
 
 impl Options {
