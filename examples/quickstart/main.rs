@@ -67,13 +67,15 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 type Phases = Vec<(&'static str, Trained)>;
+/// The phases of training, and the model that the last one left.
+type Outcome = (Phases, TransDiff<Cpu>);
 
 /// The phases of training with their names, and the model that the last one left; `None` if interrupted.
 fn train_phases(
     settings: &Settings,
     backend: &Cpu,
     digits: &Digits,
-) -> Result<Option<(Phases, TransDiff<Cpu>)>, Box<dyn Error>> {
+) -> Result<Option<Outcome>, Box<dyn Error>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
