@@ -49,15 +49,6 @@ impl Digits {
         }
         Ok((train, test))
     }
-
-    /// The images of each class.
-    pub fn by_class(&self) -> [Vec<&Image>; CLASSES] {
-        let mut classes: [Vec<&Image>; CLASSES] = Default::default();
-        for (image, &label) in self.images.iter().zip(&self.labels) {
-            classes[label].push(image);
-        }
-        classes
-    }
 }
 
 /// Four channels of half the size: channel 2·dy + dx holds the pixels (2y + dy, 2x + dx).
