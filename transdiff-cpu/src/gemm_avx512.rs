@@ -8,8 +8,8 @@
 //! depend on neither the place in C nor the size of C. An element that falls on an edge takes the same steps.
 
 use std::arch::x86_64::{
-    __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
-    _mm512_setzero_ps,
+    __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
 use crate::element::Real;
@@ -124,23 +124,36 @@ unsafe fn rows<const WIDTH: usize>(m: usize, a: Left, b: Panel, c: Target) {
     }
 }
 
-/// Copies rows of k of a panel, `width` columns each, to a distance of `stride`.
+/// Rows of k that are fetched ahead while a panel is packed: each lies on another page, where the processor does not
+/// guess it.
+const AHEAD: usize = 12;
+
+/// Copies rows of k of a panel, `width` columns each, to a distance of `stride`; `mask` cuts the last vector.
 ///
 /// # Safety
-/// `b` reaches `depth` rows and `width` columns at its strides.
+/// The processor has AVX-512F; `b` reaches `depth` rows and `width` columns at its strides; `width` is `stride`
+/// less what the mask cuts off.
+#[target_feature(enable = "avx512f")]
 unsafe fn pack(
     b: *const f32,
     [sk, sn]: [usize; 2],
     [depth, width]: [usize; 2],
     out: &mut [f32],
-    stride: usize,
+    (stride, mask): (usize, __mmask16),
 ) {
     assert!(out.len() >= depth * stride && width <= stride);
     if sn == 1 {
         for (k, row) in out.chunks_exact_mut(stride).take(depth).enumerate() {
-            // SAFETY: row k of B, as the caller promises.
-            let from = unsafe { std::slice::from_raw_parts(b.add(k * sk), width) };
-            row[..width].copy_from_slice(from);
+            let from = b.wrapping_add(k * sk);
+            for j in (0..stride).step_by(LANES) {
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * sk + j).cast());
+                let mask = if j + LANES == stride { mask } else { !0 };
+                // SAFETY: row k of B and its columns, as the caller promises; the row of `out` holds whole vectors.
+                unsafe {
+                    let columns = _mm512_maskz_loadu_ps(mask, from.add(j));
+                    _mm512_mask_storeu_ps(row.as_mut_ptr().add(j), !0, columns);
+                }
+            }
         }
         return;
     }
@@ -190,7 +203,7 @@ pub(crate) unsafe fn sgemm(
                 let from = b.wrapping_add(first * sb[0] + column * sb[1]);
                 let (start, stride) = if packs {
                     // SAFETY: this part of B, as the caller promises.
-                    unsafe { pack(from, sb, [depth, width], scratch, vectors * LANES) };
+                    unsafe { pack(from, sb, [depth, width], scratch, (vectors * LANES, mask)) };
                     (scratch.as_ptr(), vectors * LANES)
                 } else {
                     (from, sb[0])
