@@ -6,20 +6,16 @@ use std::path::Path;
 use super::{ModelConfig, TransDiff};
 use crate::nn::Module;
 use crate::weights::{TensorFile, read_metadata, write_atomic};
-use crate::{Backend, DType, Error, HostTensor, Result, Tensor};
+use crate::{Backend, DType, Error, Result, Tensor};
 
 /// Key of the configuration in a file's metadata.
 pub const CONFIG_KEY: &str = "transdiff.config";
 
-/// Every parameter of a module under `prefix`, in host memory.
-pub(crate) fn host_params<B: Backend>(
-    module: &dyn Module<B>,
-    prefix: &str,
-) -> Result<Vec<(String, HostTensor)>> {
-    let host = |(name, param): (String, &crate::nn::Param<B>)| {
-        Ok((format!("{prefix}{name}"), param.value().to_host()?))
-    };
-    module.params().into_iter().map(host).collect()
+/// Every parameter of a module under `prefix`; the tensors share its memory.
+pub(crate) fn named_params<B: Backend>(module: &dyn Module<B>, prefix: &str) -> Vec<(String, Tensor<B>)> {
+    let entry =
+        |(name, param): (String, &crate::nn::Param<B>)| (format!("{prefix}{name}"), param.value().clone());
+    module.params().into_iter().map(entry).collect()
 }
 
 /// Sets every parameter of a module from the tensors `prefix + name`, taking them out of the file's.
@@ -85,7 +81,7 @@ impl<B: Backend> TransDiff<B> {
     /// [`Error::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let config = serde_json::to_string(self.config()).expect("a configuration is plain data");
-        let tensors = host_params(self, "")?;
+        let tensors = named_params(self, "");
         let metadata = BTreeMap::from([(CONFIG_KEY.to_owned(), config)]);
         write_atomic(path, tensors.iter().map(|(name, tensor)| (name, tensor)), &metadata)
     }

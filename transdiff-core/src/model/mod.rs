@@ -16,7 +16,7 @@ pub use diffusion_decoder::{Condition, DecoderBlock, DiffusionDecoder, TimeEmbed
 pub use features::{Diversity, Features, cosine_mean};
 pub(crate) use field::TIME_SCALE;
 pub use io::CONFIG_KEY;
-pub(crate) use io::{expected, host_params, metadata_value, take_params};
+pub(crate) use io::{expected, metadata_value, named_params, take_params};
 pub use patch::{patchify, unpatchify};
 pub use session::{Generation, Sampling, Session, latent_tokens};
 pub use transdiff::TransDiff;

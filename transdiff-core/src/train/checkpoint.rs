@@ -6,7 +6,7 @@ use std::path::Path;
 use super::optimizer::Moments;
 use super::trainer::prepare;
 use super::{TrainConfig, Trainer};
-use crate::model::{CONFIG_KEY, ModelConfig, TransDiff, expected, host_params, metadata_value, take_params};
+use crate::model::{CONFIG_KEY, ModelConfig, TransDiff, expected, metadata_value, named_params, take_params};
 use crate::nn::Module;
 use crate::weights::{TensorFile, write_atomic};
 use crate::{Backend, DType, Error, HostTensor, Result, Tensor};
@@ -19,12 +19,12 @@ const FIRST_MOMENT: &str = "adam_m.";
 const SECOND_MOMENT: &str = "adam_v.";
 
 pub(super) fn write<B: Backend>(trainer: &Trainer<B>, path: &Path) -> Result<()> {
-    let mut tensors = host_params(&trainer.model, MODEL)?;
-    tensors.extend(host_params(&trainer.ema, EMA)?);
+    let mut tensors = named_params(&trainer.model, MODEL);
+    tensors.extend(named_params(&trainer.ema, EMA));
     for ((name, _), moments) in trainer.model.params().iter().zip(trainer.optimizer.moments()) {
         let Some(Moments { m, v }) = moments else { continue };
-        tensors.push((format!("{FIRST_MOMENT}{name}"), m.to_host()?));
-        tensors.push((format!("{SECOND_MOMENT}{name}"), v.to_host()?));
+        tensors.push((format!("{FIRST_MOMENT}{name}"), m.clone()));
+        tensors.push((format!("{SECOND_MOMENT}{name}"), v.clone()));
     }
     let metadata = BTreeMap::from([
         (CONFIG_KEY.to_owned(), json(trainer.model.config())),

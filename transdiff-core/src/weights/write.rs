@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::NamedTempFile;
 
 use super::header::METADATA_KEY;
-use crate::{DType, Error, HostData, HostTensor, Result};
+use crate::{Backend, DType, Error, HostData, HostTensor, Result, Tensor};
 
 /// Writes `tensors` and `metadata` to a temporary file beside `path`, syncs it, renames it, and syncs the directory.
 ///
@@ -113,14 +113,38 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
+fn stored(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F64 => Dtype::F64,
+        DType::BF16 => Dtype::BF16,
+        DType::I32 => Dtype::I32,
+    }
+}
+
+/// A tensor of a backend, brought to the host when its turn comes: a file needs memory for one tensor at a time.
+impl<B: Backend> View for &Tensor<B> {
+    fn dtype(&self) -> Dtype {
+        stored(Tensor::dtype(self))
+    }
+
+    fn shape(&self) -> &[usize] {
+        Tensor::shape(self)
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        // The trait knows no errors: a tensor that cannot be read gives no bytes, and the writer refuses it.
+        Cow::Owned(self.to_host().map_or_else(|_| Vec::new(), |host| View::data(&&host).into_owned()))
+    }
+
+    fn data_len(&self) -> usize {
+        self.numel() * Tensor::dtype(self).size()
+    }
+}
+
 impl View for &HostTensor {
     fn dtype(&self) -> Dtype {
-        match HostTensor::dtype(self) {
-            DType::F32 => Dtype::F32,
-            DType::F64 => Dtype::F64,
-            DType::BF16 => Dtype::BF16,
-            DType::I32 => Dtype::I32,
-        }
+        stored(HostTensor::dtype(self))
     }
 
     fn shape(&self) -> &[usize] {
