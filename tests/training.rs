@@ -117,7 +117,6 @@ proptest! {
 
 #[test]
 fn the_loss_goes_down() {
-    let folder = tempfile::tempdir().unwrap();
     for config in [tiny::one_step(), tiny::mrar()] {
         let config = ModelConfig { width: 32, ..config };
         let set = tiny::set(&config, 8);
@@ -134,7 +133,6 @@ fn the_loss_goes_down() {
         let (first, last) = (mean(&losses[..20]), mean(&losses[180..]));
         println!("{:?}: {first:.3} → {last:.3}", config.mode);
         assert!(last < 0.6 * first, "{:?}: {first} → {last}", config.mode);
-        assert_ne!(state(&trainer, folder.path()).len(), 0);
     }
 }
 
@@ -183,6 +181,7 @@ fn passes_draw_different_masks() {
 fn draws_are_fresh() {
     let ctx = Context::<Reference>::inference().with_dropout(0.1, 1, 2).unwrap();
     let mut places: Vec<u32> = (0..20).map(|_| ctx.next_dropout().unwrap().key.index).collect();
+    places.sort_unstable();
     places.dedup();
     assert_eq!(places.len(), 20);
     assert!(Context::<Reference>::inference().next_dropout().is_none());

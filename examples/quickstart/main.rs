@@ -11,13 +11,14 @@ mod settings;
 mod training;
 
 use std::error::Error;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
 use transdiff::model::{Sampling, Session};
-use transdiff::sampler::{EulerMaruyama, Guidance, KeyedNoise, Path, Schedule, Silent};
+use transdiff::sampler::{EulerMaruyama, Guidance, KeyedNoise, Path, Progress, Schedule};
 use transdiff::{Cpu, DType, Tensor, TransDiff};
 
 use digits::{CLASSES, Digits, Image, from_latent, quantized};
@@ -39,7 +40,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(&settings.out)?;
     let backend = Cpu::new(settings.threads)?;
     let (train, test) = Digits::load()?;
-    let Some((phases, model)) = train_phases(&settings, &backend, &train)? else {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+    let Some((phases, model)) = train_phases(&settings, &backend, &train, &interrupted)? else {
         std::process::exit(INTERRUPTED);
     };
     model.save(settings.out.join("model.safetensors"))?;
@@ -47,9 +51,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     write_loss_curve(&settings.out.join("loss.svg"), &curves)?;
 
     let evaluator = Evaluator::new(&train, &test)?;
-    let mut gallery = Gallery::new(&settings);
+    let mut gallery = Gallery::new(&settings, &interrupted);
     for (name, trained) in &phases {
-        gallery.add(name, &trained.model, &evaluator)?;
+        if !gallery.add(name, &trained.model, &evaluator)? {
+            println!("\nInterrupted. The model is trained: the same command generates with it.");
+            std::process::exit(INTERRUPTED);
+        }
     }
     write_samples(&settings.out.join("samples.safetensors"), &gallery.kept, &gallery.labels)?;
     write_grid(&settings.out.join("samples.png"), &gallery.kept, &gallery.labels, COLUMNS)?;
@@ -75,13 +82,10 @@ fn train_phases(
     settings: &Settings,
     backend: &Cpu,
     digits: &Digits,
+    interrupted: &AtomicBool,
 ) -> Result<Option<Outcome>, Box<dyn Error>> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
     let set = latents(digits)?;
-    let phase =
-        |name, file: &str| Training { name, checkpoint: settings.out.join(file), interrupted: &interrupted };
+    let phase = |name, file: &str| Training { name, checkpoint: settings.out.join(file), interrupted };
     let first = phase("1-step", "checkpoint.safetensors").run(
         backend,
         &set,
@@ -109,6 +113,7 @@ fn train_phases(
 /// The digits that were generated, and what was measured of them.
 struct Gallery<'a> {
     settings: &'a Settings,
+    interrupted: &'a AtomicBool,
     labels: Vec<usize>,
     seeds: Vec<u64>,
     steps: Vec<Step>,
@@ -118,19 +123,20 @@ struct Gallery<'a> {
 }
 
 impl<'a> Gallery<'a> {
-    fn new(settings: &'a Settings) -> Self {
+    fn new(settings: &'a Settings, interrupted: &'a AtomicBool) -> Self {
         let labels: Vec<usize> = (0..settings.samples).map(|i| i % CLASSES).collect();
         let seeds = (0..settings.samples as u64).map(|i| (settings.seed << 32) + i).collect();
-        Self { settings, labels, seeds, steps: Vec::new(), seconds: 0.0, kept: Vec::new() }
+        Self { settings, interrupted, labels, seeds, steps: Vec::new(), seconds: 0.0, kept: Vec::new() }
     }
 
-    /// Generates digits with `model` at every guidance and measures every generation step.
+    /// Generates digits with `model` at every guidance and measures every generation step. Whether it came to its end:
+    /// the user may interrupt it.
     fn add(
         &mut self,
         name: &'static str,
         model: &TransDiff<Cpu>,
         evaluator: &Evaluator,
-    ) -> Result<(), Box<dyn Error>> {
+    ) -> Result<bool, Box<dyn Error>> {
         let schedule = Schedule::paper(self.settings.sampling_steps as usize)?;
         let solver = EulerMaruyama::new(schedule, Path::Linear, 1.0, 1.0)?;
         let mut session = Session::new(model);
@@ -138,7 +144,14 @@ impl<'a> Gallery<'a> {
             let sampling = Sampling::new(solver, Guidance::new(f64::from(guidance))?);
             let mut noise = KeyedNoise::new(model.backend(), DType::F32, &self.seeds);
             let started = Instant::now();
-            let out = session.generate(&self.labels, &[], &sampling, &mut noise, &mut Silent)?;
+            let mut watch = |_: &Progress<'_, Cpu>| match self.interrupted.load(Ordering::Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            let out = match session.generate(&self.labels, &[], &sampling, &mut noise, &mut watch) {
+                Err(transdiff::Error::Cancelled) => return Ok(false),
+                out => out?,
+            };
             self.seconds += started.elapsed().as_secs_f64();
             for (step, latent) in out.references.iter().chain([&out.latents]).enumerate() {
                 self.kept = images(latent)?;
@@ -146,7 +159,7 @@ impl<'a> Gallery<'a> {
                 self.steps.push(Step { model: name, step, guidance, quality });
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

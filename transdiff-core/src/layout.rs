@@ -72,6 +72,22 @@ impl Layout {
         })
     }
 
+    /// Whether two elements may share a position: false for every layout that comes of a contiguous one by reordering
+    /// and narrowing.
+    pub fn overlaps(&self) -> bool {
+        let mut axes: Vec<(usize, usize)> =
+            self.strides.iter().copied().zip(self.shape.iter().copied()).filter(|&(_, n)| n != 1).collect();
+        axes.sort_unstable();
+        // Each axis has to step over everything that the finer ones reach.
+        let mut reach = 0;
+        self.numel() > 1
+            && axes.into_iter().any(|(stride, n)| {
+                let collides = stride <= reach;
+                reach += (n - 1) * stride;
+                collides
+            })
+    }
+
     /// Reorders the axes: axis `a` of the result is axis `axes[a]` of `self`.
     pub fn permute(&self, axes: &[usize]) -> Result<Self> {
         let mut seen = vec![false; self.rank()];
@@ -112,12 +128,13 @@ impl Layout {
                 _ => return Err(bad()),
             };
         }
+        checked_numel("broadcast_to", shape)?;
         Ok(Self { shape: shape.to_vec(), strides, offset: self.offset })
     }
 
     /// The same elements in another shape, where strides can express it; `None` where a copy is needed.
     pub fn reshape(&self, shape: &[usize]) -> Result<Option<Self>> {
-        if shape.iter().product::<usize>() != self.numel() {
+        if checked_numel("reshape", shape)? != self.numel() {
             return Err(Error::shape(
                 "reshape",
                 format!("{} elements for {shape:?}", self.numel()),
@@ -193,6 +210,21 @@ impl Layout {
     }
 }
 
+/// Number of elements of `shape`.
+///
+/// # Errors
+/// [`Error::Shape`] if it is more than memory can be addressed for: a product that wraps around would make a small
+/// buffer of a huge shape.
+pub fn checked_numel(op: &'static str, shape: &[usize]) -> Result<usize> {
+    const LIMIT: usize = isize::MAX as usize / size_of::<f64>();
+    // Without the empty axes: a product of the others must not wrap around either, strides are made of it.
+    let size = shape.iter().filter(|&&n| n != 0).try_fold(1usize, |size, &n| size.checked_mul(n));
+    match size {
+        Some(size) if size <= LIMIT => Ok(if shape.contains(&0) { 0 } else { size }),
+        _ => Err(Error::shape(op, format!("at most {LIMIT} elements"), shape)),
+    }
+}
+
 /// Row-major strides of `shape`.
 pub fn row_major_strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
@@ -243,6 +275,15 @@ mod tests {
         assert!(!layout.is_contiguous());
         assert!(layout.narrow(0, 3, 2).is_err());
         assert!(layout.permute(&[0, 0, 1]).is_err());
+    }
+
+    #[test]
+    fn sizes_that_wrap_around_are_refused() {
+        let huge = [3, usize::MAX / 3 + 1];
+        assert!(checked_numel("t", &huge).is_err() && checked_numel("t", &[0, usize::MAX, 2]).is_err());
+        assert_eq!(checked_numel("t", &[4, 0, 7]).unwrap(), 0);
+        let one = Layout::contiguous(&[1, 1]);
+        assert!(one.broadcast_to(&huge).is_err() && one.reshape(&huge).is_err());
     }
 
     #[test]

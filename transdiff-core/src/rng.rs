@@ -180,6 +180,11 @@ pub struct Dropout {
 }
 
 impl Dropout {
+    /// Whether the rate is one that can be divided by.
+    pub fn is_valid(&self) -> bool {
+        (0.0..1.0).contains(&self.rate)
+    }
+
     /// Words below this are dropped.
     pub fn threshold(&self) -> u32 {
         (f64::from(self.rate) * 4_294_967_296.0) as u32

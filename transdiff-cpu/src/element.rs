@@ -175,7 +175,7 @@ macro_rules! real {
 /// A product by matrixmultiply.
 macro_rules! matrixmultiply_product {
     ($name:ident, $T:ty, $callee:path) => {
-        unsafe fn $name(
+        pub(crate) unsafe fn $name(
             [m, k, n]: [usize; 3],
             (a, sa): (*const $T, [usize; 2]),
             (b, sb): (*const $T, [usize; 2]),

@@ -147,6 +147,35 @@ mod tests {
         }
     }
 
+    /// The same of the products that this processor may not choose by itself.
+    #[test]
+    fn rows_are_independent_in_every_product() {
+        fn check<T: Real>(
+            name: &str,
+            run: unsafe fn([usize; 3], (*const T, [usize; 2]), (*const T, [usize; 2]), (*mut T, usize)),
+        ) {
+            for [m, k, n] in [[70, 24, 40], [67, 300, 37], [33, 512, 17], [21, 700, 90]] {
+                let convert = |v: Vec<f32>| v.into_iter().map(|x| T::of(f64::from(x))).collect::<Vec<T>>();
+                let (a, b) = (convert(values(m * k, 1)), convert(values(k * n, 2)));
+                let product = |first: usize, rows: usize| {
+                    let mut c = vec![T::ZERO; rows * n];
+                    let (a, b) = ((a[first * k..].as_ptr(), [k, 1]), (b.as_ptr(), [n, 1]));
+                    // SAFETY: the vectors hold matrices of these sizes.
+                    unsafe { run([rows, k, n], a, b, (c.as_mut_ptr(), n)) };
+                    c
+                };
+                let all = product(0, m);
+                for (first, rows) in [(0, 1), (5, 3), (m - 17, 17)] {
+                    let same = product(first, rows) == all[first * n..(first + rows) * n];
+                    assert!(same, "{name}: rows {first}..+{rows} of {m}x{k}x{n} differ");
+                }
+            }
+        }
+        check::<f64>("dgemm", <f64 as Real>::gemm);
+        check::<f32>("the portable sgemm", crate::element::portable_sgemm);
+        check::<f32>("sgemm", <f32 as Real>::gemm);
+    }
+
     #[test]
     fn nothing_sums_to_zero() {
         let c = product(&Cpu::new(Some(1)).unwrap(), [2, 0, 3], &[], Operand::rows(&[], 3), false);

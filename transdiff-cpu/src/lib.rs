@@ -1,12 +1,12 @@
 //! The CPU backend: ndarray storage, matrix products by matrixmultiply or, on AVX-512, by a
 //! kernel of our own, vectorised kernels for the rest.
 //!
-//! Every result is the same to the bit whatever the number of threads: work is cut at places that depend on the
-//! shapes alone, and no sum crosses a cut but in a fixed order. A row's result does not depend on the other rows.
+//! Every result is the same to the bit whatever the number of threads: no sum crosses the places where work is cut
+//! but in an order that depends on the shapes alone. A row's result does not depend on the other rows. Processors with
+//! AVX-512 and without sum matrix products in other blocks, so that their results differ by rounding.
 //!
 //! Kernels are written as plain loops and compiled for AVX-512, AVX2 and the baseline; the best one is chosen at
-//! run time. All of them use fused multiply-add, so that they agree to the bit: on an x86 processor without it
-//! (before 2013) results are right and slow.
+//! run time. All of them use fused multiply-add: on an x86 processor without it (before 2013) they are right and slow.
 
 /// Compiles a function for the instruction sets worth having and picks one at run time.
 macro_rules! simd {

@@ -56,6 +56,11 @@ impl Cpu {
         self.threads
     }
 
+    /// Gives the memory that is kept for later tensors back to the system.
+    pub fn trim(&self) {
+        self.recycler.trim();
+    }
+
     pub(crate) fn recycler(&self) -> &Arc<Recycler> {
         &self.recycler
     }
@@ -123,7 +128,7 @@ impl<'a, T> Shared<'a, T> {
     /// # Safety
     /// They lie within the slice, and no other part in use shares any of them.
     pub(crate) unsafe fn part(self, from: usize, len: usize) -> &'a mut [T] {
-        debug_assert!(from <= self.len && len <= self.len - from);
+        assert!(from <= self.len && len <= self.len - from, "a kernel left its output");
         // SAFETY: within the slice, and not aliased, as the caller promises.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
     }

@@ -47,6 +47,9 @@ impl Recycler {
         let found = books.kept.get_mut(&(dtype, len)).and_then(Vec::pop);
         if found.is_some() {
             books.bytes_kept -= bytes;
+            if books.kept.get(&(dtype, len)).is_some_and(Vec::is_empty) {
+                books.kept.remove(&(dtype, len));
+            }
         }
         books.most_used = books.most_used.max(books.bytes_used);
         books.make_room();
@@ -66,6 +69,14 @@ impl Recycler {
         books.kept.entry((dtype, len)).or_default().push(data);
     }
 
+    /// Frees what is kept.
+    pub(crate) fn trim(&self) {
+        let mut books = self.books();
+        books.kept.clear();
+        books.bytes_kept = 0;
+        books.most_used = books.bytes_used;
+    }
+
     /// Takes back the count of memory that could not be had.
     pub(crate) fn forget(&self, dtype: DType, len: usize) {
         let bytes = size(dtype, len);
@@ -79,9 +90,7 @@ impl Books {
     /// Frees kept memory while there is more in all than was ever used.
     fn make_room(&mut self) {
         while self.bytes_used + self.bytes_kept > self.most_used {
-            let Some(key) = self.kept.iter().find(|(_, list)| !list.is_empty()).map(|(&key, _)| key) else {
-                return;
-            };
+            let Some(&key) = self.kept.keys().next() else { return };
             let list = self.kept.remove(&key).unwrap_or_default();
             self.bytes_kept -= list.len() * size(key.0, key.1);
         }

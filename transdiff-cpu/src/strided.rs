@@ -21,6 +21,7 @@ struct Plan<const N: usize> {
 impl<const N: usize> Plan<N> {
     fn new(layouts: [&Layout; N]) -> Self {
         let out = layouts[N - 1];
+        assert!(!out.overlaps(), "two elements of an output share a position");
         let mut axes: Vec<usize> = (0..out.rank()).filter(|&a| out.shape()[a] != 1).collect();
         axes.sort_by_key(|&a| std::cmp::Reverse(out.strides()[a]));
         let mut plan = Self {

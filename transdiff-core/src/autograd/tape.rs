@@ -40,7 +40,13 @@ enum Node<B: Backend> {
 }
 
 /// A recording of operations. Clones share the recording.
-pub struct Tape<B: Backend>(Arc<Mutex<Vec<Node<B>>>>);
+pub struct Tape<B: Backend>(Arc<Mutex<Recording<B>>>);
+
+struct Recording<B: Backend> {
+    nodes: Vec<Node<B>>,
+    /// A backward pass has taken the nodes: their numbers mean nothing any more.
+    consumed: bool,
+}
 
 impl<B: Backend> Clone for Tape<B> {
     fn clone(&self) -> Self {
@@ -56,23 +62,23 @@ impl<B: Backend> Default for Tape<B> {
 
 impl<B: Backend> std::fmt::Debug for Tape<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tape({} nodes)", self.nodes().len())
+        write!(f, "Tape({} nodes)", self.recording().nodes.len())
     }
 }
 
 impl<B: Backend> Tape<B> {
     /// An empty tape.
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Vec::new())))
+        Self(Arc::new(Mutex::new(Recording { nodes: Vec::new(), consumed: false })))
     }
 
-    fn nodes(&self) -> MutexGuard<'_, Vec<Node<B>>> {
+    fn recording(&self) -> MutexGuard<'_, Recording<B>> {
         // A panic while the lock is held leaves a list that is whole: pushes and takes are single steps.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn push(&self, node: Node<B>) -> usize {
-        let mut nodes = self.nodes();
+        let nodes = &mut self.recording().nodes;
         nodes.push(node);
         nodes.len() - 1
     }
@@ -100,11 +106,17 @@ impl<B: Backend> Tape<B> {
         Ok(Var::at(value, self.clone(), id))
     }
 
+    /// Whether a backward pass has consumed the recording.
+    pub(super) fn is_consumed(&self) -> bool {
+        self.recording().consumed
+    }
+
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Gradients of the scalar `loss` for every leaf that it depends on. Consumes the recording.
+    /// Gradients of the scalar `loss` for every leaf that it depends on. Consumes the recording: a second call, and
+    /// operations on its variables, are errors.
     pub fn backward(&self, loss: &Var<B>) -> Result<Gradients<B>> {
         if loss.value().numel() != 1 {
             return Err(Error::shape("backward", "a loss of one element", loss.shape()));
@@ -124,7 +136,11 @@ impl<B: Backend> Tape<B> {
         grads: &mut Gradients<B>,
     ) -> Result<()> {
         let Some(root) = output.node_on(self)? else { return Ok(()) };
-        let nodes = std::mem::take(&mut *self.nodes());
+        let nodes = {
+            let mut recording = self.recording();
+            recording.consumed = true;
+            std::mem::take(&mut recording.nodes)
+        };
         let mut pending: Vec<Option<Tensor<B>>> = vec![None; nodes.len()];
         pending[root] = Some(dy);
         for (id, node) in nodes.into_iter().enumerate().rev() {

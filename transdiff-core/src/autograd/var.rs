@@ -66,6 +66,10 @@ impl<B: Backend> Var<B> {
     /// The variable's node on `tape`.
     pub(super) fn node_on(&self, tape: &Tape<B>) -> Result<Option<usize>> {
         match &self.node {
+            Some((own, _)) if own.is_consumed() => {
+                let expected = "one whose recording has not been differentiated yet";
+                Err(Error::argument("variable", expected, "one of a consumed tape"))
+            }
             Some((own, id)) if own.is(tape) => Ok(Some(*id)),
             Some(_) => Err(Error::argument("variable", "one of this tape", "one of another tape")),
             None => Ok(None),

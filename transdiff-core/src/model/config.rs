@@ -123,6 +123,14 @@ impl ModelConfig {
                 return Err(Error::config(field, format!("a number in 1..={DEPTH_LIMIT}"), value));
             }
         }
+        // Sizes that are possible one by one may not be together.
+        const LARGEST: u128 = 1 << 40;
+        let inner = self.mlp_ratio.max(6).max(self.latent_channels * self.latent_size) as u128;
+        let product = self.width as u128 * inner * self.width.max(self.latent_size) as u128;
+        if product > LARGEST {
+            let expected = format!("sizes whose weights have at most {LARGEST} values each");
+            return Err(Error::config("width", expected, format!("about {product}")));
+        }
         let Mode::MultiReference { groups } = self.mode else { return Ok(()) };
         if groups == 0 || !self.feature_tokens.is_multiple_of(groups) {
             let expected = format!("a divisor of feature_tokens {}", self.feature_tokens);

@@ -214,9 +214,9 @@ impl<B: Backend> DiffusionDecoder<B> {
         let half = TIME_FEATURES / 2;
         let mut waves = Vec::with_capacity(timesteps.len() * TIME_FEATURES);
         for &t in timesteps {
-            let angle = |k: usize| t * (-(10_000f64.ln()) * k as f64 / half as f64).exp();
-            waves.extend((0..half).map(|k| angle(k).cos()));
-            waves.extend((0..half).map(|k| angle(k).sin()));
+            let angle = |k: usize| t * libm::exp(-libm::log(10_000.0) * k as f64 / half as f64);
+            waves.extend((0..half).map(|k| libm::cos(angle(k))));
+            waves.extend((0..half).map(|k| libm::sin(angle(k))));
         }
         let weight = self.time_embed.linear_1.weight.value();
         let shape = [timesteps.len(), TIME_FEATURES];

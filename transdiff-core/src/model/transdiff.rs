@@ -76,7 +76,8 @@ impl<B: Backend> TransDiff<B> {
         let ctx = Context::inference();
         let mut class = self.ar.unconditional_embedding(&ctx)?;
         if let Some(first) = references.first() {
-            class = class.broadcast_to(&[first.dim(0), self.config.width])?;
+            let images = first.shape().first().copied().unwrap_or(0);
+            class = class.broadcast_to(&[images, self.config.width])?;
         }
         Features::new(self.ar.features(&ctx, &class, references)?.into_value())
     }

@@ -70,7 +70,7 @@ impl<B: Backend> Param<B> {
 
 /// A placeholder keeps its strides of 0: it has no memory to order.
 fn to_column_major<B: Backend>(value: &Tensor<B>) -> Result<Tensor<B>> {
-    if value.layout().strides().iter().all(|&s| s == 0) {
+    if value.layout().strides().iter().zip(value.shape()).all(|(&stride, &size)| stride == 0 || size == 1) {
         return Ok(value.clone());
     }
     value.transpose()?.contiguous()?.transpose()

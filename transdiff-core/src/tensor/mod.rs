@@ -45,6 +45,7 @@ pub(crate) struct Output<B: Backend> {
 
 impl<B: Backend> Output<B> {
     pub(crate) fn new(backend: &B, dtype: DType, shape: &[usize]) -> Result<Self> {
+        crate::layout::checked_numel("alloc", shape)?;
         let layout = Layout::contiguous(shape);
         let margin = crate::testing::margin();
         let buffer = backend.alloc(dtype, layout.numel() + 2 * margin)?;

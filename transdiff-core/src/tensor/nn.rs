@@ -39,6 +39,15 @@ pub struct Attention {
 /// differentiate.
 pub type Grad<B> = Option<Tensor<B>>;
 
+fn check_rate(dropout: Option<Dropout>) -> Result<()> {
+    match dropout {
+        Some(dropout) if !dropout.is_valid() => {
+            Err(Error::argument("dropout", "a rate in [0, 1)", dropout.rate))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn finish<B: Backend>(out: Option<Output<B>>, backend: &B) -> Grad<B> {
     out.map(|o| o.finish(backend))
 }
@@ -213,6 +222,7 @@ impl<B: Backend> Tensor<B> {
         self.expect_float(OP)?;
         self.expect_dtype(OP, u)?;
         u.expect_shape(OP, "u", self.shape())?;
+        check_rate(dropout)?;
         let dims = u.groups(OP, gate.is_some())?;
         let gate = gate.map(|g| g.per_group(OP, self, dims)).transpose()?;
         let (x, u) = (self.contiguous()?.reshape(&dims)?, u.contiguous()?.reshape(&dims)?);
@@ -249,6 +259,7 @@ impl<B: Backend> Tensor<B> {
     /// dropout(self).
     pub fn dropout(&self, dropout: Dropout) -> Result<Self> {
         self.expect_float("dropout")?;
+        check_rate(Some(dropout))?;
         let x = self.contiguous()?;
         let mut y = Output::new(&self.backend, self.dtype, self.shape())?;
         self.backend.dropout(x.view(), dropout, y.view())?;
@@ -298,6 +309,7 @@ impl<B: Backend> Tensor<B> {
     fn attention_inputs(&self, k: &Self, v: &Self, how: &Attention) -> Result<[Self; 3]> {
         const OP: &str = "attention";
         self.expect_float(OP)?;
+        check_rate(how.dropout)?;
         let &[b, nq, h, e] = self.shape() else {
             return Err(Error::shape(OP, "queries [B, Nq, H, E]", self.shape()));
         };

@@ -43,6 +43,9 @@ pub(super) fn read<B: Backend>(backend: &B, path: &Path) -> Result<Trainer<B>> {
     let config: ModelConfig = metadata_value(path, &file.metadata, CONFIG_KEY)?;
     let settings: TrainConfig = metadata_value(path, &file.metadata, TRAIN_KEY)?;
     let step: u64 = metadata_value(path, &file.metadata, STEP_KEY)?;
+    if step > u64::from(u32::MAX) {
+        return Err(Error::format(path, format!("metadata entry {STEP_KEY}: {step} is no number of steps")));
+    }
     let first = format!("{MODEL}fake_latent");
     let dtype = file.tensors.get(&first).map_or(DType::F32, HostTensor::dtype);
     let mut model = TransDiff::placeholder(backend, &config, dtype)?;

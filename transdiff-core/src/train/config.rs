@@ -41,10 +41,11 @@ impl LrSchedule {
         base_rate * effective_batch as f64 / 256.0
     }
 
-    /// The rate of step `step`, counted from 0. Step s of the warm-up has (s + 1)/warmup of the peak.
+    /// The rate of step `step`, counted from 0. Step s of the warm-up has s/warmup of the peak: the first step does not
+    /// move the weights.
     pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup {
-            return self.peak * (step + 1) as f64 / self.warmup as f64;
+            return self.peak * step as f64 / self.warmup as f64;
         }
         let (done, total) = (step as f64, self.total.max(1) as f64);
         match self.tail {
@@ -188,7 +189,7 @@ mod tests {
     fn rates_rise_hold_and_fall() {
         let lr = |tail| LrSchedule { peak: 2.0, warmup: 4, total: 100, tail };
         let linear = lr(LrTail::Linear { from: 0.6 });
-        assert_eq!([0, 3, 4, 59].map(|s| linear.at(s)), [0.5, 2.0, 2.0, 2.0]);
+        assert_eq!([0, 3, 4, 59].map(|s| linear.at(s)), [0.0, 1.5, 2.0, 2.0]);
         assert_eq!([60, 80, 100].map(|s| linear.at(s)), [2.0, 1.0, 0.0]);
         let cosine = lr(LrTail::Cosine { min: 0.5 });
         assert!((cosine.at(52) - 1.25).abs() < 1e-12 && (cosine.at(100) - 0.5).abs() < 1e-12);

@@ -88,12 +88,21 @@ impl<B: Backend> Trainer<B> {
     /// Changes the settings from the next step on.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad setting, or another `train_only`: moments exist for what it names.
+    /// [`Error::Config`] for a bad setting, another `train_only` (moments exist for what it names), or another
+    /// `batch` or `accumulate` (the place in the data is counted in them).
     pub fn reconfigure(&mut self, config: TrainConfig) -> Result<()> {
         config.validate()?;
         if config.train_only != self.config.train_only {
             let expected = format!("{:?}, as the run began", self.config.train_only);
             return Err(Error::config("train_only", expected, format!("{:?}", config.train_only)));
+        }
+        for (field, new, old) in [
+            ("batch", config.batch, self.config.batch),
+            ("accumulate", config.accumulate, self.config.accumulate),
+        ] {
+            if new != old {
+                return Err(Error::config(field, format!("{old}, as the run began"), new));
+            }
         }
         if config.seed != self.config.seed {
             self.order = None;
@@ -112,7 +121,8 @@ impl<B: Backend> Trainer<B> {
     /// # Errors
     /// [`Error::Shape`] if the latents are not of the model's shape; [`Error::Argument`] if the set is empty,
     /// has a label that is no class or a class with too few images; [`Error::NonFinite`] if the loss or the
-    /// gradients are. The run is as it was before the step then.
+    /// gradients are. The run is as it was before the step then;
+    /// only if the device itself fails in the middle of an update is it to be resumed from a checkpoint.
     pub fn step(&mut self, set: &dyn LatentSet) -> Result<StepReport> {
         let batches =
             (0..self.config.accumulate).map(|pass| self.batch(set, pass)).collect::<Result<Vec<_>>>()?;
@@ -145,7 +155,7 @@ impl<B: Backend> Trainer<B> {
         let (mut total, mut grads) = (0.0, Gradients::new());
         for (pass, batch) in batches.iter().enumerate() {
             let tape = Tape::new();
-            // Passes of one step drop different units: the high half of the seed's step word counts them.
+            // Passes of one step drop different units.
             let dropout_step = step_word(self.step, pass);
             let mut ctx = Context::recording(tape.clone()).with_dropout(
                 self.config.dropout,
@@ -213,7 +223,7 @@ impl<B: Backend> Trainer<B> {
         let rows = self.config.batch_mul * self.config.batch;
         let shape = [rows, tokens.dim(1), tokens.dim(2)];
         let mut stream = self.key(Purpose::Timestep, group, pass).stream();
-        let timestep = |_| (1000.0 / (1.0 + (-stream.normal()).exp())).floor();
+        let timestep = |_| (1000.0 / (1.0 + libm::exp(-stream.normal()))).floor();
         let timesteps = (0..rows).map(timestep).collect();
         let noise = self.key(Purpose::TrainingNoise, group, pass).normals(shape.iter().product());
         Ok(FlowDraws {
@@ -236,13 +246,18 @@ impl<B: Backend> Trainer<B> {
 pub(super) fn prepare<B: Backend>(model: &mut TransDiff<B>, config: &TrainConfig) -> Result<()> {
     config.validate()?;
     let prefixes: Vec<&str> = config.train_only.iter().map(String::as_str).collect();
-    if !prefixes.is_empty() && model.train_only(&prefixes) == 0 {
-        return Err(Error::config("train_only", "prefixes of parameter names", prefixes.join(", ")));
+    let names: Vec<String> = model.params().into_iter().map(|(name, _)| name).collect();
+    if let Some(unknown) = prefixes.iter().find(|&&prefix| !names.iter().any(|name| name.starts_with(prefix)))
+    {
+        return Err(Error::config("train_only", "prefixes of parameter names", unknown));
     }
+    // What the model brings along of an earlier run is forgotten: an empty list trains everything.
+    model.train_only(if prefixes.is_empty() { &[""] } else { &prefixes });
     Ok(())
 }
 
-/// A step word that differs for every pass of every step of a run.
+/// A step word that differs for every pass of every step: the step counts up from the lowest bit, the pass down from
+/// the highest, and they meet only when steps · passes reach 2³².
 fn step_word(step: u64, pass: usize) -> u32 {
     (step as u32) ^ (pass as u32).reverse_bits()
 }
