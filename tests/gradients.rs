@@ -328,4 +328,8 @@ fn misuse_is_refused() {
     assert!(foreign(other.backward(&a.sum(&[0]).unwrap()).map(drop)), "a loss of another tape");
     let error = one.backward(&a).unwrap_err();
     assert!(matches!(&error, Error::Shape { op: "backward", got, .. } if got == &[2]), "{error}");
+    let loss = a.sum(&[0]).unwrap();
+    one.backward(&loss).unwrap();
+    assert!(foreign(one.backward(&loss).map(drop)), "a recording is differentiated once");
+    assert!(foreign(a.add(&a).map(drop)), "variables of a consumed recording are not recorded again");
 }

@@ -207,5 +207,16 @@ fn frozen_parameters_stay() {
         moments.sort_unstable();
         expected.sort_unstable();
         assert_eq!(moments, expected);
+        // A run of its own on the result trains everything, and resumes.
+        let settings = TrainConfig { train_only: Vec::new(), ..trainer.config().clone() };
+        let mut whole = Trainer::new(trainer.ema().clone(), settings).unwrap();
+        // The first step's rate is 0.
+        for _ in 0..2 {
+            whole.step(&tiny::set(&config, 5)).unwrap();
+        }
+        assert!(differing(trainer.ema(), whole.model()).iter().any(|name| is_frozen(name)));
+        whole.save(&path).unwrap();
+        let resumed = Trainer::resume(&backend, &path).unwrap();
+        assert_eq!(differing(resumed.model(), whole.model()), Vec::<String>::new());
     }
 }

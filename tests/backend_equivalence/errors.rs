@@ -44,6 +44,11 @@ fn views<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
     shape(HostTensor::f32(&[2, 3], vec![0.0; 5]));
     shape(HostTensor::f32(&[usize::MAX, 3], vec![]));
     shape(x.reshape(&[7]));
+    // Products that wrap around to a small number must not become a small buffer.
+    let wrapping = usize::MAX / 3 + 2;
+    shape(x.narrow(0, 0, 1).unwrap().narrow(1, 0, 1).unwrap().broadcast_to(&[3, wrapping]));
+    shape(x.reshape(&[3, wrapping]));
+    shape(x.pad_into(&[2, usize::MAX / 2 + 2], 1, 1000));
     shape(x.permute(&[0, 0]));
     shape(x.permute(&[0]));
     shape(x.narrow(1, 2, 2));

@@ -147,13 +147,13 @@ mod tests {
         }
     }
 
+    /// [`Real::gemm`], or another like it.
+    type Product<T> = unsafe fn([usize; 3], (*const T, [usize; 2]), (*const T, [usize; 2]), (*mut T, usize));
+
     /// The same of the products that this processor may not choose by itself.
     #[test]
     fn rows_are_independent_in_every_product() {
-        fn check<T: Real>(
-            name: &str,
-            run: unsafe fn([usize; 3], (*const T, [usize; 2]), (*const T, [usize; 2]), (*mut T, usize)),
-        ) {
+        fn check<T: Real>(name: &str, run: Product<T>) {
             for [m, k, n] in [[70, 24, 40], [67, 300, 37], [33, 512, 17], [21, 700, 90]] {
                 let convert = |v: Vec<f32>| v.into_iter().map(|x| T::of(f64::from(x))).collect::<Vec<T>>();
                 let (a, b) = (convert(values(m * k, 1)), convert(values(k * n, 2)));
