@@ -63,3 +63,8 @@ pub use transdiff_core::{
     layout, model, nn, reference, rng, sampler, tensor, testing, train, weights,
 };
 pub use transdiff_cpu::Cpu;
+
+/// Compiles the README's program.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
