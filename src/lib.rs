@@ -59,8 +59,8 @@ mod device;
 pub use device::{Device, DeviceTask};
 pub use transdiff_core::model::TransDiff;
 pub use transdiff_core::{
-    Backend, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd, backend, bf16, data,
-    layout, model, nn, reference, rng, sampler, tensor, testing, train, weights,
+    Backend, Cancellation, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd, backend,
+    bf16, data, layout, model, nn, reference, rng, sampler, tensor, testing, train, weights,
 };
 pub use transdiff_cpu::Cpu;
 

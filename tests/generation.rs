@@ -14,9 +14,9 @@ use transdiff_core::nn::{Context, Module};
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_core::sampler::{
-    EulerMaruyama, Guidance, Heun, KeyedNoise, Path, Progress, Schedule, Silent, Solver,
+    EulerMaruyama, Guidance, Heun, KeyedNoise, NoiseSource, Path, Progress, Schedule, Silent, Solver,
 };
-use transdiff_core::{Backend, DType, Error, Result, Tensor};
+use transdiff_core::{Backend, Cancellation, DType, Error, Result, Tensor};
 use transdiff_cpu::Cpu;
 
 const STEPS: usize = 4;
@@ -407,6 +407,52 @@ fn misuse_is_refused() {
     argument(ar.next_features(&ctx, &class, None, &mut cache).map(drop), "reference");
     let single = one_step.ar().next_features(&ctx, &class, None, &mut one_step.ar().prefix_cache());
     assert!(matches!(single, Err(Error::Config { field: "mode", .. })));
+}
+
+/// A flag stops a generation in the middle of a pass, from any thread, and the session stays usable.
+#[test]
+fn a_session_stops_at_its_flag() {
+    for config in configs() {
+        let model = tiny::model(&cpu(), &config, DType::F32);
+        let (mut session, flag) = (Session::new(&model), Cancellation::new());
+        session.watch(&flag);
+        let whole = generate_from(&mut session, &[(1, 5)], &[], &guided(&[1.4])).unwrap();
+        flag.clone().cancel();
+        let stopped = generate_from(&mut session, &[(1, 5)], &[], &guided(&[1.4]));
+        assert!(matches!(stopped, Err(Error::Cancelled)), "before the first block");
+        flag.reset();
+        let again = generate_from(&mut session, &[(1, 5)], &[], &guided(&[1.4])).unwrap();
+        assert_eq!(again.latents.to_f32().unwrap(), whole.latents.to_f32().unwrap());
+        let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[5]);
+        let mut steps = 0;
+        let mut in_step = |_: &Progress<'_, Cpu>| {
+            steps += 1;
+            flag.cancel();
+            ControlFlow::Continue(())
+        };
+        let stopped = session.generate(&[1], &[], &guided(&[1.4]), &mut noise, &mut in_step);
+        assert!(matches!(stopped, Err(Error::Cancelled)));
+        assert_eq!(steps, 1, "the next step is not made");
+    }
+}
+
+/// A given starting state takes the place of the drawn one; the injected noise stays the seed's.
+#[test]
+fn generation_starts_from_a_given_state() {
+    let model = tiny::model(&cpu(), &tiny::one_step(), DType::F32);
+    let sampling = guided(&[1.0]);
+    let keyed = || KeyedNoise::<Cpu>::new(&cpu(), DType::F32, &[9]);
+    let run = |mut noise: KeyedNoise<Cpu>| {
+        let made = Session::new(&model).generate(&[1], &[], &sampling, &mut noise, &mut Silent);
+        made.map(|made| made.latents.to_f32().unwrap())
+    };
+    let shape = [1, model.config().decoder_tokens(), model.config().latent_channels];
+    let drawn = keyed().starting(&shape).unwrap();
+    assert_eq!(run(keyed().starting_from(drawn.clone())).unwrap(), run(keyed()).unwrap());
+    let other = drawn.affine(0.5, 0.1).unwrap();
+    assert_ne!(run(keyed().starting_from(other)).unwrap(), run(keyed()).unwrap());
+    let wrong = drawn.narrow(1, 0, 1).unwrap();
+    assert!(matches!(run(keyed().starting_from(wrong)), Err(Error::Shape { .. })));
 }
 
 /// Weights that are not finite give an error, not an image.

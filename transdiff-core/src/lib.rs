@@ -5,6 +5,7 @@
 
 pub mod autograd;
 pub mod backend;
+mod cancel;
 pub mod data;
 mod dtype;
 mod error;
@@ -21,6 +22,7 @@ pub mod train;
 pub mod weights;
 
 pub use backend::Backend;
+pub use cancel::Cancellation;
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use half::bf16;

@@ -201,6 +201,7 @@ impl<B: Backend> ArTransformer<B> {
         let mut h = self.embed(ctx, class, references)?;
         let blocks = self.attention_blocks(1 + references.len());
         for block in &self.encoder_blocks {
+            ctx.check()?;
             let (block, blocks) = (block.clone(), blocks.clone());
             h = checkpoint(ctx, &[&h], move |ctx, inputs| block.forward(ctx, &inputs[0], blocks.as_deref()))?;
         }
@@ -238,6 +239,7 @@ impl<B: Backend> ArTransformer<B> {
             Some(latent) => self.positioned(ctx, &[&self.reference_tokens(ctx, latent)?], blocks[group])?,
         };
         for (block, cache) in self.encoder_blocks.iter().zip(&mut cache.layers) {
+            ctx.check()?;
             h = block.forward_cached(ctx, &h, &blocks, cache)?;
         }
         cache.groups += 1;

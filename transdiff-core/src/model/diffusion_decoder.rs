@@ -254,6 +254,7 @@ impl<B: Backend> DiffusionDecoder<B> {
     ) -> Result<Var<B>> {
         let mut h = self.embed(ctx, x)?;
         for (block, kv) in self.res_blocks.iter().zip(&condition.layers) {
+            ctx.check()?;
             let block = block.clone();
             h = checkpoint(ctx, &[&h, &time.modulation, &kv.k, &kv.v], move |ctx, inputs| {
                 let kv = KeyValue { k: inputs[2].clone(), v: inputs[3].clone() };

@@ -20,11 +20,13 @@ pub(super) struct DecoderField<'a, B: Backend> {
     images: usize,
     times: Vec<f64>,
     table: Option<TimeEmbedding<B>>,
+    ctx: Context<B>,
 }
 
 impl<'a, B: Backend> DecoderField<'a, B> {
-    /// `unconditional`, for guidance, has n images or one that serves all.
+    /// The field is evaluated in `ctx`. `unconditional`, for guidance, has n images or one that serves all.
     pub(super) fn new(
+        ctx: Context<B>,
         decoder: &'a DiffusionDecoder<B>,
         condition: Condition<B>,
         unconditional: Option<&Condition<B>>,
@@ -36,7 +38,7 @@ impl<'a, B: Backend> DecoderField<'a, B> {
             Some(other) => condition.and(&other.repeated(images)?)?,
             None => condition,
         };
-        let mut field = Self { decoder, condition, images, times: Vec::new(), table: None };
+        let mut field = Self { decoder, condition, images, times: Vec::new(), table: None, ctx };
         if schedule.steps() <= TABLE_LIMIT {
             field.times = schedule.times().collect();
             field.table = Some(field.embed(&field.times)?);
@@ -46,7 +48,7 @@ impl<'a, B: Backend> DecoderField<'a, B> {
 
     fn embed(&self, times: &[f64]) -> Result<TimeEmbedding<B>> {
         let timesteps: Vec<f64> = times.iter().map(|t| t * TIME_SCALE).collect();
-        self.decoder.time(&Context::inference(), &timesteps)
+        self.decoder.time(&self.ctx, &timesteps)
     }
 
     fn time(&self, t: f64) -> Result<TimeEmbedding<B>> {
@@ -57,9 +59,8 @@ impl<'a, B: Backend> DecoderField<'a, B> {
     }
 
     fn velocity(&self, x: &Tensor<B>, t: f64, condition: &Condition<B>) -> Result<Tensor<B>> {
-        let ctx = Context::inference();
         let x = Var::from(x.clone());
-        Ok(self.decoder.velocity(&ctx, &x, &self.time(t)?, condition)?.into_value())
+        Ok(self.decoder.velocity(&self.ctx, &x, &self.time(t)?, condition)?.into_value())
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Condition, Features, Mode, TransDiff, patchify, unpatchify};
 use crate::autograd::Var;
 use crate::nn::Context;
 use crate::sampler::{Guidance, Guided, NoiseSource, Observer, Sampler, Solver, Trajectory};
-use crate::{Backend, Error, Result, Tensor};
+use crate::{Backend, Cancellation, Error, Result, Tensor};
 
 /// How latents are sampled.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,12 +52,22 @@ pub struct Generation<B: Backend> {
 pub struct Session<B: Backend> {
     model: TransDiff<B>,
     unconditional: Option<Features<B>>,
+    cancellation: Cancellation,
 }
 
 impl<B: Backend> Session<B> {
     /// A session on `model`, sharing its memory.
     pub fn new(model: &TransDiff<B>) -> Self {
-        Self { model: model.clone(), unconditional: None }
+        Self { model: model.clone(), unconditional: None, cancellation: Cancellation::new() }
+    }
+
+    /// Lets `cancellation` stop what the session does from now on, within a block of the model.
+    pub fn watch(&mut self, cancellation: &Cancellation) {
+        self.cancellation = cancellation.clone();
+    }
+
+    fn ctx(&self) -> Context<B> {
+        Context::inference().watching(&self.cancellation)
     }
 
     /// The model.
@@ -84,7 +94,7 @@ impl<B: Backend> Session<B> {
         }
         match self.model.config().mode {
             Mode::OneStep if references.is_empty() => {
-                let features = self.model.features(labels, &[])?;
+                let features = self.model.features_in(&self.ctx(), labels, &[])?;
                 let latents = self.decode(&features, sampling, noise, observer)?;
                 Ok(Generation { latents, references: Vec::new(), features })
             }
@@ -130,15 +140,15 @@ impl<B: Backend> Session<B> {
         noise: &mut dyn NoiseSource<B>,
         observer: &mut dyn Observer<B>,
     ) -> Result<Tensor<B>> {
-        let condition = self.model.condition(features)?;
-        let unconditional = unconditional.map(|u| self.model.condition(u)).transpose()?;
+        let condition = self.model.condition_in(&self.ctx(), features)?;
+        let unconditional = unconditional.map(|u| self.model.condition_in(&self.ctx(), u)).transpose()?;
         self.integrate(condition, unconditional, sampling, Trajectory::ONLY, noise, observer)
     }
 
     /// The first `count` features for no class, computed once.
     fn unconditional_features(&mut self, count: usize) -> Result<Features<B>> {
         if self.unconditional.is_none() {
-            self.unconditional = Some(self.model.unconditional_features(&[])?);
+            self.unconditional = Some(self.model.unconditional_features_in(&self.ctx(), &[])?);
         }
         self.unconditional.as_ref().expect("just computed").first(count)
     }
@@ -161,7 +171,8 @@ impl<B: Backend> Session<B> {
         let x = noise.starting(&[images, config.decoder_tokens(), config.latent_channels])?;
         let unconditional = unconditional.filter(|_| guidance.scale() > 1.0);
         let schedule = sampling.solver.schedule();
-        let field = DecoderField::new(self.model.decoder(), condition, unconditional.as_ref(), schedule)?;
+        let decoder = self.model.decoder();
+        let field = DecoderField::new(self.ctx(), decoder, condition, unconditional.as_ref(), schedule)?;
         let guided = Guided::new(&field, guidance);
         let tokens = sampling.solver.sample(&guided, x, trajectory, noise, observer)?;
         unpatchify(&tokens, config.latent_size, config.latent_size, 1)
@@ -175,7 +186,7 @@ impl<B: Backend> Session<B> {
         noise: &mut dyn NoiseSource<B>,
         observer: &mut dyn Observer<B>,
     ) -> Result<Generation<B>> {
-        let ctx = Context::inference();
+        let ctx = self.ctx();
         let count = self.model.config().groups();
         let class = self.model.ar().class_embedding(&ctx, labels)?;
         let none = self.model.ar().unconditional_embedding(&ctx)?.broadcast_to(class.shape())?;
@@ -183,10 +194,11 @@ impl<B: Backend> Session<B> {
         let mut references = given.to_vec();
         for index in given.len()..count {
             let trajectory = Trajectory { index, count };
-            let features = conditional.advance(&self.model, &references)?;
-            let condition = self.model.condition(&features)?;
+            let features = conditional.advance(&ctx, &self.model, &references)?;
+            let condition = self.model.condition_in(&ctx, &features)?;
             let against = if sampling.guidance(trajectory)?.scale() > 1.0 {
-                Some(self.model.condition(&unconditional.advance(&self.model, &references)?)?)
+                let features = unconditional.advance(&ctx, &self.model, &references)?;
+                Some(self.model.condition_in(&ctx, &features)?)
             } else {
                 None
             };
@@ -213,11 +225,15 @@ impl<B: Backend> Branch<B> {
     }
 
     /// Features of groups 0..=references.len(), computing only those that are not there yet.
-    fn advance(&mut self, model: &TransDiff<B>, references: &[Tensor<B>]) -> Result<Features<B>> {
-        let ctx = Context::inference();
+    fn advance(
+        &mut self,
+        ctx: &Context<B>,
+        model: &TransDiff<B>,
+        references: &[Tensor<B>],
+    ) -> Result<Features<B>> {
         for group in self.cache.groups()..=references.len() {
             let reference = group.checked_sub(1).map(|before| &references[before]);
-            let new = model.ar().next_features(&ctx, &self.class, reference, &mut self.cache)?;
+            let new = model.ar().next_features(ctx, &self.class, reference, &mut self.cache)?;
             let new = Features::new(new.into_value())?;
             self.features = Some(match &self.features {
                 Some(old) => old.followed_by(&new)?,

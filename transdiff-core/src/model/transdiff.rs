@@ -3,7 +3,7 @@
 use super::{ArTransformer, Condition, DiffusionDecoder, Features, ModelConfig};
 use crate::autograd::Var;
 use crate::nn::{Context, Init, module};
-use crate::{Backend, DType, Result};
+use crate::{Backend, DType, Result, Tensor};
 
 /// TransDiff: an autoregressive transformer and a diffusion decoder.
 ///
@@ -65,27 +65,45 @@ impl<B: Backend> TransDiff<B> {
     ///
     /// # Errors
     /// [`crate::Error::Argument`] for a label that is no class or too many references.
-    pub fn features(&self, labels: &[usize], references: &[crate::Tensor<B>]) -> Result<Features<B>> {
-        let ctx = Context::inference();
-        let class = self.ar.class_embedding(&ctx, labels)?;
-        Features::new(self.ar.features(&ctx, &class, references)?.into_value())
+    pub fn features(&self, labels: &[usize], references: &[Tensor<B>]) -> Result<Features<B>> {
+        self.features_in(&Context::inference(), labels, references)
+    }
+
+    pub(super) fn features_in(
+        &self,
+        ctx: &Context<B>,
+        labels: &[usize],
+        references: &[Tensor<B>],
+    ) -> Result<Features<B>> {
+        let class = self.ar.class_embedding(ctx, labels)?;
+        Features::new(self.ar.features(ctx, &class, references)?.into_value())
     }
 
     /// Features for no class, with references or without: [1, n, D], or one an image with references.
-    pub fn unconditional_features(&self, references: &[crate::Tensor<B>]) -> Result<Features<B>> {
-        let ctx = Context::inference();
-        let mut class = self.ar.unconditional_embedding(&ctx)?;
+    pub fn unconditional_features(&self, references: &[Tensor<B>]) -> Result<Features<B>> {
+        self.unconditional_features_in(&Context::inference(), references)
+    }
+
+    pub(super) fn unconditional_features_in(
+        &self,
+        ctx: &Context<B>,
+        references: &[Tensor<B>],
+    ) -> Result<Features<B>> {
+        let mut class = self.ar.unconditional_embedding(ctx)?;
         if let Some(first) = references.first() {
             let images = first.shape().first().copied().unwrap_or(0);
             class = class.broadcast_to(&[images, self.config.width])?;
         }
-        Features::new(self.ar.features(&ctx, &class, references)?.into_value())
+        Features::new(self.ar.features(ctx, &class, references)?.into_value())
     }
 
     /// What the decoder needs of `features`.
     pub fn condition(&self, features: &Features<B>) -> Result<Condition<B>> {
-        let ctx = Context::inference();
-        let z = self.ar.conditioning(&ctx, &Var::from(features.tensor().clone()))?;
-        self.decoder.condition(&ctx, &z)
+        self.condition_in(&Context::inference(), features)
+    }
+
+    pub(super) fn condition_in(&self, ctx: &Context<B>, features: &Features<B>) -> Result<Condition<B>> {
+        let z = self.ar.conditioning(ctx, &Var::from(features.tensor().clone()))?;
+        self.decoder.condition(ctx, &z)
     }
 }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::Param;
 use crate::autograd::{Tape, Var};
 use crate::rng::{Dropout, Purpose, StreamKey};
-use crate::{Backend, DType, Error, Result, Tensor};
+use crate::{Backend, Cancellation, DType, Error, Result, Tensor};
 
 /// A forward pass: whether it is recorded, its dropout, and the type it computes in.
 #[derive(Debug)]
@@ -16,12 +16,20 @@ pub struct Context<B: Backend> {
     sites: Cell<u32>,
     compute: Option<DType>,
     checkpoints: bool,
+    cancellation: Cancellation,
 }
 
 impl<B: Backend> Context<B> {
     /// A pass without recording and without dropout.
     pub fn inference() -> Self {
-        Self { tape: None, dropout: None, sites: Cell::new(0), compute: None, checkpoints: false }
+        Self {
+            tape: None,
+            dropout: None,
+            sites: Cell::new(0),
+            compute: None,
+            checkpoints: false,
+            cancellation: Cancellation::new(),
+        }
     }
 
     /// A pass recorded on `tape`, without dropout.
@@ -51,6 +59,20 @@ impl<B: Backend> Context<B> {
     #[must_use]
     pub fn with_checkpoints(self) -> Self {
         Self { checkpoints: true, ..self }
+    }
+
+    /// The same pass, which stops when `cancellation` is set.
+    #[must_use]
+    pub fn watching(self, cancellation: &Cancellation) -> Self {
+        Self { cancellation: cancellation.clone(), ..self }
+    }
+
+    /// Asked by the halves of the model before each of their blocks.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if the pass is to stop.
+    pub fn check(&self) -> Result<()> {
+        self.cancellation.check()
     }
 
     /// The parameter as a variable of this pass.
@@ -96,6 +118,7 @@ impl<B: Backend> Context<B> {
             sites: self.sites.clone(),
             compute: self.compute,
             checkpoints: false,
+            cancellation: self.cancellation.clone(),
         }
     }
 

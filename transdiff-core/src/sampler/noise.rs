@@ -33,12 +33,19 @@ pub struct KeyedNoise<B: Backend> {
     backend: B,
     dtype: DType,
     seeds: Vec<u64>,
+    starting: Option<Tensor<B>>,
 }
 
 impl<B: Backend> KeyedNoise<B> {
     /// Noise of type `dtype` on `backend` for images with these seeds. Draws are rounded to f32 first.
     pub fn new(backend: &B, dtype: DType, seeds: &[u64]) -> Self {
-        Self { backend: backend.clone(), dtype, seeds: seeds.to_vec() }
+        Self { backend: backend.clone(), dtype, seeds: seeds.to_vec(), starting: None }
+    }
+
+    /// The same noise, but with the state at t = 1 given, in the shape of the sampler's state.
+    #[must_use]
+    pub fn starting_from(self, starting: Tensor<B>) -> Self {
+        Self { starting: Some(starting), ..self }
     }
 
     fn draw(&self, purpose: Purpose, index: u32, step: u32, shape: &[usize]) -> Result<Tensor<B>> {
@@ -62,7 +69,9 @@ impl<B: Backend> KeyedNoise<B> {
 
 impl<B: Backend> NoiseSource<B> for KeyedNoise<B> {
     fn starting(&mut self, shape: &[usize]) -> Result<Tensor<B>> {
-        self.draw(Purpose::StartingNoise, 0, 0, shape)
+        let Some(given) = &self.starting else { return self.draw(Purpose::StartingNoise, 0, 0, shape) };
+        given.expect_shape("KeyedNoise", "starting noise", shape)?;
+        Ok(given.clone())
     }
 
     fn injected(&mut self, trajectory: Trajectory, step: usize, shape: &[usize]) -> Result<Tensor<B>> {
