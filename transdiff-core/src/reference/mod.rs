@@ -7,7 +7,10 @@
 
 mod attention;
 mod elementwise;
+mod conv;
 mod embedding;
+mod group_norm;
+mod image;
 mod linear;
 mod loss;
 mod nn;
