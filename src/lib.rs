@@ -60,7 +60,7 @@ pub use device::{Device, DeviceTask};
 pub use transdiff_core::model::TransDiff;
 pub use transdiff_core::{
     Backend, Cancellation, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd, backend,
-    bf16, data, layout, model, nn, reference, rng, sampler, tensor, testing, train, weights,
+    bf16, data, layout, model, nn, reference, rng, sampler, tensor, testing, train, vae, weights,
 };
 pub use transdiff_cpu::Cpu;
 

@@ -1,8 +1,8 @@
 //! Arguments that do not fit: each is a typed error, whatever the backend.
 
-use transdiff_core::backend::{Activation, AdamW, UnaryOp};
+use transdiff_core::backend::{Activation, AdamW, Resample, UnaryOp};
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
-use transdiff_core::tensor::{Attention, Modulation, Slot};
+use transdiff_core::tensor::{Attention, ChannelMap, Conv, Modulation, Slot};
 use transdiff_core::{Backend, DType, Error, HostData, HostTensor, Result, Tensor};
 
 #[track_caller]
@@ -29,6 +29,7 @@ pub fn check_all<B: Backend>(backend: &B, of: DType) {
     linear(&new, &ids);
     norm(&new, &ids);
     attention(&new, &ids);
+    image(&new, &ids);
     others(&new, &ids);
     optimiser(&new, &ids);
     if !backend.supports(DType::BF16) {
@@ -151,6 +152,39 @@ fn attention<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) 
     shape(q.attention_backward(&k, &k, &plain, &q, &q, &q));
     shape(q.attention_backward(&k, &k, &plain, &q, &lse, &k));
     dtype(q.attention_backward(&k, &k, &plain, &q, &lse, ids));
+}
+
+fn image<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
+    let (x, four, one) = (new(&[2, 6, 5, 4]), new(&[4]), new(&[1]));
+    shape(new(&[6, 5, 4]).group_norm(&four, &four, 2, 1e-6));
+    shape(new(&[2, 0, 5, 4]).group_norm(&four, &four, 2, 1e-6));
+    shape(x.group_norm(&four, &new(&[5]), 2, 1e-6));
+    argument(x.group_norm(&four, &four, 3, 1e-6));
+    argument(x.group_norm(&four, &four, 0, 1e-6));
+    dtype(x.group_norm(ids, &four, 2, 1e-6));
+    dtype(ids.group_norm(&four, &four, 2, 1e-6));
+
+    let (w, plain) = (new(&[1, 4, 3, 3]), Conv::default());
+    shape(new(&[6, 5, 4]).conv2d(&w, &one, &plain));
+    for weight in [&[1, 5, 3, 3][..], &[1, 4, 3, 1], &[1, 4, 2, 2], &[1, 4, 5, 5], &[1, 4]] {
+        shape(x.conv2d(&new(weight), &one, &plain));
+    }
+    shape(x.conv2d(&w, &four, &plain));
+    shape(x.conv2d(&w, &one, &Conv { residual: Some(&x), ..plain.clone() }));
+    // Five columns have no half.
+    shape(x.conv2d(&w, &one, &Conv { resample: Resample::Halve, ..plain.clone() }));
+    let endless = new(&[1, 1, 1, 4]).broadcast_to(&[0, 1, usize::MAX / 2 + 2, 4]).unwrap();
+    shape(endless.conv2d(&w, &one, &Conv { resample: Resample::Double, ..plain.clone() }));
+    let with = |coefficients: &Tensor<B>| {
+        let map = ChannelMap { coefficients: coefficients.clone(), silu: true };
+        x.conv2d(&w, &one, &Conv { map: Some(&map), ..Conv::default() })
+    };
+    shape(with(&new(&[1, 2, 4])));
+    dtype(with(ids));
+    dtype(x.conv2d(ids, &one, &plain));
+    dtype(x.conv2d(&w, ids, &plain));
+    dtype(ids.conv2d(&w, &one, &plain));
+    dtype(x.conv2d(&w, &one, &Conv { residual: Some(ids), ..plain.clone() }));
 }
 
 fn others<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {

@@ -10,6 +10,7 @@ mod elementwise;
 mod embedding;
 mod errors;
 mod harness;
+mod image;
 mod linear;
 mod norm;
 mod optim;
@@ -34,6 +35,7 @@ fn check_all<B: Backend>(backend: &B, dtype: DType, bound: impl Fn(&str) -> f64)
         norm::check_all(&suite);
         attention::check_all(&suite);
         embedding::check_all(&suite);
+        image::check_all(&suite);
         optim::check_all(&suite);
     });
     errors::check_all(backend, dtype);
@@ -67,6 +69,8 @@ const BOUNDS: &[(&str, f64, f64)] = &[
     // lanes make them shorter.
     ("embedding_backward", 5e-7, 1e-15),
     ("gated_residual_backward", 5e-7, 1e-15),
+    ("conv2d", 1e-6, 3e-15),
+    ("group_norm", 5e-7, 2e-15),
     ("linear", 1e-6, 3e-15),
     ("linear_backward", 2e-6, 3e-15),
     ("matmul", 1e-6, 3e-15),
@@ -74,6 +78,8 @@ const BOUNDS: &[(&str, f64, f64)] = &[
     ("norm_modulate_backward", 1e-6, 3e-15),
     // The mean is rounded at 300 times the deviation.
     ("norm_modulate, mean 300", 1e-4, 5e-13),
+    // So is the summand of the map, and its difference from the mapped value is what counts.
+    ("group_norm, mean 300", 1e-4, 5e-13),
     // Scores enter an exponent, so their absolute error counts: around 5, and around 500.
     ("attention", 2e-6, 5e-15),
     ("attention, scores in the hundreds", 1e-5, 1e-13),

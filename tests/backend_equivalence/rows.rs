@@ -1,7 +1,7 @@
 //! What one row (token, image) gives alone and in a batch.
 
 use transdiff_core::backend::Activation;
-use transdiff_core::tensor::{Attention, Modulation};
+use transdiff_core::tensor::{Attention, ChannelMap, Conv, Modulation};
 use transdiff_core::{Backend, Result, Tensor};
 
 use crate::harness::{Case, Suite, digest};
@@ -10,6 +10,7 @@ use crate::harness::{Case, Suite, digest};
 pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("rows of linear layers", 20, |case| linear(case).unwrap());
     suite.cases("images of norms and residuals", 20, |case| norms(case).unwrap());
+    suite.cases("images of convolutions", 20, |case| images(case).unwrap());
     suite.cases("rows of attention", 20, |case| attention(case).unwrap());
 }
 
@@ -54,6 +55,18 @@ fn norms<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
         parts(&sum, 0, len, |cut| cut(&x)?.gated_residual(&cut(&u)?, Some(&cut(&gate)?), None))?;
     }
     parts(&rows, 1, 1, |cut| Ok(cut(&x)?.norm_modulate(None, None, 1e-6, false)?.y))
+}
+
+fn images<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
+    let [b, h, w] = [case.pick(&[2, 5]), case.pick(&[1, 9, 40]), case.pick(&[2, 8, 33])];
+    let [c, o, k] = [case.pick(&[2, 16, 64]), case.pick(&[3, 50, 130]), case.pick(&[1, 3])];
+    let [x, weight, bias, scale] =
+        [&[b, h, w, c][..], &[o, c, k, k], &[o], &[c]].map(|shape| case.normal(shape).ours);
+    let y = |x: &Tensor<B>| {
+        let map = ChannelMap { coefficients: x.group_norm(&scale, &scale, 2, 1e-6)?, silu: true };
+        x.conv2d(&weight, &bias, &Conv { map: Some(&map), ..Conv::default() })
+    };
+    parts(&y(&x)?, 0, 1, |cut| y(&cut(&x)?))
 }
 
 fn attention<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {

@@ -19,6 +19,7 @@ pub mod sampler;
 pub mod tensor;
 pub mod testing;
 pub mod train;
+pub mod vae;
 pub mod weights;
 
 pub use backend::Backend;

@@ -92,7 +92,7 @@ pub(crate) trait Real:
     /// The error function.
     fn erf(self) -> Self;
 
-    /// C ← A B, by one thread. C has rows of stride `c.1` and columns of stride 1.
+    /// C ← A B, or C ← C + A B, by one thread. C has rows of stride `c.1` and columns of stride 1.
     ///
     /// # Safety
     /// The pointers reach all elements of the m×k, k×n and m×n matrices of these strides, C's elements are
@@ -102,6 +102,7 @@ pub(crate) trait Real:
         a: (*const Self, [usize; 2]),
         b: (*const Self, [usize; 2]),
         c: (*mut Self, usize),
+        add: bool,
     );
 
     /// Calls `f` with `len` elements of scratch memory that belongs to the thread, of unspecified contents.
@@ -150,22 +151,23 @@ macro_rules! real {
                 a: (*const Self, [usize; 2]),
                 b: (*const Self, [usize; 2]),
                 c: (*mut Self, usize),
+                add: bool,
             ) {
                 // SAFETY: what the caller promises is what the callee asks for.
-                unsafe { $gemm(size, a, b, c) }
+                unsafe { $gemm(size, a, b, c, add) }
             }
 
             fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R {
                 thread_local! {
-                    static SCRATCH: RefCell<Vec<$T>> = const { RefCell::new(Vec::new()) };
+                    static FREE: RefCell<Vec<Vec<$T>>> = const { RefCell::new(Vec::new()) };
                 }
-                // Taken out while in use, so that a nested call gets memory of its own.
-                let mut scratch = SCRATCH.take();
+                // Taken off the pile while in use: a nested call gets what is under it, the same every time.
+                let mut scratch = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
                 if scratch.len() < len {
                     scratch.resize(len, 0.0);
                 }
                 let result = f(&mut scratch[..len]);
-                SCRATCH.set(scratch);
+                FREE.with_borrow_mut(|free| free.push(scratch));
                 result
             }
         }
@@ -180,10 +182,12 @@ macro_rules! matrixmultiply_product {
             (a, sa): (*const $T, [usize; 2]),
             (b, sb): (*const $T, [usize; 2]),
             (c, sc): (*mut $T, usize),
+            add: bool,
         ) {
+            let beta = if add { 1.0 } else { 0.0 };
             let [[ra, ca], [rb, cb]] = [sa, sb].map(|s| s.map(|x| x as isize));
             // SAFETY: what the caller promises is what the callee asks for.
-            unsafe { $callee(m, k, n, 1.0, a, ra, ca, b, rb, cb, 0.0, c, sc as isize, 1) }
+            unsafe { $callee(m, k, n, 1.0, a, ra, ca, b, rb, cb, beta, c, sc as isize, 1) }
         }
     };
 }
@@ -197,14 +201,15 @@ unsafe fn sgemm(
     a: (*const f32, [usize; 2]),
     b: (*const f32, [usize; 2]),
     c: (*mut f32, usize),
+    add: bool,
 ) {
     #[cfg(target_arch = "x86_64")]
     if crate::gemm_avx512::is_available() {
         // SAFETY: what the caller promises is what the callee asks for, and the processor can.
-        return unsafe { crate::gemm_avx512::sgemm(size, a, b, c) };
+        return unsafe { crate::gemm_avx512::sgemm(size, a, b, c, add) };
     }
     // SAFETY: as above.
-    unsafe { portable_sgemm(size, a, b, c) }
+    unsafe { portable_sgemm(size, a, b, c, add) }
 }
 
 real!(f32, sgemm, libm::logf, math::exp, math::erf);

@@ -96,7 +96,7 @@ fn row_major<T: Real>(
         let c_block = c.at(rows.start * sc + cols.start);
         let size = [rows.len(), k, cols.len()];
         // SAFETY: the operands reach their last elements, as asserted; blocks of C do not overlap.
-        unsafe { T::gemm(size, (a_block, a.strides), (b_block, b.strides), (c_block, sc)) };
+        unsafe { T::gemm(size, (a_block, a.strides), (b_block, b.strides), (c_block, sc), false) };
         after(rows, cols);
     });
 }
@@ -148,7 +148,8 @@ mod tests {
     }
 
     /// [`Real::gemm`], or another like it.
-    type Product<T> = unsafe fn([usize; 3], (*const T, [usize; 2]), (*const T, [usize; 2]), (*mut T, usize));
+    type Product<T> =
+        unsafe fn([usize; 3], (*const T, [usize; 2]), (*const T, [usize; 2]), (*mut T, usize), bool);
 
     /// The same of the products that this processor may not choose by itself.
     #[test]
@@ -161,7 +162,7 @@ mod tests {
                     let mut c = vec![T::ZERO; rows * n];
                     let (a, b) = ((a[first * k..].as_ptr(), [k, 1]), (b.as_ptr(), [n, 1]));
                     // SAFETY: the vectors hold matrices of these sizes.
-                    unsafe { run([rows, k, n], a, b, (c.as_mut_ptr(), n)) };
+                    unsafe { run([rows, k, n], a, b, (c.as_mut_ptr(), n), false) };
                     c
                 };
                 let all = product(0, m);

@@ -1,4 +1,4 @@
-//! Single-precision matrix products on AVX-512, by one thread: C ← A B.
+//! Single-precision matrix products on AVX-512, by one thread: C ← A B, or C ← C + A B.
 //!
 //! C is computed in tiles of up to 8 rows and 3 vectors of 16 columns, which stay in registers for a whole block of
 //! k. A is read where it lies, one element a row and k, so it may have any strides. B is copied into panels of the
@@ -179,7 +179,7 @@ fn panel_width(left: usize) -> usize {
     }
 }
 
-/// C ← A B for A m×k and B k×n of any strides and C m×n with rows of stride `sc`.
+/// C ← A B, or C ← C + A B, for A m×k and B k×n of any strides and C m×n with rows of stride `sc`.
 ///
 /// # Safety
 /// [`is_available`]; the pointers reach all elements; C's are distinct and nobody else uses them.
@@ -188,6 +188,7 @@ pub(crate) unsafe fn sgemm(
     (a, sa): (*const f32, [usize; 2]),
     (b, sb): (*const f32, [usize; 2]),
     (c, sc): (*mut f32, usize),
+    add: bool,
 ) {
     let packs = sb[1] != 1 || m >= PACK_ROWS;
     let scratch = if packs { DEPTH.min(k) * PANEL } else { 0 };
@@ -210,7 +211,7 @@ pub(crate) unsafe fn sgemm(
                 };
                 let left = Left { start: a.wrapping_add(first * sa[1]), row: sa[0], k: sa[1] };
                 let panel = Panel { start, k: stride, depth, mask };
-                let target = Target { start: c.wrapping_add(column), row: sc, add: first > 0 };
+                let target = Target { start: c.wrapping_add(column), row: sc, add: add || first > 0 };
                 // SAFETY: these parts of the operands, and AVX-512F, as the caller promises.
                 unsafe {
                     match vectors {

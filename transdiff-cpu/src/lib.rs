@@ -38,12 +38,14 @@ macro_rules! with_real {
 
 mod attention;
 mod attention_backward;
+mod conv;
 mod element;
 mod elementwise;
 mod embedding;
 mod gemm;
 #[cfg(target_arch = "x86_64")]
 mod gemm_avx512;
+mod group_norm;
 mod linear;
 mod loss;
 mod math;
@@ -66,8 +68,8 @@ pub use pool::Cpu;
 pub use storage::Buffer;
 
 use transdiff_core::backend::{
-    Activation, AdamW, AdamWSlot, AttentionArgs, AttentionGrads, LinearGrads, NnOps, NormArgs, NormGrads,
-    TrainOps, View, ViewMut,
+    Activation, AdamW, AdamWSlot, AttentionArgs, AttentionGrads, ConvArgs, ImageOps, LinearGrads, NnOps,
+    NormArgs, NormGrads, TrainOps, View, ViewMut,
 };
 use transdiff_core::{Result, rng::Dropout};
 
@@ -192,6 +194,23 @@ impl NnOps for Cpu {
         da: ViewMut<'_, Self>,
     ) -> Result<()> {
         with_real!("mse_backward", a.dtype, T => loss::backward::<T>(self, a, b, dloss, da))
+    }
+}
+
+impl ImageOps for Cpu {
+    fn group_norm(
+        &self,
+        x: View<'_, Self>,
+        affine: (View<'_, Self>, View<'_, Self>),
+        groups: usize,
+        eps: f64,
+        map: ViewMut<'_, Self>,
+    ) -> Result<()> {
+        with_real!("group_norm", x.dtype, T => group_norm::forward::<T>(self, x, affine, groups, eps, map))
+    }
+
+    fn conv2d(&self, args: ConvArgs<'_, Self>, y: ViewMut<'_, Self>) -> Result<()> {
+        with_real!("conv2d", args.x.dtype, T => conv::forward::<T>(self, args, y))
     }
 }
 

@@ -16,11 +16,13 @@
 //!   the bit, elsewhere within the stated error;
 //! - the same call gives the same bits, whatever the number of threads.
 
+mod image_ops;
 mod nn_ops;
 mod storage;
 mod tensor_ops;
 mod train_ops;
 
+pub use image_ops::{ConvArgs, ImageOps, Resample};
 pub use nn_ops::{
     Activation, AttentionArgs, AttentionGrads, LinearGrads, NnOps, NormArgs, NormGrads, block_limit,
 };
@@ -28,7 +30,7 @@ pub use storage::{Storage, View, ViewMut};
 pub use tensor_ops::{BinaryOp, TensorOps, UnaryOp};
 pub use train_ops::{AdamW, AdamWSlot, TrainOps};
 
-/// A device that runs the model: the sum of the four traits.
-pub trait Backend: Storage + TensorOps + NnOps + TrainOps {}
+/// A device that runs the model: the sum of the five traits.
+pub trait Backend: Storage + TensorOps + NnOps + ImageOps + TrainOps {}
 
-impl<T: Storage + TensorOps + NnOps + TrainOps> Backend for T {}
+impl<T: Storage + TensorOps + NnOps + ImageOps + TrainOps> Backend for T {}

@@ -53,12 +53,16 @@ impl<B: Backend> Init<B> {
 
     /// A weight [outputs, inputs], Xavier-uniform: within ±√(6 / (inputs + outputs)).
     pub fn xavier(&mut self, outputs: usize, inputs: usize) -> Result<Param<B>> {
-        let bound = (6.0 / (inputs + outputs) as f64).sqrt();
+        self.uniform(&[outputs, inputs], (6.0 / (inputs + outputs) as f64).sqrt())
+    }
+
+    /// A weight [outputs, inputs, ..], uniform within ±`bound`.
+    pub fn uniform(&mut self, shape: &[usize], bound: f64) -> Result<Param<B>> {
         let draw = |key: StreamKey, n| {
             let mut stream = key.stream();
             (0..n).map(|_| (bound * (2.0 * stream.uniform() - 1.0)) as f32).collect()
         };
-        Param::column_major(self.make(&[outputs, inputs], draw)?)
+        Param::column_major(self.make(shape, draw)?)
     }
 
     /// A weight [outputs, inputs] of zeros.

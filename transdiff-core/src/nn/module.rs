@@ -20,7 +20,8 @@ impl<B: Backend> Param<B> {
         Self { key: GradKey::unique(), value, column_major: false, trainable: true }
     }
 
-    /// A matrix [N, K] whose memory is kept K×N: products with it read memory in the order that GEMM packs.
+    /// A weight [outputs, inputs, ..] whose memory is kept as [.., inputs, outputs]: products with it read memory in
+    /// the order that GEMM packs.
     pub fn column_major(value: Tensor<B>) -> Result<Self> {
         let value = to_column_major(&value)?;
         Ok(Self { column_major: true, ..Self::new(value) })
@@ -73,7 +74,11 @@ fn to_column_major<B: Backend>(value: &Tensor<B>) -> Result<Tensor<B>> {
     if value.layout().strides().iter().zip(value.shape()).all(|(&stride, &size)| stride == 0 || size == 1) {
         return Ok(value.clone());
     }
-    value.transpose()?.contiguous()?.transpose()
+    let rank = value.layout().rank();
+    let inside_out: Vec<usize> = (2..rank).chain([1, 0]).collect();
+    let mut back = vec![0; rank];
+    inside_out.iter().enumerate().for_each(|(place, &axis)| back[axis] = place);
+    value.permute(&inside_out)?.contiguous()?.permute(&back)
 }
 
 /// Something that holds parameters under names. The names are the keys of checkpoints.
@@ -132,6 +137,16 @@ impl<B: Backend, M: Module<B>> Module<B> for Vec<M> {
 
     fn visit_mut<'a>(&'a mut self, prefix: &str, f: &mut dyn FnMut(String, &'a mut Param<B>)) {
         self.iter_mut().enumerate().for_each(|(i, m)| m.visit_mut(&join(prefix, &i.to_string()), f));
+    }
+}
+
+impl<B: Backend, M: Module<B>> Module<B> for Option<M> {
+    fn visit<'a>(&'a self, prefix: &str, f: &mut dyn FnMut(String, &'a Param<B>)) {
+        self.iter().for_each(|m| m.visit(prefix, f));
+    }
+
+    fn visit_mut<'a>(&'a mut self, prefix: &str, f: &mut dyn FnMut(String, &'a mut Param<B>)) {
+        self.iter_mut().for_each(|m| m.visit_mut(prefix, f));
     }
 }
 

@@ -6,8 +6,11 @@
 //! to backends, so that core's checks are tested by every test that runs on it.
 
 mod attention;
+mod conv;
 mod elementwise;
 mod embedding;
+mod group_norm;
+mod image;
 mod linear;
 mod loss;
 mod nn;

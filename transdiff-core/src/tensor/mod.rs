@@ -3,12 +3,14 @@
 //! A tensor is a value: cloning shares the buffer, and whatever is written is written to a buffer of its own. All
 //! checks of shapes, types and ranges are here; see [`crate::backend`] for what backends may rely on.
 
+mod image;
 mod math;
 mod nn;
 mod train;
 
 use std::sync::Arc;
 
+pub use image::{ChannelMap, Conv};
 pub use nn::{Attention, Modulation, NormOutput};
 pub use train::Slot;
 

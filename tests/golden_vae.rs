@@ -1,0 +1,265 @@
+//! The autoencoder against the published implementation, and its properties. As in `golden.rs`, the configuration
+//! comes from the file's metadata.
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use common::golden::{Golden, assert_close};
+use common::tiny::bits;
+use transdiff_core::nn::Module;
+use transdiff_core::reference::Reference;
+use transdiff_core::rng::{Purpose, StreamKey};
+use transdiff_core::vae::{Posterior, Vae, VaeConfig};
+use transdiff_core::{Backend, DType, Error, HostTensor, Tensor};
+use transdiff_cpu::Cpu;
+
+/// The closeness that the golden file is specified with, for f32.
+const SINGLE: f64 = 1e-5;
+/// In f64 what is left is that the recording, weights included, is rounded to f32.
+const DOUBLE: f64 = 3e-7;
+
+fn go() -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn config_of(golden: &Golden) -> VaeConfig {
+    let list = |key| -> Vec<usize> { serde_json::from_value(golden.json(key)).unwrap() };
+    let (resolution, multipliers) = (golden.value::<usize>("resolution"), list("ch_mult"));
+    let attention = list("encoder_attn_resolutions");
+    VaeConfig {
+        image_channels: golden.tensor("in.image").shape()[1],
+        latent_channels: golden.value("z_channels"),
+        channels: golden.value("ch"),
+        res_blocks: golden.value("num_res_blocks"),
+        attention: (0..multipliers.len()).filter(|&l| attention.contains(&(resolution >> l))).collect(),
+        multipliers,
+    }
+}
+
+fn load<B: Backend>(backend: &B, golden: &Golden, dtype: DType) -> Vae<B> {
+    let shapes = golden.under("param.").map(|(name, t)| (name, t.shape()));
+    let read = |name: &str| Ok(golden.tensor(&format!("param.{name}")).clone());
+    Vae::from_tensors(backend, Path::new("vae"), shapes, read, dtype).unwrap()
+}
+
+fn check<B: Backend>(backend: &B, golden: &Golden, dtype: DType, limit: f64) {
+    let vae = load(backend, golden, dtype);
+    assert_eq!(vae.config(), &config_of(golden));
+    let tensor = |name: &str| Tensor::from_host(backend, &golden.tensor(name).clone().cast(dtype)).unwrap();
+    let close = |name: &str, out: &Tensor<B>| {
+        let error = assert_close(name, &out.to_host().unwrap(), golden.tensor(name), limit);
+        println!("{} {dtype} {name}: {error:.1e}", backend.name());
+    };
+    let posterior = vae.encode(&tensor("in.image"), &mut go).unwrap();
+    close("out.moments", posterior.moments());
+    close("out.posterior_sample", &posterior.sample(&tensor("in.eps")).unwrap());
+    let kl = posterior.kl().iter().map(|&kl| kl as f32).collect::<Vec<_>>();
+    assert_close("out.kl", &HostTensor::f32(&[kl.len()], kl).unwrap(), golden.tensor("out.kl"), limit);
+    close("out.moments_rect", vae.encode(&tensor("in.image_rect"), &mut go).unwrap().moments());
+    close("out.decoded", &vae.decode(&tensor("in.latent"), &mut go).unwrap());
+}
+
+#[test]
+fn vae_in_f32() {
+    if let Some(golden) = Golden::find("vae") {
+        check(&Cpu::new(None).unwrap(), &golden, DType::F32, SINGLE);
+    }
+}
+
+#[test]
+fn vae_in_f64() {
+    if let Some(golden) = Golden::find("vae") {
+        check(&Cpu::new(None).unwrap(), &golden, DType::F64, DOUBLE);
+    }
+}
+
+/// Two levels, of which the coarser has more channels and attention.
+fn tiny() -> VaeConfig {
+    VaeConfig {
+        image_channels: 3,
+        latent_channels: 2,
+        channels: 32,
+        multipliers: vec![1, 2],
+        res_blocks: 1,
+        attention: vec![1],
+    }
+}
+
+fn normal<B: Backend>(backend: &B, shape: &[usize], dtype: DType) -> Tensor<B> {
+    let values = StreamKey::new(3, Purpose::Data, 0, 0).normals(shape.iter().product());
+    Tensor::from_f32(backend, shape, values, dtype).unwrap()
+}
+
+#[test]
+fn the_oracle_agrees() {
+    let cpu = Cpu::new(Some(2)).unwrap();
+    let (ours, oracle) = (
+        Vae::new(&cpu, &tiny(), DType::F64, 5).unwrap(),
+        Vae::new(&Reference, &tiny(), DType::F64, 5).unwrap(),
+    );
+    let image = [1, 3, 6, 4];
+    let got = ours.encode(&normal(&cpu, &image, DType::F64), &mut go).unwrap();
+    let want = oracle.encode(&normal(&Reference, &image, DType::F64), &mut go).unwrap();
+    let host = |t: &Tensor<_>| t.to_host().unwrap();
+    assert_close("moments", &host(got.moments()), &want.moments().to_host().unwrap(), 1e-12);
+    let decoded = oracle.decode(want.mean(), &mut go).unwrap();
+    assert_close(
+        "decoded",
+        &host(&ours.decode(got.mean(), &mut go).unwrap()),
+        &decoded.to_host().unwrap(),
+        1e-12,
+    );
+}
+
+#[test]
+fn an_image_is_the_same_in_any_batch_on_any_number_of_threads() {
+    let results = [1, 2, 3].map(|threads| {
+        let cpu = Cpu::new(Some(threads)).unwrap();
+        let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
+        let images = normal(&cpu, &[3, 3, 64, 48], DType::F32);
+        let posterior = vae.encode(&images, &mut go).unwrap();
+        let decoded = vae.decode(posterior.mean(), &mut go).unwrap();
+        for i in 0..3 {
+            let alone = vae.encode(&images.narrow(0, i, 1).unwrap(), &mut go).unwrap();
+            let whole = posterior.moments().narrow(0, i, 1).unwrap();
+            assert_eq!(bits(alone.moments()), bits(&whole), "moments of image {i}");
+            assert_eq!(alone.kl()[0].to_bits(), posterior.kl()[i].to_bits());
+            let alone = vae.decode(alone.mean(), &mut go).unwrap();
+            assert_eq!(bits(&alone), bits(&decoded.narrow(0, i, 1).unwrap()), "image {i}");
+        }
+        (bits(posterior.moments()), bits(&decoded))
+    });
+    assert!(results.iter().all(|r| *r == results[0]), "threads change bits");
+}
+
+#[test]
+fn sides_follow_the_latent() {
+    let cpu = Cpu::new(Some(2)).unwrap();
+    let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
+    assert_eq!(vae.downsampling(), 2);
+    for [h, w] in [[1, 1], [3, 5], [8, 2]] {
+        let image = vae.decode(&normal(&cpu, &[2, 2, h, w], DType::F32), &mut go).unwrap();
+        assert_eq!(image.shape(), [2, 3, 2 * h, 2 * w]);
+        assert_eq!(vae.encode(&image, &mut go).unwrap().mean().shape(), [2, 2, h, w]);
+    }
+    assert_eq!(vae.decode(&normal(&cpu, &[0, 2, 3, 3], DType::F32), &mut go).unwrap().dim(0), 0);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let cpu = Cpu::new(Some(1)).unwrap();
+    let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
+    for shape in [&[1, 3, 5, 4][..], &[1, 3, 4, 5], &[1, 4, 4, 4], &[3, 4, 4], &[1, 3, 0, 4]] {
+        let refused = vae.encode(&normal(&cpu, shape, DType::F32), &mut go);
+        assert!(matches!(refused, Err(Error::Shape { op: "Vae::encode", .. })), "{shape:?}");
+    }
+    for shape in [&[1, 3, 4, 4][..], &[2, 4, 4], &[1, 2, 4, 0]] {
+        let refused = vae.decode(&normal(&cpu, shape, DType::F32), &mut go);
+        assert!(matches!(refused, Err(Error::Shape { op: "Vae::decode", .. })), "{shape:?}");
+    }
+    let wide = normal(&cpu, &[1, 2, 2, 2], DType::F64);
+    assert!(matches!(vae.decode(&wide, &mut go), Err(Error::DType { .. })));
+    let moments = |shape: &[usize]| Posterior::new(normal(&cpu, shape, DType::F32));
+    assert!(matches!(moments(&[1, 3, 2, 2]), Err(Error::Shape { .. })));
+    assert!(matches!(moments(&[4, 2, 2]), Err(Error::Shape { .. })));
+    let eps = normal(&cpu, &[1, 2, 2, 3], DType::F32);
+    assert!(matches!(moments(&[1, 4, 2, 2]).unwrap().sample(&eps), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn log_variances_are_clamped() {
+    let moments = [2.0, -1.0, 100.0, -100.0];
+    let posterior =
+        Posterior::new(Tensor::from_f64(&Reference, &[1, 2, 1, 2], moments.to_vec(), DType::F64).unwrap());
+    let posterior = posterior.unwrap();
+    assert_eq!(posterior.std().to_f64().unwrap(), [10f64.exp(), (-15f64).exp()]);
+    let kl = 0.5 * (4.0 + 20f64.exp() - 1.0 - 20.0) + 0.5 * (1.0 + (-30f64).exp() - 1.0 + 30.0);
+    assert!((posterior.kl()[0] / kl - 1.0).abs() < 1e-14);
+}
+
+#[test]
+fn a_break_cancels_at_every_block() {
+    let cpu = Cpu::new(Some(1)).unwrap();
+    let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
+    let images = normal(&cpu, &[2, 3, 4, 4], DType::F32);
+    let run = |limit: usize| {
+        let mut asked = 0;
+        let mut proceed = || {
+            asked += 1;
+            if asked > limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let decoded = vae
+            .encode(&images, &mut proceed)
+            .and_then(|posterior| vae.decode(posterior.mean(), &mut proceed));
+        (decoded, asked)
+    };
+    let (done, all) = run(usize::MAX);
+    done.unwrap();
+    // Each image: two blocks, one attention and one resampling to encode, five blocks, and in both halves a middle of
+    // three; the last layers of the decoder.
+    assert_eq!(all, 2 * (4 + 3 + 3 + 5 + 1));
+    for limit in 0..all {
+        let (result, asked) = run(limit);
+        assert!(matches!(result, Err(Error::Cancelled)));
+        assert_eq!(asked, limit + 1, "nothing goes on after a break");
+    }
+}
+
+#[test]
+fn infinities_are_named() {
+    let cpu = Cpu::new(Some(1)).unwrap();
+    let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
+    let endless = |shape: &[usize]| Tensor::full(&cpu, shape, f64::INFINITY, DType::F32).unwrap();
+    let encoded = vae.encode(&endless(&[1, 3, 4, 4]), &mut go);
+    assert!(matches!(encoded, Err(Error::NonFinite { stage: "vae encoder" })));
+    let decoded = vae.decode(&endless(&[1, 2, 2, 2]), &mut go);
+    assert!(matches!(decoded, Err(Error::NonFinite { stage: "vae decoder" })));
+}
+
+#[test]
+fn files_come_back_and_strangers_are_named() {
+    let (cpu, room) = (Cpu::new(Some(1)).unwrap(), tempfile::tempdir().unwrap());
+    let path = room.path().join("vae.safetensors");
+    let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
+    vae.save(&path).unwrap();
+    let back = Vae::load(&cpu, &path, DType::F32).unwrap();
+    assert_eq!(back.config(), vae.config());
+    for ((name, a), (_, b)) in vae.params().into_iter().zip(back.params()) {
+        assert_eq!(bits(a.value()), bits(b.value()), "{name}");
+    }
+
+    let host: Vec<(String, HostTensor)> =
+        vae.params().into_iter().map(|(name, p)| (name, p.value().to_host().unwrap())).collect();
+    let with = |change: &dyn Fn(&mut Vec<(String, HostTensor)>)| {
+        let mut tensors = host.clone();
+        change(&mut tensors);
+        let shapes = tensors.iter().map(|(name, t)| (&**name, t.shape()));
+        let read = |name: &str| Ok(tensors.iter().find(|(n, _)| n == name).unwrap().1.clone());
+        Vae::from_tensors(&cpu, &path, shapes, read, DType::F32).map(|vae| vae.config().clone())
+    };
+    let scalar = |value| HostTensor::f32(&[1], vec![value]).unwrap();
+    // What training left behind is nobody's concern.
+    assert_eq!(with(&|t| t.push(("loss.logvar".to_owned(), scalar(0.0)))).unwrap(), tiny());
+    let extra = with(&|t| t.push(("decoder.up.1.attn.0.norm.bias".to_owned(), scalar(0.0))));
+    let name = "decoder.up.1.attn.0.norm.bias";
+    assert!(matches!(extra, Err(Error::TensorNames { extra, .. }) if extra == [name]));
+    let name = "decoder.norm_out.weight";
+    let missing = with(&|t| t.retain(|(n, _)| n != name));
+    assert!(matches!(missing, Err(Error::TensorNames { missing, .. }) if missing == [name]));
+    let put = |tensors: &mut Vec<(String, HostTensor)>, value| {
+        tensors.iter_mut().find(|(n, _)| n == name).unwrap().1 = value;
+    };
+    let narrow = with(&|t| put(t, scalar(1.0)));
+    assert!(matches!(narrow, Err(Error::Tensor { tensor, .. }) if tensor == name));
+    let broken = with(&|t| put(t, HostTensor::f32(&[32], vec![f32::NAN; 32]).unwrap()));
+    assert!(matches!(broken, Err(Error::Tensor { tensor, .. }) if tensor == name));
+}
+
+#[test]
+fn the_published_one_has_its_size() {
+    let vae = Vae::placeholder(&Reference, &VaeConfig::published(), DType::F32).unwrap();
+    let millions = vae.param_count() as f64 / 1e6;
+    assert!((millions - 66.46).abs() < 0.005, "{millions} M parameters");
+}

@@ -1,0 +1,24 @@
+//! The operations on images: each is a function of its family's file.
+
+use super::{In, Out, Reference, conv, group_norm};
+use crate::Result;
+use crate::backend::{ConvArgs, ImageOps};
+
+impl ImageOps for Reference {
+    fn group_norm(
+        &self,
+        x: In<'_>,
+        affine: (In<'_>, In<'_>),
+        groups: usize,
+        eps: f64,
+        map: Out<'_>,
+    ) -> Result<()> {
+        group_norm::forward(x, affine, groups, eps, map);
+        Ok(())
+    }
+
+    fn conv2d(&self, args: ConvArgs<'_, Self>, y: Out<'_>) -> Result<()> {
+        conv::forward(args, y);
+        Ok(())
+    }
+}

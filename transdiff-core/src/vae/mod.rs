@@ -1,0 +1,174 @@
+//! The image autoencoder: the KL-VAE of latent diffusion (Rombach et al. 2022) in the sizes that TransDiff uses
+//! (KL-16, paper Appendix C). It turns images into latents, on which the model works, and latents into images.
+//!
+//! It is frozen: nothing here is recorded on a tape. Images go through it one by one, so that memory does not grow
+//! with the batch and an image comes out the same to the bit in any batch. Inside, channels lie side by side
+//! ([B, H, W, C]).
+
+mod config;
+mod halves;
+mod io;
+mod layers;
+mod posterior;
+
+use std::ops::ControlFlow;
+
+pub use config::VaeConfig;
+use halves::{Decoder, Encoder};
+pub use io::VAE_CONFIG_KEY;
+use layers::Conv2d;
+pub use posterior::Posterior;
+
+use crate::nn::{Init, module};
+use crate::{Backend, DType, Error, Result, Tensor};
+
+/// What the published models multiply latents with before they work on them, and divide by before
+/// [`Vae::decode`]: it brings the published VAE's latents to a variance of about 1.
+pub const LATENT_SCALE: f64 = 0.2325;
+
+/// Asked before every block of layers whether to go on; a break ends the call with [`Error::Cancelled`].
+pub type Proceed<'a> = &'a mut dyn FnMut() -> ControlFlow<()>;
+
+fn go_on(proceed: Proceed<'_>) -> Result<()> {
+    match proceed() {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}
+
+/// The autoencoder.
+#[derive(Clone, Debug)]
+pub struct Vae<B: Backend> {
+    config: VaeConfig,
+    backend: B,
+    dtype: DType,
+    encoder: Encoder<B>,
+    quant_conv: Conv2d<B>,
+    post_quant_conv: Conv2d<B>,
+    decoder: Decoder<B>,
+}
+
+module!(Vae {
+    "encoder" => encoder,
+    "quant_conv" => quant_conv,
+    "post_quant_conv" => post_quant_conv,
+    "decoder" => decoder,
+});
+
+impl<B: Backend> Vae<B> {
+    /// Random weights, drawn from `seed`.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn new(backend: &B, config: &VaeConfig, dtype: DType, seed: u64) -> Result<Self> {
+        Self::build(backend, config, dtype, &mut Init::random(backend, dtype, seed))
+    }
+
+    /// Weights that take no memory, to be replaced.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn placeholder(backend: &B, config: &VaeConfig, dtype: DType) -> Result<Self> {
+        Self::build(backend, config, dtype, &mut Init::placeholder(backend, dtype))
+    }
+
+    fn build(backend: &B, config: &VaeConfig, dtype: DType, init: &mut Init<B>) -> Result<Self> {
+        config.validate()?;
+        let (latent, moments) = (config.latent_channels, 2 * config.latent_channels);
+        Ok(Self {
+            config: config.clone(),
+            backend: backend.clone(),
+            dtype,
+            encoder: Encoder::new(init, config)?,
+            quant_conv: Conv2d::new(init, moments, moments, 1)?,
+            post_quant_conv: Conv2d::new(init, latent, latent, 1)?,
+            decoder: Decoder::new(init, config)?,
+        })
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// The backend that holds the weights.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Type of the weights, in which everything is computed.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Side of an image by that of its latent: 16 in the published one.
+    pub fn downsampling(&self) -> usize {
+        self.config.downsampling()
+    }
+
+    /// The posteriors of images [B, 3, H, W] in [-1, 1]; H and W are multiples of
+    /// [`downsampling`](Self::downsampling).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for other images, [`Error::DType`] for another type than the weights', [`Error::Cancelled`] if
+    /// `proceed` breaks, [`Error::NonFinite`] if the result holds a NaN or an infinity.
+    pub fn encode(&self, images: &Tensor<B>, proceed: Proceed<'_>) -> Result<Posterior<B>> {
+        let factor = self.downsampling();
+        let expected =
+            || format!("[B, {}, H, W] with H and W multiples of {factor}", self.config.image_channels);
+        self.check("Vae::encode", images, self.config.image_channels, factor, expected)?;
+        let moments = each_image(images, 2 * self.config.latent_channels, |image| {
+            self.quant_conv.forward(&self.encoder.forward(image, proceed)?, None)
+        })?;
+        Posterior::new(moments)
+    }
+
+    /// Images [B, 3, H, W], about in [-1, 1], of latents [B, C, h, w] without a latent scale: what the models work on
+    /// is to be divided by [`LATENT_SCALE`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for other latents, [`Error::DType`] for another type than the weights', [`Error::Cancelled`]
+    /// if `proceed` breaks, [`Error::NonFinite`] if the result holds a NaN or an infinity.
+    pub fn decode(&self, latents: &Tensor<B>, proceed: Proceed<'_>) -> Result<Tensor<B>> {
+        let channels = self.config.latent_channels;
+        self.check("Vae::decode", latents, channels, 1, || format!("[B, {channels}, h, w], not empty"))?;
+        let images = each_image(latents, self.config.image_channels, |latent| {
+            self.decoder.forward(&self.post_quant_conv.forward(latent, None)?, proceed)
+        })?;
+        if images.to_host()?.data().is_finite() {
+            return Ok(images);
+        }
+        Err(Error::NonFinite { stage: "vae decoder" })
+    }
+
+    fn check(
+        &self,
+        op: &'static str,
+        x: &Tensor<B>,
+        channels: usize,
+        factor: usize,
+        expected: impl Fn() -> String,
+    ) -> Result<()> {
+        if x.dtype() != self.dtype {
+            return Err(Error::DType { op, expected: self.dtype.to_string(), got: x.dtype() });
+        }
+        match *x.shape() {
+            [_, c, h, w] if c == channels && h * w > 0 && h % factor == 0 && w % factor == 0 => Ok(()),
+            _ => Err(Error::shape(op, expected(), x.shape())),
+        }
+    }
+}
+
+/// What `f` makes of every image of x [B, C, H, W] as [1, H, W, C], joined as [B, `channels`, H', W'].
+fn each_image<B: Backend>(
+    x: &Tensor<B>,
+    channels: usize,
+    mut f: impl FnMut(&Tensor<B>) -> Result<Tensor<B>>,
+) -> Result<Tensor<B>> {
+    let mut one = |i| f(&x.narrow(0, i, 1)?.permute(&[0, 2, 3, 1])?)?.permute(&[0, 3, 1, 2]);
+    let made = (0..x.dim(0)).map(&mut one).collect::<Result<Vec<_>>>()?;
+    if made.is_empty() {
+        return Tensor::zeros(x.backend(), &[0, channels, x.dim(2), x.dim(3)], x.dtype());
+    }
+    Tensor::cat(&made.iter().collect::<Vec<_>>(), 0)
+}

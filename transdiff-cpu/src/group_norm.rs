@@ -1,0 +1,99 @@
+//! Group normalisation.
+
+use transdiff_core::Result;
+use transdiff_core::backend::{View, ViewMut};
+
+use crate::Cpu;
+use crate::element::{Real, input, output};
+use crate::pool::Shared;
+use crate::storage::zeros;
+
+/// Pixels of one task.
+const PIXELS: usize = 2048;
+/// Pixels whose sums are in the type of the tensor before they join those in f64.
+const RUN: usize = 32;
+
+simd! {
+    /// Over the pixels of a run, for each channel: Σ (x − pivot), and Σ (x − pivot)².
+    fn run_sums<T: Real>(x: &[T], pivot: &[T], sums: &mut [T], squares: &mut [T]) {
+        sums.fill(T::ZERO);
+        squares.fill(T::ZERO);
+        for pixel in x.chunks_exact(pivot.len()) {
+            for (((&x, &p), sum), square) in pixel.iter().zip(pivot).zip(&mut *sums).zip(&mut *squares) {
+                let d = x - p;
+                *sum += d;
+                *square = d.fma(d, *square);
+            }
+        }
+    }
+}
+
+/// The same over the pixels of a task, in f64: the sums in the first half of `out`, the squares in the second.
+fn task_sums<T: Real>(x: &[T], pivot: &[T], out: &mut [f64]) {
+    let channels = pivot.len();
+    T::with_scratch(2 * channels, |scratch| {
+        let (sums, squares) = scratch.split_at_mut(channels);
+        for run in x.chunks(RUN * channels) {
+            run_sums(run, pivot, sums, squares);
+            for (out, &sum) in out.iter_mut().zip(sums.iter().chain(&*squares)) {
+                *out += sum.wide();
+            }
+        }
+    });
+}
+
+/// Mean and variance of the channels of a group, from sums of `n` pixels about each channel's pivot.
+fn moments<T: Real>(pivot: &[T], sums: &[f64], squares: &[f64], n: f64) -> (f64, f64) {
+    let count = n * pivot.len() as f64;
+    let mean = pivot.iter().zip(sums).map(|(p, s)| n * p.wide() + s).sum::<f64>() / count;
+    let about_mean = pivot.iter().zip(sums).zip(squares).map(|((p, s), q)| {
+        let d = p.wide() - mean;
+        q + 2.0 * d * s + n * d * d
+    });
+    (mean, about_mean.sum::<f64>().max(0.0) / count)
+}
+
+pub(crate) fn forward<T: Real>(
+    cpu: &Cpu,
+    x: View<'_, Cpu>,
+    affine: (View<'_, Cpu>, View<'_, Cpu>),
+    groups: usize,
+    eps: f64,
+    map: ViewMut<'_, Cpu>,
+) -> Result<()> {
+    let &[images, height, width, channels] = x.layout.shape() else { unreachable!("core checks the rank") };
+    let (pixels, x) = (height * width, input::<T>(&x));
+    if images * channels == 0 {
+        return Ok(());
+    }
+    let (weight, bias, map) = (input::<T>(&affine.0), input::<T>(&affine.1), output::<T>(map));
+    let tasks = pixels.div_ceil(PIXELS);
+    let mut sums = zeros::<f64>("group_norm", images * tasks * 2 * channels)?;
+    let shared = Shared::new(&mut sums);
+    // Sums about a value of the channel keep their digits where its mean is far from zero.
+    let pivot = |image: usize| &x[image * pixels * channels..][..channels];
+    cpu.run(images * tasks, x.len() / 4, |i| {
+        let (image, from) = (i / tasks, i % tasks * PIXELS);
+        let part = &x[(image * pixels + from) * channels..][..PIXELS.min(pixels - from) * channels];
+        // SAFETY: each task has its own sums.
+        task_sums(part, pivot(image), unsafe { shared.part(i * 2 * channels, 2 * channels) });
+    });
+    for (image, map) in map.chunks_exact_mut(2 * channels).enumerate() {
+        let of_image = &mut sums[image * tasks * 2 * channels..][..tasks * 2 * channels];
+        let (total, rest) = of_image.split_at_mut(2 * channels);
+        for part in rest.chunks_exact(2 * channels) {
+            total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
+        }
+        let (size, (factors, summands)) = (channels / groups, map.split_at_mut(channels));
+        for from in (0..channels).step_by(size) {
+            let (sums, squares) = (&total[from..][..size], &total[channels + from..][..size]);
+            let (mean, variance) = moments(&pivot(image)[from..][..size], sums, squares, pixels as f64);
+            for c in from..from + size {
+                let factor = weight[c].wide() / (variance + eps).sqrt();
+                factors[c] = T::of(factor);
+                summands[c] = T::of(bias[c].wide() - mean * factor);
+            }
+        }
+    }
+    Ok(())
+}
