@@ -95,15 +95,22 @@ fn normal<B: Backend>(backend: &B, shape: &[usize], dtype: DType) -> Tensor<B> {
 #[test]
 fn the_oracle_agrees() {
     let cpu = Cpu::new(Some(2)).unwrap();
-    let (ours, oracle) =
-        (Vae::new(&cpu, &tiny(), DType::F64, 5).unwrap(), Vae::new(&Reference, &tiny(), DType::F64, 5).unwrap());
+    let (ours, oracle) = (
+        Vae::new(&cpu, &tiny(), DType::F64, 5).unwrap(),
+        Vae::new(&Reference, &tiny(), DType::F64, 5).unwrap(),
+    );
     let image = [1, 3, 6, 4];
     let got = ours.encode(&normal(&cpu, &image, DType::F64), &mut go).unwrap();
     let want = oracle.encode(&normal(&Reference, &image, DType::F64), &mut go).unwrap();
     let host = |t: &Tensor<_>| t.to_host().unwrap();
     assert_close("moments", &host(got.moments()), &want.moments().to_host().unwrap(), 1e-12);
     let decoded = oracle.decode(want.mean(), &mut go).unwrap();
-    assert_close("decoded", &host(&ours.decode(got.mean(), &mut go).unwrap()), &decoded.to_host().unwrap(), 1e-12);
+    assert_close(
+        "decoded",
+        &host(&ours.decode(got.mean(), &mut go).unwrap()),
+        &decoded.to_host().unwrap(),
+        1e-12,
+    );
 }
 
 #[test]
@@ -164,9 +171,8 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn log_variances_are_clamped() {
     let moments = [2.0, -1.0, 100.0, -100.0];
-    let posterior = Posterior::new(
-        Tensor::from_f64(&Reference, &[1, 2, 1, 2], moments.to_vec(), DType::F64).unwrap(),
-    );
+    let posterior =
+        Posterior::new(Tensor::from_f64(&Reference, &[1, 2, 1, 2], moments.to_vec(), DType::F64).unwrap());
     let posterior = posterior.unwrap();
     assert_eq!(posterior.std().to_f64().unwrap(), [10f64.exp(), (-15f64).exp()]);
     let kl = 0.5 * (4.0 + 20f64.exp() - 1.0 - 20.0) + 0.5 * (1.0 + (-30f64).exp() - 1.0 + 30.0);

@@ -12,10 +12,8 @@ pub(super) fn forward(x: In<'_>, affine: (In<'_>, In<'_>), groups: usize, eps: f
         let pixels = &x[image * h * w * c..][..h * w * c];
         for channel in 0..c {
             let group = channel * groups / c;
-            let of_group: Vec<f64> = (0..pixels.len())
-                .filter(|i| i % c * groups / c == group)
-                .map(|i| pixels[i])
-                .collect();
+            let of_group: Vec<f64> =
+                (0..pixels.len()).filter(|i| i % c * groups / c == group).map(|i| pixels[i]).collect();
             let n = of_group.len() as f64;
             let mean = of_group.iter().sum::<f64>() / n;
             let variance = of_group.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;

@@ -6,8 +6,8 @@
 //! to backends, so that core's checks are tested by every test that runs on it.
 
 mod attention;
-mod elementwise;
 mod conv;
+mod elementwise;
 mod embedding;
 mod group_norm;
 mod image;

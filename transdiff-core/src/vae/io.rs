@@ -70,7 +70,11 @@ impl<B: Backend> Vae<B> {
 }
 
 /// Whether the file has the tensors that are expected, and no others.
-fn check_shapes(path: &Path, expected: &[(String, Vec<usize>)], got: &BTreeMap<&str, &[usize]>) -> Result<()> {
+fn check_shapes(
+    path: &Path,
+    expected: &[(String, Vec<usize>)],
+    got: &BTreeMap<&str, &[usize]>,
+) -> Result<()> {
     let known: BTreeSet<&str> = expected.iter().map(|(name, _)| &**name).collect();
     let missing: Vec<String> =
         known.iter().filter(|&&n| !got.contains_key(n)).map(|&n| n.to_owned()).collect();
