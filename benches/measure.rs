@@ -15,18 +15,21 @@ use clap::Parser;
 use serde_json::{Value, json};
 use transdiff::model::Session;
 use transdiff::{Cpu, DType, TransDiff};
-use workloads::{DecoderStep, TRAIN_BATCH, TRAIN_MUL, Training, base, features, sample};
+use workloads::{Autoencoder, DecoderStep, TRAIN_BATCH, TRAIN_MUL, Training, base, features, sample};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 #[derive(Parser)]
 struct Options {
-    /// ar (two sequences an image), ar-conditional (one), step, sample, train
+    /// ar (two sequences an image), ar-conditional (one), step, sample, train, vae (latents to images), vae-encode
     #[arg(long, value_delimiter = ',', default_value = "ar,ar-conditional,step")]
     what: Vec<String>,
     /// Images
     #[arg(long, default_value_t = 1)]
     batch: usize,
+    /// Side of the autoencoder's images
+    #[arg(long, default_value_t = 256)]
+    res: usize,
     /// Steps of the sampler
     #[arg(long, default_value_t = 4)]
     steps: usize,
@@ -50,19 +53,44 @@ struct Options {
 fn main() -> Result {
     let options = Options::parse();
     let backend = Cpu::new(options.threads)?;
+    let (autoencoder, model): (Vec<&str>, Vec<&str>) =
+        options.what.iter().map(String::as_str).partition(|what| what.starts_with("vae"));
+    if !model.is_empty() {
+        measure_model(&backend, &model, &options)?;
+    }
+    if autoencoder.is_empty() {
+        return Ok(());
+    }
+    let workload = Autoencoder::new(&backend, options.batch, options.res)?;
+    for what in autoencoder {
+        let seconds = match what {
+            "vae" => timed(&options, || workload.decode())?,
+            "vae-encode" => timed(&options, || workload.encode())?,
+            other => return Err(unknown(other)),
+        };
+        report(what, &options, &seconds, json!({"preset": "kl-16", "res": options.res}));
+    }
+    Ok(())
+}
+
+fn unknown(what: &str) -> Box<dyn Error> {
+    format!("{what} is not one of ar, ar-conditional, step, sample, train, vae, vae-encode").into()
+}
+
+fn measure_model(backend: &Cpu, whats: &[&str], options: &Options) -> Result {
     let model = match &options.model {
-        Some(path) => TransDiff::load(&backend, path, DType::F32)?,
-        None => base(&backend)?,
+        Some(path) => TransDiff::load(backend, path, DType::F32)?,
+        None => base(backend)?,
     };
     if let Some(path) = &options.save {
         model.save(path)?;
     }
-    options.what.iter().try_for_each(|what| measure(what, &model, &options))
+    whats.iter().try_for_each(|what| measure(what, &model, options))
 }
 
 fn measure(what: &str, model: &TransDiff<Cpu>, options: &Options) -> Result {
     let batch = options.batch;
-    let (seconds, mut line) = match what {
+    let (seconds, line) = match what {
         "ar" => (timed(options, || features(model, 2 * batch))?, json!({"note": "guidance: 2 x batch"})),
         "ar-conditional" => (timed(options, || features(model, batch))?, json!({"note": "1 x batch"})),
         "step" => {
@@ -78,11 +106,17 @@ fn measure(what: &str, model: &TransDiff<Cpu>, options: &Options) -> Result {
             let mut training = Training::new(model.clone())?;
             (timed(options, || training.run())?, json!({"batch": TRAIN_BATCH, "mul": TRAIN_MUL}))
         }
-        other => return Err(format!("{other} is not one of ar, ar-conditional, step, sample, train").into()),
+        other => return Err(unknown(other)),
     };
+    report(what, options, &seconds, line);
+    Ok(())
+}
+
+/// Prints the JSON line of a measurement; what `line` has already stands.
+fn report(what: &str, options: &Options, seconds: &[f64], mut line: Value) {
     let common = json!({
         "impl": "transdiff-rs", "what": what, "device": "cpu", "preset": "base", "dtype": "f32", "res": 256,
-        "batch": batch, "median_s": seconds[seconds.len() / 2], "min_s": seconds[0], "peak_mib": peak_mib(),
+        "batch": options.batch, "median_s": seconds[seconds.len() / 2], "min_s": seconds[0], "peak_mib": peak_mib(),
     });
     if let (Value::Object(line), Value::Object(common)) = (&mut line, common) {
         common.into_iter().for_each(|(key, value)| {
@@ -90,7 +124,6 @@ fn measure(what: &str, model: &TransDiff<Cpu>, options: &Options) -> Result {
         });
     }
     println!("{line}");
-    Ok(())
 }
 
 /// Seconds of each run, ascending.

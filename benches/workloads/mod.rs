@@ -1,6 +1,8 @@
-//! What is timed of a whole model: the base preset with random weights, f32, on the CPU.
+//! What is timed of a whole model: the base preset and the published autoencoder with random weights, f32, on the CPU.
 //!
 //! Time does not depend on the weights' values: no kernel skips zeros, and none meets subnormal numbers here.
+
+use std::ops::ControlFlow;
 
 use transdiff::autograd::Var;
 use transdiff::data::MemorySet;
@@ -9,6 +11,7 @@ use transdiff::nn::Context;
 use transdiff::rng::{Purpose, StreamKey};
 use transdiff::sampler::{KeyedNoise, Preset, Silent};
 use transdiff::train::{TrainConfig, Trainer};
+use transdiff::vae::{Vae, VaeConfig};
 use transdiff::{Cpu, DType, Result, Tensor};
 
 /// Samples of a training step.
@@ -91,4 +94,30 @@ pub fn sample(session: &mut Session<Cpu>, batch: usize, steps: usize) -> Result<
     let mut noise = KeyedNoise::new(session.model().backend(), DType::F32, &seeds);
     session.generate(&labels, &[], &sampling, &mut noise, &mut Silent)?;
     Ok(())
+}
+
+/// The autoencoder of the published size, its latents and its images.
+pub struct Autoencoder {
+    vae: Vae<Cpu>,
+    latents: Tensor<Cpu>,
+    images: Tensor<Cpu>,
+}
+
+impl Autoencoder {
+    /// For `batch` images of side `resolution`.
+    pub fn new(backend: &Cpu, batch: usize, resolution: usize) -> Result<Self> {
+        let vae = Vae::new(backend, &VaeConfig::published(), DType::F32, 0)?;
+        let (config, side) = (vae.config(), resolution / vae.downsampling());
+        let latents = noise(backend, &[batch, config.latent_channels, side, side], 0)?;
+        let images = noise(backend, &[batch, config.image_channels, resolution, resolution], 1)?;
+        Ok(Self { vae, latents, images })
+    }
+
+    pub fn decode(&self) -> Result<()> {
+        self.vae.decode(&self.latents, &mut || ControlFlow::Continue(())).map(drop)
+    }
+
+    pub fn encode(&self) -> Result<()> {
+        self.vae.encode(&self.images, &mut || ControlFlow::Continue(())).map(drop)
+    }
 }

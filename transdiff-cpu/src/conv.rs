@@ -6,9 +6,13 @@
 //! of the copy from the first to the last that is wanted; the few between the end of a row and the beginning of the
 //! next are computed and left.
 //!
+//! Where sides are doubled, each of the four outputs of a position (the phases) sees 2×2 pixels of the input through
+//! the 3×3 kernel, in which those that see the same pixel are added up beforehand: 4 products a number instead of 9.
+//!
 //! How a tensor is cut into bands does not change a bit: rows of a product are independent, and sums over the
 //! kernel's rows have their order.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use transdiff_core::Result;
@@ -18,6 +22,7 @@ use crate::Cpu;
 use crate::element::{Real, input, output};
 use crate::math::sigmoid;
 use crate::pool::Shared;
+use crate::storage::zeros;
 
 /// Elements of a band's copy: with the panels of the products it should fit a second-level cache.
 const BAND: usize = 3 << 16;
@@ -27,118 +32,174 @@ const GRAIN: usize = 48;
 /// Factors and summands of the channels of all images, and whether silu follows.
 type Map<'a, T> = Option<(&'a [T], bool)>;
 
-struct Problem<'a, T> {
+struct Problem<'a, T: Real> {
     x: &'a [T],
-    w: &'a [T],
+    /// For each phase, [side, side, C, O].
+    w: Cow<'a, [T]>,
     b: &'a [T],
     map: Map<'a, T>,
     residual: Option<&'a [T]>,
-    resample: Resample,
     images: usize,
-    /// Height, width and channels of the input and of the output.
+    /// Height, width and channels of the input.
     from: [usize; 3],
-    to: [usize; 3],
+    /// Height and width of the positions; each has an output for every phase.
+    grid: [usize; 2],
+    outputs: usize,
+    /// Pixels between neighbouring positions: 2 where sides are halved.
+    step: usize,
+    /// Outputs of a position along either side: 2 where sides are doubled.
+    scale: usize,
+    /// Zeros above and on the left.
+    before: usize,
     kernel: usize,
+    /// Side of a phase's kernel.
+    side: usize,
+}
+
+/// The kernels of the four phases of a doubled image, [2, 2, side, side, C, O] of w [K, K, C, O]: row t of the kernel
+/// sees row (p + t + K/2) / 2 of what phase p does, counted from row p·K/2 of the copy.
+fn phases<T: Real>(cpu: &Cpu, w: &[T], k: usize) -> Result<Vec<T>> {
+    let (side, area) = (k / 2 + 1, w.len() / (k * k));
+    let mut out = zeros("conv2d", 4 * side * side * area)?;
+    let place = |p: usize, t: usize| (p + t + k / 2) / 2 - p * (k / 2);
+    cpu.chunks(&mut out, area, w.len(), |at, sum| {
+        let i = at / area;
+        let (tap, phase) = (i % (side * side), i / (side * side));
+        for t in 0..k * k {
+            let [row, column] = [(phase / 2, t / k), (phase % 2, t % k)].map(|(p, t)| place(p, t));
+            if row * side + column == tap {
+                sum.iter_mut().zip(&w[t * area..][..area]).for_each(|(s, &w)| *s += w);
+            }
+        }
+    });
+    Ok(out)
 }
 
 impl<'a, T: Real> Problem<'a, T> {
-    fn new(args: &ConvArgs<'a, Cpu>, to: &[usize]) -> Self {
+    fn new(cpu: &Cpu, args: &ConvArgs<'a, Cpu>) -> Result<Self> {
         let &[images, height, width, channels] = args.x.layout.shape() else {
             unreachable!("core checks the rank")
         };
-        Self {
+        let (kernel, w) = (args.w.layout.shape()[0], input::<T>(&args.w));
+        let (step, scale) = match args.resample {
+            Resample::Same => (1, 1),
+            Resample::Double => (1, 2),
+            Resample::Halve => (2, 1),
+        };
+        Ok(Self {
             x: input(&args.x),
-            w: input(&args.w),
+            w: if scale == 1 { Cow::Borrowed(w) } else { Cow::Owned(phases(cpu, w, kernel)?) },
             b: input(&args.b),
             map: args.map.as_ref().map(|(map, silu)| (input(map), *silu)),
             residual: args.residual.as_ref().map(input),
-            resample: args.resample,
             images,
             from: [height, width, channels],
-            to: [to[1], to[2], to[3]],
-            kernel: args.w.layout.shape()[0],
-        }
-    }
-
-    /// Steps of the kernel between neighbouring outputs.
-    fn step(&self) -> usize {
-        if self.resample == Resample::Halve { 2 } else { 1 }
+            grid: [height / step, width / step],
+            outputs: args.w.layout.shape()[3],
+            step,
+            scale,
+            before: if step == 2 { 0 } else { kernel / 2 },
+            kernel,
+            side: if scale == 1 { kernel } else { kernel / 2 + 1 },
+        })
     }
 
     /// Pixels of a row of the copy.
     fn padded(&self) -> usize {
-        self.step() * self.to[1] + self.kernel - 1
+        self.step * self.grid[1] + self.kernel - 1
     }
 
-    /// Rows of the copy for `rows` rows of the output.
+    /// Rows of the copy for `rows` rows of positions.
     fn band_rows(&self, rows: usize) -> usize {
-        self.step() * (rows - 1) + self.kernel
+        self.step * (rows - 1) + self.kernel
     }
 
-    /// Positions from the first output of `rows` rows to the last.
-    fn positions(&self, rows: usize) -> usize {
-        (rows - 1) * self.padded() + self.to[1]
+    /// Places in the copy from the first position of `rows` rows to the last.
+    fn places(&self, rows: usize) -> usize {
+        (rows - 1) * self.padded() + self.grid[1]
     }
 
     /// Rows of a band, and columns of a task.
     fn cut(&self, cpu: &Cpu) -> (usize, usize) {
         let row = self.padded() * self.from[2];
-        let most = (BAND / row.max(1)).saturating_sub(self.kernel) / self.step() + 1;
-        let bands = self.to[0].div_ceil(most);
-        let threads = cpu.threads();
+        let most = (BAND / row.max(1)).saturating_sub(self.kernel) / self.step + 1;
+        let (bands, threads) = (self.grid[0].div_ceil(most), cpu.threads());
         if bands * self.images < threads {
-            let blocks = threads.div_ceil(bands * self.images).min(self.to[2].div_ceil(GRAIN));
-            return (self.to[0].div_ceil(bands), self.to[2].div_ceil(blocks));
+            let blocks = threads.div_ceil(bands * self.images).min(self.outputs.div_ceil(GRAIN));
+            return (self.grid[0].div_ceil(bands), self.outputs.div_ceil(blocks));
         }
-        (self.to[0].div_ceil(bands.next_multiple_of(threads)), self.to[2])
+        (self.grid[0].div_ceil(bands.next_multiple_of(threads)), self.outputs)
     }
 
-    /// Copies what the rows `rows` of image `image` of the output see.
-    fn fill(&self, image: usize, rows: Range<usize>, copy: &mut [T]) {
+    /// Copies what the rows `rows` of positions of image `image` see.
+    fn fill(&self, image: usize, rows: &Range<usize>, copy: &mut [T]) {
         let (row, [height, width, channels]) = (self.padded() * self.from[2], self.from);
         if row == 0 {
             return;
         }
         let map = self.map.map(|(map, silu)| (&map[image * 2 * channels..][..2 * channels], silu));
-        // Padding above and on the left.
-        let before = if self.resample == Resample::Halve { 0 } else { self.kernel / 2 };
-        let scale = if self.resample == Resample::Double { 2 } else { 1 };
         for (i, copy) in copy.chunks_exact_mut(row).enumerate() {
-            let source = (self.step() * rows.start + i).checked_sub(before).map(|y| y / scale);
+            let source = (self.step * rows.start + i).checked_sub(self.before);
             let Some(y) = source.filter(|&y| y < height) else {
                 copy.fill(T::ZERO);
                 continue;
             };
-            let x = &self.x[(image * height + y) * width * channels..][..width * channels];
-            let (left, rest) = copy.split_at_mut(before * channels);
-            let (inner, right) = rest.split_at_mut(scale * width * channels);
+            let (left, rest) = copy.split_at_mut(self.before * channels);
+            let (inner, right) = rest.split_at_mut(width * channels);
             left.fill(T::ZERO);
+            map_row(
+                &self.x[(image * height + y) * width * channels..][..width * channels],
+                map,
+                channels,
+                inner,
+            );
             right.fill(T::ZERO);
-            if scale == 1 {
-                map_row(x, map, channels, inner);
-            } else {
-                let pixels = x.chunks_exact(channels).zip(inner.chunks_exact_mut(2 * channels));
-                for (x, pair) in pixels {
-                    let (first, second) = pair.split_at_mut(channels);
-                    map_row(x, map, channels, first);
-                    second.copy_from_slice(first);
-                }
-            }
         }
     }
 
-    /// The sums of the band for the columns `cols`: a row a position.
-    fn products(&self, rows: usize, copy: &[T], cols: Range<usize>, sums: &mut [T]) {
-        let (row, channels, outputs) = (self.padded() * self.from[2], self.from[2], self.to[2]);
-        let size = [self.positions(rows), self.kernel * channels, cols.len()];
-        let strides = [self.step() * channels, 1];
-        for tap in 0..self.kernel {
-            let (a, b) = (&copy[tap * row..], &self.w[tap * self.kernel * channels * outputs..]);
+    /// The sums of a phase for the columns `cols`: a row a place.
+    fn products(
+        &self,
+        rows: usize,
+        [down, right]: [usize; 2],
+        copy: &[T],
+        cols: &Range<usize>,
+        sums: &mut [T],
+    ) {
+        let (row, channels) = (self.padded() * self.from[2], self.from[2]);
+        let size = [self.places(rows), self.side * channels, cols.len()];
+        let strides = [self.step * channels, 1];
+        let (first, phase) = (self.kernel / 2, down * self.scale + right);
+        for tap in 0..self.side {
+            let a = &copy[(down * first + tap) * row + right * first * channels..];
+            let b = &self.w[(phase * self.side + tap) * size[1] * self.outputs..][..size[1] * self.outputs];
             assert!(size[1] == 0 || a.len() >= (size[0] - 1) * strides[0] + size[1]);
-            assert!(b.len() >= size[1] * outputs && sums.len() >= size[0] * size[2]);
+            assert!(sums.len() >= size[0] * size[2] && cols.end <= self.outputs);
             let (b, c) = (b.as_ptr().wrapping_add(cols.start), sums.as_mut_ptr());
             // SAFETY: the operands reach their last elements, as asserted; the sums are this task's own.
-            unsafe { T::gemm(size, (a.as_ptr(), strides), (b, [outputs, 1]), (c, cols.len()), tap > 0) };
+            unsafe { T::gemm(size, (a.as_ptr(), strides), (b, [self.outputs, 1]), (c, cols.len()), tap > 0) };
+        }
+    }
+
+    /// Writes a phase's outputs.
+    fn write(
+        &self,
+        image: usize,
+        rows: &Range<usize>,
+        [down, right]: [usize; 2],
+        cols: &Range<usize>,
+        sums: &[T],
+        y: Shared<'_, T>,
+    ) {
+        let [height, width] = self.grid.map(|n| n * self.scale);
+        for (i, line) in rows.clone().zip(sums.chunks(self.padded() * cols.len())) {
+            let first = (image * height + i * self.scale + down) * width + right;
+            for (j, sums) in line.chunks_exact(cols.len()).take(self.grid[1]).enumerate() {
+                let at = (first + j * self.scale) * self.outputs + cols.start;
+                let residual = self.residual.map(|r| &r[at..][..cols.len()]);
+                // SAFETY: each pixel's columns belong to one task.
+                finish(sums, &self.b[cols.clone()], residual, unsafe { y.part(at, cols.len()) });
+            }
         }
     }
 }
@@ -176,30 +237,26 @@ simd! {
 }
 
 pub(crate) fn forward<T: Real>(cpu: &Cpu, args: ConvArgs<'_, Cpu>, y: ViewMut<'_, Cpu>) -> Result<()> {
-    let p = Problem::<T>::new(&args, y.layout.shape());
-    let y = Shared::new(output::<T>(y));
-    let [height, width, outputs] = p.to;
-    if p.images * height * width * outputs == 0 {
+    if y.layout.numel() == 0 {
         return Ok(());
     }
+    let p = Problem::<T>::new(cpu, &args)?;
+    let y = Shared::new(output::<T>(y));
     let (step, columns) = p.cut(cpu);
-    let (bands, blocks) = (height.div_ceil(step), outputs.div_ceil(columns));
-    let cost = p.images * height * width * outputs * p.kernel * p.kernel * p.from[2] / 50;
+    let (bands, blocks) = (p.grid[0].div_ceil(step), p.outputs.div_ceil(columns));
+    let cost = p.images * p.grid[0] * p.grid[1] * p.w.len() / 50;
     cpu.run(p.images * bands * blocks, cost, |task| {
         let (image, band, block) = (task / (bands * blocks), task / blocks % bands, task % blocks);
-        let rows = band * step..height.min((band + 1) * step);
-        let cols = block * columns..outputs.min((block + 1) * columns);
+        let rows = band * step..p.grid[0].min((band + 1) * step);
+        let cols = block * columns..p.outputs.min((block + 1) * columns);
         let copied = p.band_rows(rows.len()) * p.padded() * p.from[2];
-        T::with_scratch(copied + p.positions(rows.len()) * cols.len(), |scratch| {
+        T::with_scratch(copied + p.places(rows.len()) * cols.len(), |scratch| {
             let (copy, sums) = scratch.split_at_mut(copied);
-            p.fill(image, rows.clone(), copy);
-            p.products(rows.len(), copy, cols.clone(), sums);
-            for (i, pixel) in rows.flat_map(|r| (0..width).map(move |c| (r, c))).enumerate() {
-                let at = ((image * height + pixel.0) * width + pixel.1) * outputs + cols.start;
-                let sums = &sums[(i / width * p.padded() + pixel.1) * cols.len()..][..cols.len()];
-                let residual = p.residual.map(|r| &r[at..][..cols.len()]);
-                // SAFETY: each pixel's columns belong to one task.
-                finish(sums, &p.b[cols.clone()], residual, unsafe { y.part(at, cols.len()) });
+            p.fill(image, &rows, copy);
+            for phase in 0..p.scale * p.scale {
+                let phase = [phase / p.scale, phase % p.scale];
+                p.products(rows.len(), phase, copy, &cols, sums);
+                p.write(image, &rows, phase, &cols, sums, y);
             }
         });
     });
