@@ -9,7 +9,7 @@ use transdiff_core::model::{ModelConfig, TransDiff};
 use transdiff_core::nn::{Context, Module, Param};
 use transdiff_core::reference::Reference;
 use transdiff_core::train::{Batch, EmaRate, TrainConfig, Trainer, loss};
-use transdiff_core::weights::TensorFile;
+use transdiff_core::weights::WeightFile;
 use transdiff_core::{Backend, DType, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -201,8 +201,9 @@ fn frozen_parameters_stay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.safetensors");
         trainer.save(&path).unwrap();
-        let file = TensorFile::read(&path).unwrap();
-        let mut moments: Vec<&str> = file.tensors.keys().filter_map(|k| k.strip_prefix("adam_m.")).collect();
+        let file = WeightFile::open(&path).unwrap();
+        let mut moments: Vec<&str> =
+            file.entries().keys().filter_map(|k| k.strip_prefix("adam_m.")).collect();
         let mut expected: Vec<&str> = trained.iter().map(String::as_str).collect();
         moments.sort_unstable();
         expected.sort_unstable();

@@ -13,7 +13,7 @@ use transdiff_core::model::{CONFIG_KEY, Mode, ModelConfig, TransDiff};
 use transdiff_core::nn::{Context, Module};
 use transdiff_core::reference::Reference;
 use transdiff_core::train::{Batch, EmaRate, FlowDraws, LrSchedule, LrTail, TrainConfig, Trainer, loss};
-use transdiff_core::weights::{TensorFile, write_atomic};
+use transdiff_core::weights::{WeightFile, write_atomic};
 use transdiff_core::{Backend, DType, Error, HostTensor, Result, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -344,21 +344,29 @@ fn a_failed_save_leaves_the_old_file() {
     assert_eq!(names, [".writing-crashed", "blocked", "run.safetensors"]);
 }
 
-type Edit = fn(&mut TensorFile);
+/// The whole of a file, to be edited.
+struct Contents {
+    metadata: BTreeMap<String, String>,
+    tensors: BTreeMap<String, HostTensor>,
+}
 
-fn json(file: &mut TensorFile, key: &str, from: &str, to: &str) {
+type Edit = fn(&mut Contents);
+
+fn json(file: &mut Contents, key: &str, from: &str, to: &str) {
     let text = file.metadata.get_mut(key).unwrap();
     assert!(text.contains(from), "{text}");
     *text = text.replace(from, to);
 }
 
-fn config_json(file: &mut TensorFile, from: &str, to: &str) {
+fn config_json(file: &mut Contents, from: &str, to: &str) {
     json(file, CONFIG_KEY, from, to);
 }
 
 /// The file at `path`, edited and written again.
-fn edited(path: &Path, edit: impl Fn(&mut TensorFile)) -> PathBuf {
-    let mut file = TensorFile::read(path).unwrap();
+fn edited(path: &Path, edit: impl Fn(&mut Contents)) -> PathBuf {
+    let file = WeightFile::open(path).unwrap();
+    let tensors = file.entries().keys().map(|name| (name.clone(), file.tensor(name).unwrap())).collect();
+    let mut file = Contents { metadata: file.metadata().clone(), tensors };
     edit(&mut file);
     let out = path.with_extension("edited");
     write_atomic(&out, file.tensors.iter(), &file.metadata).unwrap();

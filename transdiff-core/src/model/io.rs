@@ -1,11 +1,12 @@
-//! Models on disk: safetensors with the published parameter names, and the configuration in the metadata.
+//! Models on disk: read from files of either format, and written as safetensors with the published parameter names
+//! and the configuration in the metadata.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{ModelConfig, TransDiff};
+use super::{LoadHints, ModelConfig, ModelSource, TransDiff};
 use crate::nn::Module;
-use crate::weights::{TensorFile, read_metadata, write_atomic};
+use crate::weights::{WeightFile, WeightView, write_atomic};
 use crate::{Backend, DType, Error, Result, Tensor};
 
 /// Key of the configuration in a file's metadata.
@@ -18,17 +19,9 @@ pub(crate) fn named_params<B: Backend>(module: &dyn Module<B>, prefix: &str) -> 
     module.params().into_iter().map(entry).collect()
 }
 
-/// Sets every parameter of a module from the tensors `prefix + name`, taking them out of the file's.
-pub(crate) fn take_params<B: Backend>(
-    module: &mut dyn Module<B>,
-    file: &mut TensorFile,
-    prefix: &str,
-) -> Result<()> {
-    for (name, param) in module.params_mut() {
-        let tensor = file.tensors.remove(&format!("{prefix}{name}"));
-        param.set_host(tensor.expect("the names were checked"))?;
-    }
-    Ok(())
+/// Sets every parameter of a module from the tensor of its name. They are read one by one.
+pub(crate) fn load_params<B: Backend>(module: &mut dyn Module<B>, tensors: &WeightView<'_>) -> Result<()> {
+    module.params_mut().into_iter().try_for_each(|(name, param)| param.set_host(tensors.tensor(&name)?))
 }
 
 /// Names and shapes of a module's parameters under `prefix`.
@@ -52,27 +45,27 @@ impl<B: Backend> TransDiff<B> {
     /// The configuration of the model in a file; no tensor is read.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Format`] if it is no model of this library, [`Error::Config`] if its sizes do not
-    /// fit together.
+    /// As [`WeightFile::open`] and [`ModelSource::find`].
     pub fn read_config(path: impl AsRef<Path>) -> Result<ModelConfig> {
-        let path = path.as_ref();
-        let config: ModelConfig = metadata_value(path, &read_metadata(path)?, CONFIG_KEY)?;
-        config.validate()?;
-        Ok(config)
+        let file = WeightFile::open(path)?;
+        Ok(ModelSource::find(&file, &LoadHints::default())?.config().clone())
     }
 
-    /// Loads a model that [`save`](Self::save) wrote, in the type `dtype`.
+    /// Loads a model in the type `dtype`: what [`save`](Self::save) wrote, a training run's file, or a checkpoint of
+    /// the published implementation.
     ///
     /// # Errors
-    /// As [`read_config`](Self::read_config); [`Error::TensorNames`] and [`Error::Tensor`] if a tensor is missing,
-    /// extra, of a wrong shape or type, or not finite.
+    /// As [`WeightFile::open`] and [`from_file`](Self::from_file).
     pub fn load(backend: &B, path: impl AsRef<Path>, dtype: DType) -> Result<Self> {
-        let config = Self::read_config(&path)?;
-        let mut file = TensorFile::read(path)?;
-        let mut model = Self::placeholder(backend, &config, dtype)?;
-        file.check(&expected(&model, ""), true)?;
-        take_params(&mut model, &mut file, "")?;
-        Ok(model)
+        Self::from_file(backend, &WeightFile::open(path)?, dtype, &LoadHints::default())
+    }
+
+    /// Loads the model that [`ModelSource::find`] finds in `file`.
+    ///
+    /// # Errors
+    /// As [`ModelSource::find`] and [`ModelSource::load`].
+    pub fn from_file(backend: &B, file: &WeightFile, dtype: DType, hints: &LoadHints) -> Result<Self> {
+        ModelSource::find(file, hints)?.load(backend, dtype)
     }
 
     /// Writes the model, replacing the file at `path` only when the new one is complete.

@@ -6,12 +6,15 @@ use std::path::Path;
 use super::optimizer::Moments;
 use super::trainer::prepare;
 use super::{TrainConfig, Trainer};
-use crate::model::{CONFIG_KEY, ModelConfig, TransDiff, expected, metadata_value, named_params, take_params};
+use crate::model::{
+    CONFIG_KEY, ModelConfig, TransDiff, check_depth, expected, load_params, metadata_value, named_params,
+};
 use crate::nn::Module;
-use crate::weights::{TensorFile, write_atomic};
-use crate::{Backend, DType, Error, HostTensor, Result, Tensor};
+use crate::weights::{Entry, WeightFile, write_atomic};
+use crate::{Backend, DType, Error, Result, Tensor};
 
-const TRAIN_KEY: &str = "transdiff.train";
+/// Key of the settings in a file's metadata.
+pub(crate) const TRAIN_KEY: &str = "transdiff.train";
 const STEP_KEY: &str = "transdiff.step";
 const MODEL: &str = "model.";
 const EMA: &str = "ema.";
@@ -39,30 +42,31 @@ fn json<T: serde::Serialize>(value: &T) -> String {
 }
 
 pub(super) fn read<B: Backend>(backend: &B, path: &Path) -> Result<Trainer<B>> {
-    let mut file = TensorFile::read(path)?;
-    let config: ModelConfig = metadata_value(path, &file.metadata, CONFIG_KEY)?;
-    let settings: TrainConfig = metadata_value(path, &file.metadata, TRAIN_KEY)?;
-    let step: u64 = metadata_value(path, &file.metadata, STEP_KEY)?;
+    let file = WeightFile::open(path)?;
+    let config: ModelConfig = metadata_value(path, file.metadata(), CONFIG_KEY)?;
+    let settings: TrainConfig = metadata_value(path, file.metadata(), TRAIN_KEY)?;
+    let step: u64 = metadata_value(path, file.metadata(), STEP_KEY)?;
     if step > u64::from(u32::MAX) {
         return Err(Error::format(path, format!("metadata entry {STEP_KEY}: {step} is no number of steps")));
     }
-    let first = format!("{MODEL}fake_latent");
-    let dtype = file.tensors.get(&first).map_or(DType::F32, HostTensor::dtype);
+    let weights = file.select(MODEL);
+    let dtype = weights.get("fake_latent").and_then(Entry::decoded).unwrap_or(DType::F32);
+    config.validate()?;
+    check_depth(&config, &weights)?;
     let mut model = TransDiff::placeholder(backend, &config, dtype)?;
     // Which parameters are frozen, and so have no moments, follows from the settings.
     prepare(&mut model, &settings)?;
     // Before anything of the sizes that the file claims is allocated.
-    file.check(&names(&model), true)?;
-    take_params(&mut model, &mut file, MODEL)?;
+    file.select("").check(&names(&model))?;
+    load_params(&mut model, &weights)?;
     let mut trainer = Trainer::new(model, settings)?;
-    take_params(&mut trainer.ema, &mut file, EMA)?;
+    load_params(&mut trainer.ema, &file.select(EMA))?;
     let params: Vec<(String, Tensor<B>)> =
         trainer.model.params().into_iter().map(|(name, p)| (name, p.value().clone())).collect();
     for ((name, param), moments) in params.iter().zip(trainer.optimizer.moments_mut()) {
         let Some(Moments { m, v }) = moments else { continue };
         for (prefix, slot) in [(FIRST_MOMENT, m), (SECOND_MOMENT, v)] {
-            let host = file.tensors.remove(&format!("{prefix}{name}"));
-            let host = host.ok_or_else(|| Error::format(path, format!("{prefix}{name} is gone")))?;
+            let host = file.tensor(&format!("{prefix}{name}"))?;
             *slot = Tensor::from_host(backend, &host.cast(dtype))?.ordered_like(param)?;
         }
     }

@@ -6,6 +6,7 @@ mod objective;
 mod optimizer;
 mod trainer;
 
+pub(crate) use checkpoint::TRAIN_KEY;
 pub use config::{EmaRate, LrSchedule, LrTail, TrainConfig};
 pub use objective::{Batch, FlowDraws, loss};
 pub use optimizer::{Optimizer, decays};

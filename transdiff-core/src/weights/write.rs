@@ -6,11 +6,11 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorInfo, View};
+use ::safetensors::tensor::{Dtype, TensorInfo, View};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use super::header::METADATA_KEY;
+use super::safetensors::METADATA_KEY;
 use crate::{Backend, DType, Error, HostData, HostTensor, Result, Tensor};
 
 /// Writes `tensors` and `metadata` to a temporary file beside `path`, syncs it, renames it, and syncs the directory.

@@ -1,0 +1,265 @@
+//! Checkpoints of the published implementation: their tensors, their data, and the models in them, against the golden
+//! files that hold the same weights.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::golden::{Golden, folder};
+use common::tiny::{bits, differing};
+use serde_json::json;
+use transdiff_core::model::{CONFIG_KEY, LoadHints, Mode, ModelSource, TransDiff, Weights};
+use transdiff_core::weights::{FileKind, Format, StoredDType, WeightFile, write_atomic};
+use transdiff_core::{DType, Error, HostData, HostTensor};
+use transdiff_cpu::Cpu;
+
+/// The path of `pth/NAME`, or `None` (and a line that says so) where the folder lacks the file.
+fn find(name: &str) -> Option<PathBuf> {
+    let path = folder().join("pth").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is absent", path.display());
+    None
+}
+
+/// The file `pth/NAME`, opened in every way.
+fn open(name: &str) -> Vec<WeightFile> {
+    let Some(path) = find(name) else { return Vec::new() };
+    let bytes = std::fs::read(&path).unwrap();
+    // SAFETY: nobody writes to the golden files.
+    let mapped = unsafe { WeightFile::open_mapped(&path) };
+    [WeightFile::open(&path), WeightFile::from_bytes(&path, bytes), mapped].map(Result::unwrap).into()
+}
+
+/// The heads of the recorded model, which its file does not say.
+fn hints(golden: &Golden) -> LoadHints {
+    LoadHints { heads: Some(golden.value("heads")), weights: None }
+}
+
+#[test]
+fn values_are_those_of_the_golden_file() {
+    let golden = Golden::load("onestep_256");
+    for file in open("checkpoint-last.pth") {
+        assert_eq!((file.format(), file.kind()), (Format::PyTorch, FileKind::Model));
+        for (here, there) in [("model.", "param."), ("model_ema.", "ema.")] {
+            let view = file.select(here);
+            let names: Vec<&str> = view.entries().map(|(name, _)| name).collect();
+            assert_eq!(names, golden.under(there).map(|(name, _)| name).collect::<Vec<_>>());
+            for (name, tensor) in golden.under(there) {
+                assert_eq!(&view.tensor(name).unwrap(), tensor, "{here}{name}");
+            }
+        }
+        assert!(file.entries().keys().any(|name| name.starts_with("optimizer.state.0.")));
+    }
+}
+
+/// This one has no averaged weights.
+#[test]
+fn halved_values_are_the_golden_files_rounded() {
+    let golden = Golden::load("onestep_256");
+    for file in open("checkpoint-bf16.pth") {
+        let source = ModelSource::find(&file, &hints(&golden)).unwrap();
+        assert_eq!(source.weights(), Weights::Model);
+        assert_eq!(source.tensors().entries().count(), golden.under("param.").count());
+        for (name, tensor) in golden.under("param.") {
+            assert_eq!(source.tensors().get(name).unwrap().dtype(), StoredDType::BF16, "{name}");
+            assert_eq!(source.tensors().tensor(name).unwrap(), tensor.clone().cast(DType::BF16), "{name}");
+        }
+    }
+}
+
+#[test]
+fn plain_data_is_kept() {
+    let golden = Golden::load("onestep_256");
+    for file in open("checkpoint-last.pth") {
+        let values = file.values();
+        assert_eq!(values["args"]["img_size"], json!(golden.value::<u64>("img_size")));
+        assert_eq!(values["args"]["mrar"], json!(golden.text("mrar") == "true"));
+        assert!(values["epoch"].is_u64());
+        assert!(values["scaler"].is_null());
+        assert!(values["optimizer"]["param_groups"][0]["betas"].is_array());
+        assert!(values.get("model").is_none() && file.metadata().is_empty());
+    }
+}
+
+/// `base` is 0..23 as 4×6; the others are views of it, or it in other types.
+#[test]
+fn views_are_contiguous_tensors() {
+    let base: Vec<f64> = (0..24).map(f64::from).collect();
+    let at = |row: usize, column: usize| base[6 * row + column];
+    let slice: Vec<f64> = (1..3).flat_map(|r| (2..5).map(move |c| at(r, c))).collect();
+    let transposed: Vec<f64> = (0..6).flat_map(|c| (0..4).map(move |r| at(r, c))).collect();
+    for file in open("views.pth") {
+        let view = file.select("model.");
+        let tensor = |name: &str| view.tensor(name).unwrap();
+        assert_eq!(tensor("base").to_f64(), base);
+        assert_eq!((tensor("slice").shape(), tensor("slice").to_f64()), ([2, 3].as_slice(), slice.clone()));
+        assert_eq!(tensor("transposed").shape(), [6, 4]);
+        assert_eq!(tensor("transposed").to_f64(), transposed);
+        assert_eq!(view.get("half").unwrap().dtype(), StoredDType::F16);
+        assert_eq!(tensor("half").dtype(), DType::F32);
+        assert_eq!(tensor("double").dtype(), DType::F64);
+        for name in ["half", "double"] {
+            assert_eq!(
+                (tensor(name).shape(), tensor(name).to_f64()),
+                ([4, 6].as_slice(), base.clone()),
+                "{name}"
+            );
+        }
+        assert_eq!(
+            (view.get("long").unwrap().dtype(), tensor("long").dtype()),
+            (StoredDType::I64, DType::I32)
+        );
+        assert_eq!(tensor("long").to_f64(), base[..5]);
+        assert_eq!(
+            (tensor("scalar").shape(), tensor("scalar").to_f64()),
+            ([0usize; 0].as_slice(), vec![2.5])
+        );
+        assert_eq!(view.entries().count(), 7);
+    }
+}
+
+#[test]
+fn the_autoencoder_is_found() {
+    for file in open("vae.ckpt") {
+        assert_eq!(file.kind(), FileKind::Vae { prefix: "model." });
+        let view = file.select("model.");
+        assert_eq!(view.get("quant_conv.weight").unwrap().shape(), [8, 8, 1, 1]);
+        if let Some(golden) = Golden::find("vae") {
+            assert!(golden.under("param.").count() > 0);
+            for (name, tensor) in golden.under("param.") {
+                assert_eq!(&view.tensor(name).unwrap(), tensor, "{name}");
+            }
+        }
+        assert!(view.entries().all(|(name, _)| view.tensor(name).is_ok()));
+    }
+}
+
+/// The pickle calls `posix.system` to write a file. Here the call is a name in the data.
+#[test]
+fn a_command_in_a_pickle_does_not_run() {
+    let trace = std::path::Path::new("/tmp/pwned");
+    let before = trace.exists();
+    for file in open("malicious.pth") {
+        assert_eq!(file.values()["args"], json!({"$python": "posix.system"}));
+        assert_eq!(file.tensor("model.w").unwrap().shape(), [2]);
+    }
+    assert_eq!(trace.exists(), before);
+}
+
+/// The bits of the features of two classes.
+fn features(model: &TransDiff<Cpu>) -> Vec<u64> {
+    bits(model.features(&[1, 3], &[]).unwrap().tensor())
+}
+
+/// The golden file's weights under `set`, as a safetensors file with the published names, and metadata or not.
+fn rewritten(golden: &Golden, set: &str, metadata: &[(&str, String)]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let metadata = metadata.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
+    write_atomic(file.path(), golden.under(set), &metadata).unwrap();
+    file
+}
+
+#[test]
+fn a_checkpoint_and_a_safetensors_file_hold_the_same_model() {
+    let golden = Golden::load("onestep_256");
+    let (cpu, hints) = (Cpu::new(Some(1)).unwrap(), hints(&golden));
+    for file in open("checkpoint-last.pth") {
+        let choices = [
+            (None, Weights::Ema, "ema."),
+            (Some(Weights::Ema), Weights::Ema, "ema."),
+            (Some(Weights::Model), Weights::Model, "param."),
+        ];
+        for (wanted, chosen, set) in choices {
+            let source = ModelSource::find(&file, &LoadHints { weights: wanted, ..hints }).unwrap();
+            assert_eq!(source.weights(), chosen);
+            let model = source.load(&cpu, DType::F32).unwrap();
+            let config = serde_json::to_string(model.config()).unwrap();
+            let saved = rewritten(&golden, set, &[(CONFIG_KEY, config)]);
+            let other = TransDiff::load(&cpu, saved.path(), DType::F32).unwrap();
+            assert_eq!(other.config(), model.config());
+            assert_eq!(differing(&model, &other), Vec::<String>::new());
+            assert_eq!(features(&model), features(&other));
+            // Without the metadata the sizes are read off the shapes.
+            let bare = rewritten(&golden, set, &[]);
+            let bare = WeightFile::open(bare.path()).unwrap();
+            assert_eq!(bare.kind(), FileKind::Model);
+            assert_eq!(ModelSource::find(&bare, &hints).unwrap().weights(), Weights::Sole);
+            let bare = TransDiff::from_file(&cpu, &bare, DType::F32, &hints).unwrap();
+            assert_eq!((bare.config(), features(&bare)), (model.config(), features(&model)));
+        }
+        let error =
+            ModelSource::find(&file, &LoadHints { weights: Some(Weights::Sole), ..hints }).unwrap_err();
+        assert!(error.to_string().contains("Sole") && error.to_string().contains("Ema"), "{error}");
+    }
+}
+
+#[test]
+fn sizes_are_read_off_the_shapes() {
+    for name in ["onestep_256", "onestep_512", "mrar_256"] {
+        let golden = Golden::load(name);
+        let file = rewritten(&golden, "param.", &[]);
+        let file = WeightFile::open(file.path()).unwrap();
+        let source = ModelSource::find(&file, &hints(&golden)).unwrap();
+        let config = source.config();
+        let numbers = [
+            ("embed_dim", config.width),
+            ("heads", config.heads),
+            ("encoder_blocks", config.encoder_blocks),
+            ("decoder_blocks", config.decoder_blocks),
+            ("classes", config.classes),
+            ("buffer_size", config.buffer_size),
+            ("seq_len", config.feature_tokens),
+            ("latent_channels", config.latent_channels),
+            ("img_size", 16 * config.latent_size),
+        ];
+        for (key, value) in numbers {
+            assert_eq!(golden.value::<usize>(key), value, "{name}: {key}");
+        }
+        assert_eq!(golden.text("mrar") == "true", config.mode != Mode::OneStep, "{name}");
+        source.load(&Cpu::new(Some(1)).unwrap(), DType::BF16).unwrap();
+    }
+}
+
+#[test]
+fn heads_are_asked_for() {
+    let golden = Golden::load("onestep_256");
+    for file in open("checkpoint-last.pth") {
+        let error = ModelSource::find(&file, &LoadHints::default()).unwrap_err();
+        assert!(matches!(&error, Error::Format { path, .. } if path == file.path()), "{error}");
+        assert!(error.to_string().contains("hint `heads`"), "{error}");
+        let error = ModelSource::find(&file, &LoadHints { heads: Some(5), weights: None }).unwrap_err();
+        assert!(matches!(&error, Error::Config { field: "heads", .. }), "{error}");
+    }
+    let config = r#"{"width":32,"heads":2,"encoder_blocks":2,"decoder_blocks":2,"mlp_ratio":4,"classes":10,"buffer_size":8,
+        "feature_tokens":256,"latent_channels":4,"latent_size":16,"mode":"one_step"}"#;
+    let saved = rewritten(&golden, "param.", &[(CONFIG_KEY, config.to_owned())]);
+    let saved = WeightFile::open(saved.path()).unwrap();
+    ModelSource::find(&saved, &hints(&golden)).unwrap();
+    let error = ModelSource::find(&saved, &LoadHints { heads: Some(4), weights: None }).unwrap_err();
+    assert!(error.to_string().contains("the hint says 4, the metadata says 2"), "{error}");
+}
+
+/// What distributed training puts before every name is taken off.
+#[test]
+fn names_of_distributed_training() {
+    let golden = Golden::load("onestep_256");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let named = |prefix: &'static str| golden.under("param.").map(move |(n, t)| (format!("{prefix}{n}"), t));
+    write_atomic(file.path(), named("model.module."), &Default::default()).unwrap();
+    let cpu = Cpu::new(Some(1)).unwrap();
+    let opened = WeightFile::open(file.path()).unwrap();
+    assert_eq!(opened.kind(), FileKind::Model);
+    TransDiff::from_file(&cpu, &opened, DType::F32, &hints(&golden)).unwrap();
+    // A tensor that is no part of the model is as wrong there as anywhere.
+    let extra = HostTensor::new(&[1], HostData::F32(vec![0.0])).unwrap();
+    let more = [("model.module.more".to_owned(), &extra)];
+    write_atomic(file.path(), named("model.module.").chain(more), &Default::default()).unwrap();
+    let opened = WeightFile::open(file.path()).unwrap();
+    let error = TransDiff::from_file(&cpu, &opened, DType::F32, &hints(&golden)).unwrap_err();
+    assert!(
+        matches!(&error, Error::TensorNames { extra, missing, .. } if missing.is_empty() && extra == &["model.module.more"]),
+        "{error}"
+    );
+}

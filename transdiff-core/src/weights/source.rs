@@ -1,0 +1,176 @@
+//! The bytes of a file, by position: read when asked for, held in memory, or mapped.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::{Error, Result};
+
+/// Bytes read at once: large enough for the disk, small enough for the cache.
+const CHUNK: usize = 1 << 18;
+
+/// Where the bytes are.
+pub(super) enum Source {
+    /// Read by position: a file that is changed meanwhile gives other values or an error.
+    File { file: File, len: u64 },
+    /// In memory.
+    Memory(Box<dyn AsRef<[u8]> + Send + Sync>),
+    /// Pages of the file.
+    Mapped(Mmap),
+}
+
+impl Source {
+    /// Opens a regular file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (file, len) = open(path)?;
+        Ok(Self::File { file, len })
+    }
+
+    /// Maps a regular file.
+    ///
+    /// # Safety
+    /// Nobody changes or truncates the file as long as the source lives.
+    pub unsafe fn map(path: &Path) -> Result<Self> {
+        let (file, _) = open(path)?;
+        // SAFETY: the caller's promise is the one that the map needs.
+        let map = unsafe { Mmap::map(&file) };
+        Ok(Self::Mapped(map.map_err(Error::io(path))?))
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::File { len, .. } => *len,
+            Self::Memory(bytes) => (**bytes).as_ref().len() as u64,
+            Self::Mapped(map) => map.len() as u64,
+        }
+    }
+
+    /// The whole contents, where they are in memory.
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::File { .. } => None,
+            Self::Memory(bytes) => Some((**bytes).as_ref()),
+            Self::Mapped(map) => Some(map),
+        }
+    }
+
+    /// Fills `out` with the bytes from `start` on.
+    pub fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::File { file, .. } => read_exact_at(file, start, out),
+            _ => {
+                let bytes = self.slice(start, out.len() as u64)?;
+                out.copy_from_slice(&bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// The `len` bytes from `start` on; a copy only where they are not in memory. Asked for no more than the file has.
+    pub fn slice(&self, start: u64, len: u64) -> io::Result<Cow<'_, [u8]>> {
+        if start.checked_add(len).is_none_or(|end| end > self.len()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // What lies in the file is counted by u64, what lies in memory by usize.
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        if let Some(bytes) = self.bytes() {
+            return Ok(Cow::Borrowed(&bytes[start as usize..start as usize + len]));
+        }
+        let mut out = Vec::new();
+        out.try_reserve_exact(len)?;
+        out.resize(len, 0);
+        self.read(start, &mut out)?;
+        Ok(Cow::Owned(out))
+    }
+
+    /// Calls `each` with the bytes of `range`, in order, in pieces that are multiples of eight bytes but the last.
+    pub fn pieces(&self, range: Range<u64>, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        if self.bytes().is_some() {
+            each(&self.slice(range.start, range.end - range.start)?);
+            return Ok(());
+        }
+        let mut buffer = vec![0; (range.end - range.start).min(CHUNK as u64) as usize];
+        let mut at = range.start;
+        while at < range.end {
+            let n = (range.end - at).min(CHUNK as u64) as usize;
+            self.read(at, &mut buffer[..n])?;
+            each(&buffer[..n]);
+            at += n as u64;
+        }
+        Ok(())
+    }
+
+    /// A view for small reads that are near to each other; none reaches past `end`.
+    pub fn window(&self, end: u64) -> Window<'_> {
+        Window { source: self, start: 0, bytes: self.bytes().map_or_else(Cow::default, Cow::Borrowed), end }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::File { .. } => "file",
+            Self::Memory(_) => "memory",
+            Self::Mapped(_) => "mapped",
+        };
+        write!(f, "{kind} of {} bytes", self.len())
+    }
+}
+
+/// The bytes around the last that were asked for.
+pub(super) struct Window<'a> {
+    source: &'a Source,
+    start: u64,
+    bytes: Cow<'a, [u8]>,
+    end: u64,
+}
+
+impl Window<'_> {
+    /// The `N` bytes from `at` on.
+    pub fn get<const N: usize>(&mut self, at: u64) -> io::Result<[u8; N]> {
+        if let Some(found) = self.held(at) {
+            return Ok(found);
+        }
+        let len = self.end.saturating_sub(at).min(CHUNK as u64);
+        self.bytes = Cow::default(); // one buffer at a time
+        self.bytes = self.source.slice(at, len)?;
+        self.start = at;
+        self.held(at).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn held<const N: usize>(&self, at: u64) -> Option<[u8; N]> {
+        let offset = usize::try_from(at.checked_sub(self.start)?).ok()?;
+        self.bytes.get(offset..)?.first_chunk().copied()
+    }
+}
+
+fn open(path: &Path) -> Result<(File, u64)> {
+    let about = std::fs::metadata(path).map_err(Error::io(path))?;
+    if !about.is_file() {
+        // Opening a pipe would wait for its writer.
+        return Err(Error::format(path, "not a regular file"));
+    }
+    Ok((File::open(path).map_err(Error::io(path))?, about.len()))
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, start: u64, out: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, start)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut start: u64, mut out: &mut [u8]) -> io::Result<()> {
+    while !out.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, out, start)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => (start, out) = (start + n as u64, &mut out[n..]),
+        }
+    }
+    Ok(())
+}
