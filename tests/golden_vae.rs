@@ -3,15 +3,16 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use common::golden::{Golden, assert_close};
 use common::tiny::bits;
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey};
-use transdiff_core::vae::{Posterior, Vae, VaeConfig};
+use transdiff_core::vae::{Posterior, Vae, VaeConfig, VaeSource};
+use transdiff_core::weights::{WeightFile, write_atomic};
 use transdiff_core::{Backend, DType, Error, HostTensor, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -39,9 +40,15 @@ fn config_of(golden: &Golden) -> VaeConfig {
 }
 
 fn load<B: Backend>(backend: &B, golden: &Golden, dtype: DType) -> Vae<B> {
-    let shapes = golden.under("param.").map(|(name, t)| (name, t.shape()));
-    let read = |name: &str| Ok(golden.tensor(&format!("param.{name}")).clone());
-    Vae::from_tensors(backend, Path::new("vae"), shapes, read, dtype).unwrap()
+    VaeSource::find(&stored(golden.under("param."))).unwrap().load(backend, dtype).unwrap()
+}
+
+/// A file, in memory, of these tensors.
+fn stored<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a HostTensor)>) -> WeightFile {
+    let room = tempfile::tempdir().unwrap();
+    let path = room.path().join("vae.safetensors");
+    write_atomic(&path, tensors, &BTreeMap::new()).unwrap();
+    WeightFile::from_bytes("vae", std::fs::read(&path).unwrap()).unwrap()
 }
 
 fn check<B: Backend>(backend: &B, golden: &Golden, dtype: DType, limit: f64) {
@@ -235,9 +242,8 @@ fn files_come_back_and_strangers_are_named() {
     let with = |change: &dyn Fn(&mut Vec<(String, HostTensor)>)| {
         let mut tensors = host.clone();
         change(&mut tensors);
-        let shapes = tensors.iter().map(|(name, t)| (&**name, t.shape()));
-        let read = |name: &str| Ok(tensors.iter().find(|(n, _)| n == name).unwrap().1.clone());
-        Vae::from_tensors(&cpu, &path, shapes, read, DType::F32).map(|vae| vae.config().clone())
+        let file = stored(tensors.iter().map(|(name, t)| (&**name, t)));
+        VaeSource::find(&file)?.load(&cpu, DType::F32).map(|vae| vae.config().clone())
     };
     let scalar = |value| HostTensor::f32(&[1], vec![value]).unwrap();
     // What training left behind is nobody's concern.

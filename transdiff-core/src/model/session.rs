@@ -75,6 +75,14 @@ impl<B: Backend> Session<B> {
         &self.model
     }
 
+    /// Semantic features, as [`TransDiff::features`].
+    ///
+    /// # Errors
+    /// As [`TransDiff::features`]; [`Error::Cancelled`].
+    pub fn features(&self, labels: &[usize], references: &[Tensor<B>]) -> Result<Features<B>> {
+        self.model.features_in(&self.ctx(), labels, references)
+    }
+
     /// Generates a latent for every label. `references` are latents [B, C, h, w] to use in place of the first
     /// ones that multi-reference autoregression would generate itself; with one step there are none.
     ///
@@ -94,7 +102,7 @@ impl<B: Backend> Session<B> {
         }
         match self.model.config().mode {
             Mode::OneStep if references.is_empty() => {
-                let features = self.model.features_in(&self.ctx(), labels, &[])?;
+                let features = self.features(labels, &[])?;
                 let latents = self.decode(&features, sampling, noise, observer)?;
                 Ok(Generation { latents, references: Vec::new(), features })
             }

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 
 pub use config::VaeConfig;
 use halves::{Decoder, Encoder};
-pub use io::VAE_CONFIG_KEY;
+pub use io::{VAE_CONFIG_KEY, VaeSource};
 use layers::Conv2d;
 pub use posterior::Posterior;
 

@@ -174,6 +174,13 @@ impl<'a> WeightView<'a> {
         WeightView { file: self.file, names: names.collect() }
     }
 
+    /// The tensors of this view whose names `keep` takes.
+    #[must_use]
+    pub fn filtered(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        self.names.retain(|name, _| keep(name));
+        self
+    }
+
     /// Whether the tensors are those of `expected`, and no others: names, shapes, floating-point elements. No tensor
     /// is read.
     ///
