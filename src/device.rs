@@ -21,14 +21,14 @@ use crate::{Backend, Cpu, Error, Result};
 ///
 /// # fn main() -> transdiff::Result<()> {
 /// let device: Device = "cpu".parse()?;
-/// println!("{}", device.run(Name)?);
+/// println!("{}", device.run(None, Name)?);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Device {
-    /// The CPU, with a thread a core.
+    /// The CPU.
     Cpu,
 }
 
@@ -45,13 +45,18 @@ pub trait DeviceTask {
 }
 
 impl Device {
-    /// Opens the device and does `task` on it.
+    /// The best that this build has: what `auto` means.
+    pub fn best() -> Self {
+        Self::Cpu
+    }
+
+    /// Opens the device and does `task` on it. `threads` are the CPU's, by default one a core.
     ///
     /// # Errors
     /// Those of opening the device and of the task.
-    pub fn run<T: DeviceTask>(self, task: T) -> Result<T::Output> {
+    pub fn run<T: DeviceTask>(self, threads: Option<usize>, task: T) -> Result<T::Output> {
         match self {
-            Self::Cpu => task.run(Cpu::new(None)?),
+            Self::Cpu => task.run(Cpu::new(threads)?),
         }
     }
 }
@@ -65,7 +70,8 @@ impl FromStr for Device {
     /// [`Error::Unavailable`] for a device that this build is without; [`Error::Argument`] for any other name.
     fn from_str(name: &str) -> Result<Self> {
         match name {
-            "cpu" | "auto" => Ok(Self::Cpu),
+            "cpu" => Ok(Self::Cpu),
+            "auto" => Ok(Self::best()),
             _ if is_cuda(name) => {
                 Err(Error::Unavailable { device: name.to_owned(), reason: "CUDA is not built in".into() })
             }

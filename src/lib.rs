@@ -55,6 +55,7 @@
 //! ```
 
 mod device;
+pub mod pipeline;
 
 pub use device::{Device, DeviceTask};
 pub use transdiff_core::model::TransDiff;

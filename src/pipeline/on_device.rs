@@ -1,0 +1,234 @@
+//! A pipeline's model on one backend, behind traits that name none.
+
+use std::fmt::Debug;
+use std::ops::{ControlFlow, Range};
+
+use super::{Output, Request, Source, Step};
+use crate::model::{Features, Generation, Sampling, Session, TransDiff, latent_tokens, unpatchify};
+use crate::rng::{Purpose, StreamKey};
+use crate::sampler::{KeyedNoise, Progress};
+use crate::vae::{LATENT_SCALE, Vae};
+use crate::{Backend, Cancellation, DType, Error, HostData, HostTensor, Result, Tensor};
+
+type Observer<'a> = &'a mut dyn FnMut(&Step<'_>) -> ControlFlow<()>;
+
+/// What a [`Pipeline`](super::Pipeline) shares.
+pub(super) trait DeviceModel: Debug + Send + Sync {
+    fn session(&self) -> Box<dyn DeviceSession>;
+}
+
+/// What a [`PipelineSession`](super::PipelineSession) owns; arguments are checked.
+pub(super) trait DeviceSession: Debug + Send {
+    fn watch(&mut self, cancellation: &Cancellation);
+    fn generate(&mut self, request: &Request, observer: Observer<'_>) -> Result<Output>;
+    fn features(&mut self, classes: &[usize], references: &[HostTensor]) -> Result<HostTensor>;
+    fn encode(&mut self, images: &HostTensor, seeds: Option<&[u64]>) -> Result<HostTensor>;
+    fn decode(&mut self, latents: &HostTensor) -> Result<HostTensor>;
+}
+
+#[derive(Debug)]
+pub(super) struct OnDevice<B: Backend> {
+    pub model: TransDiff<B>,
+    pub vae: Option<Vae<B>>,
+    /// The type that the model computes in; samplers and the VAE compute in f32.
+    pub dtype: DType,
+}
+
+impl<B: Backend> DeviceModel for OnDevice<B> {
+    fn session(&self) -> Box<dyn DeviceSession> {
+        Box::new(SessionOn {
+            session: Session::new(&self.model),
+            vae: self.vae.clone(),
+            dtype: self.dtype,
+            cancellation: Cancellation::new(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct SessionOn<B: Backend> {
+    session: Session<B>,
+    vae: Option<Vae<B>>,
+    dtype: DType,
+    cancellation: Cancellation,
+}
+
+impl<B: Backend> SessionOn<B> {
+    fn backend(&self) -> &B {
+        self.session.model().backend()
+    }
+
+    fn upload(&self, tensor: &HostTensor, dtype: DType) -> Result<Tensor<B>> {
+        Tensor::from_host(self.backend(), &tensor.clone().cast(dtype))
+    }
+
+    fn vae(&self) -> Result<&Vae<B>> {
+        self.vae.as_ref().ok_or_else(super::load::no_vae)
+    }
+
+    /// The generation of the images `batch` of a request.
+    fn run(
+        &mut self,
+        request: &Request,
+        batch: &Range<usize>,
+        count: usize,
+        observer: Observer<'_>,
+    ) -> Result<Generation<B>> {
+        let part = |tensor: &HostTensor| rows(tensor, batch);
+        let mut noise = KeyedNoise::new(self.backend(), DType::F32, &request.seeds[batch.clone()]);
+        if let Some(starting) = &request.starting {
+            noise = noise.starting_from(latent_tokens(&self.upload(&part(starting)?, DType::F32)?)?);
+        }
+        let side = self.session.model().config().latent_size;
+        let mut watch = |p: &Progress<'_, B>| {
+            let preview = || download(&unpatchify(&p.preview()?, side, side, 1)?);
+            let done = batch.start as f64 + p.fraction() * batch.len() as f64;
+            observer(&Step {
+                images: batch.clone(),
+                trajectory: p.trajectory,
+                step: p.step,
+                steps: p.steps,
+                t: p.t,
+                fraction: done / count as f64,
+                preview: &preview,
+            })
+        };
+        match &request.source {
+            Source::Classes(classes) => {
+                let upload = |latent: &HostTensor| self.upload(&part(latent)?, self.dtype);
+                let references: Vec<_> = request.references.iter().map(upload).collect::<Result<_>>()?;
+                let classes = &classes[batch.clone()];
+                self.session.generate(classes, &references, &request.sampling, &mut noise, &mut watch)
+            }
+            Source::Features { features, unconditional } => {
+                let features = Features::new(self.upload(&part(features)?, self.dtype)?)?;
+                let against = match unconditional {
+                    Some(other) if other.shape()[0] == 1 => Some(other.clone()),
+                    other => other.as_ref().map(part).transpose()?,
+                };
+                let against = against.map(|u| Features::new(self.upload(&u, self.dtype)?)).transpose()?;
+                let (sampling, noise) = (&request.sampling, &mut noise);
+                let latents =
+                    self.decode_features(&features, against.as_ref(), sampling, noise, &mut watch)?;
+                Ok(Generation { latents, references: Vec::new(), features })
+            }
+        }
+    }
+
+    fn decode_features(
+        &mut self,
+        features: &Features<B>,
+        unconditional: Option<&Features<B>>,
+        sampling: &Sampling,
+        noise: &mut KeyedNoise<B>,
+        watch: &mut dyn crate::sampler::Observer<B>,
+    ) -> Result<Tensor<B>> {
+        match unconditional {
+            Some(other) => self.session.decode_against(features, Some(other), sampling, noise, watch),
+            None => self.session.decode(features, sampling, noise, watch),
+        }
+    }
+
+    /// Images of latents in the scale of the model.
+    fn decoded(&self, latents: &Tensor<B>) -> Result<HostTensor> {
+        let latents = latents.cast(DType::F32)?.affine(1.0 / LATENT_SCALE, 0.0)?;
+        download(&self.vae()?.decode(&latents, &mut || self.cancellation.proceed())?)
+    }
+}
+
+impl<B: Backend> DeviceSession for SessionOn<B> {
+    fn watch(&mut self, cancellation: &Cancellation) {
+        self.cancellation = cancellation.clone();
+        self.session.watch(cancellation);
+    }
+
+    fn generate(&mut self, request: &Request, observer: Observer<'_>) -> Result<Output> {
+        let count = request.source.images();
+        let mut parts = Vec::new();
+        for batch in request.batches() {
+            let made = self.run(request, &batch, count, observer)?;
+            parts.push(Output {
+                latents: download(&made.latents)?,
+                references: made.references.iter().map(download).collect::<Result<_>>()?,
+                features: request.wanted.features.then(|| download(made.features.tensor())).transpose()?,
+                images: request.wanted.images.then(|| self.decoded(&made.latents)).transpose()?,
+            });
+        }
+        joined(parts)
+    }
+
+    fn features(&mut self, classes: &[usize], references: &[HostTensor]) -> Result<HostTensor> {
+        let upload = |latent: &HostTensor| self.upload(latent, self.dtype);
+        let references: Vec<_> = references.iter().map(upload).collect::<Result<_>>()?;
+        download(self.session.features(classes, &references)?.tensor())
+    }
+
+    fn encode(&mut self, images: &HostTensor, seeds: Option<&[u64]>) -> Result<HostTensor> {
+        let posterior =
+            self.vae()?.encode(&self.upload(images, DType::F32)?, &mut || self.cancellation.proceed())?;
+        let latents = match seeds {
+            None => posterior.mean().clone(),
+            Some(seeds) => posterior.sample(&self.posterior_noise(seeds, posterior.mean().shape())?)?,
+        };
+        download(&latents.affine(LATENT_SCALE, 0.0)?)
+    }
+
+    fn decode(&mut self, latents: &HostTensor) -> Result<HostTensor> {
+        self.decoded(&self.upload(latents, DType::F32)?)
+    }
+}
+
+impl<B: Backend> SessionOn<B> {
+    /// N(0, 1) of `shape`, for each image from the stream (seed, [`Purpose::Posterior`], 0, 0).
+    fn posterior_noise(&self, seeds: &[u64], shape: &[usize]) -> Result<Tensor<B>> {
+        if shape.first() != Some(&seeds.len()) {
+            return Err(Error::argument("seeds", format!("{}, one an image", shape[0]), seeds.len()));
+        }
+        let each = shape[1..].iter().product();
+        let draw = |&seed: &u64| StreamKey::new(seed, Purpose::Posterior, 0, 0).normals(each);
+        Tensor::from_f32(self.backend(), shape, seeds.iter().flat_map(draw).collect(), DType::F32)
+    }
+}
+
+/// In host memory, as f32.
+fn download<B: Backend>(tensor: &Tensor<B>) -> Result<HostTensor> {
+    Ok(tensor.to_host()?.cast(DType::F32))
+}
+
+/// The images `range` of a tensor [n, ..].
+fn rows(tensor: &HostTensor, range: &Range<usize>) -> Result<HostTensor> {
+    let n = tensor.shape()[0];
+    if *range == (0..n) {
+        return Ok(tensor.clone());
+    }
+    let values = tensor.to_f32();
+    let each = values.len() / n;
+    let shape = [&[range.len()], &tensor.shape()[1..]].concat();
+    HostTensor::f32(&shape, values[range.start * each..range.end * each].to_vec())
+}
+
+/// Batches, one after another.
+fn joined(mut parts: Vec<Output>) -> Result<Output> {
+    if parts.len() == 1 {
+        return Ok(parts.remove(0));
+    }
+    let all = |pick: &dyn Fn(&Output) -> Option<HostTensor>| -> Result<Option<HostTensor>> {
+        let tensors: Option<Vec<HostTensor>> = parts.iter().map(pick).collect();
+        tensors.map(stacked).transpose()
+    };
+    let steps = parts.first().map_or(0, |part| part.references.len());
+    let reference = |i: usize| all(&|part| part.references.get(i).cloned());
+    Ok(Output {
+        latents: all(&|part| Some(part.latents.clone()))?.expect("every batch has latents"),
+        references: (0..steps).filter_map(|i| reference(i).transpose()).collect::<Result<_>>()?,
+        features: all(&|part| part.features.clone())?,
+        images: all(&|part| part.images.clone())?,
+    })
+}
+
+fn stacked(parts: Vec<HostTensor>) -> Result<HostTensor> {
+    let mut shape = parts[0].shape().to_vec();
+    shape[0] = parts.iter().map(|part| part.shape()[0]).sum();
+    let values = parts.iter().flat_map(HostTensor::to_f32).collect();
+    HostTensor::new(&shape, HostData::F32(values))
+}

@@ -1,0 +1,174 @@
+//! Images as callers want them: bytes or floats, interleaved or in planes.
+
+use crate::{Error, HostTensor, Result};
+
+const CHANNELS: usize = 3;
+
+/// The order and type of an image's values in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PixelFormat {
+    /// Bytes, row by row, the colours of a pixel together: what PNG writers take.
+    Rgb8Hwc,
+    /// Bytes, a plane a colour.
+    Rgb8Chw,
+    /// f32 in [-1, 1], the colours of a pixel together.
+    F32Hwc,
+    /// f32 in [-1, 1], a plane a colour: the order of the model.
+    F32Chw,
+}
+
+impl PixelFormat {
+    /// Bytes of an image of `height`×`width` pixels; `None` if they cannot be counted.
+    pub fn image_bytes(self, height: usize, width: usize) -> Option<usize> {
+        height.checked_mul(width)?.checked_mul(CHANNELS)?.checked_mul(self.value_bytes())
+    }
+
+    /// Bytes of a value.
+    pub fn value_bytes(self) -> usize {
+        match self {
+            Self::Rgb8Hwc | Self::Rgb8Chw => 1,
+            Self::F32Hwc | Self::F32Chw => size_of::<f32>(),
+        }
+    }
+
+    fn interleaves(self) -> bool {
+        matches!(self, Self::Rgb8Hwc | Self::F32Hwc)
+    }
+
+    /// Where the value at `index` of an image in memory stands in planes of `area` pixels.
+    fn planar(self, index: usize, area: usize) -> usize {
+        if self.interleaves() { index % CHANNELS * area + index / CHANNELS } else { index }
+    }
+}
+
+/// Writes images [n, 3, H, W] in [-1, 1] to `out`, one after another, as `format` has them. Bytes are
+/// 255·(x + 1)/2, clamped and rounded to nearest even; floats are the values as they are.
+///
+/// # Errors
+/// [`Error::Shape`] for a tensor of another shape, [`Error::Argument`] if `out` has not the bytes of the images.
+pub fn to_pixels(images: &HostTensor, format: PixelFormat, out: &mut [u8]) -> Result<()> {
+    let (n, h, w) = extent(images)?;
+    let bytes = format.image_bytes(h, w).and_then(|each| each.checked_mul(n));
+    if bytes != Some(out.len()) {
+        let expected = bytes.map_or_else(|| "a size that can be counted".into(), |b| format!("{b} bytes"));
+        return Err(Error::argument("image buffer", expected, format!("{} bytes", out.len())));
+    }
+    let values = images.to_f32();
+    let area = h * w;
+    if area == 0 {
+        return Ok(());
+    }
+    let size = format.value_bytes();
+    for (image, out) in values.chunks_exact(CHANNELS * area).zip(out.chunks_exact_mut(CHANNELS * area * size))
+    {
+        for (i, out) in out.chunks_exact_mut(size).enumerate() {
+            let x = image[format.planar(i, area)];
+            match size {
+                1 => out[0] = to_byte(x),
+                _ => out.copy_from_slice(&x.to_ne_bytes()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Images [n, 3, H, W] in [-1, 1] from `n` images of `height`×`width` pixels that lie in `bytes` one after another as
+/// `format` has them. A byte b is 2·b/255 − 1.
+///
+/// # Errors
+/// [`Error::Argument`] if `bytes` are not those of the images, or a float is not finite.
+pub fn from_pixels(
+    bytes: &[u8],
+    format: PixelFormat,
+    n: usize,
+    height: usize,
+    width: usize,
+) -> Result<HostTensor> {
+    let want = format.image_bytes(height, width).and_then(|each| each.checked_mul(n));
+    if want != Some(bytes.len()) {
+        let expected = want.map_or_else(|| "a size that can be counted".into(), |b| format!("{b} bytes"));
+        return Err(Error::argument("images", expected, format!("{} bytes", bytes.len())));
+    }
+    let (size, area) = (format.value_bytes(), height * width);
+    let mut values = vec![0.0; bytes.len() / size];
+    for (i, value) in bytes.chunks_exact(size).enumerate() {
+        let (image, at) = (i / (CHANNELS * area), i % (CHANNELS * area));
+        values[image * CHANNELS * area + format.planar(at, area)] = match *value {
+            [byte] => f32::from(byte) / 127.5 - 1.0,
+            _ => f32::from_ne_bytes(value.try_into().expect("four bytes")),
+        };
+    }
+    if values.iter().any(|x: &f32| !x.is_finite()) {
+        return Err(Error::argument("images", "finite values", "a NaN or an infinity"));
+    }
+    HostTensor::f32(&[n, CHANNELS, height, width], values)
+}
+
+fn to_byte(x: f32) -> u8 {
+    // In f64, so that the rounding is of the value and not of the arithmetic.
+    ((f64::from(x) + 1.0) * 127.5).clamp(0.0, 255.0).round_ties_even() as u8
+}
+
+fn extent(images: &HostTensor) -> Result<(usize, usize, usize)> {
+    match *images.shape() {
+        [n, CHANNELS, h, w] => Ok((n, h, w)),
+        ref other => Err(Error::shape("to_pixels", "[n, 3, H, W]", other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMATS: [PixelFormat; 4] =
+        [PixelFormat::Rgb8Hwc, PixelFormat::Rgb8Chw, PixelFormat::F32Hwc, PixelFormat::F32Chw];
+
+    #[test]
+    fn bytes_survive_every_format() {
+        let (n, h, w) = (2, 3, 5);
+        for format in FORMATS {
+            let bytes: Vec<u8> = match format.value_bytes() {
+                1 => (0..n * h * w * 3).map(|i| (i * 37 % 256) as u8).collect(),
+                _ => (0..n * h * w * 3).flat_map(|i| (i as f32 / 45.0 - 1.0).to_ne_bytes()).collect(),
+            };
+            let images = from_pixels(&bytes, format, n, h, w).unwrap();
+            let mut back = vec![0; bytes.len()];
+            to_pixels(&images, format, &mut back).unwrap();
+            assert_eq!(back, bytes, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn planes_and_pixels_hold_the_same_values() {
+        let planes: Vec<f32> = (0..12).map(|i| i as f32 / 10.0 - 0.5).collect();
+        let images = HostTensor::f32(&[1, 3, 2, 2], planes.clone()).unwrap();
+        let mut out = vec![0; 48];
+        to_pixels(&images, PixelFormat::F32Hwc, &mut out).unwrap();
+        let value = |i: usize| f32::from_ne_bytes(out[4 * i..4 * i + 4].try_into().unwrap());
+        // The second pixel: the second value of each plane.
+        assert_eq!([value(3), value(4), value(5)], [planes[1], planes[5], planes[9]]);
+    }
+
+    #[test]
+    fn bytes_are_clamped_and_rounded() {
+        let bytes = [-7.0, -1.0, 0.0, 1.0, 2.0, 1.0 / 255.0, -1.0 / 255.0].map(to_byte);
+        assert_eq!(bytes, [0, 0, 128, 255, 255, 128, 127]);
+    }
+
+    #[test]
+    fn wrong_sizes_are_refused() {
+        let images = HostTensor::f32(&[1, 3, 2, 2], vec![0.0; 12]).unwrap();
+        assert!(to_pixels(&images, PixelFormat::Rgb8Hwc, &mut [0; 11]).is_err());
+        assert!(
+            to_pixels(
+                &HostTensor::f32(&[3, 2, 2], vec![0.0; 12]).unwrap(),
+                PixelFormat::Rgb8Hwc,
+                &mut [0; 12]
+            )
+            .is_err()
+        );
+        assert!(from_pixels(&[0; 12], PixelFormat::Rgb8Hwc, usize::MAX, usize::MAX, 2).is_err());
+        let nan = f32::NAN.to_ne_bytes().repeat(3);
+        assert!(from_pixels(&nan, PixelFormat::F32Chw, 1, 1, 1).is_err());
+    }
+}
