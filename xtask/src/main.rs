@@ -1,6 +1,7 @@
 //! The project's tasks. `cargo xtask check` runs every check, cheapest first; each also runs alone.
 
 mod compare;
+mod header;
 mod licences;
 mod process;
 mod quickstart;
@@ -32,6 +33,12 @@ enum Task {
     Test,
     /// Licences of all dependencies are on deny.toml's list
     Licences,
+    /// Writes include/transcdiff.h from the source of the C ABI
+    Header {
+        /// Compare what is committed, and write nothing
+        #[arg(long)]
+        check: bool,
+    },
     /// The quickstart in a short setting: its outputs are complete, and it goes on from its checkpoint
     Quickstart,
     /// Speed beside PyTorch, in turns
@@ -47,6 +54,7 @@ impl Task {
             Self::Doc => "doc",
             Self::Test => "test",
             Self::Licences => "licences",
+            Self::Header { .. } => "header",
             Self::Quickstart => "quickstart",
             Self::Compare(_) => "compare",
         }
@@ -69,6 +77,7 @@ impl Task {
             Self::Doc => cargo(&["doc", "--locked", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run(),
             Self::Test => cargo(&["test", "--locked"]).run(),
             Self::Licences => licences::check(),
+            Self::Header { check } => header::run(*check),
             Self::Quickstart => quickstart::check(Path::new("target/quickstart-check")),
             Self::Compare(options) => compare::run(options),
         }

@@ -1,0 +1,123 @@
+//! Semantic features: computed, cut and mixed.
+
+use transdiff::HostTensor;
+
+use crate::buffers::write_floats;
+use crate::cancellation::transcdiff_cancellation;
+use crate::input::{array, array_mut, check_size, copied, product};
+use crate::request::latents;
+use crate::session::{session_of, transcdiff_session};
+use crate::status::{Failure, Outcome, guard, transcdiff_error, transcdiff_status};
+
+/// Computes the semantic features [n, k, feature_width] of `n` classes. k is the model's `feature_count` in one step; with MRAR
+/// it is (1 + reference_count)·feature_count/groups, for `references` [reference_count, n, C, h, w], the latents of the images
+/// before each group but the first. `features_size` is in bytes. `cancellation` may be NULL. One call a session at a time.
+///
+/// # Safety
+/// The pointers are NULL or valid for their sizes; `features` overlaps nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn transcdiff_session_features(
+    session: *mut transcdiff_session,
+    classes: *const u32,
+    n: usize,
+    references: *const f32,
+    reference_count: usize,
+    cancellation: *const transcdiff_cancellation,
+    features: *mut f32,
+    features_size: usize,
+    error: *mut *mut transcdiff_error,
+) -> transcdiff_status {
+    let body = || {
+        // SAFETY: the caller promises what the functions called here ask for.
+        unsafe {
+            let session = session_of(session)?;
+            let config = &session.info().config;
+            if classes.is_null() || features.is_null() {
+                return Err(Failure::Null(if classes.is_null() { "classes" } else { "features" }));
+            }
+            let references = latents(session.info(), references, reference_count, n, "references")?;
+            let shape = [n, 1 + reference_count, config.group_tokens(), config.width, size_of::<f32>()];
+            check_size("features", product("features", &shape)?, features_size)?;
+            let classes = copied(array(classes, n, "classes")?, "features")?;
+            let classes: Vec<usize> = classes.into_iter().map(|class| class as usize).collect();
+            let made: HostTensor = session.enter(cancellation)?.features(&classes, &references)?;
+            write_floats(&[&made], features, "features")
+        }
+    };
+    // SAFETY: the caller promises it.
+    unsafe { guard(error, body) }
+}
+
+/// Cuts features [n, count, width]: the first `k` of each image go to `cut` [n, k, width]. Any thread.
+///
+/// # Safety
+/// The pointers are NULL or valid for their shapes; `cut` overlaps nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn transcdiff_features_cut(
+    features: *const f32,
+    n: usize,
+    count: usize,
+    width: usize,
+    k: usize,
+    cut: *mut f32,
+    error: *mut *mut transcdiff_error,
+) -> transcdiff_status {
+    let body = || {
+        check_part(k, count)?;
+        let (whole, part) = (product("features", &[count, width])?, k * width);
+        // SAFETY: the caller promises what the functions called here ask for.
+        let (from, to) = unsafe {
+            let from = array(features, product("features", &[n, whole])?, "features")?;
+            (from, array_mut(cut, product("features", &[n, part])?, "cut")?)
+        };
+        for (to, from) in to.chunks_exact_mut(part.max(1)).zip(from.chunks_exact(whole.max(1))) {
+            to.copy_from_slice(&from[..part]);
+        }
+        Ok(())
+    };
+    // SAFETY: the caller promises it.
+    unsafe { guard(error, body) }
+}
+
+/// Mixes features `first` and `second`, both [n, count, width]: of each image the first `k` of `first`, then those of `second`
+/// from `k` on, go to `mixed` [n, count, width]. Any thread.
+///
+/// # Safety
+/// The pointers are NULL or valid for their shapes; `mixed` overlaps nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn transcdiff_features_mix(
+    first: *const f32,
+    second: *const f32,
+    n: usize,
+    count: usize,
+    width: usize,
+    k: usize,
+    mixed: *mut f32,
+    error: *mut *mut transcdiff_error,
+) -> transcdiff_status {
+    let body = || {
+        check_part(k, count)?;
+        let whole = product("features", &[count, width])?;
+        let all = product("features", &[n, whole])?;
+        // SAFETY: the caller promises what the functions called here ask for.
+        let (first, second, mixed) = unsafe {
+            (array(first, all, "first")?, array(second, all, "second")?, array_mut(mixed, all, "mixed")?)
+        };
+        let images = first.chunks_exact(whole.max(1)).zip(second.chunks_exact(whole.max(1)));
+        for (mixed, (first, second)) in mixed.chunks_exact_mut(whole.max(1)).zip(images) {
+            mixed[..k * width].copy_from_slice(&first[..k * width]);
+            mixed[k * width..].copy_from_slice(&second[k * width..]);
+        }
+        Ok(())
+    };
+    // SAFETY: the caller promises it.
+    unsafe { guard(error, body) }
+}
+
+fn check_part(k: usize, count: usize) -> Outcome {
+    if (1..=count).contains(&k) {
+        Ok(())
+    } else {
+        Err(Failure::argument("k", format!("a number in 1..={count}"), k))
+    }
+}

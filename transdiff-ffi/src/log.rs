@@ -1,0 +1,34 @@
+//! Messages to the caller.
+
+use std::ffi::{CString, c_char, c_void};
+
+use transdiff::pipeline::LogLevel;
+
+/// What was chosen, and why.
+pub const TRANSCDIFF_LOG_INFO: u32 = 0;
+/// What the caller would probably want otherwise.
+pub const TRANSCDIFF_LOG_WARNING: u32 = 1;
+
+/// Called with messages of one call, from the thread that made it. `message` is one line of UTF-8 that lives until the
+/// callback returns.
+pub type transcdiff_log_callback =
+    Option<unsafe extern "C" fn(level: u32, message: *const c_char, user_data: *mut c_void)>;
+
+/// A log callback and what it is called with.
+#[derive(Clone, Copy)]
+pub(crate) struct Log {
+    pub callback: transcdiff_log_callback,
+    pub user_data: *mut c_void,
+}
+
+impl Log {
+    pub(crate) fn message(self, level: LogLevel, message: &str) {
+        let (Some(callback), Ok(message)) = (self.callback, CString::new(message)) else { return };
+        let level = match level {
+            LogLevel::Info => TRANSCDIFF_LOG_INFO,
+            LogLevel::Warning => TRANSCDIFF_LOG_WARNING,
+        };
+        // SAFETY: the caller gave the callback for this, and the message lives until it returns.
+        unsafe { callback(level, message.as_ptr(), self.user_data) };
+    }
+}

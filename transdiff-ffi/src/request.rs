@@ -1,0 +1,172 @@
+//! From a caller's options to a request, and from the sampler's steps to the caller's callbacks.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+
+use transdiff::HostTensor;
+use transdiff::model::Sampling;
+use transdiff::pipeline::{Info, Request, Source, Step, Wanted};
+use transdiff::sampler::{Euler, EulerMaruyama, Guidance, Heun, Path, Schedule, Solver};
+
+use crate::generate::{
+    TRANSCDIFF_SOLVER_EULER, TRANSCDIFF_SOLVER_EULER_MARUYAMA, TRANSCDIFF_SOLVER_HEUN,
+    transcdiff_generate_options, transcdiff_progress,
+};
+use crate::input::{array, copied, product};
+use crate::status::{Failure, Outcome};
+
+/// The request that the options describe.
+///
+/// # Safety
+/// The pointers within `o` are as the struct's documentation says.
+pub(crate) unsafe fn request(
+    info: &Info,
+    o: &transcdiff_generate_options,
+    wanted: Wanted,
+) -> Outcome<Request> {
+    let n = o.images;
+    if n == 0 {
+        return Err(Failure::argument("images", "at least one", 0));
+    }
+    if o.preview.is_some() && o.preview_interval == 0 {
+        return Err(Failure::argument("preview_interval", "at least 1", 0));
+    }
+    // SAFETY: the caller promises what the functions called here ask for.
+    unsafe {
+        let source = source(info, o)?;
+        Ok(Request {
+            source,
+            seeds: copied(required(o.seeds, n, "seeds")?, "generate")?,
+            sampling: Sampling { solver: solver(o)?, guidance: guidance(o)? },
+            references: latents(info, o.references, o.reference_count, n, "references")?,
+            starting: latents(info, o.starting, usize::from(!o.starting.is_null()), n, "starting")?.pop(),
+            batch: NonZeroUsize::new(o.batch),
+            wanted,
+        })
+    }
+}
+
+/// # Safety
+/// As [`array`].
+unsafe fn required<'a, T>(from: *const T, len: usize, name: &'static str) -> Outcome<&'a [T]> {
+    if from.is_null() {
+        return Err(Failure::Null(name));
+    }
+    // SAFETY: the caller promises it.
+    unsafe { array(from, len, name) }
+}
+
+/// # Safety
+/// As [`request`].
+unsafe fn source(info: &Info, o: &transcdiff_generate_options) -> Outcome<Source> {
+    match (o.classes.is_null(), o.features.is_null()) {
+        (true, true) => Err(Failure::argument("classes", "classes or features", "neither")),
+        (false, false) => Err(Failure::argument("classes", "classes or features", "both")),
+        (false, true) => {
+            // SAFETY: the caller promises it.
+            let classes = copied(unsafe { array(o.classes, o.images, "classes") }?, "generate")?;
+            Ok(Source::Classes(classes.into_iter().map(|class| class as usize).collect()))
+        }
+        // SAFETY: the caller promises it.
+        (true, false) => unsafe {
+            let shape = |images| [images, o.feature_count, info.config.width];
+            let features = tensor(o.features, &shape(o.images), "features")?;
+            let unconditional = match o.unconditional.is_null() {
+                true => None,
+                false => Some(tensor(o.unconditional, &shape(o.unconditional_images), "unconditional")?),
+            };
+            Ok(Source::Features { features, unconditional })
+        },
+    }
+}
+
+/// A copy of a caller's floats as a tensor.
+///
+/// # Safety
+/// `from` is NULL or points to the elements of the shape.
+pub(crate) unsafe fn tensor(from: *const f32, shape: &[usize], name: &'static str) -> Outcome<HostTensor> {
+    let len = product(name, shape)?;
+    // SAFETY: the caller promises it.
+    let values = copied(unsafe { required(from, len, name) }?, "generate")?;
+    Ok(HostTensor::f32(shape, values)?)
+}
+
+/// `count` tensors of latents [n, C, h, w] that lie one after another.
+///
+/// # Safety
+/// `from` is NULL or points to their elements.
+pub(crate) unsafe fn latents(
+    info: &Info,
+    from: *const f32,
+    count: usize,
+    n: usize,
+    name: &'static str,
+) -> Outcome<Vec<HostTensor>> {
+    let most = info.config.groups();
+    if count > most {
+        return Err(Failure::argument(
+            name,
+            format!("at most {most} times the latents of {n} images"),
+            count,
+        ));
+    }
+    let shape = info.config.latent_shape(n);
+    let each = product(name, &shape)?;
+    product(name, &[each, count])?;
+    // SAFETY: the caller promises the elements of all; the last begins within them.
+    (0..count).map(|i| unsafe { tensor(offset(from, i * each), &shape, name) }).collect()
+}
+
+/// # Safety
+/// `from` is NULL or points to more than `by` elements.
+unsafe fn offset(from: *const f32, by: usize) -> *const f32 {
+    // SAFETY: the caller promises it.
+    if from.is_null() { from } else { unsafe { from.add(by) } }
+}
+
+fn solver(o: &transcdiff_generate_options) -> Outcome<Solver> {
+    let (steps, path) = (o.steps as usize, Path::Linear);
+    Ok(match o.solver {
+        TRANSCDIFF_SOLVER_EULER_MARUYAMA => {
+            EulerMaruyama::new(Schedule::paper(steps)?, path, o.drift_scale, o.noise_scale)?.into()
+        }
+        TRANSCDIFF_SOLVER_EULER => Euler { schedule: Schedule::even(steps)?, path }.into(),
+        TRANSCDIFF_SOLVER_HEUN => Heun { schedule: Schedule::even(steps)?, path }.into(),
+        other => return Err(Failure::argument("solver", "one of TRANSCDIFF_SOLVER_…", other)),
+    })
+}
+
+/// # Safety
+/// As [`request`].
+unsafe fn guidance(o: &transcdiff_generate_options) -> Outcome<Vec<Guidance>> {
+    // SAFETY: the caller promises it.
+    let each = unsafe { array(o.step_guidance, o.step_guidance_count, "step_guidance") }?;
+    let scales = if each.is_empty() { &[o.guidance] } else { each };
+    let within = |&scale: &f64| Ok(Guidance::within(scale, o.guidance_low, o.guidance_high)?);
+    scales.iter().map(within).collect()
+}
+
+/// Calls the caller's callbacks for a step.
+pub(crate) fn report(o: &transcdiff_generate_options, step: &Step<'_>) -> ControlFlow<()> {
+    let progress = transcdiff_progress {
+        struct_size: size_of::<transcdiff_progress>(),
+        first_image: step.images.start,
+        images: step.images.len(),
+        trajectory: step.trajectory.index,
+        trajectories: step.trajectory.count,
+        step: step.step,
+        steps: step.steps,
+        t: step.t,
+        fraction: step.fraction,
+    };
+    // SAFETY: the caller gave the callback for this.
+    let mut stop = o.progress.is_some_and(|call| unsafe { call(&progress, o.user_data) } != 0);
+    if let (Some(call), false, true) = (o.preview, stop, step.step.is_multiple_of(o.preview_interval)) {
+        // A preview that cannot be made is not worth a generation: what is wrong will be found there.
+        if let Ok(latents) = step.preview().map(|latents| latents.to_f32()) {
+            // SAFETY: the caller gave the callback for this; the values live until it returns.
+            stop = unsafe { call(&progress, latents.as_ptr(), latents.len(), o.user_data) } != 0;
+        }
+    }
+    if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}

@@ -1,0 +1,58 @@
+//! The C header, made from the source of the C ABI.
+
+use std::fs;
+use std::path::Path;
+
+use crate::Result;
+
+const CRATE: &str = "transdiff-ffi";
+const HEADER: &str = "include/transcdiff.h";
+const SYMBOLS: &str = "include/transcdiff.symbols";
+
+/// Writes the header and the list of exported symbols, or with `check` compares those that are committed with what
+/// the source says.
+pub fn run(check: bool) -> Result {
+    let config = cbindgen::Config::from_file(Path::new(CRATE).join("cbindgen.toml"))?;
+    let bindings = cbindgen::Builder::new().with_crate(CRATE).with_config(config).generate()?;
+    let mut header = Vec::new();
+    bindings.write(&mut header);
+    // Rust's heading for what a caller has to keep to.
+    let header = String::from_utf8(header)?.replace(" * # Safety\n", " * Contract:\n");
+    let symbols = symbols(&header);
+    for (path, text) in [(HEADER, header), (SYMBOLS, symbols)] {
+        if !check {
+            fs::write(path, text)?;
+        } else if fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))? != text {
+            return Err(format!(
+                "{path} is not what the source says: run `cargo xtask header` and look at what changed"
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// The names of the functions that a header declares, sorted, a line each.
+fn symbols(header: &str) -> String {
+    let name = |line: &str| {
+        let before = line.split_once('(')?.0;
+        let name = before.rsplit([' ', '*']).next()?;
+        let declares = !line.starts_with([' ', '/', '*', '#', '}']) && !line.starts_with("typedef");
+        (declares && name.starts_with("transcdiff_")).then(|| name.to_owned())
+    };
+    let mut names: Vec<String> = header.lines().filter_map(name).collect();
+    names.sort();
+    names.iter().flat_map(|name| [name, "\n"]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_found() {
+        let header = "typedef void (*transcdiff_log_callback)(uint32_t level);\n#define X 1\n/*\n * int no(void)\n */\n\
+                      uint32_t transcdiff_b(const char *x,\n                      int y);\nconst char *transcdiff_a(void);\n";
+        assert_eq!(symbols(header), "transcdiff_a\ntranscdiff_b\n");
+    }
+}
