@@ -9,8 +9,8 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use transdiff::backend::{Activation, AdamW};
-use transdiff::tensor::{Attention, Modulation, Slot};
+use transdiff::backend::{Activation, AdamW, Resample};
+use transdiff::tensor::{Attention, ChannelMap, Conv, Modulation, Slot};
 use transdiff::{Cpu, Result, Tensor};
 
 /// Width of the base preset, its heads, and their size.
@@ -95,6 +95,24 @@ fn rows(group: &mut Group<'_>, inputs: &mut Inputs) {
     });
 }
 
+/// The autoencoder's widest and deepest levels at 256 px.
+fn images(group: &mut Group<'_>, inputs: &mut Inputs) {
+    let doubled = (128, 128, 128, Resample::Double);
+    for (side, c, o, resample) in [(256, 128, 128, Resample::Same), (16, 512, 512, Resample::Same), doubled] {
+        let (x, w, b) = (inputs.noise(&[1, side, side, c]), inputs.noise(&[o, c, 3, 3]), inputs.noise(&[o]));
+        let scale = inputs.noise(&[c]);
+        let bytes = F32 * x.numel();
+        bench(group, format!("group_norm {side}x{side}x{c}"), bytes, || {
+            x.group_norm(&scale, &scale, 32, 1e-6)
+        });
+        let map = ChannelMap { coefficients: x.group_norm(&scale, &scale, 32, 1e-6).unwrap(), silu: true };
+        let how = Conv { map: Some(&map), resample, residual: None };
+        let outputs = x.conv2d(&w, &b, &how).unwrap().numel();
+        let name = format!("conv2d {side}x{side}x{c}x{o} {resample:?}");
+        bench(group, name, 2 * outputs * 9 * c, || x.conv2d(&w, &b, &how));
+    }
+}
+
 fn training(group: &mut Group<'_>, inputs: &mut Inputs) {
     let shape = [8, N_DEC, 16];
     let (a, b) = (inputs.noise(&shape), inputs.noise(&shape));
@@ -128,6 +146,7 @@ fn ops(c: &mut Criterion) {
     linear(&mut group, &mut inputs);
     attention(&mut group, &mut inputs);
     rows(&mut group, &mut inputs);
+    images(&mut group, &mut inputs);
     training(&mut group, &mut inputs);
     group.finish();
 }

@@ -225,6 +225,8 @@ fn infinities_are_named() {
     assert!(matches!(decoded, Err(Error::NonFinite { stage: "vae decoder" })));
 }
 
+type Named = Vec<(String, HostTensor)>;
+
 #[test]
 fn files_come_back_and_strangers_are_named() {
     let (cpu, room) = (Cpu::new(Some(1)).unwrap(), tempfile::tempdir().unwrap());
@@ -237,9 +239,9 @@ fn files_come_back_and_strangers_are_named() {
         assert_eq!(bits(a.value()), bits(b.value()), "{name}");
     }
 
-    let host: Vec<(String, HostTensor)> =
+    let host: Named =
         vae.params().into_iter().map(|(name, p)| (name, p.value().to_host().unwrap())).collect();
-    let with = |change: &dyn Fn(&mut Vec<(String, HostTensor)>)| {
+    let with = |change: &dyn Fn(&mut Named)| {
         let mut tensors = host.clone();
         change(&mut tensors);
         let file = stored(tensors.iter().map(|(name, t)| (&**name, t)));
@@ -254,7 +256,7 @@ fn files_come_back_and_strangers_are_named() {
     let name = "decoder.norm_out.weight";
     let missing = with(&|t| t.retain(|(n, _)| n != name));
     assert!(matches!(missing, Err(Error::TensorNames { missing, .. }) if missing == [name]));
-    let put = |tensors: &mut Vec<(String, HostTensor)>, value| {
+    let put = |tensors: &mut Named, value| {
         tensors.iter_mut().find(|(n, _)| n == name).unwrap().1 = value;
     };
     let narrow = with(&|t| put(t, scalar(1.0)));
