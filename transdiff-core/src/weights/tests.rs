@@ -209,7 +209,8 @@ fn header_length_beyond_reason() {
 #[test]
 fn header_that_is_not_json() {
     let room = Room::new();
-    for text in ["", "[]", "{", "\u{0}", "{\"a\": 1,}"] {
+    let trailing = "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]},}";
+    for text in ["", "[]", "{", "\u{0}", trailing] {
         let path = room.bytes(&[&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat());
         assert!(format_fault(path).contains("not a JSON object"), "{text}");
     }
