@@ -17,7 +17,7 @@ static ALLOCATOR: allocation::Counting = allocation::Counting;
 /// Runs `f`, which must not take more memory than an input of `len` bytes warrants.
 pub fn bounded<T>(len: usize, f: impl FnOnce() -> T) -> T {
     let (out, peak) = allocation::peak_of(f);
-    assert!(peak <= allocation::allowed(len), "{peak} bytes allocated for an input of {len}");
+    assert!(peak <= reading::allowed(len), "{peak} bytes allocated for an input of {len}");
     out
 }
 

@@ -33,8 +33,3 @@ pub fn peak_of<T>(f: impl FnOnce() -> T) -> (T, usize) {
     let out = f();
     (out, PEAK.load(Ordering::Relaxed) - before)
 }
-
-/// What a file of `len` bytes may take while it is read: twice its length, and 16 MiB.
-pub fn allowed(len: usize) -> usize {
-    2 * len + (16 << 20)
-}

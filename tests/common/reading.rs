@@ -18,3 +18,8 @@ pub fn read_everything(file: Result<WeightFile>) -> Result<()> {
         FileKind::Vae { .. } | FileKind::Unknown => Ok(()),
     }
 }
+
+/// What a file of `len` bytes may take while it is read: twice its length, and 16 MiB.
+pub fn allowed(len: usize) -> usize {
+    2 * len + (16 << 20)
+}

@@ -20,8 +20,8 @@ mod reading;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use allocation::{allowed, peak_of};
-use reading::read_everything;
+use allocation::peak_of;
+use reading::{allowed, read_everything};
 use transdiff_core::weights::WeightFile;
 use transdiff_core::{Error, Result};
 
@@ -60,22 +60,24 @@ fn check(kind: &str, cases: fn() -> Vec<Case>, file: impl Fn(&[u8]) -> Vec<u8>) 
         let path = folder.path().join(case.name).with_extension(kind);
         let bytes = file(&case.bytes);
         std::fs::write(&path, &bytes).unwrap();
-        // SAFETY: the file is this test's own.
-        let map = |path: &Path| unsafe { WeightFile::open_mapped(path) };
-        let held = bytes.clone();
-        let ways: [(&str, Box<dyn FnOnce() -> Result<WeightFile>>); 3] = [
-            ("opened", Box::new(|| WeightFile::open(&path))),
-            ("mapped", Box::new(|| map(&path))),
-            ("held", Box::new(|| WeightFile::from_bytes(&path, held))),
-        ];
-        for (way, open) in ways {
+        for way in ["opened", "mapped", "held"] {
             let what = format!("{kind}/{} {way}", case.name);
-            let (result, peak) = peak_of(|| read_everything(open()));
+            let held = bytes.clone();
+            let (result, peak) = peak_of(|| read_everything(open(way, &path, held)));
             assert!(peak <= allowed(bytes.len()), "{what}: {peak} bytes for a file of {}", bytes.len());
             judge(&what, &path, case.error, result);
         }
     }
     println!("{kind}: {} files", cases.len());
+}
+
+fn open(way: &str, path: &Path, held: Vec<u8>) -> Result<WeightFile> {
+    match way {
+        "opened" => WeightFile::open(path),
+        // SAFETY: the file is this test's own.
+        "mapped" => unsafe { WeightFile::open_mapped(path) },
+        _ => WeightFile::from_bytes(path, held),
+    }
 }
 
 fn judge(what: &str, path: &Path, expected: Option<&str>, result: Result<()>) {

@@ -136,7 +136,7 @@ fn programs() -> Vec<Case> {
     let flood = |one: &[u8], n: usize| coded(&[b"\x80\x04", one.repeat(n).as_slice()].concat());
     vec![
         Case::sound("call_of_system", model(system.clone())),
-        Case::sound("call_of_what_a_call_made", model(call(&system, &[system.clone()]))),
+        Case::sound("call_of_what_a_call_made", model(call(&system, std::slice::from_ref(&system)))),
         Case::sound(
             "state_of_a_function",
             model([system.as_slice(), &dict(&[("x", int(1))]), b"b"].concat()),

@@ -1,6 +1,7 @@
 //! The project's tasks. `cargo xtask check` runs every check, cheapest first; each also runs alone.
 
 mod compare;
+mod fuzz;
 mod licences;
 mod process;
 mod quickstart;
@@ -34,6 +35,8 @@ enum Task {
     Licences,
     /// The quickstart in a short setting: its outputs are complete, and it goes on from its checkpoint
     Quickstart,
+    /// Fuzzing of what reads files, on the corpus and beyond
+    Fuzz(fuzz::Options),
     /// Speed beside PyTorch, in turns
     Compare(compare::Options),
 }
@@ -48,6 +51,7 @@ impl Task {
             Self::Test => "test",
             Self::Licences => "licences",
             Self::Quickstart => "quickstart",
+            Self::Fuzz(_) => "fuzz",
             Self::Compare(_) => "compare",
         }
     }
@@ -70,6 +74,7 @@ impl Task {
             Self::Test => cargo(&["test", "--locked"]).run(),
             Self::Licences => licences::check(),
             Self::Quickstart => quickstart::check(Path::new("target/quickstart-check")),
+            Self::Fuzz(options) => fuzz::run(options),
             Self::Compare(options) => compare::run(options),
         }
     }
