@@ -46,6 +46,7 @@ pub fn cases() -> Vec<Case> {
     let mut out = archives();
     out.extend(entries());
     out.extend(programs());
+    out.extend(floods());
     out.extend(structures());
     out.extend(views());
     out
@@ -133,7 +134,6 @@ fn programs() -> Vec<Case> {
     let system = call(&global("posix", "system"), &[text("exit 1")]);
     let long = [b"X".as_slice(), &u32::MAX.to_le_bytes()].concat();
     let longest = [b"\x8d".as_slice(), &u64::MAX.to_le_bytes()].concat();
-    let flood = |one: &[u8], n: usize| coded(&[b"\x80\x04", one.repeat(n).as_slice()].concat());
     vec![
         Case::sound("call_of_system", model(system.clone())),
         Case::sound("call_of_what_a_call_made", model(call(&system, std::slice::from_ref(&system)))),
@@ -167,13 +167,39 @@ fn programs() -> Vec<Case> {
         ),
         Case::refused("string_not_utf8", model(b"X\x01\x00\x00\x00\xff".to_vec()), "not UTF-8"),
         Case::refused("name_without_an_end", coded(b"\x80\x02cposix"), "truncated"),
-        Case::refused("marks_nested_deep", flood(b"(", 5000), "nested 256 deep"),
-        Case::refused("memo_flood", flood(b"N\x94", 400_000), "more memory than the file warrants"),
-        Case::refused("list_flood", flood(b"]", 400_000), "more memory than the file warrants"),
         Case::refused(
-            "stack_flood",
-            coded(&[b"\x80\x04N", b"2".repeat(4_000_000).as_slice()].concat()),
-            "more memory than the file warrants",
+            "marks_nested_deep",
+            coded(&[b"\x80\x02".as_slice(), &b"(".repeat(5000)].concat()),
+            "nested 256 deep",
+        ),
+    ]
+}
+
+/// Much of everything that takes more memory than its text.
+fn floods() -> Vec<Case> {
+    let flood = |start: &[u8], one: &[u8], n: usize, end: &[u8]| {
+        let case = coded(&[b"\x80\x04", start, &one.repeat(n), end].concat());
+        move |name| Case::refused(name, case, "more memory than the file warrants")
+    };
+    // A tensor's parts, remembered as 0 and 1, and the tensor itself as 2.
+    let made = tensor("0", &[16, 1, 1, 1, 1, 1, 1, 1]);
+    let arguments = made.iter().position(|&b| b == b'(').expect("a call has arguments");
+    let (function, arguments) = (&made[..arguments], &made[arguments..made.len() - 1]);
+    let parts = [function, b"q\x00", arguments, b"q\x01"].concat();
+    let keys: Vec<u8> =
+        (0..40_000).flat_map(|i| [text(&i.to_string()).as_slice(), b"h\x02"].concat()).collect();
+    let tensors = [made.as_slice(), b"q\x020}("].concat();
+    let in_a_list = [b"}".as_slice(), &text("l"), b"]("].concat();
+    vec![
+        flood(b"", b"N\x94", 400_000, b"")("memo_flood"),
+        flood(b"", b"]", 400_000, b"")("list_flood"),
+        flood(b"N", b"2", 4_000_000, b"")("stack_flood"),
+        flood(&parts, b"h\x00h\x01R0", 100_000, b"")("tensor_flood"),
+        flood(&tensors, &keys, 1, b"u.")("entry_flood"),
+        flood(&in_a_list, b"}NNs", 100_000, b"es.")("dictionary_flood"),
+        flood(&in_a_list, b"cm\nf\n", 100_000, b"es.")("class_flood"),
+        flood(b"}X\x01\0\0\0l]q\0(", b"K\x01", 100_000, b"eh\0\x86h\0\x86h\0\x86h\0\x86s.")(
+            "values_flood",
         ),
     ]
 }
