@@ -5,10 +5,15 @@ mod common;
 
 use std::path::PathBuf;
 
+use common::archive::{checkpoint, zip};
 use common::golden::{Golden, folder};
+use common::pickle;
 use common::tiny::{bits, differing};
 use serde_json::json;
-use transdiff_core::model::{CONFIG_KEY, LoadHints, Mode, ModelSource, TransDiff, Weights};
+use transdiff_core::model::{
+    CONFIG_KEY, LoadHints, Mode, ModelConfig, ModelSource, Size, TransDiff, Weights,
+};
+use transdiff_core::nn::Module;
 use transdiff_core::weights::{FileKind, Format, StoredDType, WeightFile, write_atomic};
 use transdiff_core::{DType, Error, HostData, HostTensor};
 use transdiff_cpu::Cpu;
@@ -136,16 +141,23 @@ fn the_autoencoder_is_found() {
     }
 }
 
-/// The pickle calls `posix.system` to write a file. Here the call is a name in the data.
+/// The pickle calls `posix.system` with a command that writes a file. Here the call is a name in the data.
 #[test]
 fn a_command_in_a_pickle_does_not_run() {
-    let trace = std::path::Path::new("/tmp/pwned");
-    let before = trace.exists();
+    let Some(path) = find("malicious.pth") else { return };
+    let bytes = std::fs::read(path).unwrap();
+    let command = String::from_utf8_lossy(&bytes);
+    let (_, trace) = command.split_once("> ").expect("the command writes a file");
+    let end = trace.find(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER).unwrap();
+    let trace = std::path::Path::new(&trace[..end]);
+    assert!(trace.is_absolute(), "{}", trace.display());
+    let written = || std::fs::metadata(trace).and_then(|about| about.modified()).ok();
+    let before = written();
     for file in open("malicious.pth") {
         assert_eq!(file.values()["args"], json!({"$python": "posix.system"}));
         assert_eq!(file.tensor("model.w").unwrap().shape(), [2]);
     }
-    assert_eq!(trace.exists(), before);
+    assert_eq!(written(), before, "the command ran");
 }
 
 /// The bits of the features of two classes.
@@ -262,4 +274,97 @@ fn names_of_distributed_training() {
         matches!(&error, Error::TensorNames { extra, missing, .. } if missing.is_empty() && extra == &["model.module.more"]),
         "{error}"
     );
+}
+
+/// A checkpoint of the golden file's weights with other arguments.
+fn with_args(golden: &Golden, args: &[(&str, Vec<u8>)]) -> WeightFile {
+    let mut tensors = Vec::new();
+    let mut storages = Vec::new();
+    for (name, tensor) in golden.under("param.") {
+        let shape: Vec<i64> = tensor.shape().iter().map(|&n| n as i64).collect();
+        tensors.push((name, pickle::tensor(&storages.len().to_string(), &shape)));
+        storages.push(tensor.to_f32().into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
+    }
+    let model = pickle::dict(&tensors);
+    let parts = [("model", model), ("model_ema", b"N".to_vec()), ("args", pickle::namespace(args))];
+    let storages: Vec<&[u8]> = storages.iter().map(Vec::as_slice).collect();
+    let bytes = zip(&checkpoint(&pickle::pickle(&pickle::dict(&parts)), &storages));
+    WeightFile::from_bytes("with-args.pth", bytes).unwrap()
+}
+
+/// What the arguments and the shapes both say must agree, and the error names both.
+#[test]
+fn arguments_that_contradict_the_shapes() {
+    use common::pickle::{boolean, int, text};
+    let golden = Golden::load("onestep_256");
+    let hints = hints(&golden);
+    let img_size = golden.value::<i64>("img_size");
+    let agreeing =
+        [("img_size", int(img_size)), ("class_num", int(golden.value("classes"))), ("mrar", boolean(false))];
+    let file = with_args(&golden, &agreeing);
+    let source = ModelSource::find(&file, &hints).unwrap();
+    assert_eq!(source.weights(), Weights::Model);
+    assert_eq!(source.config().heads, hints.heads.unwrap());
+    let model = source.load(&Cpu::new(Some(1)).unwrap(), DType::F32).unwrap();
+    assert_eq!(&bits(model.params()[0].1.value()), &golden_bits(&golden, "param.class_emb.weight"));
+
+    let contradicting = [
+        ("img_size", int(2 * img_size)),
+        ("vae_embed_dim", int(golden.value::<i64>("latent_channels") + 1)),
+        ("buffer_size", int(golden.value::<i64>("buffer_size") + 1)),
+        ("class_num", int(golden.value::<i64>("classes") + 1)),
+        ("patch_size", int(2)),
+        ("mrar", boolean(true)),
+        ("model", text("transdiff_huge")),
+        ("num_heads", int(golden.value::<i64>("heads") + 1)),
+    ];
+    for (name, value) in contradicting {
+        let file = with_args(&golden, &[(name, value)]);
+        let error = ModelSource::find(&file, &hints).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(&error, Error::Format { .. }), "{name}: {text}");
+        assert!(
+            text.starts_with("with-args.pth") && text.contains("args") && text.contains("says"),
+            "{name}: {text}"
+        );
+        assert!(name.contains("heads") || name == "model" || text.contains(name), "{name}: {text}");
+    }
+    let file = with_args(&golden, &[("heads", int(golden.value("heads")))]);
+    let source = ModelSource::find(&file, &LoadHints::default()).unwrap();
+    assert_eq!(Some(source.config().heads), hints.heads);
+}
+
+fn golden_bits(golden: &Golden, name: &str) -> Vec<u64> {
+    golden.tensor(name).to_f64().into_iter().map(f64::to_bits).collect()
+}
+
+/// A safetensors file with the names and shapes of a published model, and a hole for the values.
+fn hollow(config: &ModelConfig) -> tempfile::NamedTempFile {
+    let model = TransDiff::placeholder(&Cpu::new(Some(1)).unwrap(), config, DType::F32).unwrap();
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (name, param) in model.params() {
+        let start = end;
+        end += 4 * param.value().numel();
+        let entry = json!({"dtype": "F32", "shape": param.value().shape(), "data_offsets": [start, end]});
+        header.insert(name, entry);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()).unwrap();
+    file.as_file().set_len((8 + header.len() + end) as u64).unwrap();
+    file
+}
+
+/// The heads of a published model follow from its sizes.
+#[test]
+fn published_models_need_no_hint() {
+    for size in [Size::Base, Size::Large, Size::Huge] {
+        for mode in [Mode::OneStep, Mode::MultiReference { groups: 4 }] {
+            let config = ModelConfig::preset(size, 256, mode).unwrap();
+            let file = hollow(&config);
+            let file = WeightFile::open(file.path()).unwrap();
+            let source = ModelSource::find(&file, &LoadHints::default()).unwrap();
+            assert_eq!(source.config(), &config);
+        }
+    }
 }

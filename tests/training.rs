@@ -9,11 +9,11 @@ use common::tiny::{self, bits, differing};
 use proptest::prelude::*;
 use transdiff_core::autograd::Gradients;
 use transdiff_core::data::{LatentSet, MemorySet};
-use transdiff_core::model::{CONFIG_KEY, Mode, ModelConfig, TransDiff};
+use transdiff_core::model::{CONFIG_KEY, LoadHints, Mode, ModelConfig, TransDiff, Weights};
 use transdiff_core::nn::{Context, Module};
 use transdiff_core::reference::Reference;
 use transdiff_core::train::{Batch, EmaRate, FlowDraws, LrSchedule, LrTail, TrainConfig, Trainer, loss};
-use transdiff_core::weights::{WeightFile, write_atomic};
+use transdiff_core::weights::{FileKind, WeightFile, write_atomic};
 use transdiff_core::{Backend, DType, Error, HostTensor, Result, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -511,9 +511,26 @@ fn a_truncated_file_is_refused() {
     let absent = folder.path().join("absent");
     let error = Trainer::resume(&cpu(1), &absent).unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if *path == absent), "{error}");
-    // A checkpoint is not a model: its tensors have other names.
-    let error = TransDiff::load(&cpu(1), &path, DType::F32).unwrap_err();
-    assert!(matches!(error, Error::TensorNames { .. }), "{error}");
+}
+
+/// Both of a run's models can be read from its file.
+#[test]
+fn a_run_holds_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    let mut run = trainer(&cpu(1), &tiny::one_step());
+    steps(&mut run, &tiny::set(&tiny::one_step(), 5), 3);
+    run.save(&path).unwrap();
+    let file = WeightFile::open(&path).unwrap();
+    assert_eq!(file.kind(), FileKind::TrainingRun);
+    assert_ne!(differing(run.model(), run.ema()), Vec::<String>::new());
+    assert_eq!(
+        differing(&TransDiff::load(&cpu(1), &path, DType::F32).unwrap(), run.ema()),
+        Vec::<String>::new()
+    );
+    let hints = LoadHints { weights: Some(Weights::Model), ..LoadHints::default() };
+    let model = TransDiff::from_file(&cpu(1), &file, DType::F32, &hints).unwrap();
+    assert_eq!(differing(&model, run.model()), Vec::<String>::new());
 }
 
 #[test]

@@ -3,8 +3,10 @@
 // Every test file is a crate of its own and uses its part.
 #![allow(dead_code)]
 
+pub mod archive;
 pub mod difference;
 pub mod golden;
+pub mod pickle;
 pub mod sampling;
 pub mod tiny;
 

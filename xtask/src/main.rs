@@ -1,6 +1,7 @@
 //! The project's tasks. `cargo xtask check` runs every check, cheapest first; each also runs alone.
 
 mod compare;
+mod fuzz;
 mod header;
 mod licences;
 mod process;
@@ -41,6 +42,8 @@ enum Task {
     },
     /// The quickstart in a short setting: its outputs are complete, and it goes on from its checkpoint
     Quickstart,
+    /// Fuzzing of what reads files, on the corpus and beyond
+    Fuzz(fuzz::Options),
     /// Speed beside PyTorch, in turns
     Compare(compare::Options),
 }
@@ -56,6 +59,7 @@ impl Task {
             Self::Licences => "licences",
             Self::Header { .. } => "header",
             Self::Quickstart => "quickstart",
+            Self::Fuzz(_) => "fuzz",
             Self::Compare(_) => "compare",
         }
     }
@@ -79,6 +83,7 @@ impl Task {
             Self::Licences => licences::check(),
             Self::Header { check } => header::run(*check),
             Self::Quickstart => quickstart::check(Path::new("target/quickstart-check")),
+            Self::Fuzz(options) => fuzz::run(options),
             Self::Compare(options) => compare::run(options),
         }
     }

@@ -18,7 +18,7 @@ impl Budget {
 
     /// Takes memory for `count` values of type `T`, and as much again for a table that grows by doubling.
     pub fn take<T>(&mut self, count: usize) -> Result<(), String> {
-        self.take_bytes(2 * count.saturating_mul(size_of::<T>()))
+        self.take_bytes(count.saturating_mul(2 * size_of::<T>()))
     }
 
     /// Takes `bytes`.

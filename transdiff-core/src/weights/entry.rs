@@ -76,8 +76,8 @@ impl Entry {
         }
     }
 
-    /// A view of a storage of `view.elements` elements, if it stays inside.
-    pub(super) fn strided(dtype: Dtype, shape: Vec<usize>, view: Strided) -> Result<Self, String> {
+    /// A view of a storage, if it stays inside; else what was expected and what came.
+    pub(super) fn strided(dtype: Dtype, shape: Vec<usize>, view: Strided) -> Result<Self, (String, String)> {
         let numel = view.check(&shape)?;
         let extent = if numel == 0 || view.is_contiguous(&shape) {
             Extent::Contiguous(view.start + (view.offset * dtype.bitsize() / 8) as u64)
@@ -141,26 +141,26 @@ impl Entry {
 }
 
 impl Strided {
-    /// Number of elements, if every one is in the storage and they are not absurdly more than it has.
-    fn check(&self, shape: &[usize]) -> Result<usize, String> {
+    /// Number of elements, if every one is in the storage and they are not absurdly more than it has; else what was
+    /// expected and what came.
+    fn check(&self, shape: &[usize]) -> Result<usize, (String, String)> {
+        let got = || format!("shape {shape:?} from element {} with strides {:?}", self.offset, self.strides);
         let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let numel = numel.ok_or_else(|| format!("a shape whose size can be counted, got {shape:?}"))?;
-        let steps = || shape.iter().zip(&self.strides);
-        let last = steps().try_fold(self.offset, |at, (&d, &stride)| {
+        let numel = numel.ok_or_else(|| ("a shape whose size can be counted".to_owned(), got()))?;
+        let last = shape.iter().zip(&self.strides).try_fold(self.offset, |at, (&d, &stride)| {
             at.checked_add(d.saturating_sub(1).checked_mul(stride)?)
         });
         // An empty view may begin anywhere, its end included.
-        let inside =
-            if numel == 0 { self.offset <= self.elements } else { last.is_some_and(|at| at < self.elements) };
+        let inside = match numel {
+            0 => self.offset <= self.elements,
+            _ => last.is_some_and(|at| at < self.elements),
+        };
         if !inside {
-            return Err(format!(
-                "a view inside of its storage of {} elements, got shape {shape:?} from element {} with strides {:?}",
-                self.elements, self.offset, self.strides
-            ));
+            return Err((format!("a view inside of its storage of {} elements", self.elements), got()));
         }
         let most = self.elements.saturating_add(MAX_REPEATED);
         if numel > most {
-            return Err(format!("a view of at most {most} elements, got shape {shape:?}"));
+            return Err((format!("a view of at most {most} elements"), got()));
         }
         Ok(numel)
     }

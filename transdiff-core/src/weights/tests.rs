@@ -191,6 +191,17 @@ fn truncated_anywhere() {
 }
 
 #[test]
+fn a_file_that_shrinks_while_it_is_open() {
+    let room = Room::new();
+    write_atomic(room.path(), &sample(), &notes()).unwrap();
+    let file = WeightFile::open(room.path()).unwrap();
+    fs::OpenOptions::new().write(true).open(room.path()).unwrap().set_len(20).unwrap();
+    assert!(matches!(file.tensor("a.weight"), Err(Error::Io { path, .. }) if path == room.path()));
+    let error = file.tensor("absent").unwrap_err();
+    assert!(matches!(error, Error::TensorNames { missing, .. } if missing == ["absent"]));
+}
+
+#[test]
 fn bytes_after_the_last_tensor() {
     let room = Room::new();
     let path = room.raw(&json!({"a": entry("F32", &[1], 0, 4)}), &[0; 5]);
@@ -209,7 +220,8 @@ fn header_length_beyond_reason() {
 #[test]
 fn header_that_is_not_json() {
     let room = Room::new();
-    for text in ["", "[]", "{", "\u{0}", "{\"a\": 1,}"] {
+    let trailing = "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]},}";
+    for text in ["", "[]", "{", "\u{0}", trailing] {
         let path = room.bytes(&[&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat());
         assert!(format_fault(path).contains("not a JSON object"), "{text}");
     }

@@ -200,7 +200,7 @@ impl<'a> Outline<'a> {
             strides: tensor.strides.clone(),
         };
         let entry = Entry::strided(storage.dtype, tensor.shape.clone(), view);
-        entry.map_err(|expected| tensor_error(self.path, name, expected, "a tensor that has more"))
+        entry.map_err(|(expected, got)| tensor_error(self.path, name, expected, got))
     }
 }
 

@@ -3,7 +3,6 @@
 //! Nothing else is accepted: an archive that two readers could read in two ways is refused.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 
@@ -234,7 +233,7 @@ impl Reader<'_> {
 
     fn read<const N: usize>(&self, at: u64) -> Result<[u8; N]> {
         let mut out = [0; N];
-        self.source.read(at, &mut out).map_err(|e: io::Error| Error::io(self.path)(e))?;
+        self.source.read(at, &mut out).map_err(Error::io(self.path))?;
         Ok(out)
     }
 }

@@ -1,0 +1,25 @@
+//! Doing with a file whatever the library can do with it.
+
+use transdiff_core::model::{LoadHints, ModelSource};
+use transdiff_core::reference::Reference;
+use transdiff_core::weights::{FileKind, WeightFile};
+use transdiff_core::{DType, Result};
+
+/// Reads every tensor of a file, and the model in it, if there is one. Returns the first error.
+pub fn read_everything(file: Result<WeightFile>) -> Result<()> {
+    let file = file?;
+    file.entries().keys().try_for_each(|name| file.tensor(name).map(drop))?;
+    // Metadata says how many heads there are; elsewhere one is as good as any.
+    let heads = file.metadata().is_empty().then_some(1);
+    let model = ModelSource::find(&file, &LoadHints { heads, weights: None })
+        .and_then(|source| source.load(&Reference, DType::F32));
+    match file.kind() {
+        FileKind::Model | FileKind::TrainingRun => model.map(drop),
+        FileKind::Vae { .. } | FileKind::Unknown => Ok(()),
+    }
+}
+
+/// What a file of `len` bytes may take while it is read: twice its length, and 16 MiB.
+pub fn allowed(len: usize) -> usize {
+    2 * len + (16 << 20)
+}
