@@ -16,6 +16,23 @@ struct Deny {
 #[derive(Deserialize)]
 struct Licenses {
     allow: Vec<String>,
+    #[serde(default)]
+    exceptions: Vec<Exception>,
+}
+
+#[derive(Deserialize)]
+struct Exception {
+    #[serde(rename = "crate")]
+    name: String,
+    allow: Vec<String>,
+}
+
+impl Licenses {
+    /// What the package `name` may be licensed under.
+    fn of(&self, name: &str) -> Vec<String> {
+        let own = self.exceptions.iter().filter(|e| e.name == name).flat_map(|e| &e.allow);
+        self.allow.iter().chain(own).cloned().collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -39,7 +56,7 @@ pub fn check() -> Result {
     let others: Vec<&Package> = metadata.packages.iter().filter(|p| p.source.is_some()).collect();
     let bad: Vec<String> = others
         .iter()
-        .filter(|p| !p.license.as_deref().is_some_and(|l| allows(&deny.licenses.allow, l)))
+        .filter(|p| !p.license.as_deref().is_some_and(|l| allows(&deny.licenses.of(&p.name), l)))
         .map(|p| format!("{} {}: {}", p.name, p.version, p.license.as_deref().unwrap_or("no licence")))
         .collect();
     if !bad.is_empty() {
@@ -60,6 +77,14 @@ fn allows(allowed: &[String], licence: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exception_is_for_its_crate_alone() {
+        let text = "allow = ['MIT']\nexceptions = [{ crate = 'tool', allow = ['MPL-2.0'] }]";
+        let licenses: Licenses = toml::from_str(text).unwrap();
+        assert!(allows(&licenses.of("tool"), "MPL-2.0") && allows(&licenses.of("tool"), "MIT"));
+        assert!(!allows(&licenses.of("other"), "MPL-2.0"));
+    }
 
     #[test]
     fn expressions_are_understood() {
