@@ -198,9 +198,7 @@ fn floods() -> Vec<Case> {
         flood(&tensors, &keys, 1, b"u.")("entry_flood"),
         flood(&in_a_list, b"}NNs", 100_000, b"es.")("dictionary_flood"),
         flood(&in_a_list, b"cm\nf\n", 100_000, b"es.")("class_flood"),
-        flood(b"}X\x01\0\0\0l]q\0(", b"K\x01", 100_000, b"eh\0\x86h\0\x86h\0\x86h\0\x86s.")(
-            "values_flood",
-        ),
+        flood(b"}X\x01\0\0\0l]q\0(", b"K\x01", 100_000, b"eh\0\x86h\0\x86h\0\x86h\0\x86s.")("values_flood"),
     ]
 }
 
