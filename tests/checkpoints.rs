@@ -125,6 +125,36 @@ fn views_are_contiguous_tensors() {
     }
 }
 
+/// Views larger than what is read at once, with their axes in every order.
+#[test]
+fn large_views_in_every_order() {
+    const SHAPE: [i64; 3] = [90, 70, 50];
+    const STRIDES: [i64; 3] = [3500, 50, 1];
+    let numel: i64 = SHAPE.iter().product();
+    let values: Vec<f32> = (0..numel).map(|i| i as f32).collect();
+    let storage: Vec<u8> = values.iter().copied().flat_map(f32::to_le_bytes).collect();
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    let view = |order: [usize; 3]| {
+        let storage = pickle::storage("FloatStorage", "0", numel);
+        pickle::view(storage, 0, &order.map(|a| SHAPE[a]), &order.map(|a| STRIDES[a]))
+    };
+    let names = orders.map(|order| format!("{order:?}"));
+    let tensors: Vec<(&str, Vec<u8>)> = names.iter().map(String::as_str).zip(orders.map(view)).collect();
+    let bytes = zip(&checkpoint(&pickle::pickle(&pickle::dict(&tensors)), &[&storage]));
+    let on_disk = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(on_disk.path(), &bytes).unwrap();
+    for file in [WeightFile::open(on_disk.path()), WeightFile::from_bytes("views", bytes)] {
+        let file = file.unwrap();
+        for (name, order) in names.iter().zip(orders) {
+            let [d0, d1, d2] = order.map(|a| SHAPE[a]);
+            let [s0, s1, s2] = order.map(|a| STRIDES[a]);
+            let index = |i: i64| i / (d1 * d2) * s0 + i / d2 % d1 * s1 + i % d2 * s2;
+            let expected: Vec<f32> = (0..d0 * d1 * d2).map(|i| index(i) as f32).collect();
+            assert!(file.tensor(name).unwrap().to_f32() == expected, "{name}");
+        }
+    }
+}
+
 #[test]
 fn the_autoencoder_is_found() {
     for file in open("vae.ckpt") {

@@ -74,6 +74,9 @@ fn parse(text: &[u8], budget: Budget, path: &Path) -> Result<Header> {
             Err(tensor_error(path, &name, "a known type, a shape and two offsets", e))
         }
         (Err(e), Some(Fault::Header)) if e.is_data() => Err(Error::format(path, format!("header: {e}"))),
+        (Err(e), Some(Fault::Metadata)) if e.is_data() => {
+            Err(Error::format(path, format!("header: {METADATA_KEY}: {e}")))
+        }
         (Err(e), _) => Err(Error::format(path, format!("header is not a JSON object: {e}"))),
     }
 }
@@ -81,6 +84,7 @@ fn parse(text: &[u8], budget: Budget, path: &Path) -> Result<Header> {
 /// What is wrong, where it is not the JSON.
 enum Fault {
     Tensor(String),
+    Metadata,
     Header,
 }
 
@@ -110,7 +114,7 @@ impl<'de> Visitor<'de> for HeaderVisitor<'_> {
                 if std::mem::replace(&mut metadata, true) {
                     return Err(self.refuse(format!("{METADATA_KEY} comes twice")));
                 }
-                *self.fault = Some(Fault::Header);
+                *self.fault = Some(Fault::Metadata);
                 self.header.metadata = map.next_value_seed(Metadata { budget: &mut self.header.budget })?;
             } else {
                 entry::charge(&mut self.header.budget, &name).map_err(|message| self.refuse(message))?;
@@ -145,7 +149,7 @@ impl<'de> Visitor<'de> for Metadata<'_> {
     type Value = BTreeMap<String, String>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{METADATA_KEY}: an object of strings")
+        f.write_str("an object of strings")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -153,7 +157,7 @@ impl<'de> Visitor<'de> for Metadata<'_> {
         while let Some((key, value)) = map.next_entry::<String, String>()? {
             self.budget.take_bytes(METADATA_BYTES + key.len() + value.len()).map_err(de::Error::custom)?;
             if let Some(key) = out.insert(key.clone(), value).map(|_| key) {
-                return Err(de::Error::custom(format!("{METADATA_KEY}: {key} comes twice")));
+                return Err(de::Error::custom(format!("{key} comes twice")));
             }
         }
         Ok(out)
