@@ -118,19 +118,23 @@ impl PipelineSession {
     /// posterior; without, they are its mean.
     ///
     /// # Errors
-    /// [`Argument`](crate::Error::Argument) without a VAE and for a wrong number of seeds, and those of
+    /// [`Argument`](crate::Error::Argument) without a VAE, for values that are not finite and for a wrong number of
+    /// seeds, and those of
     /// [`Vae::encode`](crate::vae::Vae::encode).
     pub fn encode(&mut self, images: &HostTensor, seeds: Option<&[u64]>) -> Result<HostTensor> {
         self.info.require_vae()?;
+        request::check_values("images", images)?;
         self.session.encode(images, seeds)
     }
 
     /// Images [n, 3, H, W] around [-1, 1] of latents [n, C, h, w] in the scale of the model.
     ///
     /// # Errors
-    /// [`Argument`](crate::Error::Argument) without a VAE, and those of [`Vae::decode`](crate::vae::Vae::decode).
+    /// [`Argument`](crate::Error::Argument) without a VAE and for values that are not finite, and those of
+    /// [`Vae::decode`](crate::vae::Vae::decode).
     pub fn decode(&mut self, latents: &HostTensor) -> Result<HostTensor> {
         self.info.require_vae()?;
+        request::check_values("latents", latents)?;
         self.session.decode(latents)
     }
 }

@@ -90,7 +90,7 @@ pub fn from_pixels(
         return Err(Error::argument("images", expected, format!("{} bytes", bytes.len())));
     }
     let (size, area) = (format.value_bytes(), height * width);
-    let mut values = vec![0.0; bytes.len() / size];
+    let mut values = zeros(bytes.len() / size)?;
     for (i, value) in bytes.chunks_exact(size).enumerate() {
         let (image, at) = (i / (CHANNELS * area), i % (CHANNELS * area));
         values[image * CHANNELS * area + format.planar(at, area)] = match *value {
@@ -102,6 +102,15 @@ pub fn from_pixels(
         return Err(Error::argument("images", "finite values", "a NaN or an infinity"));
     }
     HostTensor::f32(&[n, CHANNELS, height, width], values)
+}
+
+/// The caller's size is as large as the caller's images, and four times that for bytes.
+fn zeros(len: usize) -> Result<Vec<f32>> {
+    let mut out = Vec::new();
+    let bytes = len.saturating_mul(size_of::<f32>());
+    out.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { op: "from_pixels", bytes })?;
+    out.resize(len, 0.0);
+    Ok(out)
 }
 
 fn to_byte(x: f32) -> u8 {

@@ -193,7 +193,7 @@ fn check_features(info: &Info, what: &'static str, features: &HostTensor) -> Res
     }
 }
 
-fn check_values(what: &'static str, tensor: &HostTensor) -> Result<()> {
+pub(super) fn check_values(what: &'static str, tensor: &HostTensor) -> Result<()> {
     if tensor.data().is_finite() {
         Ok(())
     } else {

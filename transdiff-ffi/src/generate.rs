@@ -11,7 +11,7 @@ use crate::cancellation::transcdiff_cancellation;
 use crate::log::{Log, transcdiff_log_callback};
 use crate::model::transcdiff_model;
 use crate::pixels::TRANSCDIFF_RGB8_HWC;
-use crate::request::{report, request};
+use crate::request::{check, report, request};
 use crate::session::{session_of, transcdiff_session};
 use crate::status::{guard, transcdiff_error, transcdiff_status};
 use crate::versioned::{self, Versioned};
@@ -49,7 +49,7 @@ pub struct transcdiff_progress {
 }
 
 /// Called after every step, from the thread that made the call. Not 0: the call returns `TRANSCDIFF_CANCELLED`. It must not
-/// use the session that is at work, and may use any other.
+/// use the session that is at work, and may use any other. No exception may leave it, nor any other callback.
 pub type transcdiff_progress_callback =
     Option<unsafe extern "C" fn(progress: *const transcdiff_progress, user_data: *mut c_void) -> i32>;
 
@@ -268,8 +268,10 @@ pub unsafe extern "C" fn transcdiff_session_generate(
             let session = session_of(session)?;
             let o = versioned::read(options, "options", defaults(session.info().preset()))?;
             let out = Buffers::new(versioned::read(outputs, "outputs", NO_OUTPUTS)?)?;
-            let request = request(session.info(), &o, out.wanted())?;
+            check(&o)?;
+            // Before anything is copied: a number of images that the buffers bear out is one that memory holds.
             out.check(session.info(), &o)?;
+            let request = request(session.info(), &o, out.wanted())?;
             let mut session = session.enter(o.cancellation)?;
             let log = Log { callback: o.log, user_data: o.user_data };
             log.message(LogLevel::Info, &format!("generating {} images in {} steps", o.images, o.steps));

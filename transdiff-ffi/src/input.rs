@@ -31,6 +31,16 @@ pub(crate) unsafe fn array_mut<'a, T>(from: *mut T, len: usize, name: &'static s
     Ok(unsafe { std::slice::from_raw_parts_mut(from, len) })
 }
 
+/// Where a caller wants a result written.
+///
+/// # Safety
+/// `to` is NULL or can be written, and nobody else uses it while the reference lives.
+pub(crate) unsafe fn slot<'a, T>(to: *mut T, name: &'static str) -> Outcome<&'a mut T> {
+    check_extent(to.is_aligned(), 1, size_of::<T>(), name)?;
+    // SAFETY: the caller promises it; the pointer is aligned.
+    unsafe { to.as_mut() }.ok_or(Failure::Null(name))
+}
+
 fn check_extent(aligned: bool, len: usize, size: usize, name: &'static str) -> Outcome {
     if !aligned {
         return Err(Failure::argument(name, "an aligned pointer", "one that is not"));

@@ -8,7 +8,7 @@ use transdiff::pipeline::{LoadOptions, Pipeline};
 use transdiff::weights::WeightFile;
 use transdiff::{DType, Device};
 
-use crate::input::{array, path, text};
+use crate::input::{array, path, slot, text};
 use crate::log::{Log, transcdiff_log_callback};
 use crate::model::{TRANSCDIFF_BF16, TRANSCDIFF_F32, transcdiff_model};
 use crate::status::{Failure, Outcome, guard, transcdiff_error, transcdiff_status};
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn transcdiff_model_load(
 ) -> transcdiff_status {
     let body = || {
         // SAFETY: the caller promises it.
-        let slot = unsafe { model.as_mut() }.ok_or(Failure::Null("model"))?;
+        let slot = unsafe { slot(model, "model") }?;
         *slot = ptr::null_mut();
         // SAFETY: the caller promises that the options are as their documentation says.
         let inputs = unsafe { Inputs::read(options) }?;

@@ -15,6 +15,36 @@ use crate::generate::{
 use crate::input::{array, copied, product};
 use crate::status::{Failure, Outcome};
 
+/// What can be said of the options before their arrays are looked at: nothing that was given would be ignored.
+pub(crate) fn check(o: &transcdiff_generate_options) -> Outcome {
+    let refused = [
+        ("images", o.images == 0, "at least one", o.images),
+        ("preview_interval", o.preview.is_some() && o.preview_interval == 0, "at least 1", 0),
+        (
+            "feature_count",
+            o.features.is_null() && o.feature_count != 0,
+            "0 without features",
+            o.feature_count,
+        ),
+        (
+            "unconditional_images",
+            o.unconditional.is_null() && o.unconditional_images != 0,
+            "0 without unconditional features",
+            o.unconditional_images,
+        ),
+        (
+            "unconditional",
+            o.features.is_null() && !o.unconditional.is_null(),
+            "none without features",
+            o.unconditional_images,
+        ),
+    ];
+    match refused.into_iter().find(|&(_, wrong, ..)| wrong) {
+        Some((argument, _, expected, got)) => Err(Failure::argument(argument, expected, got)),
+        None => Ok(()),
+    }
+}
+
 /// The request that the options describe.
 ///
 /// # Safety
@@ -25,12 +55,6 @@ pub(crate) unsafe fn request(
     wanted: Wanted,
 ) -> Outcome<Request> {
     let n = o.images;
-    if n == 0 {
-        return Err(Failure::argument("images", "at least one", 0));
-    }
-    if o.preview.is_some() && o.preview_interval == 0 {
-        return Err(Failure::argument("preview_interval", "at least 1", 0));
-    }
     // SAFETY: the caller promises what the functions called here ask for.
     unsafe {
         let source = source(info, o)?;

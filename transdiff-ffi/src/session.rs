@@ -7,6 +7,7 @@ use transdiff::Cancellation;
 use transdiff::pipeline::{Info, PipelineSession};
 
 use crate::cancellation::transcdiff_cancellation;
+use crate::input::slot;
 use crate::model::transcdiff_model;
 use crate::status::{Failure, Outcome, guard, guard_value, transcdiff_error, transcdiff_status};
 
@@ -66,7 +67,7 @@ pub unsafe extern "C" fn transcdiff_session_new(
 ) -> transcdiff_status {
     let body = || {
         // SAFETY: the caller promises it.
-        let slot = unsafe { session.as_mut() }.ok_or(Failure::Null("session"))?;
+        let slot = unsafe { slot(session, "session") }?;
         *slot = ptr::null_mut();
         // SAFETY: the caller promises it.
         let model = unsafe { model.as_ref() }.ok_or(Failure::Null("model"))?;

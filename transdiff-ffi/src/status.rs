@@ -189,8 +189,8 @@ pub(crate) unsafe fn guard(
         }
     };
     if !out.is_null() {
-        // SAFETY: the caller promises that it can be written.
-        unsafe { out.write(object) };
+        // SAFETY: the caller promises that it can be written. There is no error left to say that it is not aligned.
+        unsafe { out.write_unaligned(object) };
     }
     status
 }

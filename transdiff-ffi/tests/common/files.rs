@@ -1,0 +1,99 @@
+//! Weights of tiny models, as bytes of safetensors files.
+
+use std::sync::OnceLock;
+
+use transdiff::model::{Mode, ModelConfig};
+use transdiff::nn::Module;
+use transdiff::rng::{Purpose, StreamKey};
+use transdiff::vae::{Vae, VaeConfig};
+use transdiff::{Cpu, DType, HostTensor, TransDiff};
+
+pub const CLASSES: usize = 3;
+
+pub fn one_step() -> ModelConfig {
+    ModelConfig {
+        width: 8,
+        heads: 2,
+        encoder_blocks: 2,
+        decoder_blocks: 2,
+        mlp_ratio: 2,
+        classes: CLASSES,
+        buffer_size: 2,
+        feature_tokens: 4,
+        latent_channels: 2,
+        latent_size: 2,
+        mode: Mode::OneStep,
+    }
+}
+
+/// Four groups of one token.
+pub fn mrar() -> ModelConfig {
+    ModelConfig { mode: Mode::MultiReference { groups: 4 }, ..one_step() }
+}
+
+/// Goes with [`one_step`]: images of 4×4 pixels.
+pub fn vae() -> VaeConfig {
+    VaeConfig {
+        image_channels: 3,
+        latent_channels: 2,
+        channels: 32,
+        multipliers: vec![1, 1],
+        res_blocks: 1,
+        attention: vec![],
+    }
+}
+
+/// The bytes of a file that `save` writes.
+fn saved(save: impl FnOnce(&std::path::Path)) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    save(&path);
+    std::fs::read(path).unwrap()
+}
+
+/// A model's file, none of whose values is zero but by chance; `change` sees every parameter's name and values.
+pub fn model_with(config: &ModelConfig, mut change: impl FnMut(&str, &mut Vec<f32>)) -> Vec<u8> {
+    let mut model = TransDiff::placeholder(&Cpu::new(Some(1)).unwrap(), config, DType::F32).unwrap();
+    for (index, (name, param)) in model.params_mut().into_iter().enumerate() {
+        let centre = if name.contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
+        let shape = param.value().shape().to_vec();
+        let mut stream = StreamKey::new(9, Purpose::Initialisation, index as u32, 0).stream();
+        let draw = |_| (centre + 0.4 * stream.normal()) as f32;
+        let mut values: Vec<f32> = (0..shape.iter().product::<usize>()).map(draw).collect();
+        change(&name, &mut values);
+        param.set_host(HostTensor::f32(&shape, values).unwrap()).unwrap();
+    }
+    saved(|path| model.save(path).unwrap())
+}
+
+pub fn model(config: &ModelConfig) -> Vec<u8> {
+    model_with(config, |_, _| ())
+}
+
+/// A VAE's file; `change` sees every parameter's name and values.
+pub fn vae_with(config: &VaeConfig, mut change: impl FnMut(&str, &mut Vec<f32>)) -> Vec<u8> {
+    let mut vae = Vae::new(&Cpu::new(Some(1)).unwrap(), config, DType::F32, 5).unwrap();
+    for (name, param) in vae.params_mut() {
+        let shape = param.value().shape().to_vec();
+        let mut values = param.value().to_host().unwrap().to_f32();
+        change(&name, &mut values);
+        param.set_host(HostTensor::f32(&shape, values).unwrap()).unwrap();
+    }
+    saved(|path| vae.save(path).unwrap())
+}
+
+/// Files that many tests share: one step, four groups, and the VAE of the first.
+pub struct Files {
+    pub one_step: Vec<u8>,
+    pub mrar: Vec<u8>,
+    pub vae: Vec<u8>,
+}
+
+pub fn shared() -> &'static Files {
+    static FILES: OnceLock<Files> = OnceLock::new();
+    FILES.get_or_init(|| Files {
+        one_step: model(&one_step()),
+        mrar: model(&mrar()),
+        vae: vae_with(&vae(), |_, _| ()),
+    })
+}
