@@ -3,9 +3,13 @@
 use super::LoadOptions;
 use super::load::check_match;
 use crate::model::{Mode, ModelConfig, ModelSource};
+use crate::sampler::Preset;
 use crate::vae::{VaeConfig, VaeSource};
 use crate::weights::{Entry, WeightFile, WeightView};
 use crate::{DType, Result};
+
+/// Bytes that a thread's kernels keep for their intermediate results.
+const SCRATCH: u64 = 1 << 20;
 
 /// Bytes of memory: of the host on the CPU, of the device elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +33,21 @@ pub(super) fn estimate(
     if let Some(vae) = &vae {
         check_match(source.config(), vae.config())?;
     }
-    let wide = DType::F32.size() as u64;
+    let (images, wide) = (images as u64, DType::F32.size() as u64);
     let mut weights = Weights::of(source.tensors(), options.dtype.size() as u64);
-    let mut generation =
-        model_bytes(source.config(), images as u64).saturating_mul(options.dtype.size() as u64);
+    let mut generation = model_values(source.config()).bytes(images, options.dtype.size() as u64);
     if let Some(vae) = &vae {
         weights.add(Weights::of(vae.tensors(), wide));
-        generation =
-            generation.max(vae_bytes(vae.config(), source.config().latent_size as u64, images as u64));
+        let vae = vae_values(vae.config(), source.config().latent_size as u64);
+        generation = generation.max(vae.bytes(images, wide));
     }
-    Ok(MemoryEstimate { weights: weights.kept, loading: weights.passing, generation })
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let scratch = SCRATCH * options.threads.unwrap_or_else(cores) as u64;
+    Ok(MemoryEstimate {
+        weights: weights.kept,
+        loading: weights.passing,
+        generation: generation.saturating_add(scratch),
+    })
 }
 
 /// Bytes of weights: kept, and needed while one tensor is read.
@@ -64,34 +73,51 @@ impl Weights {
     }
 }
 
-/// Values that are in memory at once while a batch is generated under guidance, at most.
-fn model_bytes(config: &ModelConfig, images: u64) -> u64 {
+/// Values that are in memory at once.
+struct Values {
+    /// Whatever the number of images.
+    once: u64,
+    /// For each image.
+    each: u64,
+}
+
+impl Values {
+    fn bytes(&self, images: u64, size: u64) -> u64 {
+        // The caller's number of images is whatever it is.
+        self.each.saturating_mul(images).saturating_add(self.once).saturating_mul(size)
+    }
+}
+
+/// While a batch is generated under guidance in [`Preset::STEPS`] steps, at most.
+fn model_values(config: &ModelConfig) -> Values {
     let (d, ratio) = (config.width as u64, config.mlp_ratio as u64);
     let (features, latent) = (config.feature_tokens as u64, config.decoder_tokens() as u64);
     let sequence = config.buffer_size as u64 + features;
-    // In a block: its input, a norm, the hidden layer or queries, keys and values, and the output.
-    let token = d * (3 + ratio.max(4));
-    let encoder = images * sequence * token;
-    let decoder = 2 * images * latent * (token + 6 * config.latent_channels as u64);
-    // Keys and values of the cross-attentions: of the batch, and with those for no class behind them.
-    let condition = 4 * images * features * 2 * d * config.decoder_blocks as u64;
+    // In a block: its input, a norm, the output, and the hidden layer before and after its activation or queries,
+    // keys, values and what they attend to.
+    let token = d * (3 + (2 * ratio).max(4));
+    let encoder = sequence * token;
+    let decoder = 2 * latent * (token + 6 * config.latent_channels as u64);
+    // Keys and values of the cross-attentions: of an image, and once more with those for no class behind them.
+    let condition = features * 2 * d * config.decoder_blocks as u64;
     // Of multi-reference autoregression: keys and values of the sequence so far, with class and without.
     let prefix = match config.mode {
         Mode::OneStep => 0,
-        Mode::MultiReference { .. } => 2 * images * sequence * 2 * d * config.encoder_blocks as u64,
+        Mode::MultiReference { .. } => 2 * sequence * 2 * d * config.encoder_blocks as u64,
     };
-    prefix + encoder.max(condition + decoder)
+    // Embeddings of the times: two layers and the shifts, scales and gates of a block.
+    let times = (Preset::STEPS as u64 + 1) * 8 * d;
+    Values { once: condition + times, each: prefix + encoder.max(3 * condition + decoder) }
 }
 
-/// Bytes that are in memory at once while the latents of a batch are decoded, one after another.
-fn vae_bytes(config: &VaeConfig, latent_size: u64, images: u64) -> u64 {
+/// While the latents of a batch are decoded, one after another.
+fn vae_values(config: &VaeConfig, latent_size: u64) -> Values {
     let finest = latent_size * config.downsampling() as u64;
     let channels =
         |level: usize| (config.channels * config.multipliers[level.min(config.multipliers.len() - 1)]) as u64;
     // A level starts on the channels of the coarser one. Its input, a norm, a convolution and the result are held.
     let level = |level: usize| 4 * (finest >> level).pow(2) * channels(level).max(channels(level + 1));
     let largest = (0..config.multipliers.len()).map(level).max().unwrap_or(0);
-    // The batch's images: as they are made, joined, and brought to the host.
-    let results = 3 * images * finest.pow(2) * config.image_channels as u64;
-    (largest + results) * DType::F32.size() as u64
+    // Of an image: as it is made, joined to the others, and brought to the host.
+    Values { once: largest, each: 3 * finest.pow(2) * config.image_channels as u64 }
 }

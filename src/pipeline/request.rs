@@ -104,7 +104,7 @@ impl Request {
         }
         check_references(info, n, &self.references)?;
         if let Some(starting) = &self.starting {
-            check_latent(info, n, "starting latents", starting)?;
+            check_latent(info, n, "starting", starting)?;
         }
         if self.wanted.images {
             info.require_vae()?;

@@ -4,7 +4,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The system's allocator, counted. A reallocation counts as the new block beside the old.
+/// The system's allocator, counted. A reallocation counts as the new block beside the old, and what the system
+/// refuses counts while it is asked for.
 pub struct Counting;
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
@@ -16,7 +17,11 @@ unsafe impl GlobalAlloc for Counting {
         let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(now, Ordering::Relaxed);
         // SAFETY: as promised to this function.
-        unsafe { System.alloc(layout) }
+        let block = unsafe { System.alloc(layout) };
+        if block.is_null() {
+            NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        }
+        block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -32,4 +37,14 @@ pub fn peak_of<T>(f: impl FnOnce() -> T) -> (T, usize) {
     PEAK.store(before, Ordering::Relaxed);
     let out = f();
     (out, PEAK.load(Ordering::Relaxed) - before)
+}
+
+/// How many bytes are allocated.
+pub fn held() -> usize {
+    NOW.load(Ordering::Relaxed)
+}
+
+/// What a file of `len` bytes may take while it is read: twice its length, and 16 MiB.
+pub fn allowed(len: usize) -> usize {
+    2 * len + (16 << 20)
 }

@@ -88,7 +88,7 @@ pub struct transcdiff_generate_options {
     pub guidance: f64,
     /// \[step_guidance_count\]: with MRAR, guidance for each trajectory in place of `guidance`. NULL: `guidance` for all.
     pub step_guidance: *const f64,
-    /// 0, or the model's `groups`.
+    /// 0, or the number of trajectories: the model's `groups`, 1 from features.
     pub step_guidance_count: usize,
     /// Guidance acts at times from this one, in [0, 1].
     pub guidance_low: f64,
@@ -268,7 +268,7 @@ pub unsafe extern "C" fn transcdiff_session_generate(
             let session = session_of(session)?;
             let o = versioned::read(options, "options", defaults(session.info().preset()))?;
             let out = Buffers::new(versioned::read(outputs, "outputs", NO_OUTPUTS)?)?;
-            check(&o)?;
+            check(session.info(), &o)?;
             // Before anything is copied: a number of images that the buffers bear out is one that memory holds.
             out.check(session.info(), &o)?;
             let request = request(session.info(), &o, out.wanted())?;

@@ -15,34 +15,42 @@ use crate::generate::{
 use crate::input::{array, copied, product};
 use crate::status::{Failure, Outcome};
 
-/// What can be said of the options before their arrays are looked at: nothing that was given would be ignored.
-pub(crate) fn check(o: &transcdiff_generate_options) -> Outcome {
-    let refused = [
-        ("images", o.images == 0, "at least one", o.images),
-        ("preview_interval", o.preview.is_some() && o.preview_interval == 0, "at least 1", 0),
-        (
-            "feature_count",
-            o.features.is_null() && o.feature_count != 0,
-            "0 without features",
-            o.feature_count,
-        ),
-        (
-            "unconditional_images",
-            o.unconditional.is_null() && o.unconditional_images != 0,
-            "0 without unconditional features",
-            o.unconditional_images,
-        ),
-        (
-            "unconditional",
-            o.features.is_null() && !o.unconditional.is_null(),
-            "none without features",
-            o.unconditional_images,
-        ),
-    ];
-    match refused.into_iter().find(|&(_, wrong, ..)| wrong) {
-        Some((argument, _, expected, got)) => Err(Failure::argument(argument, expected, got)),
-        None => Ok(()),
+/// What can be said of the options before their arrays are looked at: counts are in range, and nothing that is given
+/// would be ignored.
+pub(crate) fn check(info: &Info, o: &transcdiff_generate_options) -> Outcome {
+    if o.images == 0 {
+        return Err(Failure::argument("images", "at least one", 0));
     }
+    if o.preview.is_some() && o.preview_interval == 0 {
+        return Err(Failure::argument("preview_interval", "at least 1", 0));
+    }
+    let trajectories = if o.features.is_null() { info.config.groups() } else { 1 };
+    check_count("step_guidance_count", o.step_guidance_count, &[0, trajectories])?;
+    let most = info.config.feature_tokens;
+    match o.features.is_null() {
+        true if !o.unconditional.is_null() => {
+            Err(Failure::argument("unconditional", "none without features", "some"))
+        }
+        true => {
+            check_count("feature_count", o.feature_count, &[0])?;
+            check_count("unconditional_images", o.unconditional_images, &[0])
+        }
+        false if !(1..=most).contains(&o.feature_count) => {
+            Err(Failure::argument("feature_count", format!("1 to {most}"), o.feature_count))
+        }
+        false if o.unconditional.is_null() => {
+            check_count("unconditional_images", o.unconditional_images, &[0])
+        }
+        false => check_count("unconditional_images", o.unconditional_images, &[1, o.images]),
+    }
+}
+
+fn check_count(name: &'static str, count: usize, allowed: &[usize]) -> Outcome {
+    if allowed.contains(&count) {
+        return Ok(());
+    }
+    let allowed: Vec<_> = allowed.iter().map(usize::to_string).collect();
+    Err(Failure::argument(name, allowed.join(" or "), count))
 }
 
 /// The request that the options describe.

@@ -237,7 +237,7 @@ fn every_group_has_its_guidance() {
     let last = with(&[1.5, 1.5, 1.5, 3.0]).unwrap();
     assert_eq!(last.references, all.references, "the last group's guidance comes after the references");
     assert_ne!(last.latents, all.latents);
-    assert_eq!(with(&[1.5; 3]).unwrap_err().status, TRANSCDIFF_INVALID_ARGUMENT);
+    assert_eq!(with(&[1.5; 3]).unwrap_err().subject, "step_guidance_count");
 }
 
 fn encode(
