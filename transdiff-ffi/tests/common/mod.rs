@@ -253,6 +253,11 @@ impl Order {
             ..model.generate_options()
         }
     }
+
+    /// The same without a model: tiny ones have no settings of their own.
+    pub fn plain_options(&self) -> transcdiff_generate_options {
+        self.options(&Model(ptr::null_mut()))
+    }
 }
 
 /// A cancellation flag, freed in the end.
