@@ -178,7 +178,7 @@ typedef struct transcdiff_progress {
 
 /**
  * Called after every step, from the thread that made the call. Not 0: the call returns `TRANSCDIFF_CANCELLED`. It must not
- * use the session that is at work, and may use any other.
+ * use the session that is at work, and may use any other. No exception may leave it, nor any other callback.
  */
 typedef int32_t (*transcdiff_progress_callback)(const struct transcdiff_progress *progress, void *user_data);
 
@@ -237,7 +237,7 @@ typedef struct transcdiff_generate_options {
      */
     const double *step_guidance;
     /**
-     * 0, or the model's `groups`.
+     * 0, or the number of trajectories: the model's `groups`, 1 from features.
      */
     size_t step_guidance_count;
     /**
@@ -249,11 +249,11 @@ typedef struct transcdiff_generate_options {
      */
     double guidance_high;
     /**
-     * The paper's s0, the factor of the drift; for Euler–Maruyama.
+     * The paper's s0, the factor of the drift, at least 0; for Euler–Maruyama.
      */
     double drift_scale;
     /**
-     * The paper's s1, the factor of the injected noise; for Euler–Maruyama.
+     * The paper's s1, the factor of the injected noise, at least 0; for Euler–Maruyama.
      */
     double noise_scale;
     /**

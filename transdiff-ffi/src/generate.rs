@@ -94,9 +94,9 @@ pub struct transcdiff_generate_options {
     pub guidance_low: f64,
     /// Guidance acts at times up to this one, in [0, 1].
     pub guidance_high: f64,
-    /// The paper's s0, the factor of the drift; for Euler–Maruyama.
+    /// The paper's s0, the factor of the drift, at least 0; for Euler–Maruyama.
     pub drift_scale: f64,
-    /// The paper's s1, the factor of the injected noise; for Euler–Maruyama.
+    /// The paper's s1, the factor of the injected noise, at least 0; for Euler–Maruyama.
     pub noise_scale: f64,
     /// How many images are computed at a time; 0: all. More take more memory, and change nothing else.
     pub batch: usize,
