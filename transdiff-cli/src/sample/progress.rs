@@ -1,0 +1,43 @@
+//! The progress bar of generation.
+
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Units of the bar for an image.
+const UNITS: f64 = 1000.0;
+
+/// Shows images, images per second and time left; prints a line every tenth instead where there is no terminal.
+pub struct GenerationBar {
+    bar: ProgressBar,
+    images: usize,
+    started: Instant,
+}
+
+impl GenerationBar {
+    /// A bar for `images` images.
+    pub fn new(images: usize) -> Self {
+        let style = ProgressStyle::with_template("{bar:32} {percent:>3} %  {msg}  {eta} left");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new((images as f64 * UNITS) as u64).with_style(style);
+        Self { bar, images, started: Instant::now() }
+    }
+
+    /// So many images are done, the last of them in part.
+    pub fn show(&mut self, done: f64) {
+        let rate = done / self.started.elapsed().as_secs_f64();
+        let message = format!("{done:.1}/{} images  {rate:.3} images/s", self.images);
+        let (before, now) = (self.bar.position(), (done * UNITS) as u64);
+        self.bar.set_position(now);
+        let tenth = |position: u64| position * 10 / self.bar.length().unwrap_or(1).max(1);
+        if self.bar.is_hidden() && tenth(before) != tenth(now) {
+            eprintln!("{:>3} %  {message}", tenth(now) * 10);
+        }
+        self.bar.set_message(message);
+    }
+
+    /// Takes the bar off the screen.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
