@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use transdiff::model::ModelConfig;
 use transdiff::pipeline::Output;
@@ -35,10 +35,16 @@ impl<'a> Gallery<'a> {
         if !options.force {
             gallery.check_free()?;
         }
-        if plan.look.is_some() {
-            std::fs::create_dir_all(&options.out).map_err(Error::io(&options.out))?;
-        }
         Ok(gallery)
+    }
+
+    /// Makes the folders, so that nothing is computed that could not be kept.
+    pub fn open(&self) -> Result<()> {
+        let pictures = self.plan.look.is_some().then_some(self.options.out.as_path());
+        let latents = self.options.latents.as_deref().and_then(Path::parent);
+        let folders = [pictures, latents].into_iter().flatten();
+        let mut named = folders.filter(|folder| *folder != Path::new(""));
+        Ok(named.try_for_each(|folder| std::fs::create_dir_all(folder).map_err(Error::io(folder)))?)
     }
 
     fn check_free(&self) -> Result<()> {

@@ -12,7 +12,7 @@ use std::time::Instant;
 use transdiff::pipeline::{Output, Pipeline, PipelineSession, Request, Step, Wanted};
 use transdiff::vae::VaeSource;
 use transdiff::weights::WeightFile;
-use transdiff::{Cancellation, HostTensor};
+use transdiff::{Cancellation, Error, HostTensor};
 
 use crate::failure::{Failure, Result};
 use crate::text;
@@ -31,15 +31,26 @@ pub fn run(options: &Options) -> Result<()> {
         return estimate(options, &model, vae.as_ref(), &plan);
     }
     let gallery = Gallery::new(options, &plan, &config)?;
-    let mut say = |_, message: &str| eprintln!("{}", text::printable(message));
-    let pipeline = Pipeline::load(&model, vae.as_ref(), &options.load(), &mut say)?;
+    let pipeline = load(options, &model, vae.as_ref())?;
     eprintln!("{plan}");
+    gallery.open()?;
     // From here on Ctrl-C leaves what is complete; before, there is nothing to leave.
     let cancellation = Cancellation::new();
     cancel_on_interrupt(&cancellation)?;
     let mut session = pipeline.session();
     session.watch(&cancellation);
     Run { options, plan: &plan, session, gallery }.finish()
+}
+
+fn load(options: &Options, model: &WeightFile, vae: Option<&WeightFile>) -> Result<Pipeline> {
+    let mut say = |_, message: &str| eprintln!("{}", text::printable(message));
+    Pipeline::load(model, vae, &options.load(), &mut say).map_err(|error| match error {
+        Error::DType { got, .. } => {
+            let device = options.device;
+            format!("--dtype {got}: {device} does not compute in it, and does in f32").into()
+        }
+        other => other.into(),
+    })
 }
 
 /// Prints what loading and generating would take.

@@ -34,6 +34,9 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(options: &Options, config: &ModelConfig, vae: Option<&VaeConfig>) -> Result<Self> {
+        if let Some(vae) = vae {
+            check_match(options, config, vae)?;
+        }
         let classes = chosen_classes(options, config)?;
         let seeds = chosen_seeds(options, classes.len())?;
         let look = match vae {
@@ -78,6 +81,17 @@ impl fmt::Display for Plan {
         let scales: Vec<String> = self.sampling.guidance.iter().map(|g| g.scale().to_string()).collect();
         write!(f, ", guidance {}", scales.join(","))
     }
+}
+
+/// A VAE of other channels would decode nothing.
+fn check_match(options: &Options, config: &ModelConfig, vae: &VaeConfig) -> Result<()> {
+    let (takes, makes) = (vae.latent_channels, config.latent_channels);
+    if takes == makes {
+        return Ok(());
+    }
+    let path = options.vae.as_deref().unwrap_or(&options.model).display();
+    let model = options.model.display();
+    Err(format!("{path}: decodes latents of {takes} channels, and {model} makes latents of {makes}").into())
 }
 
 fn chosen_classes(options: &Options, config: &ModelConfig) -> Result<Vec<usize>> {

@@ -1,0 +1,105 @@
+//! Files for the command to work on.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use transdiff::model::{Mode, ModelConfig};
+use transdiff::nn::Module;
+use transdiff::rng::{Purpose, StreamKey};
+use transdiff::vae::{Vae, VaeConfig};
+use transdiff::{Cpu, DType, HostTensor, TransDiff};
+
+/// A folder that is removed in the end.
+pub struct Folder(TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().expect("a path in UTF-8").to_owned()
+    }
+
+    /// The names of what is in it, sorted.
+    pub fn names(&self, inside: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.path().join(inside)).expect("a folder");
+        let mut names: Vec<String> =
+            entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// A small model of `config`, on disk.
+    pub fn model(&self, name: &str, config: &ModelConfig) -> String {
+        let path = self.path(name);
+        model(config).save(&path).expect("a model is written");
+        path
+    }
+
+    /// A small VAE for latents of four channels, on disk: images are twice as wide as latents.
+    pub fn vae(&self, name: &str) -> String {
+        let config = VaeConfig {
+            image_channels: 3,
+            latent_channels: 4,
+            channels: 32,
+            multipliers: vec![1, 1],
+            res_blocks: 1,
+            attention: vec![],
+        };
+        let path = self.path(name);
+        let vae = Vae::new(&Cpu::new(Some(1)).expect("a CPU"), &config, DType::F32, 3).expect("a VAE");
+        vae.save(&path).expect("a VAE is written");
+        path
+    }
+}
+
+/// Latents [4, 4, 4].
+pub fn one_step() -> ModelConfig {
+    ModelConfig {
+        width: 16,
+        heads: 2,
+        encoder_blocks: 2,
+        decoder_blocks: 2,
+        mlp_ratio: 2,
+        classes: 10,
+        buffer_size: 2,
+        feature_tokens: 16,
+        latent_channels: 4,
+        latent_size: 4,
+        mode: Mode::OneStep,
+    }
+}
+
+/// The same in four steps.
+pub fn mrar() -> ModelConfig {
+    one_step().with_mode(Mode::MultiReference { groups: 4 })
+}
+
+/// A model whose every parameter counts: a new one ends in a layer of zeros.
+pub fn model(config: &ModelConfig) -> TransDiff<Cpu> {
+    let cpu = Cpu::new(Some(1)).expect("a CPU");
+    let mut model = TransDiff::placeholder(&cpu, config, DType::F32).expect("a model");
+    for (index, (name, param)) in model.params_mut().into_iter().enumerate() {
+        let centre = if name.contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
+        let shape = param.value().shape().to_vec();
+        let draws =
+            StreamKey::new(9, Purpose::Initialisation, index as u32, 0).normals(shape.iter().product());
+        let values = draws.into_iter().map(|x| centre + 0.2 * x).collect();
+        param.set_host(HostTensor::f32(&shape, values).expect("a tensor")).expect("a value");
+    }
+    model
+}
+
+/// The PyTorch file `name` of the golden files; `None`, and a line that says so, where it is absent.
+pub fn golden(name: &str) -> Option<String> {
+    let folder = std::env::var_os("TRANSDIFF_GOLDEN")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"), PathBuf::from);
+    let path = folder.join("pth").join(name);
+    if !path.exists() {
+        eprintln!("skipped: {} is absent", path.display());
+        return None;
+    }
+    Some(path.to_str().expect("a path in UTF-8").to_owned())
+}

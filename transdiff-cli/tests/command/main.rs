@@ -1,0 +1,8 @@
+//! The `transdiff` command as its users meet it: a process with arguments, output and an exit code.
+
+mod convert;
+mod files;
+mod inspect;
+mod process;
+mod sample;
+mod usage;

@@ -1,0 +1,44 @@
+//! Running the command.
+
+use std::ffi::OsStr;
+use std::process::{Command, Output};
+
+/// The command, without arguments.
+pub fn command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_transdiff"))
+}
+
+/// What a run left.
+pub struct Done {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("the command writes UTF-8");
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+/// Runs it to its end.
+pub fn run<S: AsRef<OsStr>>(args: &[S]) -> Done {
+    command().args(args).output().expect("the command starts").into()
+}
+
+/// Runs it; it must succeed. Returns its output.
+pub fn succeed<S: AsRef<OsStr>>(args: &[S]) -> String {
+    let done = run(args);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    done.stdout
+}
+
+/// Runs it; it must fail with exit code 1 and one line on stderr, which is returned.
+pub fn fail<S: AsRef<OsStr>>(args: &[S]) -> String {
+    let done = run(args);
+    assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""), "{}", done.stderr);
+    let line = done.stderr.strip_suffix('\n').expect("a whole line");
+    assert!(line.starts_with("error: ") && !line.contains('\n'), "{line:?}");
+    line.to_owned()
+}

@@ -1,0 +1,286 @@
+//! `transdiff sample`.
+
+use std::fs::{self, File};
+use std::io::BufReader;
+
+use transdiff::model::{ModelConfig, Sampling};
+use transdiff::pipeline::{
+    LoadOptions, Output, Pipeline, PixelFormat, Request, Wanted, from_pixels, to_pixels,
+};
+use transdiff::sampler::{Euler, Guidance, Path, Preset, Schedule, Solver};
+use transdiff::weights::WeightFile;
+
+use crate::files::{Folder, mrar, one_step};
+use crate::process::{fail, run, succeed};
+
+/// Colour, rows, columns, bytes.
+type Decoded = (png::ColorType, usize, usize, Vec<u8>);
+
+fn decoded(path: &str) -> Decoded {
+    let mut reader = png::Decoder::new(BufReader::new(File::open(path).unwrap())).read_info().unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    let frame = reader.next_frame(&mut bytes).unwrap();
+    (frame.color_type, frame.height as usize, frame.width as usize, bytes)
+}
+
+/// What the library makes of the same request.
+fn expected(model: &str, vae: Option<&str>, change: impl FnOnce(&Pipeline, &mut Request)) -> Output {
+    let open = |path: &str| WeightFile::open(path).unwrap();
+    let vae = vae.map(open);
+    let pipeline =
+        Pipeline::load(&open(model), vae.as_ref(), &LoadOptions::default(), &mut |_, _| ()).unwrap();
+    let sampling = Sampling::new(Preset::PLAIN.sampler(3).unwrap(), Guidance::NONE);
+    let mut request = Request::new(vec![7, 7, 2, 2], vec![4, 5, 4, 5], sampling);
+    request.wanted = Wanted { images: vae.is_some(), features: false };
+    change(&pipeline, &mut request);
+    pipeline.session().generate(&request, &mut |_| std::ops::ControlFlow::Continue(())).unwrap()
+}
+
+/// The bytes of every image.
+fn rgb(made: &Output) -> Vec<Vec<u8>> {
+    let images = made.images.as_ref().unwrap();
+    let mut bytes = vec![0; images.data().len()];
+    to_pixels(images, PixelFormat::Rgb8Hwc, &mut bytes).unwrap();
+    bytes.chunks_exact(bytes.len() / images.shape()[0]).map(<[u8]>::to_vec).collect()
+}
+
+const IMAGES: [&str; 4] = ["7-4.png", "7-5.png", "2-4.png", "2-5.png"];
+
+#[test]
+fn images_are_those_of_the_library_in_any_batch() {
+    let folder = Folder::new();
+    let (model, vae) = (folder.model("model.safetensors", &one_step()), folder.vae("vae.safetensors"));
+    let want = expected(&model, Some(&vae), |_, _| ());
+    let (out, latents) = (folder.path("out"), folder.path("latents.safetensors"));
+    for batch in ["1", "3", "100"] {
+        let args =
+            ["sample", "--model", &model, "--vae", &vae, "--class", "7,2", "--seed", "4", "--count", "2"];
+        let more = ["--steps", "3", "--batch", batch, "--out", &out, "--latents", &latents, "--force"];
+        let said = succeed(&[&args[..], &more].concat());
+        assert!(said.starts_with("4 images in ") && said.contains("images/s"), "{said}");
+        assert_eq!(folder.names("out"), ["2-4.png", "2-5.png", "7-4.png", "7-5.png", "grid.png"]);
+        for (name, bytes) in IMAGES.iter().zip(rgb(&want)) {
+            let made = decoded(&format!("{out}/{name}"));
+            assert!(made == (png::ColorType::Rgb, 8, 8, bytes), "{name} in batches of {batch}");
+        }
+        let kept = WeightFile::open(&latents).unwrap();
+        assert_eq!(kept.tensor("latents").unwrap(), want.latents);
+        assert_eq!(
+            (&*kept.metadata()["classes"], &*kept.metadata()["seeds"]),
+            ("[7, 7, 2, 2]", "[4, 5, 4, 5]")
+        );
+    }
+    // Two rows and columns of 8 pixels, six times as large, four pixels apart.
+    let (color, height, width, grid) = decoded(&format!("{out}/grid.png"));
+    assert_eq!((color, height, width), (png::ColorType::Rgb, 108, 108));
+    let at = |y: usize, x: usize| &grid[3 * (y * width + x)..][..3];
+    let last = &rgb(&want)[3];
+    assert_eq!((at(56, 56), at(103, 103), at(104, 104)), (&last[..3], &last[189..], &[255; 3][..]));
+}
+
+#[test]
+fn settings_reach_the_sampler() {
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &mrar());
+    let latents = folder.path("latents.safetensors");
+    let made = |flags: &[&str]| {
+        let args =
+            ["sample", "--model", &model, "--class", "7,2", "--seeds", "4,5", "--out", &folder.path("out")];
+        succeed(&[&args, flags, &["--latents", &latents, "--force"]].concat());
+        WeightFile::open(&latents).unwrap().tensor("latents").unwrap()
+    };
+    let want = expected(&model, None, |_, request| {
+        let scales = [1.0, 1.2, 1.3, 1.4];
+        let guidance = scales.map(|scale| Guidance::within(scale, 0.2, 0.9).unwrap()).to_vec();
+        let preset = Preset { guidance: 1.0, drift_scale: 0.9, noise_scale: 0.8 };
+        request.sampling = Sampling { solver: preset.sampler(5).unwrap().into(), guidance };
+    });
+    let flags = ["--guidance", "1,1.2,1.3,1.4", "--guidance-interval", "0.2,0.9", "--drift-scale", "0.9"];
+    let stochastic = made(&[&flags[..], &["--noise-scale", "0.8", "--steps", "5"]].concat());
+    assert_eq!(stochastic, want.latents);
+    let want = expected(&model, None, |_, request| {
+        let schedule = Schedule::even(4).unwrap();
+        request.sampling.solver = Solver::Euler(Euler { schedule, path: Path::Linear });
+    });
+    assert_eq!(made(&["--solver", "euler", "--steps", "4"]), want.latents);
+    assert_ne!(made(&["--solver", "heun", "--steps", "4"]), want.latents);
+}
+
+#[test]
+fn latents_are_shown_where_there_is_no_autoencoder() {
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &one_step());
+    let out = folder.path("out");
+    succeed(&[
+        "sample", "--model", &model, "--class", "7,2", "--seeds", "4,5", "--steps", "3", "--out", &out,
+    ]);
+    let latents = expected(&model, None, |_, _| ()).latents.to_f32();
+    let (color, height, width, bytes) = decoded(&format!("{out}/7-4.png"));
+    assert_eq!((color, height, width), (png::ColorType::Grayscale, 8, 8));
+    for (pixel, byte) in bytes.into_iter().enumerate() {
+        let (y, x) = (pixel / 8, pixel % 8);
+        let value = latents[(y % 2 * 2 + x % 2) * 16 + y / 2 * 4 + x / 2];
+        assert_eq!(f32::from(byte), ((value + 1.0) * 127.5).clamp(0.0, 255.0).round(), "{y}, {x}");
+    }
+}
+
+#[test]
+fn images_can_be_referred_to() {
+    let folder = Folder::new();
+    let (model, vae) = (folder.model("model.safetensors", &mrar()), folder.vae("vae.safetensors"));
+    let picture = |name: &str, side: usize| {
+        let path = folder.path(name);
+        let mut encoder = png::Encoder::new(File::create(&path).unwrap(), side as u32, side as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        let bytes: Vec<u8> = (0..3 * side * side).map(|i| (i * 37 % 251) as u8).collect();
+        encoder.write_header().unwrap().write_image_data(&bytes).unwrap();
+        (path, bytes)
+    };
+    let ((path, bytes), (large, _)) = (picture("a.png", 8), picture("large.png", 16));
+    let want = expected(&model, Some(&vae), |pipeline, request| {
+        let image = from_pixels(&bytes.repeat(4), PixelFormat::Rgb8Hwc, 4, 8, 8).unwrap();
+        request.references = vec![pipeline.session().encode(&image, None).unwrap()];
+    });
+    let out = folder.path("out");
+    let args =
+        ["sample", "--model", &model, "--vae", &vae, "--class", "7,2", "--seeds", "4,5", "--steps", "3"];
+    let with = |references: &[&str]| {
+        let flags = references.iter().flat_map(|path| ["--reference", path]);
+        [&args[..], &["--out", &out, "--force"]]
+            .concat()
+            .into_iter()
+            .chain(flags)
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
+    succeed(&with(&[&path]));
+    for (name, bytes) in IMAGES.iter().zip(rgb(&want)) {
+        assert!(decoded(&format!("{out}/{name}")).3 == bytes, "{name}");
+    }
+    let plain = expected(&model, Some(&vae), |_, _| ());
+    assert!(rgb(&plain) != rgb(&want), "the reference has a say");
+    assert!(fail(&with(&[&large])).contains("large.png: expected an image of 8×8 pixels, got 16×16"));
+    assert!(fail(&with(&[&model])).contains("model.safetensors: not a PNG file"));
+    assert!(fail(&with(&[path.as_str(); 4])).contains("--reference:"));
+}
+
+#[test]
+fn classes_have_names_where_they_are_those_of_imagenet() {
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &ModelConfig { classes: 1000, ..one_step() });
+    let out = folder.path("out");
+    let args = ["sample", "--model", &model, "--steps", "1", "--out", &out, "--class"];
+    let done = run(&[&args[..], &["Golden Retriever,otter,9"]].concat());
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert_eq!(folder.names("out"), ["207-0.png", "360-0.png", "9-0.png", "grid.png"]);
+    assert!(
+        done.stderr.contains("class 207 (golden retriever), 360 (otter), 9 (ostrich)"),
+        "{}",
+        done.stderr
+    );
+    let refused = fail(&[&args[..], &["cardigan"]].concat());
+    assert!(refused.contains("264 (Cardigan), 474 (cardigan)"), "{refused}");
+}
+
+#[test]
+fn the_estimate_is_all_that_is_printed() {
+    let folder = Folder::new();
+    let (model, vae) = (folder.model("model.safetensors", &one_step()), folder.vae("vae.safetensors"));
+    let out = folder.path("out");
+    let said = succeed(&["sample", "--model", &model, "--vae", &vae, "--estimate", "--out", &out]);
+    assert!(said.starts_with("memory on cpu\n") && said.contains("at most"), "{said}");
+    assert_eq!(folder.names(""), ["model.safetensors", "vae.safetensors"]);
+}
+
+#[test]
+fn what_does_not_fit_the_model_is_refused_before_it_is_loaded() {
+    let folder = Folder::new();
+    let (model, vae) = (folder.model("model.safetensors", &one_step()), folder.vae("vae.safetensors"));
+    let three = folder.model("three.safetensors", &ModelConfig { latent_channels: 3, ..one_step() });
+    let out = folder.path("out");
+    let with = |flags: &[&str]| {
+        fail(&[&["sample", "--model", &model, "--class", "1", "--out", &out], flags].concat())
+    };
+    let cases: [(&[&str], &str); 15] = [
+        (&["--class", "10"], "--class 10: the model has the classes 0 to 9"),
+        (&["--class", "tabby"], "--class tabby: names are ImageNet's"),
+        (&["--class", "1"], "--class: 1 comes twice"),
+        (&["--seeds", "3,4,3"], "--seeds: 3 comes twice"),
+        (&["--seed", "18446744073709551615", "--count", "2"], "pass 2^64"),
+        (&["--count", "1000001"], "--count 1000001"),
+        (&["--guidance", "0.5"], "guidance"),
+        (&["--guidance", "1,2"], "--guidance: the model takes one number, got 2"),
+        (&["--guidance-interval", "0.5"], "--guidance-interval: expected LOW,HIGH"),
+        (&["--guidance-interval", "0.9,0.5"], "guidance_low"),
+        (&["--drift-scale", "-1"], "drift_scale"),
+        (&["--solver", "heun", "--noise-scale", "1"], "--noise-scale: goes with"),
+        (&["--dtype", "bf16", "--device", "cpu"], "--dtype bf16: cpu does not compute in it"),
+        (&["--vae", &model], "model.safetensors: no autoencoder"),
+        (&["--vae", &vae, "--reference", "x.png"], "in one step and takes none"),
+    ];
+    for (flags, part) in cases {
+        let line = with(flags);
+        assert!(line.contains(part), "{flags:?}: {line}");
+    }
+    assert!(
+        fail(&["sample", "--model", &vae, "--class", "1"]).contains("vae.safetensors: no TransDiff model")
+    );
+    let line = fail(&["sample", "--model", &three, "--vae", &vae, "--class", "1", "--out", &out]);
+    assert!(line.contains("vae.safetensors: decodes latents of 4 channels, and "), "{line}");
+    let line = fail(&["sample", "--model", &three, "--class", "1", "--out", &out]);
+    assert!(line.contains("three.safetensors: latents of 3 channels cannot be shown: give --vae"), "{line}");
+    assert!(!fs::exists(&out).unwrap(), "nothing was begun");
+}
+
+#[test]
+fn nothing_is_replaced_unasked() {
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &one_step());
+    let (out, latents) = (folder.path("out"), folder.path("out/latents.safetensors"));
+    let args =
+        ["sample", "--model", &model, "--class", "1", "--steps", "1", "--out", &out, "--latents", &latents];
+    succeed(&args);
+    for name in ["1-0.png", "grid.png", "latents.safetensors"] {
+        assert!(fail(&args).contains("exists already (--force"));
+        fs::remove_file(folder.path(&format!("out/{name}"))).unwrap();
+    }
+    succeed(&args);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_what_is_complete() {
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &one_step());
+    let out = folder.path("out");
+    let mut running = crate::process::command()
+        .args(["sample", "--model", &model, "--class", "1", "--count", "10000", "--batch", "1"])
+        .args(["--steps", "50", "--out", &out, "--latents", &folder.path("latents.safetensors")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(120);
+    while !fs::exists(format!("{out}/1-1.png")).unwrap() {
+        assert!(Instant::now() < limit && running.try_wait().unwrap().is_none(), "no image came");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let kill = std::process::Command::new("kill").args(["-INT", &running.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let done = crate::process::Done::from(running.wait_with_output().unwrap());
+    assert_eq!((done.code, done.stdout.as_str()), (Some(130), ""), "{}", done.stderr);
+    let last = done.stderr.lines().last().unwrap();
+    assert!(
+        last.starts_with("interrupted: ") && last.contains("of 10000 images are complete, in "),
+        "{last}"
+    );
+    let images = folder.names("out").len() - 1;
+    assert!(last.contains(&format!(": {images} of")), "{last}: {images} images and the grid");
+    assert_eq!(decoded(&format!("{out}/1-0.png")).1, 8);
+    assert_eq!(decoded(&format!("{out}/grid.png")).0, png::ColorType::Grayscale);
+    let latents = WeightFile::open(folder.path("latents.safetensors")).unwrap().tensor("latents").unwrap();
+    assert_eq!(latents.shape(), [images, 4, 4, 4]);
+}

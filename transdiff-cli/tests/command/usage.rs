@@ -1,0 +1,59 @@
+//! Help, completions, and what is said about a wrong command line.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::process::{run, succeed};
+
+#[test]
+fn every_command_explains_itself() {
+    for command in ["inspect", "convert", "sample", "completions"] {
+        let help = succeed(&[command, "--help"]);
+        assert!(help.contains("Usage: transdiff") && help.contains("Examples:"), "{help}");
+        assert!(succeed(&["--help"]).contains(command));
+    }
+    assert_eq!(succeed(&["--version"]), format!("transdiff {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
+    let cases: [(&[&str], &str); 11] = [
+        (&[], "Usage"),
+        (&["paint"], "paint"),
+        (&["inspect"], "<FILE>"),
+        (&["convert", "a.pth"], "<OUT>"),
+        (&["convert", "a", "b", "--dtype", "f16"], "--dtype"),
+        (&["sample", "--class", "1"], "--model"),
+        (&["sample", "--model", "m"], "--class"),
+        (&["sample", "--model", "m", "--class", "1", "--seeds", "1,x"], "--seeds"),
+        (&["sample", "--model", "m", "--class", "1", "--seeds", "1", "--count", "2"], "--count"),
+        (&["sample", "--model", "m", "--class", "1", "--steps", "0"], "--steps"),
+        (&["sample", "--model", "m", "--class", "1", "--device", "tpu"], "device"),
+    ];
+    for (args, named) in cases {
+        let done = run(args);
+        assert_eq!(done.code, Some(2), "{args:?}: {}", done.stderr);
+        assert!(done.stderr.contains(named), "{args:?}: {}", done.stderr);
+    }
+}
+
+#[test]
+fn shells_get_their_completions() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = succeed(&["completions", shell]);
+        assert!(script.contains("guidance-interval") && script.contains("euler-maruyama"), "{shell}");
+    }
+}
+
+#[test]
+fn bash_parses_its_completions() {
+    let started = Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut bash) = started else {
+        eprintln!("skipped: bash is absent");
+        return;
+    };
+    let script = succeed(&["completions", "bash"]);
+    bash.stdin.take().expect("a pipe").write_all(script.as_bytes()).expect("bash reads");
+    let done = bash.wait_with_output().expect("bash ends");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
