@@ -3,6 +3,7 @@
 mod compare;
 mod fuzz;
 mod header;
+mod install;
 mod licences;
 mod process;
 mod quickstart;
@@ -40,6 +41,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Installs the C ABI: libraries, headers, and the files of pkg-config and CMake
+    Install(install::Options),
     /// The quickstart in a short setting: its outputs are complete, and it goes on from its checkpoint
     Quickstart,
     /// Fuzzing of what reads files, on the corpus and beyond
@@ -58,6 +61,7 @@ impl Task {
             Self::Test => "test",
             Self::Licences => "licences",
             Self::Header { .. } => "header",
+            Self::Install(_) => "install",
             Self::Quickstart => "quickstart",
             Self::Fuzz(_) => "fuzz",
             Self::Compare(_) => "compare",
@@ -82,6 +86,7 @@ impl Task {
             Self::Test => cargo(&["test", "--locked"]).run(),
             Self::Licences => licences::check(),
             Self::Header { check } => header::run(*check),
+            Self::Install(options) => install::run(options).map(drop),
             Self::Quickstart => quickstart::check(Path::new("target/quickstart-check")),
             Self::Fuzz(options) => fuzz::run(options),
             Self::Compare(options) => compare::run(options),

@@ -40,10 +40,15 @@ impl Process {
     }
 
     /// Runs it to its end and returns what it wrote to its standard output.
-    pub fn stdout(mut self) -> Result<String> {
+    pub fn stdout(self) -> Result<String> {
+        let (stdout, success) = self.stdout_even_if_failed()?;
+        success.map(|()| stdout)
+    }
+
+    /// As [`stdout`](Self::stdout), with what was written before a failure.
+    pub fn stdout_even_if_failed(mut self) -> Result<(String, Result)> {
         let out = self.0.stderr(Stdio::inherit()).output().map_err(|e| format!("{}: {e}", self.name()))?;
-        self.expect_success(out.status.success())?;
-        Ok(String::from_utf8(out.stdout)?)
+        Ok((String::from_utf8(out.stdout)?, self.expect_success(out.status.success())))
     }
 
     fn expect_success(&self, success: bool) -> Result {

@@ -1,0 +1,294 @@
+/*
+ * Generates images of classes and writes them, side by side, to a PNG. README.md says how to build it.
+ */
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <png.h>
+#include <transcdiff.h>
+
+static const char USAGE[] =
+    "usage: generate MODEL [--vae FILE] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n"
+    "                [--out grid.png] [--columns N]\n"
+    "Without seeds, image i has the seed i. Without a VAE, the k*k channels of a latent are k*k grey pixels.\n";
+
+/* What was asked for. */
+typedef struct {
+    const char *model, *vae, *out;
+    uint32_t *classes;
+    uint64_t *seeds;
+    size_t images, seed_count;
+    unsigned long columns, steps; /* 0: not given */
+    double guidance;              /* 0: not given */
+} arguments;
+
+/* Images of `channels` bytes a pixel, rows of pixels, one after another. */
+typedef struct {
+    size_t count, height, width, channels;
+    uint8_t *pixels;
+} images;
+
+/* What the signal handler sets: transcdiff_cancellation_cancel may be called there. */
+static transcdiff_cancellation *interrupted;
+
+static void on_signal(int signal_number) {
+    (void)signal_number;
+    transcdiff_cancellation_cancel(interrupted);
+}
+
+static void fail(const char *what, const char *why) {
+    fprintf(stderr, "%s: %s\n", what, why);
+    exit(EXIT_FAILURE);
+}
+
+/* Memory for `count` elements, or the end of the program. */
+static void *allocate(size_t count, size_t size) {
+    void *memory = calloc(count == 0 ? 1 : count, size);
+    if (memory == NULL) {
+        fail("generate", "out of memory");
+    }
+    return memory;
+}
+
+/* Ends the program if a call did not succeed, with what the library says of it. */
+static void check(transcdiff_status status, transcdiff_error *error) {
+    if (status == TRANSCDIFF_OK) {
+        return;
+    }
+    fprintf(stderr, "\n%s\n", error == NULL ? transcdiff_status_name(status) : transcdiff_error_message(error));
+    transcdiff_error_free(error);
+    exit(status == TRANSCDIFF_CANCELLED ? 130 : EXIT_FAILURE);
+}
+
+/* The whole number at the start of `text`, at most `most`; `*end` is what follows it. */
+static unsigned long long whole(const char *option, const char *text, unsigned long long most, char **end) {
+    errno = 0;
+    unsigned long long value = strtoull(text, end, 10);
+    if (*text < '0' || *text > '9' || errno != 0 || value > most) {
+        fail(option, "expected a whole number in range");
+    }
+    return value;
+}
+
+static unsigned long positive(const char *option, const char *text) {
+    char *end;
+    unsigned long value = (unsigned long)whole(option, text, UINT32_MAX, &end);
+    if (value == 0 || *end != '\0') {
+        fail(option, "expected a positive whole number");
+    }
+    return value;
+}
+
+/* Numbers with commas between them. */
+static uint64_t *list(const char *option, const char *text, unsigned long long most, size_t *count) {
+    uint64_t *values = allocate(strlen(text) / 2 + 1, sizeof *values);
+    char *end = (char *)text;
+    *count = 0;
+    for (;;) {
+        values[(*count)++] = whole(option, end, most, &end);
+        if (*end == '\0') {
+            return values;
+        }
+        if (*end++ != ',') {
+            fail(option, "expected numbers with commas between them");
+        }
+    }
+}
+
+static double guidance_of(const char *option, const char *text) {
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !(value >= 1.0)) {
+        fail(option, "expected a number that is at least 1");
+    }
+    return value;
+}
+
+static arguments parse(int argc, char **argv) {
+    arguments a = {NULL, NULL, "grid.png", NULL, NULL, 0, 0, 0, 0, 0.0};
+    const char *classes = "0,1,2,3,4,5,6,7,8,9";
+    for (int i = 1; i < argc; i++) {
+        const char *option = argv[i];
+        if (strncmp(option, "--", 2) != 0 && a.model == NULL) {
+            a.model = option;
+            continue;
+        }
+        if (++i >= argc) {
+            fail(option, USAGE);
+        }
+        if (strcmp(option, "--vae") == 0) {
+            a.vae = argv[i];
+        } else if (strcmp(option, "--classes") == 0) {
+            classes = argv[i];
+        } else if (strcmp(option, "--seeds") == 0) {
+            free(a.seeds);
+            a.seeds = list(option, argv[i], UINT64_MAX, &a.seed_count);
+        } else if (strcmp(option, "--steps") == 0) {
+            a.steps = positive(option, argv[i]);
+        } else if (strcmp(option, "--guidance") == 0) {
+            a.guidance = guidance_of(option, argv[i]);
+        } else if (strcmp(option, "--out") == 0) {
+            a.out = argv[i];
+        } else if (strcmp(option, "--columns") == 0) {
+            a.columns = positive(option, argv[i]);
+        } else {
+            fail(option, USAGE);
+        }
+    }
+    if (a.model == NULL) {
+        fail("MODEL", USAGE);
+    }
+    uint64_t *wide = list("--classes", classes, UINT32_MAX, &a.images);
+    a.classes = allocate(a.images, sizeof *a.classes);
+    for (size_t i = 0; i < a.images; i++) {
+        a.classes[i] = (uint32_t)wide[i];
+    }
+    free(wide);
+    if (a.seeds == NULL) {
+        a.seeds = allocate(a.images, sizeof *a.seeds);
+        for (a.seed_count = 0; a.seed_count < a.images; a.seed_count++) {
+            a.seeds[a.seed_count] = a.seed_count;
+        }
+    }
+    if (a.seed_count != a.images) {
+        fail("--seeds", "expected a seed for each class");
+    }
+    return a;
+}
+
+static int32_t show_progress(const transcdiff_progress *progress, void *user_data) {
+    (void)user_data;
+    fprintf(stderr, "\r%3.0f %%", 100.0 * progress->fraction);
+    return 0;
+}
+
+static void show_message(uint32_t level, const char *message, void *user_data) {
+    (void)user_data;
+    fprintf(stderr, "%s%s\n", level == TRANSCDIFF_LOG_WARNING ? "warning: " : "", message);
+}
+
+static transcdiff_model *load(const arguments *a) {
+    transcdiff_load_options options;
+    transcdiff_error *error = NULL;
+    check(transcdiff_load_options_init(&options, sizeof options), NULL);
+    options.model_path = a->model;
+    options.vae_path = a->vae;
+    options.log = show_message;
+    transcdiff_model *model;
+    check(transcdiff_model_load(&options, &model, &error), error);
+    return model;
+}
+
+/* -1 black to 1 white, as a byte: rounded to nearest, halves to even. */
+static uint8_t grey(float value) {
+    return (uint8_t)rint(fmin(fmax(((double)value + 1.0) * 127.5, 0.0), 255.0));
+}
+
+/* The images of latents of k*k channels: channel k*dy + dx has the pixels (k*y + dy, k*x + dx). */
+static images unshuffled(const float *latents, size_t count, const transcdiff_model_info *info) {
+    size_t channels = info->latent_channels, height = info->latent_height, width = info->latent_width;
+    size_t k = (size_t)(sqrt((double)channels) + 0.5);
+    if (k * k != channels) {
+        fail("--vae", "without one, a latent has to have 1, 4, 9, 16, ... channels");
+    }
+    images made = {count, k * height, k * width, 1, allocate(count * channels, height * width)};
+    const float *value = latents;
+    for (size_t n = 0; n < count; n++) {
+        for (size_t channel = 0; channel < channels; channel++) {
+            for (size_t y = 0; y < height; y++) {
+                for (size_t x = 0; x < width; x++) {
+                    size_t row = n * made.height + k * y + channel / k;
+                    made.pixels[row * made.width + k * x + channel % k] = grey(*value++);
+                }
+            }
+        }
+    }
+    return made;
+}
+
+/* Generates what the arguments ask for. */
+static images generate(const arguments *a, const transcdiff_model *model) {
+    transcdiff_error *error = NULL;
+    transcdiff_model_info info;
+    info.struct_size = sizeof info;
+    check(transcdiff_model_get_info(model, &info, &error), error);
+    transcdiff_generate_options options;
+    check(transcdiff_generate_options_init(model, &options, sizeof options), NULL);
+    options.images = a->images;
+    options.classes = a->classes;
+    options.seeds = a->seeds;
+    options.steps = a->steps == 0 ? options.steps : (uint32_t)a->steps;
+    options.guidance = a->guidance == 0.0 ? options.guidance : a->guidance;
+    options.cancellation = interrupted;
+    options.progress = show_progress;
+    transcdiff_outputs outputs;
+    check(transcdiff_outputs_init(&outputs, sizeof outputs), NULL);
+
+    images made = {a->images, info.image_height, info.image_width, 3, NULL};
+    float *latents = NULL;
+    if (a->vae != NULL) {
+        size_t each = transcdiff_pixel_bytes(TRANSCDIFF_RGB8_HWC, made.height, made.width);
+        outputs.images = made.pixels = allocate(made.count, each);
+        outputs.images_size = made.count * each;
+    } else {
+        size_t each = info.latent_channels * info.latent_height * info.latent_width * sizeof(float);
+        outputs.latents = latents = allocate(a->images, each);
+        outputs.latents_size = a->images * each;
+    }
+    transcdiff_session *session;
+    check(transcdiff_session_new(model, &session, &error), error);
+    check(transcdiff_session_generate(session, &options, &outputs, &error), error);
+    fprintf(stderr, "\n");
+    transcdiff_session_free(session);
+    if (latents != NULL) {
+        made = unshuffled(latents, a->images, &info);
+        free(latents);
+    }
+    return made;
+}
+
+/* Writes the images in rows of `columns`. */
+static void write_grid(const char *path, const images *from, size_t columns) {
+    size_t across = columns < from->count ? columns : from->count;
+    size_t rows = (from->count + across - 1) / across;
+    size_t line = from->width * from->channels, stride = across * line;
+    uint8_t *pixels = allocate(rows * from->height, stride);
+    for (size_t i = 0; i < from->count; i++) {
+        for (size_t y = 0; y < from->height; y++) {
+            uint8_t *to = pixels + (i / across * from->height + y) * stride + i % across * line;
+            memcpy(to, from->pixels + (i * from->height + y) * line, line);
+        }
+    }
+    png_image png;
+    memset(&png, 0, sizeof png);
+    png.version = PNG_IMAGE_VERSION;
+    png.width = (png_uint_32)(across * from->width);
+    png.height = (png_uint_32)(rows * from->height);
+    png.format = from->channels == 3 ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
+    if (!png_image_write_to_file(&png, path, 0, pixels, 0, NULL)) {
+        fail(path, png.message);
+    }
+    free(pixels);
+}
+
+int main(int argc, char **argv) {
+    arguments a = parse(argc, argv);
+    interrupted = transcdiff_cancellation_new();
+    signal(SIGINT, on_signal);
+    transcdiff_model *model = load(&a);
+    images made = generate(&a, model);
+    write_grid(a.out, &made, a.columns == 0 ? 10 : a.columns);
+    free(made.pixels);
+    transcdiff_model_free(model);
+    signal(SIGINT, SIG_DFL);
+    transcdiff_cancellation_free(interrupted);
+    free(a.classes);
+    free(a.seeds);
+    return EXIT_SUCCESS;
+}

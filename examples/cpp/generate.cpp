@@ -1,0 +1,219 @@
+// Generates images of classes and writes them, side by side, to a PNG. CMakeLists.txt says how to build it.
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <csignal>
+#include <cstdint>
+#include <cstdlib>
+#include <iostream>
+#include <numeric>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <png.h>
+#include <transcdiff.hpp>
+
+namespace {
+
+constexpr char USAGE[] =
+    "usage: generate MODEL [--vae FILE] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n"
+    "                [--out grid.png] [--columns N]\n"
+    "Without seeds, image i has the seed i. Without a VAE, the k*k channels of a latent are k*k grey pixels.";
+
+/// What was asked for.
+struct Arguments {
+    std::string model;
+    std::optional<std::string> vae;
+    std::vector<std::uint32_t> classes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    std::vector<std::uint64_t> seeds;
+    std::optional<std::uint32_t> steps;
+    std::optional<double> guidance;
+    std::string out = "grid.png";
+    std::size_t columns = 10;
+};
+
+/// Images of `channels` bytes a pixel, rows of pixels, one after another.
+struct Pictures {
+    std::size_t count, height, width, channels;
+    std::vector<std::uint8_t> pixels;
+};
+
+/// What the signal handler sets: transcdiff_cancellation_cancel may be called there.
+const transcdiff_cancellation *interrupted = nullptr;
+
+extern "C" void on_signal(int) { transcdiff_cancellation_cancel(interrupted); }
+
+template <class T>
+T number(const std::string &option, std::string_view text) {
+    T value{};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size()) {
+        throw std::invalid_argument(option + ": expected a whole number in range");
+    }
+    return value;
+}
+
+template <class T>
+T positive(const std::string &option, std::string_view text) {
+    const T value = number<T>(option, text);
+    return value != 0 ? value : throw std::invalid_argument(option + ": expected a positive whole number");
+}
+
+/// Numbers with commas between them.
+template <class T>
+std::vector<T> list(const std::string &option, std::string_view text) {
+    std::vector<T> values;
+    for (;;) {
+        const auto comma = text.find(',');
+        values.push_back(number<T>(option, text.substr(0, comma)));
+        if (comma == std::string_view::npos) {
+            return values;
+        }
+        text.remove_prefix(comma + 1);
+    }
+}
+
+double guidance_of(const std::string &option, const char *text) {
+    char *end = nullptr;
+    const double value = std::strtod(text, &end);
+    if (end == text || *end != '\0' || !(value >= 1.0)) {
+        throw std::invalid_argument(option + ": expected a number that is at least 1");
+    }
+    return value;
+}
+
+Arguments parse(int argc, char **argv) {
+    Arguments a;
+    for (int i = 1; i < argc; i++) {
+        const std::string option = argv[i];
+        if (option.compare(0, 2, "--") != 0 && a.model.empty()) {
+            a.model = option;
+            continue;
+        }
+        if (++i >= argc) {
+            throw std::invalid_argument(option + ": " + USAGE);
+        }
+        if (option == "--vae") {
+            a.vae = argv[i];
+        } else if (option == "--classes") {
+            a.classes = list<std::uint32_t>(option, argv[i]);
+        } else if (option == "--seeds") {
+            a.seeds = list<std::uint64_t>(option, argv[i]);
+        } else if (option == "--steps") {
+            a.steps = positive<std::uint32_t>(option, argv[i]);
+        } else if (option == "--guidance") {
+            a.guidance = guidance_of(option, argv[i]);
+        } else if (option == "--out") {
+            a.out = argv[i];
+        } else if (option == "--columns") {
+            a.columns = positive<std::size_t>(option, argv[i]);
+        } else {
+            throw std::invalid_argument(option + ": " + USAGE);
+        }
+    }
+    if (a.model.empty()) {
+        throw std::invalid_argument(USAGE);
+    }
+    if (a.seeds.empty()) {
+        a.seeds.resize(a.classes.size());
+        std::iota(a.seeds.begin(), a.seeds.end(), 0);
+    }
+    return a;
+}
+
+/// -1 black to 1 white, as a byte: rounded to nearest, halves to even.
+std::uint8_t grey(float value) {
+    return static_cast<std::uint8_t>(std::rint(std::clamp((double(value) + 1.0) * 127.5, 0.0, 255.0)));
+}
+
+/// The images of latents of k*k channels: channel k*dy + dx has the pixels (k*y + dy, k*x + dx).
+Pictures unshuffled(const std::vector<float> &latents, std::size_t count, const transcdiff::ModelInfo &info) {
+    const auto channels = info.latent_channels, height = info.latent_height, width = info.latent_width;
+    const auto k = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(channels))));
+    if (k * k != channels) {
+        throw std::invalid_argument("--vae: without one, a latent has to have 1, 4, 9, 16, ... channels");
+    }
+    Pictures made{count, k * height, k * width, 1, std::vector<std::uint8_t>(latents.size())};
+    for (std::size_t i = 0; i < latents.size(); i++) {
+        const auto x = i % width, y = i / width % height;
+        const auto channel = i / (width * height) % channels, n = i / (width * height * channels);
+        const auto row = n * made.height + k * y + channel / k;
+        made.pixels[row * made.width + k * x + channel % k] = grey(latents[i]);
+    }
+    return made;
+}
+
+/// Generates what the arguments ask for.
+Pictures generate(const Arguments &a, const transcdiff::Cancellation &cancellation) {
+    const auto model = transcdiff::Model::load({
+        a.model,
+        a.vae ? std::optional<transcdiff::Source>(*a.vae) : std::nullopt,
+    });
+    std::cerr << "on " << model.device() << '\n';
+
+    transcdiff::GenerateOptions options;
+    options.classes = a.classes;
+    options.seeds = a.seeds;
+    options.steps = a.steps;
+    options.guidance = a.guidance;
+    options.cancellation = &cancellation;
+    options.progress = [](const transcdiff::Progress &progress) {
+        std::cerr << '\r' << std::lround(100.0 * progress.fraction) << " %";
+        return transcdiff::Flow::go_on;
+    };
+    transcdiff::Wanted wanted;
+    wanted.images = a.vae.has_value();
+    wanted.latents = !wanted.images;
+
+    auto made = model.session().generate(options, wanted);
+    std::cerr << '\n';
+    if (wanted.latents) {
+        return unshuffled(made.latents, a.seeds.size(), model.info());
+    }
+    return {made.images.count, made.images.height, made.images.width, 3, std::move(made.images.bytes)};
+}
+
+/// Writes the images in rows of `columns`.
+void write_grid(const std::string &path, const Pictures &from, std::size_t columns) {
+    const auto across = std::min(columns, from.count), rows = (from.count + across - 1) / across;
+    const auto line = from.width * from.channels, stride = across * line;
+    std::vector<std::uint8_t> pixels(rows * from.height * stride);
+    for (std::size_t i = 0; i < from.count * from.height; i++) {
+        const auto image = i / from.height, y = i % from.height;
+        const auto to = (image / across * from.height + y) * stride + image % across * line;
+        std::copy_n(&from.pixels[i * line], line, &pixels[to]);
+    }
+    png_image png = {};
+    png.version = PNG_IMAGE_VERSION;
+    png.width = static_cast<png_uint_32>(across * from.width);
+    png.height = static_cast<png_uint_32>(rows * from.height);
+    png.format = from.channels == 3 ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
+    if (png_image_write_to_file(&png, path.c_str(), 0, pixels.data(), 0, nullptr) == 0) {
+        throw std::runtime_error(path + ": " + png.message);
+    }
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    try {
+        const Arguments arguments = parse(argc, argv);
+        const auto cancellation = transcdiff::Cancellation::create();
+        interrupted = cancellation.get();
+        std::signal(SIGINT, on_signal);
+        const Pictures made = generate(arguments, cancellation);
+        std::signal(SIGINT, SIG_DFL);
+        write_grid(arguments.out, made, arguments.columns);
+        return EXIT_SUCCESS;
+    } catch (const transcdiff::Error &error) {
+        std::cerr << '\n' << error.message() << '\n';
+        return error.status() == transcdiff::Status::cancelled ? 130 : EXIT_FAILURE;
+    } catch (const std::exception &error) {
+        std::cerr << error.what() << '\n';
+        return EXIT_FAILURE;
+    }
+}
