@@ -495,9 +495,14 @@ public:
         if (const auto status = transcdiff_load_options_init(&to, sizeof to); status != TRANSCDIFF_OK) {
             return Error(status, nullptr);
         }
-        for (const auto *text : {&from.device, path(&from.model), path(from.vae ? &*from.vae : nullptr)}) {
+        const std::pair<const char *, const std::string *> texts[] = {
+            {"device", &from.device},
+            {"model_path", path(&from.model)},
+            {"vae_path", path(from.vae ? &*from.vae : nullptr)},
+        };
+        for (const auto &[name, text] : texts) {
             if (text != nullptr && text->find('\0') != std::string::npos) {
-                return invalid(Status::invalid_argument, *text, "a text without zero bytes", "one with");
+                return invalid(Status::invalid_argument, name, "a text without zero bytes", "one with");
             }
         }
         set(from.model, to.model_path, to.model_data, to.model_size);

@@ -6,8 +6,10 @@ use std::path::Path;
 use crate::Result;
 
 const CRATE: &str = "transdiff-ffi";
-const HEADER: &str = "include/transcdiff.h";
-const SYMBOLS: &str = "include/transcdiff.symbols";
+/// The C header.
+pub const HEADER: &str = "include/transcdiff.h";
+/// The functions that it declares, a line each.
+pub const SYMBOLS: &str = "include/transcdiff.symbols";
 
 /// Writes the header and the list of exported symbols, or with `check` compares those that are committed with what
 /// the source says.

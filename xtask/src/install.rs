@@ -35,6 +35,16 @@ pub enum Profile {
     Dev,
 }
 
+impl Profile {
+    /// The name that Cargo has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Dev => "dev",
+        }
+    }
+}
+
 /// Relative to where the command is given, not to the workspace.
 fn absolute(path: &str) -> std::io::Result<PathBuf> {
     std::path::absolute(path)
@@ -89,13 +99,9 @@ struct Built {
 }
 
 fn build(profile: Profile) -> Result<Built> {
-    let profile = match profile {
-        Profile::Release => "release",
-        Profile::Dev => "dev",
-    };
     let command = ["rustc", "--locked", "--lib", "--package", "transdiff-ffi", "--message-format", "json"];
     let printed = cargo(&command)
-        .args(&["--profile", profile, "--", "--print", "native-static-libs"])
+        .args(&["--profile", profile.name(), "--", "--print", "native-static-libs"])
         .stdout_even_if_failed()?;
     let messages: Vec<Value> = printed.0.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let note = |message: &Value| {

@@ -2,6 +2,7 @@
 
 mod compare;
 mod fuzz;
+mod ffi;
 mod header;
 mod install;
 mod licences;
@@ -41,6 +42,14 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Writes include/transcdiff.abi, the layout of the C ABI's structs; needs gcc and clang
+    Layout {
+        /// Compare what is committed, and write nothing
+        #[arg(long)]
+        check: bool,
+    },
+    /// The C ABI from C, C++ and Python: headers, symbols, installation, the examples and their pictures; needs compilers
+    Ffi(ffi::Options),
     /// Installs the C ABI: libraries, headers, and the files of pkg-config and CMake
     Install(install::Options),
     /// The quickstart in a short setting: its outputs are complete, and it goes on from its checkpoint
@@ -61,6 +70,8 @@ impl Task {
             Self::Test => "test",
             Self::Licences => "licences",
             Self::Header { .. } => "header",
+            Self::Layout { .. } => "layout",
+            Self::Ffi(_) => "ffi",
             Self::Install(_) => "install",
             Self::Quickstart => "quickstart",
             Self::Fuzz(_) => "fuzz",
@@ -86,6 +97,8 @@ impl Task {
             Self::Test => cargo(&["test", "--locked"]).run(),
             Self::Licences => licences::check(),
             Self::Header { check } => header::run(*check),
+            Self::Layout { check } => ffi::layout::run(*check),
+            Self::Ffi(options) => ffi::check(options),
             Self::Install(options) => install::run(options).map(drop),
             Self::Quickstart => quickstart::check(Path::new("target/quickstart-check")),
             Self::Fuzz(options) => fuzz::run(options),

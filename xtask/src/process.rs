@@ -1,6 +1,7 @@
 //! Running other programs.
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::process::{Command, Stdio};
 
 use crate::Result;
@@ -27,8 +28,14 @@ impl Process {
         self
     }
 
+    /// With `arg` after the arguments so far.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.0.arg(arg);
+        self
+    }
+
     /// With an environment variable.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.0.env(name, value);
         self
     }
@@ -49,6 +56,34 @@ impl Process {
     pub fn stdout_even_if_failed(mut self) -> Result<(String, Result)> {
         let out = self.0.stderr(Stdio::inherit()).output().map_err(|e| format!("{}: {e}", self.name()))?;
         Ok((String::from_utf8(out.stdout)?, self.expect_success(out.status.success())))
+    }
+
+    /// Runs it to its end without showing what it writes, unless it fails; an exit code other than 0 is an error.
+    pub fn run_quietly(mut self) -> Result {
+        let out = self.0.output().map_err(|e| format!("{}: {e}", self.name()))?;
+        if !out.status.success() {
+            eprintln!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        }
+        self.expect_success(out.status.success())
+    }
+
+    /// Runs it to its end: its exit code, and what it wrote to its standard error.
+    pub fn complaint(mut self) -> Result<(Option<i32>, String)> {
+        let out = self.0.output().map_err(|e| format!("{}: {e}", self.name()))?;
+        Ok((out.status.code(), String::from_utf8(out.stderr)?))
+    }
+
+    /// Interrupts it, as Ctrl-C does, once it has written `mark` to its standard error; its exit code.
+    pub fn interrupted_after(mut self, mark: u8) -> Result<Option<i32>> {
+        let started = self.0.stderr(Stdio::piped()).spawn();
+        let mut child = started.map_err(|e| format!("{}: {e}", self.name()))?;
+        let mut written = child.stderr.take().expect("it is piped").bytes();
+        if !written.by_ref().any(|byte| byte.is_ok_and(|b| b == mark)) {
+            return Err(format!("{} ended before it could be interrupted", self.name()).into());
+        }
+        Self::new("kill").args(&["-INT", &child.id().to_string()]).run()?;
+        written.for_each(drop);
+        Ok(child.wait()?.code())
     }
 
     fn expect_success(&self, success: bool) -> Result {

@@ -1,0 +1,97 @@
+//! What `cargo xtask ffi` needs of the library in Rust: a small model with a VAE, and a judge of generated digits.
+
+#[path = "../../examples/quickstart/digits.rs"]
+#[allow(dead_code)]
+mod digits;
+#[path = "../../examples/quickstart/evaluate.rs"]
+#[allow(dead_code)]
+mod evaluate;
+
+use std::error::Error;
+use std::fs::{File, create_dir_all};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use transdiff::model::{Mode, ModelConfig};
+use transdiff::nn::Module;
+use transdiff::rng::{Purpose, StreamKey};
+use transdiff::vae::{Vae, VaeConfig};
+use transdiff::{Cpu, DType, HostTensor, TransDiff};
+
+use digits::{CLASSES, Digits, Image, PIXELS, SIDE, WHITE};
+use evaluate::Evaluator;
+
+/// Small models, and the judge of digits
+#[derive(Parser)]
+enum Command {
+    /// Writes model.safetensors and vae.safetensors, random ones that give images of 256 pixels
+    Small { folder: PathBuf },
+    /// Prints the share of a picture's digits that are recognised; digit i is to be an i % 10
+    Recognise { picture: PathBuf },
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    match Command::parse() {
+        Command::Small { folder } => write_small(&folder),
+        Command::Recognise { picture } => {
+            println!("{}", recognised(&read_digits(&picture)?)?);
+            Ok(())
+        }
+    }
+}
+
+fn write_small(folder: &Path) -> Result<(), Box<dyn Error>> {
+    let config = ModelConfig {
+        width: 16,
+        heads: 2,
+        encoder_blocks: 1,
+        decoder_blocks: 1,
+        mlp_ratio: 2,
+        classes: 3,
+        buffer_size: 2,
+        feature_tokens: 8,
+        latent_channels: 16,
+        latent_size: 16,
+        mode: Mode::MultiReference { groups: 2 },
+    };
+    let vae = VaeConfig { channels: 32, multipliers: vec![1; 5], ..VaeConfig::published() };
+    let backend = Cpu::new(None)?;
+    let mut model = TransDiff::new(&backend, &config, DType::F32, 1)?;
+    // A new model's last layer is zero: every image would be its noise.
+    for (index, (_, param)) in model.params_mut().into_iter().enumerate() {
+        let shape = param.value().shape().to_vec();
+        let mut stream = StreamKey::new(2, Purpose::Initialisation, index as u32, 0).stream();
+        let before = param.value().to_f32()?;
+        let values = before.into_iter().map(|x| x + 0.1 * stream.normal() as f32).collect();
+        param.set_host(HostTensor::f32(&shape, values)?)?;
+    }
+    create_dir_all(folder)?;
+    model.save(folder.join("model.safetensors"))?;
+    Ok(Vae::new(&backend, &vae, DType::F32, 3)?.save(folder.join("vae.safetensors"))?)
+}
+
+/// The digits of a picture, row by row, in the data set's pixel values.
+fn read_digits(path: &Path) -> Result<Vec<Image>, Box<dyn Error>> {
+    let mut reader = png::Decoder::new(BufReader::new(File::open(path)?)).read_info()?;
+    let mut pixels = vec![0; reader.output_buffer_size().ok_or("a picture too large for memory")?];
+    let frame = reader.next_frame(&mut pixels)?;
+    let (width, height) = (frame.width as usize, frame.height as usize);
+    if frame.line_size != width || !width.is_multiple_of(SIDE) || !height.is_multiple_of(SIDE) {
+        return Err(format!("expected digits of {SIDE}×{SIDE} grey pixels, got {frame:?}").into());
+    }
+    let across = width / SIDE;
+    let digit = |i: usize| -> Image {
+        std::array::from_fn(|pixel| {
+            let (y, x) = (i / across * SIDE + pixel / SIDE, i % across * SIDE + pixel % SIDE);
+            (f32::from(pixels[y * width + x]) / 255.0 * WHITE).round_ties_even()
+        })
+    };
+    Ok((0..width * height / PIXELS).map(digit).collect())
+}
+
+fn recognised(images: &[Image]) -> Result<f64, Box<dyn Error>> {
+    let (train, test) = Digits::load()?;
+    let labels: Vec<usize> = (0..images.len()).map(|i| i % CLASSES).collect();
+    Ok(Evaluator::new(&train, &test)?.quality(images, &labels)?.accuracy)
+}

@@ -1,0 +1,118 @@
+//! The examples in every language, built against what is installed as their documentation says. All take the same
+//! arguments and make the same pictures; who adds another one adds it to [`build`].
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::tools::pkg_config;
+use crate::Result;
+use crate::install::Profile;
+use crate::process::{Process, cargo};
+
+/// A program, and how it is run.
+pub struct Program {
+    /// What it is, for people; a file's name too.
+    pub name: String,
+    path: PathBuf,
+    first: Vec<String>,
+    library_path: Option<PathBuf>,
+}
+
+impl Program {
+    fn new(name: String, path: impl Into<PathBuf>) -> Self {
+        Self { name, path: path.into(), first: Vec::new(), library_path: None }
+    }
+
+    /// The program, to be given its arguments.
+    pub fn run(&self) -> Process {
+        let first: Vec<&str> = self.first.iter().map(String::as_str).collect();
+        let process = Process::new(&self.path).args(&first);
+        match &self.library_path {
+            Some(path) => process.env("LD_LIBRARY_PATH", path),
+            None => process,
+        }
+    }
+}
+
+/// Every program; the first is the one in Rust, without the C ABI.
+pub fn build(folder: &Path, installed: &Path, profile: Profile) -> Result<Vec<Program>> {
+    let mut programs = vec![rust(profile)?];
+    for compiler in ["gcc", "clang"] {
+        programs.push(c(folder, installed, compiler, true)?);
+        programs.push(c(folder, installed, compiler, false)?);
+    }
+    for compiler in ["g++", "clang++"] {
+        programs.push(cpp(folder, installed, compiler, true)?);
+        programs.push(cpp(folder, installed, compiler, false)?);
+    }
+    programs.push(python(installed)?);
+    Ok(programs)
+}
+
+/// The example's file, as Cargo says where it is.
+pub fn rust_example(name: &str, profile: Profile) -> Result<PathBuf> {
+    let command =
+        ["build", "--quiet", "--locked", "--message-format", "json", "--example", name, "--profile"];
+    let printed = cargo(&command).args(&[profile.name()]).stdout()?;
+    let executable = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    };
+    Ok(printed.lines().find_map(executable).ok_or_else(|| format!("cargo made no example {name}"))?)
+}
+
+fn rust(profile: Profile) -> Result<Program> {
+    Ok(Program::new("rust".into(), rust_example("generate", profile)?))
+}
+
+fn link_name(shared: bool) -> &'static str {
+    if shared { "shared" } else { "static" }
+}
+
+/// The commands of examples/c/README.md.
+fn c(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Result<Program> {
+    let name = format!("c-{compiler}-{}", link_name(shared));
+    let path = folder.join("programs").join(&name);
+    fs::create_dir_all(folder.join("programs"))?;
+    let flags = match shared {
+        true => pkg_config(installed, &["--cflags", "--libs", "transcdiff", "libpng"])?,
+        false => [
+            pkg_config(installed, &["--cflags", "transcdiff", "libpng"])?,
+            pkg_config(installed, &["--variable=static_libs", "transcdiff"])?,
+            pkg_config(installed, &["--libs", "libpng"])?,
+        ]
+        .concat(),
+    };
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let command = Process::new(compiler).args(&["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+    command.arg("examples/c/generate.c").arg("-o").arg(&path).args(&flags).args(&["-lm"]).run()?;
+    let mut program = Program::new(name, path);
+    // Without it the static ones would not run if they needed the shared library.
+    program.library_path = shared.then(|| installed.join("lib"));
+    Ok(program)
+}
+
+/// The commands of examples/cpp/CMakeLists.txt.
+fn cpp(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Result<Program> {
+    let name = format!("cpp-{compiler}-{}", link_name(shared));
+    let build = folder.join("cmake").join(&name);
+    if build.exists() {
+        fs::remove_dir_all(&build)?;
+    }
+    let define = |name: &str, value: &str| format!("-D{name}={value}");
+    let prefix = define("CMAKE_PREFIX_PATH", installed.to_str().ok_or("a folder name that is not UTF-8")?);
+    let compiler = define("CMAKE_CXX_COMPILER", compiler);
+    let link = define("STATIC_TRANSCDIFF", if shared { "OFF" } else { "ON" });
+    let warnings = define("CMAKE_CXX_FLAGS", "-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror");
+    let configure = Process::new("cmake").args(&["-S", "examples/cpp", "-B"]).arg(&build);
+    configure.args(&[&prefix, &compiler, &link, &warnings]).stdout()?;
+    Process::new("cmake").arg("--build").arg(&build).stdout()?;
+    Ok(Program::new(name, build.join("generate")))
+}
+
+fn python(installed: &Path) -> Result<Program> {
+    let library =
+        installed.join("lib/libtranscdiff.so").to_str().ok_or("a folder name that is not UTF-8")?.into();
+    let first = vec!["examples/python/generate.py".into(), "--library".into(), library];
+    Ok(Program { first, ..Program::new("python".into(), "python3") })
+}

@@ -1,0 +1,44 @@
+//! What has to be there besides Rust.
+
+use std::process::{Command, Stdio};
+
+use crate::Result;
+use crate::process::Process;
+
+/// Programs, and Debian's packages that have them.
+const PROGRAMS: [(&str, &str); 8] = [
+    ("gcc", "gcc"),
+    ("g++", "g++"),
+    ("clang", "clang"),
+    ("clang++", "clang"),
+    ("cmake", "cmake"),
+    ("pkg-config", "pkg-config"),
+    ("nm", "binutils"),
+    ("python3", "python3"),
+];
+
+/// Fails naming everything that is missing, and what to install.
+pub fn present() -> Result {
+    let runs = |program: &str, args: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let mut missing: Vec<(&str, &str)> =
+        PROGRAMS.into_iter().filter(|(program, _)| !runs(program, &["--version"])).collect();
+    if runs("pkg-config", &["--version"]) && !runs("pkg-config", &["--exists", "libpng"]) {
+        missing.push(("libpng", "libpng-dev"));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let (names, packages): (Vec<&str>, Vec<&str>) = missing.into_iter().unzip();
+    Err(format!("missing: {}; on Debian, apt-get install {}", names.join(", "), packages.join(" ")).into())
+}
+
+/// The words of `pkg-config`'s answer about the library installed in `installed`, and libpng.
+pub fn pkg_config(installed: &std::path::Path, args: &[&str]) -> Result<Vec<String>> {
+    let path = installed.join("lib/pkgconfig");
+    let answer = Process::new("pkg-config").args(args).env("PKG_CONFIG_PATH", path).stdout()?;
+    Ok(answer.split_whitespace().map(str::to_owned).collect())
+}
