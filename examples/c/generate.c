@@ -56,13 +56,16 @@ static void *allocate(size_t count, size_t size) {
     return memory;
 }
 
-/* Ends the program if a call did not succeed, with what the library says of it. */
-static void check(transcdiff_status status, transcdiff_error *error) {
+/*
+ * Ends the program if a call did not succeed, with what the library says of it. The error is passed by its address: its
+ * value is only known after the call, which is another argument.
+ */
+static void check(transcdiff_status status, transcdiff_error *const *error) {
     if (status == TRANSCDIFF_OK) {
         return;
     }
-    fprintf(stderr, "\n%s\n", error == NULL ? transcdiff_status_name(status) : transcdiff_error_message(error));
-    transcdiff_error_free(error);
+    fprintf(stderr, "\n%s\n", *error == NULL ? transcdiff_status_name(status) : transcdiff_error_message(*error));
+    transcdiff_error_free(*error);
     exit(status == TRANSCDIFF_CANCELLED ? 130 : EXIT_FAILURE);
 }
 
@@ -176,12 +179,12 @@ static void show_message(uint32_t level, const char *message, void *user_data) {
 static transcdiff_model *load(const arguments *a) {
     transcdiff_load_options options;
     transcdiff_error *error = NULL;
-    check(transcdiff_load_options_init(&options, sizeof options), NULL);
+    check(transcdiff_load_options_init(&options, sizeof options), &error);
     options.model_path = a->model;
     options.vae_path = a->vae;
     options.log = show_message;
     transcdiff_model *model;
-    check(transcdiff_model_load(&options, &model, &error), error);
+    check(transcdiff_model_load(&options, &model, &error), &error);
     return model;
 }
 
@@ -217,9 +220,9 @@ static images generate(const arguments *a, const transcdiff_model *model) {
     transcdiff_error *error = NULL;
     transcdiff_model_info info;
     info.struct_size = sizeof info;
-    check(transcdiff_model_get_info(model, &info, &error), error);
+    check(transcdiff_model_get_info(model, &info, &error), &error);
     transcdiff_generate_options options;
-    check(transcdiff_generate_options_init(model, &options, sizeof options), NULL);
+    check(transcdiff_generate_options_init(model, &options, sizeof options), &error);
     options.images = a->images;
     options.classes = a->classes;
     options.seeds = a->seeds;
@@ -228,7 +231,7 @@ static images generate(const arguments *a, const transcdiff_model *model) {
     options.cancellation = interrupted;
     options.progress = show_progress;
     transcdiff_outputs outputs;
-    check(transcdiff_outputs_init(&outputs, sizeof outputs), NULL);
+    check(transcdiff_outputs_init(&outputs, sizeof outputs), &error);
 
     images made = {a->images, info.image_height, info.image_width, 3, NULL};
     float *latents = NULL;
@@ -242,8 +245,8 @@ static images generate(const arguments *a, const transcdiff_model *model) {
         outputs.latents_size = a->images * each;
     }
     transcdiff_session *session;
-    check(transcdiff_session_new(model, &session, &error), error);
-    check(transcdiff_session_generate(session, &options, &outputs, &error), error);
+    check(transcdiff_session_new(model, &session, &error), &error);
+    check(transcdiff_session_generate(session, &options, &outputs, &error), &error);
     fprintf(stderr, "\n");
     transcdiff_session_free(session);
     if (latents != NULL) {

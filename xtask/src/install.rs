@@ -100,18 +100,18 @@ struct Built {
 
 fn build(profile: Profile) -> Result<Built> {
     let command = ["rustc", "--locked", "--lib", "--package", "transdiff-ffi", "--message-format", "json"];
-    let printed = cargo(&command)
+    let (printed, success) = cargo(&command)
         .args(&["--profile", profile.name(), "--", "--print", "native-static-libs"])
         .stdout_even_if_failed()?;
-    let messages: Vec<Value> = printed.0.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let messages: Vec<Value> = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let note = |message: &Value| {
         let text = message.pointer("/message/message")?.as_str()?;
         Some(text.strip_prefix("native-static-libs: ")?.split_whitespace().map(str::to_owned).collect())
     };
-    for message in messages.iter().filter(|m| note(m).is_none()) {
+    for message in messages.iter().filter(|m| m.pointer("/message/level").is_some_and(|level| level != "note")) {
         eprint!("{}", message.pointer("/message/rendered").and_then(Value::as_str).unwrap_or(""));
     }
-    printed.1?;
+    success?;
     let files: Vec<PathBuf> = messages.iter().flat_map(artifacts).collect();
     let find = |name: &str| {
         let found = files.iter().find(|file| file.ends_with(name)).cloned();
