@@ -40,11 +40,7 @@ pub fn peak_of<T>(f: impl FnOnce() -> T) -> (T, usize) {
 }
 
 /// How many bytes are allocated.
+#[allow(dead_code)] // not every test that counts asks for it
 pub fn held() -> usize {
     NOW.load(Ordering::Relaxed)
-}
-
-/// What a file of `len` bytes may take while it is read: twice its length, and 16 MiB.
-pub fn allowed(len: usize) -> usize {
-    2 * len + (16 << 20)
 }

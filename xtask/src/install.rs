@@ -108,7 +108,9 @@ fn build(profile: Profile) -> Result<Built> {
         let text = message.pointer("/message/message")?.as_str()?;
         Some(text.strip_prefix("native-static-libs: ")?.split_whitespace().map(str::to_owned).collect())
     };
-    for message in messages.iter().filter(|m| m.pointer("/message/level").is_some_and(|level| level != "note")) {
+    for message in
+        messages.iter().filter(|m| m.pointer("/message/level").is_some_and(|level| level != "note"))
+    {
         eprint!("{}", message.pointer("/message/rendered").and_then(Value::as_str).unwrap_or(""));
     }
     success?;

@@ -1,8 +1,8 @@
 //! The project's tasks. `cargo xtask check` runs every check, cheapest first; each also runs alone.
 
 mod compare;
-mod fuzz;
 mod ffi;
+mod fuzz;
 mod header;
 mod install;
 mod licences;
