@@ -594,17 +594,21 @@ public:
     /// [count, n, C, h, w].
     Result<std::vector<float>> try_features(Span<const std::uint32_t> classes, Span<const float> references = {},
                                             const Cancellation *cancellation = nullptr) {
-        const auto count = detail::times("references", references.size(), classes.size() * latent_size());
-        if (!count) {
-            return count.error();
-        }
-        const auto tokens = info_.groups == 0 ? 0 : info_.feature_count / info_.groups * (1 + *count);
-        std::vector<float> features(classes.size() * tokens * info_.feature_width);
-        return into(std::move(features), [&](float *to, std::size_t bytes, transcdiff_error **error) {
+        const auto call = [&](auto... out) {
             return transcdiff_session_features(handle_.get(), classes.data(), classes.size(),
-                                               detail::data_or_null(references), *count,
-                                               detail::handle(cancellation), to, bytes, error);
-        });
+                                               detail::data_or_null(references), out...);
+        };
+        return features_of(classes.size(), references, cancellation, call);
+    }
+
+    /// Semantic features for no class of n images, in the shape of try_features: what guidance leads away from.
+    Result<std::vector<float>> try_unconditional_features(std::size_t n, Span<const float> references = {},
+                                                          const Cancellation *cancellation = nullptr) {
+        const auto call = [&](auto... out) {
+            return transcdiff_session_unconditional_features(handle_.get(), n,
+                                                             detail::data_or_null(references), out...);
+        };
+        return features_of(n, references, cancellation, call);
     }
 
     /// Latents [n, C, height/d, width/d] of images whose sides are multiples of the model's downsampling d: drawn from the
@@ -666,6 +670,10 @@ public:
     std::vector<float> features(Span<const std::uint32_t> classes, Span<const float> references = {},
                                 const Cancellation *cancellation = nullptr) {
         return try_features(classes, references, cancellation).value();
+    }
+    std::vector<float> unconditional_features(std::size_t n, Span<const float> references = {},
+                                              const Cancellation *cancellation = nullptr) {
+        return try_unconditional_features(n, references, cancellation).value();
     }
     std::vector<float> encode(const Images &images, Span<const std::uint64_t> seeds = {},
                               const Cancellation *cancellation = nullptr) {
@@ -779,6 +787,21 @@ private:
                 detail::buffer(made.features, n * count * info_.feature_width, outputs.features_size);
         }
         return made;
+    }
+
+    /// Features of n images; `call` takes what comes after the references in C.
+    template <typename Call>
+    Result<std::vector<float>> features_of(std::size_t n, Span<const float> references,
+                                           const Cancellation *cancellation, Call call) {
+        const auto count = detail::times("references", references.size(), n * latent_size());
+        if (!count) {
+            return count.error();
+        }
+        const auto tokens = info_.groups == 0 ? 0 : info_.feature_count / info_.groups * (1 + *count);
+        std::vector<float> features(n * tokens * info_.feature_width);
+        return into(std::move(features), [&](float *to, std::size_t bytes, transcdiff_error **error) {
+            return call(*count, detail::handle(cancellation), to, bytes, error);
+        });
     }
 
     /// `values`, once `call` has written them.

@@ -113,6 +113,16 @@ impl PipelineSession {
         self.session.features(classes, references)
     }
 
+    /// Semantic features for no class of `images` images, in the shape of [`features`](Self::features): what guidance
+    /// leads away from. With multi-reference autoregression they depend on the references.
+    ///
+    /// # Errors
+    /// As [`features`](Self::features).
+    pub fn unconditional_features(&mut self, images: usize, references: &[HostTensor]) -> Result<HostTensor> {
+        request::check_references(&self.info, images, references)?;
+        self.session.unconditional_features(images, references)
+    }
+
     /// Latents [n, C, h, w], in the scale of the model, of images [n, 3, H, W] in [-1, 1], whose sides are multiples of
     /// the VAE's [`downsampling`](VaeInfo::downsampling). With `seeds`, one an image, latents are drawn from the
     /// posterior; without, they are its mean.

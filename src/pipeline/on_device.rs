@@ -22,6 +22,7 @@ pub(super) trait DeviceSession: Debug + Send {
     fn watch(&mut self, cancellation: &Cancellation);
     fn generate(&mut self, request: &Request, observer: Observer<'_>) -> Result<Output>;
     fn features(&mut self, classes: &[usize], references: &[HostTensor]) -> Result<HostTensor>;
+    fn unconditional_features(&mut self, images: usize, references: &[HostTensor]) -> Result<HostTensor>;
     fn encode(&mut self, images: &HostTensor, seeds: Option<&[u64]>) -> Result<HostTensor>;
     fn decode(&mut self, latents: &HostTensor) -> Result<HostTensor>;
 }
@@ -60,6 +61,11 @@ impl<B: Backend> SessionOn<B> {
 
     fn upload(&self, tensor: &HostTensor, dtype: DType) -> Result<Tensor<B>> {
         Tensor::from_host(self.backend(), &tensor.clone().cast(dtype))
+    }
+
+    /// Latents in the type of the model.
+    fn upload_all(&self, latents: &[HostTensor]) -> Result<Vec<Tensor<B>>> {
+        latents.iter().map(|latent| self.upload(latent, self.dtype)).collect()
     }
 
     fn vae(&self) -> Result<&Vae<B>> {
@@ -158,9 +164,11 @@ impl<B: Backend> DeviceSession for SessionOn<B> {
     }
 
     fn features(&mut self, classes: &[usize], references: &[HostTensor]) -> Result<HostTensor> {
-        let upload = |latent: &HostTensor| self.upload(latent, self.dtype);
-        let references: Vec<_> = references.iter().map(upload).collect::<Result<_>>()?;
-        download(self.session.features(classes, &references)?.tensor())
+        download(self.session.features(classes, &self.upload_all(references)?)?.tensor())
+    }
+
+    fn unconditional_features(&mut self, images: usize, references: &[HostTensor]) -> Result<HostTensor> {
+        download(self.session.unconditional_features(images, &self.upload_all(references)?)?.tensor())
     }
 
     fn encode(&mut self, images: &HostTensor, seeds: Option<&[u64]>) -> Result<HostTensor> {

@@ -17,8 +17,9 @@ pub enum Source {
     Features {
         /// The features to decode.
         features: HostTensor,
-        /// The features that guidance leads away from, [n, k, D] or [1, k, D]. Without, those for no class, cut alike,
-        /// where the model can tell them: in one step, and in the first group of multi-reference autoregression.
+        /// The features that guidance leads away from, [n, k, D] or [1, k, D]. Without, those for no class, cut alike;
+        /// features of more than the first group of multi-reference autoregression need them, since there they depend
+        /// on the references ([`unconditional_features`](super::PipelineSession::unconditional_features)).
         unconditional: Option<HostTensor>,
     },
 }
@@ -95,6 +96,11 @@ impl Request {
                         let expected = format!("unconditional features of 1 or {} × {}", want[0], want[1]);
                         return Err(Error::shape("generate", expected, got));
                     }
+                }
+                let guided = self.sampling.guidance.iter().any(|guidance| guidance.scale() > 1.0);
+                if guided && unconditional.is_none() && features.shape()[1] > info.config.group_tokens() {
+                    let expected = "features, for a guidance above 1 of more than one group";
+                    return Err(Error::argument("unconditional", expected, "none"));
                 }
                 if !self.references.is_empty() {
                     let expected = "none where features are given";

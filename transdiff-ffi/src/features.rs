@@ -1,6 +1,7 @@
 //! Semantic features: computed, cut and mixed.
 
 use transdiff::HostTensor;
+use transdiff::pipeline::PipelineSession;
 
 use crate::buffers::write_floats;
 use crate::cancellation::transcdiff_cancellation;
@@ -31,21 +32,82 @@ pub unsafe extern "C" fn transcdiff_session_features(
         // SAFETY: the caller promises what the functions called here ask for.
         unsafe {
             let session = session_of(session)?;
-            let config = &session.info().config;
-            if classes.is_null() || features.is_null() {
-                return Err(Failure::Null(if classes.is_null() { "classes" } else { "features" }));
+            if classes.is_null() {
+                return Err(Failure::Null("classes"));
             }
-            let references = latents(session.info(), references, reference_count, n, "references")?;
-            let shape = [n, 1 + reference_count, config.group_tokens(), config.width, size_of::<f32>()];
-            check_size("features", product("features", &shape)?, features_size)?;
-            let classes = copied(array(classes, n, "classes")?, "features")?;
-            let classes: Vec<usize> = classes.into_iter().map(|class| class as usize).collect();
-            let made: HostTensor = session.enter(cancellation)?.features(&classes, &references)?;
-            write_floats(&[&made], features, "features")
+            let asked = Asked { n, references, reference_count, cancellation, features, features_size };
+            asked.run(session, |session, references| {
+                let classes = copied(array(classes, n, "classes")?, "features")?;
+                let classes: Vec<usize> = classes.into_iter().map(|class| class as usize).collect();
+                Ok(session.features(&classes, references)?)
+            })
         }
     };
     // SAFETY: the caller promises it.
     unsafe { guard(error, body) }
+}
+
+/// Computes the semantic features for no class of `n` images, as `transcdiff_session_features`: what guidance leads away from.
+/// With MRAR they depend on the references.
+///
+/// # Safety
+/// The pointers are NULL or valid for their sizes; `features` overlaps nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn transcdiff_session_unconditional_features(
+    session: *mut transcdiff_session,
+    n: usize,
+    references: *const f32,
+    reference_count: usize,
+    cancellation: *const transcdiff_cancellation,
+    features: *mut f32,
+    features_size: usize,
+    error: *mut *mut transcdiff_error,
+) -> transcdiff_status {
+    let body = || {
+        // SAFETY: the caller promises what the functions called here ask for.
+        unsafe {
+            let session = session_of(session)?;
+            let asked = Asked { n, references, reference_count, cancellation, features, features_size };
+            asked.run(session, |session, references| Ok(session.unconditional_features(n, references)?))
+        }
+    };
+    // SAFETY: the caller promises it.
+    unsafe { guard(error, body) }
+}
+
+/// The arguments of both functions that compute features.
+struct Asked {
+    n: usize,
+    references: *const f32,
+    reference_count: usize,
+    cancellation: *const transcdiff_cancellation,
+    features: *mut f32,
+    features_size: usize,
+}
+
+impl Asked {
+    /// # Safety
+    /// The pointers are as [`transcdiff_session_features`] says.
+    unsafe fn run(
+        self,
+        session: &transcdiff_session,
+        compute: impl FnOnce(&mut PipelineSession, &[HostTensor]) -> Outcome<HostTensor>,
+    ) -> Outcome {
+        if self.features.is_null() {
+            return Err(Failure::Null("features"));
+        }
+        let config = &session.info().config;
+        // SAFETY: the caller promises what the functions called here ask for.
+        unsafe {
+            let references =
+                latents(session.info(), self.references, self.reference_count, self.n, "references")?;
+            let shape =
+                [self.n, 1 + self.reference_count, config.group_tokens(), config.width, size_of::<f32>()];
+            check_size("features", product("features", &shape)?, self.features_size)?;
+            let made = compute(&mut *session.enter(self.cancellation)?, &references)?;
+            write_floats(&[&made], self.features, "features")
+        }
+    }
 }
 
 /// Cuts features [n, count, width]: the first `k` of each image go to `cut` [n, k, width]. Any thread.

@@ -120,6 +120,12 @@ fn null_is_refused_by_name() {
         refused(ARGUMENT, "session", |e| features(ptr::null_mut(), classes.as_ptr(), none, 0, f, e));
         refused(ARGUMENT, "classes", |e| features(session, ptr::null(), none, 0, f, e));
         refused(ARGUMENT, "features", |e| features(session, classes.as_ptr(), none, 0, none, e));
+        let unconditional = |session, references, count, to, e| {
+            transcdiff_session_unconditional_features(session, 1, references, count, no_flag, to, 128, e)
+        };
+        refused(ARGUMENT, "session", |e| unconditional(ptr::null_mut(), none, 0, f, e));
+        refused(ARGUMENT, "features", |e| unconditional(session, none, 0, none, e));
+        refused(ARGUMENT, "references", |e| unconditional(session, none, 1, f, e));
         refused(ARGUMENT, "references", |e| features(session, classes.as_ptr(), none, 1, f, e));
 
         refused(ARGUMENT, "features", |e| transcdiff_features_cut(none, 1, 2, 2, 1, f, e));

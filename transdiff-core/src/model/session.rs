@@ -83,6 +83,16 @@ impl<B: Backend> Session<B> {
         self.model.features_in(&self.ctx(), labels, references)
     }
 
+    /// Features for no class of `images` images, as [`TransDiff::unconditional_features`]: what guidance leads away from.
+    ///
+    /// # Errors
+    /// As [`TransDiff::features`]; [`Error::Cancelled`].
+    pub fn unconditional_features(&self, images: usize, references: &[Tensor<B>]) -> Result<Features<B>> {
+        let features = self.model.unconditional_features_in(&self.ctx(), references)?;
+        let shape = [images, features.count(), self.model.config().width];
+        Features::new(features.tensor().broadcast_to(&shape)?)
+    }
+
     /// Generates a latent for every label. `references` are latents [B, C, h, w] to use in place of the first
     /// ones that multi-reference autoregression would generate itself; with one step there are none.
     ///
@@ -132,7 +142,7 @@ impl<B: Backend> Session<B> {
         observer: &mut dyn Observer<B>,
     ) -> Result<Tensor<B>> {
         let guided = sampling.guidance(Trajectory::ONLY)?.scale() > 1.0;
-        let unconditional = if guided { Some(self.unconditional_features(features.count())?) } else { None };
+        let unconditional = if guided { Some(self.cached_unconditional(features.count())?) } else { None };
         self.decode_against(features, unconditional.as_ref(), sampling, noise, observer)
     }
 
@@ -154,7 +164,7 @@ impl<B: Backend> Session<B> {
     }
 
     /// The first `count` features for no class, computed once.
-    fn unconditional_features(&mut self, count: usize) -> Result<Features<B>> {
+    fn cached_unconditional(&mut self, count: usize) -> Result<Features<B>> {
         if self.unconditional.is_none() {
             self.unconditional = Some(self.model.unconditional_features_in(&self.ctx(), &[])?);
         }
