@@ -20,9 +20,10 @@ use crate::text;
 /// What is converted, and how
 #[derive(Args)]
 #[command(
-    after_help = "The input may be a checkpoint of the published implementation (.pth), its VAE (.ckpt), a training run of \
-this library, or a model or VAE as safetensors; which one is told by its contents. Of a training run the averaged \
-weights are taken, as the paper does. The sizes go into the metadata, so that the new file needs no flags.
+    after_help = "The input may be a checkpoint of the published implementation (.pth), its VAE (.ckpt), a training run of
+this library, or a model or VAE as safetensors; which one is told by its contents. Of a training run the
+averaged weights are taken, as the paper does. The sizes go into the metadata, so that the new file needs
+no flags.
 
 Examples:
   transdiff convert checkpoint-last.pth model.safetensors

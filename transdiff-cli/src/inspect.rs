@@ -25,8 +25,8 @@ const SETS: [&str; 8] =
 /// What is looked at, and how it is shown
 #[derive(Args)]
 #[command(
-    after_help = "Reads safetensors files and PyTorch checkpoints (.pth, .pt, .ckpt). Only the table of contents is read, and \
-nothing in it is executed.
+    after_help = "Reads safetensors files and PyTorch checkpoints (.pth, .pt, .ckpt). Only the table of contents is read,
+and nothing in it is executed.
 
 Examples:
   transdiff inspect checkpoint-last.pth

@@ -48,15 +48,11 @@ impl<'a> Gallery<'a> {
     }
 
     fn check_free(&self) -> Result<()> {
-        let pictures = self.plan.look.is_some();
-        let images = (0..self.plan.images.len()).filter(|_| pictures).map(|index| self.path(index));
-        let mut paths = images.chain(pictures.then(|| self.grid_path())).chain(self.options.latents.clone());
+        let images = (0..self.plan.images.len()).map(|index| self.path(index));
+        let pictures = self.plan.look.map(|_| images.chain([self.grid_path()]));
+        let mut paths = pictures.into_iter().flatten().chain(self.options.latents.clone());
         match paths.find(|path| path.exists()) {
-            Some(path) => {
-                let path = path.display();
-                Err(format!("{path}: exists already (--force replaces it, --out DIR chooses another folder)")
-                    .into())
-            }
+            Some(path) => Err(format!("{}: exists already (--force replaces it)", path.display()).into()),
             None => Ok(()),
         }
     }

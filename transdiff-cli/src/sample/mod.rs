@@ -55,8 +55,8 @@ fn load(options: &Options, model: &WeightFile, vae: Option<&WeightFile>) -> Resu
 
 /// Prints what loading and generating would take.
 fn estimate(options: &Options, model: &WeightFile, vae: Option<&WeightFile>, plan: &Plan) -> Result<()> {
-    let images =
-        if plan.images.is_empty() { options.batch.get() } else { options.batch.get().min(plan.images.len()) };
+    let batch = options.batch.get();
+    let images = if plan.images.is_empty() { batch } else { batch.min(plan.images.len()) };
     let memory = Pipeline::estimate(model, vae, &options.load(), images)?;
     let rows = [
         ("weights", memory.weights),
@@ -107,7 +107,8 @@ impl Run<'_> {
         outcome?;
         let seconds = started.elapsed().as_secs_f64();
         let rate = count as f64 / seconds;
-        text::print(format!("{count} images in {seconds:.1} s ({rate:.3} images/s){place}\n"))
+        let images = if count == 1 { "image" } else { "images" };
+        text::print(format!("{count} {images} in {seconds:.1} s ({rate:.3} images/s){place}\n"))
     }
 
     fn batches(&mut self, bar: &mut GenerationBar) -> Result<()> {

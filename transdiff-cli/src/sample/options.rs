@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use transdiff::Device;
 use transdiff::pipeline::LoadOptions;
+use transdiff::sampler::Preset;
 
 use crate::source::{Hints, Type};
 
@@ -23,13 +24,13 @@ pub enum SolverName {
 /// What is generated, and how
 #[derive(Args)]
 #[command(
-    after_help = "Every class gets an image for every seed: DIR/CLASS-SEED.png, and DIR/grid.png shows them together. The same \
-seed gives the same image, alone or in any batch. What is not given is as the paper has it for a published model; \
-for others it is the plain sampler without guidance.
+    after_help = "Every class gets an image for every seed: DIR/CLASS-SEED.png, and DIR/grid.png shows them together.
+The same seed gives the same image, alone or in any batch. What is not given is as the paper has it for a
+published model; for others it is the plain sampler without guidance.
 
-Without --vae the model's latents are all there is. They can be kept with --latents; and where their number of \
-channels is a square k², they are shown in grey, the k² channels of a position as k×k pixels, from -1 (black) to 1 \
-(white).
+Without --vae the model's latents are all there is. They can be kept with --latents; and where their
+number of channels is a square k², they are shown in grey, the k² channels of a position as k×k pixels,
+from -1 (black) to 1 (white).
 
 Ctrl-C ends within a step; the images of the batches that were complete stay.
 
@@ -68,7 +69,7 @@ pub struct Options {
     pub references: Vec<PathBuf>,
 
     /// Steps of the sampler
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = Preset::STEPS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
     /// What integrates the velocity
     #[arg(long, value_name = "NAME", default_value = "euler-maruyama")]
