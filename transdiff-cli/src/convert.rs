@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use transdiff::model::CONFIG_KEY;
+use transdiff::model::{CONFIG_KEY, Weights};
 use transdiff::nn::Module;
 use transdiff::vae::{VAE_CONFIG_KEY, Vae, VaeSource};
 use transdiff::weights::{Entry, FileKind, StoredDType, View, WeightFile, WeightView, write_atomic};
@@ -91,7 +91,10 @@ fn model(file: &WeightFile, hints: Hints) -> Result<Found<'_>> {
     let source = hints.find(file)?;
     let tensors = source.tensors().clone();
     tensors.check(&shapes(&TransDiff::placeholder(&Cpu::new(Some(1))?, source.config(), DType::F32)?))?;
-    let what = format!("model ({} weights)", source::name(source.weights()));
+    let what = match source.weights() {
+        Weights::Sole => "model".to_owned(),
+        which => format!("model ({} weights)", source::name(which)),
+    };
     Ok(Found { what, tensors, metadata: described(CONFIG_KEY, source.config()) })
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::text::printable;
+use crate::text::say;
 
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -25,11 +25,11 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         match self {
             Self::Message(message) => {
-                eprintln!("error: {}", printable(message));
+                say(&format!("error: {message}"));
                 ExitCode::FAILURE
             }
             Self::Interrupted(message) => {
-                eprintln!("interrupted: {}", printable(message));
+                say(&format!("interrupted: {message}"));
                 INTERRUPTED.into()
             }
             Self::OutputClosed => ExitCode::SUCCESS,

@@ -14,6 +14,12 @@ pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
     }
 }
 
+/// Writes a line to stderr. That nobody reads it is no reason to stop.
+pub fn say(line: &str) {
+    // There is no other place where a failure could be told.
+    let _ = writeln!(std::io::stderr(), "{}", printable(line));
+}
+
 /// `text` on one line, with what could steer a terminal written out: names in files may be anything.
 pub fn printable(text: &str) -> String {
     text.chars()

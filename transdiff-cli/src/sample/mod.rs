@@ -32,7 +32,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let gallery = Gallery::new(options, &plan, &config)?;
     let pipeline = load(options, &model, vae.as_ref())?;
-    eprintln!("{plan}");
+    text::say(&plan.to_string());
     gallery.open()?;
     // From here on Ctrl-C leaves what is complete; before, there is nothing to leave.
     let cancellation = Cancellation::new();
@@ -43,13 +43,14 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn load(options: &Options, model: &WeightFile, vae: Option<&WeightFile>) -> Result<Pipeline> {
-    let mut say = |_, message: &str| eprintln!("{}", text::printable(message));
-    Pipeline::load(model, vae, &options.load(), &mut say).map_err(|error| match error {
-        Error::DType { got, .. } => {
-            let device = options.device;
-            format!("--dtype {got}: {device} does not compute in it, and does in f32").into()
+    Pipeline::load(model, vae, &options.load(), &mut |_, message| text::say(message)).map_err(|error| {
+        match error {
+            Error::DType { got, .. } => {
+                let device = options.device;
+                format!("--dtype {got}: {device} does not compute in it, and does in f32").into()
+            }
+            other => other.into(),
         }
-        other => other.into(),
     })
 }
 

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::text::say;
+
 /// Units of the bar for an image.
 const UNITS: f64 = 1000.0;
 
@@ -31,7 +33,7 @@ impl GenerationBar {
         self.bar.set_position(now);
         let tenth = |position: u64| position * 10 / self.bar.length().unwrap_or(1).max(1);
         if self.bar.is_hidden() && tenth(before) != tenth(now) {
-            eprintln!("{:>3} %  {message}", tenth(now) * 10);
+            say(&format!("{:>3} %  {message}", tenth(now) * 10));
         }
         self.bar.set_message(message);
     }

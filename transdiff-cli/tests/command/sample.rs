@@ -247,6 +247,19 @@ fn nothing_is_replaced_unasked() {
     succeed(&args);
 }
 
+#[test]
+fn nobody_needs_to_read_the_messages() {
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &one_step());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut sample = crate::process::command();
+    sample.args(["sample", "--model", &model, "--class", "1", "--steps", "1", "--out", &folder.path("out")]);
+    let status = sample.stdout(writer.try_clone().unwrap()).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(folder.names("out"), ["1-0.png", "grid.png"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_leaves_what_is_complete() {
