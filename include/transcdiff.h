@@ -669,6 +669,22 @@ transcdiff_status transcdiff_session_features(struct transcdiff_session *session
                                               struct transcdiff_error **error);
 
 /**
+ * Computes the semantic features for no class of `n` images, as `transcdiff_session_features`: what guidance leads away from.
+ * With MRAR they depend on the references.
+ *
+ * Contract:
+ * The pointers are NULL or valid for their sizes; `features` overlaps nothing.
+ */
+transcdiff_status transcdiff_session_unconditional_features(struct transcdiff_session *session,
+                                                            size_t n,
+                                                            const float *references,
+                                                            size_t reference_count,
+                                                            const struct transcdiff_cancellation *cancellation,
+                                                            float *features,
+                                                            size_t features_size,
+                                                            struct transcdiff_error **error);
+
+/**
  * Cuts features [n, count, width]: the first `k` of each image go to `cut` [n, k, width]. Any thread.
  *
  * Contract:

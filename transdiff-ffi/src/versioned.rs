@@ -164,9 +164,7 @@ mod tests {
             assert!(matches!(read_words(&[size, 0, 0]), Err(Failure::Struct { .. })), "{size}");
         }
         // SAFETY: NULL is refused.
-        assert!(matches!(
-            unsafe { read(ptr::null::<Sample>(), "sample", DEFAULTS) },
-            Err(Failure::Null("sample"))
-        ));
+        let null = unsafe { read(ptr::null::<Sample>(), "sample", DEFAULTS) };
+        assert!(matches!(null, Err(Failure::Null("sample"))));
     }
 }

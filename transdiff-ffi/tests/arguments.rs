@@ -511,8 +511,8 @@ fn an_estimate_of_absurd_counts_is_large_and_costs_nothing() {
                 loading: 0,
                 generation: 0,
             };
-            // SAFETY: the pointers are valid.
             let estimate = || {
+                // SAFETY: the pointers are valid.
                 call(|e| unsafe { transcdiff_memory_estimate(&options, images, &mut memory, e) }).unwrap();
             };
             let ((), peak) = allocation::peak_of(estimate);
