@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
+#include <iomanip>
 #include <iostream>
 #include <numeric>
 #include <optional>
@@ -162,7 +163,7 @@ Pictures generate(const Arguments &a, const transcdiff::Cancellation &cancellati
     options.guidance = a.guidance;
     options.cancellation = &cancellation;
     options.progress = [](const transcdiff::Progress &progress) {
-        std::cerr << '\r' << std::lround(100.0 * progress.fraction) << " %";
+        std::cerr << '\r' << std::setw(3) << std::lround(100.0 * progress.fraction) << " %";
         return transcdiff::Flow::go_on;
     };
     transcdiff::Wanted wanted;

@@ -1,7 +1,7 @@
 //! Running other programs.
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::process::{Command, Stdio};
 
 use crate::Result;
@@ -77,7 +77,7 @@ impl Process {
     pub fn interrupted_after(mut self, mark: u8) -> Result<Option<i32>> {
         let started = self.0.stderr(Stdio::piped()).spawn();
         let mut child = started.map_err(|e| format!("{}: {e}", self.name()))?;
-        let mut written = child.stderr.take().expect("it is piped").bytes();
+        let mut written = BufReader::new(child.stderr.take().expect("it is piped")).bytes();
         if !written.by_ref().any(|byte| byte.is_ok_and(|b| b == mark)) {
             return Err(format!("{} ended before it could be interrupted", self.name()).into());
         }

@@ -12,9 +12,9 @@ use crate::process::{Process, cargo};
 /// Training steps after which most digits are recognised.
 const TRAINING_STEPS: &str = "300";
 const DIGITS: usize = 120;
-/// Chance is 0.1, and after fifteen hundred steps of training it is 0.97: digits of this share are no accident, and
-/// come from a model that was read right.
-const LEAST_RECOGNISED: f64 = 0.7;
+/// Chance is 0.1. `quickstart --steps 300 --samples 600` reports 0.947 without guidance; the share of this many digits
+/// scatters by 0.02 around that, and training ends a little differently on every kind of processor.
+const LEAST_RECOGNISED: f64 = 0.85;
 /// Exit code of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 /// More steps of the sampler than can be done before a program is interrupted.
