@@ -40,7 +40,8 @@ fn questions(header: &str) -> String {
     let mut program = "#include <stdio.h>\n#include <transcdiff.h>\nint main(void) {\n".to_owned();
     let mut within = "";
     let mut ask = |line: std::fmt::Arguments<'_>| program.write_fmt(line).expect("a String takes everything");
-    for line in header.lines() {
+    let is_comment = |line: &&str| line.trim_start().starts_with(['/', '*']);
+    for line in header.lines().filter(|line| !is_comment(line)) {
         if let Some((name, _value)) = line.strip_prefix("#define ").and_then(|l| l.split_once(' ')) {
             ask(format_args!("    printf(\"{name} %llu\\n\", (unsigned long long){name});\n"));
         } else if let Some(name) = line.strip_prefix("typedef struct ").and_then(|l| l.strip_suffix(" {")) {

@@ -12,9 +12,9 @@ use crate::process::{Process, cargo};
 /// Training steps after which most digits are recognised.
 const TRAINING_STEPS: &str = "300";
 const DIGITS: usize = 120;
-/// Chance is 0.1. `quickstart --steps 300 --samples 600` reports 0.947 without guidance; the share of this many digits
-/// scatters by 0.02 around that, and training ends a little differently on every kind of processor.
-const LEAST_RECOGNISED: f64 = 0.85;
+/// Chance is 0.1. `quickstart --steps 300 --samples 600` reports 0.947 without guidance, and the share of this many digits
+/// scatters by 0.02 around what training reached, which is a little different on every kind of processor.
+const LEAST_RECOGNISED: f64 = 0.8;
 /// Exit code of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 /// More steps of the sampler than can be done before a program is interrupted.

@@ -6,12 +6,13 @@ use crate::Result;
 use crate::process::Process;
 
 /// Programs, and Debian's packages that have them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
     ("clang", "clang"),
     ("clang++", "clang"),
     ("cmake", "cmake"),
+    ("make", "make"),
     ("pkg-config", "pkg-config"),
     ("nm", "binutils"),
     ("python3", "python3"),
