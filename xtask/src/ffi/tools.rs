@@ -33,7 +33,8 @@ pub fn present() -> Result {
     if missing.is_empty() {
         return Ok(());
     }
-    let (names, packages): (Vec<&str>, Vec<&str>) = missing.into_iter().unzip();
+    let (names, mut packages): (Vec<&str>, Vec<&str>) = missing.into_iter().unzip();
+    packages.dedup();
     Err(format!("missing: {}; on Debian, apt-get install {}", names.join(", "), packages.join(" ")).into())
 }
 
