@@ -2,6 +2,7 @@
 // is as it has to be, else says what is not.
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -52,7 +53,6 @@ transcdiff_model* load(const char* path) {
     expect(transcdiff_load_options_init(&options, sizeof options) == TRANSCDIFF_OK, "load options");
     options.model_path = path;
     options.threads = 2;
-    options.heads = 4;
     transcdiff_model* model = nullptr;
     succeed("load", [&](auto error) { return transcdiff_model_load(&options, &model, error); });
     return model;

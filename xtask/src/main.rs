@@ -8,6 +8,7 @@ mod install;
 mod licences;
 mod process;
 mod quickstart;
+mod sanitize;
 
 use std::error::Error;
 use std::path::Path;
@@ -56,6 +57,8 @@ enum Task {
     Quickstart,
     /// Fuzzing of what reads files, on the corpus and beyond
     Fuzz(fuzz::Options),
+    /// The C ABI under threads and over time, plain and under AddressSanitizer and ThreadSanitizer
+    Sanitize,
     /// Speed beside PyTorch, in turns
     Compare(compare::Options),
 }
@@ -75,6 +78,7 @@ impl Task {
             Self::Install(_) => "install",
             Self::Quickstart => "quickstart",
             Self::Fuzz(_) => "fuzz",
+            Self::Sanitize => "sanitize",
             Self::Compare(_) => "compare",
         }
     }
@@ -102,6 +106,7 @@ impl Task {
             Self::Install(options) => install::run(options).map(drop),
             Self::Quickstart => quickstart::check(Path::new("target/quickstart-check")),
             Self::Fuzz(options) => fuzz::run(options),
+            Self::Sanitize => sanitize::run(),
             Self::Compare(options) => compare::run(options),
         }
     }

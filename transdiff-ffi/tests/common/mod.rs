@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod files;
+pub mod sequences;
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;

@@ -1,0 +1,325 @@
+//! Sequences of calls that an input spells: handles, arguments and buffers within the contract of the header, with any
+//! numbers in them. Whatever they are, every call gives a status, and sessions work afterwards.
+
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::OnceLock;
+
+use super::files::shared;
+use super::{Failed, Flag, Made, Model, Order, Session, call, no_outputs, watched};
+use transcdiff::*;
+
+/// Counts that buffers are made for, and counts of which no memory holds three bytes each.
+const COUNTS: [usize; 10] = [0, 1, 2, 3, 4, 5, usize::MAX, usize::MAX / 4, 1 << 62, 1 << 63];
+const FLOATS: [f64; 10] =
+    [1.0, 0.5, 0.0, 1.5, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, f64::MIN_POSITIVE];
+/// Calls that one input can make.
+const MOST: usize = 24;
+
+/// The bytes that are left; zeros when there are none.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> u8 {
+        let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        self.0 = rest;
+        *first
+    }
+
+    fn flip(&mut self) -> bool {
+        self.byte() % 2 == 1
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        usize::from(self.byte()) % n
+    }
+
+    fn count(&mut self) -> usize {
+        COUNTS[self.below(COUNTS.len())]
+    }
+
+    fn float(&mut self) -> f64 {
+        FLOATS[self.below(FLOATS.len())]
+    }
+
+    /// Mostly `allowed`.
+    fn code(&mut self, allowed: u32) -> u32 {
+        match self.byte() {
+            255 => u32::MAX,
+            byte => u32::from(byte) % (allowed + 1),
+        }
+    }
+
+    /// The size of a buffer: mostly the right one.
+    fn size(&mut self, right: usize) -> usize {
+        match self.byte() {
+            byte if byte < 224 => right,
+            byte if byte < 240 => right.wrapping_add(1),
+            _ => self.count(),
+        }
+    }
+
+    fn or_null<T>(&mut self, pointer: *mut T) -> *mut T {
+        if self.byte() == 255 { ptr::null_mut() } else { pointer }
+    }
+}
+
+fn product(sizes: &[usize]) -> usize {
+    sizes.iter().fold(1, |n, &size| n.wrapping_mul(size))
+}
+
+/// Memory of the caller's, as large as the largest counts within [`COUNTS`] that are no nonsense need.
+struct Room {
+    classes: [u32; 8],
+    seeds: [u64; 8],
+    guidances: [f64; 8],
+    floats: Vec<f32>,
+    results: Vec<f32>,
+    pixels: Vec<f32>,
+}
+
+/// The models, and a generation of each that has to come out the same at any time.
+struct Ground {
+    models: [Model; 2],
+    expected: [Made; 2],
+}
+
+fn ground() -> &'static Ground {
+    static GROUND: OnceLock<Ground> = OnceLock::new();
+    GROUND.get_or_init(|| {
+        let files = shared();
+        let models =
+            [Model::from_memory(&files.one_step, Some(&files.vae)), Model::from_memory(&files.mrar, None)];
+        let expected = [0, 1].map(|i: usize| made(&models[i], &models[i].session()).unwrap());
+        Ground { models, expected }
+    })
+}
+
+fn made(model: &Model, session: &Session) -> Result<Made, Failed> {
+    let order = Order::of(2, 2);
+    session.generate(&order.options(model))
+}
+
+/// Makes the calls that `bytes` spell. The models are made by the first call, which takes more memory than others.
+pub fn run(bytes: &[u8]) {
+    let ground = ground();
+    let mut input = Input(bytes);
+    let mut room = Room {
+        classes: [0, 1, 2, 0, 1, 2, 3, u32::MAX],
+        seeds: [0, 1, 2, 3, u64::MAX, 5, 6, 7],
+        guidances: [1.5; 8],
+        floats: vec![0.25; 2048],
+        results: vec![0.0; 2048],
+        pixels: vec![0.5; 4096],
+    };
+    if input.flip() {
+        room.floats[usize::from(input.byte())] = f32::NAN;
+    }
+    let sessions = ground.models.each_ref().map(Model::session);
+    let flag = Flag::new();
+    for _ in 0..MOST {
+        if input.0.is_empty() {
+            break;
+        }
+        let session = &sessions[input.below(2)];
+        let handle = input.or_null(session.session);
+        // A call that is refused, or fails, says why; that is all there is to see here.
+        let _ = match input.below(8) {
+            0 | 1 => generate(&mut input, &mut room, session, handle, &flag),
+            2 => features(&mut input, &mut room, handle, &flag),
+            3 => encode(&mut input, &mut room, handle, &flag),
+            4 => decode(&mut input, &mut room, handle, &flag),
+            5 => cut_or_mix(&mut input, &mut room),
+            6 => describe(&mut input, &ground.models),
+            _ => {
+                if input.flip() {
+                    flag.cancel()
+                } else {
+                    flag.reset()
+                };
+                Ok(())
+            }
+        };
+    }
+    for ((model, session), expected) in ground.models.iter().zip(&sessions).zip(&ground.expected) {
+        assert_eq!(&made(model, session).unwrap(), expected, "a session is as before");
+    }
+}
+
+fn generate(
+    input: &mut Input<'_>,
+    room: &mut Room,
+    session: &Session,
+    handle: *mut transcdiff_session,
+    flag: &Flag,
+) -> Result<(), Failed> {
+    let (n, k) = (input.count(), input.count());
+    let floats = room.floats.as_mut_ptr();
+    let from_features = input.byte() % 4 == 0;
+    let other = input.byte() == 255;
+    let given = |is: bool| if is { floats.cast_const() } else { ptr::null() };
+    let options = transcdiff_generate_options {
+        images: n,
+        classes: if from_features != other { ptr::null() } else { room.classes.as_ptr() },
+        seeds: input.or_null(room.seeds.as_mut_ptr()),
+        steps: [1, 2, 3, 0, u32::MAX][input.below(5)],
+        solver: input.code(2),
+        guidance: input.float(),
+        step_guidance: room.guidances.as_ptr(),
+        step_guidance_count: if input.flip() { 0 } else { input.count() },
+        guidance_low: input.float(),
+        guidance_high: input.float(),
+        drift_scale: input.float(),
+        noise_scale: input.float(),
+        batch: input.count(),
+        features: given(from_features),
+        feature_count: if from_features { k } else { 0 },
+        unconditional: given(from_features && input.flip()),
+        unconditional_images: if from_features { input.count() } else { 0 },
+        references: given(input.flip()),
+        reference_count: if input.flip() { 0 } else { input.count() },
+        starting: given(input.flip()),
+        cancellation: input.or_null(flag.0),
+        ..no_options()
+    };
+    let results = room.results.as_mut_ptr();
+    let latents = product(&[n, session.latent(), 4]);
+    let outputs = transcdiff_outputs {
+        pixel_format: input.code(3),
+        images: if input.flip() { ptr::null_mut() } else { room.pixels.as_mut_ptr().cast() },
+        images_size: input.size(product(&[n, 48])),
+        latents: input.or_null(results),
+        latents_size: input.size(latents),
+        ..no_outputs()
+    };
+    let mut calls = 0;
+    let mut stop = |_: &transcdiff_progress| {
+        calls += 1;
+        i32::from(calls > 16)
+    };
+    let options = watched(&options, &mut stop);
+    // SAFETY: the room is as large as the counts that are not refused need, here and below.
+    call(|error| unsafe { transcdiff_session_generate(handle, &options, &outputs, error) })
+}
+
+fn no_options() -> transcdiff_generate_options {
+    Order::of(0, 0).plain_options()
+}
+
+fn features(
+    input: &mut Input<'_>,
+    room: &mut Room,
+    handle: *mut transcdiff_session,
+    flag: &Flag,
+) -> Result<(), Failed> {
+    let (n, count) = (input.count(), if input.flip() { 0 } else { input.count() });
+    let tokens = if input.flip() { 4 } else { 1 };
+    let size = input.size(product(&[n, count.wrapping_add(1), tokens, 8, 4]));
+    let classes = input.or_null(room.classes.as_mut_ptr());
+    let references = input.or_null(room.floats.as_mut_ptr());
+    let (to, flag) = (input.or_null(room.results.as_mut_ptr()), input.or_null(flag.0));
+    // SAFETY: as above.
+    call(|error| unsafe {
+        transcdiff_session_features(handle, classes, n, references, count, flag, to, size, error)
+    })
+}
+
+fn encode(
+    input: &mut Input<'_>,
+    room: &mut Room,
+    handle: *mut transcdiff_session,
+    flag: &Flag,
+) -> Result<(), Failed> {
+    let (n, height, width, format) = (input.count(), input.count(), input.count(), input.code(3));
+    let bytes = if format < TRANSCDIFF_F32_HWC { 3 } else { 12 };
+    let images_size = input.size(product(&[n, height, width, bytes]));
+    let latents_size = input.size(product(&[n, 2, height / 2, width / 2, 4]));
+    let images = input.or_null(room.pixels.as_mut_ptr()).cast::<c_void>();
+    let latents = input.or_null(room.results.as_mut_ptr());
+    let seeds = if input.flip() { ptr::null() } else { room.seeds.as_ptr() };
+    let flag = input.or_null(flag.0);
+    // SAFETY: as above.
+    call(|error| unsafe {
+        transcdiff_session_encode(
+            handle,
+            images,
+            images_size,
+            format,
+            n,
+            height,
+            width,
+            seeds,
+            flag,
+            latents,
+            latents_size,
+            error,
+        )
+    })
+}
+
+fn decode(
+    input: &mut Input<'_>,
+    room: &mut Room,
+    handle: *mut transcdiff_session,
+    flag: &Flag,
+) -> Result<(), Failed> {
+    let (n, height, width, format) = (input.count(), input.count(), input.count(), input.code(3));
+    let bytes = if format < TRANSCDIFF_F32_HWC { 3 } else { 12 };
+    let images_size = input.size(product(&[n, height, width, 4, bytes]));
+    let latents_size = input.size(product(&[n, 2, height, width, 4]));
+    let images = input.or_null(room.pixels.as_mut_ptr()).cast::<c_void>();
+    let (latents, flag) = (input.or_null(room.floats.as_mut_ptr()), input.or_null(flag.0));
+    // SAFETY: as above.
+    call(|error| unsafe {
+        transcdiff_session_decode(
+            handle,
+            latents,
+            latents_size,
+            n,
+            height,
+            width,
+            format,
+            flag,
+            images,
+            images_size,
+            error,
+        )
+    })
+}
+
+fn cut_or_mix(input: &mut Input<'_>, room: &mut Room) -> Result<(), Failed> {
+    let [n, count, width, k] = [(); 4].map(|()| input.count());
+    let from = input.or_null(room.floats.as_mut_ptr());
+    let to = input.or_null(room.results.as_mut_ptr());
+    let cuts = input.flip();
+    // SAFETY: as above.
+    call(|error| unsafe {
+        if cuts {
+            transcdiff_features_cut(from, n, count, width, k, to, error)
+        } else {
+            transcdiff_features_mix(from, from, n, count, width, k, to, error)
+        }
+    })
+}
+
+/// Sizes, descriptions and estimates, into structs of any size.
+fn describe(input: &mut Input<'_>, models: &[Model; 2]) -> Result<(), Failed> {
+    let model = models[input.below(2)].0;
+    let model = input.or_null(model);
+    let mut words = [0usize; 64];
+    words[0] = match input.byte() {
+        byte if byte < 128 => 8 * usize::from(byte % 64),
+        _ => input.count(),
+    };
+    let images = input.count();
+    transcdiff_pixel_bytes(input.code(3), images, input.count());
+    let options = super::in_memory(&shared().one_step, None);
+    let (to, what) = (words.as_mut_ptr(), input.below(2));
+    // SAFETY: the words are more than any size that is not refused.
+    call(|error| unsafe {
+        match what {
+            0 => transcdiff_model_get_info(model, to.cast(), error),
+            _ => transcdiff_memory_estimate(&options, images, to.cast(), error),
+        }
+    })
+}

@@ -1,0 +1,112 @@
+//! The C ABI under threads and over time: `tests/ffi/stress.cpp`, plain and under the compiler's sanitizers.
+
+use std::path::{Path, PathBuf};
+
+use crate::Result;
+use crate::process::{Process, cargo};
+
+/// Where everything is built.
+const ROOT: &str = "target/sanitize";
+
+/// A way of building the library and the program, and what the program then does.
+struct Mode {
+    name: &'static str,
+    /// Of the library and of the program alike.
+    sanitizer: Option<Sanitizer>,
+    /// Rounds of each of the eight threads, and of the loop.
+    rounds: [&'static str; 2],
+}
+
+struct Sanitizer {
+    flag: &'static str,
+    /// The runtime library that comes with the Rust toolchain. The C++ compiler's own may be of another version.
+    runtime: &'static str,
+    /// Whether the standard library has to be built too. Without its locks ThreadSanitizer sees races that are none.
+    builds_std: bool,
+}
+
+const MODES: [Mode; 3] = [
+    // The loop's memory is measured here; sanitizers keep what is freed for a while.
+    Mode { name: "plain", sanitizer: None, rounds: ["100", "1000"] },
+    Mode {
+        name: "address",
+        sanitizer: Some(Sanitizer { flag: "address", runtime: "asan", builds_std: false }),
+        rounds: ["30", "100"],
+    },
+    Mode {
+        name: "thread",
+        sanitizer: Some(Sanitizer { flag: "thread", runtime: "tsan", builds_std: true }),
+        rounds: ["30", "50"],
+    },
+];
+
+/// Builds and runs every mode. Needs a C++ compiler (`CXX`, else `c++`), and for the last mode the toolchain's
+/// component rust-src.
+pub fn run() -> Result {
+    std::fs::create_dir_all(ROOT)?;
+    let model = format!("{ROOT}/model.safetensors");
+    cargo(&["run", "--locked", "--package=transdiff-ffi", "--example=tiny_model", "--", &model]).run()?;
+    MODES.iter().try_for_each(|mode| mode.run(&model))
+}
+
+impl Mode {
+    fn run(&self, model: &str) -> Result {
+        println!("stress, {}", self.name);
+        let library = self.library()?;
+        let program = self.program(&library)?;
+        for (what, rounds) in ["threads", "loop"].into_iter().zip(self.rounds) {
+            Process::new(&program).args(&[what, model, rounds]).run()?;
+        }
+        Ok(())
+    }
+
+    /// Builds the static library.
+    fn library(&self) -> Result<PathBuf> {
+        let build = cargo(&["build", "--locked", "--package=transdiff-ffi", "--lib"]);
+        let Some(sanitizer) = &self.sanitizer else {
+            build.run()?;
+            return Ok("target/debug/libtranscdiff.a".into());
+        };
+        let host = Process::new("rustc").args(&["--print=host-tuple"]).stdout()?;
+        let (folder, target) = (format!("{ROOT}/{}", self.name), format!("--target={}", host.trim()));
+        let std: &[&str] = if sanitizer.builds_std { &["-Zbuild-std=std,panic_unwind"] } else { &[] };
+        // With a target named, build scripts are not instrumented. Sanitizers are part of the stable compiler, their
+        // flag is not.
+        let build = build.args(&[&target]).args(std).env("RUSTC_BOOTSTRAP", "1");
+        let flags = format!("-Zsanitizer={}", sanitizer.flag);
+        build.env("RUSTFLAGS", &flags).env("CARGO_TARGET_DIR", &folder).run()?;
+        Ok(Path::new(&folder).join(host.trim()).join("debug/libtranscdiff.a"))
+    }
+
+    /// Compiles and links the program with it.
+    fn program(&self, library: &Path) -> Result<PathBuf> {
+        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+        let (object, program) = (format!("{ROOT}/{}.o", self.name), format!("{ROOT}/stress-{}", self.name));
+        let sanitize = self.sanitizer.as_ref().map(|s| format!("-fsanitize={}", s.flag));
+        let flags = ["-std=c++17", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-Iinclude"];
+        Process::new(&compiler)
+            .args(&flags)
+            .args(&sanitize.iter().map(String::as_str).collect::<Vec<_>>())
+            .args(&["-c", "tests/ffi/stress.cpp", "-o", &object])
+            .run()?;
+        let library = library.to_string_lossy();
+        let mut link = Process::new(&compiler).args(&[&object, &library]);
+        if let Some(sanitizer) = &self.sanitizer {
+            link = link.args(&["-Wl,--whole-archive", &sanitizer.runtime()?, "-Wl,--no-whole-archive"]);
+        }
+        link.args(&["-lpthread", "-ldl", "-lm", "-o", &program]).run()?;
+        Ok(program.into())
+    }
+}
+
+impl Sanitizer {
+    /// The path of the runtime library.
+    fn runtime(&self) -> Result<String> {
+        let folder = Process::new("rustc").args(&["--print=target-libdir"]).stdout()?;
+        let suffix = format!("_rt.{}.a", self.runtime);
+        let entries = std::fs::read_dir(folder.trim())?.collect::<std::io::Result<Vec<_>>>()?;
+        let found = entries.iter().map(|e| e.path()).find(|p| p.to_string_lossy().ends_with(&suffix));
+        let found = found.ok_or_else(|| format!("no *{suffix} in {}", folder.trim()))?;
+        Ok(found.to_string_lossy().into_owned())
+    }
+}
