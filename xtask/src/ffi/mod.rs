@@ -1,5 +1,6 @@
 //! The C ABI as its users meet it: headers that every compiler takes, the symbols and layouts that were promised, an
-//! installation that programs are built against in every way, and the same pictures from each of them.
+//! installation that programs are built against in every way, and the same pictures from each of them and from the
+//! `transdiff` command.
 
 mod headers;
 pub mod layout;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use super::programs::{Program, rust_example};
+use super::programs::{Program, command_line, rust_example};
 use crate::Result;
 use crate::install::Profile;
 use crate::process::{Process, cargo};
@@ -34,6 +34,10 @@ pub fn check(folder: &Path, small: &Path, programs: &[Program], profile: Profile
     let (model, vae) = (small.join("model.safetensors"), small.join("vae.safetensors"));
     let asked = ["--classes", "0,2,1", "--steps", "4", "--guidance", "1.5", "--columns", "2"];
     same(&small.join("pictures"), programs, |p| p.arg(&model).arg("--vae").arg(&vae).args(&asked))?;
+
+    let small_model = |p: Process| p.arg(&model).arg("--vae").arg(&vae);
+    let command = |p: Process| p.arg("--model").arg(&model).arg("--vae").arg(&vae);
+    commanded(&small.join("command"), &programs[0], small_model, command, profile)?;
 
     for program in programs {
         let endless = program.run().arg(&digits).args(&["--steps", ENDLESS, "--out", "never.png"]);
@@ -72,6 +76,29 @@ fn same(folder: &Path, programs: &[Program], ask: impl Fn(Process) -> Process) -
         }
     }
     Ok(path(&programs[0]))
+}
+
+/// The `transdiff` command, which writes a file an image, makes what the program makes one by one.
+fn commanded(
+    folder: &Path,
+    program: &Program,
+    ask_program: impl Fn(Process) -> Process,
+    ask_command: impl Fn(Process) -> Process,
+    profile: Profile,
+) -> Result {
+    let sampler = ["--steps", "4", "--guidance", "1.5"];
+    let command = Process::new(command_line(profile)?).arg("sample").args(&sampler);
+    let asked = ["--class", "0,2", "--seeds", "7,8", "--batch", "3", "--force", "--out"];
+    ask_command(command).args(&asked).arg(folder).run_quietly()?;
+    for (class, seed) in [("0", "7"), ("0", "8"), ("2", "7"), ("2", "8")] {
+        let (alone, name) = (folder.join("alone.png"), format!("{class}-{seed}.png"));
+        let one = ask_program(program.run()).args(&sampler).args(&["--classes", class, "--seeds", seed]);
+        one.arg("--out").arg(&alone).run_quietly()?;
+        if read(&alone)? != read(&folder.join(&name))? {
+            return Err(format!("{}: {name} of the command is another", folder.display()).into());
+        }
+    }
+    Ok(())
 }
 
 /// Sizes and pixels.

@@ -49,16 +49,25 @@ pub fn build(folder: &Path, installed: &Path, profile: Profile) -> Result<Vec<Pr
     Ok(programs)
 }
 
-/// The example's file, as Cargo says where it is.
+/// The example's file.
 pub fn rust_example(name: &str, profile: Profile) -> Result<PathBuf> {
-    let command =
-        ["build", "--quiet", "--locked", "--message-format", "json", "--example", name, "--profile"];
-    let printed = cargo(&command).args(&[profile.name()]).stdout()?;
+    built(&["--example", name], profile)
+}
+
+/// The file of the `transdiff` command.
+pub fn command_line(profile: Profile) -> Result<PathBuf> {
+    built(&["--package", "transdiff-cli", "--bin", "transdiff"], profile)
+}
+
+/// Builds `target`, and asks Cargo where its file is.
+fn built(target: &[&str], profile: Profile) -> Result<PathBuf> {
+    let command = ["build", "--quiet", "--locked", "--message-format", "json", "--profile", profile.name()];
+    let printed = cargo(&command).args(target).stdout()?;
     let executable = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message.get("executable")?.as_str()?))
     };
-    Ok(printed.lines().find_map(executable).ok_or_else(|| format!("cargo made no example {name}"))?)
+    Ok(printed.lines().find_map(executable).ok_or_else(|| format!("cargo made no program of {target:?}"))?)
 }
 
 fn rust(profile: Profile) -> Result<Program> {
