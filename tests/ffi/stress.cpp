@@ -207,13 +207,13 @@ long resident_kb() {
     fail("/proc/self/status has no VmRSS");
 }
 
-// Everything that a long-lived program does over and over; memory is looked at after the first tenth, and in the end.
+// Everything that a long-lived program does over and over; memory is looked at after the first fifth, and in the end.
 void loop(const char* path, int rounds) {
     transcdiff_model* model = load(path);
     transcdiff_session* session = session_on(model);
     long warm = 0;
     for (int round = 0; round < rounds; ++round) {
-        if (round == rounds / 10) warm = resident_kb();
+        if (round == rounds / 5) warm = resident_kb();
         Request request(model, static_cast<uint32_t>(round));
         if (round % 10 == 9) request.stop_at = 2;
         if (round % 10 == 5) request.options.steps = 0;
@@ -232,7 +232,8 @@ void loop(const char* path, int rounds) {
     const long end = resident_kb();
     transcdiff_session_free(session);
     transcdiff_model_free(model);
-    std::printf("loop: %ld KB after %d rounds, %ld KB after %d\n", warm, rounds / 10, end, rounds);
+    std::printf("loop: %ld KB after %d rounds, %ld KB after %d\n", warm, rounds / 5, end, rounds);
+    std::fflush(stdout);
     // Sanitizers and Valgrind keep what is freed for a while, and look for leaks themselves.
     if (rounds >= 1000) expect(end * 100 < warm * 101, "resident memory grows");
 }

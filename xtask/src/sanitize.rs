@@ -27,7 +27,7 @@ struct Sanitizer {
 
 const MODES: [Mode; 3] = [
     // The loop's memory is measured here; sanitizers keep what is freed for a while.
-    Mode { name: "plain", sanitizer: None, rounds: ["100", "1000"] },
+    Mode { name: "plain", sanitizer: None, rounds: ["100", "1250"] },
     Mode {
         name: "address",
         sanitizer: Some(Sanitizer { flag: "address", runtime: "asan", builds_std: false }),
