@@ -155,7 +155,7 @@ fn generate(
 ) -> Result<(), Failed> {
     let (n, k) = (input.count(), input.count());
     let floats = room.floats.as_mut_ptr();
-    let from_features = input.byte() % 4 == 0;
+    let from_features = input.byte().is_multiple_of(4);
     let other = input.byte() == 255;
     let given = |is: bool| if is { floats.cast_const() } else { ptr::null() };
     let options = transcdiff_generate_options {
