@@ -57,7 +57,8 @@ fn fuzz(host: &str, name: &str, seconds: u32) -> Result {
     let found = format!("fuzz/target/found/{name}");
     std::fs::create_dir_all(&found)?;
     let program = Path::new("fuzz/target").join(host).join("release").join(name);
-    let flags = [
+    let corpus = format!("fuzz/corpus/{name}");
+    let mut flags = vec![
         format!("-max_total_time={seconds}"),
         format!("-rss_limit_mb={MEMORY_LIMIT}"),
         format!("-malloc_limit_mb={MEMORY_LIMIT}"),
@@ -67,8 +68,9 @@ fn fuzz(host: &str, name: &str, seconds: u32) -> Result {
         "-print_final_stats=1".to_owned(),
         "-verbosity=0".to_owned(),
         found,
-        format!("fuzz/corpus/{name}"),
     ];
+    // A target whose inputs are no files starts from nothing.
+    flags.extend(Path::new(&corpus).is_dir().then_some(corpus));
     println!("fuzz {name}: {seconds} s");
-    Process::new(program).args(&flags.each_ref().map(String::as_str)).run()
+    Process::new(program).args(&flags.iter().map(String::as_str).collect::<Vec<_>>()).run()
 }

@@ -89,7 +89,10 @@ impl Task {
                 let all = [Self::Fmt, Self::Licences, Self::Clippy, Self::Doc, Self::Test, Self::Quickstart];
                 all.iter().try_for_each(headed)
             }
-            Self::Fmt => cargo(&["fmt", "--all", "--check"]).run(),
+            Self::Fmt => {
+                cargo(&["fmt", "--all", "--check"]).run()?;
+                cargo(&["fmt", "--manifest-path=fuzz/Cargo.toml", "--check"]).run()
+            }
             Self::Clippy => {
                 // What this crate needs is not what the library needs: together they would share features.
                 cargo(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]).run()?;
