@@ -58,7 +58,7 @@ enum Task {
     /// Fuzzing of what reads files, on the corpus and beyond
     Fuzz(fuzz::Options),
     /// The C ABI under threads and over time, plain and under AddressSanitizer and ThreadSanitizer
-    Sanitize,
+    Sanitize(sanitize::Options),
     /// Speed beside PyTorch, in turns
     Compare(compare::Options),
 }
@@ -78,7 +78,7 @@ impl Task {
             Self::Install(_) => "install",
             Self::Quickstart => "quickstart",
             Self::Fuzz(_) => "fuzz",
-            Self::Sanitize => "sanitize",
+            Self::Sanitize(_) => "sanitize",
             Self::Compare(_) => "compare",
         }
     }
@@ -109,7 +109,7 @@ impl Task {
             Self::Install(options) => install::run(options).map(drop),
             Self::Quickstart => quickstart::check(Path::new("target/quickstart-check")),
             Self::Fuzz(options) => fuzz::run(options),
-            Self::Sanitize => sanitize::run(),
+            Self::Sanitize(options) => sanitize::run(options),
             Self::Compare(options) => compare::run(options),
         }
     }

@@ -2,11 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+
 use crate::Result;
 use crate::process::{Process, cargo};
 
 /// Where everything is built.
 const ROOT: &str = "target/sanitize";
+
+/// What is run
+#[derive(Args)]
+pub struct Options {
+    /// A build to leave out: plain, address or thread (which needs the toolchain's component rust-src)
+    #[arg(long, value_name = "BUILD", value_parser = ["plain", "address", "thread"])]
+    without: Vec<String>,
+}
 
 /// A way of building the library and the program, and what the program then does.
 struct Mode {
@@ -42,11 +52,12 @@ const MODES: [Mode; 3] = [
 
 /// Builds and runs every mode. Needs a C++ compiler (`CXX`, else `c++`), and for the last mode the toolchain's
 /// component rust-src.
-pub fn run() -> Result {
+pub fn run(options: &Options) -> Result {
     std::fs::create_dir_all(ROOT)?;
     let model = format!("{ROOT}/model.safetensors");
     cargo(&["run", "--locked", "--package=transdiff-ffi", "--example=tiny_model", "--", &model]).run()?;
-    MODES.iter().try_for_each(|mode| mode.run(&model))
+    let chosen = MODES.iter().filter(|mode| options.without.iter().all(|left_out| left_out != mode.name));
+    chosen.into_iter().try_for_each(|mode| mode.run(&model))
 }
 
 impl Mode {
