@@ -42,7 +42,7 @@ pub(super) fn estimate(
         generation = generation.max(vae.bytes(images, wide));
     }
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let scratch = SCRATCH * options.threads.unwrap_or_else(cores) as u64;
+    let scratch = SCRATCH.saturating_mul(options.threads.unwrap_or_else(cores) as u64);
     Ok(MemoryEstimate {
         weights: weights.kept,
         loading: weights.passing,
@@ -119,8 +119,11 @@ fn vae_values(config: &VaeConfig, latent_size: u64) -> Values {
     let channels =
         |level: usize| (config.channels * config.multipliers[level.min(config.multipliers.len() - 1)]) as u64;
     // A level starts on the channels of the coarser one. Its input, a norm, a convolution and the result are held.
-    let level = |level: usize| 4 * (finest >> level).pow(2) * channels(level).max(channels(level + 1));
+    let level = |level: usize| {
+        let area = (finest >> level).saturating_pow(2);
+        area.saturating_mul(4 * channels(level).max(channels(level + 1)))
+    };
     let largest = (0..config.multipliers.len()).map(level).max().unwrap_or(0);
     // Of an image: as it is made, joined to the others, and brought to the host.
-    Values { once: largest, each: 3 * finest.pow(2) * config.image_channels as u64 }
+    Values { once: largest, each: finest.saturating_pow(2).saturating_mul(3 * config.image_channels as u64) }
 }

@@ -77,8 +77,12 @@ impl Info {
         Preset::of(&self.config).unwrap_or(Preset::PLAIN)
     }
 
-    pub(super) fn require_vae(&self) -> Result<()> {
-        if self.vae.is_some() { Ok(()) } else { Err(no_vae()) }
+    /// Height and width of the images, which take a VAE.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is none.
+    pub fn vae_image_size(&self) -> Result<usize> {
+        self.image_size().ok_or_else(no_vae)
     }
 }
 

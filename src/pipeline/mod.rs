@@ -34,7 +34,7 @@ impl Pipeline {
     /// # Errors
     /// [`Unavailable`](crate::Error::Unavailable) for a device that is not there, [`DType`](crate::Error::DType) for a
     /// type in which it does not compute, [`Config`](crate::Error::Config) if model and VAE do not go together, and
-    /// those of [`TransDiff::from_file`](crate::TransDiff::from_file) and [`Vae::from_file`](crate::vae::Vae::from_file).
+    /// those of [`ModelSource`](crate::model::ModelSource) and [`VaeSource`](crate::vae::VaeSource).
     pub fn load(
         model: &WeightFile,
         vae: Option<&WeightFile>,
@@ -132,7 +132,7 @@ impl PipelineSession {
     /// seeds, and those of
     /// [`Vae::encode`](crate::vae::Vae::encode).
     pub fn encode(&mut self, images: &HostTensor, seeds: Option<&[u64]>) -> Result<HostTensor> {
-        self.info.require_vae()?;
+        self.info.vae_image_size()?;
         request::check_values("images", images)?;
         self.session.encode(images, seeds)
     }
@@ -143,7 +143,7 @@ impl PipelineSession {
     /// [`Argument`](crate::Error::Argument) without a VAE and for values that are not finite, and those of
     /// [`Vae::decode`](crate::vae::Vae::decode).
     pub fn decode(&mut self, latents: &HostTensor) -> Result<HostTensor> {
-        self.info.require_vae()?;
+        self.info.vae_image_size()?;
         request::check_values("latents", latents)?;
         self.session.decode(latents)
     }

@@ -1,5 +1,6 @@
 //! A pipeline's model on one backend, behind traits that name none.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::{ControlFlow, Range};
 
@@ -8,7 +9,7 @@ use crate::model::{Features, Generation, Sampling, Session, TransDiff, latent_to
 use crate::rng::{Purpose, StreamKey};
 use crate::sampler::{KeyedNoise, Progress};
 use crate::vae::{LATENT_SCALE, Vae};
-use crate::{Backend, Cancellation, DType, Error, HostData, HostTensor, Result, Tensor};
+use crate::{Backend, Cancellation, DType, Error, HostTensor, Result, Tensor};
 
 type Observer<'a> = &'a mut dyn FnMut(&Step<'_>) -> ControlFlow<()>;
 
@@ -60,6 +61,9 @@ impl<B: Backend> SessionOn<B> {
     }
 
     fn upload(&self, tensor: &HostTensor, dtype: DType) -> Result<Tensor<B>> {
+        if tensor.dtype() == dtype {
+            return Tensor::from_host(self.backend(), tensor);
+        }
         Tensor::from_host(self.backend(), &tensor.clone().cast(dtype))
     }
 
@@ -80,10 +84,9 @@ impl<B: Backend> SessionOn<B> {
         count: usize,
         observer: Observer<'_>,
     ) -> Result<Generation<B>> {
-        let part = |tensor: &HostTensor| rows(tensor, batch);
         let mut noise = KeyedNoise::new(self.backend(), DType::F32, &request.seeds[batch.clone()]);
         if let Some(starting) = &request.starting {
-            noise = noise.starting_from(latent_tokens(&self.upload(&part(starting)?, DType::F32)?)?);
+            noise = noise.starting_from(latent_tokens(&self.upload(&*rows(starting, batch)?, DType::F32)?)?);
         }
         let side = self.session.model().config().latent_size;
         let mut watch = |p: &Progress<'_, B>| {
@@ -101,16 +104,16 @@ impl<B: Backend> SessionOn<B> {
         };
         match &request.source {
             Source::Classes(classes) => {
-                let upload = |latent: &HostTensor| self.upload(&part(latent)?, self.dtype);
+                let upload = |latent: &HostTensor| self.upload(&*rows(latent, batch)?, self.dtype);
                 let references: Vec<_> = request.references.iter().map(upload).collect::<Result<_>>()?;
                 let classes = &classes[batch.clone()];
                 self.session.generate(classes, &references, &request.sampling, &mut noise, &mut watch)
             }
             Source::Features { features, unconditional } => {
-                let features = Features::new(self.upload(&part(features)?, self.dtype)?)?;
+                let features = Features::new(self.upload(&*rows(features, batch)?, self.dtype)?)?;
                 let against = match unconditional {
-                    Some(other) if other.shape()[0] == 1 => Some(other.clone()),
-                    other => other.as_ref().map(part).transpose()?,
+                    Some(other) if other.shape()[0] == 1 => Some(Cow::Borrowed(other)),
+                    other => other.as_ref().map(|other| rows(other, batch)).transpose()?,
                 };
                 let against = against.map(|u| Features::new(self.upload(&u, self.dtype)?)).transpose()?;
                 let (sampling, noise) = (&request.sampling, &mut noise);
@@ -193,8 +196,11 @@ impl<B: Backend> SessionOn<B> {
             return Err(Error::argument("seeds", format!("{}, one an image", shape[0]), seeds.len()));
         }
         let each = shape[1..].iter().product();
-        let draw = |&seed: &u64| StreamKey::new(seed, Purpose::Posterior, 0, 0).normals(each);
-        Tensor::from_f32(self.backend(), shape, seeds.iter().flat_map(draw).collect(), DType::F32)
+        let mut values = room(seeds.len() * each)?;
+        for &seed in seeds {
+            values.extend(StreamKey::new(seed, Purpose::Posterior, 0, 0).normals(each));
+        }
+        Tensor::from_f32(self.backend(), shape, values, DType::F32)
     }
 }
 
@@ -203,16 +209,32 @@ fn download<B: Backend>(tensor: &Tensor<B>) -> Result<HostTensor> {
     Ok(tensor.to_host()?.cast(DType::F32))
 }
 
+/// Memory for `len` values, asked for politely: how many there are is the caller's choice.
+fn room(len: usize) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    let bytes = len.saturating_mul(size_of::<f32>());
+    values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { op: "pipeline", bytes })?;
+    Ok(values)
+}
+
+/// The values of a tensor that is in host memory as f32.
+fn values(tensor: &HostTensor) -> Result<&[f32]> {
+    let wrong = || Error::DType { op: "pipeline", expected: "f32".into(), got: tensor.dtype() };
+    tensor.as_f32().ok_or_else(wrong)
+}
+
 /// The images `range` of a tensor [n, ..].
-fn rows(tensor: &HostTensor, range: &Range<usize>) -> Result<HostTensor> {
+fn rows<'a>(tensor: &'a HostTensor, range: &Range<usize>) -> Result<Cow<'a, HostTensor>> {
     let n = tensor.shape()[0];
     if *range == (0..n) {
-        return Ok(tensor.clone());
+        return Ok(Cow::Borrowed(tensor));
     }
-    let values = tensor.to_f32();
-    let each = values.len() / n;
+    let all = values(tensor)?;
+    let each = all.len() / n;
+    let mut part = room(range.len() * each)?;
+    part.extend_from_slice(&all[range.start * each..range.end * each]);
     let shape = [&[range.len()], &tensor.shape()[1..]].concat();
-    HostTensor::f32(&shape, values[range.start * each..range.end * each].to_vec())
+    Ok(Cow::Owned(HostTensor::f32(&shape, part)?))
 }
 
 /// Batches, one after another.
@@ -220,23 +242,28 @@ fn joined(mut parts: Vec<Output>) -> Result<Output> {
     if parts.len() == 1 {
         return Ok(parts.remove(0));
     }
-    let all = |pick: &dyn Fn(&Output) -> Option<HostTensor>| -> Result<Option<HostTensor>> {
-        let tensors: Option<Vec<HostTensor>> = parts.iter().map(pick).collect();
-        tensors.map(stacked).transpose()
-    };
     let steps = parts.first().map_or(0, |part| part.references.len());
-    let reference = |i: usize| all(&|part| part.references.get(i).cloned());
     Ok(Output {
-        latents: all(&|part| Some(part.latents.clone()))?.expect("every batch has latents"),
-        references: (0..steps).filter_map(|i| reference(i).transpose()).collect::<Result<_>>()?,
-        features: all(&|part| part.features.clone())?,
-        images: all(&|part| part.images.clone())?,
+        latents: stacked(parts.iter().map(|part| &part.latents).collect())?,
+        references: (0..steps)
+            .map(|i| stacked(parts.iter().filter_map(|part| part.references.get(i)).collect()))
+            .collect::<Result<_>>()?,
+        features: optional(parts.iter().map(|part| part.features.as_ref()))?,
+        images: optional(parts.iter().map(|part| part.images.as_ref()))?,
     })
 }
 
-fn stacked(parts: Vec<HostTensor>) -> Result<HostTensor> {
+/// What every batch has, or none.
+fn optional<'a>(parts: impl Iterator<Item = Option<&'a HostTensor>>) -> Result<Option<HostTensor>> {
+    parts.collect::<Option<Vec<_>>>().map(stacked).transpose()
+}
+
+fn stacked(parts: Vec<&HostTensor>) -> Result<HostTensor> {
     let mut shape = parts[0].shape().to_vec();
     shape[0] = parts.iter().map(|part| part.shape()[0]).sum();
-    let values = parts.iter().flat_map(HostTensor::to_f32).collect();
-    HostTensor::new(&shape, HostData::F32(values))
+    let mut all = room(parts.iter().map(|part| part.data().len()).sum())?;
+    for part in parts {
+        all.extend_from_slice(values(part)?);
+    }
+    HostTensor::f32(&shape, all)
 }

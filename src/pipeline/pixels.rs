@@ -53,7 +53,8 @@ pub fn to_pixels(images: &HostTensor, format: PixelFormat, out: &mut [u8]) -> Re
         let expected = bytes.map_or_else(|| "a size that can be counted".into(), |b| format!("{b} bytes"));
         return Err(Error::argument("image buffer", expected, format!("{} bytes", out.len())));
     }
-    let values = images.to_f32();
+    let wrong = || Error::DType { op: "to_pixels", expected: "f32".into(), got: images.dtype() };
+    let values = images.as_f32().ok_or_else(wrong)?;
     let area = h * w;
     if area == 0 {
         return Ok(());

@@ -113,7 +113,7 @@ impl Request {
             check_latent(info, n, "starting", starting)?;
         }
         if self.wanted.images {
-            info.require_vae()?;
+            info.vae_image_size()?;
         }
         Ok(())
     }

@@ -2,10 +2,11 @@
 
 use transdiff_core::model::{LoadHints, ModelSource};
 use transdiff_core::reference::Reference;
+use transdiff_core::vae::VaeSource;
 use transdiff_core::weights::{FileKind, WeightFile};
 use transdiff_core::{DType, Result};
 
-/// Reads every tensor of a file, and the model in it, if there is one. Returns the first error.
+/// Reads every tensor of a file, and the model or the autoencoder in it, if there is one. Returns the first error.
 pub fn read_everything(file: Result<WeightFile>) -> Result<()> {
     let file = file?;
     file.entries().keys().try_for_each(|name| file.tensor(name).map(drop))?;
@@ -15,7 +16,10 @@ pub fn read_everything(file: Result<WeightFile>) -> Result<()> {
         .and_then(|source| source.load(&Reference, DType::F32));
     match file.kind() {
         FileKind::Model | FileKind::TrainingRun => model.map(drop),
-        FileKind::Vae { .. } | FileKind::Unknown => Ok(()),
+        FileKind::Vae { .. } => {
+            VaeSource::find(&file).and_then(|source| source.load(&Reference, DType::F32)).map(drop)
+        }
+        FileKind::Unknown => Ok(()),
     }
 }
 

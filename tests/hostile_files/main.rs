@@ -17,6 +17,7 @@ mod pickle;
 #[path = "../common/reading.rs"]
 mod reading;
 
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -104,6 +105,26 @@ fn safetensors_files() {
 #[test]
 fn pytorch_files() {
     check("pth", pth::cases, <[u8]>::to_vec);
+}
+
+/// The length of a file may be that of a hole, which warrants nothing.
+#[test]
+fn a_hole_warrants_no_memory() {
+    const HOLE: usize = 2 << 30;
+    let _one = MEASURING.lock();
+    let mut bytes = pth::model(pth::laughs());
+    let directory = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    let place = bytes.len() - 6;
+    bytes[place..place + 4].copy_from_slice(&((directory + HOLE) as u32).to_le_bytes());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hole.pth");
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.write_all(&bytes[..directory]).unwrap();
+    file.seek(SeekFrom::Current(HOLE as i64)).unwrap();
+    file.write_all(&bytes[directory..]).unwrap();
+    let (result, peak) = peak_of(|| WeightFile::open(&path).map(drop));
+    judge("hole", &path, Some("more memory than the file warrants"), result);
+    assert!(peak < 128 << 20, "{peak} bytes");
 }
 
 #[test]

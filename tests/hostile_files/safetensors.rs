@@ -47,8 +47,19 @@ fn containers() -> Vec<Case> {
         Case::refused("bytes_after_the_end", [sound.as_slice(), b"x"].concat(), "too long"),
         Case::refused("header_of_all_memory", raw_length(u64::MAX), "neither a safetensors file"),
         Case::refused("header_oversized", raw_length((4 << 20) + 1), "neither a safetensors file"),
+        Case::refused("autoencoder_of_200_blocks", blocks_without_values(), "res_blocks"),
         Case::refused("header_longer_than_the_file", raw_length(1 << 20), "truncated"),
     ]
+}
+
+/// An autoencoder of more blocks than anybody makes, none of which has a value.
+fn blocks_without_values() -> Vec<u8> {
+    let weight = |name: String, shape: Value| (name, entry("F32", shape, 0, 0));
+    let block = |i: usize| weight(format!("encoder.down.0.block.{i}.conv1.weight"), json!([32, 32, 0, 0]));
+    let ends = ["encoder.conv_in.weight", "post_quant_conv.weight"];
+    let ends = ends.into_iter().map(|name| weight(name.to_owned(), json!([32, 3, 0, 0])));
+    let entries: serde_json::Map<String, Value> = (0..200).map(block).chain(ends).collect();
+    file(Value::Object(entries), &[])
 }
 
 fn raw_length(length: u64) -> Vec<u8> {

@@ -147,6 +147,14 @@ impl HostTensor {
         &self.data
     }
 
+    /// The elements, if they are f32.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match &self.data {
+            HostData::F32(values) => Some(values),
+            _ => None,
+        }
+    }
+
     /// The elements, without a copy.
     pub fn into_data(self) -> HostData {
         self.data

@@ -12,6 +12,9 @@ use crate::team::Team;
 /// Work below this estimate, in nanoseconds, is done by the caller: handing it to a thread costs about a tenth of it.
 const WORTH_SHARING: usize = 15_000;
 
+/// More threads than any machine has cores for: starting as many as a caller may ask for could take all of a process's.
+const MOST_THREADS: usize = 1024;
+
 /// The CPU as a device. Clones share their threads and their memory.
 #[derive(Clone)]
 pub struct Cpu {
@@ -40,10 +43,10 @@ impl Cpu {
     /// A backend with `threads` threads of its own, by default as many as the machine offers.
     ///
     /// # Errors
-    /// [`Error::Argument`] for 0 threads, [`Error::Backend`] if they cannot be started.
+    /// [`Error::Argument`] for 0 threads or more than 1024, [`Error::Backend`] if they cannot be started.
     pub fn new(threads: Option<usize>) -> Result<Self> {
-        if threads == Some(0) {
-            return Err(Error::argument("threads", "at least one", 0));
+        if let Some(bad) = threads.filter(|n| !(1..=MOST_THREADS).contains(n)) {
+            return Err(Error::argument("threads", format!("a number in 1..={MOST_THREADS}"), bad));
         }
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
         let team =

@@ -2,12 +2,12 @@
 
 use std::ffi::c_void;
 
-use transdiff::HostTensor;
 use transdiff::model::Mode;
 use transdiff::pipeline::{Info, Output, PixelFormat, Wanted, to_pixels};
+use transdiff::{Error, HostTensor};
 
 use crate::generate::{transcdiff_generate_options, transcdiff_outputs};
-use crate::input::{array_mut, check_size, product};
+use crate::input::{array_mut, check_floats, check_size, product};
 use crate::pixels::format_of;
 use crate::status::{Failure, Outcome};
 
@@ -29,27 +29,38 @@ impl Buffers {
         Wanted { images: !self.out.images.is_null(), features: !self.out.features.is_null() }
     }
 
-    /// Every buffer that was given has the size of what will be written.
+    /// Something is wanted, and every buffer that was given has the size of what will be written.
     pub(crate) fn check(&self, info: &Info, o: &transcdiff_generate_options) -> Outcome {
         let (n, float) = (o.images, size_of::<f32>());
+        let out = &self.out;
+        if out.images.is_null() && out.latents.is_null() && out.references.is_null() && out.features.is_null()
+        {
+            return Err(Failure::argument(
+                "outputs",
+                "a buffer for images, latents, references or features",
+                "none",
+            ));
+        }
         let latents = product("images", &[&info.config.latent_shape(n)[..], &[float]].concat())?;
-        if let (false, Some(side)) = (self.out.images.is_null(), info.image_size()) {
-            check_size("images", pixel_bytes(self.format, n, side, side)?, self.out.images_size)?;
+        if !out.images.is_null() {
+            let side = info.vae_image_size()?;
+            check_size("images", pixel_bytes(self.format, n, side, side)?, out.images_size)?;
         }
-        if !self.out.latents.is_null() {
-            check_size("latents", latents, self.out.latents_size)?;
+        if !out.latents.is_null() {
+            check_floats("latents", out.latents, latents, out.latents_size)?;
         }
-        if !self.out.references.is_null() {
+        if !out.references.is_null() {
             let steps = match (info.config.mode, o.classes.is_null()) {
                 (Mode::MultiReference { groups }, false) => groups - 1,
                 _ => 0,
             };
-            check_size("references", product("images", &[steps, latents])?, self.out.references_size)?;
+            let size = product("images", &[steps, latents])?;
+            check_floats("references", out.references, size, out.references_size)?;
         }
-        if !self.out.features.is_null() {
+        if !out.features.is_null() {
             let count = if o.features.is_null() { info.config.feature_tokens } else { o.feature_count };
             let size = product("images", &[n, count, info.config.width, float])?;
-            check_size("features", size, self.out.features_size)?;
+            check_floats("features", out.features, size, out.features_size)?;
         }
         Ok(())
     }
@@ -99,6 +110,12 @@ pub(crate) unsafe fn write_pixels(
     Ok(to_pixels(images, format, out)?)
 }
 
+/// The values of a result.
+pub(crate) fn floats(tensor: &HostTensor) -> Outcome<&[f32]> {
+    let wrong = || Error::DType { op: "result", expected: "f32".into(), got: tensor.dtype() };
+    Ok(tensor.as_f32().ok_or_else(wrong)?)
+}
+
 /// Writes tensors one after another.
 ///
 /// # Safety
@@ -109,7 +126,7 @@ pub(crate) unsafe fn write_floats(tensors: &[&HostTensor], to: *mut f32, name: &
     let mut rest = unsafe { array_mut(to, len, name) }?;
     for tensor in tensors {
         let (now, later) = rest.split_at_mut(tensor.data().len());
-        now.copy_from_slice(&tensor.to_f32());
+        now.copy_from_slice(floats(tensor)?);
         rest = later;
     }
     Ok(())

@@ -9,7 +9,7 @@ use crate::status::guard_value;
 #[allow(non_camel_case_types)]
 pub struct transcdiff_cancellation(pub(crate) Cancellation);
 
-/// A flag that is not set. NULL only if memory has run out. Any thread.
+/// A flag that is not set. NULL only after a defect of this library. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn transcdiff_cancellation_new() -> *mut transcdiff_cancellation {
     guard_value(std::ptr::null_mut(), || {

@@ -5,8 +5,8 @@ use transdiff::pipeline::PipelineSession;
 
 use crate::buffers::write_floats;
 use crate::cancellation::transcdiff_cancellation;
-use crate::input::{array, array_mut, check_size, copied, product};
-use crate::request::latents;
+use crate::input::{array, array_mut, check_floats, product};
+use crate::request;
 use crate::session::{session_of, transcdiff_session};
 use crate::status::{Failure, Outcome, guard, transcdiff_error, transcdiff_status};
 
@@ -37,9 +37,7 @@ pub unsafe extern "C" fn transcdiff_session_features(
             }
             let asked = Asked { n, references, reference_count, cancellation, features, features_size };
             asked.run(session, |session, references| {
-                let classes = copied(array(classes, n, "classes")?, "features")?;
-                let classes: Vec<usize> = classes.into_iter().map(|class| class as usize).collect();
-                Ok(session.features(&classes, references)?)
+                Ok(session.features(&request::classes(classes, n)?, references)?)
             })
         }
     };
@@ -100,10 +98,10 @@ impl Asked {
         // SAFETY: the caller promises what the functions called here ask for.
         unsafe {
             let references =
-                latents(session.info(), self.references, self.reference_count, self.n, "references")?;
+                request::references(session.info(), self.references, self.reference_count, self.n)?;
             let shape =
                 [self.n, 1 + self.reference_count, config.group_tokens(), config.width, size_of::<f32>()];
-            check_size("features", product("features", &shape)?, self.features_size)?;
+            check_floats("features", self.features, product("features", &shape)?, self.features_size)?;
             let made = compute(&mut *session.enter(self.cancellation)?, &references)?;
             write_floats(&[&made], self.features, "features")
         }

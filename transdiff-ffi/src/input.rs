@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 use std::path::PathBuf;
+use std::ptr::{self, NonNull};
 
 use crate::status::{Failure, Outcome};
 
@@ -18,27 +19,42 @@ pub(crate) unsafe fn array<'a, T>(from: *const T, len: usize, name: &'static str
     Ok(unsafe { std::slice::from_raw_parts(from, len) })
 }
 
-/// The elements of a caller's array, for writing.
+/// The elements of a caller's array, for writing. They begin as zeros: the caller need not have set them.
 ///
 /// # Safety
-/// `from` is NULL or points to `len` elements that nobody else uses while the slice lives.
-pub(crate) unsafe fn array_mut<'a, T>(from: *mut T, len: usize, name: &'static str) -> Outcome<&'a mut [T]> {
+/// `from` is NULL or points to memory for `len` numbers that nobody else uses while the slice lives.
+pub(crate) unsafe fn array_mut<'a, T: Number>(
+    from: *mut T,
+    len: usize,
+    name: &'static str,
+) -> Outcome<&'a mut [T]> {
     if from.is_null() {
         return if len == 0 { Ok(&mut []) } else { Err(Failure::Null(name)) };
     }
     check_extent(from.is_aligned(), len, size_of::<T>(), name)?;
-    // SAFETY: the caller promises the elements; pointer and size are such as a slice may have.
-    Ok(unsafe { std::slice::from_raw_parts_mut(from, len) })
+    // SAFETY: the caller promises the memory; pointer and size are such as a slice may have, and zeros are numbers.
+    Ok(unsafe {
+        ptr::write_bytes(from, 0, len);
+        std::slice::from_raw_parts_mut(from, len)
+    })
 }
 
-/// Where a caller wants a result written.
+/// What arrays for writing hold: all bits zero is a value.
+pub(crate) trait Number: Copy {}
+
+impl Number for u8 {}
+impl Number for f32 {}
+
+/// Where a caller wants a handle written; it is NULL until then.
 ///
 /// # Safety
-/// `to` is NULL or can be written, and nobody else uses it while the reference lives.
-pub(crate) unsafe fn slot<'a, T>(to: *mut T, name: &'static str) -> Outcome<&'a mut T> {
-    check_extent(to.is_aligned(), 1, size_of::<T>(), name)?;
+/// `to` is NULL or can be written.
+pub(crate) unsafe fn slot<T>(to: *mut *mut T, name: &'static str) -> Outcome<NonNull<*mut T>> {
+    let to = NonNull::new(to).ok_or(Failure::Null(name))?;
+    check_extent(to.is_aligned(), 1, size_of::<*mut T>(), name)?;
     // SAFETY: the caller promises it; the pointer is aligned.
-    unsafe { to.as_mut() }.ok_or(Failure::Null(name))
+    unsafe { to.write(ptr::null_mut()) };
+    Ok(to)
 }
 
 fn check_extent(aligned: bool, len: usize, size: usize, name: &'static str) -> Outcome {
@@ -94,11 +110,27 @@ pub(crate) fn product(name: &'static str, sizes: &[usize]) -> Outcome<usize> {
 
 /// A copy in memory that is asked for politely: a size of the caller's may be more than there is.
 pub(crate) fn copied<T: Copy>(from: &[T], op: &'static str) -> Outcome<Vec<T>> {
+    converted(from, op, |x| x)
+}
+
+/// [`copied`], with every element converted.
+pub(crate) fn converted<T: Copy, U>(
+    from: &[T],
+    op: &'static str,
+    convert: impl Fn(T) -> U,
+) -> Outcome<Vec<U>> {
     let mut out = Vec::new();
-    let bytes = size_of_val(from);
+    let bytes = from.len().saturating_mul(size_of::<U>());
     out.try_reserve_exact(from.len()).map_err(|_| transdiff::Error::OutOfMemory { op, bytes })?;
-    out.extend_from_slice(from);
+    out.extend(from.iter().map(|&x| convert(x)));
     Ok(out)
+}
+
+/// The caller's buffer of floats must be of the size of what is written, and aligned: both are known before anything
+/// is computed.
+pub(crate) fn check_floats(buffer: &'static str, to: *const f32, expected: usize, got: usize) -> Outcome {
+    check_size(buffer, expected, got)?;
+    check_extent(to.is_aligned(), 1, size_of::<f32>(), buffer)
 }
 
 /// The caller's buffer must be of the size of what is written.

@@ -135,12 +135,12 @@ pub unsafe extern "C" fn transcdiff_model_load(
     let body = || {
         // SAFETY: the caller promises it.
         let slot = unsafe { slot(model, "model") }?;
-        *slot = ptr::null_mut();
         // SAFETY: the caller promises that the options are as their documentation says.
         let inputs = unsafe { Inputs::read(options) }?;
         let mut log = |level, message: &str| inputs.log.message(level, message);
         let pipeline = Pipeline::load(&inputs.model, inputs.vae.as_ref(), &inputs.options, &mut log)?;
-        *slot = Box::into_raw(Box::new(transcdiff_model::new(pipeline)));
+        // SAFETY: the caller promises that it can be written.
+        unsafe { slot.write(Box::into_raw(Box::new(transcdiff_model::new(pipeline)))) };
         Ok(())
     };
     // SAFETY: the caller promises it.
@@ -244,6 +244,7 @@ unsafe fn open(
 ) -> Outcome<Option<WeightFile>> {
     // SAFETY: the caller promises it.
     match (unsafe { path(file, name) }?, data.is_null()) {
+        (None, true) if size != 0 => Err(Failure::Null(name)),
         (None, true) => Ok(None),
         (Some(_), false) => Err(Failure::argument(name, "a path or memory", "both")),
         // SAFETY: whoever asks for mapping promises that the file stays as it is.

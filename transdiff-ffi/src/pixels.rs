@@ -6,7 +6,7 @@ use transdiff::pipeline::{PixelFormat, from_pixels};
 
 use crate::buffers::{pixel_bytes, write_floats, write_pixels};
 use crate::cancellation::transcdiff_cancellation;
-use crate::input::{array, check_size, product};
+use crate::input::{array, check_floats, check_size, product};
 use crate::request::tensor;
 use crate::session::{session_of, transcdiff_session};
 use crate::status::{Failure, Outcome, guard, guard_value, transcdiff_error, transcdiff_status};
@@ -75,7 +75,7 @@ pub unsafe extern "C" fn transcdiff_session_encode(
             if let Some(d) = vae.map(|vae| vae.downsampling) {
                 let shape =
                     [n, session.info().config.latent_channels, height / d, width / d, size_of::<f32>()];
-                check_size("latents", product("latents", &shape)?, latents_size)?;
+                check_floats("latents", latents, product("latents", &shape)?, latents_size)?;
             }
             let seeds = if seeds.is_null() { None } else { Some(array(seeds, n, "seeds")?) };
             let pixels = array(images.cast::<u8>(), images_size, "images")?;

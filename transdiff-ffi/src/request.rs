@@ -3,20 +3,20 @@
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use transdiff::HostTensor;
 use transdiff::model::Sampling;
 use transdiff::pipeline::{Info, Request, Source, Step, Wanted};
 use transdiff::sampler::{Euler, EulerMaruyama, Guidance, Heun, Path, Schedule, Solver};
+use transdiff::{Error, HostTensor};
 
 use crate::generate::{
     TRANSCDIFF_SOLVER_EULER, TRANSCDIFF_SOLVER_EULER_MARUYAMA, TRANSCDIFF_SOLVER_HEUN,
     transcdiff_generate_options, transcdiff_progress,
 };
-use crate::input::{array, copied, product};
+use crate::input::{array, converted, copied, product};
 use crate::status::{Failure, Outcome};
 
-/// What can be said of the options before their arrays are looked at: counts are in range, and nothing that is given
-/// would be ignored.
+/// What can be said of the options before their arrays are looked at: counts are in range, and features and classes do
+/// not come together.
 pub(crate) fn check(info: &Info, o: &transcdiff_generate_options) -> Outcome {
     if o.images == 0 {
         return Err(Failure::argument("images", "at least one", 0));
@@ -68,10 +68,13 @@ pub(crate) unsafe fn request(
         let source = source(info, o)?;
         Ok(Request {
             source,
-            seeds: copied(required(o.seeds, n, "seeds")?, "generate")?,
+            seeds: copied(required(o.seeds, n, "seeds")?, "seeds")?,
             sampling: Sampling { solver: solver(o)?, guidance: guidance(o)? },
-            references: latents(info, o.references, o.reference_count, n, "references")?,
-            starting: latents(info, o.starting, usize::from(!o.starting.is_null()), n, "starting")?.pop(),
+            references: references(info, o.references, o.reference_count, n)?,
+            starting: match o.starting.is_null() {
+                true => None,
+                false => Some(tensor(o.starting, &info.config.latent_shape(n), "starting")?),
+            },
             batch: NonZeroUsize::new(o.batch),
             wanted,
         })
@@ -96,8 +99,7 @@ unsafe fn source(info: &Info, o: &transcdiff_generate_options) -> Outcome<Source
         (false, false) => Err(Failure::argument("classes", "classes or features", "both")),
         (false, true) => {
             // SAFETY: the caller promises it.
-            let classes = copied(unsafe { array(o.classes, o.images, "classes") }?, "generate")?;
-            Ok(Source::Classes(classes.into_iter().map(|class| class as usize).collect()))
+            Ok(Source::Classes(unsafe { classes(o.classes, o.images) }?))
         }
         // SAFETY: the caller promises it.
         (true, false) => unsafe {
@@ -112,6 +114,15 @@ unsafe fn source(info: &Info, o: &transcdiff_generate_options) -> Outcome<Source
     }
 }
 
+/// A caller's classes.
+///
+/// # Safety
+/// `from` is NULL or points to `n` classes.
+pub(crate) unsafe fn classes(from: *const u32, n: usize) -> Outcome<Vec<usize>> {
+    // SAFETY: the caller promises it.
+    converted(unsafe { required(from, n, "classes") }?, "classes", |class| class as usize)
+}
+
 /// A copy of a caller's floats as a tensor.
 ///
 /// # Safety
@@ -119,34 +130,31 @@ unsafe fn source(info: &Info, o: &transcdiff_generate_options) -> Outcome<Source
 pub(crate) unsafe fn tensor(from: *const f32, shape: &[usize], name: &'static str) -> Outcome<HostTensor> {
     let len = product(name, shape)?;
     // SAFETY: the caller promises it.
-    let values = copied(unsafe { required(from, len, name) }?, "generate")?;
+    let values = copied(unsafe { required(from, len, name) }?, name)?;
     Ok(HostTensor::f32(shape, values)?)
 }
 
-/// `count` tensors of latents [n, C, h, w] that lie one after another.
+/// `count` references, latents [n, C, h, w] that lie one after another.
 ///
 /// # Safety
 /// `from` is NULL or points to their elements.
-pub(crate) unsafe fn latents(
+pub(crate) unsafe fn references(
     info: &Info,
     from: *const f32,
     count: usize,
     n: usize,
-    name: &'static str,
 ) -> Outcome<Vec<HostTensor>> {
-    let most = info.config.groups();
+    const NAME: &str = "references";
+    let most = info.config.groups() - 1;
     if count > most {
-        return Err(Failure::argument(
-            name,
-            format!("at most {most} times the latents of {n} images"),
-            count,
-        ));
+        let expected = format!("at most {most} times the latents of {n} images");
+        return Err(Failure::argument(NAME, expected, count));
     }
     let shape = info.config.latent_shape(n);
-    let each = product(name, &shape)?;
-    product(name, &[each, count])?;
+    let each = product(NAME, &shape)?;
+    product(NAME, &[each, count])?;
     // SAFETY: the caller promises the elements of all; the last begins within them.
-    (0..count).map(|i| unsafe { tensor(offset(from, i * each), &shape, name) }).collect()
+    (0..count).map(|i| unsafe { tensor(offset(from, i * each), &shape, NAME) }).collect()
 }
 
 /// # Safety
@@ -174,7 +182,12 @@ unsafe fn guidance(o: &transcdiff_generate_options) -> Outcome<Vec<Guidance>> {
     // SAFETY: the caller promises it.
     let each = unsafe { array(o.step_guidance, o.step_guidance_count, "step_guidance") }?;
     let scales = if each.is_empty() { &[o.guidance] } else { each };
-    let within = |&scale: &f64| Ok(Guidance::within(scale, o.guidance_low, o.guidance_high)?);
+    let within = |&scale: &f64| match Guidance::within(scale, o.guidance_low, o.guidance_high) {
+        Err(Error::Argument { argument: "guidance", expected, got }) if !each.is_empty() => {
+            Err(Failure::argument("step_guidance", expected, got))
+        }
+        guidance => Ok(guidance?),
+    };
     scales.iter().map(within).collect()
 }
 
@@ -195,7 +208,8 @@ pub(crate) fn report(o: &transcdiff_generate_options, step: &Step<'_>) -> Contro
     let mut stop = o.progress.is_some_and(|call| unsafe { call(&progress, o.user_data) } != 0);
     if let (Some(call), false, true) = (o.preview, stop, step.step.is_multiple_of(o.preview_interval)) {
         // A preview that cannot be made is not worth a generation: what is wrong will be found there.
-        if let Ok(latents) = step.preview().map(|latents| latents.to_f32()) {
+        let preview = step.preview();
+        if let Some(latents) = preview.as_ref().ok().and_then(|latents| latents.as_f32()) {
             // SAFETY: the caller gave the callback for this; the values live until it returns.
             stop = unsafe { call(&progress, latents.as_ptr(), latents.len(), o.user_data) } != 0;
         }

@@ -1,6 +1,5 @@
 //! Sessions: one caller's use of a model.
 
-use std::ptr;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use transdiff::Cancellation;
@@ -68,12 +67,12 @@ pub unsafe extern "C" fn transcdiff_session_new(
     let body = || {
         // SAFETY: the caller promises it.
         let slot = unsafe { slot(session, "session") }?;
-        *slot = ptr::null_mut();
         // SAFETY: the caller promises it.
         let model = unsafe { model.as_ref() }.ok_or(Failure::Null("model"))?;
         let info = model.pipeline.info().clone();
         let session = transcdiff_session { session: Mutex::new(model.pipeline.session()), info };
-        *slot = Box::into_raw(Box::new(session));
+        // SAFETY: the caller promises that it can be written.
+        unsafe { slot.write(Box::into_raw(Box::new(session))) };
         Ok(())
     };
     // SAFETY: the caller promises it.

@@ -179,14 +179,16 @@ pub(crate) unsafe fn guard(
     out: *mut *mut transcdiff_error,
     body: impl FnOnce() -> Outcome,
 ) -> transcdiff_status {
-    let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(panicked(payload)));
-    let (status, object) = match outcome {
-        Ok(()) => (TRANSCDIFF_OK, ptr::null_mut()),
-        Err(failure) => {
-            let error = failure.into_error();
-            let status = error.status;
-            (status, if out.is_null() { ptr::null_mut() } else { Box::into_raw(Box::new(error)) })
-        }
+    let guarded = || {
+        let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(panicked(payload)));
+        outcome.err().map(|failure| Box::new(failure.into_error()))
+    };
+    // Twice, since what describes a failure could fail as well.
+    let (status, object) = match catch_unwind(AssertUnwindSafe(guarded)) {
+        Ok(None) => (TRANSCDIFF_OK, ptr::null_mut()),
+        Ok(Some(error)) if out.is_null() => (error.status, ptr::null_mut()),
+        Ok(Some(error)) => (error.status, Box::into_raw(error)),
+        Err(_) => (TRANSCDIFF_INTERNAL, ptr::null_mut()),
     };
     if !out.is_null() {
         // SAFETY: the caller promises that it can be written. There is no error left to say that it is not aligned.

@@ -245,7 +245,7 @@ fn numbers_out_of_range_are_refused() {
         ground.refuses(ARGUMENT, "guidance_high", |o, _| o.guidance_high = bad);
         ground.refuses(ARGUMENT, "noise_scale", |o, _| o.noise_scale = bad);
         let each = [1.5, 1.5, bad, 1.5];
-        ground.refuses(ARGUMENT, "guidance", |o, _| {
+        ground.refuses(ARGUMENT, "step_guidance", |o, _| {
             (o.step_guidance, o.step_guidance_count) = (each.as_ptr(), each.len());
         });
     }
@@ -303,11 +303,24 @@ fn what_contradicts_itself_is_refused() {
         (o.classes, o.features, o.feature_count) = (ptr::null(), features.as_ptr(), 4);
     };
     ground.refuses(ARGUMENT, "images", |o, _| o.images = 0);
-    ground.refuses(ARGUMENT, "classes", |o, out| {
+    ground.refuses(ARGUMENT, "classes", |o, _| {
         let classes = o.classes;
         from_features(o);
-        (o.classes, out.latents) = (classes, ptr::null_mut());
+        o.classes = classes;
     });
+    // Without a buffer nothing bears out how many images there are.
+    ground
+        .refuses(ARGUMENT, "outputs", |o, out| (o.images, out.latents) = (usize::MAX / 64, ptr::null_mut()));
+    let nowhere = ptr::dangling_mut::<std::ffi::c_void>();
+    ground.refuses(ARGUMENT, "images", |o, out| {
+        (o.images, out.latents, out.images) = (usize::MAX / 64, ptr::null_mut(), nowhere);
+    });
+    for misplaced in [1usize, 2] {
+        ground.refuses(ARGUMENT, "latents", |_, out| out.latents = out.latents.wrapping_byte_add(misplaced));
+        ground.refuses(ARGUMENT, "features", |_, out| {
+            (out.features, out.features_size) = (out.latents.wrapping_byte_add(misplaced), 2 * 4 * 8 * 4);
+        });
+    }
     ground.refuses(ARGUMENT, "classes", |o, _| o.classes = ptr::null());
     ground.refuses(ARGUMENT, "feature_count", |o, _| o.feature_count = 4);
     ground.refuses(ARGUMENT, "unconditional_images", |o, _| {
@@ -547,11 +560,38 @@ fn sizes_of_structs_are_checked() {
 }
 
 #[test]
+fn loading_takes_sensible_settings_alone() {
+    let file = &*shared().one_step;
+    let refuses = |subject: &str, change: &dyn Fn(&mut transcdiff_load_options)| {
+        let mut options = in_memory(file, None);
+        change(&mut options);
+        let mut model = ptr::null_mut();
+        // SAFETY: the pointers are valid.
+        frugally_refused(ARGUMENT, subject, |e| unsafe { transcdiff_model_load(&options, &mut model, e) });
+        assert!(model.is_null());
+    };
+    refuses("threads", &|o| o.threads = u32::MAX);
+    refuses("dtype", &|o| o.dtype = 7);
+    refuses("weights", &|o| o.weights = 9);
+    refuses("reserved", &|o| o.reserved = 1);
+    refuses("model", &|o| (o.model_data, o.model_size) = (ptr::null(), 0));
+    // A size without memory is an empty file that somebody took the address of, not no file.
+    refuses("model", &|o| o.model_data = ptr::null());
+    refuses("vae", &|o| o.vae_size = 8);
+}
+
+#[test]
 fn a_flag_that_is_set_stops_every_call() {
     let ground = Ground::new(&shared().one_step, Some(&shared().vae));
     let flag = Flag::new();
     flag.cancel();
     let options = transcdiff_generate_options { cancellation: flag.0, ..ground.options() };
+    let mut latents = vec![0.0f32; ground.made.latents.len()];
+    let wanted = transcdiff_outputs {
+        latents: latents.as_mut_ptr(),
+        latents_size: size_of_val(&*latents),
+        ..no_outputs()
+    };
     let (session, mut floats, mut bytes) = (ground.session.session, [0.0f32; 64], [0u8; 64]);
     let (f, b, class) = (floats.as_mut_ptr(), bytes.as_mut_ptr().cast::<std::ffi::c_void>(), [0u32]);
     let statuses = || {
@@ -559,7 +599,7 @@ fn a_flag_that_is_set_stops_every_call() {
         unsafe {
             let e = ptr::null_mut();
             [
-                transcdiff_session_generate(session, &options, &no_outputs(), e),
+                transcdiff_session_generate(session, &options, &wanted, e),
                 transcdiff_session_features(session, class.as_ptr(), 1, ptr::null(), 0, flag.0, f, 128, e),
                 transcdiff_session_encode(session, b, 48, 0, 1, 4, 4, ptr::null(), flag.0, f, 32, e),
                 transcdiff_session_decode(session, f, 32, 1, 2, 2, 0, flag.0, b, 48, e),

@@ -22,13 +22,13 @@ fn a_session_at_work_is_busy() {
     let mut intrude = |_: &transcdiff_progress| {
         calls += 1;
         let (handle, mut floats, mut bytes) = (session.session, [0.0f32; 32], [0u8; 48]);
+        let (mut latents, mut wanted) = (vec![0.0f32; expected.latents.len()], no_outputs());
+        (wanted.latents, wanted.latents_size) = (latents.as_mut_ptr(), size_of_val(&*latents));
         let (f, b, class) = (floats.as_mut_ptr(), bytes.as_mut_ptr().cast::<c_void>(), [0u32]);
         // SAFETY: the buffers are as large as they say.
         unsafe {
             let none = ptr::null();
-            refused(TRANSCDIFF_BUSY, "session", |e| {
-                transcdiff_session_generate(handle, &plain, &no_outputs(), e)
-            });
+            refused(TRANSCDIFF_BUSY, "session", |e| transcdiff_session_generate(handle, &plain, &wanted, e));
             refused(TRANSCDIFF_BUSY, "session", |e| {
                 transcdiff_session_features(handle, class.as_ptr(), 1, ptr::null(), 0, none, f, 128, e)
             });

@@ -91,7 +91,7 @@ impl VaeConfig {
             ("image_channels", self.image_channels, LIMIT),
             ("latent_channels", self.latent_channels, LIMIT),
             ("channels", self.channels, LIMIT),
-            ("res_blocks", self.res_blocks, 256),
+            ("res_blocks", self.res_blocks, 16),
         ];
         for (field, value, limit) in sizes.into_iter().chain(multipliers) {
             if value == 0 || value > limit {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Vae, VaeConfig};
-use crate::model::{expected, load_params, named_params};
+use crate::model::{expected, load_params, metadata_value, named_params};
 use crate::weights::{FileKind, WeightFile, WeightView, write_atomic};
 use crate::{Backend, DType, Error, Result};
 
@@ -27,7 +27,7 @@ impl<'a> VaeSource<'a> {
     /// Its sizes are read off the shapes. Tensors of other things, such as the loss of its training, may be in the file.
     ///
     /// # Errors
-    /// [`Error::Format`] if the file holds none; [`Error::TensorNames`] or [`Error::Tensor`] if a tensor that tells a size
+    /// [`Error::Format`] if the file holds none or says other sizes; [`Error::TensorNames`] or [`Error::Tensor`] if a tensor that tells a size
     /// is missing or of no possible shape; [`Error::Config`] if the sizes do not fit together.
     pub fn find(file: &'a WeightFile) -> Result<Self> {
         let FileKind::Vae { prefix } = file.kind() else {
@@ -36,6 +36,13 @@ impl<'a> VaeSource<'a> {
         let tensors = file.select(prefix).filtered(|name| PREFIXES.iter().any(|p| name.starts_with(p)));
         let shapes = tensors.entries().map(|(name, entry)| (name, entry.shape()));
         let config = VaeConfig::from_shapes(file.path(), shapes)?;
+        if file.metadata().contains_key(VAE_CONFIG_KEY) {
+            let said: VaeConfig = metadata_value(file.path(), file.metadata(), VAE_CONFIG_KEY)?;
+            if said != config {
+                let message = format!("the metadata says {said:?}, the shapes say {config:?}");
+                return Err(Error::format(file.path(), message));
+            }
+        }
         Ok(Self { config, tensors })
     }
 

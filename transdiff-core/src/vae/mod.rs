@@ -117,7 +117,8 @@ impl<B: Backend> Vae<B> {
         let expected =
             || format!("[B, {}, H, W] with H and W multiples of {factor}", self.config.image_channels);
         self.check("Vae::encode", images, self.config.image_channels, factor, expected)?;
-        let moments = each_image(images, 2 * self.config.latent_channels, |image| {
+        let [h, w] = [2, 3].map(|axis| images.dim(axis) / factor);
+        let moments = each_image(images, [2 * self.config.latent_channels, h, w], |image| {
             self.quant_conv.forward(&self.encoder.forward(image, proceed)?, None)
         })?;
         Posterior::new(moments)
@@ -132,7 +133,8 @@ impl<B: Backend> Vae<B> {
     pub fn decode(&self, latents: &Tensor<B>, proceed: Proceed<'_>) -> Result<Tensor<B>> {
         let channels = self.config.latent_channels;
         self.check("Vae::decode", latents, channels, 1, || format!("[B, {channels}, h, w], not empty"))?;
-        let images = each_image(latents, self.config.image_channels, |latent| {
+        let [h, w] = [2, 3].map(|axis| latents.dim(axis) * self.downsampling());
+        let images = each_image(latents, [self.config.image_channels, h, w], |latent| {
             self.decoder.forward(&self.post_quant_conv.forward(latent, None)?, proceed)
         })?;
         if images.to_host()?.data().is_finite() {
@@ -159,16 +161,16 @@ impl<B: Backend> Vae<B> {
     }
 }
 
-/// What `f` makes of every image of x [B, C, H, W] as [1, H, W, C], joined as [B, `channels`, H', W'].
+/// What `f` makes of every image of x [B, C, H, W] as [1, H, W, C], joined as [B, C', H', W'].
 fn each_image<B: Backend>(
     x: &Tensor<B>,
-    channels: usize,
+    [c, h, w]: [usize; 3],
     mut f: impl FnMut(&Tensor<B>) -> Result<Tensor<B>>,
 ) -> Result<Tensor<B>> {
     let mut one = |i| f(&x.narrow(0, i, 1)?.permute(&[0, 2, 3, 1])?)?.permute(&[0, 3, 1, 2]);
     let made = (0..x.dim(0)).map(&mut one).collect::<Result<Vec<_>>>()?;
     if made.is_empty() {
-        return Tensor::zeros(x.backend(), &[0, channels, x.dim(2), x.dim(3)], x.dtype());
+        return Tensor::zeros(x.backend(), &[0, c, h, w], x.dtype());
     }
     Tensor::cat(&made.iter().collect::<Vec<_>>(), 0)
 }

@@ -2,8 +2,11 @@
 
 /// What any file may ask for.
 const BASE: u64 = 8 << 20;
+/// What a file's length adds at most: tables of the largest checkpoints take a quarter of it, and a length may be that
+/// of a hole.
+const MOST: u64 = 64 << 20;
 
-/// Memory for a table of contents: [`BASE`] and the length of the file. Whoever makes something that is as large or
+/// Memory for a table of contents: [`BASE`] and the length of the file, up to [`MOST`]. Whoever makes something that is as large or
 /// as many as the file says takes it from here first; so a small file cannot ask for much, and a large one for no
 /// more than itself.
 #[derive(Clone, Debug)]
@@ -13,7 +16,7 @@ pub(super) struct Budget {
 
 impl Budget {
     pub fn of_file(len: u64) -> Self {
-        Self { left: len.saturating_add(BASE) }
+        Self { left: BASE + len.min(MOST) }
     }
 
     /// Takes memory for `count` values of type `T`, and as much again for a table that grows by doubling.

@@ -9,10 +9,11 @@ use super::object::{Id, Object, Objects, Result, Storage, Tensor};
 /// What calling `callee` with the tuple `arguments` gives.
 pub(super) fn call(objects: &mut Objects<'_>, callee: Id, arguments: Id) -> Result<Id> {
     let items = match objects.get(arguments) {
-        Object::Tuple(items) => items.clone(),
+        // Not copied: a call may be repeated millions of times.
+        Object::Tuple(items) => items.as_slice(),
         other => return Err(format!("a call with {other} for arguments")),
     };
-    match (objects.global(callee), items.as_slice()) {
+    match (objects.global(callee), items) {
         (Some(("collections", "OrderedDict")), []) => objects.add(Object::Dict(Vec::new())),
         (Some(("collections", "OrderedDict")), &[pairs]) => dictionary(objects, pairs),
         (Some(("collections", "defaultdict")), _) => objects.add(Object::Dict(Vec::new())),
@@ -42,10 +43,10 @@ pub(super) fn storage(objects: &mut Objects<'_>, id: Id) -> Result<Id> {
     if objects.text(kind)? != "storage" {
         return Err(format!("a reference to {}, only storages are known", objects.text(kind)?));
     }
-    let class =
-        objects.global(class).ok_or_else(|| format!("{} for the class of a storage", objects.get(class)))?;
-    let dtype =
-        dtype(class).ok_or_else(|| format!("storages of class {}.{} are not read", class.0, class.1))?;
+    let unknown = || format!("{} for the class of a storage", objects.get(class));
+    let global = objects.global(class).ok_or_else(unknown)?;
+    // Somebody else's tensor is no reason to refuse the others.
+    let Some(dtype) = dtype(global) else { return objects.add(Object::Instance { class, state: None }) };
     let (key, elements) = (objects.text(key)?, objects.count(elements)?);
     objects.budget.take::<Storage<'_>>(1)?;
     objects.add(Object::Storage(Box::new(Storage { dtype, key, elements })))
@@ -81,9 +82,12 @@ fn dictionary(objects: &mut Objects<'_>, pairs: Id) -> Result<Id> {
 }
 
 fn tensor(objects: &mut Objects<'_>, storage: Id, offset: Id, shape: Id, strides: Id) -> Result<Id> {
-    let Object::Storage(_) = objects.get(storage) else {
-        return Err(format!("a tensor of {}, not of a storage", objects.get(storage)));
-    };
+    match objects.get(storage) {
+        Object::Storage(_) => {}
+        // A tensor of a storage that is not read is what the storage is.
+        Object::Instance { .. } => return Ok(storage),
+        other => return Err(format!("a tensor of {other}, not of a storage")),
+    }
     let sizes = |id: Id| -> Result<Vec<usize>> {
         let items = objects.items(id)?;
         if items.len() > MAX_RANK {

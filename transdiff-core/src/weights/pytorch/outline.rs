@@ -82,7 +82,9 @@ impl<'a> Outline<'a> {
                 self.nested(id, name, |outline| outline.list(items, name))
             }
             Object::Dict(items) => self.nested(id, name, |outline| outline.dictionary(items, name)),
-            Object::Instance { class, state } => self.instance(*class, *state, name),
+            Object::Instance { class, state } => {
+                self.nested(id, name, |outline| outline.instance(*class, *state, name))
+            }
         }
     }
 
