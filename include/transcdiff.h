@@ -315,8 +315,8 @@ typedef struct transcdiff_generate_options {
 } transcdiff_generate_options;
 
 /**
- * Where results go. Set up by `transcdiff_outputs_init`. Every buffer is the caller's, and exactly as large as what is written;
- * NULL where something is not wanted. Nothing is written unless the call succeeds.
+ * Where results go. Set up by `transcdiff_outputs_init`. Every buffer is the caller's, exactly as large as what is written, and aligned;
+ * NULL where something is not wanted, but not everywhere. Nothing is written unless the call succeeds.
  */
 typedef struct transcdiff_outputs {
     /**
@@ -613,7 +613,7 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * A flag that is not set. NULL only if memory has run out. Any thread.
+ * A flag that is not set. NULL only after a defect of this library. Any thread.
  */
 struct transcdiff_cancellation *transcdiff_cancellation_new(void);
 

@@ -165,8 +165,8 @@ fn defaults(preset: Preset) -> transcdiff_generate_options {
     }
 }
 
-/// Where results go. Set up by `transcdiff_outputs_init`. Every buffer is the caller's, and exactly as large as what is written;
-/// NULL where something is not wanted. Nothing is written unless the call succeeds.
+/// Where results go. Set up by `transcdiff_outputs_init`. Every buffer is the caller's, exactly as large as what is written, and aligned;
+/// NULL where something is not wanted, but not everywhere. Nothing is written unless the call succeeds.
 #[repr(C)]
 #[derive(Clone, Copy)]
 #[allow(non_camel_case_types)]
