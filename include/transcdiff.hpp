@@ -1,11 +1,12 @@
 /*
  * TransDiff for C++17 and later: transcdiff.h with handles that free themselves, results that carry errors, and lambdas.
  *
- * - Handles are move-only. A moved-from handle may be destroyed or assigned to; other calls on it give an Error.
+ * - Handles are move-only. A moved-from handle may be destroyed or assigned to; other calls on a Model or a Session give an
+ *   Error, and a Cancellation cancels nothing.
  * - A function `try_f` returns a Result, which is a value or an Error. Where exceptions are enabled, `f` returns the value
  *   and throws the Error; it is try_f and nothing else. With -fno-exceptions only the forms `try_f` exist.
- * - What a lambda throws stops the call that it was given to, and comes out of that call (out of `try_f` too) once the C
- *   frames in between have returned.
+ * - What a lambda throws stops the generation that it was given to, and comes out of that call (out of `try_f` too) once
+ *   the C frames in between have returned; what it throws while a model is loaded comes out when that is done.
  * - Results are in vectors, whose memory is std::allocator's: what it throws, both forms throw.
  * - Threads: a Model is shared by any number of sessions; a Session serves one call at a time; a Cancellation can be used
  *   by any thread.
@@ -347,7 +348,7 @@ public:
     static Result<Cancellation> try_create() {
         Cancellation made{transcdiff_cancellation_new()};
         if (made.handle_ == nullptr) {
-            return Error(TRANSCDIFF_OUT_OF_MEMORY, nullptr);
+            return Error(TRANSCDIFF_INTERNAL, nullptr);
         }
         return made;
     }
@@ -425,9 +426,10 @@ struct GenerateOptions {
     const Cancellation *cancellation = nullptr;
     /// Called after every step.
     ProgressFunction progress = nullptr;
-    /// Called after every `preview_interval` steps, at least 1.
+    /// Called after every `preview_interval` steps.
     PreviewFunction preview = nullptr;
-    std::size_t preview_interval = 1;
+    /// At least 1.
+    std::optional<std::size_t> preview_interval = std::nullopt;
     /// Told what is done.
     LogFunction log = nullptr;
 };
@@ -721,7 +723,7 @@ private:
         // Always there: it stops the call for what another lambda threw.
         to.progress = detail::Callbacks::on_progress;
         to.preview = from.preview ? detail::Callbacks::on_preview : nullptr;
-        to.preview_interval = from.preview_interval;
+        detail::set_if(to.preview_interval, from.preview_interval);
         to.log = from.log ? detail::Callbacks::on_log : nullptr;
         to.user_data = &callbacks;
         if (auto sized = set_arrays(from, to); !sized) {

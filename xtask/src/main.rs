@@ -1,4 +1,5 @@
-//! The project's tasks. `cargo xtask check` runs every check, cheapest first; each also runs alone.
+//! The project's tasks. `cargo xtask check` runs the checks that need only Rust, cheapest first; each also runs
+//! alone.
 
 mod compare;
 mod ffi;
@@ -25,7 +26,7 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
-    /// Every check below, cheapest first
+    /// The checks that need only Rust, cheapest first
     Check,
     /// Formatting
     Fmt,
@@ -55,7 +56,7 @@ enum Task {
     Install(install::Options),
     /// The quickstart in a short setting: its outputs are complete, and it goes on from its checkpoint
     Quickstart,
-    /// Fuzzing of what reads files, on the corpus and beyond
+    /// Fuzzing of what reads files and of the C ABI, on the corpus and beyond
     Fuzz(fuzz::Options),
     /// The C ABI under threads and over time, plain and under AddressSanitizer and ThreadSanitizer
     Sanitize(sanitize::Options),
