@@ -533,7 +533,8 @@ private:
             path = text->c_str();
         } else {
             const auto bytes = *std::get_if<Span<const std::uint8_t>>(&source);
-            data = bytes.data();
+            // A file of no bytes is a file, and not a good one: without a pointer there would be none.
+            data = bytes.data() == nullptr ? static_cast<const void *>("") : bytes.data();
             size = bytes.size();
         }
     }
