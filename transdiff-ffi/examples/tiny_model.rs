@@ -1,10 +1,16 @@
-//! Writes the tests' tiny model of four groups to a file, for programs in other languages: `tiny_model PATH`.
+//! Writes a tiny model of two groups of four features, and its VAE, for programs in other languages: `tiny_model MODEL VAE`.
 
 #[path = "../tests/common/files.rs"]
 #[allow(dead_code)]
 mod files;
 
+use transdiff::model::{Mode, ModelConfig};
+
 fn main() -> std::io::Result<()> {
-    let path = std::env::args_os().nth(1).expect("the path of the file to write");
-    std::fs::write(path, files::model(&files::mrar()))
+    let mut paths = std::env::args_os().skip(1);
+    let mut path = |of| paths.next().unwrap_or_else(|| panic!("the path of the {of}'s file"));
+    let mode = Mode::MultiReference { groups: 2 };
+    let config = ModelConfig { feature_tokens: 8, mode, ..files::one_step() };
+    std::fs::write(path("model"), files::model(&config))?;
+    std::fs::write(path("VAE"), files::vae_with(&files::vae(), |_, _| ()))
 }

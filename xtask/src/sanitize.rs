@@ -1,4 +1,5 @@
-//! The C ABI under threads and over time: `tests/ffi/stress.cpp`, plain and under the compiler's sanitizers.
+//! The C ABI under threads and over time: `tests/ffi/stress.cpp`, plain and under the compiler's sanitizers; and its C++
+//! header, whose test runs under AddressSanitizer here.
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,8 @@ struct Mode {
     sanitizer: Option<Sanitizer>,
     /// Rounds of each of the eight threads, and of the loop.
     rounds: [&'static str; 2],
+    /// Whether the C++ header's test runs too.
+    wrapper: bool,
 }
 
 struct Sanitizer {
@@ -37,16 +40,18 @@ struct Sanitizer {
 
 const MODES: [Mode; 3] = [
     // The loop's memory is measured here; sanitizers keep what is freed for a while.
-    Mode { name: "plain", sanitizer: None, rounds: ["100", "1250"] },
+    Mode { name: "plain", sanitizer: None, rounds: ["100", "2600"], wrapper: false },
     Mode {
         name: "address",
         sanitizer: Some(Sanitizer { flag: "address", runtime: "asan", builds_std: false }),
         rounds: ["30", "100"],
+        wrapper: true,
     },
     Mode {
         name: "thread",
         sanitizer: Some(Sanitizer { flag: "thread", runtime: "tsan", builds_std: true }),
         rounds: ["30", "50"],
+        wrapper: false,
     },
 ];
 
@@ -54,21 +59,32 @@ const MODES: [Mode; 3] = [
 /// component rust-src.
 pub fn run(options: &Options) -> Result {
     std::fs::create_dir_all(ROOT)?;
-    let model = format!("{ROOT}/model.safetensors");
-    cargo(&["run", "--locked", "--package=transdiff-ffi", "--example=tiny_model", "--", &model]).run()?;
+    let tiny = [format!("{ROOT}/model.safetensors"), format!("{ROOT}/vae.safetensors")];
+    let [model, vae] = tiny.each_ref().map(String::as_str);
+    cargo(&["run", "--locked", "--package=transdiff-ffi", "--example=tiny_model", "--", model, vae]).run()?;
     let chosen = MODES.iter().filter(|mode| options.without.iter().all(|left_out| left_out != mode.name));
-    chosen.into_iter().try_for_each(|mode| mode.run(&model))
+    chosen.into_iter().try_for_each(|mode| mode.run(model, vae))
 }
 
 impl Mode {
-    fn run(&self, model: &str) -> Result {
+    fn run(&self, model: &str, vae: &str) -> Result {
         println!("stress, {}", self.name);
         let library = self.library()?;
-        let program = self.program(&library)?;
+        let stress = self.program("tests/ffi/stress.cpp", &library)?;
         for (what, rounds) in ["threads", "loop"].into_iter().zip(self.rounds) {
-            Process::new(&program).args(&[what, model, rounds]).run()?;
+            Process::new(&stress).args(&[what, model, vae, rounds]).run()?;
         }
-        Ok(())
+        if self.wrapper { self.wrapper(&library) } else { Ok(()) }
+    }
+
+    /// Builds and runs the C++ header's test, with the model that it is written for.
+    fn wrapper(&self, library: &Path) -> Result {
+        println!("wrapper, {}", self.name);
+        let small = format!("{ROOT}/small");
+        cargo(&["run", "--locked", "--example=linking", "--", "small", &small]).run()?;
+        let program = self.program("tests/linking/wrapper.cpp", library)?;
+        let files = ["model", "vae"].map(|of| format!("{small}/{of}.safetensors"));
+        Process::new(&program).args(&files.each_ref().map(String::as_str)).run()
     }
 
     /// Builds the static library.
@@ -89,16 +105,18 @@ impl Mode {
         Ok(Path::new(&folder).join(host.trim()).join("debug/libtranscdiff.a"))
     }
 
-    /// Compiles and links the program with it.
-    fn program(&self, library: &Path) -> Result<PathBuf> {
+    /// Compiles the program and links it with the library.
+    fn program(&self, source: &str, library: &Path) -> Result<PathBuf> {
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-        let (object, program) = (format!("{ROOT}/{}.o", self.name), format!("{ROOT}/stress-{}", self.name));
+        let stem = Path::new(source).file_stem().unwrap_or_default().to_string_lossy();
+        let program = format!("{ROOT}/{stem}-{}", self.name);
+        let object = format!("{program}.o");
         let sanitize = self.sanitizer.as_ref().map(|s| format!("-fsanitize={}", s.flag));
         let flags = ["-std=c++17", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-Iinclude"];
         Process::new(&compiler)
             .args(&flags)
             .args(&sanitize.iter().map(String::as_str).collect::<Vec<_>>())
-            .args(&["-c", "tests/ffi/stress.cpp", "-o", &object])
+            .args(&["-c", source, "-o", &object])
             .run()?;
         let library = library.to_string_lossy();
         let mut link = Process::new(&compiler).args(&[&object, &library]);
