@@ -467,7 +467,7 @@ struct Images {
     void *data() noexcept { return has_floats() ? static_cast<void *>(floats.data()) : bytes.data(); }
 };
 
-/// Which results of a generation are wanted.
+/// Which results of a generation are wanted: at least one.
 struct Wanted {
     /// Takes a VAE.
     bool images = false;

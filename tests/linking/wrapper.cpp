@@ -51,6 +51,12 @@ GenerateOptions two_images() {
     return options;
 }
 
+Wanted latents() {
+    Wanted wanted;
+    wanted.latents = true;
+    return wanted;
+}
+
 Wanted everything() {
     Wanted wanted;
     wanted.images = wanted.latents = wanted.references = wanted.features = true;
@@ -106,6 +112,7 @@ void errors_say_what_is_wrong(const Model &model, Session &session, const char *
     EXPECT(must(try_estimate_memory({model_path}, 1)).weights >= 4 * model.info().parameters);
     auto options = two_images();
     options.classes = {0, 3};
+    fails(session.try_generate(two_images(), {}), Status::invalid_argument, "outputs");
     EXPECT(session.try_generate(options, everything()).error().status() == Status::invalid_argument);
     options.classes = {0};
     fails(session.try_generate(options, everything()), Status::invalid_shape, "classes");
@@ -121,8 +128,8 @@ void errors_say_what_is_wrong(const Model &model, Session &session, const char *
     fails(latents_only.try_generate(two_images(), everything()), Status::invalid_argument, "images");
     fails(latents_only.try_decode(std::vector<float>(16 * 16 * 16)), Status::invalid_argument, "images");
     auto moved = std::move(latents_only);
-    EXPECT(latents_only.try_generate(two_images(), {}).error().status() == Status::invalid_argument);
-    EXPECT(must(moved.try_generate(two_images(), {})).latents.empty());
+    EXPECT(latents_only.try_generate(two_images(), latents()).error().status() == Status::invalid_argument);
+    EXPECT(must(moved.try_generate(two_images(), latents())).references.empty());
 }
 
 void a_model_comes_from_memory_too(const char *path) {
@@ -156,18 +163,18 @@ void lambdas_see_every_step_and_stop(Session &session) {
         return Flow::go_on;
     };
     options.preview_interval = 3;
-    must(session.try_generate(options, {}));
+    must(session.try_generate(options, latents()));
     EXPECT(steps == 6 && previews == 2 && last == 1.0);
     options.progress = [](const Progress &) { return Flow::stop; };
-    EXPECT(session.try_generate(options, {}).error().status() == Status::cancelled);
+    EXPECT(session.try_generate(options, latents()).error().status() == Status::cancelled);
     const auto cancellation = must(Cancellation::try_create());
     options = two_images();
     options.cancellation = &cancellation;
     cancellation.cancel();
     EXPECT(cancellation.is_cancelled());
-    EXPECT(session.try_generate(options, {}).error().status() == Status::cancelled);
+    EXPECT(session.try_generate(options, latents()).error().status() == Status::cancelled);
     cancellation.reset();
-    must(session.try_generate(options, {}));
+    must(session.try_generate(options, latents()));
 }
 
 #if TRANSCDIFF_EXCEPTIONS
@@ -191,15 +198,15 @@ void what_lambdas_throw_comes_out(Session &session, const char *path) {
         steps++;
         throw Thrown();
     };
-    throws<Thrown>([&] { (void)session.try_generate(options, {}); });
-    throws<Thrown>([&] { (void)session.generate(options, {}); });
+    throws<Thrown>([&] { (void)session.try_generate(options, latents()); });
+    throws<Thrown>([&] { (void)session.generate(options, latents()); });
     EXPECT(steps == 2);
     options = two_images();
     options.log = [](LogLevel, std::string_view) { throw Thrown(); };
-    throws<Thrown>([&] { (void)session.generate(options, {}); });
+    throws<Thrown>([&] { (void)session.generate(options, latents()); });
     options = two_images();
     options.preview = [](const Progress &, Span<const float>) -> Flow { throw Thrown(); };
-    throws<Thrown>([&] { (void)session.generate(options, {}); });
+    throws<Thrown>([&] { (void)session.generate(options, latents()); });
     LoadOptions load{path};
     load.log = [](LogLevel, std::string_view) { throw Thrown(); };
     throws<Thrown>([&] { (void)Model::load(load); });
@@ -226,6 +233,6 @@ int main(int argc, char **argv) {
     what_lambdas_throw_comes_out(session, argv[1]);
 #endif
     model.reset();
-    must(session.try_generate(two_images(), {})); // A session outlives the handle of its model.
+    must(session.try_generate(two_images(), latents())); // A session outlives the handle of its model.
     return EXIT_SUCCESS;
 }
