@@ -14,6 +14,7 @@ use transdiff_core::model::{
     CONFIG_KEY, LoadHints, Mode, ModelConfig, ModelSource, Size, TransDiff, Weights,
 };
 use transdiff_core::nn::Module;
+use transdiff_core::vae::VaeSource;
 use transdiff_core::weights::{FileKind, Format, StoredDType, WeightFile, write_atomic};
 use transdiff_core::{DType, Error, HostData, HostTensor};
 use transdiff_cpu::Cpu;
@@ -59,13 +60,12 @@ fn values_are_those_of_the_golden_file() {
     }
 }
 
-/// This one has no averaged weights.
 #[test]
 fn halved_values_are_the_golden_files_rounded() {
     let golden = Golden::load("onestep_256");
     for file in open("checkpoint-bf16.pth") {
-        let source = ModelSource::find(&file, &hints(&golden)).unwrap();
-        assert_eq!(source.weights(), Weights::Model);
+        let hints = LoadHints { weights: Some(Weights::Model), ..hints(&golden) };
+        let source = ModelSource::find(&file, &hints).unwrap();
         assert_eq!(source.tensors().entries().count(), golden.under("param.").count());
         for (name, tensor) in golden.under("param.") {
             assert_eq!(source.tensors().get(name).unwrap().dtype(), StoredDType::BF16, "{name}");
@@ -82,7 +82,6 @@ fn plain_data_is_kept() {
         assert_eq!(values["args"]["img_size"], json!(golden.value::<u64>("img_size")));
         assert_eq!(values["args"]["mrar"], json!(golden.text("mrar") == "true"));
         assert!(values["epoch"].is_u64());
-        assert!(values["scaler"].is_null());
         assert!(values["optimizer"]["param_groups"][0]["betas"].is_array());
         assert!(values.get("model").is_none() && file.metadata().is_empty());
     }
@@ -160,7 +159,8 @@ fn the_autoencoder_is_found() {
     for file in open("vae.ckpt") {
         assert_eq!(file.kind(), FileKind::Vae { prefix: "model." });
         let view = file.select("model.");
-        assert_eq!(view.get("quant_conv.weight").unwrap().shape(), [8, 8, 1, 1]);
+        let moments = 2 * VaeSource::find(&file).unwrap().config().latent_channels;
+        assert_eq!(view.get("quant_conv.weight").unwrap().shape(), [moments, moments, 1, 1]);
         if let Some(golden) = Golden::find("vae") {
             assert!(golden.under("param.").count() > 0);
             for (name, tensor) in golden.under("param.") {
@@ -171,11 +171,11 @@ fn the_autoencoder_is_found() {
     }
 }
 
-/// The pickle calls `posix.system` with a command that writes a file. Here the call is a name in the data.
+/// The pickle calls `system` with a command that writes a file. Here the call is a name in the data, or refused.
 #[test]
 fn a_command_in_a_pickle_does_not_run() {
     let Some(path) = find("malicious.pth") else { return };
-    let bytes = std::fs::read(path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
     let command = String::from_utf8_lossy(&bytes);
     let (_, trace) = command.split_once("> ").expect("the command writes a file");
     let end = trace.find(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER).unwrap();
@@ -184,15 +184,16 @@ fn a_command_in_a_pickle_does_not_run() {
     let written = || std::fs::metadata(trace).and_then(|about| about.modified()).ok();
     let before = written();
     for file in open("malicious.pth") {
-        assert_eq!(file.values()["args"], json!({"$python": "posix.system"}));
-        assert_eq!(file.tensor("model.w").unwrap().shape(), [2]);
+        let said = json!(file.values()).to_string();
+        assert!(said.contains("\"$python\"") && said.contains("system"), "{said}");
+        file.entries().keys().for_each(|name| drop(file.tensor(name).unwrap()));
     }
     assert_eq!(written(), before, "the command ran");
 }
 
 /// The bits of the features of two classes.
 fn features(model: &TransDiff<Cpu>) -> Vec<u64> {
-    bits(model.features(&[1, 3], &[]).unwrap().tensor())
+    bits(model.features(&[0, model.config().classes - 1], &[]).unwrap().tensor())
 }
 
 /// The golden file's weights under `set`, as a safetensors file with the published names, and metadata or not.
@@ -267,20 +268,24 @@ fn sizes_are_read_off_the_shapes() {
 #[test]
 fn heads_are_asked_for() {
     let golden = Golden::load("onestep_256");
+    let (heads, width): (usize, usize) = (golden.value("heads"), golden.value("embed_dim"));
     for file in open("checkpoint-last.pth") {
         let error = ModelSource::find(&file, &LoadHints::default()).unwrap_err();
         assert!(matches!(&error, Error::Format { path, .. } if path == file.path()), "{error}");
         assert!(error.to_string().contains("hint `heads`"), "{error}");
-        let error = ModelSource::find(&file, &LoadHints { heads: Some(5), weights: None }).unwrap_err();
+        let error =
+            ModelSource::find(&file, &LoadHints { heads: Some(width + 1), weights: None }).unwrap_err();
         assert!(matches!(&error, Error::Config { field: "heads", .. }), "{error}");
     }
-    let config = r#"{"width":32,"heads":2,"encoder_blocks":2,"decoder_blocks":2,"mlp_ratio":4,"classes":10,"buffer_size":8,
-        "feature_tokens":256,"latent_channels":4,"latent_size":16,"mode":"one_step"}"#;
-    let saved = rewritten(&golden, "param.", &[(CONFIG_KEY, config.to_owned())]);
+    let bare = rewritten(&golden, "param.", &[]);
+    let bare = WeightFile::open(bare.path()).unwrap();
+    let config = ModelSource::find(&bare, &hints(&golden)).unwrap().config().clone();
+    let saved = rewritten(&golden, "param.", &[(CONFIG_KEY, serde_json::to_string(&config).unwrap())]);
     let saved = WeightFile::open(saved.path()).unwrap();
     ModelSource::find(&saved, &hints(&golden)).unwrap();
-    let error = ModelSource::find(&saved, &LoadHints { heads: Some(4), weights: None }).unwrap_err();
-    assert!(error.to_string().contains("the hint says 4, the metadata says 2"), "{error}");
+    let error = ModelSource::find(&saved, &LoadHints { heads: Some(heads + 1), weights: None }).unwrap_err();
+    let said = format!("the hint says {}, the metadata says {heads}", heads + 1);
+    assert!(error.to_string().contains(&said), "{error}");
 }
 
 /// What distributed training puts before every name is taken off.

@@ -1,6 +1,6 @@
 //! Files for the command to work on.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tempfile::TempDir;
 use transdiff::model::{Mode, ModelConfig};
@@ -92,11 +92,10 @@ pub fn model(config: &ModelConfig) -> TransDiff<Cpu> {
     model
 }
 
-/// The PyTorch file `name` of the golden files; `None`, and a line that says so, where it is absent.
+/// The PyTorch file `name` of the project's own golden files, whose sizes the tests know; `None`, and a line that says
+/// so, where it is absent.
 pub fn golden(name: &str) -> Option<String> {
-    let folder = std::env::var_os("TRANSDIFF_GOLDEN")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"), PathBuf::from);
-    let path = folder.join("pth").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pth").join(name);
     if !path.exists() {
         eprintln!("skipped: {} is absent", path.display());
         return None;
