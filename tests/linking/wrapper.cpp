@@ -206,6 +206,7 @@ void what_lambdas_throw_comes_out(Session &session, const char *path) {
     throws<Thrown>([&] { (void)session.generate(options, latents()); });
     options = two_images();
     options.preview = [](const Progress &, Span<const float>) -> Flow { throw Thrown(); };
+    options.preview_interval = 1;
     throws<Thrown>([&] { (void)session.generate(options, latents()); });
     LoadOptions load{path};
     load.log = [](LogLevel, std::string_view) { throw Thrown(); };
