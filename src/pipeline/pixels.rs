@@ -45,7 +45,8 @@ impl PixelFormat {
 /// 255·(x + 1)/2, clamped and rounded to nearest even; floats are the values as they are.
 ///
 /// # Errors
-/// [`Error::Shape`] for a tensor of another shape, [`Error::Argument`] if `out` has not the bytes of the images.
+/// [`Error::Shape`] for a tensor of another shape, [`Error::DType`] for one that is not f32, [`Error::Argument`] if `out`
+/// has not the bytes of the images.
 pub fn to_pixels(images: &HostTensor, format: PixelFormat, out: &mut [u8]) -> Result<()> {
     let (n, h, w) = extent(images)?;
     let bytes = format.image_bytes(h, w).and_then(|each| each.checked_mul(n));
