@@ -22,15 +22,16 @@ const STRUCT: transcdiff_status = TRANSCDIFF_INVALID_STRUCT;
 /// Sizes that no memory has, or whose products wrap around to small ones.
 const ABSURD: [usize; 6] = [usize::MAX, usize::MAX / 4, usize::MAX / 8 + 1, 1 << 63, 1 << 61, (1 << 61) + 1];
 
-/// The call is refused, and asks for no more memory than its error takes. (Other tests take some beside it.)
+/// One test runs at a time: what another allocates would be counted.
+static MEASURING: Mutex<()> = Mutex::new(());
+
+/// The call is refused, and asks for no more memory than its error takes.
 #[track_caller]
 fn frugally_refused(
     status: transcdiff_status,
     subject: &str,
     f: impl FnOnce(*mut *mut transcdiff_error) -> transcdiff_status,
 ) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock();
     let ((), peak) = allocation::peak_of(|| refused(status, subject, f));
     assert!(peak < 16 << 20, "{subject}: {peak} bytes for a call that is refused");
 }
@@ -81,6 +82,7 @@ impl Ground {
 
 #[test]
 fn null_is_refused_by_name() {
+    let _one = MEASURING.lock();
     let ground = Ground::new(&shared().one_step, Some(&shared().vae));
     let (session, model) = (ground.session.session, ground.model.0);
     let (mut floats, mut bytes, classes) = ([0.0f32; 64], [0u8; 64], [0u32; 2]);
@@ -158,6 +160,7 @@ fn null_is_refused_by_name() {
 /// Functions that do not return a status take NULL for nothing; those that do need no place for an error.
 #[test]
 fn null_is_nothing_to_free_and_no_error_is_asked_for() {
+    let _one = MEASURING.lock();
     // SAFETY: NULL is allowed everywhere here.
     unsafe {
         transcdiff_model_free(ptr::null_mut());
@@ -191,6 +194,7 @@ fn null_is_nothing_to_free_and_no_error_is_asked_for() {
 /// Pointers to elements and to places for results; the structs and the error need no alignment.
 #[test]
 fn misaligned_pointers_are_refused_or_read() {
+    let _one = MEASURING.lock();
     let ground = Ground::new(&shared().mrar, None);
     let values = [0.0f64; 64];
     let odd = values.as_ptr().cast::<u8>().wrapping_add(1);
@@ -237,6 +241,7 @@ fn misaligned_pointers_are_refused_or_read() {
 
 #[test]
 fn numbers_out_of_range_are_refused() {
+    let _one = MEASURING.lock();
     let ground = Ground::new(&shared().mrar, None);
     let latents = ground.made.latents.len();
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0] {
@@ -297,6 +302,7 @@ fn numbers_out_of_range_are_refused() {
 
 #[test]
 fn what_contradicts_itself_is_refused() {
+    let _one = MEASURING.lock();
     let ground = Ground::new(&shared().one_step, None);
     let features = [0.5; 2 * 4 * 8];
     let from_features = |o: &mut transcdiff_generate_options| {
@@ -359,6 +365,7 @@ fn what_contradicts_itself_is_refused() {
 
 #[test]
 fn buffers_of_another_size_are_refused() {
+    let _one = MEASURING.lock();
     let ground = Ground::new(&shared().one_step, Some(&shared().vae));
     let mut room = vec![0u8; 4096];
     let (bytes, floats) = (room.as_mut_ptr(), room.as_mut_ptr().cast::<f32>());
@@ -422,6 +429,7 @@ fn buffers_of_another_size_are_refused() {
 
 #[test]
 fn absurd_counts_take_no_memory() {
+    let _one = MEASURING.lock();
     let ground = Ground::new(&shared().one_step, Some(&shared().vae));
     let values = [0.5f32; 1024];
     let v = values.as_ptr();
@@ -482,6 +490,7 @@ fn absurd_counts_take_no_memory() {
 
 #[test]
 fn load_options_are_checked() {
+    let _one = MEASURING.lock();
     let file = &shared().one_step;
     let load = |change: fn(&mut transcdiff_load_options)| {
         let mut options = in_memory(file, None);
@@ -515,6 +524,7 @@ fn load_options_are_checked() {
 
 #[test]
 fn an_estimate_of_absurd_counts_is_large_and_costs_nothing() {
+    let _one = MEASURING.lock();
     for vae in [None, Some(&*shared().vae)] {
         let options = in_memory(&shared().one_step, vae);
         for images in ABSURD {
@@ -538,6 +548,7 @@ fn an_estimate_of_absurd_counts_is_large_and_costs_nothing() {
 /// Structs of sizes that are none, and of sizes that later versions may have.
 #[test]
 fn sizes_of_structs_are_checked() {
+    let _one = MEASURING.lock();
     let ground = Ground::new(&shared().one_step, None);
     for size in [0, 4, 12, 8192, usize::MAX] {
         ground.refuses(STRUCT, "transcdiff_generate_options", |o, _| o.struct_size = size);
@@ -561,6 +572,7 @@ fn sizes_of_structs_are_checked() {
 
 #[test]
 fn loading_takes_sensible_settings_alone() {
+    let _one = MEASURING.lock();
     let file = &*shared().one_step;
     let refuses = |subject: &str, change: &dyn Fn(&mut transcdiff_load_options)| {
         let mut options = in_memory(file, None);
@@ -582,6 +594,7 @@ fn loading_takes_sensible_settings_alone() {
 
 #[test]
 fn a_flag_that_is_set_stops_every_call() {
+    let _one = MEASURING.lock();
     let ground = Ground::new(&shared().one_step, Some(&shared().vae));
     let flag = Flag::new();
     flag.cancel();
