@@ -6,6 +6,8 @@
 //! all shapes. A new backend joins with one line: `check_all(&backend, dtype, bound)`.
 
 mod attention;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod elementwise;
 mod embedding;
 mod errors;
