@@ -1,0 +1,120 @@
+// What kernels see of the emulator: CUDA C++'s words for a host compiler, and the primitives that kernels/common.cuh
+// gives its names to. The threads of a block are fibers of one thread of the host; README.md says what that shows and
+// what it cannot show.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace simt {
+
+constexpr unsigned kWarp = 32;           // lanes of a warp
+constexpr unsigned kMaxThreads = 1024;   // of a block
+constexpr size_t kMaxParams = 4096;      // bytes of a kernel's argument
+
+struct Index {
+    unsigned x, y, z;
+};
+
+// A kernel as the driver finds it, by its name among this library's symbols.
+struct Kernel {
+    uint64_t magic;           // kMagic: the symbol is a kernel
+    size_t params;            // bytes of its argument
+    unsigned max_threads;     // of a block
+    const char* file;         // where it is defined
+    void (*thread)(const void* params);
+};
+
+constexpr uint64_t kMagic = 0x6b65726e656c2121;
+
+// What all threads of a block have in common.
+struct Place {
+    Index block, block_size, grid_size;
+    unsigned char* shared;    // dynamic shared memory
+};
+
+struct Thread {
+    Index index;
+    const Place* place;
+};
+
+// The thread that runs: each host thread executes blocks of its own.
+extern __thread const Thread* self __attribute__((visibility("hidden")));
+
+// Ends the launch with an error that names the kernel, the block and the thread.
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// An access that the device would trap: every load and store of a vector asks.
+inline void check_aligned(const void* address, size_t alignment) {
+    if (reinterpret_cast<uintptr_t>(address) % alignment != 0) fail("misaligned address %p: not a multiple of %zu", address, alignment);
+}
+
+// Returns when all threads of the block have come here; `file` and `line` must be the same for all.
+void barrier(const char* file, int line);
+
+// A rendezvous of the 32 lanes of a warp, under the same `name`: each brings the address of a record of its own; the
+// last to come calls `combine` with the records of lanes 0 to 31, which reads and writes them all.
+void meet(const char* name, void* mine, void (*combine)(void* const lanes[kWarp]));
+
+// The bits of `value` as a `To`.
+template <typename To, typename From>
+To bits(From value) {
+    static_assert(sizeof(To) == sizeof(From) && std::is_trivially_copyable<To>::value, "bits of another size");
+    To result;
+    std::memcpy(&result, &value, sizeof(To));
+    return result;
+}
+
+}  // namespace simt
+
+#include "async_copy.h"
+#include "warp.h"
+
+// --- CUDA C++'s words -------------------------------------------------------------------------------------------
+
+#define __device__
+#define __host__
+#define __global__
+#define __constant__ static const
+#define __grid_constant__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __launch_bounds__(...)
+// One block at a time runs on a host thread.
+#define __shared__ static __thread
+
+#define threadIdx (simt::self->index)
+#define blockIdx (simt::self->place->block)
+#define blockDim (simt::self->place->block_size)
+#define gridDim (simt::self->place->grid_size)
+
+#define DYNAMIC_SHARED(name) unsigned char* const name = simt::self->place->shared
+
+#define KERNEL(name, Params, p) KERNEL_BOUNDED(name, Params, p, simt::kMaxThreads)
+#define KERNEL_BOUNDED(name, Params, p, max_threads)                                                                  \
+    static_assert(std::is_trivially_copyable<Params>::value && sizeof(Params) <= simt::kMaxParams, "argument of " #name); \
+    static void name##_thread(const Params& p);                                                                       \
+    static void name##_entry(const void* params) { name##_thread(*static_cast<const Params*>(params)); }              \
+    extern "C" __attribute__((visibility("default"))) const simt::Kernel name;                                        \
+    const simt::Kernel name = {simt::kMagic, sizeof(Params), max_threads, __FILE__, name##_entry};                    \
+    static void name##_thread(const Params& p)
+
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { simt::barrier(file, line); }
+inline void __syncwarp() {
+    simt::meet("__syncwarp", nullptr, [](void* const*) {});
+}
+
+inline unsigned __float_as_uint(float value) { return simt::bits<unsigned>(value); }
+inline float __uint_as_float(unsigned value) { return simt::bits<float>(value); }
+inline int __float_as_int(float value) { return simt::bits<int>(value); }
+inline float __int_as_float(int value) { return simt::bits<float>(value); }
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((uint64_t{a} * b) >> 32); }
+inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
+template <typename T>
+T __ldg(const T* address) {
+    return *address;
+}
