@@ -38,6 +38,7 @@ struct Place {
 
 struct Thread {
     Index index;
+    unsigned lane;            // in its warp
     const Place* place;
 };
 
@@ -81,7 +82,6 @@ To bits(From value) {
 #define __constant__ static const
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ __attribute__((noinline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
 // One block at a time runs on a host thread.

@@ -40,7 +40,7 @@ void butterfly(void* const* lanes, Operator combine) {
 }  // namespace warp
 
 // This thread's lane.
-unsigned lane();
+inline unsigned lane() { return self->lane; }
 
 // `value` of the lane `source`, modulo 32 (__shfl_sync).
 template <typename T>
