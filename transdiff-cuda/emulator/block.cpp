@@ -6,10 +6,9 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "host_thread.h"
 #include "static_shared.h"
 
-// What the emulator itself keeps for a host thread is among the initialised variables: the others are `__shared__`.
-#define HOST_THREAD __attribute__((section(".tdata"))) __thread
 
 namespace simt {
 
@@ -154,24 +153,25 @@ void Block::take_threads(Fiber& fiber) {
         launch_->kernel->thread(launch_->params);
         threads_[current_].state = State::done;
         ++done_;
-        if (queued_ > 0 && threads_[queue_[head_]].fiber == nullptr) {
-            threads_[queue_[head_]].fiber = &fiber;
-        } else {
-            idle_.push_back(&fiber);
-        }
+        const bool next_is_new = queued_ > 0 && threads_[queue_[head_]].fiber == nullptr;
+        if (next_is_new) threads_[queue_[head_]].fiber = &fiber;
+        if (!next_is_new) idle_.push_back(&fiber);
         resume_next(fiber.context);
     }
 }
 
 Block::Fiber* Block::idle_fiber() {
     if (idle_.empty()) {
-        const size_t index = fibers_.size();
+        const size_t number = fibers_.size();
         fibers_.push_back(std::make_unique<Fiber>());
-        fibers_.back()->context.prepare(stacks_.get(index), Stacks::kBytes, fiber_main);
+        fibers_.back()->number = number;
+        fibers_.back()->context.prepare(stacks_.get(number), Stacks::kBytes, fiber_main);
         idle_.push_back(fibers_.back().get());
     }
     Fiber* fiber = idle_.back();
     idle_.pop_back();
+    if (!fiber->used) used_.push_back(fiber);
+    fiber->used = true;
     return fiber;
 }
 
@@ -182,9 +182,11 @@ void Block::inspect() {
     if (error_.empty() && std::any_of(guard, guard + kGuard, [](unsigned char byte) { return byte != kGuardByte; })) {
         error_ = text("writes beyond its %zu bytes of dynamic shared memory", launch_->shared);
     }
-    for (size_t i = 0; i < fibers_.size(); ++i) {
-        if (stacks_.overflown(i)) error_ = text("a thread needs more than %zu bytes of stack", Stacks::kBytes);
+    for (Fiber* fiber : used_) {
+        if (stacks_.overflown(fiber->number)) error_ = text("a thread needs more than %zu bytes of stack", Stacks::kBytes);
+        fiber->used = false;
     }
+    used_.clear();
     if (error_.empty()) return;
     error_ = text("kernel %s, block %s: ", launch_->name, text(place_.block).c_str()) + error_;
     // Threads that will not go on stay on these stacks.

@@ -49,6 +49,8 @@ private:
     // A stack; threads take turns on it, and one that never waits needs no other.
     struct Fiber {
         Context context;
+        size_t number;
+        bool used;            // by this block
     };
 
     struct Slot {
@@ -93,7 +95,7 @@ private:
 
     Stacks stacks_;
     std::vector<std::unique_ptr<Fiber>> fibers_;
-    std::vector<Fiber*> idle_;
+    std::vector<Fiber*> idle_, used_;
     Context main_;
     std::string error_;
 

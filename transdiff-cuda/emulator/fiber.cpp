@@ -10,8 +10,7 @@ namespace simt {
 
 namespace {
 
-constexpr size_t kGuard = 64;
-constexpr unsigned char kGuardByte = 0xA5;
+constexpr uint64_t kGuard = 0xA5A5A5A5A5A5A5A5;
 // Stacks begin at different distances from a page: their tops would else compete for the same lines of the cache.
 constexpr size_t kColours = 32, kColourBytes = 192;
 
@@ -28,16 +27,12 @@ unsigned char* Stacks::get(size_t index) {
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     stacks_.push_back(static_cast<unsigned char*>(memory));
-    std::memset(get(index), kGuardByte, kGuard);
+    std::memcpy(get(index), &kGuard, sizeof kGuard);
     return get(index);
 }
 
 bool Stacks::overflown(size_t index) const {
-    const unsigned char* guard = stacks_[index] + index % kColours * kColourBytes;
-    for (size_t i = 0; i < kGuard; ++i) {
-        if (guard[i] != kGuardByte) return true;
-    }
-    return false;
+    return std::memcmp(stacks_[index] + index % kColours * kColourBytes, &kGuard, sizeof kGuard) != 0;
 }
 
 #if defined(__x86_64__)
