@@ -1,0 +1,310 @@
+// What kernels are written with. Everything has two halves: CUDA, and C++ for the emulator, which runs the same kernels
+// on the CPU (emulator/simt.h).
+//
+// A kernel takes one struct by value, whose layout is that of the `#[repr(C)]` struct beside its launcher:
+//
+//     KERNEL(fill_f32, FillParams, p) { fill<float>(p); }
+#pragma once
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __CUDACC__
+#define KERNEL(name, Params, p) extern "C" __global__ void name(const __grid_constant__ Params p)
+// With at most `threads` threads a block, of which at least `blocks` fit on a multiprocessor.
+#define KERNEL_BOUNDED(name, Params, p, threads, blocks) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p)
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define DEVICE __device__ __forceinline__
+#else
+#include "simt.h"
+#define DEVICE inline
+#endif
+
+constexpr int WARP = 32;
+
+// ---- numbers ----
+
+struct bf16 {
+    uint16_t bits;
+};
+
+// Two floats as two bf16 in a word, `low` in the lower half; rounded to nearest even.
+DEVICE uint32_t pack_bf16(float low, float high) {
+#ifdef __CUDACC__
+    uint32_t packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+#else
+    return simt::bf16_bits(low) | uint32_t(simt::bf16_bits(high)) << 16;
+#endif
+}
+
+DEVICE float float_of_bits(uint32_t bits) {
+#ifdef __CUDACC__
+    return __uint_as_float(bits);
+#else
+    return simt::float_of_bits(bits);
+#endif
+}
+
+// The lower and the upper number of a word of two.
+DEVICE float low_of(uint32_t packed) { return float_of_bits(packed << 16); }
+DEVICE float high_of(uint32_t packed) { return float_of_bits(packed & 0xFFFF0000u); }
+
+DEVICE float to_float(float x) { return x; }
+DEVICE float to_float(bf16 x) { return float_of_bits(uint32_t(x.bits) << 16); }
+
+template <typename T>
+DEVICE T from_float(float x);
+template <>
+DEVICE float from_float<float>(float x) {
+    return x;
+}
+template <>
+DEVICE bf16 from_float<bf16>(float x) {
+    return bf16{uint16_t(pack_bf16(x, 0.0f))};
+}
+
+// 2^x, with an error of some units in the last place.
+DEVICE float fast_exp2(float x) {
+#ifdef __CUDACC__
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
+
+DEVICE float reciprocal_root(float x) {
+#ifdef __CUDACC__
+    return rsqrtf(x);
+#else
+    return 1.0f / sqrtf(x);
+#endif
+}
+
+// ---- vectors ----
+
+// N numbers that are read and written at once; N · sizeof(T) is at most 16, and addresses are multiples of it.
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Vec {
+    T at[N];
+};
+
+// How many numbers of a type 16 bytes hold.
+template <typename T>
+constexpr int LANES = 16 / sizeof(T);
+
+template <int N, typename T>
+DEVICE Vec<T, N> load(const T *address) {
+    return *reinterpret_cast<const Vec<T, N> *>(address);
+}
+
+template <int N, typename T>
+DEVICE void store(T *address, const Vec<T, N> &v) {
+    *reinterpret_cast<Vec<T, N> *>(address) = v;
+}
+
+template <int N, typename T>
+DEVICE void load_floats(float (&to)[N], const T *address) {
+    const Vec<T, N> v = load<N>(address);
+#pragma unroll
+    for (int i = 0; i < N; i++) to[i] = to_float(v.at[i]);
+}
+
+template <int N, typename T>
+DEVICE void store_floats(T *address, const float (&from)[N]) {
+    Vec<T, N> v;
+#pragma unroll
+    for (int i = 0; i < N; i++) v.at[i] = from_float<T>(from[i]);
+    store<N>(address, v);
+}
+
+// ---- threads of a warp: all 32 take part ----
+
+// The value of lane `lane ^ mask`.
+template <typename T>
+DEVICE T warp_xor(T value, int mask) {
+    static_assert(sizeof(T) == 4, "a word");
+#ifdef __CUDACC__
+    return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
+#else
+    return simt::shuffle_xor(value, mask);
+#endif
+}
+
+// The value of lane `lane`.
+template <typename T>
+DEVICE T warp_from(T value, int lane) {
+    static_assert(sizeof(T) == 4, "a word");
+#ifdef __CUDACC__
+    return __shfl_sync(0xFFFFFFFFu, value, lane);
+#else
+    return simt::shuffle(value, lane);
+#endif
+}
+
+// Sum over the lanes that differ in the bits below `width` alone, the same bits in each of them.
+template <int width = WARP>
+DEVICE float warp_sum(float value) {
+#pragma unroll
+    for (int mask = width / 2; mask > 0; mask /= 2) value += warp_xor(value, mask);
+    return value;
+}
+
+template <int width = WARP>
+DEVICE float warp_max(float value) {
+#pragma unroll
+    for (int mask = width / 2; mask > 0; mask /= 2) value = fmaxf(value, warp_xor(value, mask));
+    return value;
+}
+
+// ---- threads of a block of one axis: all take part ----
+
+// Sums over the block, the same in every thread, in an order that depends on the size of the block alone.
+// `scratch` has a float for each sum and warp. The size of a block is a multiple of 32.
+template <int N>
+DEVICE void block_sums(float (&values)[N], float *scratch) {
+    const int warps = int(blockDim.x) / WARP, warp = int(threadIdx.x) / WARP, lane = int(threadIdx.x) % WARP;
+#pragma unroll
+    for (int i = 0; i < N; i++) values[i] = warp_sum(values[i]);
+    if (warps == 1) return;
+    __syncthreads();
+    if (lane == 0) {
+#pragma unroll
+        for (int i = 0; i < N; i++) scratch[i * warps + warp] = values[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        float sum = 0.0f;
+        for (int w = 0; w < warps; w++) sum += scratch[i * warps + w];
+        values[i] = sum;
+    }
+}
+
+DEVICE float block_sum(float value, float *scratch) {
+    float values[1] = {value};
+    block_sums(values, scratch);
+    return values[0];
+}
+
+// ---- tensor cores ----
+
+// Four 8×8 matrices of 16-bit numbers from shared memory; lane i gives the address of row i % 8 of matrix i / 8, a
+// multiple of 16 bytes. Lane i gets elements 2·(i % 4) and 2·(i % 4) + 1 of row i / 4 of each.
+DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void *row) {
+#ifdef __CUDACC__
+    const uint32_t address = uint32_t(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+#else
+    simt::ldmatrix_x4(r, row);
+#endif
+}
+
+// The same, each matrix transposed on the way.
+DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) {
+#ifdef __CUDACC__
+    const uint32_t address = uint32_t(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+#else
+    simt::ldmatrix_x4_trans(r, row);
+#endif
+}
+
+// d ← d + a b for a tile a [16, 16], b [16, 8], d [16, 8], spread over the lanes as PTX says for
+// mma.m16n8k16.row.col: with g = lane / 4 and c = 2·(lane % 4), a holds (g, c), (g + 8, c), (g, c + 8), (g + 8, c + 8)
+// and in each the next column too; b holds (c, g), (c + 8, g) and the next row too; d holds (g, c), (g, c + 1),
+// (g + 8, c), (g + 8, c + 1).
+DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#ifdef __CUDACC__
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    simt::mma_bf16(d, a, b);
+#endif
+}
+
+// ---- copies to shared memory that go on while the thread does something else ----
+
+// 16 bytes from `global` to `shared`, both multiples of 16; zeros if not `valid`, and nothing is read then.
+DEVICE void copy_async_16(void *shared, const void *global, bool valid = true) {
+#ifdef __CUDACC__
+    const uint32_t address = uint32_t(__cvta_generic_to_shared(shared)), bytes = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(bytes) : "memory");
+#else
+    simt::copy_async_16(shared, global, valid);
+#endif
+}
+
+DEVICE void copy_async_commit() {
+#ifdef __CUDACC__
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#else
+    simt::copy_async_commit();
+#endif
+}
+
+// Waits for this thread's groups of copies, but for the latest `pending`.
+template <int pending>
+DEVICE void copy_async_wait() {
+#ifdef __CUDACC__
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+#else
+    simt::copy_async_wait(pending);
+#endif
+}
+
+// ---- random numbers: the bits of core's rng.rs ----
+
+struct Words {
+    uint32_t at[4];
+};
+
+// One block of Philox4x32-10 (Salmon et al., SC 2011).
+DEVICE Words philox4x32(Words counter, uint32_t key0, uint32_t key1) {
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        const uint64_t p0 = uint64_t(0xD2511F53u) * counter.at[0], p1 = uint64_t(0xCD9E8D57u) * counter.at[2];
+        counter = Words{{uint32_t(p1 >> 32) ^ counter.at[1] ^ key0, uint32_t(p1), uint32_t(p0 >> 32) ^ counter.at[3] ^ key1,
+                         uint32_t(p0)}};
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+    }
+    return counter;
+}
+
+// A dropout as core's `Dropout`; without one, `threshold` is 0 and `scale` 1, and no word is drawn.
+struct Dropout {
+    uint32_t key0, key1;
+    // Words 1 to 3 of the counter.
+    uint32_t index, step, purpose;
+    uint32_t threshold;
+    float scale;
+    uint32_t active;
+};
+
+// Factors of the elements 4·block to 4·block + 3.
+DEVICE void dropout_factors(const Dropout &d, uint32_t block, float (&factor)[4]) {
+    const Words words = philox4x32(Words{{block, d.index, d.step, d.purpose}}, d.key0, d.key1);
+#pragma unroll
+    for (int i = 0; i < 4; i++) factor[i] = words.at[i] >= d.threshold ? d.scale : 0.0f;
+}
+
+// Factor of one element: dearer than four at once.
+DEVICE float dropout_factor(const Dropout &d, uint64_t element) {
+    float factors[4];
+    dropout_factors(d, uint32_t(element / 4), factors);
+    const uint32_t which = uint32_t(element % 4);
+    return which == 0 ? factors[0] : which == 1 ? factors[1] : which == 2 ? factors[2] : factors[3];
+}
