@@ -34,16 +34,16 @@ void AsyncCopies::wait(unsigned pending) {
     for (size_t& group : ends_) group -= end;
 }
 
-void cp_async_16(void* shared, const void* global, bool valid) {
+void copy_async_16(void* shared, const void* global, bool valid) {
     check_aligned(shared, kBytes);
     check_aligned(global, kBytes);
-    if (!in_shared(shared, kBytes)) fail("cp_async_16 writes to %p, which is not shared memory", shared);
-    if (valid && global == nullptr) fail("cp_async_16 reads from a null address");
+    if (!in_shared(shared, kBytes)) fail("copy_async_16 writes to %p, which is not shared memory", shared);
+    if (valid && global == nullptr) fail("copy_async_16 reads from a null address");
     Block::mine().copies().add(shared, valid ? global : nullptr);
 }
 
-void cp_async_commit() { Block::mine().copies().commit(); }
+void copy_async_commit() { Block::mine().copies().commit(); }
 
-void cp_async_wait_group(unsigned pending) { Block::mine().copies().wait(pending); }
+void copy_async_wait(unsigned pending) { Block::mine().copies().wait(pending); }
 
 }  // namespace simt

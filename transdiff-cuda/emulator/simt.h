@@ -3,7 +3,6 @@
 // what it cannot show.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -69,6 +68,15 @@ To bits(From value) {
     return result;
 }
 
+inline float float_of_bits(uint32_t value) { return bits<float>(value); }
+
+// Rounded to nearest, ties to even; NaN is NaN.
+inline uint16_t bf16_bits(float value) {
+    const uint32_t word = bits<uint32_t>(value);
+    if (value != value) return 0x7FFF;
+    return static_cast<uint16_t>((word + 0x7FFF + (word >> 16 & 1)) >> 16);
+}
+
 }  // namespace simt
 
 #include "async_copy.h"
@@ -94,27 +102,16 @@ To bits(From value) {
 
 #define DYNAMIC_SHARED(name) unsigned char* const name = simt::self->place->shared
 
-#define KERNEL(name, Params, p) KERNEL_BOUNDED(name, Params, p, simt::kMaxThreads)
-#define KERNEL_BOUNDED(name, Params, p, max_threads)                                                                  \
+#define KERNEL(name, Params, p) KERNEL_BOUNDED(name, Params, p, simt::kMaxThreads, 1)
+#define KERNEL_BOUNDED(name, Params, p, threads, blocks)                                                                  \
     static_assert(std::is_trivially_copyable<Params>::value && sizeof(Params) <= simt::kMaxParams, "argument of " #name); \
     static void name##_thread(const Params& p);                                                                       \
     static void name##_entry(const void* params) { name##_thread(*static_cast<const Params*>(params)); }              \
     extern "C" __attribute__((visibility("default"))) const simt::Kernel name;                                        \
-    const simt::Kernel name = {simt::kMagic, sizeof(Params), max_threads, __FILE__, name##_entry};                    \
+    const simt::Kernel name = {simt::kMagic, sizeof(Params), threads, __FILE__, name##_entry};                    \
     static void name##_thread(const Params& p)
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { simt::barrier(file, line); }
 inline void __syncwarp() {
     simt::meet("__syncwarp", nullptr, [](void* const*) {});
-}
-
-inline unsigned __float_as_uint(float value) { return simt::bits<unsigned>(value); }
-inline float __uint_as_float(unsigned value) { return simt::bits<float>(value); }
-inline int __float_as_int(float value) { return simt::bits<int>(value); }
-inline float __int_as_float(int value) { return simt::bits<float>(value); }
-inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((uint64_t{a} * b) >> 32); }
-inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
-template <typename T>
-T __ldg(const T* address) {
-    return *address;
 }

@@ -22,7 +22,7 @@ struct Mma {
 void multiply(void* const* lanes) {
     float a[kRows][kDepth], b[kDepth][kColumns];
     for (unsigned lane = 0; lane < kWarp; ++lane) {
-        const Mma& mine = warp::record<Mma>(lanes[lane]);
+        const Mma& mine = *static_cast<Mma*>(lanes[lane]);
         const unsigned g = lane / 4, t = lane % 4;
         for (unsigned half = 0; half < 2; ++half) {
             for (unsigned i = 0; i < 4; ++i) a[g + i % 2 * 8][2 * t + i / 2 * 8 + half] = from_bf16(mine.a[i], half);
@@ -30,7 +30,7 @@ void multiply(void* const* lanes) {
         }
     }
     for (unsigned lane = 0; lane < kWarp; ++lane) {
-        float* d = warp::record<Mma>(lanes[lane]).d;
+        float* d = static_cast<Mma*>(lanes[lane])->d;
         for (unsigned i = 0; i < 4; ++i) {
             const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
             for (unsigned k = 0; k < kDepth; ++k) d[i] += a[row][k] * b[k][column];
@@ -51,10 +51,10 @@ void load(void* const* lanes) {
             for (unsigned i = 0; i < 2; ++i) {
                 const unsigned row = transposed ? lane % 4 * 2 + i : lane / 4;
                 const unsigned column = transposed ? lane / 4 : lane % 4 * 2 + i;
-                const auto* address = static_cast<const char*>(warp::record<Load>(lanes[8 * matrix + row]).row);
+                const auto* address = static_cast<const char*>(static_cast<Load*>(lanes[8 * matrix + row])->row);
                 std::memcpy(&pair[i], address + column * sizeof pair[i], sizeof pair[i]);
             }
-            warp::record<Load>(lanes[lane]).r[matrix] = pair[0] | uint32_t{pair[1]} << 16;
+            static_cast<Load*>(lanes[lane])->r[matrix] = pair[0] | uint32_t{pair[1]} << 16;
         }
     }
 }
@@ -71,9 +71,9 @@ void ldmatrix(const char* name, uint32_t* r, const void* row) {
 
 }  // namespace
 
-void mma_bf16_16x8x16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     Mma mine{d, a, b};
-    meet("mma_bf16_16x8x16", &mine, multiply);
+    meet("mma_bf16", &mine, multiply);
 }
 
 void ldmatrix_x4(uint32_t r[4], const void* row) { ldmatrix<4, false>("ldmatrix_x4", r, row); }
