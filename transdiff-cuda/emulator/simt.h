@@ -47,9 +47,9 @@ extern __thread const Thread* self __attribute__((visibility("hidden")));
 // Ends the launch with an error that names the kernel, the block and the thread.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// An access that the device would trap: every load and store of a vector asks.
-inline void check_aligned(const void* address, size_t alignment) {
-    if (reinterpret_cast<uintptr_t>(address) % alignment != 0) fail("misaligned address %p: not a multiple of %zu", address, alignment);
+// Fails if the device would trap an access of so many bytes at `address`.
+inline void check_aligned(const void* address, size_t bytes) {
+    if (reinterpret_cast<uintptr_t>(address) % bytes != 0) fail("misaligned address %p, not a multiple of %zu", address, bytes);
 }
 
 // Returns when all threads of the block have come here; `file` and `line` must be the same for all.

@@ -224,7 +224,12 @@ API unsigned cuStreamCreateWithPriority(StreamHandle* stream, unsigned flags, in
 
 API unsigned cuStreamDestroy_v2(StreamHandle stream) {
     ENTER_CONTEXT;
-    return all().streams.remove(stream) ? driver::kSuccess : driver::kInvalidHandle;
+    Stream* found = all().streams.find(stream);
+    if (found == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    if (found->capture != nullptr) found->capture->ended = true;
+    all().streams.remove(stream);
+    return driver::kSuccess;
 }
 
 API unsigned cuStreamGetFlags(StreamHandle handle, unsigned* flags) {
