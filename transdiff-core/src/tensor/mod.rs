@@ -349,6 +349,15 @@ impl<B: Backend> Tensor<B> {
         Err(Error::DType { op, expected: self.dtype.to_string(), got: other.dtype })
     }
 
+    /// What an operation on tensors like `self` keeps for another is of the accumulator's type.
+    pub(crate) fn expect_saved(&self, op: &'static str, saved: &Self) -> Result<()> {
+        let wanted = self.dtype.accumulator();
+        if saved.dtype == wanted {
+            return Ok(());
+        }
+        Err(Error::DType { op, expected: wanted.to_string(), got: saved.dtype })
+    }
+
     pub(crate) fn expect_float(&self, op: &'static str) -> Result<()> {
         if self.dtype.is_float() && self.backend.supports(self.dtype) {
             return Ok(());
