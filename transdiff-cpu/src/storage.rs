@@ -82,7 +82,7 @@ impl Data {
 
 /// `len` zeros, or the error that there is no memory for them.
 pub(crate) fn zeros<T: Element>(op: &'static str, len: usize) -> Result<Vec<T>> {
-    let exhausted = || Error::OutOfMemory { op, bytes: len.saturating_mul(size_of::<T>()) };
+    let exhausted = || Error::out_of_memory(op, len.saturating_mul(size_of::<T>()));
     if len == 0 {
         return Ok(Vec::new());
     }
