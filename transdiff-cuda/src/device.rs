@@ -74,7 +74,7 @@ impl Cuda {
         let unavailable = |reason| Error::Unavailable { device: format!("cuda:{ordinal}"), reason };
         let blas = CublasLt::load().map_err(unavailable)?;
         let staging = Mutex::new(Staging::new(&driver)?);
-        let exhausted = || Error::OutOfMemory { op: "open", bytes: WORKSPACE };
+        let exhausted = || Error::OutOfMemory { op: "open", bytes: WORKSPACE, free: driver.free_bytes() };
         let workspace = driver.alloc("open", WORKSPACE)?.ok_or_else(exhausted)?;
         Ok(Self(Arc::new(Inner {
             pool: Arc::default(),
@@ -156,11 +156,11 @@ impl Cuda {
                 return Ok(Block { address, bytes });
             }
         }
-        Err(Error::OutOfMemory { op, bytes })
+        Err(Error::OutOfMemory { op, bytes, free: driver.free_bytes() })
     }
 
     /// Notes what `work` asks for instead of doing it.
-    pub(crate) fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Recording> {
+    pub(crate) fn recorded(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Recording> {
         const OP: &str = "record";
         let _turn = self.turn(OP)?;
         let arena = Arena::new(&self.0.pool);
@@ -178,7 +178,7 @@ impl Cuda {
         self.0.recording.lock().is_some()
     }
 
-    pub(crate) fn replay(&self, recording: &Recording) -> Result<()> {
+    pub(crate) fn replayed(&self, recording: &Recording) -> Result<()> {
         const OP: &str = "replay";
         let _turn = self.turn(OP)?;
         self.0.driver.replay(OP, &recording.graph)

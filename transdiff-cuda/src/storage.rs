@@ -5,7 +5,7 @@ use half::bf16;
 use transdiff_core::backend::{Storage, View, ViewMut};
 use transdiff_core::{DType, Error, HostData, Layout, Result};
 
-use crate::device::{Address, Cuda, Memory};
+use crate::device::{Address, Cuda, Memory, Recording};
 use crate::strided;
 
 /// Memory of a tensor. Dropping it gives the memory to whoever asks next.
@@ -52,7 +52,7 @@ fn downloaded<T: Pod>(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Vec<T>> {
 fn room<T: Pod>(len: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     let bytes = len.saturating_mul(size_of::<T>());
-    values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { op: "to_host", bytes })?;
+    values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { op: "to_host", bytes, free: None })?;
     values.resize(len, T::zeroed());
     Ok(values)
 }
@@ -71,6 +71,7 @@ fn not_in_recording(op: &'static str) -> Error {
 
 impl Storage for Cuda {
     type Buffer = Buffer;
+    type Recording = Recording;
 
     fn name(&self) -> String {
         self.0.driver.name().to_owned()
@@ -82,7 +83,7 @@ impl Storage for Cuda {
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
         const OP: &str = "alloc";
-        let too_much = Error::OutOfMemory { op: OP, bytes: usize::MAX };
+        let too_much = Error::OutOfMemory { op: OP, bytes: usize::MAX, free: None };
         let bytes = len.checked_mul(dtype.size()).ok_or(too_much)?;
         self.scratch(OP, bytes).map(Buffer)
     }
@@ -115,6 +116,14 @@ impl Storage for Cuda {
 
     fn cast(&self, x: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()> {
         strided::cast(self, x, out)
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Recording>> {
+        self.recorded(work).map(Some)
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<()> {
+        self.replayed(recording)
     }
 
     fn sync(&self) -> Result<()> {
