@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::{Backend, Cpu, Error, Result};
 
-/// A device that this build can compute on.
+/// Where to compute.
 ///
 /// ```
 /// # use transdiff::{Backend, Device, DeviceTask};
@@ -25,9 +25,12 @@ use crate::{Backend, Cpu, Error, Result};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Device {
+    /// The best that is there: the first GPU if this build has CUDA and the machine a GPU, otherwise the CPU.
+    #[default]
+    Auto,
     /// The CPU.
     Cpu,
     /// The NVIDIA GPU of this number, counted from 0.
@@ -47,21 +50,73 @@ pub trait DeviceTask {
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
 }
 
-impl Device {
-    /// The best that this build has: what `auto` means.
-    pub fn best() -> Self {
-        Self::Cpu
-    }
+/// A device that is there.
+#[derive(Clone, Debug)]
+pub struct OpenDevice {
+    backend: Opened,
+    choice: String,
+}
 
-    /// Opens the device and does `task` on it. `threads` are the CPU's, by default one a core.
+#[derive(Clone, Debug)]
+enum Opened {
+    Cpu(Cpu),
+    #[cfg(feature = "cuda")]
+    Cuda(crate::Cuda),
+}
+
+impl Device {
+    /// Opens the device. `threads` are the CPU's, by default one a core.
     ///
     /// # Errors
-    /// Those of opening the device and of the task.
-    pub fn run<T: DeviceTask>(self, threads: Option<usize>, task: T) -> Result<T::Output> {
+    /// [`Error::Unavailable`] with the reason if a device that was asked for by name is not there. There is no other in
+    /// its place; [`Device::Auto`] alone chooses.
+    pub fn open(self, threads: Option<usize>) -> Result<OpenDevice> {
+        let cpu = |choice: String| Ok(OpenDevice { backend: Opened::Cpu(Cpu::new(threads)?), choice });
         match self {
-            Self::Cpu => task.run(Cpu::new(threads)?),
+            Self::Cpu => cpu("cpu".into()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(ordinal) => task.run(crate::Cuda::new(ordinal)?),
+            Self::Cuda(ordinal) => Ok(OpenDevice {
+                backend: Opened::Cuda(crate::Cuda::new(ordinal)?),
+                choice: format!("cuda:{ordinal}"),
+            }),
+            #[cfg(not(feature = "cuda"))]
+            Self::Auto => cpu("cpu, because CUDA is not built in".into()),
+            #[cfg(feature = "cuda")]
+            Self::Auto => match crate::Cuda::new(0) {
+                Ok(cuda) => {
+                    let choice = "cuda:0, the first GPU".into();
+                    Ok(OpenDevice { backend: Opened::Cuda(cuda), choice })
+                }
+                Err(Error::Unavailable { reason, .. }) => cpu(format!("cpu, because of no GPU: {reason}")),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Opens the device and does `task` on it.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) and of the task.
+    pub fn run<T: DeviceTask>(self, threads: Option<usize>, task: T) -> Result<T::Output> {
+        self.open(threads)?.run(task)
+    }
+}
+
+impl OpenDevice {
+    /// Which device it is, in the name that parses to it, and why if [`Device::Auto`] chose it.
+    pub fn choice(&self) -> &str {
+        &self.choice
+    }
+
+    /// Does `task` on it.
+    ///
+    /// # Errors
+    /// Those of the task.
+    pub fn run<T: DeviceTask>(self, task: T) -> Result<T::Output> {
+        match self.backend {
+            Opened::Cpu(cpu) => task.run(cpu),
+            #[cfg(feature = "cuda")]
+            Opened::Cuda(cuda) => task.run(cuda),
         }
     }
 }
@@ -69,15 +124,18 @@ impl Device {
 impl FromStr for Device {
     type Err = Error;
 
-    /// `cpu`, `cuda`, `cuda:N`, or `auto`, which is the best that this build has.
+    /// `cpu`, `cuda` (which is `cuda:0`), `cuda:N` or `auto`.
     ///
     /// # Errors
     /// [`Error::Unavailable`] for a device that this build is without; [`Error::Argument`] for any other name.
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "cpu" => Ok(Self::Cpu),
-            "auto" => Ok(Self::best()),
-            _ if is_cuda(name) => {
+        match (name, cuda_ordinal(name)) {
+            ("cpu", _) => Ok(Self::Cpu),
+            ("auto", _) => Ok(Self::Auto),
+            #[cfg(feature = "cuda")]
+            (_, Some(ordinal)) => Ok(Self::Cuda(ordinal)),
+            #[cfg(not(feature = "cuda"))]
+            (_, Some(_)) => {
                 Err(Error::Unavailable { device: name.to_owned(), reason: "CUDA is not built in".into() })
             }
             _ => Err(Error::argument("device", "cpu, cuda, cuda:N or auto", name)),
@@ -85,17 +143,19 @@ impl FromStr for Device {
     }
 }
 
-fn is_cuda(name: &str) -> bool {
-    let rest = name.strip_prefix("cuda");
-    rest.is_some_and(|rest| {
-        rest.is_empty() || rest.strip_prefix(':').is_some_and(|n| n.parse::<u32>().is_ok())
-    })
+/// The number in `cuda` or `cuda:N`.
+fn cuda_ordinal(name: &str) -> Option<u32> {
+    match name.strip_prefix("cuda")? {
+        "" => Some(0),
+        rest => rest.strip_prefix(':')?.parse().ok(),
+    }
 }
 
 impl fmt::Display for Device {
     /// The name that parses to it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
             #[cfg(feature = "cuda")]
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
@@ -109,18 +169,37 @@ mod tests {
 
     #[test]
     fn names_are_parsed() {
-        for name in ["cpu", "auto"] {
-            assert_eq!(name.parse::<Device>().unwrap(), Device::Cpu);
-        }
-        for name in ["cuda", "cuda:0", "cuda:12"] {
-            let error = name.parse::<Device>().unwrap_err();
-            assert!(matches!(&error, Error::Unavailable { device, .. } if device == name), "{error}");
-            assert_eq!(error.to_string(), format!("device {name}: CUDA is not built in"));
+        for (name, device) in [("cpu", Device::Cpu), ("auto", Device::Auto)] {
+            assert_eq!(name.parse::<Device>().unwrap(), device);
+            assert_eq!(device.to_string(), name);
         }
         for name in ["", "CPU", "cuda:", "cuda:-1", "cuda:x", "cudaa", "cuda0", "cpu:0"] {
             let error = name.parse::<Device>().unwrap_err();
             assert!(matches!(error, Error::Argument { argument: "device", .. }), "{name}: {error}");
         }
-        assert_eq!(Device::Cpu.to_string().parse::<Device>().unwrap(), Device::Cpu);
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn cuda_is_not_built_in() {
+        for name in ["cuda", "cuda:0", "cuda:12"] {
+            let error = name.parse::<Device>().unwrap_err();
+            assert!(matches!(&error, Error::Unavailable { device, .. } if device == name), "{error}");
+            assert_eq!(error.to_string(), format!("device {name}: CUDA is not built in"));
+        }
+        assert_eq!(Device::Auto.open(Some(1)).unwrap().choice(), "cpu, because CUDA is not built in");
+    }
+
+    /// On a machine with fewer GPUs than a hundred thousand.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_gpu_that_is_not_there_is_not_replaced() {
+        for (name, ordinal) in [("cuda", 0), ("cuda:0", 0), ("cuda:12", 12)] {
+            assert_eq!(name.parse::<Device>().unwrap(), Device::Cuda(ordinal));
+        }
+        let device: Device = "cuda:100000".parse().unwrap();
+        assert_eq!(device.to_string(), "cuda:100000");
+        let error = device.open(None).unwrap_err();
+        assert!(matches!(&error, Error::Unavailable { device, .. } if device == "cuda:100000"), "{error}");
     }
 }

@@ -57,7 +57,7 @@
 mod device;
 pub mod pipeline;
 
-pub use device::{Device, DeviceTask};
+pub use device::{Device, DeviceTask, OpenDevice};
 pub use transdiff_core::model::TransDiff;
 pub use transdiff_core::{
     Backend, Cancellation, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd, backend,

@@ -19,7 +19,7 @@ use std::time::Instant;
 use clap::Parser;
 use transdiff::model::{Sampling, Session};
 use transdiff::sampler::{EulerMaruyama, Guidance, KeyedNoise, Path, Progress, Schedule};
-use transdiff::{Cpu, DType, Tensor, TransDiff};
+use transdiff::{Backend, DType, DeviceTask, Tensor, TransDiff};
 
 use digits::{CLASSES, Digits, Image, from_latent, quantized};
 use evaluate::Evaluator;
@@ -38,12 +38,28 @@ const INTERRUPTED: i32 = 130;
 fn main() -> Result<(), Box<dyn Error>> {
     let settings = Settings::parse();
     std::fs::create_dir_all(&settings.out)?;
-    let backend = Cpu::new(settings.threads)?;
+    let device = settings.device.open(settings.threads)?;
+    println!("device: {}", device.choice());
+    device.run(Quickstart(settings))?
+}
+
+/// All of it, on whatever device.
+struct Quickstart(Settings);
+
+impl DeviceTask for Quickstart {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn run<B: Backend>(self, backend: B) -> transdiff::Result<Self::Output> {
+        Ok(quickstart(&self.0, &backend))
+    }
+}
+
+fn quickstart<B: Backend>(settings: &Settings, backend: &B) -> Result<(), Box<dyn Error>> {
     let (train, test) = Digits::load()?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
-    let Some((phases, model)) = train_phases(&settings, &backend, &train, &interrupted)? else {
+    let Some((phases, model)) = train_phases(settings, backend, &train, &interrupted)? else {
         std::process::exit(INTERRUPTED);
     };
     model.save(settings.out.join("model.safetensors"))?;
@@ -51,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     write_loss_curve(&settings.out.join("loss.svg"), &curves)?;
 
     let evaluator = Evaluator::new(&train, &test)?;
-    let mut gallery = Gallery::new(&settings, &interrupted);
+    let mut gallery = Gallery::new(settings, &interrupted);
     for (name, trained) in &phases {
         if !gallery.add(name, &trained.model, &evaluator)? {
             println!("\nInterrupted. The model is trained: the same command generates with it.");
@@ -65,7 +81,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         real_digits: RealDigits::measure(&evaluator, &train, &test)?,
         steps: gallery.steps,
         seconds: Seconds { training: phases.iter().map(|(_, p)| p.seconds).sum(), sampling: gallery.seconds },
-        settings: &settings,
+        settings,
     };
     report.print();
     report.write(&settings.out.join("report.json"))?;
@@ -73,17 +89,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-type Phases = Vec<(&'static str, Trained)>;
+type Phases<B> = Vec<(&'static str, Trained<B>)>;
 /// The phases of training, and the model that the last one left.
-type Outcome = (Phases, TransDiff<Cpu>);
+type Outcome<B> = (Phases<B>, TransDiff<B>);
 
 /// The phases of training with their names, and the model that the last one left; `None` if interrupted.
-fn train_phases(
+fn train_phases<B: Backend>(
     settings: &Settings,
-    backend: &Cpu,
+    backend: &B,
     digits: &Digits,
     interrupted: &AtomicBool,
-) -> Result<Option<Outcome>, Box<dyn Error>> {
+) -> Result<Option<Outcome<B>>, Box<dyn Error>> {
     let set = latents(digits)?;
     let phase = |name, file: &str| Training { name, checkpoint: settings.out.join(file), interrupted };
     let first = phase("1-step", "checkpoint.safetensors").run(
@@ -131,10 +147,10 @@ impl<'a> Gallery<'a> {
 
     /// Generates digits with `model` at every guidance and measures every generation step. Whether it came to its end:
     /// the user may interrupt it.
-    fn add(
+    fn add<B: Backend>(
         &mut self,
         name: &'static str,
-        model: &TransDiff<Cpu>,
+        model: &TransDiff<B>,
         evaluator: &Evaluator,
     ) -> Result<bool, Box<dyn Error>> {
         let schedule = Schedule::paper(self.settings.sampling_steps as usize)?;
@@ -144,7 +160,7 @@ impl<'a> Gallery<'a> {
             let sampling = Sampling::new(solver, Guidance::new(f64::from(guidance))?);
             let mut noise = KeyedNoise::new(model.backend(), DType::F32, &self.seeds);
             let started = Instant::now();
-            let mut watch = |_: &Progress<'_, Cpu>| match self.interrupted.load(Ordering::Relaxed) {
+            let mut watch = |_: &Progress<'_, B>| match self.interrupted.load(Ordering::Relaxed) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };
@@ -164,7 +180,7 @@ impl<'a> Gallery<'a> {
 }
 
 /// The images of latents [N, 4, 4, 4].
-fn images(latents: &Tensor<Cpu>) -> transdiff::Result<Vec<Image>> {
+fn images<B: Backend>(latents: &Tensor<B>) -> transdiff::Result<Vec<Image>> {
     let values = latents.to_f32()?;
     let (latents, _) = values.as_chunks();
     Ok(latents.iter().map(|latent| quantized(&from_latent(latent))).collect())

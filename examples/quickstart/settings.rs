@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use transdiff::Device;
 use transdiff::model::{Mode, ModelConfig};
 use transdiff::train::{EmaRate, LrSchedule, LrTail, TrainConfig};
 
@@ -44,12 +45,20 @@ pub struct Settings {
     /// Seed of initial weights, training and sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Threads (default: one a core)
+    /// Where to compute: cpu, cuda, cuda:N or auto
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[serde(serialize_with = "name_of")]
+    pub device: Device,
+    /// Threads of the CPU (default: one a core)
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// Start over, even if the folder holds a checkpoint
     #[arg(long)]
     pub fresh: bool,
+}
+
+fn name_of<S: Serializer>(device: &Device, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(device)
 }
 
 fn count_of_digits(text: &str) -> Result<usize, String> {

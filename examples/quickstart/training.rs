@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use transdiff::data::{LatentSet, MemorySet};
 use transdiff::train::{TrainConfig, Trainer};
-use transdiff::{Cpu, TransDiff};
+use transdiff::{Backend, TransDiff};
 
 use crate::digits::{Digits, LATENT_SIDE, to_latent};
 use crate::progress::TrainingBar;
@@ -27,9 +27,9 @@ pub struct Training<'a> {
 }
 
 /// What a phase left.
-pub struct Trained {
+pub struct Trained<B: Backend> {
     /// The average of the weights.
-    pub model: TransDiff<Cpu>,
+    pub model: TransDiff<B>,
     /// The loss of every step.
     pub losses: Vec<f32>,
     /// Seconds in training steps, those of earlier runs included.
@@ -45,14 +45,14 @@ pub fn latents(digits: &Digits) -> transdiff::Result<MemorySet> {
 impl Training<'_> {
     /// Trains to the end of `config`'s schedule; `start` gives the first model of a run that has no checkpoint.
     /// `None` if the user interrupted it.
-    pub fn run(
+    pub fn run<B: Backend>(
         &self,
-        backend: &Cpu,
+        backend: &B,
         set: &MemorySet,
         config: TrainConfig,
         fresh: bool,
-        start: impl FnOnce() -> transdiff::Result<TransDiff<Cpu>>,
-    ) -> Result<Option<Trained>, Box<dyn Error>> {
+        start: impl FnOnce() -> transdiff::Result<TransDiff<B>>,
+    ) -> Result<Option<Trained<B>>, Box<dyn Error>> {
         let resumes = !fresh && self.checkpoint.exists();
         let mut trainer = match resumes {
             true => Trainer::resume(backend, &self.checkpoint)?,
@@ -76,9 +76,9 @@ impl Training<'_> {
     }
 
     /// Whether all steps were done.
-    fn steps(
+    fn steps<B: Backend>(
         &self,
-        trainer: &mut Trainer<Cpu>,
+        trainer: &mut Trainer<B>,
         set: &dyn LatentSet,
         log: &mut Log,
     ) -> Result<bool, Box<dyn Error>> {

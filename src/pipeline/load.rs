@@ -27,7 +27,7 @@ pub struct LoadOptions {
 impl Default for LoadOptions {
     /// The best device of this build, f32, a thread a core.
     fn default() -> Self {
-        Self { device: Device::best(), dtype: DType::F32, threads: None, hints: LoadHints::default() }
+        Self { device: Device::Auto, dtype: DType::F32, threads: None, hints: LoadHints::default() }
     }
 }
 
@@ -96,7 +96,9 @@ pub(super) fn load(
     options: &LoadOptions,
     log: &mut dyn FnMut(LogLevel, &str),
 ) -> Result<Pipeline> {
-    options.device.run(options.threads, Load { model, vae, options, log })
+    let device = options.device.open(options.threads)?;
+    log(LogLevel::Info, &format!("device: {}", device.choice()));
+    device.run(Load { model, vae, options, log })
 }
 
 struct Load<'a> {
@@ -115,7 +117,6 @@ impl DeviceTask for Load<'_> {
             let expected = format!("a type that {} computes in", backend.name());
             return Err(Error::DType { op: "Pipeline::load", expected, got: dtype });
         }
-        (self.log)(LogLevel::Info, &format!("device {}: {}", self.options.device, backend.name()));
         let source = ModelSource::find(self.model, &self.options.hints)?;
         (self.log)(
             LogLevel::Info,
