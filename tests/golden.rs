@@ -13,34 +13,70 @@ use transdiff_core::train::{Batch, EmaRate, FlowDraws, LrSchedule, LrTail, Train
 use transdiff_core::{Backend, DType, HostTensor, Tensor};
 use transdiff_cpu::Cpu;
 
+/// How close to the recording each kind of value has to be.
+#[derive(Clone, Copy)]
+struct Limits {
+    activation: f64,
+    gradient: f64,
+    sample: f64,
+    weight: f64,
+    /// What a gradient that is truly zero may come to, as a share of the gradient norm.
+    zero: f64,
+}
+
 /// The closeness that the golden files are specified with, for f32.
-const ACTIVATION: f64 = 3e-6;
-const GRADIENT: f64 = 2e-5;
-const SAMPLE: f64 = 2e-5;
-const WEIGHT: f64 = 1e-5;
+const SINGLE: Limits = Limits { activation: 3e-6, gradient: 2e-5, sample: 2e-5, weight: 1e-5, zero: 1e-6 };
+
 /// A gradient below this share of the gradient norm is a true zero: the recording holds rounding noise.
 const TRUE_ZERO: f64 = 1e-9;
-/// What a true zero may come to here, as a share of the gradient norm.
-const ZERO_BOUND: f64 = 1e-6;
+
+const FILES: [&str; 3] = ["onestep_256", "onestep_512", "mrar_256"];
 
 #[test]
 fn onestep_256() {
-    check_file("onestep_256");
+    check_file(&Cpu::new(None).unwrap(), FILES[0], DType::F32, SINGLE);
 }
 
 #[test]
 fn onestep_512() {
-    check_file("onestep_512");
+    check_file(&Cpu::new(None).unwrap(), FILES[1], DType::F32, SINGLE);
 }
 
 #[test]
 fn mrar_256() {
-    check_file("mrar_256");
+    check_file(&Cpu::new(None).unwrap(), FILES[2], DType::F32, SINGLE);
 }
 
-fn check_file(name: &str) {
+/// On the first GPU, if there is one.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use super::*;
+
+    #[path = "../common/cuda.rs"]
+    mod gpu;
+
+    /// In bf16, whose rounding is 2e-3 of a number and adds up over blocks and steps. Adam makes steps of one size of
+    /// gradients of any: where rounding turns a sign, a weight goes the other way.
+    const HALF: Limits = Limits { activation: 2e-2, gradient: 6e-2, sample: 4e-2, weight: 2e-3, zero: 1e-2 };
+
+    #[test]
+    fn in_f32() {
+        let Some(cuda) = gpu::device() else { return };
+        FILES.iter().for_each(|name| check_file(&cuda, name, DType::F32, SINGLE));
+    }
+
+    #[test]
+    fn in_bf16() {
+        let Some(cuda) = gpu::device() else { return };
+        FILES.iter().for_each(|name| check_file(&cuda, name, DType::BF16, HALF));
+    }
+}
+
+/// `compute` is what the model computes in: its weights are of that type where it generates, and f32 where it is
+/// trained.
+fn check_file<B: Backend>(backend: &B, name: &str, compute: DType, limits: Limits) {
     let golden = Golden::load(name);
-    let mut case = Case::new(&Cpu::new(None).unwrap(), &golden);
+    let mut case = Case::new(backend, &golden, compute, limits);
     case.check_features();
     case.check_velocities();
     for kind in ["cfg1", "cfg"] {
@@ -55,6 +91,8 @@ struct Case<'a, B: Backend> {
     golden: &'a Golden,
     backend: B,
     model: TransDiff<B>,
+    compute: DType,
+    limits: Limits,
     failures: Vec<String>,
     checked: usize,
 }
@@ -87,20 +125,25 @@ fn indices(tensor: &HostTensor) -> Vec<usize> {
     tensor.to_f64().into_iter().map(|x| x as usize).collect()
 }
 
-impl<'a, B: Backend> Case<'a, B> {
-    fn new(backend: &B, golden: &'a Golden) -> Self {
-        let mut model = TransDiff::placeholder(backend, &config_of(golden), DType::F32).unwrap();
-        let names: Vec<String> = model.params().into_iter().map(|(name, _)| name).collect();
-        let recorded: Vec<&str> = golden.under("param.").map(|(name, _)| name).collect();
-        let mut sorted = names.clone();
-        sorted.sort();
-        assert_eq!(sorted, recorded, "parameter names");
-        for (name, param) in model.params_mut() {
-            param.set_host(golden.tensor(&format!("param.{name}")).clone()).unwrap();
-        }
-        Self { golden, backend: backend.clone(), model, failures: Vec::new(), checked: 0 }
+/// The recorded model, with weights of the type `dtype`.
+fn model<B: Backend>(backend: &B, golden: &Golden, dtype: DType) -> TransDiff<B> {
+    let mut model = TransDiff::placeholder(backend, &config_of(golden), dtype).unwrap();
+    let names: Vec<String> = model.params().into_iter().map(|(name, _)| name).collect();
+    let recorded: Vec<&str> = golden.under("param.").map(|(name, _)| name).collect();
+    let mut sorted = names.clone();
+    sorted.sort();
+    assert_eq!(sorted, recorded, "parameter names");
+    for (name, param) in model.params_mut() {
+        param.set_host(golden.tensor(&format!("param.{name}")).clone().cast(dtype)).unwrap();
     }
+    model
+}
 
+impl<'a, B: Backend> Case<'a, B> {
+    fn new(backend: &B, golden: &'a Golden, compute: DType, limits: Limits) -> Self {
+        let model = model(backend, golden, compute);
+        Self { golden, backend: backend.clone(), model, compute, limits, failures: Vec::new(), checked: 0 }
+    }
     fn report(self, name: &str) {
         println!("{name}: {} values compared", self.checked);
         assert!(self.failures.is_empty(), "{name}:\n{}", self.failures.join("\n"));
@@ -146,19 +189,19 @@ impl<'a, B: Backend> Case<'a, B> {
         let embedded = ar.embed(&ctx, &class, &references).unwrap();
         let blocks = ar.attention_blocks(1 + references.len());
         let block0 = ar.blocks()[0].forward(&ctx, &embedded, blocks.as_deref()).unwrap();
-        self.close("act.encoder_block0", block0.value(), ACTIVATION);
+        self.close("act.encoder_block0", block0.value(), self.limits.activation);
         if self.golden.get("act.encoder_out").is_some() {
-            self.close("act.encoder_out", self.features().tensor(), ACTIVATION);
+            self.close("act.encoder_out", self.features().tensor(), self.limits.activation);
         }
-        self.close("out.z", self.conditioning().value(), ACTIVATION);
+        self.close("out.z", self.conditioning().value(), self.limits.activation);
     }
 
     /// Velocities given all features, and given the first k where those were recorded.
     fn check_velocities(&mut self) {
         let (ctx, decoder, z) = (Context::inference(), self.model.decoder().clone(), self.conditioning());
         let time = decoder.time(&ctx, &self.golden.tensor("in.t").to_f64()).unwrap();
-        self.close("out.temb", time.temb.value(), ACTIVATION);
-        self.close("out.timestep_proj", time.modulation.value(), ACTIVATION);
+        self.close("out.temb", time.temb.value(), self.limits.activation);
+        self.close("out.timestep_proj", time.modulation.value(), self.limits.activation);
         let x = Var::from(self.tensor("in.x"));
         let recorded = self.golden.under("out.velocity_");
         let mut counts: Vec<usize> = recorded.map(|(k, _)| k.parse().unwrap()).collect();
@@ -170,12 +213,12 @@ impl<'a, B: Backend> Case<'a, B> {
             let condition = decoder.condition(&ctx, &z.narrow(1, 0, k).unwrap()).unwrap();
             let velocity = decoder.velocity(&ctx, &x, &time, &condition).unwrap();
             let name = if k == z.dim(1) { "out.velocity".to_owned() } else { format!("out.velocity_{k}") };
-            self.close(&name, velocity.value(), ACTIVATION);
+            self.close(&name, velocity.value(), self.limits.activation);
             if k == last {
                 let h = decoder.embed(&ctx, &x).unwrap();
                 let block = &decoder.blocks()[0];
                 let h = block.forward(&ctx, &h, &time.modulation, condition.layer(0)).unwrap();
-                self.close("act.decoder_block0", h.value(), ACTIVATION);
+                self.close("act.decoder_block0", h.value(), self.limits.activation);
             }
         }
     }
@@ -197,11 +240,11 @@ impl<'a, B: Backend> Case<'a, B> {
         let mut session = Session::new(&self.model);
         let out = session.generate(&labels, &[], &sampling, &mut noise, &mut Silent).unwrap();
         assert_eq!(noise.remaining(), 0, "{kind}: every recorded draw is used");
-        self.close(&format!("out.{kind}.sample"), &out.latents, SAMPLE);
+        self.close(&format!("out.{kind}.sample"), &out.latents, self.limits.sample);
         let steps = out.references.iter().chain([&out.latents]).enumerate();
         for (i, latent) in steps.filter(|_| !out.references.is_empty()) {
             let tokens = latent_tokens(latent).unwrap().contiguous().unwrap();
-            self.close(&format!("out.{kind}.step{i}"), &tokens, SAMPLE);
+            self.close(&format!("out.{kind}.step{i}"), &tokens, self.limits.sample);
         }
     }
 
@@ -245,9 +288,10 @@ impl<'a, B: Backend> Case<'a, B> {
                 self.check_gradients(&trainer, &batch);
             }
             let report = trainer.step_on(&[batch]).unwrap();
-            for (key, value, limit) in
-                [("loss", report.loss, ACTIVATION), ("grad_norm", report.grad_norm, GRADIENT)]
-            {
+            for (key, value, limit) in [
+                ("loss", report.loss, self.limits.activation),
+                ("grad_norm", report.grad_norm, self.limits.gradient),
+            ] {
                 let name = format!("train{step}.out.{key}");
                 let error = relative_error(&[value], &self.golden.tensor(&name).to_f64());
                 self.note(&name, error, limit);
@@ -275,9 +319,9 @@ impl<'a, B: Backend> Case<'a, B> {
                 let (out, reference) = (&out[range.clone()], &reference[range]);
                 let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
                 if length(reference) < TRUE_ZERO * norm {
-                    self.note(&format!("{key}{part}"), length(out) / norm, ZERO_BOUND);
+                    self.note(&format!("{key}{part}"), length(out) / norm, self.limits.zero);
                 } else {
-                    self.note(&format!("{key}{part}"), relative_error(out, reference), GRADIENT);
+                    self.note(&format!("{key}{part}"), relative_error(out, reference), self.limits.gradient);
                 }
             }
         }
@@ -295,7 +339,7 @@ impl<'a, B: Backend> Case<'a, B> {
                     let furthest = out.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
                     self.note(&format!("{key}{part}"), furthest, travelled);
                 } else {
-                    self.note(&format!("{key}{part}"), relative_error(out, reference), WEIGHT);
+                    self.note(&format!("{key}{part}"), relative_error(out, reference), self.limits.weight);
                 }
             }
         }

@@ -97,3 +97,18 @@ fn runs_in_f32() {
     all_runs(&Cpu::new(Some(2)).unwrap(), DType::F32, 2e-5);
     all_runs(&Reference, DType::F32, 2e-5);
 }
+
+/// On the first GPU, if there is one.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use super::*;
+
+    #[path = "../common/cuda.rs"]
+    mod gpu;
+
+    #[test]
+    fn runs_on_cuda() {
+        let Some(cuda) = gpu::device() else { return };
+        all_runs(&cuda, DType::F32, 2e-5);
+    }
+}

@@ -82,6 +82,22 @@ fn vae_in_f64() {
     }
 }
 
+/// On the first GPU, if there is one. In bf16 some forty layers round to 2e-3 each.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use super::*;
+
+    #[path = "../common/cuda.rs"]
+    mod gpu;
+
+    #[test]
+    fn vae_on_cuda() {
+        let (Some(cuda), Some(golden)) = (gpu::device(), Golden::find("vae")) else { return };
+        check(&cuda, &golden, DType::F32, SINGLE);
+        check(&cuda, &golden, DType::BF16, 3e-2);
+    }
+}
+
 /// Two levels, of which the coarser has more channels and attention.
 fn tiny() -> VaeConfig {
     VaeConfig {

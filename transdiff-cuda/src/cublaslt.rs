@@ -17,6 +17,9 @@ use transdiff_core::{DType, Error, Result};
 /// Bytes of scratch memory that a product may use: what NVIDIA recommends for Hopper.
 pub(crate) const WORKSPACE: usize = 32 << 20;
 
+/// What addresses are multiples of, in bytes.
+const ALIGNMENT: u32 = 16;
+
 type Handle = *mut c_void;
 type Status = c_int;
 
@@ -157,6 +160,7 @@ mod values {
     pub(super) const LAYOUT_BATCH: c_int = 5;
     pub(super) const LAYOUT_BATCH_STRIDE: c_int = 6;
     pub(super) const PREFERENCE_WORKSPACE: c_int = 1;
+    pub(super) const PREFERENCE_ALIGNMENT: [c_int; 4] = [5, 6, 7, 8];
     pub(super) const EPILOGUE_BIAS: c_int = 4;
     pub(super) const EPILOGUE_GELU_BIAS: c_int = 36;
     pub(super) const EPILOGUE_SUM_B: c_int = 512;
