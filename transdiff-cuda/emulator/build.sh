@@ -17,8 +17,9 @@ out=$(cd "$out" && pwd)
 rm -f "$out"/objects/*.o
 
 flags="-std=c++17 -O2 -g1 -fPIC -pthread -fvisibility=hidden -Wall -Wextra ${CXXFLAGS:-}"
-# Kernels: loops are unrolled for the device; every access is asked whether it is aligned (checks.cpp).
-kernel_flags="-x c++ '-I$here' '-I$here/../kernels' -Wno-unknown-pragmas -fsanitize=alignment"
+# Kernels: loops are unrolled for the device, which knows no aliasing by type; every access is asked whether it is aligned
+# (checks.cpp).
+kernel_flags="-x c++ '-I$here' '-I$here/../kernels' -Wno-unknown-pragmas -fno-strict-aliasing -fsanitize=alignment"
 
 # A line of arguments for xargs.
 compile() {
