@@ -69,6 +69,9 @@ KERNEL(test_race, TestParams, p) {
     p.out[threadIdx.x] = scratch[63 - threadIdx.x];
 }
 
+// Blocks that write to one place: the order of blocks shows.
+KERNEL(test_blocks, TestParams, p) { p.out[0] = float(blockIdx.x); }
+
 KERNEL(test_returns_early, TestParams, p) {
     if (threadIdx.x < 40) return;
     __syncthreads();
