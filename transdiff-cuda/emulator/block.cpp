@@ -52,7 +52,8 @@ void Order::begin() {
         std::abort();
     }
     kind_ = order == "forward" ? Kind::forward : order == "reverse" ? Kind::reverse : Kind::shuffled;
-    random_.seed(1);
+    const char* seed = std::getenv("EMULATED_CUDA_SEED");
+    random_.seed(seed == nullptr ? 1 : static_cast<unsigned>(std::strtoul(seed, nullptr, 10)));
 }
 
 void Order::arrange(std::vector<unsigned>& items) {

@@ -17,16 +17,22 @@ out=$(cd "$out" && pwd)
 rm -f "$out"/objects/*.o
 
 flags="-std=c++17 -O2 -g1 -fPIC -pthread -fvisibility=hidden -Wall -Wextra ${CXXFLAGS:-}"
-# Kernels: loops are unrolled for the device; every access is asked whether it is aligned (checks.cpp).
-kernel_flags="-x c++ -I$here -I$here/../kernels -Wno-unknown-pragmas -fsanitize=alignment"
+# Kernels: loops are unrolled for the device, which knows no aliasing by type; every access is asked whether it is aligned
+# (checks.cpp).
+kernel_flags="-x c++ '-I$here' '-I$here/../kernels' -Wno-unknown-pragmas -fno-strict-aliasing -fsanitize=alignment"
+
+# A line of arguments for xargs.
+compile() {
+    echo "$2 -c '$1' -o '$out/objects/$(basename "$1").o'"
+}
 
 {
     for file in "$here"/*.cpp; do
-        [ "$(basename "$file")" = test.cpp ] || echo "$flags -c $file -o $out/objects/$(basename "$file" .cpp).o"
+        [ "$(basename "$file")" = test.cpp ] || compile "$file" "$flags"
     done
     for file in "$@"; do
         [ -e "$file" ] || continue
-        echo "$flags $kernel_flags -c $file -o $out/objects/$(basename "$file" .cu).cu.o"
+        compile "$file" "$flags $kernel_flags"
     done
 } | xargs -P "$(nproc)" -L 1 "${CXX:-g++}"
 

@@ -13,18 +13,22 @@ namespace {
 constexpr uint64_t kGuard = 0xA5A5A5A5A5A5A5A5;
 // Stacks begin at different distances from a page: their tops would else compete for the same lines of the cache.
 constexpr size_t kColours = 32, kColourBytes = 192;
+// What lies below the guard: a thread that needs a little more than its stack does no other harm.
+constexpr size_t kSlack = size_t{16} << 10;
+constexpr size_t kMapped = kSlack + Stacks::kBytes + kColours * kColourBytes;
+
+unsigned char* stack_in(unsigned char* memory, size_t index) { return memory + kSlack + index % kColours * kColourBytes; }
 
 }  // namespace
 
 void Stacks::clear() {
-    for (unsigned char* stack : stacks_) munmap(stack, kBytes + kColours * kColourBytes);
+    for (unsigned char* stack : stacks_) munmap(stack, kMapped);
     stacks_.clear();
 }
 
 unsigned char* Stacks::get(size_t index) {
-    if (index < stacks_.size()) return stacks_[index] + index % kColours * kColourBytes;
-    void* memory = mmap(nullptr, kBytes + kColours * kColourBytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (index < stacks_.size()) return stack_in(stacks_[index], index);
+    void* memory = mmap(nullptr, kMapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     stacks_.push_back(static_cast<unsigned char*>(memory));
     std::memcpy(get(index), &kGuard, sizeof kGuard);
@@ -32,7 +36,7 @@ unsigned char* Stacks::get(size_t index) {
 }
 
 bool Stacks::overflown(size_t index) const {
-    return std::memcmp(stacks_[index] + index % kColours * kColourBytes, &kGuard, sizeof kGuard) != 0;
+    return std::memcmp(stack_in(stacks_[index], index), &kGuard, sizeof kGuard) != 0;
 }
 
 #if defined(__x86_64__)

@@ -5,15 +5,17 @@
 namespace simt {
 
 bool run(const Launch& launch, std::string& error) {
+    const Index grid = launch.grid;
+    std::vector<unsigned> blocks(size_t{grid.x} * grid.y * grid.z);
+    for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<unsigned>(i);
+    Order order;
+    order.begin();
+    order.arrange(blocks);
+
     Block& executor = Block::mine();
     executor.begin(launch);
-    const Index grid = launch.grid;
-    for (unsigned z = 0; z < grid.z; ++z) {
-        for (unsigned y = 0; y < grid.y; ++y) {
-            for (unsigned x = 0; x < grid.x; ++x) {
-                if (!executor.run({x, y, z}, error)) return false;
-            }
-        }
+    for (unsigned block : blocks) {
+        if (!executor.run({block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y}, error)) return false;
     }
     return true;
 }

@@ -7,8 +7,10 @@
 
 namespace {
 
-// Memory is not a number before it is written, and so is what lies around an allocation.
+// Memory is not a number before it is written, and so is what lies around an allocation; that is a signalling NaN, which
+// arithmetic changes: who adds to it and stores the sum is found out.
 constexpr unsigned char kUnwritten = 0xFF;
+constexpr uint16_t kGuardWord = 0xFFA5;
 constexpr size_t kGuard = 1024, kAlignment = 256;
 constexpr uint64_t kMemory = uint64_t{4} << 30;
 
@@ -40,6 +42,17 @@ unsigned char* take(size_t bytes) {
 
 void give(void* address) { ::operator delete(address, std::align_val_t{kAlignment}); }
 
+void guard(unsigned char* start) {
+    for (size_t i = 0; i < kGuard; i += sizeof kGuardWord) std::memcpy(start + i, &kGuardWord, sizeof kGuardWord);
+}
+
+bool intact(const unsigned char* guard) {
+    for (size_t i = 0; i < kGuard; i += sizeof kGuardWord) {
+        if (std::memcmp(guard + i, &kGuardWord, sizeof kGuardWord) != 0) return false;
+    }
+    return true;
+}
+
 unsigned allocate(uint64_t* address, size_t bytes, bool async) {
     if (address == nullptr || bytes == 0) return driver::kInvalidValue;
     Memory& m = memory();
@@ -47,7 +60,9 @@ unsigned allocate(uint64_t* address, size_t bytes, bool async) {
     if (m.used > total() || bytes > total() - m.used) return driver::kOutOfMemory;
     unsigned char* taken = take(bytes + 2 * kGuard);
     if (taken == nullptr) return driver::kOutOfMemory;
-    std::memset(taken, kUnwritten, bytes + 2 * kGuard);
+    guard(taken);
+    std::memset(taken + kGuard, kUnwritten, bytes);
+    guard(taken + kGuard + bytes);
     *address = reinterpret_cast<uint64_t>(taken + kGuard);
     m.allocations[*address] = {taken, bytes, async};
     m.used += bytes;
@@ -57,13 +72,7 @@ unsigned allocate(uint64_t* address, size_t bytes, bool async) {
 }
 
 bool intact(const Allocation& allocation) {
-    const auto unwritten = [](const unsigned char* guard) {
-        for (size_t i = 0; i < kGuard; ++i) {
-            if (guard[i] != kUnwritten) return false;
-        }
-        return true;
-    };
-    return unwritten(allocation.memory) && unwritten(allocation.memory + kGuard + allocation.bytes);
+    return intact(allocation.memory) && intact(allocation.memory + kGuard + allocation.bytes);
 }
 
 std::string overrun(const Allocation& allocation) {

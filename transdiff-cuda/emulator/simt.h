@@ -115,3 +115,6 @@ inline void __syncthreads(const char* file = __builtin_FILE(), int line = __buil
 inline void __syncwarp() {
     simt::meet("__syncwarp", nullptr, [](void* const*) {});
 }
+
+inline uint32_t __float_as_uint(float value) { return simt::bits<uint32_t>(value); }
+inline float __uint_as_float(uint32_t value) { return simt::float_of_bits(value); }
