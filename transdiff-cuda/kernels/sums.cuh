@@ -4,7 +4,7 @@
 
 constexpr int SUM_THREADS = 256;
 
-// The sum over the SUM_THREADS threads of a block, in a fixed order; all take part, and the first one has it.
+// The sum over the SUM_THREADS threads of a block, in a fixed order; all take part, and all have it.
 DEVICE double block_sum_f64(double value) {
     __shared__ double scratch[SUM_THREADS];
     __syncthreads();
@@ -13,5 +13,6 @@ DEVICE double block_sum_f64(double value) {
         __syncthreads();
         if (int(threadIdx.x) < width) scratch[threadIdx.x] += scratch[threadIdx.x + width];
     }
+    __syncthreads();
     return scratch[0];
 }
