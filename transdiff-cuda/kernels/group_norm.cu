@@ -47,6 +47,7 @@ DEVICE void group_norm_sums(const GroupNormSumsParams &p) {
 }
 
 struct GroupNormMapParams {
+    // `map` [B, 2, C] is f32.
     uint64_t x, sums, weight, bias, map;
     double eps;
     uint64_t pixels, channels;
@@ -73,12 +74,12 @@ DEVICE void group_norm_map(const GroupNormMapParams &p) {
     sum = block_sum_f64(sum) / count;
     const double variance = block_sum_f64(square) / count - sum * sum;
     const double rstd = 1.0 / sqrt((variance > 0.0 ? variance : 0.0) + p.eps);
-    T *const map = reinterpret_cast<T *>(p.map) + 2 * image * p.channels + first;
+    float *const map = reinterpret_cast<float *>(p.map) + 2 * image * p.channels + first;
     for (uint64_t c = threadIdx.x; c < size; c += SUM_THREADS) {
         const double factor = rstd * to_float(reinterpret_cast<const T *>(p.weight)[first + c]);
         const double bias = to_float(reinterpret_cast<const T *>(p.bias)[first + c]);
-        map[c] = from_float<T>(float(factor));
-        map[p.channels + c] = from_float<T>(float(bias - (pivot + sum) * factor));
+        map[c] = float(factor);
+        map[p.channels + c] = float(bias - (pivot + sum) * factor);
     }
 }
 

@@ -12,34 +12,35 @@ DEVICE float gelu(float x) { return x * normal_cdf(x); }
 // Φ(x) + x·φ(x).
 DEVICE float gelu_slope(float x) { return fmaf(x, 0.39894228f * expf(-0.5f * x * x), normal_cdf(x)); }
 
-struct BiasGeluParams {
-    // `bias` and `pre` may be 0.
-    uint64_t bias, y, pre;
+struct BiasActivationParams {
+    // x and y may be one; `bias` may be 0.
+    uint64_t x, bias, y;
     Tiles tiles;
+    // Whether GELU is applied.
+    uint32_t gelu;
 };
 
-// pre ← y + bias, y ← gelu(pre).
+// y ← act(x + bias).
 template <typename T, int V>
-DEVICE void bias_gelu(const BiasGeluParams &p) {
+DEVICE void bias_activation(const BiasActivationParams &p) {
     const Tile tile = tile_of<V>(p.tiles);
     if (tile.rows == 0) return;
-    T *const y = reinterpret_cast<T *>(p.y), *const pre = reinterpret_cast<T *>(p.pre);
     float bias[V], v[LINEAR_ROWS][V];
 #pragma unroll
     for (int i = 0; i < LINEAR_ROWS; i++) {
-        if (i < tile.rows) load_floats<V>(v[i], y + (tile.row + i) * p.tiles.width + tile.column);
+        if (i >= tile.rows) break;
+        load_floats<V>(v[i], reinterpret_cast<const T *>(p.x) + (tile.row + i) * p.tiles.width + tile.column);
     }
     load_or<V>(bias, reinterpret_cast<const T *>(p.bias), tile.column, 0.0f);
 #pragma unroll
     for (int i = 0; i < LINEAR_ROWS; i++) {
         if (i >= tile.rows) break;
-        const uint64_t at = (tile.row + i) * p.tiles.width + tile.column;
 #pragma unroll
-        for (int j = 0; j < V; j++) v[i][j] += bias[j];
-        if (pre != nullptr) store_floats(pre + at, v[i]);
-#pragma unroll
-        for (int j = 0; j < V; j++) v[i][j] = gelu(v[i][j]);
-        store_floats(y + at, v[i]);
+        for (int j = 0; j < V; j++) {
+            const float sum = v[i][j] + bias[j];
+            v[i][j] = p.gelu ? gelu(sum) : sum;
+        }
+        store_floats(reinterpret_cast<T *>(p.y) + (tile.row + i) * p.tiles.width + tile.column, v[i]);
     }
 }
 
@@ -82,10 +83,10 @@ DEVICE void gelu_backward(const GeluBackwardParams &p) {
     for (int j = 0; j < V; j++) to[j] = sums[j];
 }
 
-KERNEL(bias_gelu_f32, BiasGeluParams, p) { bias_gelu<float, 1>(p); }
-KERNEL(bias_gelu_bf16, BiasGeluParams, p) { bias_gelu<bf16, 1>(p); }
-KERNEL(bias_gelu_wide_f32, BiasGeluParams, p) { bias_gelu<float, LANES<float>>(p); }
-KERNEL(bias_gelu_wide_bf16, BiasGeluParams, p) { bias_gelu<bf16, LANES<bf16>>(p); }
+KERNEL(bias_activation_f32, BiasActivationParams, p) { bias_activation<float, 1>(p); }
+KERNEL(bias_activation_bf16, BiasActivationParams, p) { bias_activation<bf16, 1>(p); }
+KERNEL(bias_activation_wide_f32, BiasActivationParams, p) { bias_activation<float, LANES<float>>(p); }
+KERNEL(bias_activation_wide_bf16, BiasActivationParams, p) { bias_activation<bf16, LANES<bf16>>(p); }
 KERNEL(gelu_backward_f32, GeluBackwardParams, p) { gelu_backward<float, 1>(p); }
 KERNEL(gelu_backward_bf16, GeluBackwardParams, p) { gelu_backward<bf16, 1>(p); }
 KERNEL(gelu_backward_wide_f32, GeluBackwardParams, p) { gelu_backward<float, LANES<float>>(p); }

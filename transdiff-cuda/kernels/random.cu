@@ -1,7 +1,7 @@
 // Dropout.
 #include "common.cuh"
 
-struct DropoutParams {
+struct DropParams {
     uint64_t x, y;
     uint64_t count;
     Dropout dropout;
@@ -9,7 +9,7 @@ struct DropoutParams {
 
 // y ← dropout(x): every thread has a block of Philox, four elements, which it reads and writes V at once.
 template <typename T, int V>
-DEVICE void dropout(const DropoutParams &p) {
+DEVICE void dropout(const DropParams &p) {
     const uint64_t from = (uint64_t(blockIdx.x) * blockDim.x + threadIdx.x) * 4;
     if (from >= p.count) return;
     const int count = int(p.count - from < 4 ? p.count - from : 4);
@@ -31,7 +31,7 @@ DEVICE void dropout(const DropoutParams &p) {
     }
 }
 
-KERNEL(dropout_f32, DropoutParams, p) { dropout<float, 1>(p); }
-KERNEL(dropout_bf16, DropoutParams, p) { dropout<bf16, 1>(p); }
-KERNEL(dropout_wide_f32, DropoutParams, p) { dropout<float, 4>(p); }
-KERNEL(dropout_wide_bf16, DropoutParams, p) { dropout<bf16, 4>(p); }
+KERNEL(dropout_f32, DropParams, p) { dropout<float, 1>(p); }
+KERNEL(dropout_bf16, DropParams, p) { dropout<bf16, 1>(p); }
+KERNEL(dropout_wide_f32, DropParams, p) { dropout<float, 4>(p); }
+KERNEL(dropout_wide_bf16, DropParams, p) { dropout<bf16, 4>(p); }
