@@ -1,0 +1,60 @@
+// Rows of a table, and the sum of gradients back into it.
+#include "tiles.cuh"
+
+struct EmbeddingParams {
+    uint64_t table, ids, out;
+    Tiles tiles;
+};
+
+// out[i] ← table[ids[i]].
+template <typename T, int V>
+DEVICE void embedding(const EmbeddingParams &p) {
+    const Tile tile = tile_of<V>(p.tiles);
+    for (int i = 0; i < tile.rows; i++) {
+        const uint64_t row = tile.row + i, id = uint64_t(reinterpret_cast<const int32_t *>(p.ids)[row]);
+        const T *const from = reinterpret_cast<const T *>(p.table) + id * p.tiles.width + tile.column;
+        store(reinterpret_cast<T *>(p.out) + row * p.tiles.width + tile.column, load<V>(from));
+    }
+}
+
+struct EmbeddingBackwardParams {
+    uint64_t ids, dy, dtable;
+    uint64_t count, width;
+    // Blocks that have the columns of a row.
+    uint32_t across;
+};
+
+constexpr int EMBEDDING_THREADS = 128;
+
+// dtable[v] ← Σ dy[i] over the i with ids[i] = v, ascending: a block for a row of the table, or some of its columns.
+template <typename T, int V>
+DEVICE void embedding_backward(const EmbeddingBackwardParams &p) {
+    __shared__ int32_t ids[EMBEDDING_THREADS];
+    const uint32_t row = blockIdx.x / p.across;
+    const uint64_t column = (uint64_t(blockIdx.x % p.across) * EMBEDDING_THREADS + threadIdx.x) * V;
+    const bool idle = column >= p.width;
+    float sums[V] = {};
+    for (uint64_t from = 0; from < p.count; from += EMBEDDING_THREADS) {
+        const int count = int(p.count - from < EMBEDDING_THREADS ? p.count - from : EMBEDDING_THREADS);
+        __syncthreads();
+        if (int(threadIdx.x) < count) ids[threadIdx.x] = reinterpret_cast<const int32_t *>(p.ids)[from + threadIdx.x];
+        __syncthreads();
+        for (int i = 0; i < count; i++) {
+            if (ids[i] != int32_t(row) || idle) continue;
+            float dy[V];
+            load_floats<V>(dy, reinterpret_cast<const T *>(p.dy) + (from + i) * p.width + column);
+#pragma unroll
+            for (int j = 0; j < V; j++) sums[j] += dy[j];
+        }
+    }
+    if (!idle) store_floats(reinterpret_cast<T *>(p.dtable) + row * p.width + column, sums);
+}
+
+KERNEL(embedding_f32, EmbeddingParams, p) { embedding<float, 1>(p); }
+KERNEL(embedding_bf16, EmbeddingParams, p) { embedding<bf16, 1>(p); }
+KERNEL(embedding_wide_f32, EmbeddingParams, p) { embedding<float, LANES<float>>(p); }
+KERNEL(embedding_wide_bf16, EmbeddingParams, p) { embedding<bf16, LANES<bf16>>(p); }
+KERNEL(embedding_backward_f32, EmbeddingBackwardParams, p) { embedding_backward<float, 1>(p); }
+KERNEL(embedding_backward_bf16, EmbeddingBackwardParams, p) { embedding_backward<bf16, 1>(p); }
+KERNEL(embedding_backward_wide_f32, EmbeddingBackwardParams, p) { embedding_backward<float, LANES<float>>(p); }
+KERNEL(embedding_backward_wide_bf16, EmbeddingBackwardParams, p) { embedding_backward<bf16, LANES<bf16>>(p); }

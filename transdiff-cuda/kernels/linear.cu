@@ -1,0 +1,93 @@
+// What surrounds the product of a linear layer: bias and activation, and their backward pass.
+#include "tiles.cuh"
+
+// Rows that a thread reads before it writes the first.
+constexpr int LINEAR_ROWS = 2;
+
+// Φ(x), the normal distribution function.
+DEVICE float normal_cdf(float x) { return fmaf(0.5f, erff(x * 0.70710678f), 0.5f); }
+
+DEVICE float gelu(float x) { return x * normal_cdf(x); }
+
+// Φ(x) + x·φ(x).
+DEVICE float gelu_slope(float x) { return fmaf(x, 0.39894228f * expf(-0.5f * x * x), normal_cdf(x)); }
+
+struct BiasActivationParams {
+    // x and y may be one; `bias` may be 0.
+    uint64_t x, bias, y;
+    Tiles tiles;
+    // Whether GELU is applied.
+    uint32_t gelu;
+};
+
+// y ← act(x + bias).
+template <typename T, int V>
+DEVICE void bias_activation(const BiasActivationParams &p) {
+    const Tile tile = tile_of<V>(p.tiles);
+    if (tile.rows == 0) return;
+    float bias[V], v[LINEAR_ROWS][V];
+#pragma unroll
+    for (int i = 0; i < LINEAR_ROWS; i++) {
+        if (i >= tile.rows) break;
+        load_floats<V>(v[i], reinterpret_cast<const T *>(p.x) + (tile.row + i) * p.tiles.width + tile.column);
+    }
+    load_or<V>(bias, reinterpret_cast<const T *>(p.bias), tile.column, 0.0f);
+#pragma unroll
+    for (int i = 0; i < LINEAR_ROWS; i++) {
+        if (i >= tile.rows) break;
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            const float sum = v[i][j] + bias[j];
+            v[i][j] = p.gelu ? gelu(sum) : sum;
+        }
+        store_floats(reinterpret_cast<T *>(p.y) + (tile.row + i) * p.tiles.width + tile.column, v[i]);
+    }
+}
+
+struct GeluBackwardParams {
+    // `sums` [chunks, N] are f32, or 0.
+    uint64_t pre, dy, g, sums;
+    Tiles tiles;
+};
+
+// g ← gelu′(pre) · dy, and its sums over the rows of a chunk, of what is stored.
+template <typename T, int V>
+DEVICE void gelu_backward(const GeluBackwardParams &p) {
+    const Tile tile = tile_of<V>(p.tiles);
+    if (tile.rows == 0) return;
+    const T *const pre = reinterpret_cast<const T *>(p.pre), *const dy = reinterpret_cast<const T *>(p.dy);
+    float sums[V] = {};
+    for (int row = 0; row < tile.rows; row += LINEAR_ROWS) {
+        float a[LINEAR_ROWS][V], b[LINEAR_ROWS][V];
+#pragma unroll
+        for (int i = 0; i < LINEAR_ROWS; i++) {
+            if (row + i >= tile.rows) break;
+            const uint64_t at = (tile.row + row + i) * p.tiles.width + tile.column;
+            load_floats<V>(a[i], pre + at);
+            load_floats<V>(b[i], dy + at);
+        }
+#pragma unroll
+        for (int i = 0; i < LINEAR_ROWS; i++) {
+            if (row + i >= tile.rows) break;
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                b[i][j] = to_float(from_float<T>(gelu_slope(a[i][j]) * b[i][j]));
+                sums[j] += b[i][j];
+            }
+            store_floats(reinterpret_cast<T *>(p.g) + (tile.row + row + i) * p.tiles.width + tile.column, b[i]);
+        }
+    }
+    if (p.sums == 0) return;
+    float *const to = reinterpret_cast<float *>(p.sums) + tile.chunk * p.tiles.width + tile.column;
+#pragma unroll
+    for (int j = 0; j < V; j++) to[j] = sums[j];
+}
+
+KERNEL(bias_activation_f32, BiasActivationParams, p) { bias_activation<float, 1>(p); }
+KERNEL(bias_activation_bf16, BiasActivationParams, p) { bias_activation<bf16, 1>(p); }
+KERNEL(bias_activation_wide_f32, BiasActivationParams, p) { bias_activation<float, LANES<float>>(p); }
+KERNEL(bias_activation_wide_bf16, BiasActivationParams, p) { bias_activation<bf16, LANES<bf16>>(p); }
+KERNEL(gelu_backward_f32, GeluBackwardParams, p) { gelu_backward<float, 1>(p); }
+KERNEL(gelu_backward_bf16, GeluBackwardParams, p) { gelu_backward<bf16, 1>(p); }
+KERNEL(gelu_backward_wide_f32, GeluBackwardParams, p) { gelu_backward<float, LANES<float>>(p); }
+KERNEL(gelu_backward_wide_bf16, GeluBackwardParams, p) { gelu_backward<bf16, LANES<bf16>>(p); }

@@ -1,0 +1,119 @@
+// Layer norm with affine and modulation.
+#include "rows.cuh"
+
+struct NormParams {
+    // [G, R, D]; `stats` are f32. All but x and y may be 0.
+    uint64_t x, y, stats, weight, bias, scale, shift;
+    uint64_t scale_stride, shift_stride;
+    // Rows in all, and of a group.
+    uint64_t rows, per_group;
+    uint32_t width;
+    float eps;
+};
+
+// The addresses of a row's affine and modulation.
+template <typename T>
+struct NormRow {
+    const T *weight, *bias, *scale, *shift;
+
+    DEVICE NormRow(const NormParams &p, uint64_t row) {
+        const uint64_t group = row / p.per_group;
+        weight = reinterpret_cast<const T *>(p.weight);
+        bias = reinterpret_cast<const T *>(p.bias);
+        scale = reinterpret_cast<const T *>(p.scale) + group * p.scale_stride;
+        shift = reinterpret_cast<const T *>(p.shift) + group * p.shift_stride;
+    }
+
+    template <int V>
+    DEVICE void finish(const NormParams &p, float (&x)[V], uint32_t column, float mean, float rstd) const {
+#pragma unroll
+        for (int j = 0; j < V; j++) x[j] = (x[j] - mean) * rstd;
+        if (p.weight != 0) apply_affine<V>(x, weight + column, bias + column, 0.0f);
+        if (p.scale != 0) apply_affine<V>(x, scale + column, shift + column, 1.0f);
+    }
+};
+
+DEVICE void store_stats(const NormParams &p, uint64_t row, float mean, float rstd) {
+    if (p.stats == 0) return;
+    float *const stats = reinterpret_cast<float *>(p.stats) + 2 * row;
+    stats[0] = mean;
+    stats[1] = rstd;
+}
+
+// A row for a team, in its registers.
+template <typename T, int V, bool block>
+DEVICE void norm_modulate(const NormParams &p) {
+    __shared__ float scratch[WARP];
+    const Team<block> team{scratch};
+    const uint64_t row = team.number();
+    if (row >= p.rows) return;
+    const T *const from = reinterpret_cast<const T *>(p.x) + row * p.width;
+    T *const to = reinterpret_cast<T *>(p.y) + row * p.width;
+    const int member = team.member(), size = team.size();
+    float x[ROW_NUMBERS / V][V], mean[1] = {}, variance[1] = {};
+    load_row<T, V>(x, from, p.width, member, size);
+#pragma unroll
+    for (int i = 0; i < ROW_NUMBERS / V; i++) {
+#pragma unroll
+        for (int j = 0; j < V; j++) mean[0] += x[i][j];
+    }
+    team.sums(mean);
+    mean[0] /= float(p.width);
+#pragma unroll
+    for (int i = 0; i < ROW_NUMBERS / V; i++) {
+        if (row_column<V>(member, size, i) >= p.width) break;
+#pragma unroll
+        for (int j = 0; j < V; j++) variance[0] = fmaf(x[i][j] - mean[0], x[i][j] - mean[0], variance[0]);
+    }
+    team.sums(variance);
+    const float rstd = 1.0f / sqrtf(variance[0] / float(p.width) + p.eps);
+    const NormRow<T> rest(p, row);
+#pragma unroll
+    for (int i = 0; i < ROW_NUMBERS / V; i++) {
+        const uint32_t column = row_column<V>(member, size, i);
+        if (column >= p.width) break;
+        rest.finish(p, x[i], column, mean[0], rstd);
+        store_floats(to + column, x[i]);
+    }
+    if (member == 0) store_stats(p, row, mean[0], rstd);
+}
+
+// A row of any length for a block, which reads it three times.
+template <typename T, int V>
+DEVICE void norm_modulate_long(const NormParams &p) {
+    __shared__ float scratch[WARP];
+    const uint64_t row = blockIdx.x;
+    const T *const from = reinterpret_cast<const T *>(p.x) + row * p.width;
+    T *const to = reinterpret_cast<T *>(p.y) + row * p.width;
+    const uint64_t first = threadIdx.x * V, step = blockDim.x * V;
+    float mean = 0.0f, variance = 0.0f, x[V];
+    for (uint64_t column = first; column < p.width; column += step) {
+        load_floats<V>(x, from + column);
+#pragma unroll
+        for (int j = 0; j < V; j++) mean += x[j];
+    }
+    mean = block_sum(mean, scratch) / float(p.width);
+    for (uint64_t column = first; column < p.width; column += step) {
+        load_floats<V>(x, from + column);
+#pragma unroll
+        for (int j = 0; j < V; j++) variance = fmaf(x[j] - mean, x[j] - mean, variance);
+    }
+    const float rstd = 1.0f / sqrtf(block_sum(variance, scratch) / float(p.width) + p.eps);
+    const NormRow<T> rest(p, row);
+    for (uint64_t column = first; column < p.width; column += step) {
+        load_floats<V>(x, from + column);
+        rest.finish(p, x, uint32_t(column), mean, rstd);
+        store_floats(to + column, x);
+    }
+    if (threadIdx.x == 0) store_stats(p, row, mean, rstd);
+}
+
+#define NORM(type, T, V, suffix)                                                                       \
+    KERNEL(norm_warp##suffix##_##type, NormParams, p) { norm_modulate<T, V, false>(p); }               \
+    KERNEL(norm_block##suffix##_##type, NormParams, p) { norm_modulate<T, V, true>(p); }               \
+    KERNEL(norm_long##suffix##_##type, NormParams, p) { norm_modulate_long<T, V>(p); }
+
+NORM(f32, float, 1, )
+NORM(bf16, bf16, 1, )
+NORM(f32, float, LANES<float>, _wide)
+NORM(bf16, bf16, LANES<bf16>, _wide)

@@ -1,0 +1,101 @@
+// Gated residuals with dropout.
+#include "tiles.cuh"
+
+// Rows that a thread reads before it writes the first.
+constexpr int RESIDUAL_ROWS = 2;
+
+struct ResidualParams {
+    uint64_t x, u, gate, y;
+    uint64_t gate_stride;
+    Tiles tiles;
+    Dropout dropout;
+};
+
+// y ← x + gate · dropout(u).
+template <typename T, int V>
+DEVICE void gated_residual(const ResidualParams &p) {
+    const Tile tile = tile_of<V>(p.tiles);
+    if (tile.rows == 0) return;
+    const T *const x = reinterpret_cast<const T *>(p.x), *const u = reinterpret_cast<const T *>(p.u);
+    float gate[V], a[RESIDUAL_ROWS][V], b[RESIDUAL_ROWS][V];
+#pragma unroll
+    for (int i = 0; i < RESIDUAL_ROWS; i++) {
+        if (i >= tile.rows) break;
+        const uint64_t at = (tile.row + i) * p.tiles.width + tile.column;
+        load_floats<V>(a[i], x + at);
+        load_floats<V>(b[i], u + at);
+    }
+    load_or<V>(gate, reinterpret_cast<const T *>(p.gate), tile.group * p.gate_stride + tile.column, 1.0f);
+#pragma unroll
+    for (int i = 0; i < RESIDUAL_ROWS; i++) {
+        if (i >= tile.rows) break;
+        const uint64_t at = (tile.row + i) * p.tiles.width + tile.column;
+        if (p.dropout.active) {
+            float factor[V];
+            tile_factors<V>(p.dropout, at, factor);
+#pragma unroll
+            for (int j = 0; j < V; j++) b[i][j] *= factor[j];
+        }
+#pragma unroll
+        for (int j = 0; j < V; j++) a[i][j] = fmaf(gate[j], b[i][j], a[i][j]);
+        store_floats(reinterpret_cast<T *>(p.y) + at, a[i]);
+    }
+}
+
+struct ResidualBackwardParams {
+    // `u` is 0 where no sums are wanted; `sums` [chunks, D] are f32.
+    uint64_t u, gate, dy, du, sums;
+    uint64_t gate_stride;
+    Tiles tiles;
+    Dropout dropout;
+};
+
+// du ← gate · dropout(dy), and the sums of dropout(u) · dy over the rows of a chunk. The mask is the same for u and dy.
+template <typename T, int V>
+DEVICE void gated_residual_backward(const ResidualBackwardParams &p) {
+    const Tile tile = tile_of<V>(p.tiles);
+    if (tile.rows == 0) return;
+    const T *const u = reinterpret_cast<const T *>(p.u), *const dy = reinterpret_cast<const T *>(p.dy);
+    float gate[V], sums[V] = {};
+    load_or<V>(gate, reinterpret_cast<const T *>(p.gate), tile.group * p.gate_stride + tile.column, 1.0f);
+    for (int row = 0; row < tile.rows; row += RESIDUAL_ROWS) {
+        float a[RESIDUAL_ROWS][V], b[RESIDUAL_ROWS][V];
+#pragma unroll
+        for (int i = 0; i < RESIDUAL_ROWS; i++) {
+            if (row + i >= tile.rows) break;
+            const uint64_t at = (tile.row + row + i) * p.tiles.width + tile.column;
+            load_or<V>(a[i], u, at, 0.0f);
+            load_floats<V>(b[i], dy + at);
+        }
+#pragma unroll
+        for (int i = 0; i < RESIDUAL_ROWS; i++) {
+            if (row + i >= tile.rows) break;
+            const uint64_t at = (tile.row + row + i) * p.tiles.width + tile.column;
+            if (p.dropout.active) {
+                float factor[V];
+                tile_factors<V>(p.dropout, at, factor);
+#pragma unroll
+                for (int j = 0; j < V; j++) b[i][j] *= factor[j];
+            }
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                sums[j] = fmaf(a[i][j], b[i][j], sums[j]);
+                b[i][j] *= gate[j];
+            }
+            store_floats(reinterpret_cast<T *>(p.du) + at, b[i]);
+        }
+    }
+    if (p.sums == 0) return;
+    float *const to = reinterpret_cast<float *>(p.sums) + tile.chunk * p.tiles.width + tile.column;
+#pragma unroll
+    for (int j = 0; j < V; j++) to[j] = sums[j];
+}
+
+KERNEL(gated_residual_f32, ResidualParams, p) { gated_residual<float, 1>(p); }
+KERNEL(gated_residual_bf16, ResidualParams, p) { gated_residual<bf16, 1>(p); }
+KERNEL(gated_residual_wide_f32, ResidualParams, p) { gated_residual<float, LANES<float>>(p); }
+KERNEL(gated_residual_wide_bf16, ResidualParams, p) { gated_residual<bf16, LANES<bf16>>(p); }
+KERNEL(gated_residual_backward_f32, ResidualBackwardParams, p) { gated_residual_backward<float, 1>(p); }
+KERNEL(gated_residual_backward_bf16, ResidualBackwardParams, p) { gated_residual_backward<bf16, 1>(p); }
+KERNEL(gated_residual_backward_wide_f32, ResidualBackwardParams, p) { gated_residual_backward<float, LANES<float>>(p); }
+KERNEL(gated_residual_backward_wide_bf16, ResidualBackwardParams, p) { gated_residual_backward<bf16, LANES<bf16>>(p); }

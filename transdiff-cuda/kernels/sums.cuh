@@ -1,0 +1,18 @@
+// Sums in f64 over the threads of a block.
+#pragma once
+#include "common.cuh"
+
+constexpr int SUM_THREADS = 256;
+
+// The sum over the SUM_THREADS threads of a block, in a fixed order; all take part, and all have it.
+DEVICE double block_sum_f64(double value) {
+    __shared__ double scratch[SUM_THREADS];
+    __syncthreads();
+    scratch[threadIdx.x] = value;
+    for (int width = SUM_THREADS / 2; width > 0; width /= 2) {
+        __syncthreads();
+        if (int(threadIdx.x) < width) scratch[threadIdx.x] += scratch[threadIdx.x + width];
+    }
+    __syncthreads();
+    return scratch[0];
+}
