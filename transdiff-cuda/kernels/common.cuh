@@ -99,11 +99,17 @@ constexpr int LANES = 16 / sizeof(T);
 
 template <int N, typename T>
 DEVICE Vec<T, N> load(const T *address) {
+#ifndef __CUDACC__
+    simt::check_aligned(address, sizeof(Vec<T, N>));
+#endif
     return *reinterpret_cast<const Vec<T, N> *>(address);
 }
 
 template <int N, typename T>
 DEVICE void store(T *address, const Vec<T, N> &v) {
+#ifndef __CUDACC__
+    simt::check_aligned(address, sizeof(Vec<T, N>));
+#endif
     *reinterpret_cast<Vec<T, N> *>(address) = v;
 }
 
