@@ -54,8 +54,7 @@ fn generate_from<B: Backend>(
 ) -> Result<Generation<B>> {
     let (labels, seeds): (Vec<usize>, Vec<u64>) = images.iter().copied().unzip();
     let model = session.model();
-    let dtype = model.params()[0].1.value().dtype();
-    let mut noise = KeyedNoise::new(model.backend(), dtype, &seeds);
+    let mut noise = KeyedNoise::new(model.backend(), model.dtype(), &seeds);
     session.generate(&labels, references, sampling, &mut noise, &mut Silent)
 }
 

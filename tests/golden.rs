@@ -270,8 +270,10 @@ impl<'a, B: Backend> Case<'a, B> {
         let adamw = self.golden.json("adamw");
         let number = |v: &serde_json::Value| v.as_f64().unwrap();
         let clips: Vec<f64> = adamw["clip"].as_array().unwrap().iter().map(number).collect();
+        let compute = self.model.dtype();
         let config = |step: usize| TrainConfig {
             dropout: 0.0,
+            compute,
             lr: LrSchedule { peak: number(&adamw["lr"]), warmup: 0, total: 1, tail: LrTail::Constant },
             betas: [number(&adamw["betas"][0]), number(&adamw["betas"][1])],
             eps: number(&adamw["eps"]),

@@ -144,7 +144,7 @@ fn accumulated_gradients_are_the_average() {
     }
     for config in [tiny::one_step(), tiny::mrar()] {
         // Without dropout: the passes of one step draw different masks.
-        let settings = TrainConfig { dropout: 0.0, diversity: 0.1, ..settings() };
+        let settings = TrainConfig { dropout: 0.0, diversity: 0.1, compute: DType::F64, ..settings() };
         let trainer = Trainer::new(tiny::model(&Reference, &config, DType::F64), settings).unwrap();
         let [(a_loss, a), (b_loss, b)] = [5, 6].map(|seed| gradients(&trainer, &[seed]));
         let (loss, both) = gradients(&trainer, &[5, 6]);
@@ -415,6 +415,21 @@ fn a_checkpoint_with_other_tensors_is_refused() {
         values[100] = f32::NAN;
         replaced(HostTensor::f32(&[24, 8], values).unwrap());
     }
+}
+
+/// Runs could not always choose the type that they compute in.
+#[test]
+fn a_checkpoint_from_before_compute_is_resumed_in_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    let run = trainer(&cpu(1), &tiny::one_step());
+    run.save(&path).unwrap();
+    let older = edited(&path, |file| json(file, "transdiff.train", ",\"compute\":\"f32\"", ""));
+    assert_eq!(Trainer::resume(&cpu(1), older).unwrap().config(), run.config());
+    let other =
+        edited(&path, |file| json(file, "transdiff.train", "\"compute\":\"f32\"", "\"compute\":\"i32\""));
+    let refused = Trainer::resume(&cpu(1), other).map(drop);
+    assert!(matches!(refused, Err(Error::Config { field: "compute", .. })));
 }
 
 /// Metadata that is missing, malformed or lying.

@@ -2,11 +2,11 @@
 
 use super::LoadOptions;
 use super::load::check_match;
+use crate::Result;
 use crate::model::{Mode, ModelConfig, ModelSource};
 use crate::sampler::Preset;
 use crate::vae::{VaeConfig, VaeSource};
 use crate::weights::{Entry, WeightFile, WeightView};
-use crate::{DType, Result};
 
 /// Bytes that a thread's kernels keep for their intermediate results.
 const SCRATCH: u64 = 1 << 19;
@@ -33,13 +33,13 @@ pub(super) fn estimate(
     if let Some(vae) = &vae {
         check_match(source.config(), vae.config())?;
     }
-    let (images, wide) = (images as u64, DType::F32.size() as u64);
-    let mut weights = Weights::of(source.tensors(), options.dtype.size() as u64);
-    let mut generation = model_values(source.config()).bytes(images, options.dtype.size() as u64);
+    let (images, size) = (images as u64, options.dtype.size() as u64);
+    let mut weights = Weights::of(source.tensors(), size);
+    let mut generation = model_values(source.config()).bytes(images, size);
     if let Some(vae) = &vae {
-        weights.add(Weights::of(vae.tensors(), wide));
+        weights.add(Weights::of(vae.tensors(), size));
         let vae = vae_values(vae.config(), source.config().latent_size as u64);
-        generation = generation.max(vae.bytes(images, wide));
+        generation = generation.max(vae.bytes(images, size));
     }
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let scratch = SCRATCH.saturating_mul(options.threads.unwrap_or_else(cores) as u64);

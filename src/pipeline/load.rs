@@ -16,7 +16,7 @@ use crate::{Backend, DType, Device, DeviceTask, Error, Result};
 pub struct LoadOptions {
     /// Where it computes.
     pub device: Device,
-    /// The type that the model computes in; samplers and the VAE compute in f32.
+    /// The type that model and VAE compute in; samplers compute in f32.
     pub dtype: DType,
     /// Threads of the CPU; one a core, if it is not given.
     pub threads: Option<usize>,
@@ -49,7 +49,7 @@ pub struct Info {
     pub weights: Weights,
     /// The device's name, for people.
     pub device: String,
-    /// The type that the model computes in.
+    /// The type that model and VAE compute in.
     pub dtype: DType,
     /// Number of values in the model's parameters, the VAE's not included.
     pub parameters: usize,
@@ -127,7 +127,7 @@ impl DeviceTask for Load<'_> {
             check_match(source.config(), vae.config())?;
         }
         let model = source.load(&backend, dtype)?;
-        let vae: Option<Vae<B>> = vae.map(|vae| vae.load(&backend, DType::F32)).transpose()?;
+        let vae: Option<Vae<B>> = vae.map(|vae| vae.load(&backend, dtype)).transpose()?;
         let info = Info {
             config: model.config().clone(),
             weights: source.weights(),
@@ -139,7 +139,7 @@ impl DeviceTask for Load<'_> {
                 downsampling: vae.config().downsampling(),
             }),
         };
-        Ok(Pipeline { model: Arc::new(OnDevice { model, vae, dtype }), info: Arc::new(info) })
+        Ok(Pipeline { model: Arc::new(OnDevice { model, vae }), info: Arc::new(info) })
     }
 }
 
@@ -159,4 +159,116 @@ pub(super) fn check_match(config: &ModelConfig, vae: &VaeConfig) -> Result<()> {
     }
     let expected = format!("{channels}, as the VAE has");
     Err(Error::config("latent_channels", expected, config.latent_channels))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::HostTensor;
+    use crate::TransDiff;
+    use crate::model::{Mode, Sampling};
+    use crate::pipeline::{Output, PipelineSession, Request, Source, Wanted};
+    use crate::reference::Reference;
+    use crate::sampler::{Euler, Guidance, Path, Schedule};
+
+    fn files() -> [WeightFile; 2] {
+        let config = ModelConfig {
+            width: 8,
+            heads: 2,
+            encoder_blocks: 1,
+            decoder_blocks: 1,
+            mlp_ratio: 2,
+            classes: 3,
+            buffer_size: 2,
+            feature_tokens: 4,
+            latent_channels: 2,
+            latent_size: 2,
+            mode: Mode::MultiReference { groups: 4 },
+        };
+        let vae = VaeConfig {
+            image_channels: 3,
+            latent_channels: 2,
+            channels: 32,
+            multipliers: vec![1, 1],
+            res_blocks: 1,
+            attention: vec![],
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = TransDiff::new(&Reference, &config, DType::F32, 1).unwrap();
+        for (_, param) in model.params_mut() {
+            // The last layer begins with zeros, which give no velocity.
+            let moved = param.value().affine(1.0, 0.1).unwrap();
+            param.set(&moved).unwrap();
+        }
+        let [model_path, vae_path] = ["model", "vae"].map(|name| folder.path().join(name));
+        model.save(&model_path).unwrap();
+        Vae::new(&Reference, &vae, DType::F32, 5).unwrap().save(&vae_path).unwrap();
+        [model_path, vae_path]
+            .map(|path| WeightFile::from_bytes("in memory", std::fs::read(path).unwrap()).unwrap())
+    }
+
+    fn session(dtype: DType) -> PipelineSession {
+        let [model, vae] = files();
+        let options = LoadOptions { dtype, ..LoadOptions::default() };
+        let load = Load { model: &model, vae: Some(&vae), options: &options, log: &mut |_, _| () };
+        load.run(Reference).unwrap().session()
+    }
+
+    fn generate(session: &mut PipelineSession, request: &Request) -> Output {
+        session
+            .generate(request, &mut |step| {
+                assert_eq!(step.preview().unwrap().dtype(), DType::F32);
+                ControlFlow::Continue(())
+            })
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn assert_near(got: &HostTensor, want: &HostTensor) {
+        assert_eq!((got.dtype(), got.shape()), (DType::F32, want.shape()));
+        let length = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+        let (got, want) = (got.to_f64(), want.to_f64());
+        let error = length(&mut got.iter().zip(&want).map(|(g, w)| g - w)) / length(&mut want.into_iter());
+        // Weights are off by up to 2⁻⁸, and not by nothing.
+        assert!((1e-6..0.03).contains(&error), "off by {error}");
+    }
+
+    /// What goes in and comes out is f32, whatever model and VAE compute in. The oracle computes in bf16 too.
+    #[test]
+    fn bf16_stays_near_f32() {
+        let [mut wide, mut narrow] = [DType::F32, DType::BF16].map(session);
+        let solver = Euler { schedule: Schedule::even(3).unwrap(), path: Path::Linear };
+        let sampling = Sampling::new(solver, Guidance::new(1.4).unwrap());
+        let wanted = Wanted { images: true, features: true };
+        let request = Request { wanted, ..Request::new(vec![0, 2], vec![3, 4], sampling) };
+        let want = generate(&mut wide, &request);
+        let got = generate(&mut narrow, &request);
+        assert_near(&got.latents, &want.latents);
+        assert_near(got.images.as_ref().unwrap(), want.images.as_ref().unwrap());
+        assert_near(got.features.as_ref().unwrap(), want.features.as_ref().unwrap());
+
+        // From what was given and not computed, in batches.
+        let references = want.references[..2].to_vec();
+        let batch = NonZeroUsize::new(1);
+        let given = Request { references, starting: Some(want.latents.clone()), batch, ..request.clone() };
+        let (got, again) = (generate(&mut narrow, &given), generate(&mut wide, &given));
+        assert_near(&got.images.unwrap(), &again.images.unwrap());
+        assert_eq!(got.references[..2], want.references[..2]);
+        let unconditional = Some(wide.unconditional_features(2, &want.references).unwrap());
+        let source = Source::Features { features: want.features.clone().unwrap(), unconditional };
+        let decoding = Request { source, ..request };
+        let (got, again) = (generate(&mut narrow, &decoding), generate(&mut wide, &decoding));
+        assert_near(&got.latents, &again.latents);
+
+        let images = want.images.unwrap();
+        for seeds in [None, Some(&[5, 6][..])] {
+            let [got, want] = [&mut narrow, &mut wide].map(|s| s.encode(&images, seeds).unwrap());
+            assert_near(&got, &want);
+        }
+        let [got, want] = [&mut narrow, &mut wide].map(|s| s.decode(&want.latents).unwrap());
+        assert_near(&got, &want);
+    }
 }

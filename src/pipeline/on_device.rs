@@ -32,8 +32,6 @@ pub(super) trait DeviceSession: Debug + Send {
 pub(super) struct OnDevice<B: Backend> {
     pub model: TransDiff<B>,
     pub vae: Option<Vae<B>>,
-    /// The type that the model computes in; samplers and the VAE compute in f32.
-    pub dtype: DType,
 }
 
 impl<B: Backend> DeviceModel for OnDevice<B> {
@@ -41,7 +39,6 @@ impl<B: Backend> DeviceModel for OnDevice<B> {
         Box::new(SessionOn {
             session: Session::new(&self.model),
             vae: self.vae.clone(),
-            dtype: self.dtype,
             cancellation: Cancellation::new(),
         })
     }
@@ -51,7 +48,6 @@ impl<B: Backend> DeviceModel for OnDevice<B> {
 struct SessionOn<B: Backend> {
     session: Session<B>,
     vae: Option<Vae<B>>,
-    dtype: DType,
     cancellation: Cancellation,
 }
 
@@ -60,16 +56,16 @@ impl<B: Backend> SessionOn<B> {
         self.session.model().backend()
     }
 
-    fn upload(&self, tensor: &HostTensor, dtype: DType) -> Result<Tensor<B>> {
-        if tensor.dtype() == dtype {
+    /// On the device as f32. The model takes it in its own type; what is handed back is not rounded to that.
+    fn upload(&self, tensor: &HostTensor) -> Result<Tensor<B>> {
+        if tensor.dtype() == DType::F32 {
             return Tensor::from_host(self.backend(), tensor);
         }
-        Tensor::from_host(self.backend(), &tensor.clone().cast(dtype))
+        Tensor::from_host(self.backend(), &tensor.clone().cast(DType::F32))
     }
 
-    /// Latents in the type of the model.
-    fn upload_all(&self, latents: &[HostTensor]) -> Result<Vec<Tensor<B>>> {
-        latents.iter().map(|latent| self.upload(latent, self.dtype)).collect()
+    fn upload_all(&self, tensors: &[HostTensor]) -> Result<Vec<Tensor<B>>> {
+        tensors.iter().map(|tensor| self.upload(tensor)).collect()
     }
 
     fn vae(&self) -> Result<&Vae<B>> {
@@ -86,7 +82,7 @@ impl<B: Backend> SessionOn<B> {
     ) -> Result<Generation<B>> {
         let mut noise = KeyedNoise::new(self.backend(), DType::F32, &request.seeds[batch.clone()]);
         if let Some(starting) = &request.starting {
-            noise = noise.starting_from(latent_tokens(&self.upload(&*rows(starting, batch)?, DType::F32)?)?);
+            noise = noise.starting_from(latent_tokens(&self.upload(&*rows(starting, batch)?)?)?);
         }
         let side = self.session.model().config().latent_size;
         let mut watch = |p: &Progress<'_, B>| {
@@ -104,18 +100,18 @@ impl<B: Backend> SessionOn<B> {
         };
         match &request.source {
             Source::Classes(classes) => {
-                let upload = |latent: &HostTensor| self.upload(&*rows(latent, batch)?, self.dtype);
+                let upload = |latent: &HostTensor| self.upload(&*rows(latent, batch)?);
                 let references: Vec<_> = request.references.iter().map(upload).collect::<Result<_>>()?;
                 let classes = &classes[batch.clone()];
                 self.session.generate(classes, &references, &request.sampling, &mut noise, &mut watch)
             }
             Source::Features { features, unconditional } => {
-                let features = Features::new(self.upload(&*rows(features, batch)?, self.dtype)?)?;
+                let features = Features::new(self.upload(&*rows(features, batch)?)?)?;
                 let against = match unconditional {
                     Some(other) if other.shape()[0] == 1 => Some(Cow::Borrowed(other)),
                     other => other.as_ref().map(|other| rows(other, batch)).transpose()?,
                 };
-                let against = against.map(|u| Features::new(self.upload(&u, self.dtype)?)).transpose()?;
+                let against = against.map(|u| Features::new(self.upload(&u)?)).transpose()?;
                 let (sampling, noise) = (&request.sampling, &mut noise);
                 let latents =
                     self.decode_features(&features, against.as_ref(), sampling, noise, &mut watch)?;
@@ -140,8 +136,9 @@ impl<B: Backend> SessionOn<B> {
 
     /// Images of latents in the scale of the model.
     fn decoded(&self, latents: &Tensor<B>) -> Result<HostTensor> {
-        let latents = latents.cast(DType::F32)?.affine(1.0 / LATENT_SCALE, 0.0)?;
-        download(&self.vae()?.decode(&latents, &mut || self.cancellation.proceed())?)
+        let vae = self.vae()?;
+        let latents = latents.cast(DType::F32)?.affine(1.0 / LATENT_SCALE, 0.0)?.cast(vae.dtype())?;
+        download(&vae.decode(&latents, &mut || self.cancellation.proceed())?)
     }
 }
 
@@ -175,23 +172,25 @@ impl<B: Backend> DeviceSession for SessionOn<B> {
     }
 
     fn encode(&mut self, images: &HostTensor, seeds: Option<&[u64]>) -> Result<HostTensor> {
-        let posterior =
-            self.vae()?.encode(&self.upload(images, DType::F32)?, &mut || self.cancellation.proceed())?;
+        let vae = self.vae()?;
+        let images = self.upload(images)?.cast(vae.dtype())?;
+        let posterior = vae.encode(&images, &mut || self.cancellation.proceed())?;
         let latents = match seeds {
             None => posterior.mean().clone(),
-            Some(seeds) => posterior.sample(&self.posterior_noise(seeds, posterior.mean().shape())?)?,
+            Some(seeds) => posterior.sample(&self.posterior_noise(seeds, posterior.mean())?)?,
         };
         download(&latents.affine(LATENT_SCALE, 0.0)?)
     }
 
     fn decode(&mut self, latents: &HostTensor) -> Result<HostTensor> {
-        self.decoded(&self.upload(latents, DType::F32)?)
+        self.decoded(&self.upload(latents)?)
     }
 }
 
 impl<B: Backend> SessionOn<B> {
-    /// N(0, 1) of `shape`, for each image from the stream (seed, [`Purpose::Posterior`], 0, 0).
-    fn posterior_noise(&self, seeds: &[u64], shape: &[usize]) -> Result<Tensor<B>> {
+    /// N(0, 1) in the shape and type of `mean`, for each image from the stream (seed, [`Purpose::Posterior`], 0, 0).
+    fn posterior_noise(&self, seeds: &[u64], mean: &Tensor<B>) -> Result<Tensor<B>> {
+        let shape = mean.shape();
         if shape.first() != Some(&seeds.len()) {
             return Err(Error::argument("seeds", format!("{}, one an image", shape[0]), seeds.len()));
         }
@@ -200,7 +199,7 @@ impl<B: Backend> SessionOn<B> {
         for &seed in seeds {
             values.extend(StreamKey::new(seed, Purpose::Posterior, 0, 0).normals(each));
         }
-        Tensor::from_f32(self.backend(), shape, values, DType::F32)
+        Tensor::from_f32(self.backend(), shape, values, mean.dtype())
     }
 }
 

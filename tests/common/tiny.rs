@@ -52,7 +52,7 @@ pub fn model<B: Backend>(backend: &B, config: &ModelConfig, dtype: DType) -> Tra
 /// A pass of `dropped.len()` samples, each noised `mul` times. Different seeds, different values.
 pub fn batch<B: Backend>(model: &TransDiff<B>, dropped: &[bool], mul: usize, seed: u64) -> Batch<B> {
     let (config, backend) = (model.config(), model.backend());
-    let dtype = model.params()[0].1.value().dtype();
+    let dtype = model.dtype();
     let draw = |index: usize, shape: &[usize]| {
         let values = StreamKey::new(seed, Purpose::Data, index as u32, 0).normals(shape.iter().product());
         Tensor::from_f32(backend, shape, values, dtype).unwrap()

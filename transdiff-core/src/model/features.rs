@@ -107,8 +107,9 @@ impl<B: Backend> Features<B> {
     }
 }
 
-/// Rows of length 1.
+/// Rows of length 1, in the accumulator's type.
 fn normalised<B: Backend>(h: &Var<B>) -> Result<Var<B>> {
+    let h = h.cast(h.value().dtype().accumulator())?;
     // The smallest addend that keeps a row of zeros finite in f32.
     const TINY: f64 = 1e-24;
     let squares = h.unary(UnaryOp::Square)?.sum(&[2])?.affine(1.0, TINY)?;

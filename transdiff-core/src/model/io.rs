@@ -89,8 +89,7 @@ impl<B: Backend> TransDiff<B> {
     pub fn transferred(&self, config: &ModelConfig, seed: u64) -> Result<(Self, Vec<String>)> {
         let source: BTreeMap<String, Tensor<B>> =
             self.params().into_iter().map(|(name, p)| (name, p.value().clone())).collect();
-        let dtype = source.values().next().map_or(DType::F32, Tensor::dtype);
-        let mut model = Self::new(self.backend(), config, dtype, seed)?;
+        let mut model = Self::new(self.backend(), config, self.dtype(), seed)?;
         let mut new = Vec::new();
         for (name, param) in model.params_mut() {
             match source.get(&name) {

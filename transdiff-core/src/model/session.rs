@@ -67,7 +67,7 @@ impl<B: Backend> Session<B> {
     }
 
     fn ctx(&self) -> Context<B> {
-        Context::inference().watching(&self.cancellation)
+        self.model.ctx().watching(&self.cancellation)
     }
 
     /// The model.
@@ -94,7 +94,9 @@ impl<B: Backend> Session<B> {
     }
 
     /// Generates a latent for every label. `references` are latents [B, C, h, w] to use in place of the first
-    /// ones that multi-reference autoregression would generate itself; with one step there are none.
+    /// ones that multi-reference autoregression would generate itself; with one step there are none. Latents are of
+    /// the noise's type, which may be wider than the model's: f32 for a model in bf16, whose steps would be rounded
+    /// away otherwise.
     ///
     /// # Errors
     /// [`Error::Argument`] for a label that is no class, no labels, too many references or a wrong number of

@@ -1,7 +1,6 @@
 //! The whole model.
 
 use super::{ArTransformer, Condition, DiffusionDecoder, Features, ModelConfig};
-use crate::autograd::Var;
 use crate::nn::{Context, Init, module};
 use crate::{Backend, DType, Result, Tensor};
 
@@ -14,6 +13,7 @@ pub struct TransDiff<B: Backend> {
     decoder: DiffusionDecoder<B>,
     config: ModelConfig,
     backend: B,
+    dtype: DType,
 }
 
 module!(TransDiff { "" => ar, "diffdecoder.net" => decoder });
@@ -25,19 +25,19 @@ impl<B: Backend> TransDiff<B> {
     /// # Errors
     /// [`crate::Error::Config`] if the sizes do not fit together.
     pub fn new(backend: &B, config: &ModelConfig, dtype: DType, seed: u64) -> Result<Self> {
-        Self::build(backend, config, &mut Init::random(backend, dtype, seed))
+        Self::build(backend, config, dtype, &mut Init::random(backend, dtype, seed))
     }
 
     /// A model whose parameters have shapes and no memory, until they are set.
     pub fn placeholder(backend: &B, config: &ModelConfig, dtype: DType) -> Result<Self> {
-        Self::build(backend, config, &mut Init::placeholder(backend, dtype))
+        Self::build(backend, config, dtype, &mut Init::placeholder(backend, dtype))
     }
 
-    fn build(backend: &B, config: &ModelConfig, init: &mut Init<B>) -> Result<Self> {
+    fn build(backend: &B, config: &ModelConfig, dtype: DType, init: &mut Init<B>) -> Result<Self> {
         config.validate()?;
         let ar = ArTransformer::new(init, config)?;
         let decoder = DiffusionDecoder::new(init, config)?;
-        Ok(Self { ar, decoder, config: config.clone(), backend: backend.clone() })
+        Ok(Self { ar, decoder, config: config.clone(), backend: backend.clone(), dtype })
     }
 
     /// The sizes.
@@ -48,6 +48,16 @@ impl<B: Backend> TransDiff<B> {
     /// The backend that holds the parameters.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// Type of the parameters, in which generation computes.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// A pass of inference in the type of the parameters, whatever that of its inputs.
+    pub(super) fn ctx(&self) -> Context<B> {
+        Context::inference().computing_in(self.dtype)
     }
 
     /// The half that makes features.
@@ -61,12 +71,13 @@ impl<B: Backend> TransDiff<B> {
     }
 
     /// Semantic features of one image per label, [B, S, D] in one step. With multi-reference autoregression,
-    /// those of the first 1 + `references.len()` groups, given the latents [B, C, h, w] of the earlier images.
+    /// those of the first 1 + `references.len()` groups, given the latents [B, C, h, w], of any float type, of the
+    /// earlier images.
     ///
     /// # Errors
     /// [`crate::Error::Argument`] for a label that is no class or too many references.
     pub fn features(&self, labels: &[usize], references: &[Tensor<B>]) -> Result<Features<B>> {
-        self.features_in(&Context::inference(), labels, references)
+        self.features_in(&self.ctx(), labels, references)
     }
 
     pub(super) fn features_in(
@@ -81,7 +92,7 @@ impl<B: Backend> TransDiff<B> {
 
     /// Features for no class, with references or without: [1, n, D], or one an image with references.
     pub fn unconditional_features(&self, references: &[Tensor<B>]) -> Result<Features<B>> {
-        self.unconditional_features_in(&Context::inference(), references)
+        self.unconditional_features_in(&self.ctx(), references)
     }
 
     pub(super) fn unconditional_features_in(
@@ -99,11 +110,11 @@ impl<B: Backend> TransDiff<B> {
 
     /// What the decoder needs of `features`.
     pub fn condition(&self, features: &Features<B>) -> Result<Condition<B>> {
-        self.condition_in(&Context::inference(), features)
+        self.condition_in(&self.ctx(), features)
     }
 
     pub(super) fn condition_in(&self, ctx: &Context<B>, features: &Features<B>) -> Result<Condition<B>> {
-        let z = self.ar.conditioning(ctx, &Var::from(features.tensor().clone()))?;
+        let z = self.ar.conditioning(ctx, &ctx.input(features.tensor())?)?;
         self.decoder.condition(ctx, &z)
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// What follows the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,6 +112,15 @@ pub struct TrainConfig {
     pub train_only: Vec<String>,
     /// Computes blocks again in the backward pass instead of storing their activations.
     pub checkpoint_blocks: bool,
+    /// The type that passes compute in. In bf16, loss, gradients of parameters, weights, moments and averages are f32
+    /// all the same, if the model is.
+    #[serde(default = "single")]
+    pub compute: DType,
+}
+
+/// What runs computed in before they could choose.
+fn single() -> DType {
+    DType::F32
 }
 
 impl TrainConfig {
@@ -134,6 +143,7 @@ impl TrainConfig {
             ema: EmaRate { rate: 0.9999, warmup: false },
             train_only: Vec::new(),
             checkpoint_blocks: false,
+            compute: single(),
         }
     }
 
@@ -148,6 +158,9 @@ impl TrainConfig {
             if value == 0 || u32::try_from(value).is_err() {
                 return Err(Error::config(field, "a number in 1..2^32", value));
             }
+        }
+        if !self.compute.is_float() {
+            return Err(Error::config("compute", "a float type", self.compute));
         }
         let ranges = [
             ("label_drop", self.label_drop, 0.0, 1.0),
@@ -215,6 +228,7 @@ mod tests {
         assert_eq!(field(TrainConfig { batch: 0, ..good.clone() }), "batch");
         assert_eq!(field(TrainConfig { dropout: 1.0, ..good.clone() }), "dropout");
         assert_eq!(field(TrainConfig { clip: f64::NAN, ..good.clone() }), "clip");
+        assert_eq!(field(TrainConfig { compute: DType::I32, ..good.clone() }), "compute");
         let lr = LrSchedule { tail: LrTail::Linear { from: 1.0 }, ..good.lr };
         assert_eq!(field(TrainConfig { lr, ..good.clone() }), "lr.tail");
     }

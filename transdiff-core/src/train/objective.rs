@@ -29,7 +29,8 @@ pub struct Batch<B: Backend> {
     pub draws: Vec<FlowDraws<B>>,
 }
 
-/// The training loss of a batch, of shape []: the mean over the groups of the flow loss of decoding a latent from
+/// The training loss of a batch, of shape [], in the [accumulator's](crate::DType::accumulator) type of the latents,
+/// whatever type `ctx` computes in: the mean over the groups of the flow loss of decoding a latent from
 /// the features of its group and all earlier ones, plus `diversity` times the mean cosine of the features.
 ///
 /// # Errors
@@ -77,7 +78,9 @@ fn flow_loss<B: Backend>(
 ) -> Result<Var<B>> {
     let b = z.dim(0);
     latent.expect_shape("loss", "a latent", &model.config().latent_shape(b))?;
-    let x0 = latent_tokens(latent)?;
+    // The target is a difference, and the loss a sum of small squares.
+    let wide = latent.dtype().accumulator();
+    let x0 = latent_tokens(latent)?.cast(wide)?;
     let (s, c) = (x0.dim(1), x0.dim(2));
     let rows = draws.timesteps.len();
     if rows == 0 || !rows.is_multiple_of(b) {
@@ -85,7 +88,7 @@ fn flow_loss<B: Backend>(
     }
     draws.noise.expect_shape("loss", "noise", &[rows, s, c])?;
     let mul = rows / b;
-    let noise = draws.noise.reshape(&[mul, b, s, c])?.permute(&[1, 0, 2, 3])?;
+    let noise = draws.noise.cast(wide)?.reshape(&[mul, b, s, c])?.permute(&[1, 0, 2, 3])?;
     let timesteps: Vec<f64> = (0..rows).map(|row| draws.timesteps[row % mul * b + row / mul]).collect();
     let times = timesteps.iter().map(|t| t / TIME_SCALE).collect();
     let t = Tensor::from_f64(x0.backend(), &[b, mul, 1, 1], times, x0.dtype())?;
@@ -95,5 +98,5 @@ fn flow_loss<B: Backend>(
     let time = model.decoder().time(ctx, &timesteps)?;
     let condition = model.decoder().condition(ctx, z)?;
     let v = model.decoder().velocity(ctx, &ctx.input(&noised)?, &time, &condition)?;
-    v.cast(target.dtype())?.mse(&target.reshape(&[rows, s, c])?)
+    v.cast(wide)?.mse(&target.reshape(&[rows, s, c])?)
 }

@@ -42,7 +42,8 @@ impl<B: Backend> Trainer<B> {
     /// A run that starts from the weights of `model`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad setting, or if `train_only` matches no parameter.
+    /// [`Error::Config`] for a bad setting, a type that the backend does not compute in, or if `train_only` matches no
+    /// parameter.
     pub fn new(mut model: TransDiff<B>, config: TrainConfig) -> Result<Self> {
         prepare(&mut model, &config)?;
         let optimizer = Optimizer::new(&model)?;
@@ -91,7 +92,7 @@ impl<B: Backend> Trainer<B> {
     /// [`Error::Config`] for a bad setting, another `train_only` (moments exist for what it names), or another
     /// `batch` or `accumulate` (the place in the data is counted in them).
     pub fn reconfigure(&mut self, config: TrainConfig) -> Result<()> {
-        config.validate()?;
+        check(&config, self.model.backend())?;
         if config.train_only != self.config.train_only {
             let expected = format!("{:?}, as the run began", self.config.train_only);
             return Err(Error::config("train_only", expected, format!("{:?}", config.train_only)));
@@ -157,7 +158,7 @@ impl<B: Backend> Trainer<B> {
             let tape = Tape::new();
             // Passes of one step drop different units.
             let dropout_step = step_word(self.step, pass);
-            let mut ctx = Context::recording(tape.clone()).with_dropout(
+            let mut ctx = Context::recording(tape.clone()).computing_in(self.config.compute).with_dropout(
                 self.config.dropout,
                 self.config.seed,
                 dropout_step,
@@ -214,7 +215,7 @@ impl<B: Backend> Trainer<B> {
         let mut values = Vec::new();
         samples.iter().try_for_each(|s| set.read(s[group], &mut values))?;
         let shape = self.model.config().latent_shape(samples.len());
-        Tensor::from_f32(self.model.backend(), &shape, values, self.dtype())
+        Tensor::from_f32(self.model.backend(), &shape, values, self.model.dtype())
     }
 
     /// Timesteps ⌊1000·sigmoid(N(0, 1))⌋ and noise for the copies of one group's latents.
@@ -228,12 +229,8 @@ impl<B: Backend> Trainer<B> {
         let noise = self.key(Purpose::TrainingNoise, group, pass).normals(shape.iter().product());
         Ok(FlowDraws {
             timesteps,
-            noise: Tensor::from_f32(self.model.backend(), &shape, noise, self.dtype())?,
+            noise: Tensor::from_f32(self.model.backend(), &shape, noise, self.model.dtype())?,
         })
-    }
-
-    fn dtype(&self) -> crate::DType {
-        self.model.params().first().map_or(crate::DType::F32, |(_, p)| p.value().dtype())
     }
 
     fn key(&self, purpose: Purpose, group: usize, pass: usize) -> StreamKey {
@@ -242,9 +239,18 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
+/// Checks the settings for a run on `backend`.
+fn check<B: Backend>(config: &TrainConfig, backend: &B) -> Result<()> {
+    config.validate()?;
+    if backend.supports(config.compute) {
+        return Ok(());
+    }
+    Err(Error::config("compute", format!("a type that {} computes in", backend.name()), config.compute))
+}
+
 /// Checks the settings and freezes the parameters that they do not name.
 pub(super) fn prepare<B: Backend>(model: &mut TransDiff<B>, config: &TrainConfig) -> Result<()> {
-    config.validate()?;
+    check(config, model.backend())?;
     let prefixes: Vec<&str> = config.train_only.iter().map(String::as_str).collect();
     let names: Vec<String> = model.params().into_iter().map(|(name, _)| name).collect();
     if let Some(unknown) = prefixes.iter().find(|&&prefix| !names.iter().any(|name| name.starts_with(prefix)))

@@ -106,8 +106,8 @@ impl<B: Backend> Vae<B> {
         self.config.downsampling()
     }
 
-    /// The posteriors of images [B, 3, H, W] in [-1, 1]; H and W are multiples of
-    /// [`downsampling`](Self::downsampling).
+    /// The posteriors of images [B, 3, H, W] in [-1, 1], in the [accumulator's](DType::accumulator) type; H and W are
+    /// multiples of [`downsampling`](Self::downsampling).
     ///
     /// # Errors
     /// [`Error::Shape`] for other images, [`Error::DType`] for another type than the weights', [`Error::Cancelled`] if
@@ -121,7 +121,8 @@ impl<B: Backend> Vae<B> {
         let moments = each_image(images, [2 * self.config.latent_channels, h, w], |image| {
             self.quant_conv.forward(&self.encoder.forward(image, proceed)?, None)
         })?;
-        Posterior::new(moments)
+        // Standard deviations are exponentials of them.
+        Posterior::new(moments.cast(self.dtype.accumulator())?)
     }
 
     /// Images [B, 3, H, W], about in [-1, 1], of latents [B, C, h, w] without a latent scale: what the models work on
