@@ -1,4 +1,6 @@
 // Copies, casts and fills between tensors of any strides.
+#include <string.h>
+
 #include "walk.cuh"
 
 // ---- copy: words of 2 to 16 bytes, whatever they hold ----
@@ -40,7 +42,8 @@ struct FillParams {
 
 template <typename Word>
 DEVICE void fill(const FillParams &p) {
-    const Word word = *reinterpret_cast<const Word *>(&p.pattern);
+    Word word;
+    memcpy(&word, &p.pattern, sizeof(Word));
     for (int turn = 0; turn < WALK_UNROLL; turn++) {
         const uint64_t index = walk_index(turn);
         if (index >= p.walk.count) break;
@@ -71,7 +74,9 @@ DEVICE void convert(double x, bf16 &y) {
     }
     // Rounded to odd: towards zero, with the last bit set for what was lost, so that the second rounding sees it.
     const uint32_t beyond = fabs(double(near)) > fabs(x) ? 1 : 0;
-    y = from_float<bf16>(float_of_bits((__float_as_uint(near) - beyond) | 1));
+    uint32_t bits;
+    memcpy(&bits, &near, sizeof(bits));
+    y = from_float<bf16>(float_of_bits((bits - beyond) | 1));
 }
 
 template <typename A, typename B, int V>

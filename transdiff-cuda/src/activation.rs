@@ -93,6 +93,12 @@ pub(crate) fn gelu_backward(
 }
 
 /// db ← Σ_M g: g [M, N].
-pub(crate) fn column_sum(cuda: &Cuda, dtype: DType, [rows, width]: [usize; 2], g: u64, db: u64) -> Result<()> {
+pub(crate) fn column_sum(
+    cuda: &Cuda,
+    dtype: DType,
+    [rows, width]: [usize; 2],
+    g: u64,
+    db: u64,
+) -> Result<()> {
     Columns { dtype, ..Columns::new(g, [1, rows, width]) }.sum(cuda, "linear_backward", db, dtype)
 }

@@ -59,7 +59,14 @@ fn walk<const N: usize>(op: &'static str, inputs: [In<'_>; N], out: &Out<'_>) ->
     Ok((plan.walk(op, if wide { 16 / size } else { 1 })?, wide))
 }
 
-fn map(cuda: &Cuda, name: &'static str, op: u32, [mul, add]: [f64; 2], x: In<'_>, out: Out<'_>) -> Result<()> {
+fn map(
+    cuda: &Cuda,
+    name: &'static str,
+    op: u32,
+    [mul, add]: [f64; 2],
+    x: In<'_>,
+    out: Out<'_>,
+) -> Result<()> {
     let (walk, wide) = walk(name, [x, x], &out)?;
     let params = UnaryParams { walk, op, mul: mul as f32, add: add as f32 };
     let kernel = vector_kernel!(name, "elementwise", "unary", wide, x.dtype)?;

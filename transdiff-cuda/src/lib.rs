@@ -20,6 +20,21 @@ macro_rules! kernel {
     };
 }
 
+/// The kernel of `$stem` for a type that reads and writes numbers one by one, or in vectors of 16 bytes.
+macro_rules! vector_kernel {
+    ($op:expr, $stem:literal, $name:literal, $wide:expr, $dtype:expr) => {
+        match ($dtype, $wide) {
+            (transdiff_core::DType::F32, true) => {
+                Ok($crate::driver::Kernel { module: $stem, name: concat!($name, "_wide_f32") })
+            }
+            (transdiff_core::DType::BF16, true) => {
+                Ok($crate::driver::Kernel { module: $stem, name: concat!($name, "_wide_bf16") })
+            }
+            (dtype, _) => kernel!($op, $stem, $name, dtype),
+        }
+    };
+}
+
 mod activation;
 mod attention;
 mod attention_backward;
@@ -35,6 +50,7 @@ mod linear;
 mod loss;
 mod matmul;
 mod norm;
+mod norm_backward;
 mod optim;
 mod pool;
 mod random;
@@ -43,6 +59,8 @@ mod residual;
 mod staging;
 mod storage;
 mod strided;
+mod tiles;
+mod walk;
 
 pub use device::{Cuda, Recording};
 pub use storage::Buffer;

@@ -1,13 +1,154 @@
-//! Stub.
-#![allow(unused)]
-use crate::device::{Cuda, In, Out};
-use transdiff_core::{DType, Error, Result, backend::*, rng::Dropout};
+//! What an optimiser does to parameters, many tensors a launch.
+
+use transdiff_core::backend::{AdamW, AdamWSlot, Storage, View};
+use transdiff_core::{DType, Layout, Result};
+
+use crate::device::{Address, Cuda, In, Out, address_of};
+use crate::driver::{Kernel, Launch, Params};
+
+/// Tensors of a launch: `OPTIM_SLOTS` of optim.cu.
+const SLOTS: usize = 64;
+/// Threads of a block.
+const THREADS: u32 = 256;
+/// Numbers of a block where they are updated, and where they are summed.
+const UPDATED: usize = 1 << 13;
+const SUMMED: usize = 1 << 16;
+
+/// The struct `Slots` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct Slots<const N: usize> {
+    address: [[u64; N]; SLOTS],
+    count: [u64; SLOTS],
+    first: [u32; SLOTS],
+    slots: u32,
+    per_block: u32,
+}
+
+impl<const N: usize> Slots<N> {
+    /// At most `SLOTS` groups of tensors of equal length, and the blocks that they are.
+    fn new(tensors: impl Iterator<Item = ([u64; N], usize)>, per_block: usize) -> (Self, u32) {
+        let (zeros, per_block) = ([0; SLOTS], per_block as u32);
+        let mut slots =
+            Self { address: [[0; N]; SLOTS], count: zeros, first: [0; SLOTS], slots: 0, per_block };
+        let mut blocks = 0;
+        for (i, (address, count)) in tensors.enumerate() {
+            (slots.address[i], slots.count[i], slots.first[i]) = (address, count as u64, blocks);
+            slots.slots += 1;
+            blocks += count.div_ceil(per_block as usize) as u32;
+        }
+        (slots, blocks)
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct AdamWParams {
+    slots: Slots<4>,
+    keep: [f32; SLOTS],
+    grad_scale: f32,
+    betas: [f32; 2],
+    rests: [f32; 2],
+    step: f32,
+    root: f32,
+    eps: f32,
+}
+
+// SAFETY: the fields of `AdamWParams` in optim.cu.
+unsafe impl Params for AdamWParams {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct EmaParams {
+    slots: Slots<2>,
+    rate: f32,
+    rest: f32,
+}
+
+// SAFETY: the fields of `EmaParams` in optim.cu.
+unsafe impl Params for EmaParams {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct SquaredNormParams {
+    slots: Slots<1>,
+    sums: u64,
+}
+
+// SAFETY: the fields of `SquaredNormParams` in optim.cu.
+unsafe impl Params for SquaredNormParams {}
+
+/// Batches of items of one type, with the kernel for it; a call may mix types.
+fn batches<'a, T>(
+    items: &'a [T],
+    dtype: impl Fn(&T) -> DType,
+    kernel: impl Fn(DType) -> Result<Kernel>,
+) -> Result<Vec<(Kernel, Vec<&'a T>)>> {
+    items.iter().try_for_each(|item| kernel(dtype(item)).map(drop))?;
+    let mut out = Vec::new();
+    for wanted in [DType::F32, DType::BF16] {
+        let of_type: Vec<&T> = items.iter().filter(|item| dtype(item) == wanted).collect();
+        for batch in of_type.chunks(SLOTS) {
+            out.push((kernel(wanted)?, batch.to_vec()));
+        }
+    }
+    Ok(out)
+}
+
+fn launch(blocks: u32) -> Launch {
+    Launch { grid: [blocks, 1, 1], block: THREADS, shared: 0 }
+}
+
 pub(crate) fn adamw_step(cuda: &Cuda, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Cuda>]) -> Result<()> {
-    Err(Error::Backend { op: "stub", message: "unwritten".into() })
+    const OP: &str = "adamw_step";
+    let correction = |beta: f64| 1.0 - beta.powf(hyper.step as f64);
+    for (kernel, batch) in batches(slots, |s| s.param.dtype, |t| kernel!(OP, "optim", "adamw", t))? {
+        let tensors = batch.iter().map(|s| {
+            let address = [s.param.address(), s.m.address(), s.v.address(), address_of(s.grad.as_ref())];
+            (address, s.param.layout.numel())
+        });
+        let (slots, blocks) = Slots::new(tensors, UPDATED);
+        let mut keep = [1.0; SLOTS];
+        for (keep, slot) in keep.iter_mut().zip(&batch) {
+            *keep = (1.0 - hyper.lr * slot.weight_decay) as f32;
+        }
+        let params = AdamWParams {
+            slots,
+            keep,
+            grad_scale: hyper.grad_scale as f32,
+            betas: [hyper.beta1 as f32, hyper.beta2 as f32],
+            rests: [(1.0 - hyper.beta1) as f32, (1.0 - hyper.beta2) as f32],
+            step: (hyper.lr / correction(hyper.beta1)) as f32,
+            root: (1.0 / correction(hyper.beta2).sqrt()) as f32,
+            eps: hyper.eps as f32,
+        };
+        cuda.launch(OP, kernel, launch(blocks), &params)?;
+    }
+    Ok(())
 }
+
 pub(crate) fn ema_step(cuda: &Cuda, rate: f64, pairs: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
-    Err(Error::Backend { op: "stub", message: "unwritten".into() })
+    const OP: &str = "ema_step";
+    for (kernel, batch) in batches(pairs, |p| p.0.dtype, |t| kernel!(OP, "optim", "ema", t))? {
+        let tensors = batch.iter().map(|p| ([p.0.address(), p.1.address()], p.0.layout.numel()));
+        let (slots, blocks) = Slots::new(tensors, UPDATED);
+        let params = EmaParams { slots, rate: rate as f32, rest: (1.0 - rate) as f32 };
+        cuda.launch(OP, kernel, launch(blocks), &params)?;
+    }
+    Ok(())
 }
+
 pub(crate) fn squared_norm(cuda: &Cuda, tensors: &[In<'_>]) -> Result<f64> {
-    Err(Error::Backend { op: "stub", message: "unwritten".into() })
+    const OP: &str = "squared_norm";
+    let blocks = tensors.iter().map(|t| t.layout.numel().div_ceil(SUMMED)).sum();
+    let layout = Layout::contiguous(&[blocks]);
+    let sums = cuda.alloc(DType::F64, blocks)?;
+    let sums = View { buffer: &sums, layout: &layout, dtype: DType::F64 };
+    let mut next = sums.address();
+    for (kernel, batch) in batches(tensors, |t| t.dtype, |t| kernel!(OP, "optim", "squared_norm", t))? {
+        let (slots, blocks) = Slots::new(batch.iter().map(|t| ([t.address()], t.layout.numel())), SUMMED);
+        cuda.launch(OP, kernel, launch(blocks), &SquaredNormParams { slots, sums: next })?;
+        next += u64::from(blocks) * size_of::<f64>() as u64;
+    }
+    Ok(cuda.to_host(sums)?.to_f64().into_iter().sum())
 }

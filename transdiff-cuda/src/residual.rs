@@ -88,7 +88,8 @@ pub(crate) fn backward(
     let wide = in_vectors(&addresses, width, gate_stride, lanes);
     let per_chunk = if dgate.is_some() { rows_of_sums(groups * rows) } else { ROWS };
     let tiles = Tiles::new([groups, rows, width], if wide { lanes } else { 1 }, per_chunk);
-    let sums = dgate.as_ref().map(|_| cuda.scratch(OP, tiles.chunks() * width * size_of::<f32>())).transpose()?;
+    let sums =
+        dgate.as_ref().map(|_| cuda.scratch(OP, tiles.chunks() * width * size_of::<f32>())).transpose()?;
     let [u_address, gate_address, dy_address, du_address] = addresses;
     let sums_address = sums.as_ref().map_or(0, Memory::address);
     let params = BackwardParams {

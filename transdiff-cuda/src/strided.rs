@@ -94,7 +94,8 @@ pub(crate) fn cast(cuda: &Cuda, x: In<'_>, out: Out<'_>) -> Result<()> {
     if x.dtype == out.dtype {
         return copy(cuda, x, out);
     }
-    let unknown = Error::DType { op: OP, expected: format!("a type that becomes {}", out.dtype), got: x.dtype };
+    let unknown =
+        Error::DType { op: OP, expected: format!("a type that becomes {}", out.dtype), got: x.dtype };
     let [single, wide] = casts(x.dtype, out.dtype).ok_or(unknown)?;
     let sizes = [x.dtype.size(), out.dtype.size()];
     let plan = Plan::new([x.layout, out.layout], [x.address(), out.address()], sizes);

@@ -49,7 +49,11 @@ impl Tiles {
     }
 
     pub(crate) fn launch(&self) -> Launch {
-        Launch { grid: [self.chunks.div_ceil(self.teams) * self.across, 1, 1], block: THREADS as u32, shared: 0 }
+        Launch {
+            grid: [self.chunks.div_ceil(self.teams) * self.across, 1, 1],
+            block: THREADS as u32,
+            shared: 0,
+        }
     }
 }
 

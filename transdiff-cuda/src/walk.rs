@@ -30,7 +30,11 @@ unsafe impl<const N: usize> Params for Walk<N> {}
 impl<const N: usize> Walk<N> {
     /// One thread a vector.
     pub(crate) fn launch(&self) -> Launch {
-        Launch { grid: [self.count.div_ceil(u64::from(THREADS) * UNROLL) as u32, 1, 1], block: THREADS, shared: 0 }
+        Launch {
+            grid: [self.count.div_ceil(u64::from(THREADS) * UNROLL) as u32, 1, 1],
+            block: THREADS,
+            shared: 0,
+        }
     }
 }
 

@@ -1,0 +1,192 @@
+//! Backward pass of the layer norm with affine and modulation.
+
+use transdiff_core::Result;
+use transdiff_core::backend::{NormArgs, NormGrads};
+
+use crate::device::{Address, Cuda, In, Memory, Out, address_of};
+use crate::driver::{Launch, Params};
+use crate::norm::{Team, group_stride, in_vectors};
+use crate::reduce::Columns;
+use crate::tiles::rows_of_sums;
+
+const OP: &str = "norm_modulate_backward";
+
+/// The largest block that has a row in its registers: `NORM_BACKWARD_THREADS` of norm_backward.cu.
+const THREADS: usize = 512;
+/// Rows of a chunk where none are summed.
+const ROWS: usize = 4;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct NormBackwardParams {
+    x: u64,
+    dy: u64,
+    stats: u64,
+    weight: u64,
+    scale: u64,
+    dx: u64,
+    sums: u64,
+    scale_stride: u64,
+    rows: u64,
+    width: u32,
+    per_chunk: u32,
+    per_group: u32,
+    chunks: u32,
+}
+
+// SAFETY: the fields of `NormBackwardParams` in norm_backward.cu.
+unsafe impl Params for NormBackwardParams {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct NormFinishParams {
+    sums: u64,
+    weight: u64,
+    bias: u64,
+    scale: u64,
+    dscale: u64,
+    dshift: u64,
+    scale_stride: u64,
+    groups: u64,
+    width: u64,
+}
+
+// SAFETY: the fields of `NormFinishParams` in norm_backward.cu.
+unsafe impl Params for NormFinishParams {}
+
+/// [G, R, D], and the rows of each group cut into chunks.
+#[derive(Clone, Copy, Debug)]
+struct Chunks {
+    groups: usize,
+    rows: usize,
+    width: usize,
+    per_chunk: usize,
+}
+
+impl Chunks {
+    fn new(shape: &[usize], team: Team, summed: bool) -> Self {
+        let &[groups, rows, width] = shape else { unreachable!("core checks the rank") };
+        // A warp is an eighth of a block: there is to be work for more of them.
+        let all = groups * rows / if team == Team::Warp { 8 } else { 1 };
+        Self { groups, rows, width, per_chunk: if summed { rows_of_sums(all) } else { ROWS } }
+    }
+
+    fn per_group(&self) -> usize {
+        self.rows.div_ceil(self.per_chunk)
+    }
+
+    fn count(&self) -> usize {
+        self.groups * self.per_group()
+    }
+
+    fn put(&self, params: NormBackwardParams) -> NormBackwardParams {
+        let [per_chunk, per_group, chunks] =
+            [self.per_chunk, self.per_group(), self.count()].map(|n| n as u32);
+        NormBackwardParams { per_chunk, per_group, chunks, ..params }
+    }
+}
+
+pub(crate) fn backward(
+    cuda: &Cuda,
+    args: NormArgs<'_, Cuda>,
+    stats: In<'_>,
+    dy: In<'_>,
+    grads: NormGrads<'_, Cuda>,
+) -> Result<()> {
+    let (width, dtype) = (args.x.layout.shape()[2], args.x.dtype);
+    if width == 0 {
+        return Ok(());
+    }
+    let (weight, scale) = (args.affine.map(|(w, _)| w), args.modulation.map(|(s, _)| s));
+    let team = Team::new(width, THREADS);
+    let summed = grads.daffine.is_some() || grads.dmodulation.is_some();
+    let chunks = Chunks::new(args.x.layout.shape(), team, summed);
+    let sums = summed.then(|| cuda.scratch(OP, chunks.count() * 2 * width * size_of::<f32>())).transpose()?;
+    let params = NormBackwardParams {
+        x: args.x.address(),
+        dy: dy.address(),
+        stats: stats.address(),
+        weight: address_of(weight.as_ref()),
+        scale: address_of(scale.as_ref()),
+        dx: address_of(grads.dx.as_ref()),
+        sums: sums.as_ref().map_or(0, Memory::address),
+        scale_stride: group_stride(scale.as_ref()),
+        rows: chunks.rows as u64,
+        width: width as u32,
+        per_chunk: 0,
+        per_group: 0,
+        chunks: 0,
+    };
+    if team == Team::Long {
+        long(cuda, dtype, chunks, params)?;
+    } else {
+        let addresses = [params.x, params.dy, params.weight, params.scale, params.dx];
+        let wide = in_vectors(&addresses, width, &[params.scale_stride], 16 / dtype.size());
+        let kernel = match team {
+            Team::Warp => vector_kernel!(OP, "norm_backward", "norm_backward_warp", wide, dtype),
+            _ => vector_kernel!(OP, "norm_backward", "norm_backward_block", wide, dtype),
+        };
+        cuda.launch(OP, kernel?, team.launch(chunks.count(), width), &chunks.put(params))?;
+    }
+    match sums {
+        Some(sums) => finish(cuda, args, &sums, chunks, grads.daffine, grads.dmodulation),
+        None => Ok(()),
+    }
+}
+
+/// Rows that do not fit into registers: dx and the sums one after the other.
+fn long(cuda: &Cuda, dtype: transdiff_core::DType, chunks: Chunks, params: NormBackwardParams) -> Result<()> {
+    if params.dx != 0 {
+        let rows = Chunks { per_chunk: 1, ..chunks };
+        let kernel = kernel!(OP, "norm_backward", "norm_long_dx", dtype)?;
+        cuda.launch(OP, kernel, Team::Long.launch(rows.count(), rows.width), &rows.put(params))?;
+    }
+    if params.sums != 0 {
+        let kernel = kernel!(OP, "norm_backward", "norm_long_sums", dtype)?;
+        let across = chunks.width.div_ceil(THREADS);
+        let launch =
+            Launch { grid: [(chunks.count() * across) as u32, 1, 1], block: THREADS as u32, shared: 0 };
+        cuda.launch(OP, kernel, launch, &chunks.put(params))?;
+    }
+    Ok(())
+}
+
+/// The gradients that are sums over rows, from the `sums` [chunks, 2, D] of dy and dy·x̂.
+fn finish(
+    cuda: &Cuda,
+    args: NormArgs<'_, Cuda>,
+    sums: &Memory,
+    chunks: Chunks,
+    daffine: Option<(Out<'_>, Out<'_>)>,
+    dmodulation: Option<(Out<'_>, Out<'_>)>,
+) -> Result<()> {
+    let Chunks { groups, width, .. } = chunks;
+    let of_groups = cuda.scratch(OP, groups * 2 * width * size_of::<f32>())?;
+    let columns = Columns::new(sums.address(), [groups, chunks.per_group(), 2 * width]);
+    columns.sum(cuda, OP, of_groups.address(), transdiff_core::DType::F32)?;
+    let (weight, bias) = args.affine.unzip();
+    let scale = args.modulation.map(|(scale, _)| scale);
+    if scale.is_some() {
+        let (dscale, dshift) = dmodulation.unzip();
+        let params = NormFinishParams {
+            sums: of_groups.address(),
+            weight: address_of(weight.as_ref()),
+            bias: address_of(bias.as_ref()),
+            scale: address_of(scale.as_ref()),
+            dscale: address_of(dscale.as_ref()),
+            dshift: address_of(dshift.as_ref()),
+            scale_stride: group_stride(scale.as_ref()),
+            groups: groups as u64,
+            width: width as u64,
+        };
+        let launch = Launch { grid: [(groups * width).div_ceil(256) as u32, 1, 1], block: 256, shared: 0 };
+        cuda.launch(OP, kernel!(OP, "norm_backward", "norm_finish", args.x.dtype)?, launch, &params)?;
+    }
+    let Some((dweight, dbias)) = daffine else { return Ok(()) };
+    for (part, out) in [dbias, dweight].into_iter().enumerate() {
+        let x = of_groups.address() + (part * width * size_of::<f32>()) as u64;
+        let columns = Columns { strides: [0, 2 * width], ..Columns::new(x, [1, groups, width]) };
+        columns.sum(cuda, OP, out.address(), out.dtype)?;
+    }
+    Ok(())
+}
