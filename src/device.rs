@@ -30,6 +30,9 @@ use crate::{Backend, Cpu, Error, Result};
 pub enum Device {
     /// The CPU.
     Cpu,
+    /// The NVIDIA GPU of this number, counted from 0.
+    #[cfg(feature = "cuda")]
+    Cuda(u32),
 }
 
 /// What is done on a device: code for any backend. (A closure cannot be generic.)
@@ -57,6 +60,8 @@ impl Device {
     pub fn run<T: DeviceTask>(self, threads: Option<usize>, task: T) -> Result<T::Output> {
         match self {
             Self::Cpu => task.run(Cpu::new(threads)?),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ordinal) => task.run(crate::Cuda::new(ordinal)?),
         }
     }
 }
@@ -92,6 +97,8 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
         }
     }
 }

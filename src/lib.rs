@@ -64,6 +64,8 @@ pub use transdiff_core::{
     bf16, data, layout, model, nn, reference, rng, sampler, tensor, testing, train, vae, weights,
 };
 pub use transdiff_cpu::Cpu;
+#[cfg(feature = "cuda")]
+pub use transdiff_cuda::Cuda;
 
 /// Compiles the README's program.
 #[cfg(doctest)]

@@ -213,7 +213,7 @@ fn download<B: Backend>(tensor: &Tensor<B>) -> Result<HostTensor> {
 fn room(len: usize) -> Result<Vec<f32>> {
     let mut values = Vec::new();
     let bytes = len.saturating_mul(size_of::<f32>());
-    values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { op: "pipeline", bytes })?;
+    values.try_reserve_exact(len).map_err(|_| Error::out_of_memory("pipeline", bytes))?;
     Ok(values)
 }
 

@@ -110,7 +110,7 @@ pub fn from_pixels(
 fn zeros(len: usize) -> Result<Vec<f32>> {
     let mut out = Vec::new();
     let bytes = len.saturating_mul(size_of::<f32>());
-    out.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { op: "from_pixels", bytes })?;
+    out.try_reserve_exact(len).map_err(|_| Error::out_of_memory("from_pixels", bytes))?;
     out.resize(len, 0.0);
     Ok(out)
 }

@@ -44,7 +44,7 @@ fn attention<B: Backend>(case: &mut Case<'_, B>) {
 
 fn backward<B: Backend>(case: &mut Case<'_, B>, [q, k, v]: [&Input<B>; 3], how: &Attention) {
     let (y, lse) = q.oracle.attention(&k.oracle, &v.oracle, how, true).unwrap();
-    let (y, lse) = (case.saved(&y), case.saved(&lse.unwrap()));
+    let (y, lse) = (case.result(&y), case.saved(&lse.unwrap()));
     let dy = case.distinct(q.ours.shape(), |z| z);
     check!(case, "attention_backward", [q, k, v, y, lse, dy] =>
         q.attention_backward(k, v, how, y, lse, dy).map(Vec::from));

@@ -190,9 +190,13 @@ impl<B: Backend> Case<'_, B> {
         self.input(shape, |z| z)
     }
 
-    /// An input of these values, rounded to the type under test, somewhere in a buffer that is NaN elsewhere.
+    /// An input of these values, rounded to the type under test.
     pub fn given(&mut self, shape: &[usize], values: Vec<f64>) -> Input<B> {
-        let dtype = self.suite.dtype;
+        self.given_in(self.suite.dtype, shape, values)
+    }
+
+    /// An input of these values, rounded to `dtype`, somewhere in a buffer that is NaN elsewhere.
+    fn given_in(&mut self, dtype: DType, shape: &[usize], values: Vec<f64>) -> Input<B> {
         let values = HostData::from_f64(values, dtype).to_f64();
         let place = self.place(shape);
         let mut buffer = vec![f64::NAN; place.buffer_len()];
@@ -206,9 +210,23 @@ impl<B: Backend> Case<'_, B> {
         Input { ours, oracle: Tensor::from_f64(&Reference, shape, values, DType::F64).unwrap() }
     }
 
-    /// What a forward pass saved, as an input of the backward pass.
-    pub fn saved(&mut self, tensor: &Tensor<Reference>) -> Input<B> {
+    /// The result of a forward pass, as an input of the backward pass.
+    pub fn result(&mut self, tensor: &Tensor<Reference>) -> Input<B> {
         self.given(tensor.shape(), tensor.to_f64().unwrap())
+    }
+
+    /// What a forward pass saved beside its result, as an input of the backward pass.
+    pub fn saved(&mut self, tensor: &Tensor<Reference>) -> Input<B> {
+        self.given_in(self.suite.dtype.accumulator(), tensor.shape(), tensor.to_f64().unwrap())
+    }
+
+    /// The type that output `i` of an operation is to have.
+    fn type_of(&self, op: &str, i: usize) -> DType {
+        let family = op.split(',').next().unwrap_or(op);
+        match (family, i) {
+            ("norm_modulate" | "attention", 1) | ("group_norm", 0) => self.suite.dtype.accumulator(),
+            _ => self.suite.dtype,
+        }
     }
 
     /// Compares what an operation gives with what the oracle gives, and with what it gives again.
@@ -225,7 +243,7 @@ impl<B: Backend> Case<'_, B> {
             assert_eq!(got.is_some(), want.is_some(), "{op}: output {i} is there");
             let (Some(got), Some(again), Some(want)) = (got, again, want) else { continue };
             assert_eq!(got.shape(), want.shape(), "{op}: shape of output {i}");
-            assert_eq!(got.dtype(), self.suite.dtype, "{op}: type of output {i}");
+            assert_eq!(got.dtype(), self.type_of(op, i), "{op}: type of output {i}");
             let is_input = self.inputs.iter().any(|(t, _)| std::ptr::eq(t.view().buffer, got.view().buffer));
             assert!(is_input || margins_intact(got).unwrap(), "{op}: written past output {i}");
             let bits = digest(got);

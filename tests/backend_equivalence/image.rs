@@ -56,7 +56,10 @@ fn bands<B: Backend>(case: &mut Case<'_, B>) {
 fn convolution<B: Backend>(case: &mut Case<'_, B>, [b, h, w, c, o]: [usize; 5], resample: Resample) {
     let k = case.pick(&[1, 3]);
     let (x, weight, bias) = (case.normal(&[b, h, w, c]), case.normal(&[o, c, k, k]), case.normal(&[o]));
-    let map = case.one_in(2).then(|| case.normal(&[b, 2, c]));
+    let map = case.one_in(2).then(|| {
+        let map = case.normal(&[b, 2, c]);
+        case.saved(&map.oracle)
+    });
     let silu = case.pick(&[false, true]);
     let side = |n: usize| match resample {
         Resample::Same => n,

@@ -6,6 +6,8 @@
 //! all shapes. A new backend joins with one line: `check_all(&backend, dtype, bound)`.
 
 mod attention;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod elementwise;
 mod embedding;
 mod errors;
@@ -46,6 +48,13 @@ fn check_all<B: Backend>(backend: &B, dtype: DType, bound: impl Fn(&str) -> f64)
 #[test]
 fn reference() {
     check_all(&Reference, DType::F64, |_| 0.0);
+}
+
+/// In bf16 the oracle still computes in f64 and rounds what it hands out, to 8 bits: by half a unit in the last place
+/// at the most. So a backend's bounds in bf16 begin at this one.
+#[test]
+fn reference_bf16() {
+    check_all(&Reference, DType::BF16, |_| 2f64.powi(-8));
 }
 
 /// The largest errors of the CPU in f32 and f64: some three times what was measured. Half a unit in the last

@@ -29,6 +29,16 @@ impl DType {
     pub const fn is_float(self) -> bool {
         !matches!(self, Self::I32)
     }
+
+    /// The type in which sums over values of this type are kept, and what is computed once and used often: f32 for
+    /// bf16, the type itself for others.
+    #[must_use]
+    pub const fn accumulator(self) -> Self {
+        match self {
+            Self::BF16 => Self::F32,
+            Self::F32 | Self::F64 | Self::I32 => self,
+        }
+    }
 }
 
 impl fmt::Display for DType {

@@ -58,12 +58,14 @@ pub enum Error {
         reason: String,
     },
     /// The device ran out of memory.
-    #[error("{op}: out of memory allocating {bytes} bytes")]
+    #[error("{op}: out of memory allocating {bytes} bytes{}", and_free(*free))]
     OutOfMemory {
         /// The operation.
         op: &'static str,
         /// The size of the allocation that failed, in bytes.
         bytes: usize,
+        /// How much of the device's memory was free then, in bytes, if the backend knows.
+        free: Option<usize>,
     },
     /// The backend failed in a way that its caller could not foresee.
     #[error("{op}: backend error: {message}")]
@@ -128,6 +130,11 @@ impl Error {
         Self::Shape { op, expected: expected.into(), got: got.to_vec() }
     }
 
+    /// Shorthand for [`Error::OutOfMemory`] of the host, which does not say what is free.
+    pub fn out_of_memory(op: &'static str, bytes: usize) -> Self {
+        Self::OutOfMemory { op, bytes, free: None }
+    }
+
     /// Shorthand for [`Error::Argument`].
     pub fn argument(argument: &'static str, expected: impl Into<String>, got: impl ToString) -> Self {
         Self::Argument { argument, expected: expected.into(), got: got.to_string() }
@@ -150,6 +157,10 @@ impl Error {
     }
 }
 
+fn and_free(free: Option<usize>) -> String {
+    free.map_or_else(String::new, |free| format!("; {free} bytes are free"))
+}
+
 /// The first few of `names`, enough to see what is wrong.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 8;
@@ -158,4 +169,17 @@ fn list(names: &[String]) -> String {
         out.push_str(", …");
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[test]
+    fn what_was_free_is_said_where_it_is_known() {
+        let host = Error::out_of_memory("alloc", 64);
+        assert_eq!(host.to_string(), "alloc: out of memory allocating 64 bytes");
+        let device = Error::OutOfMemory { op: "alloc", bytes: 64, free: Some(0) };
+        assert_eq!(device.to_string(), "alloc: out of memory allocating 64 bytes; 0 bytes are free");
+    }
 }

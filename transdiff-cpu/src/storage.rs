@@ -1,6 +1,7 @@
 //! Memory: allocation, transfer, copies between layouts and types.
 
 use std::alloc;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use half::bf16;
@@ -82,7 +83,7 @@ impl Data {
 
 /// `len` zeros, or the error that there is no memory for them.
 pub(crate) fn zeros<T: Element>(op: &'static str, len: usize) -> Result<Vec<T>> {
-    let exhausted = || Error::OutOfMemory { op, bytes: len.saturating_mul(size_of::<T>()) };
+    let exhausted = || Error::out_of_memory(op, len.saturating_mul(size_of::<T>()));
     if len == 0 {
         return Ok(Vec::new());
     }
@@ -126,6 +127,7 @@ fn converted<A: Element, B: Element>(
 
 impl Storage for Cpu {
     type Buffer = Buffer;
+    type Recording = Infallible;
 
     fn name(&self) -> String {
         "cpu".into()
@@ -201,5 +203,13 @@ impl Storage for Cpu {
 
     fn sync(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Infallible>> {
+        Ok(None)
+    }
+
+    fn replay(&self, recording: &Infallible) -> Result<()> {
+        match *recording {}
     }
 }

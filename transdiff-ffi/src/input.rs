@@ -121,7 +121,7 @@ pub(crate) fn converted<T: Copy, U>(
 ) -> Outcome<Vec<U>> {
     let mut out = Vec::new();
     let bytes = from.len().saturating_mul(size_of::<U>());
-    out.try_reserve_exact(from.len()).map_err(|_| transdiff::Error::OutOfMemory { op, bytes })?;
+    out.try_reserve_exact(from.len()).map_err(|_| transdiff::Error::out_of_memory(op, bytes))?;
     out.extend(from.iter().map(|&x| convert(x)));
     Ok(out)
 }

@@ -158,7 +158,10 @@ fn of_library(e: &Error) -> transcdiff_error {
         }
         Error::Config { field, expected, got } => all(TRANSCDIFF_INVALID_CONFIG, field, expected, got),
         Error::Unavailable { device, reason } => all(TRANSCDIFF_DEVICE_UNAVAILABLE, device, "", reason),
-        Error::OutOfMemory { op, bytes } => all(TRANSCDIFF_OUT_OF_MEMORY, op, &format!("{bytes} bytes"), ""),
+        Error::OutOfMemory { op, bytes, free } => {
+            let free = free.map_or_else(String::new, |free| format!("{free} bytes free"));
+            all(TRANSCDIFF_OUT_OF_MEMORY, op, &format!("{bytes} bytes"), &free)
+        }
         Error::Backend { op, message } => all(TRANSCDIFF_BACKEND, op, "", message),
         Error::Io { path, source } => all(TRANSCDIFF_IO, &path.to_string_lossy(), "", &source.to_string()),
         Error::Format { path, message } => all(TRANSCDIFF_FORMAT, &path.to_string_lossy(), "", message),

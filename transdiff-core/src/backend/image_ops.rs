@@ -28,8 +28,8 @@ pub struct ConvArgs<'a, S: Storage> {
     pub w: View<'a, S>,
     /// `[O]`, contiguous.
     pub b: View<'a, S>,
-    /// What x is first mapped with: a factor and a summand for every image and channel, [B, 2, C] contiguous, as
-    /// [`ImageOps::group_norm`] gives them. Then x·sigmoid(x) of that, if the flag is set.
+    /// What x is first mapped with: a factor and a summand for every image and channel, [B, 2, C] contiguous, of
+    /// the [accumulator's](crate::DType::accumulator) type, as [`ImageOps::group_norm`] gives them. Then x·sigmoid(x) of that, if the flag is set.
     pub map: Option<(View<'a, S>, bool)>,
     /// Added to the result; of its shape, contiguous.
     pub residual: Option<View<'a, S>>,
@@ -50,7 +50,8 @@ pub trait ImageOps: Storage {
     /// Group normalisation (Wu and He 2018), as the map that it makes of every channel: the normalised x, with
     /// weight and bias `[C]` applied, is `map[b, 0, c]`·x + `map[b, 1, c]`. Mean and variance are of all pixels and
     /// the channels of a group. x [B, H, W, C] contiguous, with at least one pixel; `groups` divides C;
-    /// map [B, 2, C] contiguous.
+    /// map [B, 2, C] contiguous, of the [accumulator's](crate::DType::accumulator) type: one factor acts on a whole
+    /// image, and its error with it.
     fn group_norm(
         &self,
         x: View<'_, Self>,

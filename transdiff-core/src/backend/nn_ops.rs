@@ -100,7 +100,8 @@ pub fn block_limit(blocks: &[usize], nq: usize, i: usize) -> usize {
 }
 
 /// Fused operations. Each forward method writes what its backward method needs into outputs that are `None` in
-/// inference. Internal sums are at least as wide as f32.
+/// inference. Tensors of one call have one type, but for what is said to be of the accumulator's: of bf16 tensors it
+/// is f32. Internal sums are at least as wide as f32.
 pub trait NnOps: Storage {
     /// y ← act(x wᵀ + b); pre ← x wᵀ + b where it is asked for (it is, in training, with an activation).
     /// x [M, K] contiguous; w [N, K], row-major or column-major without gaps; b `[N]`; y, pre [M, N] contiguous.
@@ -127,7 +128,8 @@ pub trait NnOps: Storage {
     ) -> Result<()>;
 
     /// y ← (x̂·weight + bias)·(1 + scale) + shift with x̂ = (x − mean)·rstd over the last axis.
-    /// stats ← (mean, rstd) of each row, [G, R, 2] contiguous, where it is asked for; y [G, R, D] contiguous.
+    /// stats ← (mean, rstd) of each row, [G, R, 2] contiguous, of the [accumulator's](crate::DType::accumulator)
+    /// type, where it is asked for; y [G, R, D] contiguous.
     fn norm_modulate(
         &self,
         args: NormArgs<'_, Self>,
@@ -171,8 +173,8 @@ pub trait NnOps: Storage {
     fn dropout(&self, x: View<'_, Self>, dropout: Dropout, y: ViewMut<'_, Self>) -> Result<()>;
 
     /// y ← dropout(softmax(scale · q kᵀ)) v, y [B, Nq, H, E] contiguous; lse ← ln Σ exp(scale · q kᵀ) of each
-    /// row, [B, H, Nq] contiguous, where it is asked for. The matrix of scores is never stored whole. Every
-    /// query sees at least one key, or Nkv = 0 and y is 0.
+    /// row, [B, H, Nq] contiguous, of the [accumulator's](crate::DType::accumulator) type, where it is asked for.
+    /// The matrix of scores is never stored whole. Every query sees at least one key, or Nkv = 0 and y is 0.
     fn attention(
         &self,
         args: AttentionArgs<'_, Self>,

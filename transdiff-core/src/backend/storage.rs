@@ -39,6 +39,10 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// A block of device memory of one element type.
     type Buffer: Debug + Send + Sync;
 
+    /// Operations that were recorded: see [`record`](Self::record). [`Infallible`](std::convert::Infallible) for a
+    /// backend that never does.
+    type Recording: Debug + Send + Sync;
+
     /// Name of the device, for people.
     fn name(&self) -> String;
 
@@ -66,4 +70,24 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
 
     /// Waits until everything that was asked of the device is done.
     fn sync(&self) -> Result<()>;
+
+    /// Notes the operations that `work` asks of the device, without doing them, to be done by
+    /// [`replay`](Self::replay) any number of times. `None` where the device gains nothing from it; `work` was not
+    /// called then.
+    ///
+    /// A replay does the same operations, in an order with the same results, on the same buffers, with the numbers
+    /// that they were asked with. Of these buffers, the recording keeps those that were allocated meanwhile, even if
+    /// `work` dropped them; those from before are the caller's to keep, and are read as they are when it is replayed.
+    /// Until the first replay the contents of what `work` writes are unspecified.
+    ///
+    /// What is noted is what the calling thread asks for; other threads use the device as ever. `work` is called once.
+    /// It allocates and computes, but waits for nothing: [`from_host`](Self::from_host), [`to_host`](Self::to_host),
+    /// [`sync`](Self::sync), [`squared_norm`](super::TrainOps::squared_norm), which gives a number, `record` and
+    /// `replay` are errors in it. An error of `work` is handed on; nothing of the recording is left then, and the
+    /// device is as usable as before.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Self::Recording>>;
+
+    /// Does what was recorded, after everything that this thread asked of the device before, and before everything it
+    /// asks after. One recording is replayed by one thread at a time.
+    fn replay(&self, recording: &Self::Recording) -> Result<()>;
 }

@@ -1,7 +1,9 @@
 //! The decoder with its condition, as the velocity field that a sampler integrates.
 
+use std::cell::RefCell;
+
+use super::repeated::Repeated;
 use super::{Condition, DiffusionDecoder, TimeEmbedding};
-use crate::autograd::Var;
 use crate::nn::Context;
 use crate::sampler::{GuidedField, Schedule};
 use crate::{Backend, Result, Tensor};
@@ -12,7 +14,10 @@ pub(crate) const TIME_SCALE: f64 = 1000.0;
 /// Schedules up to this length have their time embeddings computed in one go.
 const TABLE_LIMIT: usize = 1000;
 
-/// The velocity of a batch of n latents, as tokens [n, S, C].
+/// An evaluation of the decoder, from latents and the embeddings of the time.
+type Evaluation<B> = RefCell<Repeated<B, 3>>;
+
+/// The velocity of a batch of n latents, as tokens [n, S, C], in the type of the latents.
 pub(super) struct DecoderField<'a, B: Backend> {
     decoder: &'a DiffusionDecoder<B>,
     /// Conditions of n images; under guidance those without class follow.
@@ -20,6 +25,9 @@ pub(super) struct DecoderField<'a, B: Backend> {
     images: usize,
     times: Vec<f64>,
     table: Option<TimeEmbedding<B>>,
+    /// With the condition, and with and without it.
+    conditional: Evaluation<B>,
+    both: Evaluation<B>,
     ctx: Context<B>,
 }
 
@@ -38,7 +46,9 @@ impl<'a, B: Backend> DecoderField<'a, B> {
             Some(other) => condition.and(&other.repeated(images)?)?,
             None => condition,
         };
-        let mut field = Self { decoder, condition, images, times: Vec::new(), table: None, ctx };
+        let [conditional, both] = [(); 2].map(|()| RefCell::new(Repeated::New));
+        let (times, table) = (Vec::new(), None);
+        let mut field = Self { decoder, condition, images, times, table, conditional, both, ctx };
         if schedule.steps() <= TABLE_LIMIT {
             field.times = schedule.times().collect();
             field.table = Some(field.embed(&field.times)?);
@@ -58,23 +68,51 @@ impl<'a, B: Backend> DecoderField<'a, B> {
         }
     }
 
-    fn velocity(&self, x: &Tensor<B>, t: f64, condition: &Condition<B>) -> Result<Tensor<B>> {
-        let x = Var::from(x.clone());
-        Ok(self.decoder.velocity(&self.ctx, &x, &self.time(t)?, condition)?.into_value())
+    /// `work` at `x` and the time `t`.
+    fn evaluate(
+        &self,
+        evaluation: &Evaluation<B>,
+        x: &Tensor<B>,
+        t: f64,
+        work: impl Fn(&Tensor<B>, &TimeEmbedding<B>) -> Result<Tensor<B>>,
+    ) -> Result<Tensor<B>> {
+        // The blocks ask too, but nobody asks in what is replayed.
+        self.ctx.check()?;
+        let time = self.time(t)?;
+        let inputs = [x, time.temb.value(), time.modulation.value()];
+        evaluation.borrow_mut().run(inputs, |[x, temb, modulation]| {
+            let time = TimeEmbedding { temb: temb.clone().into(), modulation: modulation.clone().into() };
+            work(x, &time)
+        })
+    }
+
+    /// The decoder computes in its own type, samplers and guidance in that of the latents.
+    fn velocity(
+        &self,
+        x: &Tensor<B>,
+        time: &TimeEmbedding<B>,
+        condition: &Condition<B>,
+    ) -> Result<Tensor<B>> {
+        let v = self.decoder.velocity(&self.ctx, &self.ctx.input(x)?, time, condition)?;
+        v.into_value().cast(x.dtype())
     }
 }
 
 impl<B: Backend> GuidedField<B> for DecoderField<'_, B> {
     fn conditional(&self, x: &Tensor<B>, t: f64) -> Result<Tensor<B>> {
-        self.velocity(x, t, &self.condition.narrow(0, self.images)?)
+        let condition = self.condition.narrow(0, self.images)?;
+        self.evaluate(&self.conditional, x, t, |x, time| self.velocity(x, time, &condition))
     }
 
     fn unconditional(&self, x: &Tensor<B>, t: f64) -> Result<Tensor<B>> {
-        self.velocity(x, t, &self.condition.narrow(self.images, self.images)?)
+        self.ctx.check()?;
+        self.velocity(x, &self.time(t)?, &self.condition.narrow(self.images, self.images)?)
     }
 
     fn both(&self, x: &Tensor<B>, t: f64) -> Result<(Tensor<B>, Tensor<B>)> {
-        let v = self.velocity(&Tensor::cat(&[x, x], 0)?, t, &self.condition)?;
+        let v = self.evaluate(&self.both, x, t, |x, time| {
+            self.velocity(&Tensor::cat(&[x, x], 0)?, time, &self.condition)
+        })?;
         Ok((v.narrow(0, 0, self.images)?, v.narrow(0, self.images, self.images)?))
     }
 }

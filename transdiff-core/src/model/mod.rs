@@ -8,6 +8,7 @@ mod field;
 mod infer;
 mod io;
 mod patch;
+mod repeated;
 mod session;
 mod source;
 mod transdiff;

@@ -59,7 +59,7 @@ impl<B: Backend> KeyedNoise<B> {
         };
         let bytes = count.saturating_mul(DType::F32.size());
         let mut values = Vec::new();
-        values.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { op: OP, bytes })?;
+        values.try_reserve_exact(count).map_err(|_| Error::out_of_memory(OP, bytes))?;
         for &seed in &self.seeds {
             values.extend(StreamKey::new(seed, purpose, index, step).normals(each));
         }

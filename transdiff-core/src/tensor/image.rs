@@ -7,7 +7,7 @@ use crate::{Error, Result};
 /// What a convolution applies to its input first: see [`ConvArgs::map`].
 #[derive(Clone, Debug)]
 pub struct ChannelMap<B: Backend> {
-    /// Factor and summand of every image and channel, [B, 2, C].
+    /// Factor and summand of every image and channel, [B, 2, C], in the [accumulator's](crate::DType::accumulator) type.
     pub coefficients: Tensor<B>,
     /// Whether x·sigmoid(x) of the mapped input is what the convolution sees.
     pub silu: bool,
@@ -56,7 +56,7 @@ impl<B: Backend> Tensor<B> {
             vector.expect_shape(OP, "weight and bias", &[c])?;
         }
         let (x, weight, bias) = (self.contiguous()?, weight.contiguous()?, bias.contiguous()?);
-        let mut map = Output::new(&self.backend, self.dtype, &[b, 2, c])?;
+        let mut map = Output::new(&self.backend, self.dtype.accumulator(), &[b, 2, c])?;
         self.backend.group_norm(x.view(), (weight.view(), bias.view()), groups, eps, map.view())?;
         Ok(map.finish(&self.backend))
     }
@@ -70,8 +70,11 @@ impl<B: Backend> Tensor<B> {
         const OP: &str = "conv2d";
         self.expect_float(OP)?;
         let coefficients = how.map.map(|m| &m.coefficients);
-        for other in [Some(w), Some(b), coefficients, how.residual].into_iter().flatten() {
+        for other in [Some(w), Some(b), how.residual].into_iter().flatten() {
             self.expect_dtype(OP, other)?;
+        }
+        if let Some(coefficients) = coefficients {
+            self.expect_saved(OP, coefficients)?;
         }
         let shape = self.convolved(w, how.resample)?;
         b.expect_shape(OP, "a bias", &[shape[3]])?;

@@ -342,11 +342,33 @@ impl<B: Backend> Tensor<B> {
         Ok(ViewMut { buffer, layout: &self.layout, dtype: self.dtype })
     }
 
+    /// Writes the elements of `value`, of equal shape and type, into the buffer, which stays where it is in memory.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DType`]; [`Error::Argument`] if another tensor shares the buffer.
+    pub(crate) fn overwrite(&mut self, value: &Self) -> Result<()> {
+        const OP: &str = "overwrite";
+        self.expect_dtype(OP, value)?;
+        value.expect_shape(OP, "a tensor", self.shape())?;
+        let buffer = Arc::get_mut(&mut self.buffer)
+            .ok_or_else(|| Error::argument("tensor", "the only owner of its buffer", "one of several"))?;
+        self.backend.copy(value.view(), ViewMut { buffer, layout: &self.layout, dtype: self.dtype })
+    }
+
     pub(crate) fn expect_dtype(&self, op: &'static str, other: &Self) -> Result<()> {
         if self.dtype == other.dtype {
             return Ok(());
         }
         Err(Error::DType { op, expected: self.dtype.to_string(), got: other.dtype })
+    }
+
+    /// What an operation on tensors like `self` keeps for another is of the accumulator's type.
+    pub(crate) fn expect_saved(&self, op: &'static str, saved: &Self) -> Result<()> {
+        let wanted = self.dtype.accumulator();
+        if saved.dtype == wanted {
+            return Ok(());
+        }
+        Err(Error::DType { op, expected: wanted.to_string(), got: saved.dtype })
     }
 
     pub(crate) fn expect_float(&self, op: &'static str) -> Result<()> {

@@ -22,7 +22,7 @@ pub struct Modulation<B: Backend> {
 pub struct NormOutput<B: Backend> {
     /// The output, of the input's shape.
     pub y: Tensor<B>,
-    /// (mean, rstd) of each row, where it was asked for.
+    /// (mean, rstd) of each row, where it was asked for, in the [accumulator's](DType::accumulator) type.
     pub stats: Option<Tensor<B>>,
 }
 
@@ -59,6 +59,11 @@ fn view_of<B: Backend>(out: &mut Option<Output<B>>) -> Option<ViewMut<'_, B>> {
 impl<B: Backend> Tensor<B> {
     fn output_if(&self, wanted: bool, shape: &[usize]) -> Result<Option<Output<B>>> {
         wanted.then(|| Output::new(&self.backend, self.dtype, shape)).transpose()
+    }
+
+    /// An output of a forward pass for its backward pass, which is not to lose digits to the type of the tensors.
+    fn saved_if(&self, wanted: bool, shape: &[usize]) -> Result<Option<Output<B>>> {
+        wanted.then(|| Output::new(&self.backend, self.dtype.accumulator(), shape)).transpose()
     }
 
     /// All axes but the last as one: [M, K].
@@ -172,7 +177,7 @@ impl<B: Backend> Tensor<B> {
         let prepared = NormInput::new(self, affine, modulation, eps)?;
         let [g, r, d] = prepared.dims;
         let mut y = Output::new(&self.backend, self.dtype, &[g, r, d])?;
-        let mut stats = self.output_if(save, &[g, r, 2])?;
+        let mut stats = self.saved_if(save, &[g, r, 2])?;
         self.backend.norm_modulate(prepared.args(), y.view(), view_of(&mut stats))?;
         let y = y.finish(&self.backend).reshape(self.shape())?;
         Ok(NormOutput { y, stats: finish(stats, &self.backend) })
@@ -191,7 +196,7 @@ impl<B: Backend> Tensor<B> {
         wanted: [bool; 3],
     ) -> Result<[Grad<B>; 5]> {
         const OP: &str = "norm_modulate_backward";
-        self.expect_dtype(OP, stats)?;
+        self.expect_saved(OP, stats)?;
         self.expect_dtype(OP, dy)?;
         dy.expect_shape(OP, "dy", self.shape())?;
         let prepared = NormInput::new(self, affine, modulation, eps)?;
@@ -267,13 +272,13 @@ impl<B: Backend> Tensor<B> {
     }
 
     /// Attention of the queries `self` [B, Nq, H, E] to k, v [B, Nkv, H, E] → [B, Nq, H, E], with scores scaled
-    /// by E^-½; and the log-sum-exp of each row's scores [B, H, Nq] where `save` asks for it. k and v with one
-    /// image serve every image of q.
+    /// by E^-½; and the log-sum-exp of each row's scores [B, H, Nq], in the [accumulator's](DType::accumulator)
+    /// type, where `save` asks for it. k and v with one image serve every image of q.
     pub fn attention(&self, k: &Self, v: &Self, how: &Attention, save: bool) -> Result<(Self, Grad<B>)> {
         let [q, k, v] = self.attention_inputs(k, v, how)?;
         let &[b, nq, h, _] = q.shape() else { unreachable!("attention_inputs checks the rank") };
         let mut y = Output::new(&self.backend, self.dtype, q.shape())?;
-        let mut lse = self.output_if(save, &[b, h, nq])?;
+        let mut lse = self.saved_if(save, &[b, h, nq])?;
         self.backend.attention(attention_args(&q, &k, &v, how), y.view(), view_of(&mut lse))?;
         Ok((y.finish(&self.backend), finish(lse, &self.backend)))
     }
@@ -291,9 +296,10 @@ impl<B: Backend> Tensor<B> {
     ) -> Result<[Self; 3]> {
         const OP: &str = "attention_backward";
         let [q, k, v] = self.attention_inputs(k, v, how)?;
-        for other in [y, lse, dy] {
+        for other in [y, dy] {
             self.expect_dtype(OP, other)?;
         }
+        self.expect_saved(OP, lse)?;
         y.expect_shape(OP, "y", q.shape())?;
         dy.expect_shape(OP, "dy", q.shape())?;
         lse.expect_shape(OP, "lse", &[q.dim(0), q.dim(2), q.dim(1)])?;

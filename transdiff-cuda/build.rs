@@ -1,0 +1,120 @@
+//! Compiles the kernels with nvcc, one fatbin a file, and the forwarders through which the driver is reached at run time.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Machine code for Ampere and Hopper, and PTX from which the driver makes any later one's.
+const ARCHITECTURES: &str = "sm_80,sm_90a,compute_80";
+
+fn main() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    forwarders(&out);
+    if let Err(message) = kernels(&out) {
+        eprintln!("error: {message}");
+        std::process::exit(1);
+    }
+}
+
+/// Defines every driver function that `cust` links to, so that nothing needs libcuda to start.
+fn forwarders(out: &Path) {
+    for file in ["driver/forwarders.c", "driver/functions.inc", "driver/codes.inc"] {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    cc::Build::new()
+        .file("driver/forwarders.c")
+        .std("c11")
+        .opt_level(2)
+        .flag("-fvisibility=hidden")
+        .cargo_metadata(false)
+        .compile("transdiff_forwarders");
+    println!("cargo:rustc-link-search=native={}", out.display());
+    // The whole archive: the order of linking does not matter then, and what is unused is dropped again.
+    println!("cargo:rustc-link-lib=static:+whole-archive=transdiff_forwarders");
+    // `cust` asks the linker for libcuda: an empty linker script is one.
+    fs::write(out.join("libcuda.so"), "/* in transdiff_forwarders */\n").expect("OUT_DIR can be written to");
+}
+
+fn kernels(out: &Path) -> Result<(), String> {
+    for name in ["CUDA_PATH", "TRANSDIFF_CUDA_ARCHITECTURES", "PATH"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    println!("cargo:rerun-if-changed=kernels");
+    let sources = sources(Path::new("kernels"))?;
+    let targets = targets()?;
+    let nvcc = nvcc();
+    let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize).max(1);
+    for batch in sources.chunks(jobs) {
+        std::thread::scope(|scope| {
+            let running: Vec<_> =
+                batch.iter().map(|source| scope.spawn(|| compile(&nvcc, &targets, source, out))).collect();
+            running.into_iter().try_for_each(|one| one.join().expect("compiling does not panic"))
+        })?;
+    }
+    let mut table = String::from("[\n");
+    for stem in sources.iter().map(|source| stem(source)) {
+        writeln!(table, "    ({stem:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{stem}.fatbin\"))),")
+            .expect("a string can be written to");
+    }
+    fs::write(out.join("modules.rs"), table + "]\n").map_err(|e| format!("{}: {e}", out.display()))
+}
+
+fn stem(source: &Path) -> String {
+    source.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let mut sources: Vec<PathBuf> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "cu"))
+        .collect();
+    sources.sort();
+    Ok(sources)
+}
+
+/// nvcc of the toolkit that `CUDA_PATH` names, otherwise the one on `PATH`.
+fn nvcc() -> OsString {
+    match env::var_os("CUDA_PATH") {
+        Some(toolkit) => PathBuf::from(toolkit).join("bin/nvcc").into(),
+        None => "nvcc".into(),
+    }
+}
+
+/// The options that name what is compiled for. The GPU of this machine, if it has one, plays no part.
+fn targets() -> Result<Vec<String>, String> {
+    let list = env::var("TRANSDIFF_CUDA_ARCHITECTURES").unwrap_or_else(|_| ARCHITECTURES.into());
+    list.split(',').map(|name| target(name.trim())).collect()
+}
+
+fn target(name: &str) -> Result<String, String> {
+    let number = name.strip_prefix("sm_").or_else(|| name.strip_prefix("compute_"));
+    let digits = number.map(|n| n.trim_end_matches(['a', 'f']));
+    if !digits.is_some_and(|d| d.parse::<u32>().is_ok_and(|n| n >= 80)) {
+        return Err(format!(
+            "TRANSDIFF_CUDA_ARCHITECTURES: expected names such as {ARCHITECTURES}, from 80 on, got {name:?}"
+        ));
+    }
+    Ok(format!("-gencode=arch=compute_{},code={name}", number.unwrap_or_default()))
+}
+
+fn compile(nvcc: &OsString, targets: &[String], source: &Path, out: &Path) -> Result<(), String> {
+    let to = out.join(source.file_stem().unwrap_or_default()).with_extension("fatbin");
+    let mut command = Command::new(nvcc);
+    command.args(["-O3", "-std=c++17", "-fatbin", "-lineinfo", "-Werror", "all-warnings"]);
+    command.args(targets).arg(source).arg("-o").arg(to);
+    let ran = command.output().map_err(|e| {
+        format!(
+            "{}: {e}. The feature `cuda` compiles kernels: install a CUDA toolkit, 12.4 or later, and let CUDA_PATH name \
+             its folder or PATH have its nvcc. Without the feature nothing of it is needed.",
+            nvcc.to_string_lossy()
+        )
+    })?;
+    if ran.status.success() {
+        return Ok(());
+    }
+    Err(format!("{}: {}", source.display(), String::from_utf8_lossy(&ran.stderr)))
+}

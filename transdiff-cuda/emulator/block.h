@@ -1,0 +1,106 @@
+// A block in execution: its threads, the queue of those that can go on, and the places where they meet.
+#pragma once
+
+#include <cstdarg>
+#include <memory>
+#include <random>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "async_copies.h"
+#include "fiber.h"
+#include "launch.h"
+
+namespace simt {
+
+// In what order threads and blocks run where CUDA leaves it open: EMULATED_CUDA_ORDER.
+class Order {
+public:
+    // As the environment says now; what is shuffled starts from the same seed.
+    void begin();
+    void arrange(std::vector<unsigned>& items);
+
+private:
+    enum class Kind { forward, reverse, shuffled } kind_ = Kind::forward;
+    std::mt19937 random_;
+};
+
+class Block {
+public:
+    // The one of this host thread.
+    static Block& mine();
+    // Whether this host thread executes a block.
+    static bool running();
+
+    // Forgets what the launch before left: the order starts anew, static shared memory is filled.
+    void begin(const Launch& launch);
+    bool run(Index block, std::string& error);
+
+    void barrier(const char* file, int line);
+    void meet(const char* name, void* mine, void (*combine)(void* const*));
+    [[noreturn]] void fail(const char* format, va_list arguments);
+    bool in_shared(const void* address, size_t bytes) const;
+    AsyncCopies& copies() { return threads_[current_].copies; }
+
+private:
+    enum class State { ready, barrier, warp, done };
+
+    // A stack; threads take turns on it, and one that never waits needs no other.
+    struct Fiber {
+        Context context;
+        size_t number;
+        bool used;            // by this block
+    };
+
+    struct Slot {
+        Thread thread;
+        State state;
+        Fiber* fiber;         // null until its first instruction
+        AsyncCopies copies;
+    };
+
+    struct Warp {
+        const char* name;
+        unsigned arrived;
+        void* records[kWarp];
+    };
+
+    void prepare(Index block);
+    void enqueue(unsigned first, unsigned count);
+    unsigned dequeue();
+    void suspend(State state);
+    void resume_next(Context& from);
+    static void fiber_main();
+    void take_threads(Fiber& fiber);
+    Fiber* idle_fiber();
+    void inspect();
+    std::string stuck() const;
+
+    const Launch* launch_ = nullptr;
+    Place place_{};
+    std::vector<Slot> threads_{kMaxThreads};
+    Warp warps_[kMaxThreads / kWarp];
+    unsigned count_ = 0, done_ = 0, current_ = 0;
+
+    // A ring: a thread is in it at most once.
+    unsigned queue_[kMaxThreads];
+    unsigned head_ = 0, queued_ = 0;
+    std::vector<unsigned> batch_;
+    Order order_;
+
+    unsigned at_barrier_ = 0;
+    const char* barrier_file_ = nullptr;
+    int barrier_line_ = 0;
+
+    Stacks stacks_;
+    std::vector<std::unique_ptr<Fiber>> fibers_;
+    std::vector<Fiber*> idle_, used_;
+    Context main_;
+    std::string error_;
+
+    std::vector<unsigned char> memory_;
+    unsigned char *static_shared_ = nullptr, *static_shared_end_ = nullptr;
+};
+
+}  // namespace simt

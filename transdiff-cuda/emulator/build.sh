@@ -1,0 +1,41 @@
+#!/bin/sh
+# Builds the emulator with the project's kernels, or the .cu files given:
+#     build.sh OUT_DIR [FILE.cu...]
+# makes OUT_DIR/libcuda.so.1, and OUT_DIR/libcublasLt.so.13, which is the same file.
+#
+# CXX       the compiler (g++)
+# CXXFLAGS  more flags for it
+# HIDE      names of driver functions that the library is not to have, as an old driver's would not
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+out=${1:?usage: build.sh OUT_DIR [FILE.cu...]}
+shift
+[ $# -gt 0 ] || set -- "$here"/../kernels/*.cu
+mkdir -p "$out/objects"
+out=$(cd "$out" && pwd)
+rm -f "$out"/objects/*.o
+
+flags="-std=c++17 -O2 -g1 -fPIC -pthread -fvisibility=hidden -Wall -Wextra ${CXXFLAGS:-}"
+# Kernels: loops are unrolled for the device; every access is asked whether it is aligned (checks.cpp).
+kernel_flags="-x c++ -I$here -I$here/../kernels -Wno-unknown-pragmas -fsanitize=alignment"
+
+{
+    for file in "$here"/*.cpp; do
+        [ "$(basename "$file")" = test.cpp ] || echo "$flags -c $file -o $out/objects/$(basename "$file" .cpp).o"
+    done
+    for file in "$@"; do
+        [ -e "$file" ] || continue
+        echo "$flags $kernel_flags -c $file -o $out/objects/$(basename "$file" .cu).cu.o"
+    done
+} | xargs -P "$(nproc)" -L 1 "${CXX:-g++}"
+
+{
+    printf '{ local: no_such_symbol;'
+    for name in ${HIDE:-}; do printf ' %s;' "$name"; done
+    printf ' };\n'
+} > "$out/objects/hidden.map"
+"${CXX:-g++}" -shared -pthread -Wl,-soname,libcuda.so.1 -Wl,-Bsymbolic -Wl,-z,defs \
+    -Wl,--version-script="$out/objects/hidden.map" -o "$out/libcuda.so.1.new" "$out"/objects/*.o -ldl
+mv "$out/libcuda.so.1.new" "$out/libcuda.so.1"
+ln -sf libcuda.so.1 "$out/libcublasLt.so.13"

@@ -1,0 +1,128 @@
+// What the parts of the driver share: codes, what is asked at the door of every function, and streams.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <map>
+#include <string>
+#include <vector>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+// Counts the call of a driver function, and answers as it was told to (`emulated_cuda_fail`).
+#define ENTER                                                     \
+    do {                                                          \
+        if (const unsigned code = driver::enter(__func__)) return code; \
+    } while (0)
+
+// The same for the functions that need a context.
+#define ENTER_CONTEXT                                                      \
+    do {                                                                   \
+        ENTER;                                                             \
+        if (const unsigned code = driver::context_error()) return code; \
+    } while (0)
+
+// The same for those that may wait for the device, and so may not be called while a stream records.
+#define ENTER_WAITING                                                       \
+    do {                                                                    \
+        ENTER_CONTEXT;                                                      \
+        if (const unsigned code = driver::forbidden_while_capturing()) return code; \
+    } while (0)
+
+namespace driver {
+
+enum Code : unsigned {
+    kSuccess = 0,
+    kInvalidValue = 1,
+    kOutOfMemory = 2,
+    kNotInitialized = 3,
+    kInvalidDevice = 101,
+    kInvalidContext = 201,
+    kNoBinaryForGpu = 209,
+    kInvalidHandle = 400,
+    kNotFound = 500,
+    kLaunchOutOfResources = 701,
+    kLaunchFailed = 719,
+    kNotSupported = 801,
+    kCaptureUnsupported = 900,
+    kCaptureInvalidated = 901,
+    kCaptureMerge = 902,
+    kCaptureUnmatched = 903,
+    kCaptureUnjoined = 904,
+    kCaptureIsolation = 905,
+    kCaptureImplicit = 906,
+    kCapturedEvent = 907,
+    kCaptureWrongThread = 908,
+};
+
+// control.cpp
+unsigned enter(const char* function);
+bool missing(const char* symbol);
+void log_launch(const std::string& line);
+// Keeps the reason of a failure for `emulated_cuda_error` and says it on the standard error.
+unsigned failure(unsigned code, const std::string& reason);
+// A number from the environment.
+uint64_t setting(const char* variable, uint64_t otherwise);
+
+// device.cpp
+unsigned context_error();
+int capability();
+unsigned max_shared();
+
+// memory.cpp
+// Whether all of [address, address + bytes) is in one allocation of the device.
+bool on_device(uint64_t address, size_t bytes);
+// Whether nothing was written around the allocations; else `error` says where.
+bool guards_hold(std::string& error);
+
+// stream.cpp
+using Work = std::function<unsigned()>;
+using StreamHandle = void*;
+
+struct Graph {
+    std::vector<Work> nodes;
+};
+
+// Does the work, or records it if the stream records.
+unsigned submit(StreamHandle stream, Work work);
+unsigned forbidden_while_capturing();
+
+// Objects that are handed out by address.
+template <typename T>
+class Handles {
+public:
+    void* add(std::unique_ptr<T> object) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        T* address = object.get();
+        objects_.emplace(address, std::move(object));
+        return address;
+    }
+
+    // Null if there is no such object.
+    T* find(void* handle) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const auto found = objects_.find(static_cast<T*>(handle));
+        return found == objects_.end() ? nullptr : found->second.get();
+    }
+
+    template <typename Visit>
+    void each(Visit visit) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (auto& object : objects_) visit(*object.second);
+    }
+
+    bool remove(void* handle) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return objects_.erase(static_cast<T*>(handle)) == 1;
+    }
+
+private:
+    std::mutex mutex_;
+    std::map<T*, std::unique_ptr<T>> objects_;
+};
+
+}  // namespace driver

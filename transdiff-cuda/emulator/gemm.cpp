@@ -1,0 +1,135 @@
+#include "gemm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+#include <vector>
+
+#include "simt.h"
+
+namespace gemm {
+
+namespace {
+
+// From here on two threads share the rows.
+constexpr uint64_t kLarge = uint64_t{1} << 22;
+constexpr size_t kRowsAtOnce = 4;
+
+using Floats = std::vector<float>;
+
+// op(matrix) of a batch element, row after row.
+Floats pack(const Matrix& matrix, bool transpose, int32_t batch) {
+    const uint64_t rows = transpose ? matrix.columns : matrix.rows, columns = transpose ? matrix.rows : matrix.columns;
+    const int64_t start = batch * matrix.batch_stride;
+    Floats packed(rows * columns);
+    for (uint64_t row = 0; row < rows; ++row) {
+        for (uint64_t column = 0; column < columns; ++column) {
+            const int64_t offset = transpose ? matrix.offset(column, row) : matrix.offset(row, column);
+            packed[row * columns + column] = load(matrix.type, matrix.address, start + offset);
+        }
+    }
+    return packed;
+}
+
+// Rows [first, last) of the product of a [m, k] and b [k, n]; the sums over k are in its order.
+void multiply(const Floats& a, const Floats& b, Floats& product, size_t first, size_t last, size_t n, size_t k) {
+    for (size_t row = first; row < last; row += kRowsAtOnce) {
+        const size_t rows = std::min(kRowsAtOnce, last - row);
+        for (size_t inner = 0; inner < k; ++inner) {
+            const float* from = &b[inner * n];
+            for (size_t r = 0; r < rows; ++r) {
+                const float factor = a[(row + r) * k + inner];
+                float* to = &product[(row + r) * n];
+                for (size_t column = 0; column < n; ++column) to[column] += factor * from[column];
+            }
+        }
+    }
+}
+
+Floats product(const Floats& a, const Floats& b, size_t m, size_t n, size_t k) {
+    Floats result(m * n, 0.0f);
+    if (result.empty() || k == 0) return result;
+    if (m * n * k < kLarge) {
+        multiply(a, b, result, 0, m, n, k);
+        return result;
+    }
+    std::thread half([&] { multiply(a, b, result, 0, m / 2, n, k); });
+    multiply(a, b, result, m / 2, m, n, k);
+    half.join();
+    return result;
+}
+
+// The tanh form: x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
+constexpr float kRoot = 0.7978845608028654f, kCubic = 0.044715f;
+
+float gelu(float x) { return 0.5f * x * (1.0f + std::tanh(kRoot * (x + kCubic * x * x * x))); }
+
+float gelu_gradient(float x) {
+    const float t = std::tanh(kRoot * (x + kCubic * x * x * x));
+    return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * kRoot * (1.0f + 3.0f * kCubic * x * x);
+}
+
+// One element of D before it is rounded, from that of the product.
+float epilogue(const Problem& p, float value, uint64_t row, uint64_t column, int32_t batch) {
+    const int64_t c = batch * p.c.batch_stride + p.c.offset(row, column);
+    const int64_t aux = batch * p.aux.batch_stride + p.aux.offset(row, column);
+    value *= p.alpha;
+    if (p.beta != 0.0f) value += p.beta * load(p.c.type, p.c.address, c);
+    if (p.epilogue & kBias) value += load(p.bias_type, p.bias, batch * p.bias_stride + static_cast<int64_t>(row));
+    if (p.epilogue & kGeluGradient) return value * gelu_gradient(load(p.aux.type, p.aux.address, aux));
+    if (p.epilogue & kAux) store(p.aux.type, p.aux.address, aux, value);
+    return p.epilogue & kGelu ? gelu(value) : value;
+}
+
+void store_bias(const Problem& p, int32_t batch, const Floats& sums) {
+    for (size_t i = 0; i < sums.size(); ++i) {
+        store(p.bias_type, p.bias, batch * p.bias_stride + static_cast<int64_t>(i), sums[i]);
+    }
+}
+
+// Sums over k of op(A) [m, k] or op(B) [k, n].
+void sum_operand(const Problem& p, int32_t batch, const Floats& a, const Floats& b) {
+    Floats sums(p.bias_length(), 0.0f);
+    for (size_t i = 0; i < sums.size(); ++i) {
+        for (size_t k = 0; k < p.k(); ++k) sums[i] += p.epilogue & kSumA ? a[i * p.k() + k] : b[k * p.n() + i];
+    }
+    store_bias(p, batch, sums);
+}
+
+void run(const Problem& p, int32_t batch) {
+    const Floats a = pack(p.a, p.transpose_a, batch), b = pack(p.b, p.transpose_b, batch);
+    const Floats values = product(a, b, p.m(), p.n(), p.k());
+    Floats sums(p.m(), 0.0f);
+    for (uint64_t row = 0; row < p.m(); ++row) {
+        for (uint64_t column = 0; column < p.n(); ++column) {
+            const float value = epilogue(p, values[row * p.n() + column], row, column, batch);
+            sums[row] += value;
+            store(p.d.type, p.d.address, batch * p.d.batch_stride + p.d.offset(row, column), value);
+        }
+    }
+    if (p.epilogue & kBiasGradient) store_bias(p, batch, sums);
+    if (p.epilogue & (kSumA | kSumB)) sum_operand(p, batch, a, b);
+}
+
+}  // namespace
+
+float load(int32_t type, uintptr_t address, int64_t index) {
+    if (type == kF32) return reinterpret_cast<const float*>(address)[index];
+    return simt::float_of_bits(uint32_t{reinterpret_cast<const uint16_t*>(address)[index]} << 16);
+}
+
+void store(int32_t type, uintptr_t address, int64_t index, float value) {
+    if (type == kF32) {
+        reinterpret_cast<float*>(address)[index] = value;
+    } else {
+        reinterpret_cast<uint16_t*>(address)[index] = simt::bf16_bits(value);
+    }
+}
+
+size_t bytes_of(int32_t type) { return type == kF32 ? 4 : 2; }
+
+void run(const Problem& problem) {
+    for (int32_t batch = 0; batch < problem.d.batch; ++batch) run(problem, batch);
+}
+
+}  // namespace gemm

@@ -1,0 +1,24 @@
+// Runs the blocks of a grid.
+#pragma once
+
+#include <string>
+
+#include "simt.h"
+
+namespace simt {
+
+struct Launch {
+    const Kernel* kernel;
+    const char* name;
+    Index grid, block;
+    size_t shared;            // bytes of dynamic shared memory
+    const void* params;
+};
+
+// Whether all blocks ended; else `error` says what one of them did.
+bool run(const Launch& launch, std::string& error);
+
+// Whether [address, address + bytes) is shared memory of the block that runs.
+bool in_shared(const void* address, size_t bytes);
+
+}  // namespace simt

@@ -1,0 +1,206 @@
+// Modules, functions and launches. A kernel is a symbol of this library, whatever the image of a module holds.
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+#include "driver.h"
+#include "launch.h"
+
+namespace {
+
+using simt::Index;
+using simt::Kernel;
+
+constexpr size_t kDefaultShared = 49152;      // dynamic shared memory that a function gets unasked
+constexpr unsigned kMaxGridX = 2147483647, kMaxGridYZ = 65535, kMaxBlockZ = 64;
+// "emulated module norm": an image that has only the kernels of norm.cu.
+constexpr char kNamed[] = "emulated module ";
+
+struct Function {
+    const Kernel* kernel;
+    std::string name;
+    size_t max_shared = kDefaultShared;
+};
+
+struct Module {
+    std::string stem;         // empty: of all files
+    std::map<std::string, void*> functions;
+};
+
+struct Modules {
+    std::mutex mutex;
+    driver::Handles<Module> modules;
+    driver::Handles<Function> functions;
+};
+
+Modules& all() {
+    static Modules instance;
+    return instance;
+}
+
+// Looks into this library alone.
+void* symbol(const char* name) {
+    static void* const library = [] {
+        Dl_info info;
+        if (dladdr(reinterpret_cast<void*>(&symbol), &info) == 0) return static_cast<void*>(nullptr);
+        return dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD);
+    }();
+    return dlsym(library == nullptr ? RTLD_DEFAULT : library, name);
+}
+
+std::string stem(const std::string& file) {
+    const size_t slash = file.rfind('/'), start = slash == std::string::npos ? 0 : slash + 1;
+    return file.substr(start, file.rfind('.') - start);
+}
+
+const Kernel* find_kernel(const Module& module, const char* name) {
+    if (driver::missing(name) || std::strncmp(name, "cu", 2) == 0) return nullptr;
+    const Kernel* kernel = static_cast<const Kernel*>(symbol(name));
+    if (kernel == nullptr || kernel->magic != simt::kMagic) return nullptr;
+    return module.stem.empty() || module.stem == stem(kernel->file) ? kernel : nullptr;
+}
+
+unsigned load(void** module, const void* image) {
+    if (module == nullptr || image == nullptr) return driver::kInvalidValue;
+    if (driver::capability() < 80) return driver::kNoBinaryForGpu;
+    auto loaded = std::make_unique<Module>();
+    const char* text = static_cast<const char*>(image);
+    if (std::strncmp(text, kNamed, sizeof kNamed - 1) == 0) {
+        loaded->stem.assign(text + sizeof kNamed - 1, std::strcspn(text + sizeof kNamed - 1, "\n"));
+    }
+    *module = all().modules.add(std::move(loaded));
+    return driver::kSuccess;
+}
+
+uint64_t volume(Index size) { return uint64_t{size.x} * size.y * size.z; }
+
+// The code of what the device would not take.
+unsigned check(const Function& function, Index grid, Index block, size_t shared) {
+    if (volume(grid) == 0 || volume(block) == 0) return driver::kInvalidValue;
+    if (grid.x > kMaxGridX || grid.y > kMaxGridYZ || grid.z > kMaxGridYZ) return driver::kInvalidValue;
+    const unsigned most = simt::kMaxThreads;
+    if (block.x > most || block.y > most || block.z > kMaxBlockZ || volume(block) > most) return driver::kInvalidValue;
+    if (volume(block) > function.kernel->max_threads) return driver::kLaunchOutOfResources;
+    return shared > function.max_shared ? driver::kInvalidValue : driver::kSuccess;
+}
+
+std::string describe(const char* name, Index grid, Index block, size_t shared) {
+    char text[256];
+    std::snprintf(text, sizeof text, "%s grid %u %u %u block %u %u %u shared %zu", name, grid.x, grid.y, grid.z, block.x,
+                  block.y, block.z, shared);
+    return text;
+}
+
+unsigned execute(const simt::Launch& launch) {
+    driver::log_launch(describe(launch.name, launch.grid, launch.block, launch.shared));
+    std::string error;
+    if (!simt::run(launch, error)) return driver::failure(driver::kLaunchFailed, error);
+    if (driver::setting("EMULATED_CUDA_CHECK", 0) == 0 || driver::guards_hold(error)) return driver::kSuccess;
+    return driver::failure(driver::kLaunchFailed, "after kernel " + std::string(launch.name) + ": " + error);
+}
+
+unsigned get_attribute(int* value, unsigned attribute, const Function& function) {
+    switch (attribute) {
+        case 0: *value = static_cast<int>(function.kernel->max_threads); break;
+        case 4: *value = 32; break;
+        case 5: case 6: *value = driver::capability(); break;
+        case 8: *value = static_cast<int>(function.max_shared); break;
+        default: *value = 0;
+    }
+    return driver::kSuccess;
+}
+
+}  // namespace
+
+API unsigned cuModuleLoadData(void** module, const void* image) {
+    ENTER_WAITING;
+    return load(module, image);
+}
+
+API unsigned cuModuleLoadDataEx(void** module, const void* image, unsigned, void*, void*) {
+    ENTER_WAITING;
+    return load(module, image);
+}
+
+API unsigned cuModuleLoadFatBinary(void** module, const void* image) {
+    ENTER_WAITING;
+    return load(module, image);
+}
+
+API unsigned cuModuleUnload(void* handle) {
+    ENTER_WAITING;
+    const Module* module = all().modules.find(handle);
+    if (module == nullptr) return driver::kInvalidHandle;
+    for (const auto& [name, function] : module->functions) all().functions.remove(function);
+    all().modules.remove(handle);
+    return driver::kSuccess;
+}
+
+API unsigned cuModuleGetFunction(void** function, void* handle, const char* name) {
+    ENTER_CONTEXT;
+    Module* module = all().modules.find(handle);
+    if (module == nullptr) return driver::kInvalidHandle;
+    const Kernel* kernel = find_kernel(*module, name);
+    if (kernel == nullptr) return driver::kNotFound;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    void*& known = module->functions[name];
+    if (known == nullptr) known = all().functions.add(std::make_unique<Function>(Function{kernel, name}));
+    *function = known;
+    return driver::kSuccess;
+}
+
+API unsigned cuFuncGetAttribute(int* value, unsigned attribute, void* handle) {
+    ENTER_CONTEXT;
+    const Function* function = all().functions.find(handle);
+    if (function == nullptr) return driver::kInvalidHandle;
+    return get_attribute(value, attribute, *function);
+}
+
+API unsigned cuFuncSetAttribute(void* handle, unsigned attribute, int value) {
+    ENTER_CONTEXT;
+    Function* function = all().functions.find(handle);
+    if (function == nullptr) return driver::kInvalidHandle;
+    if (attribute == 9) return value >= -1 && value <= 100 ? driver::kSuccess : driver::kInvalidValue;
+    if (attribute != 8 || value < 0 || static_cast<unsigned>(value) > driver::max_shared()) return driver::kInvalidValue;
+    function->max_shared = static_cast<size_t>(value);
+    return driver::kSuccess;
+}
+
+API unsigned cuFuncGetParamInfo(void* handle, size_t index, size_t* offset, size_t* size) {
+    ENTER;
+    const Function* function = all().functions.find(handle);
+    if (function == nullptr) return driver::kInvalidHandle;
+    if (index != 0 || offset == nullptr) return driver::kInvalidValue;
+    *offset = 0;
+    if (size != nullptr) *size = function->kernel->params;
+    return driver::kSuccess;
+}
+
+API unsigned cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* handle, int threads, size_t shared) {
+    ENTER_CONTEXT;
+    if (all().functions.find(handle) == nullptr || threads <= 0) return driver::kInvalidValue;
+    const size_t by_memory = (driver::max_shared() + 1024) / (shared + 1024), by_threads = 2048 / static_cast<size_t>(threads);
+    *blocks = static_cast<int>(std::min({by_memory, by_threads, size_t{32}}));
+    return driver::kSuccess;
+}
+
+API unsigned cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                            unsigned block_y, unsigned block_z, unsigned shared, driver::StreamHandle stream, void** params,
+                            void** extra) {
+    ENTER_CONTEXT;
+    const Function* function = all().functions.find(handle);
+    if (function == nullptr) return driver::kInvalidHandle;
+    if (params == nullptr || params[0] == nullptr || extra != nullptr) return driver::kInvalidValue;
+    const Index grid{grid_x, grid_y, grid_z}, block{block_x, block_y, block_z};
+    if (const unsigned code = check(*function, grid, block, shared)) {
+        return driver::failure(code, "refused: " + describe(function->name.c_str(), grid, block, shared));
+    }
+    // Those of the call are the caller's again when it returns.
+    std::vector<std::max_align_t> copy(function->kernel->params / sizeof(std::max_align_t) + 1);
+    std::memcpy(copy.data(), params[0], function->kernel->params);
+    return driver::submit(stream, [kernel = function->kernel, name = function->name, grid, block, shared, copy] {
+        return execute({kernel, name.c_str(), grid, block, shared, copy.data()});
+    });
+}

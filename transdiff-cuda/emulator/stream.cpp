@@ -1,0 +1,395 @@
+// Streams, events, and what streams record: graphs. Work is done when it is submitted.
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "driver.h"
+
+namespace {
+
+using driver::Graph;
+using driver::StreamHandle;
+using driver::Work;
+using Clock = std::chrono::steady_clock;
+
+enum Mode : unsigned { kGlobal = 0, kThreadLocal = 1, kRelaxed = 2 };
+constexpr unsigned kNonBlocking = 1, kDisableTiming = 2;
+
+struct Stream;
+
+struct Capture {
+    Stream* origin;
+    unsigned mode;
+    std::thread::id thread;
+    Graph graph;
+    std::set<Stream*> unjoined;       // streams that were drawn in and did work that `origin` does not wait for
+    bool invalid = false, ended = false;
+};
+
+struct Stream {
+    unsigned flags = 0;
+    int priority = 0;
+    std::shared_ptr<Capture> capture;
+    size_t work = 0;                  // nodes of the capture after this stream's last
+};
+
+struct Event {
+    unsigned flags = 0;
+    bool recorded = false;
+    Clock::time_point time{};
+    std::shared_ptr<Capture> capture; // of the stream where it was last recorded
+    Stream* stream = nullptr;
+    size_t work = 0;
+};
+
+struct Exec {
+    std::vector<Work> nodes;
+};
+
+struct Streams {
+    std::mutex mutex;                 // of what follows, and of captures
+    std::vector<std::weak_ptr<Capture>> captures;
+    Stream legacy;
+    driver::Handles<Stream> streams;
+    driver::Handles<Event> events;
+    driver::Handles<Graph> graphs;
+    driver::Handles<Exec> execs;
+};
+
+Streams& all() {
+    static Streams instance;
+    return instance;
+}
+
+// Null, 1 and 2 are the driver's own streams.
+Stream* find(StreamHandle handle) {
+    return reinterpret_cast<uintptr_t>(handle) <= 2 ? &all().legacy : all().streams.find(handle);
+}
+
+// Calls `visit` for each capture that goes on.
+template <typename Visit>
+void each_capture(Visit visit) {
+    for (const std::weak_ptr<Capture>& weak : all().captures) {
+        const std::shared_ptr<Capture> capture = weak.lock();
+        if (capture != nullptr && !capture->ended) visit(*capture);
+    }
+}
+
+unsigned record(Stream& stream, Work work) {
+    Capture& capture = *stream.capture;
+    if (capture.invalid) return driver::kCaptureInvalidated;
+    capture.graph.nodes.push_back(std::move(work));
+    stream.work = capture.graph.nodes.size();
+    if (&stream != capture.origin) capture.unjoined.insert(&stream);
+    return driver::kSuccess;
+}
+
+// The legacy stream waits for all streams that are not created otherwise: it cannot while one of them records.
+unsigned legacy_error() {
+    unsigned code = driver::kSuccess;
+    each_capture([&](Capture& capture) {
+        if (capture.origin->flags & kNonBlocking) return;
+        capture.invalid = true;
+        code = driver::kCaptureImplicit;
+    });
+    return code;
+}
+
+unsigned run(const std::vector<Work>& nodes) {
+    for (const Work& node : nodes) {
+        if (const unsigned code = node()) return code;
+    }
+    return driver::kSuccess;
+}
+
+unsigned synchronize(StreamHandle handle) {
+    Stream* stream = find(handle);
+    if (stream == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    if (stream->capture == nullptr) return stream == &all().legacy ? legacy_error() : driver::kSuccess;
+    stream->capture->invalid = true;
+    return driver::kCaptureUnsupported;
+}
+
+unsigned create_stream(StreamHandle* handle, unsigned flags, int priority) {
+    if (handle == nullptr || flags > kNonBlocking) return driver::kInvalidValue;
+    auto stream = std::make_unique<Stream>();
+    stream->flags = flags;
+    stream->priority = std::min(0, std::max(-5, priority));
+    *handle = all().streams.add(std::move(stream));
+    return driver::kSuccess;
+}
+
+unsigned record_event(void* handle, StreamHandle stream_handle) {
+    Event* event = all().events.find(handle);
+    Stream* stream = find(stream_handle);
+    if (event == nullptr || stream == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    event->recorded = true;
+    event->time = Clock::now();
+    event->capture = stream->capture;
+    event->stream = stream;
+    event->work = stream->work;
+    return driver::kSuccess;
+}
+
+unsigned wait_event(Stream& stream, const Event& event) {
+    const std::shared_ptr<Capture>& capture = event.capture;
+    if (capture == nullptr) {
+        if (stream.capture == nullptr || !event.recorded) return driver::kSuccess;
+        stream.capture->invalid = true;
+        return driver::kCaptureIsolation;
+    }
+    if (capture->ended) return driver::kCapturedEvent;
+    if (stream.capture != nullptr && stream.capture != capture) return driver::kCaptureMerge;
+    stream.capture = capture;
+    if (event.work >= event.stream->work) capture->unjoined.erase(event.stream);
+    if (&stream != capture->origin) capture->unjoined.insert(&stream);
+    return driver::kSuccess;
+}
+
+unsigned end_capture(StreamHandle handle, void** graph) {
+    *graph = nullptr;
+    Stream* stream = find(handle);
+    if (stream == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    const std::shared_ptr<Capture> capture = stream->capture;
+    if (capture == nullptr) return driver::kInvalidValue;
+    if (capture->origin != stream) return driver::kCaptureUnmatched;
+    if (capture->mode != kRelaxed && capture->thread != std::this_thread::get_id()) return driver::kCaptureWrongThread;
+    capture->ended = true;
+    all().streams.each([&](Stream& other) {
+        if (other.capture == capture) other.capture = nullptr;
+    });
+    if (capture->invalid) return driver::kCaptureInvalidated;
+    if (!capture->unjoined.empty()) return driver::kCaptureUnjoined;
+    *graph = all().graphs.add(std::make_unique<Graph>(capture->graph));
+    return driver::kSuccess;
+}
+
+unsigned instantiate(void** exec, void* graph) {
+    const Graph* found = all().graphs.find(graph);
+    if (found == nullptr || exec == nullptr) return driver::kInvalidValue;
+    *exec = all().execs.add(std::make_unique<Exec>(Exec{found->nodes}));
+    return driver::kSuccess;
+}
+
+// An event that may be waited for, or the code of what is wrong.
+unsigned usable(void* handle, Event*& event) {
+    event = all().events.find(handle);
+    if (event == nullptr) return driver::kInvalidHandle;
+    return event->capture != nullptr ? driver::kCapturedEvent : driver::kSuccess;
+}
+
+}  // namespace
+
+namespace driver {
+
+unsigned submit(StreamHandle handle, Work work) {
+    Stream* stream = find(handle);
+    if (stream == nullptr) return kInvalidHandle;
+    {
+        const std::lock_guard<std::mutex> lock(all().mutex);
+        if (stream->capture != nullptr) return record(*stream, std::move(work));
+        if (stream == &all().legacy) {
+            if (const unsigned code = legacy_error()) return code;
+        }
+    }
+    return work();
+}
+
+unsigned forbidden_while_capturing() {
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    unsigned code = kSuccess;
+    each_capture([&](Capture& capture) {
+        const bool mine = capture.thread == std::this_thread::get_id();
+        if (capture.mode == kRelaxed || (capture.mode == kThreadLocal && !mine)) return;
+        capture.invalid = true;
+        code = kCaptureUnsupported;
+    });
+    return code;
+}
+
+}  // namespace driver
+
+API unsigned cuStreamCreate(StreamHandle* stream, unsigned flags) {
+    ENTER_CONTEXT;
+    return create_stream(stream, flags, 0);
+}
+
+API unsigned cuStreamCreateWithPriority(StreamHandle* stream, unsigned flags, int priority) {
+    ENTER_CONTEXT;
+    return create_stream(stream, flags, priority);
+}
+
+API unsigned cuStreamDestroy_v2(StreamHandle stream) {
+    ENTER_CONTEXT;
+    Stream* found = all().streams.find(stream);
+    if (found == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    if (found->capture != nullptr) found->capture->ended = true;
+    all().streams.remove(stream);
+    return driver::kSuccess;
+}
+
+API unsigned cuStreamGetFlags(StreamHandle handle, unsigned* flags) {
+    ENTER_CONTEXT;
+    const Stream* stream = find(handle);
+    if (stream == nullptr) return driver::kInvalidHandle;
+    *flags = stream->flags;
+    return driver::kSuccess;
+}
+
+API unsigned cuStreamGetPriority(StreamHandle handle, int* priority) {
+    ENTER_CONTEXT;
+    const Stream* stream = find(handle);
+    if (stream == nullptr) return driver::kInvalidHandle;
+    *priority = stream->priority;
+    return driver::kSuccess;
+}
+
+API unsigned cuStreamSynchronize(StreamHandle stream) {
+    ENTER_CONTEXT;
+    return synchronize(stream);
+}
+
+API unsigned cuStreamQuery(StreamHandle stream) {
+    ENTER_CONTEXT;
+    return synchronize(stream);
+}
+
+API unsigned cuStreamWaitEvent(StreamHandle stream_handle, void* event_handle, unsigned) {
+    ENTER_CONTEXT;
+    Stream* stream = find(stream_handle);
+    const Event* event = all().events.find(event_handle);
+    if (stream == nullptr || event == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    return wait_event(*stream, *event);
+}
+
+API unsigned cuLaunchHostFunc(StreamHandle stream, void (*function)(void*), void* argument) {
+    ENTER_CONTEXT;
+    return driver::submit(stream, [=] {
+        function(argument);
+        return driver::kSuccess;
+    });
+}
+
+API unsigned cuEventCreate(void** event, unsigned flags) {
+    ENTER_CONTEXT;
+    auto created = std::make_unique<Event>();
+    created->flags = flags;
+    *event = all().events.add(std::move(created));
+    return driver::kSuccess;
+}
+
+API unsigned cuEventDestroy_v2(void* event) {
+    ENTER_CONTEXT;
+    return all().events.remove(event) ? driver::kSuccess : driver::kInvalidHandle;
+}
+
+API unsigned cuEventRecord(void* event, StreamHandle stream) {
+    ENTER_CONTEXT;
+    return record_event(event, stream);
+}
+
+API unsigned cuEventSynchronize(void* handle) {
+    ENTER_CONTEXT;
+    Event* event;
+    return usable(handle, event);
+}
+
+API unsigned cuEventQuery(void* handle) {
+    ENTER_CONTEXT;
+    Event* event;
+    return usable(handle, event);
+}
+
+API unsigned cuEventElapsedTime(float* milliseconds, void* start_handle, void* end_handle) {
+    ENTER_CONTEXT;
+    Event *start, *end;
+    if (const unsigned code = usable(start_handle, start)) return code;
+    if (const unsigned code = usable(end_handle, end)) return code;
+    if (((start->flags | end->flags) & kDisableTiming) || !start->recorded || !end->recorded) return driver::kInvalidHandle;
+    *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count();
+    return driver::kSuccess;
+}
+
+API unsigned cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) {
+    return cuEventElapsedTime(milliseconds, start, end);
+}
+
+API unsigned cuStreamBeginCapture_v2(StreamHandle handle, unsigned mode) {
+    ENTER_CONTEXT;
+    Stream* stream = find(handle);
+    if (stream == nullptr) return driver::kInvalidHandle;
+    if (mode > kRelaxed) return driver::kInvalidValue;
+    if (stream == &all().legacy) return driver::kCaptureUnsupported;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    if (stream->capture != nullptr) return driver::kInvalidValue;
+    stream->capture = std::make_shared<Capture>();
+    stream->capture->origin = stream;
+    stream->capture->mode = mode;
+    stream->capture->thread = std::this_thread::get_id();
+    stream->work = 0;
+    all().captures.push_back(stream->capture);
+    return driver::kSuccess;
+}
+
+API unsigned cuStreamEndCapture(StreamHandle stream, void** graph) {
+    ENTER_CONTEXT;
+    return end_capture(stream, graph);
+}
+
+API unsigned cuStreamIsCapturing(StreamHandle handle, unsigned* status) {
+    ENTER_CONTEXT;
+    const Stream* stream = find(handle);
+    if (stream == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    *status = stream->capture == nullptr ? 0 : stream->capture->invalid ? 2 : 1;
+    return driver::kSuccess;
+}
+
+API unsigned cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
+    ENTER_CONTEXT;
+    return instantiate(exec, graph);
+}
+
+API unsigned cuGraphInstantiate_v2(void** exec, void* graph, void**, char*, size_t) {
+    ENTER_CONTEXT;
+    return instantiate(exec, graph);
+}
+
+API unsigned cuGraphUpload(void* exec, StreamHandle) {
+    ENTER_CONTEXT;
+    return all().execs.find(exec) == nullptr ? driver::kInvalidValue : driver::kSuccess;
+}
+
+API unsigned cuGraphLaunch(void* handle, StreamHandle stream) {
+    ENTER_CONTEXT;
+    const Exec* exec = all().execs.find(handle);
+    if (exec == nullptr) return driver::kInvalidValue;
+    return driver::submit(stream, [nodes = exec->nodes] { return run(nodes); });
+}
+
+// The nodes have addresses that are good for nothing but counting.
+API unsigned cuGraphGetNodes(void* handle, void** nodes, size_t* count) {
+    ENTER_CONTEXT;
+    Graph* graph = all().graphs.find(handle);
+    if (graph == nullptr || count == nullptr) return driver::kInvalidValue;
+    for (size_t i = 0; nodes != nullptr && i < *count; ++i) {
+        nodes[i] = i < graph->nodes.size() ? &graph->nodes[i] : nullptr;
+    }
+    if (nodes == nullptr || *count > graph->nodes.size()) *count = graph->nodes.size();
+    return driver::kSuccess;
+}
+
+API unsigned cuGraphDestroy(void* graph) {
+    ENTER_CONTEXT;
+    return all().graphs.remove(graph) ? driver::kSuccess : driver::kInvalidValue;
+}
+
+API unsigned cuGraphExecDestroy(void* exec) {
+    ENTER_CONTEXT;
+    return all().execs.remove(exec) ? driver::kSuccess : driver::kInvalidValue;
+}

@@ -1,0 +1,7 @@
+//! Stub.
+#![allow(unused)]
+use crate::device::{Cuda, In, Out};
+use transdiff_core::{DType, Error, Result, backend::*, rng::Dropout};
+pub(crate) fn forward(cuda: &Cuda, args: ConvArgs<'_, Cuda>, y: Out<'_>) -> Result<()> {
+    Err(Error::Backend { op: "stub", message: "unwritten".into() })
+}

@@ -1,0 +1,425 @@
+//! The CUDA driver: the one place that names `cust`, and makes the calls that `cust` has no wrapper for.
+//!
+//! One context and one stream a device: everything that is asked of it is done in the order of asking.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_void};
+use std::fmt;
+use std::ptr;
+
+use cust::context::{Context, ContextHandle, CurrentContext};
+use cust::device::{Device, DeviceAttribute};
+use cust::error::CudaError;
+use cust::event::{Event, EventFlags};
+use cust::memory::LockedBuffer;
+use cust::module::Module;
+use cust::stream::{Stream, StreamFlags};
+use cust::sys::{self, cudaError_enum as Code};
+use parking_lot::Mutex;
+use transdiff_core::{Error, Result};
+
+/// The fatbins of `kernels/`, by stem.
+const MODULES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+
+/// Dynamic shared memory that every kernel may have without asking.
+const SHARED_UNASKED: u32 = 48 << 10;
+
+unsafe extern "C" {
+    fn transdiff_driver_absence() -> *const c_char;
+    fn transdiff_driver_symbol(name: *const c_char) -> *mut c_void;
+    fn transdiff_driver_code() -> u32;
+    fn transdiff_driver_missing() -> *const c_char;
+}
+
+/// A kernel: its name in the module of its stem.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel {
+    pub(crate) module: &'static str,
+    pub(crate) name: &'static str,
+}
+
+/// How many blocks of how many threads run a kernel, and the bytes of dynamic shared memory of a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launch {
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: u32,
+    pub(crate) shared: u32,
+}
+
+/// What a kernel takes: a struct of the layout of the one in its source.
+///
+/// # Safety
+/// The type is `repr(C)` and has the fields of the kernel's struct, in order.
+pub(crate) unsafe trait Params: Copy {}
+
+/// A kernel as the driver knows it.
+struct Function {
+    raw: sys::CUfunction,
+    /// Dynamic shared memory that it was allowed so far.
+    shared: u32,
+}
+
+// SAFETY: a handle, which the driver takes from any thread.
+unsafe impl Send for Function {}
+
+/// One GPU.
+pub(crate) struct Driver {
+    // In the order of dropping: what is of the context before the context.
+    functions: Mutex<HashMap<&'static str, Function>>,
+    modules: HashMap<&'static str, Module>,
+    stream: Stream,
+    context: Context,
+    name: String,
+    multiprocessors: u32,
+}
+
+// SAFETY: the driver takes the stream's handle from any thread; `Stream` is not `Sync` for its callbacks, which are
+// not used.
+unsafe impl Sync for Driver {}
+// SAFETY: as above.
+unsafe impl Send for Driver {}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Driver").field(&self.name).finish()
+    }
+}
+
+/// The error of a call of the driver, in its own words.
+fn failed(op: &'static str, error: CudaError) -> Error {
+    Error::Backend { op, message: described(error) }
+}
+
+fn described(error: CudaError) -> String {
+    message(|| error.to_string())
+}
+
+fn checked(op: &'static str, code: Code) -> Result<()> {
+    if code == Code::CUDA_SUCCESS {
+        return Ok(());
+    }
+    let message = message(|| {
+        let mut words: *const c_char = ptr::null();
+        // SAFETY: the pointer is valid.
+        let known =
+            unsafe { sys::cuGetErrorString(code, &mut words) } == Code::CUDA_SUCCESS && !words.is_null();
+        // SAFETY: not null, and static.
+        if known {
+            unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
+        } else {
+            "unknown error".into()
+        }
+    });
+    Err(Error::Backend { op, message })
+}
+
+/// What went wrong in the last call, with the driver's number of it. `words` may call the driver.
+fn message(words: impl FnOnce() -> String) -> String {
+    // SAFETY: the functions take nothing.
+    let (code, missing) = unsafe { (transdiff_driver_code(), transdiff_driver_missing()) };
+    if missing.is_null() {
+        return format!("CUDA error {code}: {}", words().trim_matches('"'));
+    }
+    // SAFETY: not null, and static.
+    let missing = unsafe { CStr::from_ptr(missing) }.to_string_lossy();
+    format!("the CUDA driver has no {missing}: it is older than this library needs")
+}
+
+impl Driver {
+    /// Opens GPU `ordinal`.
+    pub(crate) fn open(ordinal: u32) -> Result<Self> {
+        let unavailable = |reason: String| Error::Unavailable { device: format!("cuda:{ordinal}"), reason };
+        // SAFETY: the function takes nothing; the string is static.
+        let absence = unsafe { transdiff_driver_absence() };
+        if !absence.is_null() {
+            // SAFETY: not null, and static.
+            let reason = unsafe { CStr::from_ptr(absence) }.to_string_lossy();
+            return Err(unavailable(format!("there is no CUDA driver: {reason}")));
+        }
+        let words = |error| unavailable(described(error));
+        cust::init(cust::CudaFlags::empty()).map_err(words)?;
+        let count = Device::num_devices().map_err(words)?;
+        if ordinal >= count {
+            return Err(unavailable(format!("the CUDA driver has {count} devices, counted from 0")));
+        }
+        let device = Device::get_device(ordinal).map_err(words)?;
+        let capability = [DeviceAttribute::ComputeCapabilityMajor, DeviceAttribute::ComputeCapabilityMinor]
+            .map(|attribute| device.get_attribute(attribute));
+        let [major, minor] = [capability[0].map_err(words)?, capability[1].map_err(words)?];
+        let name = device.name().map_err(words)?;
+        if major < 8 {
+            let needed = "this library needs compute capability 8.0 or later";
+            return Err(unavailable(format!("{name} has compute capability {major}.{minor}: {needed}")));
+        }
+        let multiprocessors =
+            device.get_attribute(DeviceAttribute::MultiprocessorCount).map_err(words)? as u32;
+        let context = Context::new(device).map_err(words)?;
+        let stream = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(words)?;
+        let load = |&(stem, image): &(&'static str, &[u8])| {
+            let module = Module::from_fatbin(image, &[])
+                .map_err(|e| unavailable(format!("{stem}: {}", described(e))))?;
+            Ok((stem, module))
+        };
+        let modules = MODULES.iter().map(load).collect::<Result<_>>()?;
+        Ok(Self { functions: Mutex::default(), modules, stream, context, name, multiprocessors })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    pub(crate) fn raw_stream(&self) -> *mut c_void {
+        self.stream.as_inner().cast()
+    }
+
+    /// Makes the device that of the calling thread. Every entry into this crate does so.
+    pub(crate) fn enter(&self, op: &'static str) -> Result<()> {
+        CurrentContext::set_current(&self.context).map_err(|e| failed(op, e))
+    }
+
+    /// `bytes` of device memory, or `None` if there is not so much.
+    pub(crate) fn alloc(&self, op: &'static str, bytes: usize) -> Result<Option<u64>> {
+        let mut address = 0;
+        // SAFETY: the pointer is valid.
+        match unsafe { sys::cuMemAlloc_v2(&mut address, bytes) } {
+            Code::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
+            code => checked(op, code).map(|()| Some(address)),
+        }
+    }
+
+    /// Gives `alloc`'s memory back. Nothing that was asked of the device may still use it.
+    pub(crate) fn free(&self, op: &'static str, address: u64) -> Result<()> {
+        // SAFETY: an address from `alloc`, as the caller promises.
+        checked(op, unsafe { sys::cuMemFree_v2(address) })
+    }
+
+    /// Bytes of device memory that are free.
+    pub(crate) fn free_bytes(&self) -> Option<usize> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the pointers are valid.
+        let code = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
+        (code == Code::CUDA_SUCCESS).then_some(free)
+    }
+
+    /// Pinned host memory.
+    pub(crate) fn pinned(&self, op: &'static str, bytes: usize) -> Result<Pinned> {
+        // SAFETY: bytes of any value are read as bytes alone after they were written.
+        let memory = unsafe { LockedBuffer::uninitialized(bytes) }.map_err(|e| failed(op, e))?;
+        Ok(Pinned { memory, used: self.event(op)? })
+    }
+
+    fn event(&self, op: &'static str) -> Result<Event> {
+        Event::new(EventFlags::DISABLE_TIMING).map_err(|e| failed(op, e))
+    }
+
+    /// Begins to copy the first `bytes` of `from` to the device.
+    pub(crate) fn upload(&self, op: &'static str, from: &Pinned, bytes: usize, to: u64) -> Result<()> {
+        let source = from.memory.as_slice()[..bytes].as_ptr();
+        // SAFETY: pinned memory, which `Pinned::bytes` does not hand out until the event has come.
+        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, source.cast(), bytes, self.stream.as_inner()) };
+        checked(op, code)?;
+        from.used.record(&self.stream).map_err(|e| failed(op, e))
+    }
+
+    /// Begins to copy `bytes` of the device into `to`.
+    pub(crate) fn download(&self, op: &'static str, from: u64, bytes: usize, to: &mut Pinned) -> Result<()> {
+        let target = to.memory.as_mut_slice()[..bytes].as_mut_ptr();
+        // SAFETY: as in `upload`.
+        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(target.cast(), from, bytes, self.stream.as_inner()) };
+        checked(op, code)?;
+        to.used.record(&self.stream).map_err(|e| failed(op, e))
+    }
+
+    /// Copies bytes from one place of the device to another.
+    pub(crate) fn copy(&self, op: &'static str, from: u64, to: u64, bytes: usize) -> Result<()> {
+        // SAFETY: memory of the caller's.
+        checked(op, unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream.as_inner()) })
+    }
+
+    /// Sets bytes of the device to zero.
+    pub(crate) fn zero(&self, op: &'static str, address: u64, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: memory of the caller's.
+        checked(op, unsafe { sys::cuMemsetD8Async(address, 0, bytes, self.stream.as_inner()) })
+    }
+
+    /// Waits until everything that was asked is done.
+    pub(crate) fn synchronize(&self, op: &'static str) -> Result<()> {
+        self.stream.synchronize().map_err(|e| failed(op, e))
+    }
+
+    /// Asks for a run of `kernel`.
+    pub(crate) fn launch<P: Params>(
+        &self,
+        op: &'static str,
+        kernel: Kernel,
+        size: Launch,
+        params: &P,
+    ) -> Result<()> {
+        let function = self.function(op, kernel, size.shared, size_of::<P>())?;
+        let mut arguments = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
+        let [x, y, z] = size.grid;
+        // SAFETY: the kernel takes one struct, of the layout of `P` as `Params` promises and `function` checks.
+        let code = unsafe {
+            sys::cuLaunchKernel(
+                function,
+                x,
+                y,
+                z,
+                size.block,
+                1,
+                1,
+                size.shared,
+                self.stream.as_inner(),
+                arguments.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        checked(op, code).map_err(|e| named(e, kernel))
+    }
+
+    fn function(
+        &self,
+        op: &'static str,
+        kernel: Kernel,
+        shared: u32,
+        bytes: usize,
+    ) -> Result<sys::CUfunction> {
+        let mut functions = self.functions.lock();
+        let function = match functions.get_mut(kernel.name) {
+            Some(function) => function,
+            None => {
+                let module = self.modules.get(kernel.module);
+                let missing =
+                    || Error::Backend { op, message: format!("there is no module {}", kernel.module) };
+                let found = module.ok_or_else(missing)?.get_function(kernel.name);
+                let raw = found.map_err(|e| named(failed(op, e), kernel))?.to_raw();
+                check_params(raw, bytes).map_err(|message| named(Error::Backend { op, message }, kernel))?;
+                functions.entry(kernel.name).or_insert(Function { raw, shared: SHARED_UNASKED })
+            }
+        };
+        if shared > function.shared {
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the handle is the module's, which lives as long as `self`.
+            let code = unsafe { sys::cuFuncSetAttribute(function.raw, attribute, shared as i32) };
+            checked(op, code).map_err(|e| named(e, kernel))?;
+            function.shared = shared;
+        }
+        Ok(function.raw)
+    }
+
+    /// Begins to note what is asked of the stream, instead of doing it.
+    pub(crate) fn begin_capture(&self, op: &'static str) -> Result<()> {
+        // Relaxed: the pool may still have to ask for memory.
+        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the handle is valid.
+        checked(op, unsafe { sys::cuStreamBeginCapture_v2(self.stream.as_inner(), mode) })
+    }
+
+    /// Ends it. The graph is to be dropped while the driver is there.
+    pub(crate) fn end_capture(&self, op: &'static str) -> Result<Graph> {
+        let mut graph = ptr::null_mut();
+        // SAFETY: the handles are valid.
+        checked(op, unsafe { sys::cuStreamEndCapture(self.stream.as_inner(), &mut graph) })?;
+        let mut exec = ptr::null_mut();
+        // SAFETY: the handle is valid; no log is wanted.
+        let code =
+            unsafe { sys::cuGraphInstantiate_v2(&mut exec, graph, ptr::null_mut(), ptr::null_mut(), 0) };
+        // SAFETY: an executable graph does not need the one that it was made of.
+        unsafe { sys::cuGraphDestroy(graph) };
+        checked(op, code)?;
+        Ok(Graph { exec, done: self.event(op)? })
+    }
+
+    /// Does what was noted, after waiting for the last time but one: whoever asks for more than the device does would
+    /// otherwise be heard late when they want to stop.
+    pub(crate) fn replay(&self, op: &'static str, graph: &Graph) -> Result<()> {
+        graph.done.synchronize().map_err(|e| failed(op, e))?;
+        graph.done.record(&self.stream).map_err(|e| failed(op, e))?;
+        // SAFETY: the handles are valid.
+        checked(op, unsafe { sys::cuGraphLaunch(graph.exec, self.stream.as_inner()) })
+    }
+}
+
+/// The error with the kernel's name.
+fn named(error: Error, kernel: Kernel) -> Error {
+    match error {
+        Error::Backend { op, message } => {
+            Error::Backend { op, message: format!("kernel {}: {message}", kernel.name) }
+        }
+        other => other,
+    }
+}
+
+/// Where the driver can tell (from 12.4 on), whether a kernel takes one struct of `bytes` bytes.
+fn check_params(function: sys::CUfunction, bytes: usize) -> Result<(), String> {
+    type ParamInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> u32;
+    // SAFETY: the name is a string.
+    let symbol = unsafe { transdiff_driver_symbol(c"cuFuncGetParamInfo".as_ptr()) };
+    if symbol.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the driver's function of this name has this signature.
+    let info: ParamInfo = unsafe { std::mem::transmute(symbol) };
+    let (mut offset, mut size) = (0, 0);
+    // SAFETY: the handle and the pointers are valid.
+    let code = unsafe { info(function, 0, &mut offset, &mut size) };
+    if code == 0 && (offset, size) != (0, bytes) {
+        return Err(format!("takes {size} bytes at {offset}, and {bytes} are passed"));
+    }
+    Ok(())
+}
+
+/// Pinned host memory, and when the device was last done with it.
+pub(crate) struct Pinned {
+    memory: LockedBuffer<u8>,
+    used: Event,
+}
+
+// SAFETY: memory and an event, both handles that the driver takes from any thread.
+unsafe impl Send for Pinned {}
+
+impl fmt::Debug for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pinned").field(&self.memory.len()).finish()
+    }
+}
+
+impl Pinned {
+    /// The memory, once the device is done with it.
+    pub(crate) fn bytes(&mut self, op: &'static str) -> Result<&mut [u8]> {
+        self.used.synchronize().map_err(|e| failed(op, e))?;
+        Ok(self.memory.as_mut_slice())
+    }
+}
+
+/// What was noted, ready to be done.
+pub(crate) struct Graph {
+    exec: sys::CUgraphExec,
+    /// Recorded before every replay: when it has come, the one before is done.
+    done: Event,
+}
+
+// SAFETY: handles that the driver takes from any thread.
+unsafe impl Send for Graph {}
+// SAFETY: as above; replays are asked for under the device's lock.
+unsafe impl Sync for Graph {}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Graph")
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: the handle is valid and not used again; the driver waits for a replay under way.
+        unsafe { sys::cuGraphExecDestroy(self.exec) };
+    }
+}

@@ -1,0 +1,211 @@
+//! The CUDA backend: fused kernels of our own, matrix products by cuBLASLt, and a driver that is found at run time, so
+//! that one library file serves machines with and without a GPU.
+//!
+//! Computes in f32, and in bf16 with sums in f32; stores the other types. Like every backend it trusts its arguments,
+//! which core has checked. Results are the same to the bit whenever the same call is made on the same GPU: no kernel
+//! adds in an order that chance decides.
+
+/// The kernel of `$stem` for a type: its name ends in the type's.
+macro_rules! kernel {
+    ($op:expr, $stem:literal, $name:literal, $dtype:expr) => {
+        match $dtype {
+            transdiff_core::DType::F32 => {
+                Ok($crate::driver::Kernel { module: $stem, name: concat!($name, "_f32") })
+            }
+            transdiff_core::DType::BF16 => {
+                Ok($crate::driver::Kernel { module: $stem, name: concat!($name, "_bf16") })
+            }
+            got => Err(transdiff_core::Error::DType { op: $op, expected: "f32 or bf16".into(), got }),
+        }
+    };
+}
+
+mod activation;
+mod attention;
+mod attention_backward;
+mod conv;
+mod cublaslt;
+mod device;
+mod driver;
+mod elementwise;
+mod embedding;
+mod gemm;
+mod group_norm;
+mod linear;
+mod loss;
+mod matmul;
+mod norm;
+mod optim;
+mod pool;
+mod random;
+mod reduce;
+mod residual;
+mod staging;
+mod storage;
+mod strided;
+
+pub use device::{Cuda, Recording};
+pub use storage::Buffer;
+
+use device::{In, Out};
+use transdiff_core::backend::{
+    Activation, AdamW, AdamWSlot, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
+    NnOps, NormArgs, NormGrads, TensorOps, TrainOps, UnaryOp,
+};
+use transdiff_core::{Result, rng::Dropout};
+
+impl TensorOps for Cuda {
+    fn unary(&self, op: UnaryOp, x: In<'_>, out: Out<'_>) -> Result<()> {
+        elementwise::unary(self, op, x, out)
+    }
+
+    fn unary_backward(&self, op: UnaryOp, x: In<'_>, dy: In<'_>, dx: Out<'_>) -> Result<()> {
+        elementwise::unary_backward(self, op, x, dy, dx)
+    }
+
+    fn binary(&self, op: BinaryOp, a: In<'_>, b: In<'_>, out: Out<'_>) -> Result<()> {
+        elementwise::binary(self, op, a, b, out)
+    }
+
+    fn affine(&self, x: In<'_>, mul: f64, add: f64, out: Out<'_>) -> Result<()> {
+        elementwise::affine(self, x, mul, add, out)
+    }
+
+    fn sum(&self, x: In<'_>, out: Out<'_>) -> Result<()> {
+        reduce::sum(self, x, out)
+    }
+
+    fn matmul(&self, a: In<'_>, b: In<'_>, out: Out<'_>) -> Result<()> {
+        matmul::matmul(self, a, b, out)
+    }
+}
+
+impl NnOps for Cuda {
+    fn linear(
+        &self,
+        x: In<'_>,
+        w: In<'_>,
+        b: Option<In<'_>>,
+        act: Activation,
+        y: Out<'_>,
+        pre: Option<Out<'_>>,
+    ) -> Result<()> {
+        linear::forward(self, x, w, b, act, y, pre)
+    }
+
+    fn linear_backward(
+        &self,
+        x: In<'_>,
+        w: In<'_>,
+        act: Activation,
+        pre: Option<In<'_>>,
+        dy: In<'_>,
+        grads: LinearGrads<'_, Self>,
+    ) -> Result<()> {
+        debug_assert_eq!(pre.is_some(), act != Activation::None);
+        linear::backward(self, x, w, pre, dy, grads)
+    }
+
+    fn norm_modulate(&self, args: NormArgs<'_, Self>, y: Out<'_>, stats: Option<Out<'_>>) -> Result<()> {
+        norm::forward(self, args, y, stats)
+    }
+
+    fn norm_modulate_backward(
+        &self,
+        args: NormArgs<'_, Self>,
+        stats: In<'_>,
+        dy: In<'_>,
+        grads: NormGrads<'_, Self>,
+    ) -> Result<()> {
+        norm::backward(self, args, stats, dy, grads)
+    }
+
+    fn gated_residual(
+        &self,
+        x: In<'_>,
+        u: In<'_>,
+        gate: Option<In<'_>>,
+        dropout: Option<Dropout>,
+        y: Out<'_>,
+    ) -> Result<()> {
+        residual::forward(self, x, u, gate, dropout, y)
+    }
+
+    fn gated_residual_backward(
+        &self,
+        u: In<'_>,
+        gate: Option<In<'_>>,
+        dropout: Option<Dropout>,
+        dy: In<'_>,
+        du: Out<'_>,
+        dgate: Option<Out<'_>>,
+    ) -> Result<()> {
+        residual::backward(self, u, gate, dropout, dy, du, dgate)
+    }
+
+    fn dropout(&self, x: In<'_>, dropout: Dropout, y: Out<'_>) -> Result<()> {
+        random::dropout(self, x, dropout, y)
+    }
+
+    fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {
+        attention::forward(self, args, y, lse)
+    }
+
+    fn attention_backward(
+        &self,
+        args: AttentionArgs<'_, Self>,
+        y: In<'_>,
+        lse: In<'_>,
+        dy: In<'_>,
+        grads: AttentionGrads<'_, Self>,
+    ) -> Result<()> {
+        attention_backward::backward(self, args, y, lse, dy, grads)
+    }
+
+    fn embedding(&self, table: In<'_>, ids: In<'_>, out: Out<'_>) -> Result<()> {
+        embedding::forward(self, table, ids, out)
+    }
+
+    fn embedding_backward(&self, ids: In<'_>, dy: In<'_>, dtable: Out<'_>) -> Result<()> {
+        embedding::backward(self, ids, dy, dtable)
+    }
+
+    fn mse(&self, a: In<'_>, b: In<'_>, loss: Out<'_>) -> Result<()> {
+        loss::forward(self, a, b, loss)
+    }
+
+    fn mse_backward(&self, a: In<'_>, b: In<'_>, dloss: In<'_>, da: Out<'_>) -> Result<()> {
+        loss::backward(self, a, b, dloss, da)
+    }
+}
+
+impl ImageOps for Cuda {
+    fn group_norm(
+        &self,
+        x: In<'_>,
+        affine: (In<'_>, In<'_>),
+        groups: usize,
+        eps: f64,
+        map: Out<'_>,
+    ) -> Result<()> {
+        group_norm::forward(self, x, affine, groups, eps, map)
+    }
+
+    fn conv2d(&self, args: ConvArgs<'_, Self>, y: Out<'_>) -> Result<()> {
+        conv::forward(self, args, y)
+    }
+}
+
+impl TrainOps for Cuda {
+    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Self>]) -> Result<()> {
+        optim::adamw_step(self, hyper, slots)
+    }
+
+    fn ema_step(&self, rate: f64, pairs: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
+        optim::ema_step(self, rate, pairs)
+    }
+
+    fn squared_norm(&self, tensors: &[In<'_>]) -> Result<f64> {
+        optim::squared_norm(self, tensors)
+    }
+}
