@@ -90,20 +90,14 @@ DEVICE void drop(float (&s)[N][4], const Attention &a, const Place &at, uint32_t
 // A block has 64 queries. Tiles of keys and values are copied while those before are worked on.
 template <int E>
 DEVICE void forward(const AttentionParams &p) {
-    constexpr int N = STEP<E>, TILE = N * TILE_PITCH<E>;
+    constexpr int N = STEP<E>;
     DYNAMIC_SHARED(memory);
-    bf16 *queries = reinterpret_cast<bf16 *>(memory), *tiles = queries + ROWS * TILE_PITCH<E>;
+    bf16 *queries = reinterpret_cast<bf16 *>(memory), *stages = queries + ROWS * TILE_PITCH<E>;
     const Attention &a = p.a;
     const Place at = place(a, a.queries, ROWS);
     const uint32_t seen = limit_of(a, at.first + ROWS - 1);
-    const auto load = [&](uint32_t key) {
-        bf16 *stage = tiles + key / N % 2 * 2 * TILE;
-        load_tile<E, N>(stage, rows_of<const bf16>(a.k, at, key), a.k.row, a.keys - key, a);
-        load_tile<E, N>(stage + TILE, rows_of<const bf16>(a.v, at, key), a.v.row, a.keys - key, a);
-        copy_async_commit();
-    };
-    load_tile<E, ROWS>(queries, rows_of<const bf16>(a.q, at, at.first), a.q.row, a.queries - at.first, a);
-    load(0);
+    load_tile<E, ROWS>(queries, a, a.q, at, at.first, a.queries);
+    load_keys<E>(stages, a, at, 0);
     const uint32_t query = at.first + 16 * warp() + lane() / 4;
     const uint32_t limits[2] = {limit_of(a, query), limit_of(a, query + 8)};
     copy_async_wait<0>();
@@ -115,15 +109,15 @@ DEVICE void forward(const AttentionParams &p) {
     bf16 *mine = queries + 16 * warp() * TILE_PITCH<E>;
     load_rows<E>(q, mine);
     for (uint32_t key = 0; key < seen; key += N) {
-        if (key + N < seen) load(key + N);
-        const bf16 *stage = tiles + key / N % 2 * 2 * TILE;
+        if (key + N < seen) load_keys<E>(stages, a, at, key + N);
+        const bf16 *keys = stage_of<E>(stages, key), *values = keys + TILE<E>;
         float s[N / 8][4];
-        multiply_transposed<E>(s, q, stage);
+        multiply_transposed<E>(s, q, keys);
         scale_and_hide(s, a.scale * LOG2_E, limits, key + lane() % 4 * 2);
         soften<E>(s, out, rows);
         if (a.dropout.active) drop(s, a, at, query, key);
 #pragma unroll
-        for (int n = 0; n < N / 8; n += 2) multiply<E>(out, s[n], s[n + 1], stage + TILE + n * 8 * TILE_PITCH<E>);
+        for (int n = 0; n < N / 8; n += 2) multiply<E>(out, s[n], s[n + 1], values + n * 8 * TILE_PITCH<E>);
         copy_async_wait<0>();
         __syncthreads();
     }
@@ -131,8 +125,7 @@ DEVICE void forward(const AttentionParams &p) {
 #pragma unroll
     for (int r = 0; r < 2; r++)
         factor[r] = finish(p, at, query + 8 * r, rows[r].top, warp_sum<4>(rows[r].sum), lane() % 4 == 0);
-    const uint32_t first = at.first + 16 * warp();
-    store_rows<E>(mine, out, factor[0], factor[1], rows_of<bf16>(p.y, at, first), p.y.row, int(a.queries) - int(first), a);
+    store_rows<E>(mine, out, factor[0], factor[1], a, p.y, at, at.first + 16 * warp(), a.queries);
 }
 
 }  // namespace tensor
@@ -162,14 +155,14 @@ DEVICE void soften(float (&s)[SIDE<E>][SIDE<E>], float (&out)[SIDE<E>][E / LINE]
 
 template <int E>
 DEVICE void forward(const AttentionParams &p) {
-    constexpr int N = STEP<E>, TILE = N * PITCH<float, E>;
+    constexpr int N = STEP<E>;
     DYNAMIC_SHARED(memory);
-    float *queries = reinterpret_cast<float *>(memory), *keys = queries + TILE, *values = keys + TILE;
-    float *weights = values + TILE;
+    float *queries = reinterpret_cast<float *>(memory), *keys = queries + TILE<E>, *values = keys + TILE<E>;
+    float *weights = values + TILE<E>;
     const Attention &a = p.a;
     const Place at = place(a, a.queries, N);
     const uint32_t seen = limit_of(a, at.first + N - 1), query = at.first + line() * SIDE<E>;
-    load_tile<E, N>(queries, rows_of<const float>(a.q, at, at.first), a.q.row, a.queries - at.first, a);
+    load_tile<E, N>(queries, a, a.q, at, at.first, a.queries);
 
     float out[SIDE<E>][E / LINE] = {};
     Row rows[SIDE<E>];
@@ -177,8 +170,8 @@ DEVICE void forward(const AttentionParams &p) {
     for (int i = 0; i < SIDE<E>; i++) rows[i] = Row{-INFINITY, 0.0f};
     for (uint32_t key = 0; key < seen; key += N) {
         __syncthreads();
-        load_tile<E, N>(keys, rows_of<const float>(a.k, at, key), a.k.row, a.keys - key, a);
-        load_tile<E, N>(values, rows_of<const float>(a.v, at, key), a.v.row, a.keys - key, a);
+        load_tile<E, N>(keys, a, a.k, at, key, a.keys);
+        load_tile<E, N>(values, a, a.v, at, key, a.keys);
         copy_async_wait<0>();
         __syncthreads();
         float s[SIDE<E>][SIDE<E>];

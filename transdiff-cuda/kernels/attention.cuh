@@ -101,17 +101,19 @@ DEVICE Vec<T, LANES<T>> gather(const T *from, int valid) {
     return v;
 }
 
-// N rows of E numbers, zeros past `count` rows of `a.size` numbers. All threads take part, and must then wait for their
-// copies and for each other.
+// Begins to load the N rows from `first` on, of `all` that a tensor has; E numbers of each, zeros past the end of rows
+// and tensor. All threads take part, and must wait for their copies and then for each other.
 template <int E, int N, typename T>
-DEVICE void load_tile(T *tile, const T *rows, uint64_t stride, uint32_t count, const Attention &a) {
+DEVICE void load_tile(T *tile, const Attention &a, const Heads &tensor, const Place &at, uint32_t first, uint32_t all) {
     constexpr int VECTORS = E / LANES<T>;
+    const T *rows = rows_of<const T>(tensor, at, first);
     for (int i = int(threadIdx.x); i < N * VECTORS; i += int(blockDim.x)) {
         const int row = i / VECTORS, column = i % VECTORS * LANES<T>;
-        const int valid = row < int(count) ? int(a.size) - column : 0;
+        const int valid = first + row < all ? int(a.size) - column : 0;
+        const T *from = valid > 0 ? rows + row * tensor.row + column : rows;
         T *to = tile + row * PITCH<T, E> + column;
-        const T *from = valid > 0 ? rows + row * stride + column : rows;
         if (a.vectors) copy_async_16(to, from, valid > 0);
         else store(to, gather(from, valid));
     }
+    copy_async_commit();
 }

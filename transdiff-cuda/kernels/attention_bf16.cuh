@@ -12,9 +12,25 @@ constexpr int STEP = E <= 80 ? 64 : 32;
 
 template <int E>
 constexpr int TILE_PITCH = PITCH<bf16, E>;
+template <int E>
+constexpr int TILE = STEP<E> * TILE_PITCH<E>;
 
 DEVICE int lane() { return int(threadIdx.x) % WARP; }
 DEVICE int warp() { return int(threadIdx.x) / WARP; }
+
+// Two stages of two tiles each: one is worked on while the other is loaded. That of a pass's row `first`.
+template <int E, typename T>
+DEVICE T *stage_of(T *stages, uint32_t first) {
+    return stages + first / STEP<E> % 2 * 2 * TILE<E>;
+}
+
+// Begins to load the keys and the values from `key` on.
+template <int E>
+DEVICE void load_keys(bf16 *stages, const Attention &a, const Place &at, uint32_t key) {
+    bf16 *keys = stage_of<E>(stages, key);
+    load_tile<E, STEP<E>>(keys, a, a.k, at, key, a.keys);
+    load_tile<E, STEP<E>>(keys + TILE<E>, a, a.v, at, key, a.keys);
+}
 
 // 16 rows of a tile as the left factor of a product.
 template <int E>
@@ -60,11 +76,12 @@ DEVICE void multiply(float (&out)[E / 8][4], const float (&left)[4], const float
     }
 }
 
-// Writes the warp's 16 rows, times a factor for the upper eight and one for the lower, of which `count` exist; `tile` is
-// shared memory of this warp alone.
+// Writes the warp's 16 rows from `first` on, of `all` that a tensor has, times a factor for the upper eight and one for
+// the lower. `tile` is shared memory of this warp alone.
 template <int E>
-DEVICE void store_rows(bf16 *tile, const float (&values)[E / 8][4], float upper, float lower, bf16 *rows,
-                       uint64_t stride, int count, const Attention &a) {
+DEVICE void store_rows(bf16 *tile, const float (&values)[E / 8][4], float upper, float lower, const Attention &a,
+                       const Heads &tensor, const Place &at, uint32_t first, uint32_t all) {
+    bf16 *rows = rows_of<bf16>(tensor, at, first);
     bf16 *mine = tile + lane() / 4 * TILE_PITCH<E> + lane() % 4 * 2;
     __syncwarp();
 #pragma unroll
@@ -76,8 +93,8 @@ DEVICE void store_rows(bf16 *tile, const float (&values)[E / 8][4], float upper,
     __syncwarp();
 #pragma unroll
     for (int i = lane(); i < 16 * E / 8; i += WARP) {
-        const int row = i / (E / 8), column = i % (E / 8) * 8, valid = row < count ? int(a.size) - column : 0;
-        bf16 *to = rows + row * stride + column;
+        const int row = i / (E / 8), column = i % (E / 8) * 8, valid = first + row < all ? int(a.size) - column : 0;
+        bf16 *to = rows + row * tensor.row + column;
         const Vec<bf16, 8> v = load<8>(tile + row * TILE_PITCH<E> + column);
         if (a.vectors && valid > 0) store(to, v);
         if (a.vectors) continue;

@@ -12,6 +12,8 @@ template <int E>
 constexpr int SIDE = E <= 64 ? 4 : 2;
 template <int E>
 constexpr int STEP = LINE * SIDE<E>;
+template <int E>
+constexpr int TILE = STEP<E> * PITCH<float, E>;
 
 DEVICE int line() { return int(threadIdx.x) / LINE; }
 DEVICE int column() { return int(threadIdx.x) % LINE; }
