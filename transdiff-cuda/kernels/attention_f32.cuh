@@ -1,0 +1,129 @@
+// Attention in f32 with ordinary multiplications: 256 threads, in 16 lines of 16, share a square of scores. Line t has
+// the rows t·SIDE to t·SIDE + SIDE − 1; column c of a line has the columns c, c + 16, … of scores and of sums.
+#pragma once
+#include "attention.cuh"
+
+namespace plain {
+
+constexpr int LINE = 16, THREADS = LINE * LINE;
+
+// Rows and columns of a thread, and of a tile.
+template <int E>
+constexpr int SIDE = E <= 64 ? 4 : 2;
+template <int E>
+constexpr int STEP = LINE * SIDE<E>;
+template <int E>
+constexpr int TILE = STEP<E> * PITCH<float, E>;
+
+DEVICE int line() { return int(threadIdx.x) / LINE; }
+DEVICE int column() { return int(threadIdx.x) % LINE; }
+
+// s ← rows · columnsᵀ of two tiles.
+template <int E>
+DEVICE void multiply_transposed(float (&s)[SIDE<E>][SIDE<E>], const float *rows, const float *columns) {
+    constexpr int S = SIDE<E>, P = PITCH<float, E>;
+#pragma unroll
+    for (int i = 0; i < S * S; i++) s[i / S][i % S] = 0.0f;
+#pragma unroll 4
+    for (int e = 0; e < E; e += 4) {
+        Vec<float, 4> row[S];
+#pragma unroll
+        for (int i = 0; i < S; i++) row[i] = load<4>(rows + (line() * S + i) * P + e);
+#pragma unroll
+        for (int j = 0; j < S; j++) {
+            const Vec<float, 4> other = load<4>(columns + (column() + LINE * j) * P + e);
+#pragma unroll
+            for (int i = 0; i < S; i++) {
+#pragma unroll
+                for (int x = 0; x < 4; x++) s[i][j] = fmaf(row[i].at[x], other.at[x], s[i][j]);
+            }
+        }
+    }
+}
+
+// out ← out + weights · tile. The weights change threads through `shared`, rows of which belong to one warp.
+template <int E>
+DEVICE void multiply(float (&out)[SIDE<E>][E / LINE], const float (&weights)[SIDE<E>][SIDE<E>], float *shared,
+                     const float *tile) {
+    constexpr int S = SIDE<E>, P = PITCH<float, STEP<E>>;
+    float *mine = shared + line() * S * P;
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < S * S; i++) mine[i / S * P + column() + LINE * (i % S)] = weights[i / S][i % S];
+    __syncwarp();
+#pragma unroll 2
+    for (int n = 0; n < STEP<E>; n += 4) {
+        Vec<float, 4> weight[S];
+#pragma unroll
+        for (int i = 0; i < S; i++) weight[i] = load<4>(mine + i * P + n);
+#pragma unroll
+        for (int x = 0; x < 4; x++) {
+#pragma unroll
+            for (int c = 0; c < E / LINE; c++) {
+                const float number = tile[(n + x) * PITCH<float, E> + column() + LINE * c];
+#pragma unroll
+                for (int i = 0; i < S; i++) out[i][c] = fmaf(weight[i].at[x], number, out[i][c]);
+            }
+        }
+    }
+}
+
+template <int N>
+DEVICE void store_row(float *to, const float (&values)[N], float factor, uint32_t size) {
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        if (column() + LINE * c < int(size)) to[column() + LINE * c] = values[c] * factor;
+    }
+}
+
+// ---- dropout: bit S·i + j says whether score (i, j) of a thread is kept ----
+
+// Rows are queries, the first of a thread being `query`; columns are keys, the first of the tile being `key`. Where
+// each row of probabilities is whole Philox blocks, four neighbours draw each block once.
+template <int S>
+DEVICE uint32_t kept_by_query(const Attention &a, const Place &at, uint32_t query, uint32_t key) {
+    const uint64_t first = query_index(a, at, query) * a.keys + key;
+    const uint32_t turn = column() % 4;
+    uint32_t kept = 0;
+    if (a.keys % 4 != 0) {
+#pragma unroll
+        for (int b = 0; b < S * S; b++)
+            kept |= kept_one(a.dropout, first + b / S * uint64_t(a.keys) + column() + LINE * (b % S)) << b;
+        return kept;
+    }
+#pragma unroll
+    for (int b = 0; b < S * S; b += 4) {
+        const uint32_t block = b + turn;
+        const uint64_t at_block = first + block / S * uint64_t(a.keys) + column() / 4 * 4 + LINE * (block % S);
+        uint32_t four = kept_four(a.dropout, uint32_t(at_block / 4)) << 4 * turn;
+        four |= warp_xor(four, 1);
+        four |= warp_xor(four, 2);
+#pragma unroll
+        for (int i = 0; i < 4; i++) kept |= (four >> (4 * i + turn) & 1) << (b + i);
+    }
+    return kept;
+}
+
+// Rows are keys, the first of a thread being `key`; columns are queries, the first of the tile being `query`.
+template <int S>
+DEVICE uint32_t kept_by_key(const Attention &a, const Place &at, uint32_t key, uint32_t query) {
+    uint32_t kept = 0;
+#pragma unroll
+    for (int j = 0; j < S; j++) {
+        const uint64_t first = query_index(a, at, query + column() + LINE * j) * a.keys + key;
+        const uint32_t four = a.keys % 4 == 0 ? kept_four(a.dropout, uint32_t(first / 4)) >> first % 4 : 0;
+#pragma unroll
+        for (int i = 0; i < S; i++)
+            kept |= (a.keys % 4 == 0 ? four >> i & 1 : kept_one(a.dropout, first + i)) << (S * i + j);
+    }
+    return kept;
+}
+
+// Scores that are dropped become 0.
+template <int S>
+DEVICE void keep(float (&s)[S][S], uint32_t kept) {
+#pragma unroll
+    for (int b = 0; b < S * S; b++) s[b / S][b % S] = kept >> b & 1 ? s[b / S][b % S] : 0.0f;
+}
+
+}  // namespace plain
