@@ -316,6 +316,9 @@ impl CublasLt {
         self.check(op, "cublasLtMatmulPreferenceCreate", status)?;
         let ask = || {
             self.set(op, f.preference_set, preference, values::PREFERENCE_WORKSPACE, &(WORKSPACE as u64))?;
+            for attribute in values::PREFERENCE_ALIGNMENT {
+                self.set(op, f.preference_set, preference, attribute, &ALIGNMENT)?;
+            }
             let empty = Heuristic {
                 algorithm: Algorithm([0; 8]),
                 workspace: 0,
