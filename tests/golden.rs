@@ -52,22 +52,19 @@ fn mrar_256() {
 mod cuda {
     use super::*;
 
-    #[path = "../common/cuda.rs"]
-    mod gpu;
-
     /// In bf16, whose rounding is 2e-3 of a number and adds up over blocks and steps. Adam makes steps of one size of
     /// gradients of any: where rounding turns a sign, a weight goes the other way.
     const HALF: Limits = Limits { activation: 2e-2, gradient: 6e-2, sample: 4e-2, weight: 2e-3, zero: 1e-2 };
 
     #[test]
     fn in_f32() {
-        let Some(cuda) = gpu::device() else { return };
+        let Some(cuda) = common::cuda::device() else { return };
         FILES.iter().for_each(|name| check_file(&cuda, name, DType::F32, SINGLE));
     }
 
     #[test]
     fn in_bf16() {
-        let Some(cuda) = gpu::device() else { return };
+        let Some(cuda) = common::cuda::device() else { return };
         FILES.iter().for_each(|name| check_file(&cuda, name, DType::BF16, HALF));
     }
 }

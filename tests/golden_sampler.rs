@@ -103,12 +103,9 @@ fn runs_in_f32() {
 mod cuda {
     use super::*;
 
-    #[path = "../common/cuda.rs"]
-    mod gpu;
-
     #[test]
     fn runs_on_cuda() {
-        let Some(cuda) = gpu::device() else { return };
+        let Some(cuda) = common::cuda::device() else { return };
         all_runs(&cuda, DType::F32, 2e-5);
     }
 }

@@ -87,12 +87,9 @@ fn vae_in_f64() {
 mod cuda {
     use super::*;
 
-    #[path = "../common/cuda.rs"]
-    mod gpu;
-
     #[test]
     fn vae_on_cuda() {
-        let (Some(cuda), Some(golden)) = (gpu::device(), Golden::find("vae")) else { return };
+        let (Some(cuda), Some(golden)) = (common::cuda::device(), Golden::find("vae")) else { return };
         check(&cuda, &golden, DType::F32, SINGLE);
         check(&cuda, &golden, DType::BF16, 3e-2);
     }

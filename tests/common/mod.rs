@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 pub mod archive;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod difference;
 pub mod golden;
 pub mod pickle;
