@@ -24,6 +24,8 @@ fn half(op: &str) -> f64 {
         "copy" | "embedding" => 0.0,
         // In f64 whatever the type.
         "squared_norm" => 1e-12,
+        // Two roundings of a single number: of the sum, and of the mean.
+        "sum" => 8e-3,
         // Two roundings: of the probabilities, and of the result.
         "attention" => 5e-3,
         "attention, scores in the hundreds" => 2e-2,
