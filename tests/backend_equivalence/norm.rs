@@ -11,7 +11,7 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
         norms(case, dims);
     });
     // Beyond the registers of a warp, and of a block.
-    suite.cases("norms of long rows", 12, |case| {
+    suite.cases("norms of long rows", 24, |case| {
         let dims = [2, 9, case.pick(&[1104, 4097, 4104, 8200, 8201])];
         norms(case, dims);
     });
