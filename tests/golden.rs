@@ -88,7 +88,6 @@ struct Case<'a, B: Backend> {
     golden: &'a Golden,
     backend: B,
     model: TransDiff<B>,
-    compute: DType,
     limits: Limits,
     failures: Vec<String>,
     checked: usize,
@@ -139,7 +138,7 @@ fn model<B: Backend>(backend: &B, golden: &Golden, dtype: DType) -> TransDiff<B>
 impl<'a, B: Backend> Case<'a, B> {
     fn new(backend: &B, golden: &'a Golden, compute: DType, limits: Limits) -> Self {
         let model = model(backend, golden, compute);
-        Self { golden, backend: backend.clone(), model, compute, limits, failures: Vec::new(), checked: 0 }
+        Self { golden, backend: backend.clone(), model, limits, failures: Vec::new(), checked: 0 }
     }
     fn report(self, name: &str) {
         println!("{name}: {} values compared", self.checked);
@@ -175,11 +174,14 @@ impl<'a, B: Backend> Case<'a, B> {
 
     fn conditioning(&self) -> Var<B> {
         let features = Var::from(self.features().tensor().clone());
-        self.model.ar().conditioning(&Context::inference(), &features).unwrap()
+        self.model
+            .ar()
+            .conditioning(&Context::inference().computing_in(self.model.dtype()), &features)
+            .unwrap()
     }
 
     fn check_features(&mut self) {
-        let (ctx, ar) = (Context::inference(), self.model.ar().clone());
+        let (ctx, ar) = (Context::inference().computing_in(self.model.dtype()), self.model.ar().clone());
         let labels = indices(self.golden.tensor("in.labels"));
         let class = ar.class_embedding(&ctx, &labels).unwrap();
         let references = self.references();
@@ -195,11 +197,15 @@ impl<'a, B: Backend> Case<'a, B> {
 
     /// Velocities given all features, and given the first k where those were recorded.
     fn check_velocities(&mut self) {
-        let (ctx, decoder, z) = (Context::inference(), self.model.decoder().clone(), self.conditioning());
+        let (ctx, decoder, z) = (
+            Context::inference().computing_in(self.model.dtype()),
+            self.model.decoder().clone(),
+            self.conditioning(),
+        );
         let time = decoder.time(&ctx, &self.golden.tensor("in.t").to_f64()).unwrap();
         self.close("out.temb", time.temb.value(), self.limits.activation);
         self.close("out.timestep_proj", time.modulation.value(), self.limits.activation);
-        let x = Var::from(self.tensor("in.x"));
+        let x = ctx.input(&self.tensor("in.x")).unwrap();
         let recorded = self.golden.under("out.velocity_");
         let mut counts: Vec<usize> = recorded.map(|(k, _)| k.parse().unwrap()).collect();
         counts.sort_unstable();
@@ -279,7 +285,8 @@ impl<'a, B: Backend> Case<'a, B> {
             ema: EmaRate { rate: self.golden.value("ema_rate"), warmup: false },
             ..TrainConfig::new(1, 1)
         };
-        let mut trainer = Trainer::new(self.model.clone(), config(0)).unwrap();
+        let start = model(&self.backend, self.golden, compute.accumulator());
+        let mut trainer = Trainer::new(start, config(0)).unwrap();
         for step in 0..clips.len() {
             let batch = self.batch(step);
             trainer.reconfigure(config(step)).unwrap();

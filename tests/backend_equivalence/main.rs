@@ -23,23 +23,20 @@ use std::cell::RefCell;
 
 use harness::{Report, Suite};
 use transdiff_core::reference::Reference;
-use transdiff_core::testing::with_margins;
 use transdiff_core::{Backend, DType};
 use transdiff_cpu::Cpu;
 
 /// Checks `backend` in `dtype`. `bound` gives the largest error of each operation.
 fn check_all<B: Backend>(backend: &B, dtype: DType, bound: impl Fn(&str) -> f64) -> Report {
     let suite = Suite { backend, dtype, bound: &bound, report: RefCell::default() };
-    with_margins(|| {
-        storage::check_all(&suite);
-        elementwise::check_all(&suite);
-        linear::check_all(&suite);
-        norm::check_all(&suite);
-        attention::check_all(&suite);
-        embedding::check_all(&suite);
-        image::check_all(&suite);
-        optim::check_all(&suite);
-    });
+    storage::check_all(&suite);
+    elementwise::check_all(&suite);
+    linear::check_all(&suite);
+    norm::check_all(&suite);
+    attention::check_all(&suite);
+    embedding::check_all(&suite);
+    image::check_all(&suite);
+    optim::check_all(&suite);
     errors::check_all(backend, dtype);
     suite.report.into_inner()
 }

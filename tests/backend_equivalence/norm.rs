@@ -6,7 +6,15 @@ use transdiff_core::{Backend, Tensor};
 use crate::harness::{Case, Suite, check};
 
 pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
-    suite.cases("norms", 80, norms);
+    suite.cases("norms", 80, |case| {
+        let dims = dims(case);
+        norms(case, dims);
+    });
+    // Beyond the registers of a warp, and of a block.
+    suite.cases("norms of long rows", 24, |case| {
+        let dims = [2, 9, case.pick(&[1104, 4097, 4104, 8200, 8201])];
+        norms(case, dims);
+    });
     suite.cases("norms of rows far from zero", 10, far_from_zero);
     suite.cases("gated residuals", 60, gated_residuals);
     suite.cases("dropouts", 40, dropouts);
@@ -21,8 +29,7 @@ fn dims<B: Backend>(case: &mut Case<'_, B>) -> [usize; 3] {
     [case.pick(&[0, 1, 2, 3]), case.pick(&[0, 1, 2, 5, 70]), case.pick(&[0, 1, 2, 3, 8, 17, 64, 100, 257])]
 }
 
-fn norms<B: Backend>(case: &mut Case<'_, B>) {
-    let [g, r, d] = dims(case);
+fn norms<B: Backend>(case: &mut Case<'_, B>, [g, r, d]: [usize; 3]) {
     // Two numbers always normalise to ±1: the true gradient is of the order of eps, and with a small eps the
     // error of any float type exceeds it.
     let eps = if d == 2 { 0.5 } else { 1e-6 };

@@ -11,34 +11,32 @@ use crate::{Layout, Result, Tensor};
 /// Value in the margins; exact in every type.
 pub const SENTINEL: f64 = 1984.0;
 
-/// Width of a margin, in elements.
-const MARGIN: usize = 37;
-
 thread_local! {
-    static ACTIVE: Cell<bool> = const { Cell::new(false) };
+    static MARGIN: Cell<usize> = const { Cell::new(0) };
 }
 
 pub(crate) fn margin() -> usize {
-    if ACTIVE.get() { MARGIN } else { 0 }
+    MARGIN.get()
 }
 
-/// Runs `f`; tensors that operations make in it, on this thread, have margins.
-pub fn with_margins<T>(f: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
+/// Runs `f`; tensors that operations make in it, on this thread, have margins of `width` elements. Their elements are
+/// as aligned as the width is: kernels that read vectors take another path where they are not.
+pub fn with_margins<T>(width: usize, f: impl FnOnce() -> T) -> T {
+    struct Restore(usize);
     impl Drop for Restore {
         fn drop(&mut self) {
-            ACTIVE.set(self.0);
+            MARGIN.set(self.0);
         }
     }
-    let _restore = Restore(ACTIVE.replace(true));
+    let _restore = Restore(MARGIN.replace(width));
     f()
 }
 
 /// Whether the margins around `tensor`, an output made in [`with_margins`], still hold their sentinels.
 pub fn margins_intact<B: Backend>(tensor: &Tensor<B>) -> Result<bool> {
-    let start = tensor.layout().offset();
-    for at in [start - MARGIN, start + tensor.numel()] {
-        let layout = Layout::contiguous(&[MARGIN]).shifted(at);
+    let (start, width) = (tensor.layout().offset(), margin());
+    for at in [start - width, start + tensor.numel()] {
+        let layout = Layout::contiguous(&[width]).shifted(at);
         let margin = tensor.backend().to_host(View { layout: &layout, ..tensor.view() })?;
         if margin.to_f64().iter().any(|&x| x != SENTINEL) {
             return Ok(false);

@@ -225,7 +225,7 @@ fn threads_change_nothing_and_margins_stay() {
     let counts = [1, 2, 3].map(|n| Cpu::new(Some(n)).unwrap());
     for case in cases().into_iter().chain(large_cases()) {
         let results = counts.each_ref().map(|cpu| {
-            with_margins(|| {
+            with_margins(37, || {
                 let at = inputs(&case, cpu, DType::F32);
                 let y = (case.forward)(&at).unwrap();
                 let mut out = (case.backward)(&at, &noise(cpu, y.shape(), 50, DType::F32)).unwrap();

@@ -244,9 +244,7 @@ pub(crate) fn forward(cuda: &Cuda, args: ConvArgs<'_, Cuda>, y: Out<'_>) -> Resu
     if y.layout.numel() == 0 {
         return Ok(());
     }
-    let &[images, height, width, _] = args.x.layout.shape() else {
-        unreachable!("core checks the rank")
-    };
+    let &[images, height, width, _] = args.x.layout.shape() else { unreachable!("core checks the rank") };
     let (dtype, kernel, outputs) = (args.x.dtype, args.w.layout.shape()[0], args.w.layout.shape()[3]);
     let seen = Seen::new([height, width], kernel, args.resample);
     let tile = choose(cuda, &seen, images, outputs);
