@@ -52,9 +52,9 @@ fn mrar_256() {
 mod cuda {
     use super::*;
 
-    /// In bf16, whose rounding is 2e-3 of a number and adds up over blocks and steps. Adam makes steps of one size of
-    /// gradients of any: where rounding turns a sign, a weight goes the other way.
-    const HALF: Limits = Limits { activation: 2e-2, gradient: 6e-2, sample: 4e-2, weight: 2e-3, zero: 1e-2 };
+    /// In bf16, which rounds to 4e-3 and adds up over blocks and steps; some twice what was measured. Adam makes steps of
+    /// one size of gradients of any: where rounding turns a sign, a weight that began at zero goes the other way.
+    const HALF: Limits = Limits { activation: 2e-2, gradient: 5e-2, sample: 2e-2, weight: 8e-2, zero: 1e-4 };
 
     #[test]
     fn in_f32() {
