@@ -24,7 +24,8 @@ DEVICE void multiply_transposed(float (&s)[SIDE<E>][SIDE<E>], const float *rows,
     constexpr int S = SIDE<E>, P = PITCH<float, E>;
 #pragma unroll
     for (int i = 0; i < S * S; i++) s[i / S][i % S] = 0.0f;
-#pragma unroll 4
+// One step is 4·SIDE² multiplications; more of them at once would put registers into memory.
+#pragma unroll 1
     for (int e = 0; e < E; e += 4) {
         Vec<float, 4> row[S];
 #pragma unroll
