@@ -29,6 +29,8 @@ fn half(op: &str) -> f64 {
         // Two roundings: of the probabilities, and of the result.
         "attention" => 5e-3,
         "attention, scores in the hundreds" => 2e-2,
+        // The mapped input is rounded, and the result.
+        "conv2d" => 8e-3,
         // Products of rounded numbers that partly cancel.
         "attention_backward" => 2e-2,
         // The tanh form of GELU, and a gradient that is rounded before the product.

@@ -132,21 +132,28 @@ DEVICE void fetch_patch(const ConvParams &p, const Place &at, int chunk, T *patc
     }
 }
 
-// Factors and summands of a thread's channels; zeros past the last channel, which map zeros to zeros.
+// Factors and summands (f32 whatever the type) of a thread's channels; zeros past the last channel, which map zeros to zeros.
 template <typename T>
 DEVICE void load_map(const ConvParams &p, const Place &at, int channel, float (&factor)[LANES<T>],
                      float (&summand)[LANES<T>]) {
-    const T *factors = reinterpret_cast<const T *>(p.map) + at.image * 2 * p.channels + channel;
-    const T *summands = factors + p.channels;
+    const float *factors = reinterpret_cast<const float *>(p.map) + at.image * 2 * p.channels + channel;
+    const float *summands = factors + p.channels;
     if (p.vector_in && channel < p.channels) {
-        load_floats(factor, factors);
-        load_floats(summand, summands);
+#pragma unroll
+        for (int i = 0; i < LANES<T>; i += LANES<float>) {
+            const auto f = load<LANES<float>>(factors + i), s = load<LANES<float>>(summands + i);
+#pragma unroll
+            for (int j = 0; j < LANES<float>; j++) {
+                factor[i + j] = f.at[j];
+                summand[i + j] = s.at[j];
+            }
+        }
         return;
     }
 #pragma unroll
     for (int i = 0; i < LANES<T>; i++) {
-        factor[i] = channel + i < p.channels ? to_float(factors[i]) : 0.0f;
-        summand[i] = channel + i < p.channels ? to_float(summands[i]) : 0.0f;
+        factor[i] = channel + i < p.channels ? factors[i] : 0.0f;
+        summand[i] = channel + i < p.channels ? summands[i] : 0.0f;
     }
 }
 
