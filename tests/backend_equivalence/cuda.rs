@@ -31,8 +31,6 @@ fn half(op: &str) -> f64 {
         // Two as well: of the mapped input, and of the result, which is a single number in some cases.
         "conv2d" => 6e-3,
         "attention, scores in the hundreds" => 2e-2,
-        // The mapped input is rounded, and the result.
-        "conv2d" => 8e-3,
         // Products of rounded numbers that partly cancel.
         "attention_backward" => 2e-2,
         // The tanh form of GELU, and a gradient that is rounded before the product.

@@ -103,12 +103,11 @@ fn checked(op: &'static str, code: Code) -> Result<()> {
         // SAFETY: the pointer is valid.
         let known =
             unsafe { sys::cuGetErrorString(code, &mut words) } == Code::CUDA_SUCCESS && !words.is_null();
-        // SAFETY: not null, and static.
-        if known {
-            unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
-        } else {
-            "unknown error".into()
+        if !known {
+            return "unknown error".into();
         }
+        // SAFETY: not null, and static.
+        unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
     });
     Err(Error::Backend { op, message })
 }
