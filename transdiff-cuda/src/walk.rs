@@ -86,7 +86,7 @@ impl<const N: usize> Plan<N> {
         let fits = |t: usize| {
             let (step, strides) = self.strides[t].split_last().expect("a plan has an axis");
             let repeated = *step == 0 && repeats && t + 1 < N;
-            let aligned = self.address[t] % (width * self.sizes[t]) as u64 == 0
+            let aligned = self.address[t].is_multiple_of((width * self.sizes[t]) as u64)
                 && strides.iter().zip(outer).all(|(stride, _)| stride.is_multiple_of(width));
             repeated || (*step == 1 && aligned)
         };
