@@ -103,8 +103,8 @@ fn checked(op: &'static str, code: Code) -> Result<()> {
         // SAFETY: the pointer is valid.
         let known =
             unsafe { sys::cuGetErrorString(code, &mut words) } == Code::CUDA_SUCCESS && !words.is_null();
-        // SAFETY: not null, and static.
         if known {
+            // SAFETY: not null, and static.
             unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
         } else {
             "unknown error".into()
@@ -143,17 +143,18 @@ impl Driver {
             return Err(unavailable(format!("the CUDA driver has {count} devices, counted from 0")));
         }
         let device = Device::get_device(ordinal).map_err(words)?;
-        let capability = [DeviceAttribute::ComputeCapabilityMajor, DeviceAttribute::ComputeCapabilityMinor]
-            .map(|attribute| device.get_attribute(attribute));
-        let [major, minor] = [capability[0].map_err(words)?, capability[1].map_err(words)?];
+        let attribute = |attribute| device.get_attribute(attribute).map_err(words);
+        let major = attribute(DeviceAttribute::ComputeCapabilityMajor)?;
+        let minor = attribute(DeviceAttribute::ComputeCapabilityMinor)?;
         let name = device.name().map_err(words)?;
         if major < 8 {
             let needed = "this library needs compute capability 8.0 or later";
             return Err(unavailable(format!("{name} has compute capability {major}.{minor}: {needed}")));
         }
-        let multiprocessors =
-            device.get_attribute(DeviceAttribute::MultiprocessorCount).map_err(words)? as u32;
+        let multiprocessors = attribute(DeviceAttribute::MultiprocessorCount)? as u32;
         let context = Context::new(device).map_err(words)?;
+        // It makes itself the thread's, and says nothing if that fails.
+        CurrentContext::set_current(&context).map_err(words)?;
         let stream = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(words)?;
         let load = |&(stem, image): &(&'static str, &[u8])| {
             let module = Module::from_fatbin(image, &[])
