@@ -11,7 +11,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use transdiff::backend::{Activation, AdamW, Resample};
 use transdiff::tensor::{Attention, ChannelMap, Conv, Modulation, Slot};
-use transdiff::{Cpu, Result, Tensor};
+use transdiff::{Cpu, DType, Result, Tensor};
 
 /// Width of the base preset, its heads, and their size.
 const D: usize = 768;
@@ -32,7 +32,7 @@ struct Inputs {
 impl Inputs {
     fn noise(&mut self, shape: &[usize]) -> Tensor<Cpu> {
         self.made += 1;
-        workloads::noise(&self.backend, shape, self.made).unwrap()
+        workloads::noise(&self.backend, shape, DType::F32, self.made).unwrap()
     }
 }
 

@@ -8,7 +8,7 @@ mod workloads;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
-use transdiff::Cpu;
+use transdiff::{Cpu, DType};
 use workloads::{DecoderStep, TRAIN_BATCH, TRAIN_MUL, Training, base, features};
 
 const IMAGES: [usize; 2] = [1, 4];
@@ -32,7 +32,8 @@ fn step(c: &mut Criterion) {
     }
     let mut training = None;
     group.bench_function(BenchmarkId::new("training step", format!("{TRAIN_BATCH}x{TRAIN_MUL}")), |b| {
-        let training = training.get_or_insert_with(|| Training::new(model.clone()).unwrap());
+        let training =
+            training.get_or_insert_with(|| Training::new(model.clone(), TRAIN_BATCH, DType::F32).unwrap());
         b.iter(|| training.run().unwrap());
     });
     group.finish();

@@ -1,6 +1,8 @@
-//! What is timed of a whole model: the base preset and the published autoencoder with random weights, f32, on the CPU.
+//! What is timed of a whole model: a preset and the published autoencoder, on any backend, with random weights.
 //!
 //! Time does not depend on the weights' values: no kernel skips zeros, and none meets subnormal numbers here.
+
+pub mod flops;
 
 use std::ops::ControlFlow;
 
@@ -12,72 +14,87 @@ use transdiff::rng::{Purpose, StreamKey};
 use transdiff::sampler::{KeyedNoise, Preset, Silent};
 use transdiff::train::{TrainConfig, Trainer};
 use transdiff::vae::{Vae, VaeConfig};
-use transdiff::{Cpu, DType, Result, Tensor};
+use transdiff::{Backend, DType, Result, Tensor};
 
-/// Samples of a training step.
+/// Samples of a training step, if nothing else is asked for.
 pub const TRAIN_BATCH: usize = 2;
 /// Noised copies of each.
 pub const TRAIN_MUL: usize = 4;
 
 /// Random values, the same in every run.
-pub fn noise(backend: &Cpu, shape: &[usize], index: u32) -> Result<Tensor<Cpu>> {
+pub fn noise<B: Backend>(backend: &B, shape: &[usize], dtype: DType, index: u32) -> Result<Tensor<B>> {
     let values = StreamKey::new(0, Purpose::TrainingNoise, index, 0).normals(shape.iter().product());
-    Tensor::from_f32(backend, shape, values, DType::F32)
+    Tensor::from_f32(backend, shape, values, dtype)
 }
 
-/// The base preset for 256 px, 1-step.
-pub fn base(backend: &Cpu) -> Result<TransDiff<Cpu>> {
+/// The base preset for 256 px, 1-step, in f32.
+pub fn base<B: Backend>(backend: &B) -> Result<TransDiff<B>> {
     TransDiff::new(backend, &ModelConfig::preset(Size::Base, 256, Mode::OneStep)?, DType::F32, 0)
 }
 
 /// The autoregressive transformer on `sequences` sequences. Guidance takes two an image; a session keeps the
 /// unconditional one and then needs one.
-pub fn features(model: &TransDiff<Cpu>, sequences: usize) -> Result<()> {
-    let labels: Vec<usize> = (0..sequences).collect();
+pub fn features<B: Backend>(model: &TransDiff<B>, sequences: usize) -> Result<()> {
+    let labels: Vec<usize> = (0..sequences).map(|i| i % model.config().classes).collect();
     model.features(&labels, &[])?;
     Ok(())
 }
 
 /// A step of the decoder with guidance, as sampling makes it: keys and values of the cross-attentions and the
-/// embedding of the time are computed beforehand.
-pub struct DecoderStep<'a> {
-    model: &'a TransDiff<Cpu>,
-    x: Var<Cpu>,
-    time: TimeEmbedding<Cpu>,
-    condition: Condition<Cpu>,
+/// embedding of the time are computed beforehand, and a device that records replays it.
+pub struct DecoderStep<'a, B: Backend> {
+    model: &'a TransDiff<B>,
+    x: Var<B>,
+    time: TimeEmbedding<B>,
+    condition: Condition<B>,
+    recording: Option<B::Recording>,
 }
 
-impl<'a> DecoderStep<'a> {
-    pub fn new(model: &'a TransDiff<Cpu>, batch: usize) -> Result<Self> {
-        let config = model.config();
-        let labels: Vec<usize> = (0..batch).collect();
+impl<'a, B: Backend> DecoderStep<'a, B> {
+    pub fn new(model: &'a TransDiff<B>, batch: usize) -> Result<Self> {
+        let (config, backend) = (model.config(), model.backend());
+        let labels: Vec<usize> = (0..batch).map(|i| i % config.classes).collect();
         let without_class = model.condition(&model.unconditional_features(&[])?)?.repeated(batch)?;
         let condition = model.condition(&model.features(&labels, &[])?)?.and(&without_class)?;
         let shape = [2 * batch, config.decoder_tokens(), config.latent_channels];
         let time = model.decoder().time(&Context::inference(), &[500.0])?;
-        Ok(Self { model, x: Var::from(noise(model.backend(), &shape, 0)?), time, condition })
+        let x = Var::from(noise(backend, &shape, model.dtype(), 0)?);
+        let mut step = Self { model, x, time, condition, recording: None };
+        // What a device prepares when it first meets an operation is not to be recorded.
+        step.evaluate()?;
+        step.recording = backend.record(&mut || step.evaluate())?;
+        Ok(step)
+    }
+
+    fn evaluate(&self) -> Result<()> {
+        self.model.decoder().velocity(&Context::inference(), &self.x, &self.time, &self.condition)?;
+        Ok(())
     }
 
     pub fn run(&self) -> Result<()> {
-        self.model.decoder().velocity(&Context::inference(), &self.x, &self.time, &self.condition)?;
-        Ok(())
+        match &self.recording {
+            Some(recording) => self.model.backend().replay(recording),
+            None => self.evaluate(),
+        }
     }
 }
 
 /// Training steps with the paper's settings.
-pub struct Training {
-    trainer: Trainer<Cpu>,
+pub struct Training<B: Backend> {
+    trainer: Trainer<B>,
     set: MemorySet,
 }
 
-impl Training {
-    pub fn new(model: TransDiff<Cpu>) -> Result<Self> {
+impl<B: Backend> Training<B> {
+    /// Steps of `batch` samples, whose passes compute in `compute`.
+    pub fn new(model: TransDiff<B>, batch: usize, compute: DType) -> Result<Self> {
         let config = model.config();
         let shape = [config.latent_channels, config.latent_size, config.latent_size];
-        let images = 8;
-        let values = noise(model.backend(), &[images, shape.iter().product()], 1)?.to_f32()?;
+        let images = 8.min(config.classes);
+        let values = StreamKey::new(0, Purpose::TrainingNoise, 1, 0);
+        let values = values.normals(images * shape.iter().product::<usize>());
         let set = MemorySet::new(shape, values, (0..images).collect())?;
-        let config = TrainConfig { batch_mul: TRAIN_MUL, ..TrainConfig::new(TRAIN_BATCH, 1000) };
+        let config = TrainConfig { batch_mul: TRAIN_MUL, compute, ..TrainConfig::new(batch, 1000) };
         Ok(Self { trainer: Trainer::new(model, config)?, set })
     }
 
@@ -86,30 +103,37 @@ impl Training {
     }
 }
 
+/// The settings of the published model of these sizes; those of the base preset for another.
+pub fn preset(config: &ModelConfig) -> Preset {
+    Preset::of(config).unwrap_or(Preset::BASE)
+}
+
 /// Generation with guidance, from labels to latents.
-pub fn sample(session: &mut Session<Cpu>, batch: usize, steps: usize) -> Result<()> {
-    let labels: Vec<usize> = (0..batch).collect();
+pub fn sample<B: Backend>(session: &mut Session<B>, batch: usize, steps: usize) -> Result<()> {
+    let config = session.model().config();
+    let labels: Vec<usize> = (0..batch).map(|i| i % config.classes).collect();
     let seeds: Vec<u64> = (0..batch as u64).collect();
-    let sampling = Sampling::new(Preset::BASE.sampler(steps)?, Preset::BASE.guidance()?);
+    let preset = preset(config);
+    let sampling = Sampling::new(preset.sampler(steps)?, preset.guidance()?);
     let mut noise = KeyedNoise::new(session.model().backend(), DType::F32, &seeds);
     session.generate(&labels, &[], &sampling, &mut noise, &mut Silent)?;
     Ok(())
 }
 
 /// The autoencoder of the published size, its latents and its images.
-pub struct Autoencoder {
-    vae: Vae<Cpu>,
-    latents: Tensor<Cpu>,
-    images: Tensor<Cpu>,
+pub struct Autoencoder<B: Backend> {
+    vae: Vae<B>,
+    latents: Tensor<B>,
+    images: Tensor<B>,
 }
 
-impl Autoencoder {
+impl<B: Backend> Autoencoder<B> {
     /// For `batch` images of side `resolution`.
-    pub fn new(backend: &Cpu, batch: usize, resolution: usize) -> Result<Self> {
-        let vae = Vae::new(backend, &VaeConfig::published(), DType::F32, 0)?;
+    pub fn new(backend: &B, batch: usize, resolution: usize, dtype: DType) -> Result<Self> {
+        let vae = Vae::new(backend, &VaeConfig::published(), dtype, 0)?;
         let (config, side) = (vae.config(), resolution / vae.downsampling());
-        let latents = noise(backend, &[batch, config.latent_channels, side, side], 0)?;
-        let images = noise(backend, &[batch, config.image_channels, resolution, resolution], 1)?;
+        let latents = noise(backend, &[batch, config.latent_channels, side, side], dtype, 0)?;
+        let images = noise(backend, &[batch, config.image_channels, resolution, resolution], dtype, 1)?;
         Ok(Self { vae, latents, images })
     }
 

@@ -5,6 +5,7 @@ mod compare;
 mod cuda;
 mod ffi;
 mod fuzz;
+mod gpu;
 mod header;
 mod install;
 mod licences;
@@ -66,6 +67,8 @@ enum Task {
     Sanitize(sanitize::Options),
     /// Speed beside PyTorch, in turns
     Compare(compare::Options),
+    /// A folder that tests and measures the CUDA backend on a machine with a GPU and without Rust; needs nvcc and binutils
+    GpuBundle(gpu::Options),
 }
 
 impl Task {
@@ -86,6 +89,7 @@ impl Task {
             Self::Fuzz(_) => "fuzz",
             Self::Sanitize(_) => "sanitize",
             Self::Compare(_) => "compare",
+            Self::GpuBundle(_) => "gpu-bundle",
         }
     }
 
@@ -118,6 +122,7 @@ impl Task {
             Self::Fuzz(options) => fuzz::run(options),
             Self::Sanitize(options) => sanitize::run(options),
             Self::Compare(options) => compare::run(options),
+            Self::GpuBundle(options) => gpu::run(options),
         }
     }
 }

@@ -1,0 +1,161 @@
+//! Floating-point operations of what is timed.
+//!
+//! Counted are the products of the definitions: linear layers, attention (scores and weighted sums, over the keys that a
+//! query may see) and convolutions, a multiply-add as two. Not counted is what is linear in the number of activations
+//! (norms, activation functions, residuals, the sampler, AdamW), and nothing is taken off where a backend computes less
+//! (the convolution of a doubled image) or put on where it computes more (activations again in a backward pass).
+
+use transdiff::model::{Mode, ModelConfig};
+use transdiff::vae::VaeConfig;
+
+/// Sines and cosines of the timestep embedding.
+const TIME_FEATURES: usize = 256;
+
+/// x [rows, inputs] · W.
+fn linear(rows: usize, inputs: usize, outputs: usize) -> usize {
+    2 * rows * inputs * outputs
+}
+
+/// Scores and weighted sums of `queries` over `keys`, all heads together `width` wide.
+fn attention(queries: usize, keys: usize, width: usize) -> usize {
+    4 * queries * keys * width
+}
+
+/// Projections, the perceptron and attention of one encoder block, for `tokens` tokens of one sequence that see `pairs`
+/// keys in all.
+fn encoder_block(config: &ModelConfig, tokens: usize, pairs: usize) -> usize {
+    let d = config.width;
+    linear(tokens, d, (4 + 2 * config.mlp_ratio) * d) + attention(1, pairs, d)
+}
+
+/// The autoregressive transformer in one step, on `sequences` sequences.
+pub fn features(config: &ModelConfig, sequences: usize) -> usize {
+    let tokens = config.buffer_size + config.feature_tokens;
+    sequences * config.encoder_blocks * encoder_block(config, tokens, tokens * tokens)
+}
+
+/// Keys and values of every cross-attention, of `images` images with `features` features each.
+pub fn condition(config: &ModelConfig, images: usize, features: usize) -> usize {
+    let d = config.width;
+    linear(images * features, d, d) * (1 + 2 * config.decoder_blocks)
+}
+
+/// The embedding of `timesteps` timesteps.
+fn time(config: &ModelConfig, timesteps: usize) -> usize {
+    let d = config.width;
+    linear(timesteps, TIME_FEATURES, d) + linear(timesteps, d, d) + linear(timesteps, d, 6 * d)
+}
+
+/// A velocity of `rows` latents, each with its image's `features` features: the decoder but for its condition and the
+/// embedding of the time.
+pub fn velocity(config: &ModelConfig, rows: usize, features: usize) -> usize {
+    let (d, s) = (config.width, config.decoder_tokens());
+    // Queries, keys, values and the projection of one attention; queries and the projection of the other; the perceptron.
+    let products = linear(s, d, (4 + 2 + 2 * config.mlp_ratio) * d);
+    let block = products + attention(s, s, d) + attention(s, features, d);
+    rows * (2 * linear(s, config.latent_channels, d) + config.decoder_blocks * block)
+}
+
+/// `steps` steps of the sampler with guidance; each step embeds one timestep for all.
+fn trajectory(config: &ModelConfig, images: usize, features: usize, steps: usize) -> usize {
+    steps * velocity(config, 2 * images, features) + time(config, steps)
+}
+
+/// Generation of `images` latents with guidance, by a session that has made one before: in one step it keeps the
+/// features that stand for no class, and makes one condition of them for all images.
+pub fn generation(config: &ModelConfig, images: usize, steps: usize) -> usize {
+    let Mode::MultiReference { groups } = config.mode else {
+        let s = config.feature_tokens;
+        return features(config, images)
+            + condition(config, images + 1, s)
+            + trajectory(config, images, s, steps);
+    };
+    let visible = |group: usize| (group + 1) * config.group_tokens();
+    let group = |group| {
+        2 * images * next_group(config, group)
+            + condition(config, 2 * images, visible(group))
+            + trajectory(config, images, visible(group), steps)
+    };
+    (0..groups).map(group).sum()
+}
+
+/// The tokens of one sequence that a group adds, keys and values of those before being kept: with the first group come the
+/// class tokens, which see each other alone; each later one is the image before it, cut into patches.
+fn next_group(config: &ModelConfig, group: usize) -> usize {
+    let (buffer, g, d) = (config.buffer_size, config.group_tokens(), config.width);
+    let pairs = g * (buffer + (group + 1) * g);
+    let blocks = |tokens, pairs| config.encoder_blocks * encoder_block(config, tokens, pairs);
+    match group {
+        0 => blocks(buffer + g, buffer * buffer + pairs),
+        _ => linear(g, config.reference_features(), d) + blocks(g, pairs),
+    }
+}
+
+/// A training step in one step, `mul` noised copies of each of `batch` samples: forward, and twice as much backward.
+pub fn training(config: &ModelConfig, batch: usize, mul: usize) -> usize {
+    let (rows, s) = (mul * batch, config.feature_tokens);
+    let forward = features(config, batch)
+        + condition(config, batch, s)
+        + time(config, rows)
+        + velocity(config, rows, s);
+    3 * forward
+}
+
+/// A convolution with kernels of side `kernel` and as many outputs as `side`×`side`.
+fn conv(side: usize, inputs: usize, outputs: usize, kernel: usize) -> usize {
+    linear(side * side, inputs * kernel * kernel, outputs)
+}
+
+fn res_block(side: usize, inputs: usize, outputs: usize) -> usize {
+    let shortcut = if inputs == outputs { 0 } else { conv(side, inputs, outputs, 1) };
+    conv(side, inputs, outputs, 3) + conv(side, outputs, outputs, 3) + shortcut
+}
+
+fn attn_block(side: usize, channels: usize) -> usize {
+    let pixels = side * side;
+    4 * conv(side, channels, channels, 1) + attention(pixels, pixels, channels)
+}
+
+fn middle(side: usize, channels: usize) -> usize {
+    2 * res_block(side, channels, channels) + attn_block(side, channels)
+}
+
+fn widths(config: &VaeConfig) -> Vec<usize> {
+    config.multipliers.iter().map(|m| m * config.channels).collect()
+}
+
+/// Decoding `images` latents to images of side `resolution`.
+pub fn decoding(config: &VaeConfig, images: usize, resolution: usize) -> usize {
+    let (widths, latent, side) = (widths(config), config.latent_channels, resolution / config.downsampling());
+    let (finest, deepest) = (widths[0], widths[widths.len() - 1]);
+    let mut count = conv(side, latent, latent, 1) + conv(side, latent, deepest, 3) + middle(side, deepest);
+    let (mut inputs, mut side) = (deepest, side);
+    for (level, &width) in widths.iter().enumerate().rev() {
+        count += res_block(side, inputs, width) + config.res_blocks * res_block(side, width, width);
+        if level > 0 {
+            side *= 2;
+            count += conv(side, width, width, 3);
+        }
+        inputs = width;
+    }
+    images * (count + conv(side, finest, config.image_channels, 3))
+}
+
+/// Encoding `images` images of side `resolution`.
+pub fn encoding(config: &VaeConfig, images: usize, resolution: usize) -> usize {
+    let (widths, moments) = (widths(config), 2 * config.latent_channels);
+    let mut count = conv(resolution, config.image_channels, config.channels, 3);
+    let (mut inputs, mut side) = (config.channels, resolution);
+    for (level, &width) in widths.iter().enumerate() {
+        count += res_block(side, inputs, width) + (config.res_blocks - 1) * res_block(side, width, width);
+        if config.attention.contains(&level) {
+            count += config.res_blocks * attn_block(side, width);
+        }
+        if level + 1 < widths.len() {
+            side /= 2;
+            count += conv(side, width, width, 3);
+        }
+        inputs = width;
+    }
+    images * (count + middle(side, inputs) + conv(side, inputs, moments, 3) + conv(side, moments, moments, 1))
+}

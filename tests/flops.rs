@@ -1,0 +1,87 @@
+//! The operations that the benchmarks count, against a count by hand.
+
+#[path = "../benches/workloads/flops.rs"]
+mod flops;
+
+use transdiff::model::{Mode, ModelConfig};
+use transdiff::vae::VaeConfig;
+
+/// 2 class tokens, 4 features; latents of 4×4 positions with 3 channels.
+fn model(mode: Mode) -> ModelConfig {
+    ModelConfig {
+        width: 8,
+        heads: 2,
+        encoder_blocks: 2,
+        decoder_blocks: 1,
+        mlp_ratio: 4,
+        classes: 10,
+        buffer_size: 2,
+        feature_tokens: 4,
+        latent_channels: 3,
+        latent_size: 4,
+        mode,
+    }
+}
+
+/// Multiply-adds of an encoder block a token: queries, keys, values 3·8·8, the projection 8·8, the perceptron twice 8·32.
+const TOKEN: usize = 192 + 64 + 512;
+
+/// Multiply-adds of the decoder for one latent of 16 tokens that sees `features` features: in and out 2·3·8 a token; the
+/// block's projections 4·64 and 2·64 and its perceptron 512 a token, and 2·8 for each of 16 and `features` keys.
+fn velocity(features: usize) -> usize {
+    16 * (48 + (256 + 128 + 512) + 16 * 16 + 16 * features)
+}
+
+/// Multiply-adds of a timestep's embedding: 256·8, 8·8 and 8·48.
+const TIME: usize = 2048 + 64 + 384;
+
+#[test]
+fn one_step() {
+    let config = model(Mode::OneStep);
+    // 6 tokens, each of which sees 6.
+    let features = 2 * (6 * TOKEN + 6 * 6 * 16);
+    assert_eq!(flops::features(&config, 3), 2 * 3 * features);
+    // 4 features: cond_embed, keys and values, 8·8 each.
+    let condition = 4 * 3 * 64;
+    assert_eq!(flops::condition(&config, 5, 4), 2 * 5 * condition);
+    assert_eq!(flops::velocity(&config, 7, 4), 2 * 7 * velocity(4));
+    let sample = 3 * features + 4 * condition + 10 * (6 * velocity(4) + TIME);
+    assert_eq!(flops::generation(&config, 3, 10), 2 * sample);
+    let forward = 3 * features + 3 * condition + 6 * (velocity(4) + TIME);
+    assert_eq!(flops::training(&config, 3, 2), 2 * 3 * forward);
+}
+
+#[test]
+fn multi_reference() {
+    let config = model(Mode::MultiReference { groups: 4 });
+    // Groups of one token, a patch of 4×4 positions with 48 values. Class tokens see 2 keys, group k sees 3 + k.
+    let first = 2 * (3 * TOKEN + (2 * 2 + 3) * 16);
+    let later: usize = (1..4).map(|k| 48 * 8 + 2 * (TOKEN + (3 + k) * 16)).sum();
+    let conditions: usize = (1..=4).map(|n| n * 3 * 64).sum();
+    let steps: usize = (1..=4).map(|n| 5 * (2 * velocity(n) + TIME)).sum();
+    let one = 2 * (first + later) + 2 * conditions + steps;
+    assert_eq!(flops::generation(&config, 1, 5), 2 * one);
+}
+
+/// Two levels of 32 and 64 channels; images of 4×4, latents of 2×2 with 2 channels.
+#[test]
+fn autoencoder() {
+    let config = VaeConfig {
+        image_channels: 3,
+        latent_channels: 2,
+        channels: 32,
+        multipliers: vec![1, 2],
+        res_blocks: 1,
+        attention: vec![1],
+    };
+    // Weights of a 3×3 convolution, of which each output pixel takes every one once.
+    let k3 = |inputs: usize, outputs: usize| 9 * inputs * outputs;
+    let attention = 4 * (4 * 64 * 64) + 2 * 4 * 4 * 64;
+    let middle = 4 * 4 * k3(64, 64) + attention;
+    let coarse = 4 * (2 * 2 + k3(2, 64)) + middle + 4 * (4 * k3(64, 64)) + 16 * k3(64, 64);
+    let fine = 16 * (k3(64, 32) + k3(32, 32) + 64 * 32 + 2 * k3(32, 32)) + 16 * k3(32, 3);
+    assert_eq!(flops::decoding(&config, 3, 4), 2 * 3 * (coarse + fine));
+    let fine = 16 * (k3(3, 32) + 2 * k3(32, 32)) + 4 * k3(32, 32);
+    let coarse = 4 * (k3(32, 64) + k3(64, 64) + 32 * 64) + attention + middle + 4 * (k3(64, 4) + 4 * 4);
+    assert_eq!(flops::encoding(&config, 3, 4), 2 * 3 * (fine + coarse));
+}
