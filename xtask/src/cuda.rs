@@ -135,7 +135,8 @@ impl Build {
         cargo(&tiny).args(&["--", &model, &vae]).env("CUDA_PATH", &self.toolkit).run()?;
         let sample =
             Process::new("target/debug/transdiff").args(&["sample", "--model", &model, "--vae", &vae]);
-        let sample = sample.args(&["--class", "1", "--steps", "4", "--out", &out, "--device", device]);
+        let sample =
+            sample.args(&["--class", "1", "--steps", "4", "--out", &out, "--force", "--device", device]);
         self.emulated(sample, emulator).complaint()
     }
 
