@@ -2,7 +2,7 @@
 
 use super::LoadOptions;
 use super::load::check_match;
-use crate::Result;
+use crate::{Device, Result};
 use crate::model::{Mode, ModelConfig, ModelSource};
 use crate::sampler::Preset;
 use crate::vae::{VaeConfig, VaeSource};
@@ -38,8 +38,10 @@ pub(super) fn estimate(
     let mut generation = model_values(source.config()).bytes(images, size);
     if let Some(vae) = &vae {
         weights.add(Weights::of(vae.tensors(), size));
-        let vae = vae_values(vae.config(), source.config().latent_size as u64);
-        generation = generation.max(vae.bytes(images, size));
+        let side = source.config().latent_size as u64;
+        let finest = side * vae.config().downsampling() as u64;
+        let at_once = images_at_once(options.device, finest.saturating_pow(2)).min(images.max(1));
+        generation = generation.max(vae_values(vae.config(), side, at_once).bytes(images, size));
     }
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let scratch = SCRATCH.saturating_mul(options.threads.unwrap_or_else(cores) as u64);
@@ -48,6 +50,18 @@ pub(super) fn estimate(
         loading: weights.passing,
         generation: generation.saturating_add(scratch),
     })
+}
+
+/// How many images the VAE works on at a time. What `auto` will choose is not known: the more of what it may.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "the CPU takes one, whatever its size"))]
+fn images_at_once(device: Device, pixels: u64) -> u64 {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Auto | Device::Cuda(_) => {
+            transdiff_cuda::images_at_once(usize::try_from(pixels).unwrap_or(usize::MAX)) as u64
+        }
+        _ => 1,
+    }
 }
 
 /// Bytes of weights: kept, and needed while one tensor is read.
@@ -113,8 +127,8 @@ fn model_values(config: &ModelConfig) -> Values {
     Values { once: condition + times, each: prefix + encoder.max(3 * condition + decoder) }
 }
 
-/// While the latents of a batch are decoded, one after another.
-fn vae_values(config: &VaeConfig, latent_size: u64) -> Values {
+/// While the latents of a batch are decoded, `at_once` at a time.
+fn vae_values(config: &VaeConfig, latent_size: u64, at_once: u64) -> Values {
     let finest = latent_size * config.downsampling() as u64;
     let channels =
         |level: usize| (config.channels * config.multipliers[level.min(config.multipliers.len() - 1)]) as u64;
@@ -125,5 +139,8 @@ fn vae_values(config: &VaeConfig, latent_size: u64) -> Values {
     };
     let largest = (0..config.multipliers.len()).map(level).max().unwrap_or(0);
     // Of an image: as it is made, joined to the others, and brought to the host.
-    Values { once: largest, each: finest.saturating_pow(2).saturating_mul(3 * config.image_channels as u64) }
+    Values {
+        once: largest.saturating_mul(at_once),
+        each: finest.saturating_pow(2).saturating_mul(3 * config.image_channels as u64),
+    }
 }

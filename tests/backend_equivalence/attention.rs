@@ -9,6 +9,18 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("attention", 90, attention);
     suite.cases("steep attention", 10, steep);
     suite.cases("attention masks", 5, masks);
+    suite.cases("attention of wide heads", 12, wide);
+}
+
+/// Heads as wide as the autoencoder's, forward alone.
+fn wide<B: Backend>(case: &mut Case<'_, B>) {
+    let [b, h, e] = [case.pick(&[1, 2]), case.pick(&[1, 1, 2]), case.pick(&[129, 160, 512])];
+    let [nq, nkv] = [(); 2].map(|()| case.pick(&[0, 1, 5, 16, 33]));
+    let q = case.distinct(&[b, nq, h, e], |z| z);
+    let images = if case.one_in(4) { 1 } else { b };
+    let [k, v] = [(); 2].map(|()| case.distinct(&[images, nkv, h, e], |z| z));
+    let how = &Attention::default();
+    check!(case, "attention", [q, k, v] => q.attention(k, v, how, false));
 }
 
 /// [B, H, E, Nq, Nkv] and a mask.

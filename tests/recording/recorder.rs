@@ -297,6 +297,10 @@ impl NnOps for Recorder {
 }
 
 impl ImageOps for Recorder {
+    fn images_at_once(&self, pixels: usize) -> usize {
+        Reference.images_at_once(pixels)
+    }
+
     fn group_norm(&self, _: In<'_>, _: (In<'_>, In<'_>), _: usize, _: f64, _: Out<'_>) -> Result<()> {
         unreachable!("{NOT_HERE}")
     }

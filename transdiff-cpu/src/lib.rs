@@ -198,6 +198,11 @@ impl NnOps for Cpu {
 }
 
 impl ImageOps for Cpu {
+    /// One: an image is work for all threads, and what it takes stays in the cache.
+    fn images_at_once(&self, _: usize) -> usize {
+        1
+    }
+
     fn group_norm(
         &self,
         x: View<'_, Self>,

@@ -64,7 +64,10 @@ impl Matrix {
 /// A product C ← A B of `batch` pairs, with `epilogue`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Product {
+    /// Of the factors.
     pub(crate) dtype: DType,
+    /// Of the product and of the epilogue's vector.
+    pub(crate) result: DType,
     /// Whether f32 may be rounded to 10 bits of mantissa on the way, which tensor cores want.
     pub(crate) tf32: bool,
     pub(crate) a: Matrix,
@@ -267,7 +270,8 @@ impl CublasLt {
 
     fn plan(&self, op: &'static str, product: &Product) -> Result<Option<Plan>> {
         let f = &self.functions;
-        let dtype = if product.dtype == DType::BF16 { values::R_16BF } else { values::R_32F };
+        let of = |dtype| if dtype == DType::BF16 { values::R_16BF } else { values::R_32F };
+        let (dtype, result) = (of(product.dtype), of(product.result));
         let compute = if product.tf32 { values::COMPUTE_32F_FAST_TF32 } else { values::COMPUTE_32F };
         let mut made = Made { functions: f, desc: ptr::null_mut(), layouts: [ptr::null_mut(); 3] };
         // SAFETY: the pointer is valid.
@@ -286,9 +290,10 @@ impl CublasLt {
         };
         if let Some(epilogue) = epilogue {
             self.set(op, f.desc_set, made.desc, values::DESC_EPILOGUE, &epilogue)?;
-            self.set(op, f.desc_set, made.desc, values::DESC_BIAS_TYPE, &dtype)?;
+            self.set(op, f.desc_set, made.desc, values::DESC_BIAS_TYPE, &result)?;
         }
-        for (layout, matrix) in made.layouts.iter_mut().zip([product.b, product.a, product.c]) {
+        let matrices = [(product.b, dtype), (product.a, dtype), (product.c, result)];
+        for (layout, (matrix, dtype)) in made.layouts.iter_mut().zip(matrices) {
             let (rows, cols) = (matrix.cols as u64, matrix.rows as u64);
             // SAFETY: the pointer is valid.
             let status = unsafe { (f.layout_create)(layout, dtype, rows, cols, matrix.stride as i64) };

@@ -10,10 +10,13 @@ use crate::device::{Cuda, Memory, aligned};
 /// C ← A B of `batch` pairs of matrices.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gemm {
+    /// Of the factors.
     pub(crate) dtype: DType,
+    /// Of the product.
+    pub(crate) result: DType,
     pub(crate) a: Factor,
     pub(crate) b: Factor,
-    /// Without gaps.
+    /// Rows without gaps in them.
     pub(crate) c: Factor,
     pub(crate) batch: usize,
 }
@@ -53,16 +56,18 @@ impl Gemm {
         epilogue: Epilogue,
         vector: (u64, usize),
     ) -> Result<bool> {
-        let size = self.dtype.size();
-        let bytes = |factor: &Factor| factor.extent(self.batch) * size;
+        let bytes = |factor: &Factor, dtype: DType| factor.extent(self.batch) * dtype.size();
         // Algorithms are chosen for aligned addresses. Those of a model's tensors are; a view may begin anywhere.
         let reads_vector = matches!(epilogue, Epilogue::Bias | Epilogue::BiasGelu);
-        let a = Aligned::new(cuda, op, self.a.address, bytes(&self.a), true)?;
-        let b = Aligned::new(cuda, op, self.b.address, bytes(&self.b), true)?;
-        let c = Aligned::new(cuda, op, self.c.address, bytes(&self.c), false)?;
-        let v = Aligned::new(cuda, op, vector.0, vector.1 * size, reads_vector)?;
+        // What is between the rows of the product comes back with them.
+        let c_has_gaps = self.c.matrix.stride != self.c.matrix.cols;
+        let a = Aligned::new(cuda, op, self.a.address, bytes(&self.a, self.dtype), true)?;
+        let b = Aligned::new(cuda, op, self.b.address, bytes(&self.b, self.dtype), true)?;
+        let c = Aligned::new(cuda, op, self.c.address, bytes(&self.c, self.result), c_has_gaps)?;
+        let v = Aligned::new(cuda, op, vector.0, vector.1 * self.result.size(), reads_vector)?;
         let product = Product {
             dtype: self.dtype,
+            result: self.result,
             tf32: self.dtype == DType::F32 && cuda.0.tf32.load(Ordering::Relaxed),
             a: self.a.matrix,
             b: self.b.matrix,

@@ -56,6 +56,7 @@ mod pool;
 mod random;
 mod reduce;
 mod residual;
+mod softmax;
 mod staging;
 mod storage;
 mod strided;
@@ -71,6 +72,12 @@ use transdiff_core::backend::{
     NnOps, NormArgs, NormGrads, TensorOps, TrainOps, UnaryOp,
 };
 use transdiff_core::{Result, rng::Dropout};
+
+/// How many images of `pixels` pixels are computed at a time: see [`ImageOps::images_at_once`].
+pub fn images_at_once(pixels: usize) -> usize {
+    const PIXELS: usize = 1 << 20;
+    (PIXELS / pixels.max(1)).max(1)
+}
 
 impl TensorOps for Cuda {
     fn unary(&self, op: UnaryOp, x: In<'_>, out: Out<'_>) -> Result<()> {
@@ -198,6 +205,12 @@ impl NnOps for Cuda {
 }
 
 impl ImageOps for Cuda {
+    /// Some million pixels: the coarsest level of the published autoencoder has a pixel for 256 of the image, and the
+    /// device is full with a few thousand.
+    fn images_at_once(&self, pixels: usize) -> usize {
+        images_at_once(pixels)
+    }
+
     fn group_norm(
         &self,
         x: In<'_>,

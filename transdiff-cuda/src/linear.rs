@@ -37,7 +37,7 @@ pub(crate) fn forward(
         bias.map_or(Ok(()), |bias| activation::add_bias(cuda, x.dtype, [m, n], bias, sum))?;
     } else {
         let (a, b) = (Factor::new(x.address(), m, k), weight(w.address(), w.layout).t());
-        let gemm = Gemm { dtype: x.dtype, a, b, c: Factor::new(sum, m, n), batch: 1 };
+        let gemm = Gemm { dtype: x.dtype, result: x.dtype, a, b, c: Factor::new(sum, m, n), batch: 1 };
         if gelu && pre.is_none() && with_tanh_gelu(&gemm, cuda, bias)? {
             return Ok(());
         }
@@ -104,7 +104,8 @@ pub(crate) fn backward(
     if m > 0 && n > 0 && k > 0 {
         if let Some(dx) = &grads.dx {
             let (a, b) = (Factor::new(g, m, n), weight(w.address(), w.layout));
-            Gemm { dtype, a, b, c: Factor::new(dx.address(), m, k), batch: 1 }.plain(cuda, OP)?;
+            Gemm { dtype, result: dtype, a, b, c: Factor::new(dx.address(), m, k), batch: 1 }
+                .plain(cuda, OP)?;
         }
         if let Some(dw) = &grads.dw {
             weight_gradient(cuda, dtype, Factor::new(g, m, n), Factor::new(x.address(), m, k), dw, &mut db)?;
@@ -130,9 +131,9 @@ fn weight_gradient(
     if !dw.layout.is_contiguous() {
         // The other way round: dwᵀ ← xᵀ g.
         let c = Factor::new(dw.address(), k, n);
-        return Gemm { dtype, a: x.t(), b: g, c, batch: 1 }.plain(cuda, OP);
+        return Gemm { dtype, result: dtype, a: x.t(), b: g, c, batch: 1 }.plain(cuda, OP);
     }
-    let gemm = Gemm { dtype, a: g.t(), b: x, c: Factor::new(dw.address(), n, k), batch: 1 };
+    let gemm = Gemm { dtype, result: dtype, a: g.t(), b: x, c: Factor::new(dw.address(), n, k), batch: 1 };
     if let Some(sums) = *db
         && gemm.run(cuda, OP, Epilogue::SumLeft, (sums, n))?
     {

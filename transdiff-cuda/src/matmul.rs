@@ -62,5 +62,5 @@ pub(crate) fn matmul(cuda: &Cuda, a: In<'_>, b: In<'_>, out: Out<'_>) -> Result<
     let (a, b) = (prepared(a)?, prepared(b)?);
     let mut c = Factor::new(out.address(), m, n);
     c.matrix.batch_stride = m * n;
-    Gemm { dtype: out.dtype, a, b, c, batch }.plain(cuda, OP)
+    Gemm { dtype: out.dtype, result: out.dtype, a, b, c, batch }.plain(cuda, OP)
 }

@@ -47,6 +47,9 @@ impl<S: Storage> Copy for ConvArgs<'_, S> {}
 
 /// Operations on images, forward only.
 pub trait ImageOps: Storage {
+    /// How many images of `pixels` pixels fill the device: more at a time take memory, and each takes no less time.
+    fn images_at_once(&self, pixels: usize) -> usize;
+
     /// Group normalisation (Wu and He 2018), as the map that it makes of every channel: the normalised x, with
     /// weight and bias `[C]` applied, is `map[b, 0, c]`·x + `map[b, 1, c]`. Mean and variance are of all pixels and
     /// the channels of a group. x [B, H, W, C] contiguous, with at least one pixel; `groups` divides C;

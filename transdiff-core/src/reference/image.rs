@@ -5,6 +5,10 @@ use crate::Result;
 use crate::backend::{ConvArgs, ImageOps};
 
 impl ImageOps for Reference {
+    fn images_at_once(&self, _: usize) -> usize {
+        1
+    }
+
     fn group_norm(
         &self,
         x: In<'_>,

@@ -118,7 +118,7 @@ impl<B: Backend> Vae<B> {
             || format!("[B, {}, H, W] with H and W multiples of {factor}", self.config.image_channels);
         self.check("Vae::encode", images, self.config.image_channels, factor, expected)?;
         let [h, w] = [2, 3].map(|axis| images.dim(axis) / factor);
-        let moments = each_image(images, [2 * self.config.latent_channels, h, w], |image| {
+        let moments = each_batch(images, [2 * self.config.latent_channels, h, w], |image| {
             self.quant_conv.forward(&self.encoder.forward(image, proceed)?, None)
         })?;
         // Standard deviations are exponentials of them.
@@ -135,10 +135,11 @@ impl<B: Backend> Vae<B> {
         let channels = self.config.latent_channels;
         self.check("Vae::decode", latents, channels, 1, || format!("[B, {channels}, h, w], not empty"))?;
         let [h, w] = [2, 3].map(|axis| latents.dim(axis) * self.downsampling());
-        let images = each_image(latents, [self.config.image_channels, h, w], |latent| {
+        let images = each_batch(latents, [self.config.image_channels, h, w], |latent| {
             self.decoder.forward(&self.post_quant_conv.forward(latent, None)?, proceed)
         })?;
-        if images.to_host()?.data().is_finite() {
+        // A number that is not finite makes a sum of squares that is none: cheaper than to look at each.
+        if Tensor::squared_norm(&self.backend, &[&images])?.is_finite() {
             return Ok(images);
         }
         Err(Error::NonFinite { stage: "vae decoder" })
@@ -162,14 +163,20 @@ impl<B: Backend> Vae<B> {
     }
 }
 
-/// What `f` makes of every image of x [B, C, H, W] as [1, H, W, C], joined as [B, C', H', W'].
-fn each_image<B: Backend>(
+/// What `f` makes of the images of x [B, C, H, W] as [n, H, W, C], joined as [B, C', H', W']: as many at a time as fill
+/// the device with images of so many pixels as are the more of x and the result.
+fn each_batch<B: Backend>(
     x: &Tensor<B>,
     [c, h, w]: [usize; 3],
     mut f: impl FnMut(&Tensor<B>) -> Result<Tensor<B>>,
 ) -> Result<Tensor<B>> {
-    let mut one = |i| f(&x.narrow(0, i, 1)?.permute(&[0, 2, 3, 1])?)?.permute(&[0, 3, 1, 2]);
-    let made = (0..x.dim(0)).map(&mut one).collect::<Result<Vec<_>>>()?;
+    let pixels = (h * w).max(x.dim(2) * x.dim(3));
+    let (images, at_once) = (x.dim(0), x.backend().images_at_once(pixels).max(1));
+    let mut batch = |start: usize| {
+        let some = x.narrow(0, start, at_once.min(images - start))?;
+        f(&some.permute(&[0, 2, 3, 1])?)?.permute(&[0, 3, 1, 2])
+    };
+    let made = (0..images).step_by(at_once).map(&mut batch).collect::<Result<Vec<_>>>()?;
     if made.is_empty() {
         return Tensor::zeros(x.backend(), &[0, c, h, w], x.dtype());
     }
