@@ -126,7 +126,7 @@ pub fn positions(layout: &Layout) -> Vec<usize> {
 impl<B: Backend> Case<'_, B> {
     /// Whether the buffers of this case have margins that leave tensors aligned, as those of a model are.
     pub fn is_aligned(&self) -> bool {
-        self.number / 3 % 2 == 0
+        (self.number / 3).is_multiple_of(2)
     }
 
     pub fn below(&mut self, bound: usize) -> usize {
