@@ -23,8 +23,8 @@ use transdiff::{Backend, Cpu, DType, Device, HostTensor, TransDiff};
 
 /// Errors of f32 that grew over the steps of a trajectory.
 const SINGLE: f64 = 1e-4;
-/// The same of bf16.
-const HALF: f64 = 5e-2;
+/// The same of bf16. Tiny models with weights as large as these turn roundings into more than trained ones do.
+const HALF: f64 = 1e-1;
 
 fn vae() -> VaeConfig {
     VaeConfig {

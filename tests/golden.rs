@@ -56,16 +56,40 @@ mod cuda {
     /// one size of gradients of any: where rounding turns a sign, a weight that began at zero goes the other way.
     const HALF: Limits = Limits { activation: 2e-2, gradient: 5e-2, sample: 2e-2, weight: 8e-2, zero: 1e-4 };
 
-    #[test]
-    fn in_f32() {
-        let Some(cuda) = common::cuda::device() else { return };
-        FILES.iter().for_each(|name| check_file(&cuda, name, DType::F32, SINGLE));
+    fn check(name: &str, dtype: DType, limits: Limits) {
+        if let Some(cuda) = common::cuda::device() {
+            check_file(&cuda, name, dtype, limits);
+        }
     }
 
     #[test]
-    fn in_bf16() {
-        let Some(cuda) = common::cuda::device() else { return };
-        FILES.iter().for_each(|name| check_file(&cuda, name, DType::BF16, HALF));
+    fn onestep_256_in_f32() {
+        check(FILES[0], DType::F32, SINGLE);
+    }
+
+    #[test]
+    fn onestep_512_in_f32() {
+        check(FILES[1], DType::F32, SINGLE);
+    }
+
+    #[test]
+    fn mrar_256_in_f32() {
+        check(FILES[2], DType::F32, SINGLE);
+    }
+
+    #[test]
+    fn onestep_256_in_bf16() {
+        check(FILES[0], DType::BF16, HALF);
+    }
+
+    #[test]
+    fn onestep_512_in_bf16() {
+        check(FILES[1], DType::BF16, HALF);
+    }
+
+    #[test]
+    fn mrar_256_in_bf16() {
+        check(FILES[2], DType::BF16, HALF);
     }
 }
 

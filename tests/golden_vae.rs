@@ -54,14 +54,16 @@ fn stored<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a HostTensor)>) -> W
 fn check<B: Backend>(backend: &B, golden: &Golden, dtype: DType, limit: f64) {
     let vae = load(backend, golden, dtype);
     assert_eq!(vae.config(), &config_of(golden));
-    let tensor = |name: &str| Tensor::from_host(backend, &golden.tensor(name).clone().cast(dtype)).unwrap();
+    let stored =
+        |name: &str, dtype| Tensor::from_host(backend, &golden.tensor(name).clone().cast(dtype)).unwrap();
+    let tensor = |name| stored(name, dtype);
     let close = |name: &str, out: &Tensor<B>| {
         let error = assert_close(name, &out.to_host().unwrap(), golden.tensor(name), limit);
         println!("{} {dtype} {name}: {error:.1e}", backend.name());
     };
     let posterior = vae.encode(&tensor("in.image"), &mut go).unwrap();
     close("out.moments", posterior.moments());
-    close("out.posterior_sample", &posterior.sample(&tensor("in.eps")).unwrap());
+    close("out.posterior_sample", &posterior.sample(&stored("in.eps", dtype.accumulator())).unwrap());
     let kl = posterior.kl().iter().map(|&kl| kl as f32).collect::<Vec<_>>();
     assert_close("out.kl", &HostTensor::f32(&[kl.len()], kl).unwrap(), golden.tensor("out.kl"), limit);
     close("out.moments_rect", vae.encode(&tensor("in.image_rect"), &mut go).unwrap().moments());

@@ -151,9 +151,9 @@ impl<B: Backend> Case<'_, B> {
     /// among threads.
     pub fn shape(&mut self) -> Vec<usize> {
         if self.number % 8 == 7 {
-            let width = 200 + self.below(100);
+            let shape = [1 + self.below(3), 150 + self.below(100), 200 + self.below(100)];
             let unit = if self.is_aligned() { 8 } else { 1 };
-            return vec![1 + self.below(3), 150 + self.below(100), width / unit * unit];
+            return vec![shape[0], shape[1], shape[2] / unit * unit];
         }
         let rank = self.below(5);
         (0..rank).map(|_| self.pick(&[0, 1, 1, 2, 3, 4, 5, 7, 8, 9, 17])).collect()

@@ -11,6 +11,7 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("group norms far from zero", 10, far_from_zero);
     suite.cases("convolutions", 120, convolutions);
     suite.cases("convolutions in bands", 8, bands);
+    suite.cases("convolutions in tiles", 12, tiles);
 }
 
 fn group_norms<B: Backend>(case: &mut Case<'_, B>) {
@@ -51,6 +52,14 @@ fn bands<B: Backend>(case: &mut Case<'_, B>) {
     let [h, w] = [case.pick(&[20, 66]), case.pick(&[32, 90])];
     let c = case.pick(&[64, 200]);
     convolution(case, [1, h, w, c, 5], resample);
+}
+
+/// Channels that vectors divide, and outputs that are many.
+fn tiles<B: Backend>(case: &mut Case<'_, B>) {
+    let resample = case.pick(&[Resample::Same, Resample::Double, Resample::Halve]);
+    let [h, w] = [case.pick(&[10, 20]), case.pick(&[14, 34])];
+    let (c, o) = (case.pick(&[8, 72]), case.pick(&[64, 136]));
+    convolution(case, [2, h, w, c, o], resample);
 }
 
 fn convolution<B: Backend>(case: &mut Case<'_, B>, [b, h, w, c, o]: [usize; 5], resample: Resample) {

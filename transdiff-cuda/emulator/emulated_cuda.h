@@ -9,7 +9,8 @@
 extern "C" {
 #endif
 
-/* The `nth` call of `function` from now (1: the next) returns `code`, and does nothing else. */
+/* The `nth` call of `function` from now (1: the next) returns `code`, and does nothing else but
+ * that cuStreamEndCapture ends the capture. */
 void emulated_cuda_fail(const char* function, int nth, unsigned code);
 /* How often `function` was called since the start or the last reset. */
 uint64_t emulated_cuda_count(const char* function);

@@ -336,9 +336,15 @@ API unsigned cuStreamBeginCapture_v2(StreamHandle handle, unsigned mode) {
     return driver::kSuccess;
 }
 
+// A capture is over even if this fails, as the driver has it.
 API unsigned cuStreamEndCapture(StreamHandle stream, void** graph) {
-    ENTER_CONTEXT;
-    return end_capture(stream, graph);
+    const unsigned told = driver::enter(__func__);
+    if (const unsigned code = driver::context_error()) return code;
+    const unsigned code = end_capture(stream, graph);
+    if (told == driver::kSuccess) return code;
+    if (*graph != nullptr) all().graphs.remove(*graph);
+    *graph = nullptr;
+    return told;
 }
 
 API unsigned cuStreamIsCapturing(StreamHandle handle, unsigned* status) {

@@ -8,7 +8,7 @@
 #include "common.cuh"
 
 struct ConvParams {
-    // Addresses; `map` and `residual` may be 0.
+    // Addresses; `map` and `residual` may be 0. The map is of floats.
     uint64_t x, w, b, map, residual, y;
     // Elements from an image, a row and a pixel of x to the next.
     uint64_t image, row, pixel;
@@ -132,21 +132,19 @@ DEVICE void fetch_patch(const ConvParams &p, const Place &at, int chunk, T *patc
     }
 }
 
-// Factors and summands of a thread's channels; zeros past the last channel, which map zeros to zeros.
-template <typename T>
-DEVICE void load_map(const ConvParams &p, const Place &at, int channel, float (&factor)[LANES<T>],
-                     float (&summand)[LANES<T>]) {
-    const T *factors = reinterpret_cast<const T *>(p.map) + at.image * 2 * p.channels + channel;
-    const T *summands = factors + p.channels;
-    if (p.vector_in && channel < p.channels) {
-        load_floats(factor, factors);
-        load_floats(summand, summands);
-        return;
-    }
+// N numbers of the map; zeros from `count` on, so that the map of zeros past the last channel is zero.
+template <int N>
+DEVICE void load_map(const float *from, int count, bool vector, float (&to)[N]) {
 #pragma unroll
-    for (int i = 0; i < LANES<T>; i++) {
-        factor[i] = channel + i < p.channels ? to_float(factors[i]) : 0.0f;
-        summand[i] = channel + i < p.channels ? to_float(summands[i]) : 0.0f;
+    for (int i = 0; i < N; i += 4) {
+        if (vector && count > 0) {
+            const Vec<float, 4> four = load<4>(from + i);
+#pragma unroll
+            for (int j = 0; j < 4; j++) to[i + j] = four.at[j];
+        } else {
+#pragma unroll
+            for (int j = i; j < i + 4; j++) to[j] = j < count ? from[j] : 0.0f;
+        }
     }
 }
 
@@ -159,8 +157,11 @@ DEVICE float silu(float x) {
 template <typename T, int THREADS>
 DEVICE void map_patch(const ConvParams &p, const Place &at, int chunk, T *patch) {
     if (p.map == 0) return;
+    const int channel = chunk * CHUNK<T> + own_part<T>(), count = p.channels - channel;
+    const float *factors = reinterpret_cast<const float *>(p.map) + at.image * 2 * p.channels + channel;
     float factor[LANES<T>], summand[LANES<T>];
-    load_map<T>(p, at, chunk * CHUNK<T> + own_part<T>(), factor, summand);
+    load_map(factors, count, p.vector_in, factor);
+    load_map(factors + p.channels, count, p.vector_in, summand);
     for (int i = int(threadIdx.x) / PARTS; i < p.patch_pixels; i += THREADS / PARTS) {
         if (patch_source(p, at, i) < 0) continue;
         float values[LANES<T>];

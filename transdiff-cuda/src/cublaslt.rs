@@ -384,12 +384,11 @@ impl Functions {
     fn words(&self, what: &str, status: Status) -> String {
         // SAFETY: the function takes any number and returns a static string.
         let words = unsafe { (self.status_string)(status) };
+        if words.is_null() {
+            return format!("{what}: cuBLASLt status {status}");
+        }
         // SAFETY: as above.
-        let words = if words.is_null() {
-            "unknown".into()
-        } else {
-            unsafe { CStr::from_ptr(words) }.to_string_lossy()
-        };
+        let words = unsafe { CStr::from_ptr(words) }.to_string_lossy();
         format!("{what}: cuBLASLt status {status}, {words}")
     }
 }

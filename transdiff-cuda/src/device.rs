@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Mutex, ReentrantMutex};
+use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use transdiff_core::backend::{View, ViewMut};
 use transdiff_core::rng::Dropout;
 use transdiff_core::{Error, Result};
@@ -18,6 +18,8 @@ use crate::staging::Staging;
 pub(crate) type In<'a> = View<'a, Cuda>;
 /// What an operation writes.
 pub(crate) type Out<'a> = ViewMut<'a, Cuda>;
+/// The device is the holder's.
+pub(crate) type Turn<'a> = ReentrantMutexGuard<'a, ()>;
 
 /// An NVIDIA GPU, of compute capability 8.0 or later. Clones share it.
 ///
@@ -48,11 +50,13 @@ impl fmt::Debug for Cuda {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // A device that fails now has failed before, and whoever used it was told.
-        let _ = self.driver.enter("drop").and_then(|()| {
-            self.trim("drop")?;
-            self.driver.free("drop", self.workspace)
-        });
+        // A device that fails now has failed before, and whoever used it was told. What can be given back is: others in
+        // the process may use the GPU.
+        const OP: &str = "drop";
+        let _ = self.driver.enter(OP);
+        let _ = self.driver.synchronize(OP);
+        let _ = self.free_unowned(OP);
+        let _ = self.driver.free(OP, self.workspace);
     }
 }
 
@@ -60,7 +64,16 @@ impl Inner {
     /// Gives what nobody owns back to the driver.
     fn trim(&self, op: &'static str) -> Result<()> {
         self.driver.synchronize(op)?;
-        self.pool.drain().into_iter().try_for_each(|block| self.driver.free(op, block.address))
+        self.free_unowned(op)
+    }
+
+    /// The first error of many; all blocks are given back nevertheless.
+    fn free_unowned(&self, op: &'static str) -> Result<()> {
+        let mut freed = Ok(());
+        for block in self.pool.drain() {
+            freed = freed.and(self.driver.free(op, block.address));
+        }
+        freed
     }
 }
 
@@ -97,16 +110,27 @@ impl Cuda {
     /// Gives memory that no tensor uses back to the driver. (It is kept for the next tensors otherwise.)
     ///
     /// # Errors
-    /// [`Error::Backend`] if the device has failed.
+    /// [`Error::Backend`] if the device has failed, or in work that is recorded.
     pub fn trim(&self) -> Result<()> {
-        let _turn = self.turn("trim")?;
+        let _turn = self.turn_outside_recording("trim")?;
         self.0.trim("trim")
     }
 
     /// The device, for this thread alone until the guard is dropped.
-    pub(crate) fn turn(&self, op: &'static str) -> Result<parking_lot::ReentrantMutexGuard<'_, ()>> {
+    pub(crate) fn turn(&self, op: &'static str) -> Result<Turn<'_>> {
         let guard = self.0.turn.lock();
         self.0.driver.enter(op)?;
+        Ok(guard)
+    }
+
+    /// The same for what waits for the device, which work that is noted for later cannot. The recording of another thread
+    /// is over when the turn comes.
+    pub(crate) fn turn_outside_recording(&self, op: &'static str) -> Result<Turn<'_>> {
+        let guard = self.turn(op)?;
+        if self.0.recording.lock().is_some() {
+            let message = "work that is recorded cannot wait for the device".into();
+            return Err(Error::Backend { op, message });
+        }
         Ok(guard)
     }
 
@@ -162,26 +186,35 @@ impl Cuda {
     /// Notes what `work` asks for instead of doing it.
     pub(crate) fn recorded(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Recording> {
         const OP: &str = "record";
-        let _turn = self.turn(OP)?;
+        let _turn = self.turn_outside_recording(OP)?;
         let arena = Arena::new(&self.0.pool);
-        self.0.driver.begin_capture(OP)?;
-        *self.0.recording.lock() = Some(Arc::clone(&arena));
-        let worked = work();
-        *self.0.recording.lock() = None;
-        let graph = self.0.driver.end_capture(OP);
-        worked?;
-        Ok(Recording { graph: graph?, _memory: arena })
-    }
-
-    /// Whether what is asked for now is noted and not done.
-    pub(crate) fn is_recording(&self) -> bool {
-        self.0.recording.lock().is_some()
+        let capture = self.0.driver.begin_capture(OP)?;
+        let noting = Noting::new(&self.0.recording, &arena);
+        work()?;
+        drop(noting);
+        Ok(Recording { graph: capture.end(OP)?, _memory: arena, home: self.clone() })
     }
 
     pub(crate) fn replayed(&self, recording: &Recording) -> Result<()> {
         const OP: &str = "replay";
-        let _turn = self.turn(OP)?;
+        let _turn = self.turn_outside_recording(OP)?;
         self.0.driver.replay(OP, &recording.graph)
+    }
+}
+
+/// While it is there, memory comes from the arena of a recording.
+struct Noting<'a>(&'a Mutex<Option<Arc<Arena>>>);
+
+impl<'a> Noting<'a> {
+    fn new(recording: &'a Mutex<Option<Arc<Arena>>>, arena: &Arc<Arena>) -> Self {
+        *recording.lock() = Some(Arc::clone(arena));
+        Self(recording)
+    }
+}
+
+impl Drop for Noting<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
     }
 }
 
@@ -190,6 +223,15 @@ impl Cuda {
 pub struct Recording {
     graph: Graph,
     _memory: Arc<Arena>,
+    /// The driver outlives the graph.
+    home: Cuda,
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        // Any thread may drop it. The graph of a device that has failed is gone with the device's context.
+        let _ = self.home.0.driver.enter("drop");
+    }
 }
 
 /// Device memory that somebody owns.

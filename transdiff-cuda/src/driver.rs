@@ -2,6 +2,8 @@
 //!
 //! One context and one stream a device: everything that is asked of it is done in the order of asking.
 
+mod graph;
+
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
@@ -17,6 +19,8 @@ use cust::stream::{Stream, StreamFlags};
 use cust::sys::{self, cudaError_enum as Code};
 use parking_lot::Mutex;
 use transdiff_core::{Error, Result};
+
+pub(crate) use graph::Graph;
 
 /// The fatbins of `kernels/`, by stem.
 const MODULES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/modules.rs"));
@@ -103,12 +107,11 @@ fn checked(op: &'static str, code: Code) -> Result<()> {
         // SAFETY: the pointer is valid.
         let known =
             unsafe { sys::cuGetErrorString(code, &mut words) } == Code::CUDA_SUCCESS && !words.is_null();
-        // SAFETY: not null, and static.
-        if known {
-            unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
-        } else {
-            "unknown error".into()
+        if !known {
+            return "unknown error".into();
         }
+        // SAFETY: not null, and static.
+        unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
     });
     Err(Error::Backend { op, message })
 }
@@ -143,17 +146,18 @@ impl Driver {
             return Err(unavailable(format!("the CUDA driver has {count} devices, counted from 0")));
         }
         let device = Device::get_device(ordinal).map_err(words)?;
-        let capability = [DeviceAttribute::ComputeCapabilityMajor, DeviceAttribute::ComputeCapabilityMinor]
-            .map(|attribute| device.get_attribute(attribute));
-        let [major, minor] = [capability[0].map_err(words)?, capability[1].map_err(words)?];
+        let attribute = |attribute| device.get_attribute(attribute).map_err(words);
+        let major = attribute(DeviceAttribute::ComputeCapabilityMajor)?;
+        let minor = attribute(DeviceAttribute::ComputeCapabilityMinor)?;
         let name = device.name().map_err(words)?;
         if major < 8 {
             let needed = "this library needs compute capability 8.0 or later";
             return Err(unavailable(format!("{name} has compute capability {major}.{minor}: {needed}")));
         }
-        let multiprocessors =
-            device.get_attribute(DeviceAttribute::MultiprocessorCount).map_err(words)? as u32;
+        let multiprocessors = attribute(DeviceAttribute::MultiprocessorCount)? as u32;
         let context = Context::new(device).map_err(words)?;
+        // It makes itself the thread's, and says nothing if that fails.
+        CurrentContext::set_current(&context).map_err(words)?;
         let stream = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(words)?;
         let load = |&(stem, image): &(&'static str, &[u8])| {
             let module = Module::from_fatbin(image, &[])
@@ -222,7 +226,7 @@ impl Driver {
         // SAFETY: pinned memory, which `Pinned::bytes` does not hand out until the event has come.
         let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, source.cast(), bytes, self.stream.as_inner()) };
         checked(op, code)?;
-        from.used.record(&self.stream).map_err(|e| failed(op, e))
+        self.in_use(op, from)
     }
 
     /// Begins to copy `bytes` of the device into `to`.
@@ -231,7 +235,17 @@ impl Driver {
         // SAFETY: as in `upload`.
         let code = unsafe { sys::cuMemcpyDtoHAsync_v2(target.cast(), from, bytes, self.stream.as_inner()) };
         checked(op, code)?;
-        to.used.record(&self.stream).map_err(|e| failed(op, e))
+        self.in_use(op, to)
+    }
+
+    /// The device is done with `memory` when it has done all that it was asked for.
+    fn in_use(&self, op: &'static str, memory: &Pinned) -> Result<()> {
+        memory.used.record(&self.stream).map_err(|e| {
+            let error = failed(op, e);
+            // The event will not tell when the copy is over, so it has to be now.
+            let _ = self.synchronize(op);
+            error
+        })
     }
 
     /// Copies bytes from one place of the device to another.
@@ -313,38 +327,6 @@ impl Driver {
         }
         Ok(function.raw)
     }
-
-    /// Begins to note what is asked of the stream, instead of doing it.
-    pub(crate) fn begin_capture(&self, op: &'static str) -> Result<()> {
-        // Relaxed: the pool may still have to ask for memory.
-        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: the handle is valid.
-        checked(op, unsafe { sys::cuStreamBeginCapture_v2(self.stream.as_inner(), mode) })
-    }
-
-    /// Ends it. The graph is to be dropped while the driver is there.
-    pub(crate) fn end_capture(&self, op: &'static str) -> Result<Graph> {
-        let mut graph = ptr::null_mut();
-        // SAFETY: the handles are valid.
-        checked(op, unsafe { sys::cuStreamEndCapture(self.stream.as_inner(), &mut graph) })?;
-        let mut exec = ptr::null_mut();
-        // SAFETY: the handle is valid; no log is wanted.
-        let code =
-            unsafe { sys::cuGraphInstantiate_v2(&mut exec, graph, ptr::null_mut(), ptr::null_mut(), 0) };
-        // SAFETY: an executable graph does not need the one that it was made of.
-        unsafe { sys::cuGraphDestroy(graph) };
-        checked(op, code)?;
-        Ok(Graph { exec, done: self.event(op)? })
-    }
-
-    /// Does what was noted, after waiting for the last time but one: whoever asks for more than the device does would
-    /// otherwise be heard late when they want to stop.
-    pub(crate) fn replay(&self, op: &'static str, graph: &Graph) -> Result<()> {
-        graph.done.synchronize().map_err(|e| failed(op, e))?;
-        graph.done.record(&self.stream).map_err(|e| failed(op, e))?;
-        // SAFETY: the handles are valid.
-        checked(op, unsafe { sys::cuGraphLaunch(graph.exec, self.stream.as_inner()) })
-    }
 }
 
 /// The error with the kernel's name.
@@ -396,30 +378,5 @@ impl Pinned {
     pub(crate) fn bytes(&mut self, op: &'static str) -> Result<&mut [u8]> {
         self.used.synchronize().map_err(|e| failed(op, e))?;
         Ok(self.memory.as_mut_slice())
-    }
-}
-
-/// What was noted, ready to be done.
-pub(crate) struct Graph {
-    exec: sys::CUgraphExec,
-    /// Recorded before every replay: when it has come, the one before is done.
-    done: Event,
-}
-
-// SAFETY: handles that the driver takes from any thread.
-unsafe impl Send for Graph {}
-// SAFETY: as above; replays are asked for under the device's lock.
-unsafe impl Sync for Graph {}
-
-impl fmt::Debug for Graph {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Graph")
-    }
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        // SAFETY: the handle is valid and not used again; the driver waits for a replay under way.
-        unsafe { sys::cuGraphExecDestroy(self.exec) };
     }
 }

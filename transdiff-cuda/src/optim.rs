@@ -79,11 +79,11 @@ struct SquaredNormParams {
 unsafe impl Params for SquaredNormParams {}
 
 /// Batches of items of one type, with the kernel for it; a call may mix types.
-fn batches<'a, T>(
-    items: &'a [T],
+fn batches<T>(
+    items: &[T],
     dtype: impl Fn(&T) -> DType,
     kernel: impl Fn(DType) -> Result<Kernel>,
-) -> Result<Vec<(Kernel, Vec<&'a T>)>> {
+) -> Result<Vec<(Kernel, Vec<&T>)>> {
     items.iter().try_for_each(|item| kernel(dtype(item)).map(drop))?;
     let mut out = Vec::new();
     for wanted in [DType::F32, DType::BF16] {

@@ -20,11 +20,8 @@ impl Buffer {
 
 fn uploaded<T: Pod>(cuda: &Cuda, values: &[T]) -> Result<Buffer> {
     const OP: &str = "from_host";
-    if cuda.is_recording() {
-        return Err(not_in_recording(OP));
-    }
+    let _turn = cuda.turn_outside_recording(OP)?;
     let memory = cuda.scratch(OP, size_of_val(values))?;
-    let _turn = cuda.turn(OP)?;
     let mut staging = cuda.0.staging.lock();
     staging.upload(&cuda.0.driver, OP, bytemuck::cast_slice(values), memory.address())?;
     Ok(Buffer(memory))
@@ -33,16 +30,13 @@ fn uploaded<T: Pod>(cuda: &Cuda, values: &[T]) -> Result<Buffer> {
 /// The elements of a view in row-major order.
 fn downloaded<T: Pod>(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Vec<T>> {
     const OP: &str = "to_host";
-    if cuda.is_recording() {
-        return Err(not_in_recording(OP));
-    }
+    let _turn = cuda.turn_outside_recording(OP)?;
     let mut values = room::<T>(x.layout.numel())?;
     if values.is_empty() {
         return Ok(values);
     }
     let dense = if x.layout.is_contiguous() { None } else { Some(gathered(cuda, x)?) };
     let from = dense.as_ref().map_or_else(|| x.address(), Buffer::address);
-    let _turn = cuda.turn(OP)?;
     let mut staging = cuda.0.staging.lock();
     staging.download(&cuda.0.driver, OP, from, bytemuck::cast_slice_mut(&mut values))?;
     Ok(values)
@@ -63,10 +57,6 @@ pub(crate) fn gathered(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Buffer> {
     let mut buffer = cuda.alloc(x.dtype, layout.numel())?;
     cuda.copy(x, ViewMut { buffer: &mut buffer, layout: &layout, dtype: x.dtype })?;
     Ok(buffer)
-}
-
-fn not_in_recording(op: &'static str) -> Error {
-    Error::Backend { op, message: "work that is recorded cannot exchange data with the host".into() }
 }
 
 impl Storage for Cuda {
@@ -127,7 +117,7 @@ impl Storage for Cuda {
     }
 
     fn sync(&self) -> Result<()> {
-        let _turn = self.turn("sync")?;
+        let _turn = self.turn_outside_recording("sync")?;
         self.0.driver.synchronize("sync")
     }
 }

@@ -82,12 +82,12 @@ impl<const N: usize> Plan<N> {
     /// Whether the innermost axis can be read and written `width` elements at once; an input may repeat one element
     /// along it if `repeats` allows that.
     pub(crate) fn fits(&self, width: usize, repeats: bool) -> bool {
-        let (inner, outer) = self.shape.split_last().expect("a plan has an axis");
+        let inner = self.shape.last().expect("a plan has an axis");
         let fits = |t: usize| {
             let (step, strides) = self.strides[t].split_last().expect("a plan has an axis");
             let repeated = *step == 0 && repeats && t + 1 < N;
-            let aligned = self.address[t] % (width * self.sizes[t]) as u64 == 0
-                && strides.iter().zip(outer).all(|(stride, _)| stride.is_multiple_of(width));
+            let aligned = self.address[t].is_multiple_of((width * self.sizes[t]) as u64)
+                && strides.iter().all(|stride| stride.is_multiple_of(width));
             repeated || (*step == 1 && aligned)
         };
         inner.is_multiple_of(width) && (0..N).all(fits)

@@ -2,6 +2,7 @@
 //! alone.
 
 mod compare;
+mod cuda;
 mod ffi;
 mod fuzz;
 mod gpu;
@@ -57,6 +58,9 @@ enum Task {
     Install(install::Options),
     /// The quickstart in a short setting: its outputs are complete, and it goes on from its checkpoint
     Quickstart,
+    /// The CUDA backend without a GPU: it compiles, runs without a driver, and is right under an emulator; needs a C++
+    /// compiler, and Python's pip where there is no toolkit
+    Cuda(cuda::Options),
     /// Fuzzing of what reads files and of the C ABI, on the corpus and beyond
     Fuzz(fuzz::Options),
     /// The C ABI under threads and over time, plain and under AddressSanitizer and ThreadSanitizer
@@ -81,6 +85,7 @@ impl Task {
             Self::Ffi(_) => "ffi",
             Self::Install(_) => "install",
             Self::Quickstart => "quickstart",
+            Self::Cuda(_) => "cuda",
             Self::Fuzz(_) => "fuzz",
             Self::Sanitize(_) => "sanitize",
             Self::Compare(_) => "compare",
@@ -113,6 +118,7 @@ impl Task {
             Self::Ffi(options) => ffi::check(options),
             Self::Install(options) => install::run(options).map(drop),
             Self::Quickstart => quickstart::check(Path::new("target/quickstart-check")),
+            Self::Cuda(options) => cuda::check(options),
             Self::Fuzz(options) => fuzz::run(options),
             Self::Sanitize(options) => sanitize::run(options),
             Self::Compare(options) => compare::run(options),

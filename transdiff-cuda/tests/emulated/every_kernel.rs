@@ -1,0 +1,152 @@
+//! Every kernel is launched: the names in Rust are the kernels' names, and the structs have the sizes of theirs, which the
+//! backend asks the driver for at a kernel's first launch.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use transdiff_core::backend::{Activation, AdamW, Resample, UnaryOp};
+use transdiff_core::rng::{Dropout, Purpose, StreamKey};
+use transdiff_core::tensor::{Attention, Conv, Modulation, Slot};
+use transdiff_core::testing::with_margins;
+use transdiff_core::{DType, Result, Tensor};
+use transdiff_cuda::Cuda;
+
+use crate::emulator::{emulator, file};
+
+/// The kernels of the emulator: what its library has for data.
+fn kernels() -> BTreeSet<String> {
+    let output = Command::new("nm").args(["-D", "--defined-only"]).arg(file()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let list = String::from_utf8(output.stdout).unwrap();
+    let data = list.lines().filter_map(|line| line.split_once(" D ").map(|(_, name)| name.to_owned()));
+    data.collect()
+}
+
+/// Inputs of one type, all at places that are aligned or all at others.
+struct Inputs<'a> {
+    cuda: &'a Cuda,
+    dtype: DType,
+    offset: usize,
+}
+
+impl Inputs<'_> {
+    fn of(&self, shape: &[usize]) -> Result<Tensor<Cuda>> {
+        let len = shape.iter().product();
+        let whole = Tensor::full(self.cuda, &[self.offset + len], 0.5, self.dtype)?;
+        whole.narrow(0, self.offset, len)?.reshape(shape)
+    }
+
+    fn elementwise(&self) -> Result<()> {
+        let x = self.of(&[3, 40])?;
+        x.unary(UnaryOp::Silu)?.add(&x)?;
+        x.dropout(dropout())?.mse_backward(&x, &x.mse(&x)?)?;
+        x.gated_residual(&x, None, None)?.gated_residual_backward(None, None, &x, false)?;
+        for dtype in [DType::F32, DType::F64, DType::BF16] {
+            x.cast(dtype)?.cast(self.dtype)?;
+        }
+        for width in [32, 34, 36, 33] {
+            x.narrow(1, 0, width)?.copy()?;
+            Tensor::zeros(self.cuda, &[width], self.dtype)?;
+        }
+        Ok(())
+    }
+
+    /// Few, many, and very many: what is left in f32 by a first pass is summed by a second.
+    fn sums(&self) -> Result<()> {
+        for shape in [[3, 40], [90_000, 1], [5000, 8], [8, 5000], [5001, 3]] {
+            let x = self.of(&shape)?;
+            x.sum(&[0])?;
+            x.sum(&[1])?;
+            x.sum(&[0, 1])?;
+        }
+        Ok(())
+    }
+
+    fn linear(&self) -> Result<()> {
+        let (x, w, b) = (self.of(&[5, 16])?, self.of(&[8, 16])?, self.of(&[8])?);
+        let (y, pre) = x.linear(&w, Some(&b), Activation::Gelu, true)?;
+        x.linear_backward(&w, Activation::Gelu, pre.as_ref(), &y, [true; 3])?;
+        // Without a product there is a bias all the same.
+        self.of(&[5, 0])?.linear(&self.of(&[8, 0])?, Some(&b), Activation::None, false).map(drop)
+    }
+
+    fn norms(&self) -> Result<()> {
+        for width in [64, 1104, 8200] {
+            let (x, w) = (self.of(&[2, 3, width])?, self.of(&[width])?);
+            let modulation = Modulation { scale: self.of(&[2, 1, width])?, shift: self.of(&[2, 1, width])? };
+            let stats = x.norm_modulate(Some((&w, &w)), Some(&modulation), 1e-6, true)?.stats;
+            let stats = stats.expect("they were to be saved");
+            x.norm_modulate_backward(Some((&w, &w)), Some(&modulation), 1e-6, &stats, &x, [true; 3])?;
+        }
+        Ok(())
+    }
+
+    fn attention(&self) -> Result<()> {
+        for size in [32, 64, 80, 128] {
+            let (q, how) = (self.of(&[1, 3, 2, size])?, Attention::default());
+            let (y, lse) = q.attention(&q, &q, &how, true)?;
+            q.attention_backward(&q, &q, &how, &y, &lse.expect("it was to be saved"), &y)?;
+        }
+        Ok(())
+    }
+
+    fn embedding(&self) -> Result<()> {
+        self.of(&[5, 16])?.embedding(&[3, 0, 3])?.embedding_backward(&[3, 0, 3], 5).map(drop)
+    }
+
+    fn images(&self) -> Result<()> {
+        let (x, vector) = (self.of(&[1, 4, 6, 16])?, self.of(&[16])?);
+        x.group_norm(&vector, &vector, 4, 1e-6)?;
+        // Few outputs; more of them; and enough work for all four multiprocessors.
+        for (side, outputs) in [(4, 3), (4, 40), (32, 130)] {
+            let (x, w) = (self.of(&[1, side, side, 8])?, self.of(&[outputs, 8, 1, 1])?);
+            let how = Conv { resample: Resample::Same, ..Conv::default() };
+            x.conv2d(&w, &self.of(&[outputs])?, &how)?;
+        }
+        Ok(())
+    }
+
+    fn optimiser(&self) -> Result<()> {
+        let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, grad_scale: 1.0 };
+        let [mut param, mut m, mut v, mut average] = [(); 4].map(|()| self.of(&[50]).unwrap());
+        let slot = Slot { param: &mut param, grad: None, m: &mut m, v: &mut v, weight_decay: 0.0 };
+        Tensor::adamw_step(self.cuda, &hyper, &mut [slot])?;
+        Tensor::ema_step(self.cuda, 0.9, &mut [(&mut average, &param)])?;
+        Tensor::squared_norm(self.cuda, &[&param]).map(drop)
+    }
+}
+
+type Family = fn(&Inputs<'_>) -> Result<()>;
+
+fn dropout() -> Dropout {
+    Dropout { rate: 0.3, key: StreamKey::new(1, Purpose::Dropout, 0, 0) }
+}
+
+#[test]
+fn is_launched() {
+    let Some(emulator) = emulator() else { return };
+    let cuda = Cuda::new(0).unwrap();
+    let families: [Family; 8] = [
+        |i| i.elementwise(),
+        |i| i.sums(),
+        |i| i.linear(),
+        |i| i.norms(),
+        |i| i.attention(),
+        |i| i.embedding(),
+        |i| i.images(),
+        |i| i.optimiser(),
+    ];
+    let mut launched = BTreeSet::new();
+    for dtype in [DType::F32, DType::BF16] {
+        for offset in [0, 1] {
+            let inputs = Inputs { cuda: &cuda, dtype, offset };
+            for family in families {
+                emulator.reset();
+                with_margins(offset, || family(&inputs)).unwrap();
+                launched.extend(emulator.log().iter().map(|line| line.split(' ').next().unwrap().to_owned()));
+            }
+        }
+    }
+    let never: Vec<String> = kernels().difference(&launched).cloned().collect();
+    assert!(never.is_empty(), "never launched: {never:?}");
+}

@@ -1,0 +1,112 @@
+//! Every call of the driver and of cuBLASLt fails once.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use transdiff_core::Result;
+use transdiff_core::backend::Storage;
+use transdiff_cuda::Cuda;
+
+use crate::emulator::{Emulator, emulator};
+use crate::workload;
+
+/// Functions of cuBLASLt that are called.
+const CUBLASLT: [&str; 13] = [
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+    "cublasLtMatrixLayoutSetAttribute",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmul",
+];
+
+/// Whose failure nobody is told of: what they were to give back is lost, and nothing depends on it; or a check that is not
+/// made then.
+const QUIET: [&str; 11] = [
+    "cuEventDestroy_v2",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuModuleUnload",
+    "cuStreamDestroy_v2",
+    "cuFuncGetParamInfo",
+    "cublasLtDestroy",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatrixLayoutDestroy",
+    "cublasLtMatmulPreferenceDestroy",
+    "cuMemFreeHost",
+];
+
+/// Every function of a driver that this crate links to.
+fn functions() -> Vec<&'static str> {
+    let names = include_str!("../../driver/functions.inc").lines().filter_map(|line| {
+        let (name, _) = line.strip_prefix("F(")?.split_once(',')?;
+        Some(name)
+    });
+    names.chain(["cuFuncGetParamInfo"]).chain(CUBLASLT).collect()
+}
+
+fn counts(emulator: &Emulator) -> BTreeMap<&'static str, usize> {
+    functions().into_iter().map(|name| (name, emulator.count(name))).collect()
+}
+
+/// A code of the library that `function` is of.
+fn code(function: &str) -> (u32, &'static str) {
+    if function.starts_with("cublas") { (14, "cuBLASLt status 14") } else { (719, "CUDA error 719") }
+}
+
+/// Opens the device, works on it, and works again if that failed, which must succeed then. `opened` is called when all is
+/// done but the dropping.
+fn run(opened: impl FnOnce()) -> Result<Vec<Vec<u64>>> {
+    let cuda = Cuda::new(0)?;
+    let done = workload::work(&cuda);
+    if done.is_err() {
+        workload::work(&cuda).expect("the device is usable");
+    }
+    opened();
+    done
+}
+
+/// An error that names the code, no panic, a device that works afterwards and nothing that is left of it.
+#[test]
+fn every_call_fails_once() {
+    let Some(emulator) = emulator() else { return };
+    let before_dropping = Cell::new(BTreeMap::new());
+    let want = run(|| before_dropping.set(counts(&emulator))).unwrap();
+    let before_dropping = before_dropping.into_inner();
+    let total = counts(&emulator);
+    emulator.expect_nothing_left("", "without a failure");
+    let keep = Cuda::new(0).unwrap(); // its context
+    let mut untold = Vec::new();
+    for (function, nth) in total.into_iter().flat_map(|(name, calls)| (1..=calls).map(move |nth| (name, nth)))
+    {
+        let (code, words) = code(function);
+        let context = format!("call {nth} of {function}");
+        keep.sync().unwrap();
+        let used = emulator.used();
+        emulator.reset();
+        emulator.fail(function, nth, code);
+        match run(|| ()) {
+            Ok(got) => {
+                if nth <= before_dropping[function] && !QUIET.contains(&function) {
+                    untold.push(function);
+                }
+                assert_eq!(got, want, "{context}");
+            }
+            Err(error) => assert!(error.to_string().contains(words), "{context}: {error}"),
+        }
+        emulator.expect_nothing_left(function, &context);
+        if function != "cuMemFree_v2" {
+            keep.sync().unwrap();
+            assert_eq!(emulator.used(), used, "{context}");
+        }
+    }
+    // When the device is opened, which asks again; and when a recording is dropped.
+    assert_eq!(untold, ["cuCtxSetCurrent"; 2], "failed, and nobody was told");
+}

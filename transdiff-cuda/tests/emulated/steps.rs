@@ -1,0 +1,61 @@
+//! What a denoising step asks of the driver once it is recorded.
+
+use std::ops::ControlFlow;
+
+use transdiff_core::DType;
+use transdiff_core::model::{Sampling, Session};
+use transdiff_core::sampler::{EulerMaruyama, Guidance, KeyedNoise, Path, Progress, Schedule};
+use transdiff_cuda::Cuda;
+
+use crate::emulator::emulator;
+use crate::tiny;
+
+const STEPS: usize = 8;
+
+/// Functions, and how often a step calls them.
+const CALLS: [(&str, usize); 12] = [
+    ("cuGraphLaunch", 1),
+    // The noise.
+    ("cuMemcpyHtoDAsync_v2", 1),
+    ("cuMemcpyDtoHAsync_v2", 0),
+    ("cuMemAlloc_v2", 0),
+    ("cuMemFree_v2", 0),
+    ("cuMemAllocHost_v2", 0),
+    ("cuStreamSynchronize", 0),
+    ("cuCtxSynchronize", 0),
+    ("cuStreamBeginCapture_v2", 0),
+    ("cuGraphInstantiate_v2", 0),
+    ("cuModuleGetFunction", 0),
+    // In the graph.
+    ("cublasLtMatmul", 0),
+];
+
+/// The first step is done as it is asked for, the second recorded; the last injects no noise.
+#[test]
+fn a_step_is_one_graph_and_its_noise() {
+    let Some(emulator) = emulator() else { return };
+    let cuda = Cuda::new(0).unwrap();
+    for (config, dtype) in [(tiny::one_step(), DType::F32), (tiny::mrar(), DType::BF16)] {
+        let model = tiny::model(&cuda, &config, dtype);
+        let solver = EulerMaruyama::new(Schedule::even(STEPS).unwrap(), Path::Linear, 0.9, 0.95).unwrap();
+        let sampling = Sampling::new(solver, Guidance::new(1.4).unwrap());
+        let mut seen = Vec::new();
+        let mut count = |progress: &Progress<'_, Cuda>| {
+            let counts = CALLS.map(|(function, _)| emulator.count(function));
+            seen.push((progress.trajectory.index, progress.step, counts));
+            ControlFlow::Continue(())
+        };
+        let mut noise = KeyedNoise::new(&cuda, DType::F32, &[3, 4]);
+        Session::new(&model).generate(&[0, 2], &[], &sampling, &mut noise, &mut count).unwrap();
+        assert_eq!(seen.len(), STEPS * config.groups());
+        for pair in seen.windows(2) {
+            let [(_, _, before), (trajectory, step, after)] = pair else { unreachable!("pairs") };
+            if (4..STEPS).contains(step) {
+                for (i, (function, want)) in CALLS.into_iter().enumerate() {
+                    let got = after[i] - before[i];
+                    assert_eq!(got, want, "{function} in step {step} of trajectory {trajectory}");
+                }
+            }
+        }
+    }
+}
