@@ -10,7 +10,8 @@
 # PYTHON   the Python with PyTorch (python3)
 # ROUNDS   turns of ours, PyTorch plain, PyTorch strong (2)
 # WHAT     what is measured: words of names with commas between; each word is a process a side a turn
-# PRESET DTYPE RES BATCH STEPS TRAIN_BATCH REPEAT    as the options of `measure` (large bf16 256 64 100 64 3)
+# DEVICE PRESET DTYPE RES BATCH STEPS TRAIN_BATCH REPEAT
+#          as the options of `measure` (cuda large bf16 256 64 100 64 3)
 # CASES    cases of an operation under compute-sanitizer (7: no large shapes)
 # LIMIT    seconds that a test, a tool of the sanitizer or a process of the benchmark may take (600)
 set -uo pipefail
@@ -85,7 +86,7 @@ bench() {
     local lines=$out/lines.jsonl round word
     : >"$lines"
     # Both sides take these.
-    local same=(--device cuda --preset "${PRESET:-large}" --dtype "${DTYPE:-bf16}" --res "${RES:-256}"
+    local same=(--device "${DEVICE:-cuda}" --preset "${PRESET:-large}" --dtype "${DTYPE:-bf16}" --res "${RES:-256}"
         --batch "${BATCH:-64}" --steps "${STEPS:-100}" --train-batch "${TRAIN_BATCH:-64}" --repeat "${REPEAT:-3}")
     run "$lines" "$python" ceilings.py
     for round in $(seq "${ROUNDS:-2}"); do

@@ -34,6 +34,9 @@ pub struct Options {
     /// The folder, which is replaced
     #[arg(long, value_name = "DIR", default_value = "target/gpu")]
     out: PathBuf,
+    /// What the kernels are compiled for; by default Hopper, and what other drivers make their code from, to stay small
+    #[arg(long, value_name = "LIST", default_value = "sm_90a,compute_80")]
+    architectures: String,
 }
 
 /// A line of what cargo tells of a build.
@@ -54,7 +57,7 @@ pub fn run(options: &Options) -> Result {
     if out.exists() && !out.join("run.sh").exists() {
         return Err(format!("{} is there and is no such folder: name another", out.display()).into());
     }
-    let programs = programs()?;
+    let programs = options.programs()?;
     if out.exists() {
         fs::remove_dir_all(out)?;
     }
@@ -79,24 +82,31 @@ pub fn run(options: &Options) -> Result {
     Ok(())
 }
 
-/// What is built, under its name in the folder: the tests as `cargo test` builds them, optimised and with their checks,
-/// and the benchmark as `cargo bench` does.
-fn programs() -> Result<Vec<(String, PathBuf)>> {
-    let own = built(cargo(&["test", "--package=transdiff-cuda", "--lib"]))?;
-    let all =
-        TESTS.iter().fold(cargo(&["test", "--features=cuda"]), |cargo, test| cargo.args(&["--test", test]));
-    let tests = own.into_iter().chain(built(all)?).map(|(name, path)| (format!("tests/{name}"), path));
-    let measure = built(cargo(&["bench", "--features=cuda", "--bench=measure"]))?;
-    Ok(tests.chain(measure).collect())
-}
+impl Options {
+    /// What is built, under its name in the folder: the tests as `cargo test` builds them, optimised and with their
+    /// checks, and the benchmark as `cargo bench` does.
+    fn programs(&self) -> Result<Vec<(String, PathBuf)>> {
+        let own = self.built(cargo(&["test", "--package=transdiff-cuda", "--lib"]))?;
+        let command = cargo(&["test", "--features=cuda"]);
+        let all = self.built(TESTS.iter().fold(command, |command, test| command.args(&["--test", test])))?;
+        let tests = own.into_iter().chain(all).map(|(name, path)| (format!("tests/{name}"), path));
+        let measure = self.built(cargo(&["bench", "--features=cuda", "--bench=measure"]))?;
+        Ok(tests.chain(measure).collect())
+    }
 
-/// Names and paths of the programs that a command of cargo builds.
-fn built(command: Process) -> Result<Vec<(String, PathBuf)>> {
-    let printed =
-        command.args(&["--no-run", "--locked", "--message-format=json-render-diagnostics"]).stdout()?;
-    let messages =
-        printed.lines().map(serde_json::from_str::<Message>).collect::<std::result::Result<Vec<_>, _>>()?;
-    Ok(messages.into_iter().filter_map(|m| Some((m.target?.name, m.executable?))).collect())
+    /// Names and paths of the programs that a command of cargo builds.
+    fn built(&self, command: Process) -> Result<Vec<(String, PathBuf)>> {
+        let command = command.env("TRANSDIFF_CUDA_ARCHITECTURES", &self.architectures);
+        let command = command.args(&["--no-run", "--locked", "--message-format=json-render-diagnostics"]);
+        let mut programs = Vec::new();
+        for line in command.stdout()?.lines() {
+            let message: Message = serde_json::from_str(line)?;
+            if let (Some(target), Some(executable)) = (message.target, message.executable) {
+                programs.push((target.name, executable));
+            }
+        }
+        Ok(programs)
+    }
 }
 
 /// Copies a program without what debuggers read, and checks what it needs to start; its size.
