@@ -2,11 +2,11 @@
 
 use super::LoadOptions;
 use super::load::check_match;
-use crate::{Device, Result};
 use crate::model::{Mode, ModelConfig, ModelSource};
 use crate::sampler::Preset;
 use crate::vae::{VaeConfig, VaeSource};
 use crate::weights::{Entry, WeightFile, WeightView};
+use crate::{Device, Result};
 
 /// Bytes that a thread's kernels keep for their intermediate results.
 const SCRATCH: u64 = 1 << 19;

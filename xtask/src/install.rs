@@ -26,6 +26,9 @@ pub struct Options {
     /// Cargo's profile
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     pub profile: Profile,
+    /// With the CUDA backend, which takes nvcc; the libraries still load on machines without a driver
+    #[arg(long)]
+    pub cuda: bool,
 }
 
 /// Cargo's profiles that are worth installing.
@@ -56,7 +59,7 @@ pub fn run(options: &Options) -> Result<PathBuf> {
         return Err("only systems with ELF libraries, Linux and FreeBSD, are known to it".into());
     }
     let version = version()?;
-    let built = build(options.profile)?;
+    let built = build(options)?;
     let root = match &options.destdir {
         Some(destdir) => destdir.join(options.prefix.strip_prefix("/")?),
         None => options.prefix.clone(),
@@ -98,10 +101,12 @@ struct Built {
     system_libraries: Vec<String>,
 }
 
-fn build(profile: Profile) -> Result<Built> {
+fn build(options: &Options) -> Result<Built> {
     let command = ["rustc", "--locked", "--lib", "--package", "transdiff-ffi", "--message-format", "json"];
+    let features: &[&str] = if options.cuda { &["--features=cuda"] } else { &[] };
     let (printed, success) = cargo(&command)
-        .args(&["--profile", profile.name(), "--", "--print", "native-static-libs"])
+        .args(features)
+        .args(&["--profile", options.profile.name(), "--", "--print", "native-static-libs"])
         .stdout_even_if_failed()?;
     let messages: Vec<Value> = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let note = |message: &Value| {

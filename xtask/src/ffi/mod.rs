@@ -54,7 +54,7 @@ fn install(folder: &Path, profile: Profile) -> Result<PathBuf> {
     if stage.exists() {
         fs::remove_dir_all(&stage)?;
     }
-    install::run(&install::Options { prefix: PREFIX.into(), destdir: Some(stage), profile })
+    install::run(&install::Options { prefix: PREFIX.into(), destdir: Some(stage), profile, cuda: false })
 }
 
 /// The shared library exports what include/transcdiff.symbols lists, and nothing else.
