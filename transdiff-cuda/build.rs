@@ -56,8 +56,11 @@ fn kernels(out: &Path) -> Result<(), String> {
     }
     let mut table = String::from("[\n");
     for stem in sources.iter().map(|source| stem(source)) {
-        writeln!(table, "    ({stem:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{stem}.fatbin\"))),")
-            .expect("a string can be written to");
+        writeln!(
+            table,
+            "    ({stem:?}, &Image(*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{stem}.fatbin\")))),"
+        )
+        .expect("a string can be written to");
     }
     fs::write(out.join("modules.rs"), table + "]\n").map_err(|e| format!("{}: {e}", out.display()))
 }

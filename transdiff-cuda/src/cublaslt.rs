@@ -31,8 +31,10 @@ pub(crate) enum Epilogue {
     Bias,
     /// GELU of the sum with a value for every column, in the form with the hyperbolic tangent.
     BiasGelu,
-    /// Also sums the left factor over its rows: the gradient of a bias beside that of its weight.
+    /// Also sums the rows of the left factor, each to a number: the gradient of a bias beside that of its weight.
     SumLeft,
+    /// Also sums the columns of the right factor: the same for a weight that lies the other way round.
+    SumRight,
 }
 
 /// A row-major matrix or its transpose, of one type.
@@ -166,6 +168,7 @@ mod values {
     pub(super) const PREFERENCE_ALIGNMENT: [c_int; 4] = [5, 6, 7, 8];
     pub(super) const EPILOGUE_BIAS: c_int = 4;
     pub(super) const EPILOGUE_GELU_BIAS: c_int = 36;
+    pub(super) const EPILOGUE_SUM_A: c_int = 256;
     pub(super) const EPILOGUE_SUM_B: c_int = 512;
 }
 
@@ -287,6 +290,7 @@ impl CublasLt {
             Epilogue::Bias => Some(values::EPILOGUE_BIAS),
             Epilogue::BiasGelu => Some(values::EPILOGUE_GELU_BIAS),
             Epilogue::SumLeft => Some(values::EPILOGUE_SUM_B),
+            Epilogue::SumRight => Some(values::EPILOGUE_SUM_A),
         };
         if let Some(epilogue) = epilogue {
             self.set(op, f.desc_set, made.desc, values::DESC_EPILOGUE, &epilogue)?;

@@ -22,8 +22,12 @@ use transdiff_core::{Error, Result};
 
 pub(crate) use graph::Graph;
 
+/// A fatbin. The driver reads it as the words that it is made of.
+#[repr(C, align(16))]
+struct Image<B: ?Sized>(B);
+
 /// The fatbins of `kernels/`, by stem.
-const MODULES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+const MODULES: &[(&str, &Image<[u8]>)] = &include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
 /// Dynamic shared memory that every kernel may have without asking.
 const SHARED_UNASKED: u32 = 48 << 10;
@@ -159,7 +163,7 @@ impl Driver {
         // It makes itself the thread's, and says nothing if that fails.
         CurrentContext::set_current(&context).map_err(words)?;
         let stream = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(words)?;
-        let load = |&(stem, image): &(&'static str, &[u8])| {
+        let load = |&(stem, Image(image)): &(&'static str, &Image<[u8]>)| {
             let module = Module::from_fatbin(image, &[])
                 .map_err(|e| unavailable(format!("{stem}: {}", described(e))))?;
             Ok((stem, module))

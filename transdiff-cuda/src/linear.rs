@@ -128,14 +128,15 @@ fn weight_gradient(
 ) -> Result<()> {
     const OP: &str = "linear_backward";
     let (n, k) = (g.matrix.cols, x.matrix.cols);
-    if !dw.layout.is_contiguous() {
+    let (a, b, rows, cols, sums) = if dw.layout.is_contiguous() {
+        (g.t(), x, n, k, Epilogue::SumLeft)
+    } else {
         // The other way round: dwᵀ ← xᵀ g.
-        let c = Factor::new(dw.address(), k, n);
-        return Gemm { dtype, result: dtype, a: x.t(), b: g, c, batch: 1 }.plain(cuda, OP);
-    }
-    let gemm = Gemm { dtype, result: dtype, a: g.t(), b: x, c: Factor::new(dw.address(), n, k), batch: 1 };
-    if let Some(sums) = *db
-        && gemm.run(cuda, OP, Epilogue::SumLeft, (sums, n))?
+        (x.t(), g, k, n, Epilogue::SumRight)
+    };
+    let gemm = Gemm { dtype, result: dtype, a, b, c: Factor::new(dw.address(), rows, cols), batch: 1 };
+    if let Some(address) = *db
+        && gemm.run(cuda, OP, sums, (address, n))?
     {
         *db = None;
         return Ok(());
