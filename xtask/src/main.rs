@@ -57,7 +57,11 @@ enum Task {
     /// Installs the C ABI: libraries, headers, and the files of pkg-config and CMake
     Install(install::Options),
     /// The quickstart in a short setting: its outputs are complete, and it goes on from its checkpoint
-    Quickstart,
+    Quickstart {
+        /// Cargo's profile
+        #[arg(long, value_enum, default_value_t = install::Profile::Release)]
+        profile: install::Profile,
+    },
     /// The CUDA backend without a GPU: it compiles, runs without a driver, and is right under an emulator; needs a C++
     /// compiler, and Python's pip where there is no toolkit
     Cuda(cuda::Options),
@@ -84,7 +88,7 @@ impl Task {
             Self::Layout { .. } => "layout",
             Self::Ffi(_) => "ffi",
             Self::Install(_) => "install",
-            Self::Quickstart => "quickstart",
+            Self::Quickstart { .. } => "quickstart",
             Self::Cuda(_) => "cuda",
             Self::Fuzz(_) => "fuzz",
             Self::Sanitize(_) => "sanitize",
@@ -96,7 +100,14 @@ impl Task {
     fn run(&self) -> Result {
         match self {
             Self::Check => {
-                let all = [Self::Fmt, Self::Licences, Self::Clippy, Self::Doc, Self::Test, Self::Quickstart];
+                let all = [
+                    Self::Fmt,
+                    Self::Licences,
+                    Self::Clippy,
+                    Self::Doc,
+                    Self::Test,
+                    Self::Quickstart { profile: install::Profile::Release },
+                ];
                 all.iter().try_for_each(headed)
             }
             Self::Fmt => {
@@ -117,7 +128,7 @@ impl Task {
             Self::Layout { check } => ffi::layout::run(*check),
             Self::Ffi(options) => ffi::check(options),
             Self::Install(options) => install::run(options).map(drop),
-            Self::Quickstart => quickstart::check(Path::new("target/quickstart-check")),
+            Self::Quickstart { profile } => quickstart::check(Path::new("target/quickstart-check"), *profile),
             Self::Cuda(options) => cuda::check(options),
             Self::Fuzz(options) => fuzz::run(options),
             Self::Sanitize(options) => sanitize::run(options),

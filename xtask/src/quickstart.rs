@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use crate::Result;
+use crate::install::Profile;
 use crate::process::cargo;
 
 const STEPS: usize = 60;
@@ -20,16 +21,16 @@ const SAMPLES: usize = 600;
 const PICTURE: (u32, u32) = (20 * 52 + 4, 10 * 52 + 4);
 
 /// Runs the quickstart twice in the folder `out`, which is emptied first, and checks what it leaves.
-pub fn check(out: &Path) -> Result {
+pub fn check(out: &Path, profile: Profile) -> Result {
     if out.exists() {
         fs::remove_dir_all(out)?;
     }
-    let first = run(out, STEPS)?;
+    let first = run(out, STEPS, profile)?;
     if first.contains("going on from step") {
         return Err("the first run found a checkpoint in an empty folder".into());
     }
     check_outputs(out, STEPS)?;
-    let second = run(out, MORE_STEPS)?;
+    let second = run(out, MORE_STEPS, profile)?;
     if !second.contains(&format!("going on from step {STEPS}")) {
         return Err(format!("the second run did not go on from step {STEPS}").into());
     }
@@ -39,9 +40,10 @@ pub fn check(out: &Path) -> Result {
 }
 
 /// What the quickstart prints.
-fn run(out: &Path, steps: usize) -> Result<String> {
+fn run(out: &Path, steps: usize, profile: Profile) -> Result<String> {
     let out = out.to_str().ok_or("a folder name that is not UTF-8")?;
-    let command = ["run", "--quiet", "--locked", "--release", "--example", "quickstart", "--"];
+    let command =
+        ["run", "--quiet", "--locked", "--profile", profile.name(), "--example", "quickstart", "--"];
     let printed = cargo(&command).args(&["--steps", &steps.to_string(), "--out", out]).stdout()?;
     print!("{printed}");
     Ok(printed)

@@ -100,6 +100,8 @@ impl Mode {
         // With a target named, build scripts are not instrumented. Sanitizers are part of the stable compiler, their
         // flag is not.
         let build = build.args(&[&target]).args(std).env("RUSTC_BOOTSTRAP", "1");
+        // Compiling takes longer than running here.
+        let build = build.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "none");
         let flags = format!("-Zsanitizer={}", sanitizer.flag);
         build.env("RUSTFLAGS", &flags).env("CARGO_TARGET_DIR", &folder).run()?;
         Ok(Path::new(&folder).join(host.trim()).join("debug/libtranscdiff.a"))
