@@ -97,14 +97,16 @@ pub(super) fn load(
     log: &mut dyn FnMut(LogLevel, &str),
 ) -> Result<Pipeline> {
     let device = options.device.open(options.threads)?;
-    log(LogLevel::Info, &format!("device: {}", device.choice()));
-    device.run(Load { model, vae, options, log })
+    let choice = device.choice().to_owned();
+    device.run(Load { model, vae, options, choice, log })
 }
 
 struct Load<'a> {
     model: &'a WeightFile,
     vae: Option<&'a WeightFile>,
     options: &'a LoadOptions,
+    /// Which device it is, and why.
+    choice: String,
     log: &'a mut dyn FnMut(LogLevel, &str),
 }
 
@@ -117,6 +119,7 @@ impl DeviceTask for Load<'_> {
             let expected = format!("a type that {} computes in", backend.name());
             return Err(Error::DType { op: "Pipeline::load", expected, got: dtype });
         }
+        (self.log)(LogLevel::Info, &format!("device: {}", self.choice));
         let source = ModelSource::find(self.model, &self.options.hints)?;
         (self.log)(
             LogLevel::Info,

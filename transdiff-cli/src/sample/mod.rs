@@ -66,9 +66,11 @@ fn estimate(options: &Options, model: &WeightFile, vae: Option<&WeightFile>, pla
         ("at most", memory.weights.saturating_add(memory.loading.max(memory.generation))),
     ]
     .map(|(what, count)| [what.to_owned(), text::bytes(count)]);
+    // What `auto` means depends on the machine, and another machine's memory is of no use.
+    let device = options.device.open(options.threads)?;
     text::print(format!(
         "memory on {}\n{}",
-        options.device,
+        device.choice(),
         text::table([text::Align::Left, text::Align::Right], &rows)
     ))
 }
