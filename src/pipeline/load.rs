@@ -216,7 +216,13 @@ mod tests {
     fn session(dtype: DType) -> PipelineSession {
         let [model, vae] = files();
         let options = LoadOptions { dtype, ..LoadOptions::default() };
-        let load = Load { model: &model, vae: Some(&vae), options: &options, log: &mut |_, _| () };
+        let load = Load {
+            model: &model,
+            vae: Some(&vae),
+            options: &options,
+            choice: String::new(),
+            log: &mut |_, _| (),
+        };
         load.run(Reference).unwrap().session()
     }
 
