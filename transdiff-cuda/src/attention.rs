@@ -101,7 +101,7 @@ impl Problem {
 }
 
 /// A size as kernels take it.
-fn narrowed(op: &'static str, n: usize) -> Result<u32> {
+pub(crate) fn narrowed(op: &'static str, n: usize) -> Result<u32> {
     match i32::try_from(n) {
         Ok(n) => Ok(n as u32),
         Err(_) => Err(Error::Backend { op, message: format!("{n} is more than a launch can count") }),

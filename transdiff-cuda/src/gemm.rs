@@ -47,8 +47,8 @@ impl Factor {
 }
 
 impl Gemm {
-    /// The product, with the vector of the epilogue at `vector` (its length: `vector_len`). False if cuBLASLt has no such
-    /// epilogue for it; then nothing was done. No size is 0.
+    /// The product, with the vector of the epilogue: its address and its length. False if cuBLASLt has no such epilogue
+    /// for it; then nothing was done. No size is 0.
     pub(crate) fn run(
         &self,
         cuda: &Cuda,

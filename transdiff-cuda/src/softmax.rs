@@ -4,6 +4,7 @@
 use transdiff_core::backend::AttentionArgs;
 use transdiff_core::{DType, Error, Result};
 
+use crate::attention::narrowed;
 use crate::cublaslt::Matrix;
 use crate::device::{Address, Cuda, In, Out};
 use crate::driver::{Launch, Params};
@@ -70,7 +71,7 @@ pub(crate) fn attention(cuda: &Cuda, args: AttentionArgs<'_, Cuda>, y: Out<'_>) 
             scale: args.scale as f32,
             padding: 0,
         };
-        let launch = Launch { grid: [rows as u32, 1, 1], block: THREADS, shared: 0 };
+        let launch = Launch { grid: [narrowed(OP, rows)?, 1, 1], block: THREADS, shared: 0 };
         cuda.launch(OP, kernel!(OP, "softmax", "softmax", dtype)?, launch, &params)?;
         let c = head(y.address(), of, y.layout, h);
         let a = matrix(weights.address(), keys);

@@ -37,7 +37,7 @@ const EMULATED: [(&str, &[&str]); 6] = [
     ("cuda", &[]),
 ];
 
-/// What is left out
+/// How much of it
 #[derive(Args)]
 pub struct Options {
     /// Only make the toolkit and the emulator, and say how they are used
