@@ -17,8 +17,6 @@ use transdiff::model::{Mode, ModelConfig, Sampling};
 use transdiff::pipeline::{LoadOptions, Output, Pipeline, Request, Wanted};
 use transdiff::sampler::{EulerMaruyama, Guidance, Path, Schedule};
 use transdiff::train::{LrSchedule, LrTail, TrainConfig, Trainer};
-use transdiff::vae::{Vae, VaeConfig};
-use transdiff::weights::WeightFile;
 use transdiff::{Backend, Cpu, DType, Device, HostTensor, TransDiff};
 
 /// Errors of f32 that grew over the steps of a trajectory.
@@ -26,30 +24,9 @@ const SINGLE: f64 = 1e-4;
 /// The same of bf16. Tiny models with weights as large as these turn roundings into more than trained ones do.
 const HALF: f64 = 1e-1;
 
-fn vae() -> VaeConfig {
-    VaeConfig {
-        image_channels: 3,
-        latent_channels: 2,
-        channels: 32,
-        multipliers: vec![1, 1],
-        res_blocks: 1,
-        attention: vec![],
-    }
-}
-
-/// The files of a model and of its VAE, in memory.
-fn files(config: &ModelConfig) -> [WeightFile; 2] {
-    let (folder, cpu) = (tempfile::tempdir().unwrap(), Cpu::new(Some(1)).unwrap());
-    let [model, autoencoder] = ["model", "vae"].map(|name| folder.path().join(name));
-    tiny::model(&cpu, config, DType::F32).save(&model).unwrap();
-    Vae::new(&cpu, &vae(), DType::F32, 5).unwrap().save(&autoencoder).unwrap();
-    [model, autoencoder]
-        .map(|path| WeightFile::from_bytes("in memory", std::fs::read(path).unwrap()).unwrap())
-}
-
 /// Five images of a pipeline, and what loading it told.
 fn generated(config: &ModelConfig, device: Device, dtype: DType) -> (Output, Vec<String>) {
-    let ([model, vae], mut told) = (files(config), Vec::new());
+    let ([model, vae], mut told) = (tiny::files(config), Vec::new());
     let options = LoadOptions { device, dtype, ..LoadOptions::default() };
     let pipeline =
         Pipeline::load(&model, Some(&vae), &options, &mut |_, line| told.push(line.into())).unwrap();

@@ -10,38 +10,14 @@ use transdiff::model::{ModelConfig, Sampling};
 use transdiff::pipeline::{LoadOptions, Output, Pipeline, PipelineSession, Request, Source, Wanted};
 use transdiff::rng::{Purpose, StreamKey};
 use transdiff::sampler::{EulerMaruyama, Guidance, Path, Schedule};
-use transdiff::vae::{Vae, VaeConfig};
-use transdiff::weights::WeightFile;
-use transdiff::{Cpu, DType, Error, HostTensor};
-
-/// Images of 4×4 pixels for the latents of 2×2.
-fn vae() -> VaeConfig {
-    VaeConfig {
-        image_channels: 3,
-        latent_channels: 2,
-        channels: 32,
-        multipliers: vec![1, 1],
-        res_blocks: 1,
-        attention: vec![],
-    }
-}
-
-/// The files of a model, and of a VAE, opened.
-fn files(config: &ModelConfig) -> (WeightFile, WeightFile) {
-    let (folder, backend) = (tempfile::tempdir().unwrap(), Cpu::new(Some(1)).unwrap());
-    let [model, autoencoder] = ["model", "vae"].map(|name| folder.path().join(name));
-    tiny::model(&backend, config, DType::F32).save(&model).unwrap();
-    Vae::new(&backend, &vae(), DType::F32, 5).unwrap().save(&autoencoder).unwrap();
-    let open = |path| WeightFile::from_bytes("in memory", std::fs::read(path).unwrap()).unwrap();
-    (open(model), open(autoencoder))
-}
+use transdiff::{Error, HostTensor};
 
 fn options() -> LoadOptions {
     LoadOptions { threads: Some(1), ..LoadOptions::default() }
 }
 
 fn session(config: &ModelConfig) -> PipelineSession {
-    let (model, vae) = files(config);
+    let [model, vae] = tiny::files(config);
     Pipeline::load(&model, Some(&vae), &options(), &mut |_, _| ()).unwrap().session()
 }
 
@@ -131,7 +107,7 @@ fn images_are_encoded_with_a_seed_each() {
 
 #[test]
 fn estimates_grow_with_the_batch_and_do_not_wrap_around() {
-    let (model, vae) = files(&tiny::one_step());
+    let [model, vae] = tiny::files(&tiny::one_step());
     let estimate = |vae, images| Pipeline::estimate(&model, vae, &options(), images).unwrap();
     let with = estimate(Some(&vae), 4);
     assert!(with.weights > estimate(None, 4).weights);

@@ -5,7 +5,10 @@ use transdiff_core::model::{Mode, ModelConfig, TransDiff};
 use transdiff_core::nn::Module;
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_core::train::{Batch, FlowDraws};
+use transdiff_core::vae::{Vae, VaeConfig};
+use transdiff_core::weights::WeightFile;
 use transdiff_core::{Backend, DType, HostData, HostTensor, Tensor};
+use transdiff_cpu::Cpu;
 
 /// Four features at once.
 pub fn one_step() -> ModelConfig {
@@ -99,4 +102,25 @@ pub fn differing<B: Backend, C: Backend>(a: &TransDiff<B>, b: &TransDiff<C>) -> 
     assert_eq!(a.len(), b.len());
     let pairs = a.into_iter().zip(b).inspect(|((x, _), (y, _))| assert_eq!(x, y));
     pairs.filter(|((_, x), (_, y))| bits(x.value()) != bits(y.value())).map(|((name, _), _)| name).collect()
+}
+
+/// Images of 4×4 pixels for latents of 2×2, in two channels.
+pub fn vae() -> VaeConfig {
+    VaeConfig {
+        image_channels: 3,
+        latent_channels: 2,
+        channels: 32,
+        multipliers: vec![1, 1],
+        res_blocks: 1,
+        attention: vec![],
+    }
+}
+
+/// The files of a model and of its VAE, opened in memory.
+pub fn files(config: &ModelConfig) -> [WeightFile; 2] {
+    let (folder, cpu) = (tempfile::tempdir().unwrap(), Cpu::new(Some(1)).unwrap());
+    let paths = ["model", "vae"].map(|name| folder.path().join(name));
+    model(&cpu, config, DType::F32).save(&paths[0]).unwrap();
+    Vae::new(&cpu, &vae(), DType::F32, 5).unwrap().save(&paths[1]).unwrap();
+    paths.map(|path| WeightFile::from_bytes("in memory", std::fs::read(path).unwrap()).unwrap())
 }
