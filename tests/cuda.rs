@@ -26,7 +26,7 @@ const HALF: f64 = 1e-1;
 
 /// Five images of a pipeline, and what loading it told.
 fn generated(config: &ModelConfig, device: Device, dtype: DType) -> (Output, Vec<String>) {
-    let ([model, vae], mut told) = (tiny::files(config), Vec::new());
+    let ([model, vae], mut told) = (tiny::files(&Cpu::new(Some(1)).unwrap(), config), Vec::new());
     let options = LoadOptions { device, dtype, ..LoadOptions::default() };
     let pipeline =
         Pipeline::load(&model, Some(&vae), &options, &mut |_, line| told.push(line.into())).unwrap();

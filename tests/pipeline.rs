@@ -10,14 +10,14 @@ use transdiff::model::{ModelConfig, Sampling};
 use transdiff::pipeline::{LoadOptions, Output, Pipeline, PipelineSession, Request, Source, Wanted};
 use transdiff::rng::{Purpose, StreamKey};
 use transdiff::sampler::{EulerMaruyama, Guidance, Path, Schedule};
-use transdiff::{Error, HostTensor};
+use transdiff::{Cpu, Error, HostTensor};
 
 fn options() -> LoadOptions {
     LoadOptions { threads: Some(1), ..LoadOptions::default() }
 }
 
 fn session(config: &ModelConfig) -> PipelineSession {
-    let [model, vae] = tiny::files(config);
+    let [model, vae] = tiny::files(&Cpu::new(Some(1)).unwrap(), config);
     Pipeline::load(&model, Some(&vae), &options(), &mut |_, _| ()).unwrap().session()
 }
 
@@ -107,7 +107,7 @@ fn images_are_encoded_with_a_seed_each() {
 
 #[test]
 fn estimates_grow_with_the_batch_and_do_not_wrap_around() {
-    let [model, vae] = tiny::files(&tiny::one_step());
+    let [model, vae] = tiny::files(&Cpu::new(Some(1)).unwrap(), &tiny::one_step());
     let estimate = |vae, images| Pipeline::estimate(&model, vae, &options(), images).unwrap();
     let with = estimate(Some(&vae), 4);
     assert!(with.weights > estimate(None, 4).weights);

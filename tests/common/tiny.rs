@@ -8,7 +8,6 @@ use transdiff_core::train::{Batch, FlowDraws};
 use transdiff_core::vae::{Vae, VaeConfig};
 use transdiff_core::weights::WeightFile;
 use transdiff_core::{Backend, DType, HostData, HostTensor, Tensor};
-use transdiff_cpu::Cpu;
 
 /// Four features at once.
 pub fn one_step() -> ModelConfig {
@@ -117,10 +116,10 @@ pub fn vae() -> VaeConfig {
 }
 
 /// The files of a model and of its VAE, opened in memory.
-pub fn files(config: &ModelConfig) -> [WeightFile; 2] {
-    let (folder, cpu) = (tempfile::tempdir().unwrap(), Cpu::new(Some(1)).unwrap());
+pub fn files<B: Backend>(backend: &B, config: &ModelConfig) -> [WeightFile; 2] {
+    let folder = tempfile::tempdir().unwrap();
     let paths = ["model", "vae"].map(|name| folder.path().join(name));
-    model(&cpu, config, DType::F32).save(&paths[0]).unwrap();
-    Vae::new(&cpu, &vae(), DType::F32, 5).unwrap().save(&paths[1]).unwrap();
+    model(backend, config, DType::F32).save(&paths[0]).unwrap();
+    Vae::new(backend, &vae(), DType::F32, 5).unwrap().save(&paths[1]).unwrap();
     paths.map(|path| WeightFile::from_bytes("in memory", std::fs::read(path).unwrap()).unwrap())
 }
