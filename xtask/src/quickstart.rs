@@ -6,7 +6,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Result;
 use crate::install::Profile;
@@ -14,6 +14,8 @@ use crate::process::cargo;
 
 const STEPS: usize = 60;
 const MORE_STEPS: usize = 80;
+/// Steps of the fine-tuning with references: enough to see that it goes on from the model.
+const MRAR_STEPS: usize = 4;
 const CLASSES: usize = 10;
 /// The fewest samples that measures are worth something for.
 const SAMPLES: usize = 600;
@@ -25,26 +27,43 @@ pub fn check(out: &Path, profile: Profile) -> Result {
     if out.exists() {
         fs::remove_dir_all(out)?;
     }
-    let first = run(out, STEPS, profile)?;
+    let first = run(out, STEPS, &[], profile)?;
     if first.contains("going on from step") {
         return Err("the first run found a checkpoint in an empty folder".into());
     }
     check_outputs(out, STEPS)?;
-    let second = run(out, MORE_STEPS, profile)?;
+    let second = run(out, MORE_STEPS, &[], profile)?;
     if !second.contains(&format!("going on from step {STEPS}")) {
         return Err(format!("the second run did not go on from step {STEPS}").into());
     }
     check_outputs(out, MORE_STEPS)?;
-    println!("outputs are complete, and {MORE_STEPS} steps went on from {STEPS}");
+    with_references(out, profile)?;
+    println!("outputs are complete, {MORE_STEPS} steps went on from {STEPS}, and references from these");
     Ok(())
 }
 
-/// What the quickstart prints.
-fn run(out: &Path, steps: usize, profile: Profile) -> Result<String> {
+/// Fine-tunes what the other runs left, and generates a little with it.
+fn with_references(out: &Path, profile: Profile) -> Result {
+    let steps = MRAR_STEPS.to_string();
+    let more = ["--mrar", "--mrar-steps", &steps, "--samples", "100", "--sampling-steps", "4"];
+    let printed = run(out, MORE_STEPS, &more, profile)?;
+    if !printed.contains("MRAR starts from the 1-step weights") {
+        return Err("the fine-tuning did not start from the trained weights".into());
+    }
+    let config = metadata(&out.join("model.safetensors"), "transdiff.config")?;
+    if config.get("mode") != Some(&json!({"multi_reference": {"groups": 4}})) {
+        return Err(format!("the model has no references: {config}").into());
+    }
+    checkpoint(&out.join("checkpoint-mrar.safetensors"), MRAR_STEPS)?;
+    report(&out.join("report.json"))
+}
+
+/// What the quickstart prints, given `more` arguments.
+fn run(out: &Path, steps: usize, more: &[&str], profile: Profile) -> Result<String> {
     let out = out.to_str().ok_or("a folder name that is not UTF-8")?;
     let command =
         ["run", "--quiet", "--locked", "--profile", profile.name(), "--example", "quickstart", "--"];
-    let printed = cargo(&command).args(&["--steps", &steps.to_string(), "--out", out]).stdout()?;
+    let printed = cargo(&command).args(&["--steps", &steps.to_string(), "--out", out]).args(more).stdout()?;
     print!("{printed}");
     Ok(printed)
 }

@@ -134,6 +134,17 @@ impl Emulator {
         total - free
     }
 
+    /// The driver's code of waiting for its default stream, which every stream takes part in that is not made to block
+    /// nothing. The thread has a context.
+    pub fn wait_for_default_stream(&self) -> u32 {
+        // SAFETY: the function has this signature; null is the default stream.
+        unsafe {
+            let wait: libloading::Symbol<'_, unsafe extern "C" fn(*mut c_void) -> u32> =
+                self.library.get(b"cuStreamSynchronize\0").unwrap();
+            wait(ptr::null_mut())
+        }
+    }
+
     /// Checks that everything that was made since the last reset was given back. The call of `failed` made nothing.
     pub fn expect_nothing_left(&self, failed: &str, context: &str) {
         for [made, given_back] in PAIRS {

@@ -1,11 +1,15 @@
-//! The CUDA backend on a machine without a GPU: that everything of it compiles, that what is built with it runs without a
-//! driver, and that its kernels are right, under the emulator that runs them on the CPU.
+//! The CUDA backend on a machine without a GPU: that everything of it compiles, that what is built and installed with it
+//! runs without a driver, and that its kernels are right, under the emulator that runs them on the CPU.
+
+mod emulated;
+mod installed;
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::Result;
+use crate::ffi::programs::Program;
 use crate::process::{Process, cargo};
 
 /// The compiler for GPUs, from the registry of Python packages: what a toolkit has of it, pinned.
@@ -21,21 +25,14 @@ const TOOLKIT: &str = "target/cuda-toolkit";
 /// Where the emulator is built.
 const EMULATOR: &str = "target/emulator";
 const EMULATOR_SOURCE: &str = "transdiff-cuda/emulator";
+/// The `transdiff` command as it is built here.
+const COMMAND: &str = "target/debug/transdiff";
+/// A tiny model and its VAE.
+const TINY: [&str; 2] = ["target/cuda-model.safetensors", "target/cuda-vae.safetensors"];
 /// The packages that have the feature, or are it.
 const PACKAGES: [&str; 4] =
     ["--package=transdiff", "--package=transdiff-cuda", "--package=transdiff-ffi", "--package=transdiff-cli"];
 const FEATURES: &str = "--features=transdiff/cuda,transdiff-ffi/cuda,transdiff-cli/cuda";
-
-/// What is tested under the emulator: a test target, and the tests of it. One golden file stands for all, and a few steps
-/// for a training run: a CPU takes long to be a GPU.
-const EMULATED: [(&str, &[&str]); 6] = [
-    ("emulated", &[]),
-    ("backend_equivalence", &["cuda"]),
-    ("golden", &["cuda::onestep_256"]),
-    ("golden_sampler", &["cuda"]),
-    ("golden_vae", &["cuda"]),
-    ("cuda", &[]),
-];
 
 /// How much of it
 #[derive(Args)]
@@ -57,8 +54,22 @@ pub fn check(options: &Options) -> Result {
     Process::new("sh").arg(format!("{EMULATOR_SOURCE}/test.sh")).arg("target/emulator-test").run()?;
     let build = Build { toolkit };
     build.cargo(&["clippy", "--locked", "--all-targets"], &["--", "-D", "warnings"]).run()?;
-    build.without_a_driver()?;
-    build.under_the_emulator(&emulator)
+    build.cargo(&["build", "--locked"], &["--bins"]).run()?;
+    loads_without_cuda(Path::new(COMMAND))?;
+    let programs = installed::programs(&build.toolkit)?;
+    build.tiny_model()?;
+    build.without_a_driver(&programs)?;
+    build.under_the_emulator(&emulator, &programs)?;
+    emulated::check(&build, &emulator)
+}
+
+/// The file can be loaded on a machine without a driver.
+fn loads_without_cuda(file: &Path) -> Result {
+    let needed = Process::new("readelf").arg("-d").arg(file).stdout()?;
+    if needed.contains("libcuda") || needed.contains("libcublas") {
+        return Err(format!("{} cannot be loaded without CUDA:\n{needed}", file.display()).into());
+    }
+    Ok(())
 }
 
 /// The toolkit's folder: `CUDA_PATH`, or what is made of the wheels. `nvcc` on `PATH` alone is a toolkit too, but which
@@ -92,85 +103,57 @@ impl Build {
         process.env("CUDA_PATH", &self.toolkit)
     }
 
-    /// Nothing that is built needs a driver to start, and what asks for one is told why there is none.
-    fn without_a_driver(&self) -> Result {
-        self.cargo(&["build", "--locked"], &["--lib", "--bins"]).run()?;
-        for file in ["target/debug/libtranscdiff.so", "target/debug/transdiff"] {
-            let needed = Process::new("readelf").args(&["-d", file]).stdout()?;
-            if needed.contains("libcuda") || needed.contains("libcublas") {
-                return Err(format!("{file} cannot be loaded without CUDA:\n{needed}").into());
-            }
-        }
+    /// Tests of the targets that are named.
+    fn tests(&self, targets: &[&str], filters: &[&str]) -> Process {
+        self.cargo(&["test", "--locked"], targets).args(&["--", "--nocapture"]).args(filters)
+    }
+
+    /// Writes the model and the VAE that are generated with.
+    fn tiny_model(&self) -> Result {
+        let command = ["run", "--quiet", "--locked", "--package=transdiff-ffi", "--features=cuda"];
+        let command = cargo(&command).args(&["--example=tiny_model", "--"]).args(&TINY);
+        command.env("CUDA_PATH", &self.toolkit).run()
+    }
+
+    /// What asks for a driver is told why there is none.
+    fn without_a_driver(&self, programs: &[Program]) -> Result {
         if Process::new("sh").args(&["-c", "ldconfig -p | grep -q libcuda.so.1"]).run().is_ok() {
             println!("this machine has a driver: what happens without one is not tested");
             return Ok(());
         }
-        let (code, said) = self.sample("cuda", None)?;
+        let (code, said) = sample("cuda", None)?;
         if code == Some(0) || !said.contains("there is no CUDA driver: libcuda.so.1") {
             return Err(format!("cuda where there is none: exit code {code:?}, {said}").into());
         }
-        let (code, said) = self.sample("auto", None)?;
+        let (code, said) = sample("auto", None)?;
         if code != Some(0) || !said.contains("device: cpu, because of no GPU: there is no CUDA driver") {
             return Err(format!("auto where there is no GPU: exit code {code:?}, {said}").into());
         }
-        self.tests(
-            "backend_equivalence",
-            &["cuda"],
-            None,
-            "SKIPPED: device cuda:0: there is no CUDA driver: libcuda.so.1",
-        )
+        installed::run(programs, TINY, None, "cpu")?;
+        let printed = self.tests(&["--test=backend_equivalence"], &["cuda"]).stdout()?;
+        let skipped = "SKIPPED: device cuda:0: there is no CUDA driver: libcuda.so.1";
+        if printed.contains(skipped) { Ok(()) } else { Err(format!("{printed}expected {skipped}").into()) }
     }
 
-    /// What the `transdiff` command says when it is to generate on `device`, and its exit code.
-    fn sample(&self, device: &str, emulator: Option<&Path>) -> Result<(Option<i32>, String)> {
-        let [model, vae, out] =
-            ["model.safetensors", "vae.safetensors", "out"].map(|f| format!("target/cuda-{f}"));
-        let tiny = [
-            "run",
-            "--quiet",
-            "--locked",
-            "--package=transdiff-ffi",
-            "--features=cuda",
-            "--example=tiny_model",
-        ];
-        cargo(&tiny).args(&["--", &model, &vae]).env("CUDA_PATH", &self.toolkit).run()?;
-        let sample =
-            Process::new("target/debug/transdiff").args(&["sample", "--model", &model, "--vae", &vae]);
-        let sample =
-            sample.args(&["--class", "1", "--steps", "4", "--out", &out, "--force", "--device", device]);
-        self.emulated(sample, emulator).complaint()
-    }
-
-    fn emulated(&self, process: Process, emulator: Option<&Path>) -> Process {
-        match emulator {
-            Some(emulator) => process.env("LD_LIBRARY_PATH", emulator),
-            None => process,
-        }
-    }
-
-    /// The kernels, the launches and the errors.
-    fn under_the_emulator(&self, emulator: &Path) -> Result {
+    /// The command, and programs against the C ABI, find the GPU.
+    fn under_the_emulator(&self, emulator: &Path, programs: &[Program]) -> Result {
         for device in ["cuda", "auto"] {
-            let (code, said) = self.sample(device, Some(emulator))?;
+            let (code, said) = sample(device, Some(emulator))?;
             if code != Some(0) || !said.contains("device: cuda:0") {
                 return Err(format!("{device} where there is a GPU: exit code {code:?}, {said}").into());
             }
         }
-        EMULATED
-            .iter()
-            .try_for_each(|(target, filters)| self.tests(target, filters, Some(emulator), "test result: ok"))
+        installed::run(programs, TINY, Some(emulator), "cuda:0")
     }
+}
 
-    /// Runs tests of the target `target`, which print `mark`.
-    fn tests(&self, target: &str, filters: &[&str], emulator: Option<&Path>, mark: &str) -> Result {
-        let process =
-            self.cargo(&["test", "--locked"], &["--test", target, "--", "--nocapture"]).args(filters);
-        let printed = self.emulated(process.env("TRANSDIFF_TRAINING_STEPS", "3"), emulator).stdout()?;
-        print!("{printed}");
-        let skipped = printed.contains("SKIPPED");
-        if !printed.contains(mark) || (emulator.is_some() && skipped) {
-            return Err(format!("{target} did not print {mark:?}, or skipped what it should not").into());
-        }
-        Ok(())
+/// What the `transdiff` command says when it is to generate on `device`, and its exit code.
+fn sample(device: &str, emulator: Option<&Path>) -> Result<(Option<i32>, String)> {
+    let [model, vae] = TINY;
+    let sample = Process::new(COMMAND).args(&["sample", "--model", model, "--vae", vae, "--class", "1"]);
+    let sample = sample.args(&["--steps", "4", "--out", "target/cuda-out", "--force", "--device", device]);
+    match emulator {
+        Some(emulator) => sample.env("LD_LIBRARY_PATH", emulator).complaint(),
+        None => sample.complaint(),
     }
 }
