@@ -12,13 +12,15 @@ use crate::Result;
 use crate::install::Profile;
 use crate::process::cargo;
 
-const STEPS: usize = 60;
-const MORE_STEPS: usize = 80;
+const STEPS: usize = 20;
+const MORE_STEPS: usize = 30;
 /// Steps of the fine-tuning with references: enough to see that it goes on from the model.
 const MRAR_STEPS: usize = 4;
 const CLASSES: usize = 10;
 /// The fewest samples that measures are worth something for.
 const SAMPLES: usize = 600;
+/// Steps of the sampler: what it makes of a model that has hardly learnt is no digit anyway.
+const SAMPLING_STEPS: usize = 5;
 /// Size of samples.png: 20 columns and a row a class, of digits enlarged to 48 pixels with gaps of 4.
 const PICTURE: (u32, u32) = (20 * 52 + 4, 10 * 52 + 4);
 
@@ -45,7 +47,7 @@ pub fn check(out: &Path, profile: Profile) -> Result {
 /// Fine-tunes what the other runs left, and generates a little with it.
 fn with_references(out: &Path, profile: Profile) -> Result {
     let steps = MRAR_STEPS.to_string();
-    let more = ["--mrar", "--mrar-steps", &steps, "--samples", "100", "--sampling-steps", "4"];
+    let more = ["--mrar", "--mrar-steps", &steps];
     let printed = run(out, MORE_STEPS, &more, profile)?;
     if !printed.contains("MRAR starts from the 1-step weights") {
         return Err("the fine-tuning did not start from the trained weights".into());
@@ -55,7 +57,7 @@ fn with_references(out: &Path, profile: Profile) -> Result {
         return Err(format!("the model has no references: {config}").into());
     }
     checkpoint(&out.join("checkpoint-mrar.safetensors"), MRAR_STEPS)?;
-    report(&out.join("report.json"))
+    check_outputs(out, MORE_STEPS)
 }
 
 /// What the quickstart prints, given `more` arguments.
@@ -63,7 +65,9 @@ fn run(out: &Path, steps: usize, more: &[&str], profile: Profile) -> Result<Stri
     let out = out.to_str().ok_or("a folder name that is not UTF-8")?;
     let command =
         ["run", "--quiet", "--locked", "--profile", profile.name(), "--example", "quickstart", "--"];
-    let printed = cargo(&command).args(&["--steps", &steps.to_string(), "--out", out]).args(more).stdout()?;
+    let [steps, samples, sampling] = [steps, SAMPLES, SAMPLING_STEPS].map(|n| n.to_string());
+    let asked = ["--steps", &steps, "--samples", &samples, "--sampling-steps", &sampling, "--out", out];
+    let printed = cargo(&command).args(&asked).args(more).stdout()?;
     print!("{printed}");
     Ok(printed)
 }

@@ -46,6 +46,11 @@ const TESTS: [Tests; 7] = [
 /// others among them.
 const CASES: &str = "4";
 
+/// All that is built for them, so that it is built at once.
+pub fn targets() -> Vec<&'static str> {
+    TESTS.iter().flat_map(|tests| tests.targets).copied().collect()
+}
+
 /// Runs them all. None may be skipped.
 pub fn check(build: &Build, emulator: &Path) -> Result {
     TESTS.iter().try_for_each(|tests| {

@@ -18,7 +18,7 @@ use crate::install::{self, Profile};
 use crate::process::Process;
 use crate::{Result, header};
 
-/// What the check makes, but for the digits' model, is made anew.
+/// What the check makes is made anew.
 const FOLDER: &str = "target/ffi";
 /// Not where the files are: what is installed has to work wherever it was moved to.
 const PREFIX: &str = "/opt/transcdiff";
