@@ -12,14 +12,11 @@ use crate::Result;
 use crate::process::{Process, cargo};
 
 /// The tests that run on a GPU if there is one: packages, and which of theirs. A package has a folder of its own, for two
-/// of them may call a test alike.
-const TESTS: [(&str, &[&str]); 3] = [
-    ("transdiff-cuda", &["--lib"]),
+/// of them may call a test alike. (Unit tests, transdiff-cuda's included, touch no device.)
+const TESTS: [(&str, &[&str]); 2] = [
     (
         "transdiff",
         &[
-            "--features=cuda",
-            "--lib",
             "--test=backend_equivalence",
             "--test=cuda",
             "--test=golden",
@@ -27,7 +24,7 @@ const TESTS: [(&str, &[&str]); 3] = [
             "--test=golden_vae",
         ],
     ),
-    ("transdiff-ffi", &["--features=cuda", "--test=cuda"]),
+    ("transdiff-ffi", &["--test=cuda"]),
 ];
 
 /// What is copied as it is.
@@ -102,7 +99,8 @@ impl Options {
     fn programs(&self) -> Result<BTreeMap<String, PathBuf>> {
         let mut programs = Vec::new();
         for (package, which) in TESTS {
-            let built = self.built(cargo(&["test", "--package", package]).args(which))?;
+            let test = cargo(&["test", "--features=cuda", "--package", package]);
+            let built = self.built(test.args(which))?;
             programs.extend(built.into_iter().map(|(name, path)| (format!("tests/{package}/{name}"), path)));
         }
         programs.extend(self.built(cargo(&["bench", "--features=cuda", "--bench=measure"]))?);

@@ -143,7 +143,7 @@ impl Build {
                 return Err(format!("{device} where there is a GPU: exit code {code:?}, {said}").into());
             }
         }
-        installed::run(programs, TINY, Some(emulator), "cuda:0")
+        installed::run(programs, TINY, Some(emulator), "Emulated GPU")
     }
 }
 
