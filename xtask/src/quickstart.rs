@@ -20,7 +20,7 @@ const CLASSES: usize = 10;
 /// The fewest samples that measures are worth something for.
 const SAMPLES: usize = 600;
 /// Steps of the sampler: what it makes of a model that has hardly learnt is no digit anyway.
-const SAMPLING_STEPS: usize = 5;
+const SAMPLING_STEPS: usize = 2;
 /// Size of samples.png: 20 columns and a row a class, of digits enlarged to 48 pixels with gaps of 4.
 const PICTURE: (u32, u32) = (20 * 52 + 4, 10 * 52 + 4);
 
