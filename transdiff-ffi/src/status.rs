@@ -159,8 +159,8 @@ fn of_library(e: &Error) -> transcdiff_error {
         Error::Config { field, expected, got } => all(TRANSCDIFF_INVALID_CONFIG, field, expected, got),
         Error::Unavailable { device, reason } => all(TRANSCDIFF_DEVICE_UNAVAILABLE, device, "", reason),
         Error::OutOfMemory { op, bytes, free } => {
-            let free = free.map_or_else(String::new, |free| format!("{free} bytes free"));
-            all(TRANSCDIFF_OUT_OF_MEMORY, op, &format!("{bytes} bytes"), &free)
+            let said = |bytes: &Option<usize>, what| bytes.map_or_else(String::new, |n| format!("{n} bytes{what}"));
+            all(TRANSCDIFF_OUT_OF_MEMORY, op, &said(bytes, ""), &said(free, " free"))
         }
         Error::Backend { op, message } => all(TRANSCDIFF_BACKEND, op, "", message),
         Error::Io { path, source } => all(TRANSCDIFF_IO, &path.to_string_lossy(), "", &source.to_string()),
