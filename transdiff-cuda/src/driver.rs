@@ -254,7 +254,15 @@ impl Driver {
             Ok((stem, module))
         };
         let modules = MODULES.iter().map(load).collect::<Result<_>>()?;
-        Ok(Self { functions: Mutex::default(), modules, stream, leaving: None, context, name, multiprocessors })
+        Ok(Self {
+            functions: Mutex::default(),
+            modules,
+            stream,
+            leaving: None,
+            context,
+            name,
+            multiprocessors,
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -412,7 +420,9 @@ impl Driver {
                 let found = module.ok_or_else(missing)?.get_function(kernel.name);
                 let raw = found.map_err(|e| named(failed(op, e), kernel))?.to_raw();
                 check_params(raw, bytes).map_err(|message| named(Error::Backend { op, message }, kernel))?;
-                functions.entry((kernel.module, kernel.name)).or_insert(Function { raw, shared: SHARED_UNASKED })
+                functions
+                    .entry((kernel.module, kernel.name))
+                    .or_insert(Function { raw, shared: SHARED_UNASKED })
             }
         };
         if shared > function.shared {

@@ -159,7 +159,8 @@ fn of_library(e: &Error) -> transcdiff_error {
         Error::Config { field, expected, got } => all(TRANSCDIFF_INVALID_CONFIG, field, expected, got),
         Error::Unavailable { device, reason } => all(TRANSCDIFF_DEVICE_UNAVAILABLE, device, "", reason),
         Error::OutOfMemory { op, bytes, free } => {
-            let said = |bytes: &Option<usize>, what| bytes.map_or_else(String::new, |n| format!("{n} bytes{what}"));
+            let said =
+                |bytes: &Option<usize>, what| bytes.map_or_else(String::new, |n| format!("{n} bytes{what}"));
             all(TRANSCDIFF_OUT_OF_MEMORY, op, &said(bytes, ""), &said(free, " free"))
         }
         Error::Backend { op, message } => all(TRANSCDIFF_BACKEND, op, "", message),

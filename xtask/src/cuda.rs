@@ -110,7 +110,9 @@ impl Build {
             return Err(format!("cuda where there is none: exit code {code:?}, {said}").into());
         }
         let (code, said) = self.sample("auto", None)?;
-        if code != Some(0) || !said.contains("device: cpu, because cuda:0 cannot be used: there is no CUDA driver") {
+        if code != Some(0)
+            || !said.contains("device: cpu, because cuda:0 cannot be used: there is no CUDA driver")
+        {
             return Err(format!("auto where there is no GPU: exit code {code:?}, {said}").into());
         }
         self.tests(

@@ -45,7 +45,9 @@ pub fn run(options: &Options) -> Result<()> {
 fn load(options: &Options, model: &WeightFile, vae: Option<&WeightFile>) -> Result<Pipeline> {
     Pipeline::load(model, vae, &options.load(), &mut |_, message| text::say(message)).map_err(|error| {
         match error {
-            Error::DType { expected, got, .. } => format!("--dtype {got}: expected {expected}, as f32 is").into(),
+            Error::DType { expected, got, .. } => {
+                format!("--dtype {got}: expected {expected}, as f32 is").into()
+            }
             other => other.into(),
         }
     })
