@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::on_device::OnDevice;
+use super::pixels::CHANNELS;
 use crate::model::{LoadHints, ModelConfig, ModelSource, Weights};
 use crate::nn::Module;
 use crate::sampler::Preset;
@@ -152,8 +153,11 @@ fn described(weights: Weights) -> &'static str {
     }
 }
 
-/// A VAE of other channels would decode nonsense, or nothing.
+/// A VAE of other channels would decode nonsense, or nothing, and images are of three colours.
 pub(super) fn check_match(config: &ModelConfig, vae: &VaeConfig) -> Result<()> {
+    if vae.image_channels != CHANNELS {
+        return Err(Error::config("image_channels", CHANNELS.to_string(), vae.image_channels));
+    }
     let channels = vae.latent_channels;
     if channels == config.latent_channels {
         return Ok(());

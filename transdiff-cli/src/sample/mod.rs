@@ -14,7 +14,7 @@ use transdiff::vae::VaeSource;
 use transdiff::weights::WeightFile;
 use transdiff::{Cancellation, Error, HostTensor};
 
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::text;
 use gallery::Gallery;
 pub use options::Options;
@@ -103,11 +103,16 @@ impl Run<'_> {
         let outcome = self.batches(&mut bar);
         bar.finish();
         let done = self.gallery.images();
-        let place = self.gallery.close()?;
-        if let Err(Failure::Interrupted(_)) = outcome {
-            return Err(Failure::Interrupted(format!("{done} of {count} images are complete{place}")));
+        let closed = self.gallery.close();
+        if let Err(failure) = outcome {
+            // Why it ended comes before what became of the rest.
+            let left = match closed {
+                Ok(place) => format!("{done} of {count} images are complete{place}"),
+                Err(also) => also.to_string(),
+            };
+            return Err(failure.leaving(&left));
         }
-        outcome?;
+        let place = closed?;
         let seconds = started.elapsed().as_secs_f64();
         let rate = count as f64 / seconds;
         let images = if count == 1 { "image" } else { "images" };
