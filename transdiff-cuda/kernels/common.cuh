@@ -161,6 +161,26 @@ DEVICE T warp_from(T value, int lane) {
 #endif
 }
 
+// A bit for each lane: whether its `value` is true.
+DEVICE uint32_t warp_ballot(bool value) {
+#ifdef __CUDACC__
+    return __ballot_sync(0xFFFFFFFFu, value);
+#else
+    uint32_t bits = uint32_t(value) << threadIdx.x % WARP;
+    for (int mask = WARP / 2; mask > 0; mask /= 2) bits |= warp_xor(bits, mask);
+    return bits;
+#endif
+}
+
+// The number of the lowest bit that is set; there is one.
+DEVICE int lowest_bit(uint32_t bits) {
+#ifdef __CUDACC__
+    return __ffs(int(bits)) - 1;
+#else
+    return __builtin_ctz(bits);
+#endif
+}
+
 // Sum over the lanes that differ in the bits below `width` alone, the same bits in each of them.
 template <int width = WARP>
 DEVICE float warp_sum(float value) {
