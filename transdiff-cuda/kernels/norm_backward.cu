@@ -117,11 +117,8 @@ DEVICE void norm_backward(const NormBackwardParams &p) {
     for (int i = 0; i < VECTORS; i++) {
         const uint32_t column = row_column<V>(member, size, i);
         if (column >= p.width) break;
-#pragma unroll
-        for (int j = 0; j < V; j++) {
-            to[column + j] = plain[i][j];
-            to[p.width + column + j] = with_x[i][j];
-        }
+        store_floats(to + column, plain[i]);
+        store_floats(to + p.width + column, with_x[i]);
     }
 }
 
