@@ -50,6 +50,21 @@ fn without_cublaslt() {
     }
 }
 
+/// As the library of CUDA 13 does on the driver of CUDA 12.
+#[test]
+fn a_cublaslt_that_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = alone("opening::a_cublaslt_that_does_not_start", |c| {
+        for name in ["libcuda.so.1", "libcublasLt.so.13", "libcublasLt.so.12"] {
+            symlink(file(), folder.path().join(name)).unwrap();
+        }
+        c.env("LD_LIBRARY_PATH", folder.path()).env("EMULATED_CUDA_FAIL", "cublasLtCreate:1:1")
+    });
+    if here {
+        workload::expect_usable(&Cuda::new(0).unwrap());
+    }
+}
+
 #[test]
 fn the_driver_does_not_start() {
     let Some(emulator) = emulator() else { return };
@@ -59,7 +74,9 @@ fn the_driver_does_not_start() {
     emulator.fail("cuInit", 1, 987);
     expect_refusal(0, &["CUDA error 987: unknown error"]);
     emulator.fail("cublasLtCreate", 1, 1);
-    expect_refusal(0, &["libcublasLt.so.13: cublasLtCreate: cuBLASLt status 1, "]);
+    // The other version is tried, which is not there.
+    let words = ["libcublasLt.so.13: cublasLtCreate: cuBLASLt status 1, ", "libcublasLt.so.12: cannot open"];
+    expect_refusal(0, &words);
     assert_eq!(Cuda::new(0).unwrap().name(), "Emulated GPU");
 }
 
