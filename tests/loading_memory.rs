@@ -68,7 +68,7 @@ const LEN: usize = 1 << 16;
 #[track_caller]
 fn refused<T>(most: usize, bytes: usize, call: impl FnOnce() -> Result<T>) {
     match refusing(most, || call().map(drop)) {
-        Err(Error::OutOfMemory { bytes: wanted, .. }) => assert_eq!(wanted, bytes),
+        Err(Error::OutOfMemory { bytes: wanted, .. }) => assert_eq!(wanted, Some(bytes)),
         other => panic!("{other:?}"),
     }
 }
