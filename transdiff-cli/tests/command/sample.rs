@@ -260,6 +260,29 @@ fn nobody_needs_to_read_the_messages() {
     assert_eq!(folder.names("out"), ["1-0.png", "grid.png"]);
 }
 
+/// What went wrong first is said first, with what is complete; or with what else went wrong.
+#[test]
+fn a_failure_says_why_and_what_is_left() {
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &one_step());
+    let out = folder.path("out");
+    let args = ["sample", "--model", &model, "--class", "1", "--count", "3", "--steps", "1", "--batch", "1"];
+    let last_line = || {
+        let done = run(&[&args[..], &["--out", &out, "--force"]].concat());
+        assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""), "{}", done.stderr);
+        done.stderr.lines().last().unwrap().to_owned()
+    };
+    fs::create_dir_all(format!("{out}/1-1.png")).unwrap();
+    let line = last_line();
+    assert!(line.starts_with(&format!("error: {out}/1-1.png: ")), "{line}");
+    assert!(line.ends_with(&format!("; 1 of 3 images are complete, in {out}")), "{line}");
+    fs::remove_file(format!("{out}/grid.png")).unwrap();
+    fs::create_dir(format!("{out}/grid.png")).unwrap();
+    let line = last_line();
+    assert!(line.starts_with(&format!("error: {out}/1-1.png: ")), "{line}");
+    assert!(line.contains(&format!("; {out}/grid.png: ")), "{line}");
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_leaves_what_is_complete() {
