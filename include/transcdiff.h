@@ -10,6 +10,7 @@
  *   struct_size. A library that knows more fields than the caller uses their defaults.
  * - Each function says on which threads it may be called. A model is shared by any number of sessions; a session serves
  *   one call at a time.
+ * - There is a library for machines with pointers of 64 bits alone.
  */
 
 #ifndef TRANSCDIFF_H
@@ -112,7 +113,8 @@ typedef struct transcdiff_cancellation transcdiff_cancellation;
 
 /**
  * What went wrong in one call. It belongs to whoever made the call, who frees it with `transcdiff_error_free`; it can
- * be read from any thread.
+ * be read from any thread. Its texts are lines of UTF-8: control characters, which a file's names may have, are written
+ * out, as `\n`, and a text of more than 8192 characters is cut off.
  */
 typedef struct transcdiff_error transcdiff_error;
 
@@ -178,13 +180,14 @@ typedef struct transcdiff_progress {
 
 /**
  * Called after every step, from the thread that made the call. Not 0: the call returns `TRANSCDIFF_CANCELLED`. It must not
- * use the session that is at work, and may use any other. No exception may leave it, nor any other callback.
+ * use the session that is at work, and may use any other. Like every callback it ends by returning: not by an exception, a
+ * longjmp, or the thread's cancellation or end.
  */
 typedef int32_t (*transcdiff_progress_callback)(const struct transcdiff_progress *progress, void *user_data);
 
 /**
- * Called like the progress callback, with the clean latents [images, C, h, w] of the batch as predicted at this step: `count`
- * floats that live until the callback returns.
+ * Called like the progress callback, with the clean latents [images, C, h, w] of the batch as predicted at this step, in the
+ * scale of the model: `count` floats that live until the callback returns.
  */
 typedef int32_t (*transcdiff_preview_callback)(const struct transcdiff_progress *progress,
                                                const float *latents,
@@ -192,8 +195,8 @@ typedef int32_t (*transcdiff_preview_callback)(const struct transcdiff_progress 
                                                void *user_data);
 
 /**
- * Called with messages of one call, from the thread that made it. `message` is one line of UTF-8 that lives until the
- * callback returns.
+ * Called with messages of one call, from the thread that made it. `message` is one line of UTF-8, as those of an error,
+ * that lives until the callback returns.
  */
 typedef void (*transcdiff_log_callback)(uint32_t level, const char *message, void *user_data);
 
@@ -213,11 +216,11 @@ typedef struct transcdiff_generate_options {
      */
     size_t images;
     /**
-     * \[n\]: a class for each image.
+     * [n]: a class for each image.
      */
     const uint32_t *classes;
     /**
-     * \[n\]: a seed for each image. With it the image is the same alone and in any batch.
+     * [n]: a seed for each image. With it the image is the same alone and in any batch.
      */
     const uint64_t *seeds;
     /**
@@ -233,7 +236,7 @@ typedef struct transcdiff_generate_options {
      */
     double guidance;
     /**
-     * \[step_guidance_count\]: with MRAR, guidance for each trajectory in place of `guidance`. NULL: `guidance` for all.
+     * [step_guidance_count]: with MRAR, guidance for each trajectory in place of `guidance`. NULL: `guidance` for all.
      */
     const double *step_guidance;
     /**
@@ -277,7 +280,8 @@ typedef struct transcdiff_generate_options {
      */
     size_t unconditional_images;
     /**
-     * [reference_count, n, C, h, w]: with MRAR, latents to use in place of the first ones that the model would generate.
+     * [reference_count, n, C, h, w]: with MRAR, latents in the scale of the model to use in place of the first ones that it
+     * would generate.
      */
     const float *references;
     /**
@@ -285,7 +289,8 @@ typedef struct transcdiff_generate_options {
      */
     size_t reference_count;
     /**
-     * [n, C, h, w]: latents to start from, at time 1, in place of the noise of the seeds. NULL: that noise.
+     * [n, C, h, w]: latents in the scale of the model to start from, at time 1, in place of the noise of the seeds. NULL: that
+     * noise.
      */
     const float *starting;
     /**
@@ -340,7 +345,7 @@ typedef struct transcdiff_outputs {
      */
     size_t images_size;
     /**
-     * [n, C, h, w].
+     * [n, C, h, w], in the scale of the model.
      */
     float *latents;
     /**
@@ -348,7 +353,7 @@ typedef struct transcdiff_outputs {
      */
     size_t latents_size;
     /**
-     * [groups − 1, n, C, h, w]: with MRAR from classes, the latents that were references on the way.
+     * [groups − 1, n, C, h, w], in the scale of the model: with MRAR from classes, the latents that were references on the way.
      */
     float *references;
     /**
@@ -378,7 +383,7 @@ typedef struct transcdiff_load_options {
      */
     size_t struct_size;
     /**
-     * The model's file.
+     * The model's file: on Unix any bytes, elsewhere UTF-8.
      */
     const char *model_path;
     /**
@@ -390,7 +395,7 @@ typedef struct transcdiff_load_options {
      */
     size_t model_size;
     /**
-     * The VAE's file. Without a VAE the model gives latents.
+     * The VAE's file, as `model_path`. Without a VAE the model gives latents.
      */
     const char *vae_path;
     /**
@@ -643,7 +648,7 @@ void transcdiff_cancellation_reset(const struct transcdiff_cancellation *cancell
 int32_t transcdiff_cancellation_is_cancelled(const struct transcdiff_cancellation *cancellation);
 
 /**
- * Frees the handle. Calls that watch the flag go on to their end. NULL is nothing to free.
+ * Frees the flag, not before every call that was given it has returned. NULL is nothing to free. Any thread.
  *
  * Contract:
  * `cancellation` is NULL or was not freed, and no other call is using it.
@@ -814,7 +819,7 @@ size_t transcdiff_pixel_bytes(uint32_t pixel_format,
 /**
  * Encodes `n` images of `height` × `width` pixels, which lie one after another in `pixel_format`, to latents
  * [n, C, height/d, width/d] in the scale of the model, where d is the model's `downsampling`; height and width are multiples
- * of d. `images_size` and `latents_size` are in bytes. With `seeds` \[n\] latents are drawn from the posterior; with NULL they
+ * of d. `images_size` and `latents_size` are in bytes. With `seeds` [n] latents are drawn from the posterior; with NULL they
  * are its mean. `cancellation` may be NULL. One call a session at a time.
  *
  * Contract:
@@ -877,7 +882,7 @@ void transcdiff_session_free(struct transcdiff_session *session);
 const char *transcdiff_status_name(transcdiff_status status);
 
 /**
- * The status code of an error; `TRANSCDIFF_OK` for NULL.
+ * The status code of an error; `TRANSCDIFF_OK` for NULL. Any thread.
  *
  * Contract:
  * `error` is NULL or an error that was not freed.
@@ -885,7 +890,7 @@ const char *transcdiff_status_name(transcdiff_status status);
 transcdiff_status transcdiff_error_status(const struct transcdiff_error *error);
 
 /**
- * The whole message of an error, in one line of UTF-8. It lives as long as the error; "" for NULL.
+ * The whole message of an error, in one line of UTF-8. It lives as long as the error; "" for NULL. Any thread.
  *
  * Contract:
  * `error` is NULL or an error that was not freed.
@@ -894,7 +899,7 @@ const char *transcdiff_error_message(const struct transcdiff_error *error);
 
 /**
  * What the error is about: the argument, tensor, operation, stage or file. It lives as long as the error; "" where there
- * is none.
+ * is none. Any thread.
  *
  * Contract:
  * `error` is NULL or an error that was not freed.
@@ -902,7 +907,7 @@ const char *transcdiff_error_message(const struct transcdiff_error *error);
 const char *transcdiff_error_subject(const struct transcdiff_error *error);
 
 /**
- * What was expected, in words. It lives as long as the error; "" where that cannot be said.
+ * What was expected, in words. It lives as long as the error; "" where that cannot be said. Any thread.
  *
  * Contract:
  * `error` is NULL or an error that was not freed.
@@ -910,7 +915,7 @@ const char *transcdiff_error_subject(const struct transcdiff_error *error);
 const char *transcdiff_error_expected(const struct transcdiff_error *error);
 
 /**
- * What came instead, in words. It lives as long as the error; "" where that cannot be said.
+ * What came instead, in words. It lives as long as the error; "" where that cannot be said. Any thread.
  *
  * Contract:
  * `error` is NULL or an error that was not freed.
@@ -918,7 +923,7 @@ const char *transcdiff_error_expected(const struct transcdiff_error *error);
 const char *transcdiff_error_got(const struct transcdiff_error *error);
 
 /**
- * Frees an error. NULL is nothing to free.
+ * Frees an error. NULL is nothing to free. Any thread.
  *
  * Contract:
  * `error` is NULL or an error that was not freed.

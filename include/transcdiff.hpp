@@ -43,11 +43,16 @@
 #define TRANSCDIFF_EXCEPTIONS 0
 #endif
 
-// Translation units with and without std::span can be linked together: what differs has different names.
-#ifdef __cpp_lib_span
+// Translation units with and without std::span, with and without exceptions can be linked together: what differs has
+// different names.
+#if defined(__cpp_lib_span) && TRANSCDIFF_EXCEPTIONS
 #define TRANSCDIFF_NAMESPACE std_span
-#else
+#elif defined(__cpp_lib_span)
+#define TRANSCDIFF_NAMESPACE std_span_without_exceptions
+#elif TRANSCDIFF_EXCEPTIONS
 #define TRANSCDIFF_NAMESPACE own_span
+#else
+#define TRANSCDIFF_NAMESPACE own_span_without_exceptions
 #endif
 
 namespace transcdiff {
@@ -63,7 +68,9 @@ template <class T>
 class Span {
 public:
     constexpr Span() noexcept = default;
-    constexpr Span(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
+    /// `size` elements from `data` on. As with std::span, a zero is no pointer: {0, n} are not n elements at NULL.
+    template <class U, class = std::enable_if_t<std::is_convertible_v<U (*)[], T (*)[]>>>
+    constexpr Span(U *data, std::size_t size) noexcept : data_(data), size_(size) {}
     /// The elements of a container that has them one after another.
     template <class C, class = std::enable_if_t<std::is_convertible_v<
                            std::remove_pointer_t<decltype(std::declval<C &>().data())> (*)[], T (*)[]>>>
@@ -142,7 +149,7 @@ using ModelInfo = transcdiff_model_info;
 using Memory = transcdiff_memory;
 
 using ProgressFunction = std::function<Flow(const Progress &)>;
-/// Told the clean latents [images, C, h, w] of the batch as predicted at this step.
+/// Told the clean latents [images, C, h, w] of the batch as predicted at this step, in the scale of the model.
 using PreviewFunction = std::function<Flow(const Progress &, Span<const float> latents)>;
 /// Told a line of UTF-8.
 using LogFunction = std::function<void(LogLevel, std::string_view message)>;
@@ -397,9 +404,9 @@ struct LoadOptions {
 /// What is generated, and how. What is not set is the library's default for the model. Counts follow from sizes: there are
 /// as many images as seeds.
 struct GenerateOptions {
-    /// \[n\]: a class for each image; or none, where `features` are given.
+    /// [n]: a class for each image; or none, where `features` are given.
     std::vector<std::uint32_t> classes = {};
-    /// \[n\]: a seed for each image. With it the image is the same alone and in any batch.
+    /// [n]: a seed for each image. With it the image is the same alone and in any batch.
     std::vector<std::uint64_t> seeds = {};
     /// Steps of the sampler.
     std::optional<std::uint32_t> steps = std::nullopt;
@@ -418,9 +425,9 @@ struct GenerateOptions {
     std::vector<float> features = {};
     /// [1 or n, k, feature_width]: what guidance leads away from.
     std::vector<float> unconditional = {};
-    /// [count, n, C, h, w]: with MRAR, latents to use in place of the first ones.
+    /// [count, n, C, h, w]: with MRAR, latents in the scale of the model to use in place of the first ones.
     std::vector<float> references = {};
-    /// [n, C, h, w]: latents to start from in place of noise.
+    /// [n, C, h, w]: latents in the scale of the model to start from in place of noise.
     std::vector<float> starting = {};
     /// Stops the call from elsewhere; outlives it.
     const Cancellation *cancellation = nullptr;
@@ -480,9 +487,9 @@ struct Wanted {
 /// What was generated, where it was wanted.
 struct Generated {
     Images images = {};
-    /// [n, C, h, w].
+    /// [n, C, h, w], in the scale of the model.
     std::vector<float> latents = {};
-    /// [groups − 1, n, C, h, w]: with MRAR from classes, the latents that were references on the way.
+    /// [groups − 1, n, C, h, w], in the scale of the model: with MRAR from classes, the latents that were references on the way.
     std::vector<float> references = {};
     /// [n, k, feature_width]: the features that the latents were decoded from.
     std::vector<float> features = {};
@@ -616,7 +623,7 @@ public:
     }
 
     /// Latents [n, C, height/d, width/d] of images whose sides are multiples of the model's downsampling d: drawn from the
-    /// posterior with \[n\] seeds, its mean without.
+    /// posterior with [n] seeds, its mean without.
     Result<std::vector<float>> try_encode(const Images &images, Span<const std::uint64_t> seeds = {},
                                           const Cancellation *cancellation = nullptr) {
         if (auto sized = detail::same("seeds", seeds.size(), seeds.empty() ? 0 : images.count); !sized) {

@@ -55,6 +55,7 @@ pub trait DeviceTask {
 pub struct OpenDevice {
     backend: Opened,
     choice: String,
+    substitute: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -68,27 +69,31 @@ impl Device {
     /// Opens the device. `threads` are the CPU's, by default one a core.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] with the reason if a device that was asked for by name is not there. There is no other in
-    /// its place; [`Device::Auto`] alone chooses.
+    /// [`Error::Unavailable`] with the reason if a device that was asked for by name is not there,
+    /// [`Error::OutOfMemory`] or [`Error::Backend`] if it cannot be used. There is no other in its place;
+    /// [`Device::Auto`] alone chooses. [`Error::Argument`] for a number of threads that cannot be.
     pub fn open(self, threads: Option<usize>) -> Result<OpenDevice> {
-        let cpu = |choice: String| Ok(OpenDevice { backend: Opened::Cpu(Cpu::new(threads)?), choice });
+        let opened = |backend, choice| OpenDevice { backend, choice, substitute: false };
+        let cpu = |choice: String| Ok(opened(Opened::Cpu(Cpu::new(threads)?), choice));
         match self {
             Self::Cpu => cpu("cpu".into()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(ordinal) => Ok(OpenDevice {
-                backend: Opened::Cuda(crate::Cuda::new(ordinal)?),
-                choice: format!("cuda:{ordinal}"),
-            }),
+            Self::Cuda(ordinal) => {
+                Ok(opened(Opened::Cuda(crate::Cuda::new(ordinal)?), format!("cuda:{ordinal}")))
+            }
             #[cfg(not(feature = "cuda"))]
             Self::Auto => cpu("cpu, because CUDA is not built in".into()),
             #[cfg(feature = "cuda")]
             Self::Auto => match crate::Cuda::new(0) {
-                Ok(cuda) => {
-                    let choice = "cuda:0, the first GPU".into();
-                    Ok(OpenDevice { backend: Opened::Cuda(cuda), choice })
+                Ok(cuda) => Ok(opened(Opened::Cuda(cuda), "cuda:0, the first GPU".into())),
+                Err(error) => {
+                    let reason = match error {
+                        Error::Unavailable { reason, .. } => reason,
+                        error => error.to_string(),
+                    };
+                    let cpu = cpu(format!("cpu, because cuda:0 cannot be used: {reason}"))?;
+                    Ok(OpenDevice { substitute: true, ..cpu })
                 }
-                Err(Error::Unavailable { reason, .. }) => cpu(format!("cpu, because of no GPU: {reason}")),
-                Err(error) => Err(error),
             },
         }
     }
@@ -106,6 +111,20 @@ impl OpenDevice {
     /// Which device it is, in the name that parses to it, and why if [`Device::Auto`] chose it.
     pub fn choice(&self) -> &str {
         &self.choice
+    }
+
+    /// Whether [`Device::Auto`] chose it for want of the better one that this build is for.
+    pub fn is_substitute(&self) -> bool {
+        self.substitute
+    }
+
+    /// What opens this very device again.
+    pub fn device(&self) -> Device {
+        match &self.backend {
+            Opened::Cpu(_) => Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Opened::Cuda(cuda) => Device::Cuda(cuda.ordinal()),
+        }
     }
 
     /// Does `task` on it.
@@ -187,7 +206,9 @@ mod tests {
             assert!(matches!(&error, Error::Unavailable { device, .. } if device == name), "{error}");
             assert_eq!(error.to_string(), format!("device {name}: CUDA is not built in"));
         }
-        assert_eq!(Device::Auto.open(Some(1)).unwrap().choice(), "cpu, because CUDA is not built in");
+        let device = Device::Auto.open(Some(1)).unwrap();
+        assert_eq!(device.choice(), "cpu, because CUDA is not built in");
+        assert_eq!((device.device(), device.is_substitute()), (Device::Cpu, false));
     }
 
     /// On a machine with fewer GPUs than a hundred thousand.

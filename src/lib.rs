@@ -61,7 +61,7 @@ pub use device::{Device, DeviceTask, OpenDevice};
 pub use transdiff_core::model::TransDiff;
 pub use transdiff_core::{
     Backend, Cancellation, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd, backend,
-    bf16, data, layout, model, nn, reference, rng, sampler, tensor, testing, train, vae, weights,
+    bf16, data, layout, model, nn, reference, rng, room, sampler, tensor, testing, text, train, vae, weights,
 };
 pub use transdiff_cpu::Cpu;
 #[cfg(feature = "cuda")]

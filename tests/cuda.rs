@@ -71,7 +71,7 @@ fn auto_says_what_it_chose() {
     let (made, told) = generated(&tiny::one_step(), Device::Auto, DType::F32);
     match device() {
         Some(_) => assert_eq!(told[0], "device: cuda:0, the first GPU"),
-        None => assert!(told[0].starts_with("device: cpu, because of no GPU: "), "{}", told[0]),
+        None => assert!(told[0].starts_with("device: cpu, because cuda:0 cannot be used: "), "{}", told[0]),
     }
     let (cpu, _) = generated(&tiny::one_step(), Device::Cpu, DType::F32);
     assert_near("latents", &made.latents, &cpu.latents, SINGLE);

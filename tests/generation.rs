@@ -276,6 +276,28 @@ fn cancellation_leaves_nothing_behind() {
     }
 }
 
+/// Given references are nothing to wait for: progress begins with the first step that is made.
+#[test]
+fn progress_counts_what_is_computed() {
+    let model = tiny::model(&cpu(), &tiny::mrar_of_singles(), DType::F32);
+    let (images, sampling) = ([(1usize, 2u64)], guided(&[1.4]));
+    let own = generate(&model, &images, &sampling).references;
+    for given in 0..=own.len() {
+        let mut seen = Vec::new();
+        let mut observer = |progress: &Progress<'_, Cpu>| {
+            seen.push(progress.fraction());
+            ControlFlow::Continue(())
+        };
+        let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[2]);
+        let mut session = Session::new(&model);
+        session.generate(&[1], &own[..given], &sampling, &mut noise, &mut observer).unwrap();
+        let steps = STEPS * (own.len() + 1 - given);
+        let fractions: Vec<f64> = (1..=steps).map(|i| i as f64 / steps as f64).collect();
+        assert_eq!(seen.len(), steps);
+        assert!(seen.iter().zip(&fractions).all(|(a, b)| (a - b).abs() < 1e-12), "{given} given: {seen:?}");
+    }
+}
+
 /// Many threads may use one model.
 #[test]
 fn sessions_share_a_model_between_threads() {

@@ -154,7 +154,7 @@ fn model<B: Backend>(backend: &B, golden: &Golden, dtype: DType) -> TransDiff<B>
     sorted.sort();
     assert_eq!(sorted, recorded, "parameter names");
     for (name, param) in model.params_mut() {
-        param.set_host(golden.tensor(&format!("param.{name}")).clone().cast(dtype)).unwrap();
+        param.set_host(golden.tensor(&format!("param.{name}")).clone().cast(dtype).unwrap()).unwrap();
     }
     model
 }

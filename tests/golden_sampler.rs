@@ -52,7 +52,7 @@ fn run<B: Backend>(backend: &B, dtype: DType, golden: &Golden, name: &str, confi
     };
     let tensor = |key: &str| golden.tensor(&format!("{name}.{key}"));
     let values = |key: &str| tensor(key).to_f64();
-    let upload = |key: &str| Tensor::from_host(backend, &tensor(key).clone().cast(dtype)).unwrap();
+    let upload = |key: &str| Tensor::from_host(backend, &tensor(key).clone().cast(dtype).unwrap()).unwrap();
 
     let field = Recorded { a: values("A"), b: values("b"), cond: values("cond"), uncond: values("uncond") };
     let guidance = Guidance::within(number("cfg"), number("guidance_low"), number("guidance_high")).unwrap();

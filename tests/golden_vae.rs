@@ -54,8 +54,9 @@ fn stored<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a HostTensor)>) -> W
 fn check<B: Backend>(backend: &B, golden: &Golden, dtype: DType, limit: f64) {
     let vae = load(backend, golden, dtype);
     assert_eq!(vae.config(), &config_of(golden));
-    let stored =
-        |name: &str, dtype| Tensor::from_host(backend, &golden.tensor(name).clone().cast(dtype)).unwrap();
+    let stored = |name: &str, dtype| {
+        Tensor::from_host(backend, &golden.tensor(name).clone().cast(dtype).unwrap()).unwrap()
+    };
     let tensor = |name| stored(name, dtype);
     let close = |name: &str, out: &Tensor<B>| {
         let error = assert_close(name, &out.to_host().unwrap(), golden.tensor(name), limit);

@@ -1,17 +1,24 @@
-//! A model is loaded tensor by tensor: memory holds it once, whatever else its file holds.
+//! A model is loaded tensor by tensor: memory holds it once, whatever else its file holds. What the system refuses is an
+//! error.
 
 #[path = "common/allocation.rs"]
 mod allocation;
 
-use allocation::peak_of;
+use std::sync::Mutex;
+
+use allocation::{peak_of, refusing};
 use transdiff_core::model::{CONFIG_KEY, Mode, ModelConfig, TransDiff};
 use transdiff_core::nn::Module;
-use transdiff_core::weights::write_atomic;
-use transdiff_core::{DType, HostTensor};
+use transdiff_core::vae::Posterior;
+use transdiff_core::weights::{WeightFile, write_atomic};
+use transdiff_core::{DType, Error, HostTensor, Result, Tensor};
 use transdiff_cpu::Cpu;
 
 #[global_allocator]
 static ALLOCATOR: allocation::Counting = allocation::Counting;
+
+/// One test runs at a time: what another allocates would be counted.
+static MEASURING: Mutex<()> = Mutex::new(());
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -31,6 +38,7 @@ fn config() -> ModelConfig {
 
 #[test]
 fn a_model_takes_its_memory_once() {
+    let _one = MEASURING.lock();
     let cpu = Cpu::new(Some(1)).unwrap();
     let model = TransDiff::new(&cpu, &config(), DType::F32, 1).unwrap();
     let host = |set: &str| -> Vec<(String, HostTensor)> {
@@ -51,4 +59,40 @@ fn a_model_takes_its_memory_once() {
     // The tensor that is on its way is held as it was read, and in the order that the backend keeps.
     assert!(peak <= bytes + 3 * largest + (1 << 20), "{peak} bytes for a model of {bytes}");
     assert!(peak >= bytes, "not everything was counted");
+}
+
+/// Elements of a tensor for which there is no memory below.
+const LEN: usize = 1 << 16;
+
+/// There is memory for blocks of up to `most` bytes, and the call wants one of `bytes`.
+#[track_caller]
+fn refused<T>(most: usize, bytes: usize, call: impl FnOnce() -> Result<T>) {
+    match refusing(most, || call().map(drop)) {
+        Err(Error::OutOfMemory { bytes: wanted, .. }) => assert_eq!(wanted, Some(bytes)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn memory_that_a_file_asks_for_is_refused() {
+    let _one = MEASURING.lock();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let tensor = HostTensor::f32(&[LEN], vec![0.5; LEN]).unwrap();
+    write_atomic(file.path(), [("w", &tensor)], &Default::default()).unwrap();
+    let opened = WeightFile::open(file.path()).unwrap();
+    refused(3 * LEN, 4 * LEN, || opened.tensor("w"));
+}
+
+#[test]
+fn memory_that_a_caller_asks_for_is_refused() {
+    let _one = MEASURING.lock();
+    let narrow = HostTensor::f32(&[LEN], vec![0.5; LEN]).unwrap().cast(DType::BF16).unwrap();
+    refused(3 * LEN, 4 * LEN, || narrow.clone().cast(DType::F32));
+    refused(7 * LEN, 8 * LEN, || narrow.clone().cast(DType::F64));
+    let moments =
+        Tensor::from_f32(&Cpu::new(Some(1)).unwrap(), &[1, 2, 1, LEN / 2], vec![0.5; LEN], DType::F32);
+    let moments = moments.unwrap();
+    refused(7 * LEN, 8 * LEN, || moments.to_f64());
+    refused(7 * LEN, 8 * LEN, || Posterior::new(moments.clone()));
+    refused(3 * LEN, 4 * LEN, || moments.to_f32());
 }

@@ -271,7 +271,7 @@ fn trajectories_share_their_start_and_nothing_else() {
     };
     assert!(insert(start));
     for (index, step) in (0..4).flat_map(|i| (0..10).map(move |s| (i, s))) {
-        let draw = noise.injected(Trajectory { index, count: 4 }, step, &shape).unwrap();
+        let draw = noise.injected(Trajectory { index, count: 4, given: 0 }, step, &shape).unwrap();
         assert!(insert(draw.to_f32().unwrap()), "trajectory {index}, step {step} repeats a draw");
     }
 }
@@ -356,8 +356,10 @@ fn what_goes_wrong_in_a_run_is_a_typed_error() {
 
     let result = KeyedNoise::new(&Reference, DType::F32, &[1]).starting(&[2, 3]);
     assert!(matches!(result, Err(Error::Shape { .. })), "{result:?}");
-    let beyond = Trajectory { index: 1, count: 1 };
-    refused("trajectory", sampler.sample(&still, start(), beyond, &mut noise, &mut Silent));
+    for (index, count, given) in [(1, 1, 0), (0, 2, 1)] {
+        let none = Trajectory { index, count, given };
+        refused("trajectory", sampler.sample(&still, start(), none, &mut noise, &mut Silent));
+    }
 }
 
 /// A model may compute in bf16, and recorded noise may be f64: the state keeps its own type.

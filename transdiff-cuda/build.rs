@@ -10,6 +10,9 @@ use std::process::Command;
 /// Machine code for Ampere and Hopper, and PTX from which the driver makes any later one's.
 const ARCHITECTURES: &str = "sm_80,sm_90a,compute_80";
 
+/// Set to 1 where kernels are developed. Elsewhere a warning that only a later nvcc has is no reason not to build.
+const WARNINGS_ARE_ERRORS: &str = "TRANSDIFF_CUDA_WERROR";
+
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     forwarders(&out);
@@ -39,7 +42,7 @@ fn forwarders(out: &Path) {
 }
 
 fn kernels(out: &Path) -> Result<(), String> {
-    for name in ["CUDA_PATH", "TRANSDIFF_CUDA_ARCHITECTURES", "PATH"] {
+    for name in ["CUDA_PATH", "TRANSDIFF_CUDA_ARCHITECTURES", WARNINGS_ARE_ERRORS, "PATH"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
     println!("cargo:rerun-if-changed=kernels");
@@ -107,7 +110,10 @@ fn target(name: &str) -> Result<String, String> {
 fn compile(nvcc: &OsString, targets: &[String], source: &Path, out: &Path) -> Result<(), String> {
     let to = out.join(source.file_stem().unwrap_or_default()).with_extension("fatbin");
     let mut command = Command::new(nvcc);
-    command.args(["-O3", "-std=c++17", "-fatbin", "-lineinfo", "-Werror", "all-warnings"]);
+    command.args(["-O3", "-std=c++17", "-fatbin", "-lineinfo"]);
+    if env::var_os(WARNINGS_ARE_ERRORS).is_some_and(|value| value == "1") {
+        command.args(["-Werror", "all-warnings"]);
+    }
     // Machine code too, not only PTX: a tenth of the size in every program. The driver unpacks it.
     command.args(["-Xfatbin", "-compress-all"]);
     command.args(targets).arg(source).arg("-o").arg(to);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::on_device::OnDevice;
+use super::pixels::CHANNELS;
 use crate::model::{LoadHints, ModelConfig, ModelSource, Weights};
 use crate::nn::Module;
 use crate::sampler::Preset;
@@ -25,7 +26,7 @@ pub struct LoadOptions {
 }
 
 impl Default for LoadOptions {
-    /// The best device of this build, f32, a thread a core.
+    /// The best device of this build and this machine, f32, a thread a core.
     fn default() -> Self {
         Self { device: Device::Auto, dtype: DType::F32, threads: None, hints: LoadHints::default() }
     }
@@ -97,16 +98,15 @@ pub(super) fn load(
     log: &mut dyn FnMut(LogLevel, &str),
 ) -> Result<Pipeline> {
     let device = options.device.open(options.threads)?;
-    let choice = device.choice().to_owned();
-    device.run(Load { model, vae, options, choice, log })
+    let level = if device.is_substitute() { LogLevel::Warning } else { LogLevel::Info };
+    log(level, &format!("device: {}", device.choice()));
+    device.run(Load { model, vae, options, log })
 }
 
 struct Load<'a> {
     model: &'a WeightFile,
     vae: Option<&'a WeightFile>,
     options: &'a LoadOptions,
-    /// Which device it is, and why.
-    choice: String,
     log: &'a mut dyn FnMut(LogLevel, &str),
 }
 
@@ -119,7 +119,6 @@ impl DeviceTask for Load<'_> {
             let expected = format!("a type that {} computes in", backend.name());
             return Err(Error::DType { op: "Pipeline::load", expected, got: dtype });
         }
-        (self.log)(LogLevel::Info, &format!("device: {}", self.choice));
         let source = ModelSource::find(self.model, &self.options.hints)?;
         (self.log)(
             LogLevel::Info,
@@ -154,8 +153,11 @@ fn described(weights: Weights) -> &'static str {
     }
 }
 
-/// A VAE of other channels would decode nonsense, or nothing.
+/// A VAE of other channels would decode nonsense, or nothing, and images are of three colours.
 pub(super) fn check_match(config: &ModelConfig, vae: &VaeConfig) -> Result<()> {
+    if vae.image_channels != CHANNELS {
+        return Err(Error::config("image_channels", CHANNELS.to_string(), vae.image_channels));
+    }
     let channels = vae.latent_channels;
     if channels == config.latent_channels {
         return Ok(());
@@ -216,13 +218,7 @@ mod tests {
     fn session(dtype: DType) -> PipelineSession {
         let [model, vae] = files();
         let options = LoadOptions { dtype, ..LoadOptions::default() };
-        let load = Load {
-            model: &model,
-            vae: Some(&vae),
-            options: &options,
-            choice: String::new(),
-            log: &mut |_, _| (),
-        };
+        let load = Load { model: &model, vae: Some(&vae), options: &options, log: &mut |_, _| () };
         load.run(Reference).unwrap().session()
     }
 

@@ -9,7 +9,7 @@ use crate::model::{Features, Generation, Sampling, Session, TransDiff, latent_to
 use crate::rng::{Purpose, StreamKey};
 use crate::sampler::{KeyedNoise, Progress};
 use crate::vae::{LATENT_SCALE, Vae};
-use crate::{Backend, Cancellation, DType, Error, HostTensor, Result, Tensor};
+use crate::{Backend, Cancellation, DType, Error, HostTensor, Result, Tensor, room};
 
 type Observer<'a> = &'a mut dyn FnMut(&Step<'_>) -> ControlFlow<()>;
 
@@ -61,7 +61,7 @@ impl<B: Backend> SessionOn<B> {
         if tensor.dtype() == DType::F32 {
             return Tensor::from_host(self.backend(), tensor);
         }
-        Tensor::from_host(self.backend(), &tensor.clone().cast(DType::F32))
+        Tensor::from_host(self.backend(), &tensor.clone().cast(DType::F32)?)
     }
 
     fn upload_all(&self, tensors: &[HostTensor]) -> Result<Vec<Tensor<B>>> {
@@ -156,7 +156,7 @@ impl<B: Backend> DeviceSession for SessionOn<B> {
             parts.push(Output {
                 latents: download(&made.latents)?,
                 references: made.references.iter().map(download).collect::<Result<_>>()?,
-                features: request.wanted.features.then(|| download(made.features.tensor())).transpose()?,
+                features: request.wanted.features.then(|| download_features(&made.features)).transpose()?,
                 images: request.wanted.images.then(|| self.decoded(&made.latents)).transpose()?,
             });
         }
@@ -164,11 +164,11 @@ impl<B: Backend> DeviceSession for SessionOn<B> {
     }
 
     fn features(&mut self, classes: &[usize], references: &[HostTensor]) -> Result<HostTensor> {
-        download(self.session.features(classes, &self.upload_all(references)?)?.tensor())
+        download_features(&self.session.features(classes, &self.upload_all(references)?)?)
     }
 
     fn unconditional_features(&mut self, images: usize, references: &[HostTensor]) -> Result<HostTensor> {
-        download(self.session.unconditional_features(images, &self.upload_all(references)?)?.tensor())
+        download_features(&self.session.unconditional_features(images, &self.upload_all(references)?)?)
     }
 
     fn encode(&mut self, images: &HostTensor, seeds: Option<&[u64]>) -> Result<HostTensor> {
@@ -195,7 +195,7 @@ impl<B: Backend> SessionOn<B> {
             return Err(Error::argument("seeds", format!("{}, one an image", shape[0]), seeds.len()));
         }
         let each = shape[1..].iter().product();
-        let mut values = room(seeds.len() * each)?;
+        let mut values = room("pipeline", seeds.len() * each)?;
         for &seed in seeds {
             values.extend(StreamKey::new(seed, Purpose::Posterior, 0, 0).normals(each));
         }
@@ -205,15 +205,16 @@ impl<B: Backend> SessionOn<B> {
 
 /// In host memory, as f32.
 fn download<B: Backend>(tensor: &Tensor<B>) -> Result<HostTensor> {
-    Ok(tensor.to_host()?.cast(DType::F32))
+    tensor.to_host()?.cast(DType::F32)
 }
 
-/// Memory for `len` values, asked for politely: how many there are is the caller's choice.
-fn room(len: usize) -> Result<Vec<f32>> {
-    let mut values = Vec::new();
-    let bytes = len.saturating_mul(size_of::<f32>());
-    values.try_reserve_exact(len).map_err(|_| Error::out_of_memory("pipeline", bytes))?;
-    Ok(values)
+/// As [`download`]; what the model made of its weights may be no numbers.
+fn download_features<B: Backend>(features: &Features<B>) -> Result<HostTensor> {
+    let features = download(features.tensor())?;
+    if !features.data().is_finite() {
+        return Err(Error::NonFinite { stage: "features" });
+    }
+    Ok(features)
 }
 
 /// The values of a tensor that is in host memory as f32.
@@ -230,7 +231,7 @@ fn rows<'a>(tensor: &'a HostTensor, range: &Range<usize>) -> Result<Cow<'a, Host
     }
     let all = values(tensor)?;
     let each = all.len() / n;
-    let mut part = room(range.len() * each)?;
+    let mut part = room("pipeline", range.len() * each)?;
     part.extend_from_slice(&all[range.start * each..range.end * each]);
     let shape = [&[range.len()], &tensor.shape()[1..]].concat();
     Ok(Cow::Owned(HostTensor::f32(&shape, part)?))
@@ -260,7 +261,7 @@ fn optional<'a>(parts: impl Iterator<Item = Option<&'a HostTensor>>) -> Result<O
 fn stacked(parts: Vec<&HostTensor>) -> Result<HostTensor> {
     let mut shape = parts[0].shape().to_vec();
     shape[0] = parts.iter().map(|part| part.shape()[0]).sum();
-    let mut all = room(parts.iter().map(|part| part.data().len()).sum())?;
+    let mut all = room("pipeline", parts.iter().map(|part| part.data().len()).sum())?;
     for part in parts {
         all.extend_from_slice(values(part)?);
     }

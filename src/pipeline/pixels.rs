@@ -1,8 +1,9 @@
 //! Images as callers want them: bytes or floats, interleaved or in planes.
 
-use crate::{Error, HostTensor, Result};
+use crate::{Error, HostTensor, Result, room};
 
-const CHANNELS: usize = 3;
+/// Colours of an image.
+pub(super) const CHANNELS: usize = 3;
 
 /// The order and type of an image's values in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +93,8 @@ pub fn from_pixels(
         return Err(Error::argument("images", expected, format!("{} bytes", bytes.len())));
     }
     let (size, area) = (format.value_bytes(), height * width);
-    let mut values = zeros(bytes.len() / size)?;
+    let mut values = room("from_pixels", bytes.len() / size)?;
+    values.resize(bytes.len() / size, 0.0);
     for (i, value) in bytes.chunks_exact(size).enumerate() {
         let (image, at) = (i / (CHANNELS * area), i % (CHANNELS * area));
         values[image * CHANNELS * area + format.planar(at, area)] = match *value {
@@ -104,15 +106,6 @@ pub fn from_pixels(
         return Err(Error::argument("images", "finite values", "a NaN or an infinity"));
     }
     HostTensor::f32(&[n, CHANNELS, height, width], values)
-}
-
-/// The caller's size is as large as the caller's images, and four times that for bytes.
-fn zeros(len: usize) -> Result<Vec<f32>> {
-    let mut out = Vec::new();
-    let bytes = len.saturating_mul(size_of::<f32>());
-    out.try_reserve_exact(len).map_err(|_| Error::out_of_memory("from_pixels", bytes))?;
-    out.resize(len, 0.0);
-    Ok(out)
 }
 
 fn to_byte(x: f32) -> u8 {

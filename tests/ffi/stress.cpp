@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <random>
 #include <string>
 #include <thread>
@@ -104,7 +105,7 @@ struct Images {
     bool operator==(const Images& other) const { return same(latents, other.latents) && same(pixels, other.pixels); }
 };
 
-// A generation of two images, by number. Callbacks stop it at a step, if they are asked to.
+// A generation of two images, by number. At a step its callback does what it is asked to, and says whether to stop.
 struct Request {
     transcdiff_model_info info;
     uint32_t classes[kImages];
@@ -113,8 +114,8 @@ struct Request {
     Images images;
     std::vector<float> references;
     size_t previews = 0;
-    uint32_t stop_at = 0;
-    const transcdiff_cancellation* cancel_at_stop = nullptr;
+    uint32_t act_at = 0;
+    std::function<bool()> stops;
 
     Request(const transcdiff_model* model, uint32_t number)
         : info(info_of(model)),
@@ -139,10 +140,7 @@ struct Request {
 
     static int32_t on_progress(const transcdiff_progress* progress, void* user_data) {
         const auto& self = *static_cast<const Request*>(user_data);
-        if (progress->step != self.stop_at) return 0;
-        if (self.cancel_at_stop == nullptr) return 1;
-        transcdiff_cancellation_cancel(self.cancel_at_stop);
-        return 0;
+        return progress->step == self.act_at && self.stops() ? 1 : 0;
     }
 
     static int32_t on_preview(const transcdiff_progress* progress, const float* latents, size_t count,
@@ -248,8 +246,17 @@ struct Shared {
     const transcdiff_model* model;
     std::vector<Expected> expected;
     transcdiff_session* contested;
-    std::atomic<int> busy{0}, cancelled{0}, done{0};
+    std::atomic<int> busy{0}, cancelled{0}, elsewhere{0}, done{0};
 };
+
+// What happens to a generation: those up to kCancelAnyTime may end as cancelled, those before it have to.
+enum How { kStop, kCancel, kCancelElsewhere, kCancelAnyTime, kContest, kMix, kNothing, kHows };
+
+// Does it in a thread of its own, and waits for that.
+template <typename Act>
+void elsewhere(Act act) {
+    std::thread(act).join();
+}
 
 void work(Shared& shared, uint32_t seed, int rounds) {
     std::mt19937 random(seed);
@@ -259,37 +266,54 @@ void work(Shared& shared, uint32_t seed, int rounds) {
         const uint32_t number = random() % kRequests;
         Request request(shared.model, number);
         request.options.cancellation = flag;
-        const uint32_t how = random() % 6;
+        const uint32_t how = random() % kHows;
+        const auto cancel = [flag] { transcdiff_cancellation_cancel(flag); };
         std::thread other;
-        if (how == 0) request.stop_at = 1 + random() % kSteps;
-        if (how == 1) {
-            request.stop_at = 1 + random() % (kSteps - 1);
-            request.cancel_at_stop = flag;
+        if (how == kStop) {
+            request.act_at = 1 + random() % kSteps;
+            request.stops = [] { return true; };
         }
-        if (how == 2) {
+        if (how == kCancel || how == kCancelElsewhere) {
+            request.act_at = 1 + random() % (kSteps - 1);
+            request.stops = [how, cancel] {
+                if (how == kCancel) cancel(); else elsewhere(cancel);
+                return false;
+            };
+        }
+        if (how == kCancelAnyTime) {
             const auto after = std::chrono::microseconds(random() % 3000);
-            other = std::thread([flag, after] {
+            other = std::thread([cancel, after] {
                 std::this_thread::sleep_for(after);
-                transcdiff_cancellation_cancel(flag);
+                cancel();
             });
         }
-        const bool contested = how == 3;
-        const transcdiff_status status = request.run(contested ? shared.contested : own);
+        if (how == kContest) {
+            request.act_at = 1;
+            request.stops = [&shared] {
+                elsewhere([&shared] {
+                    Request intruder(shared.model, 0);
+                    expect(intruder.run(shared.contested) == TRANSCDIFF_BUSY, "a session at work is not busy");
+                    ++shared.busy;
+                });
+                return false;
+            };
+        }
+        const transcdiff_status status = request.run(how == kContest ? shared.contested : own);
         if (other.joinable()) other.join();
         transcdiff_cancellation_reset(flag);
         if (status == TRANSCDIFF_OK) {
-            expect(how > 1, "a call went on that was cancelled");
+            expect(how >= kCancelAnyTime, "a call went on that was cancelled");
             expect(request.images == shared.expected[number].made, "other bytes than alone");
-            if (how == 4) {
+            if (how == kMix) {
                 const Images images = mixed(shared.model, own, request);
                 expect(images == shared.expected[number].mixed, "mixed: other bytes than alone");
             }
             ++shared.done;
         } else if (status == TRANSCDIFF_CANCELLED) {
-            expect(how <= 2, "a call was cancelled that nobody cancelled");
-            ++shared.cancelled;
+            expect(how <= kCancelAnyTime, "a call was cancelled that nobody cancelled");
+            ++(how == kCancelElsewhere ? shared.elsewhere : shared.cancelled);
         } else {
-            expect(status == TRANSCDIFF_BUSY && contested, transcdiff_status_name(status));
+            expect(status == TRANSCDIFF_BUSY && how == kContest, transcdiff_status_name(status));
             ++shared.busy;
         }
     }
@@ -311,8 +335,11 @@ void threads(const Files& files, int rounds) {
     expect(request.run(shared.contested) == TRANSCDIFF_OK, "a session without its model's handle");
     expect(request.images == shared.expected[0].made, "other bytes without the model's handle");
     transcdiff_session_free(shared.contested);
-    std::printf("threads: %d done, %d cancelled, %d busy\n", shared.done.load(), shared.cancelled.load(),
-                shared.busy.load());
+    std::printf("threads: %d done, %d cancelled, %d by another thread, %d busy\n", shared.done.load(),
+                shared.cancelled.load(), shared.elsewhere.load(), shared.busy.load());
+    expect(shared.done > 0 && shared.cancelled > 0, "nothing was done, or nothing cancelled");
+    expect(shared.elsewhere > 0, "no call was cancelled by another thread");
+    expect(shared.busy > 0, "no session was busy");
 }
 
 // What the library and the allocator keep is full-grown after half of them; then 1,000 generations are still to come.
@@ -347,7 +374,10 @@ void loop(const Files& files, int rounds) {
             completed = 0;
         }
         Request request(model, static_cast<uint32_t>(round));
-        if (round % 10 == 9) request.stop_at = 2;
+        if (round % 10 == 9) {
+            request.act_at = 2;
+            request.stops = [] { return true; };
+        }
         if (round % 10 == 5) request.options.steps = 0;
         const auto expected = round % 10 == 9   ? TRANSCDIFF_CANCELLED
                               : round % 10 == 5 ? TRANSCDIFF_INVALID_ARGUMENT

@@ -24,6 +24,16 @@ static_assert(std::is_nothrow_move_constructible_v<Session> && !std::is_copy_con
 static_assert(std::is_nothrow_move_constructible_v<Cancellation> && !std::is_copy_constructible_v<Cancellation>);
 static_assert(std::is_base_of_v<std::exception, Error>);
 
+/// Whether {0, 2} are two elements.
+template <class S, class = void>
+struct TakesZero : std::false_type {};
+template <class S>
+struct TakesZero<S, std::void_t<decltype(S{0, std::size_t{2}})>> : std::true_type {};
+
+static_assert(!TakesZero<Span<const float>>::value);
+static_assert(std::is_constructible_v<Span<const float>, float *, std::size_t>);
+static_assert(!std::is_constructible_v<Span<float>, const float *, std::size_t>);
+
 namespace {
 
 template <class T>
@@ -84,6 +94,23 @@ void results_have_the_sizes_of_the_model(const Model &model, Session &session) {
     EXPECT(must(session.try_encode(floats)).size() == made.latents.size());
     const std::vector<std::uint64_t> seeds = {1, 2};
     EXPECT(must(session.try_encode(floats, seeds)) != must(session.try_encode(floats)));
+}
+
+void guidance_leads_away_from_no_class(const Model &model, Session &session) {
+    const auto &info = model.info();
+    const std::vector<std::uint32_t> classes = {0, 2};
+    const auto none = must(session.try_unconditional_features(2));
+    EXPECT(none.size() == 2 * info.feature_count / info.groups * info.feature_width);
+    GenerateOptions options;
+    options.features = must(session.try_features(classes));
+    options.seeds = {5, 6};
+    options.steps = 3;
+    options.guidance = 1.5;
+    const auto made = must(session.try_generate(options, everything()));
+    options.unconditional = none;
+    EXPECT(must(session.try_generate(options, everything())).images.bytes == made.images.bytes);
+    options.unconditional.assign(none.size(), 0.25F);
+    EXPECT(must(session.try_generate(options, everything())).latents != made.latents);
 }
 
 void features_are_cut_and_mixed(const Model &model, Session &session) {
@@ -227,6 +254,7 @@ int main(int argc, char **argv) {
     auto session = must(model->try_session());
     results_have_the_sizes_of_the_model(*model, session);
     features_are_cut_and_mixed(*model, session);
+    guidance_leads_away_from_no_class(*model, session);
     errors_say_what_is_wrong(*model, session, argv[1]);
     a_model_comes_from_memory_too(argv[1]);
     lambdas_see_every_step_and_stop(session);

@@ -146,7 +146,7 @@ struct Lazy<'a> {
 
 impl Lazy<'_> {
     fn read(&self) -> transdiff::Result<HostTensor> {
-        let tensor = self.tensors.tensor(self.name)?.cast(self.dtype);
+        let tensor = self.tensors.tensor(self.name)?.cast(self.dtype)?;
         if tensor.data().is_finite() {
             return Ok(tensor);
         }

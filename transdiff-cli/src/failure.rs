@@ -1,5 +1,6 @@
 //! What ends the command early, and what is said about it.
 
+use std::fmt;
 use std::process::ExitCode;
 
 use crate::text::say;
@@ -21,6 +22,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same, with a line on what is left.
+    pub fn leaving(self, left: &str) -> Self {
+        match self {
+            Self::Message(message) => Self::Message(format!("{message}; {left}")),
+            Self::Interrupted(_) => Self::Interrupted(left.to_owned()),
+            Self::OutputClosed => Self::OutputClosed,
+        }
+    }
+
     /// Says it on stderr, in one line, and gives the exit code.
     pub fn report(&self) -> ExitCode {
         match self {
@@ -33,6 +43,15 @@ impl Failure {
                 INTERRUPTED.into()
             }
             Self::OutputClosed => ExitCode::SUCCESS,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message(text) | Self::Interrupted(text) => f.write_str(text),
+            Self::OutputClosed => f.write_str("nobody reads the output"),
         }
     }
 }

@@ -7,12 +7,13 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use transdiff::model::{CONFIG_KEY, ModelConfig, Weights};
 use transdiff::sampler::Preset;
+use transdiff::text::{printable, shortened};
 use transdiff::vae::{VAE_CONFIG_KEY, VaeSource};
 use transdiff::weights::{Entry, FileKind, Format, WeightFile, WeightView};
 
 use crate::failure::{Failure, Result};
 use crate::source::{self, Hints, type_name};
-use crate::text::{self, Align, printable, shortened, table};
+use crate::text::{self, Align, table};
 
 /// Characters of a value that are shown.
 const VALUE_WIDTH: usize = 100;

@@ -3,10 +3,10 @@
 use clap::{Args, ValueEnum};
 use transdiff::DType;
 use transdiff::model::{LoadHints, ModelSource, Weights};
+use transdiff::text::printable;
 use transdiff::weights::WeightFile;
 
 use crate::failure::{Failure, Result};
-use crate::text::printable;
 
 /// Which of the weights of a training run are meant.
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -1,6 +1,8 @@
-//! Text for people: tables, sizes, and names that files chose.
+//! Text for people: where it goes, sizes and tables.
 
 use std::io::{ErrorKind, Write as _};
+
+use transdiff::text::printable;
 
 use crate::failure::{Failure, Result};
 
@@ -18,23 +20,6 @@ pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
 pub fn say(line: &str) {
     // There is no other place where a failure could be told.
     let _ = writeln!(std::io::stderr(), "{}", printable(line));
-}
-
-/// `text` on one line, with what could steer a terminal written out: names in files may be anything.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| match c.is_control() {
-            true => c.escape_default().collect(),
-            false => vec![c],
-        })
-        .collect()
-}
-
-/// The first `most` characters of [`printable`] text.
-pub fn shortened(text: &str, most: usize) -> String {
-    let mut rest = text.chars();
-    let head = printable(&rest.by_ref().take(most).collect::<String>());
-    if rest.next().is_some() { head + "…" } else { head }
 }
 
 /// A number of bytes: `1.25 GiB`.
@@ -85,13 +70,6 @@ mod tests {
     fn bytes_are_rounded_in_the_right_unit() {
         let said = [0, 1023, 1024, 10 << 10, (3 << 30) + (1 << 28), u64::MAX].map(bytes);
         assert_eq!(said, ["0 B", "1023 B", "1.00 KiB", "10.0 KiB", "3.25 GiB", "16384.0 PiB"]);
-    }
-
-    #[test]
-    fn nothing_steers_the_terminal() {
-        assert_eq!(printable("a\n\u{1b}[31mé"), "a\\n\\u{1b}[31mé");
-        assert_eq!(shortened("abc\tdef", 5), "abc\\td…");
-        assert_eq!(shortened("abc", 3), "abc");
     }
 
     #[test]

@@ -58,12 +58,12 @@ pub enum Error {
         reason: String,
     },
     /// The device ran out of memory.
-    #[error("{op}: out of memory allocating {bytes} bytes{}", and_free(*free))]
+    #[error("{op}: out of memory{}{}", allocating(*bytes), and_free(*free))]
     OutOfMemory {
         /// The operation.
         op: &'static str,
-        /// The size of the allocation that failed, in bytes.
-        bytes: usize,
+        /// The size of the allocation that failed, in bytes; none if the device wanted it for itself.
+        bytes: Option<usize>,
         /// How much of the device's memory was free then, in bytes, if the backend knows.
         free: Option<usize>,
     },
@@ -132,7 +132,7 @@ impl Error {
 
     /// Shorthand for [`Error::OutOfMemory`] of the host, which does not say what is free.
     pub fn out_of_memory(op: &'static str, bytes: usize) -> Self {
-        Self::OutOfMemory { op, bytes, free: None }
+        Self::OutOfMemory { op, bytes: Some(bytes), free: None }
     }
 
     /// Shorthand for [`Error::Argument`].
@@ -157,6 +157,10 @@ impl Error {
     }
 }
 
+fn allocating(bytes: Option<usize>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!(" allocating {bytes} bytes"))
+}
+
 fn and_free(free: Option<usize>) -> String {
     free.map_or_else(String::new, |free| format!("; {free} bytes are free"))
 }
@@ -179,7 +183,9 @@ mod tests {
     fn what_was_free_is_said_where_it_is_known() {
         let host = Error::out_of_memory("alloc", 64);
         assert_eq!(host.to_string(), "alloc: out of memory allocating 64 bytes");
-        let device = Error::OutOfMemory { op: "alloc", bytes: 64, free: Some(0) };
+        let device = Error::OutOfMemory { op: "alloc", bytes: Some(64), free: Some(0) };
         assert_eq!(device.to_string(), "alloc: out of memory allocating 64 bytes; 0 bytes are free");
+        let own = Error::OutOfMemory { op: "record", bytes: None, free: None };
+        assert_eq!(own.to_string(), "record: out of memory");
     }
 }

@@ -73,12 +73,20 @@ impl HostData {
         }
     }
 
-    /// The same values in the type `dtype`.
-    pub fn cast(self, dtype: DType) -> Self {
+    /// The same values in the type `dtype`, rounded as by [`from_f64`](Self::from_f64).
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn cast(self, dtype: DType) -> Result<Self> {
         match (self, dtype) {
-            (data, to) if data.dtype() == to => data,
-            (Self::F32(v), DType::BF16) => Self::BF16(v.into_iter().map(bf16::from_f32).collect()),
-            (data, to) => Self::from_f64(data.to_f64(), to),
+            (data, to) if data.dtype() == to => Ok(data),
+            // Those of every model in bf16, without the way through f64.
+            (Self::F32(v), DType::BF16) => Ok(Self::BF16(converted(&v, bf16::from_f32)?)),
+            (Self::BF16(v), DType::F32) => Ok(Self::F32(converted(&v, bf16::to_f32)?)),
+            (Self::F32(v), to) => rounded(&v, to),
+            (Self::F64(v), to) => rounded(&v, to),
+            (Self::BF16(v), to) => rounded(&v, to),
+            (Self::I32(v), to) => rounded(&v, to),
         }
     }
 
@@ -91,6 +99,33 @@ impl HostData {
             Self::I32(_) => true,
         }
     }
+}
+
+/// The values in the type `dtype`. On the way each is an f64, which holds those of all types exactly.
+fn rounded<T: Copy + Into<f64>>(values: &[T], dtype: DType) -> Result<HostData> {
+    Ok(match dtype {
+        DType::F32 => HostData::F32(converted(values, |x| x.into() as f32)?),
+        DType::F64 => HostData::F64(converted(values, T::into)?),
+        DType::BF16 => HostData::BF16(converted(values, |x| bf16_from_f64(x.into()))?),
+        DType::I32 => HostData::I32(converted(values, |x| x.into() as i32)?),
+    })
+}
+
+fn converted<T: Copy, U>(values: &[T], convert: impl Fn(T) -> U) -> Result<Vec<U>> {
+    let mut out = room("cast", values.len())?;
+    out.extend(values.iter().map(|&x| convert(x)));
+    Ok(out)
+}
+
+/// An empty vector with memory for `len` elements: how many there are is often a caller's or a file's choice.
+///
+/// # Errors
+/// [`Error::OutOfMemory`], which names the operation `op`.
+pub fn room<T>(op: &'static str, len: usize) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    let bytes = len.saturating_mul(size_of::<T>());
+    out.try_reserve_exact(len).map_err(|_| Error::out_of_memory(op, bytes))?;
+    Ok(out)
 }
 
 /// `x` rounded to nearest even. (`bf16::from_f64` drops the low half of the number first, and so takes what is
@@ -175,16 +210,31 @@ impl HostTensor {
         self.data.to_f64()
     }
 
-    /// The same values in the type `dtype`.
-    #[must_use]
-    pub fn cast(self, dtype: DType) -> Self {
-        Self { shape: self.shape, data: self.data.cast(dtype) }
+    /// The same values in the type `dtype`; as [`HostData::cast`].
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn cast(self, dtype: DType) -> Result<Self> {
+        Ok(Self { shape: self.shape, data: self.data.cast(dtype)? })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn casts_round_as_from_f64_does() {
+        const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::BF16, DType::I32];
+        let values = vec![0.0, 1.0, -2.5, 1.0 + 1.0 / 256.0, std::f64::consts::PI, -7e8];
+        for from in TYPES {
+            let data = HostData::from_f64(values.clone(), from);
+            for to in TYPES {
+                let want = HostData::from_f64(data.to_f64(), to);
+                assert_eq!(data.clone().cast(to).unwrap(), want, "{from} to {to}");
+            }
+        }
+    }
 
     #[test]
     fn bf16_rounds_to_nearest_even() {

@@ -139,10 +139,7 @@ impl Storage for Cpu {
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
         let home = Arc::clone(self.recycler());
-        let data = match home.take(dtype, len) {
-            Some(data) => data,
-            None => Data::zeros(dtype, len).inspect_err(|_| home.forget(dtype, len))?,
-        };
+        let data = home.take(dtype, len, || Data::zeros(dtype, len))?;
         Ok(Buffer { data, home })
     }
 

@@ -61,6 +61,8 @@ void Order::arrange(std::vector<unsigned>& items) {
     if (kind_ == Kind::shuffled) std::shuffle(items.begin(), items.end(), random_);
 }
 
+bool Order::runs_ahead() { return kind_ == Kind::reverse || (kind_ == Kind::shuffled && random_() % 2 == 0); }
+
 Block& Block::mine() {
     if (block_of_host_thread == nullptr) {
         block_of_host_thread = new Block;
@@ -110,14 +112,17 @@ void Block::prepare(Index block) {
     enqueue(0, count_);
 }
 
-void Block::enqueue(unsigned first, unsigned count) {
+void Block::enqueue(unsigned first, unsigned count, bool ahead) {
     batch_.resize(count);
     for (unsigned i = 0; i < count; ++i) batch_[i] = first + i;
     order_.arrange(batch_);
-    for (unsigned thread : batch_) {
-        threads_[thread].state = State::ready;
-        queue_[(head_ + queued_++) % kMaxThreads] = thread;
+    if (ahead) head_ = (head_ + kMaxThreads - count) % kMaxThreads;
+    const unsigned begin = ahead ? head_ : head_ + queued_;
+    for (unsigned i = 0; i < count; ++i) {
+        threads_[batch_[i]].state = State::ready;
+        queue_[(begin + i) % kMaxThreads] = batch_[i];
     }
+    queued_ += count;
 }
 
 unsigned Block::dequeue() {
@@ -235,7 +240,7 @@ void Block::meet(const char* name, void* mine, void (*combine)(void* const*)) {
     if (++warp.arrived < kWarp) return suspend(State::warp);
     warp.arrived = 0;
     combine(warp.records);
-    enqueue(first, kWarp);
+    enqueue(first, kWarp, order_.runs_ahead());
     suspend(State::ready);
 }
 

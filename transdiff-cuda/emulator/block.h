@@ -20,6 +20,8 @@ public:
     // As the environment says now; what is shuffled starts from the same seed.
     void begin();
     void arrange(std::vector<unsigned>& items);
+    // Whether a warp whose lanes have met goes on before others do.
+    bool runs_ahead();
 
 private:
     enum class Kind { forward, reverse, shuffled } kind_ = Kind::forward;
@@ -67,7 +69,8 @@ private:
     };
 
     void prepare(Index block);
-    void enqueue(unsigned first, unsigned count);
+    // Behind those that are in the queue, or before them.
+    void enqueue(unsigned first, unsigned count, bool ahead = false);
     unsigned dequeue();
     void suspend(State state);
     void resume_next(Context& from);

@@ -14,6 +14,7 @@ enum Status : unsigned { kOk = 0, kNotInitialized = 1, kInvalidValue = 7, kExecu
 
 constexpr size_t kVersion = 130000, kWorkspace = 32768;
 constexpr int32_t kCompute32F = 68, kCompute32FTf32 = 77;
+constexpr uint32_t kReductionInF32 = 2;
 constexpr uint64_t kAlgorithm = 0x656d756c61746564;
 
 struct Description {
@@ -26,6 +27,7 @@ struct Description {
 
 struct Preference {
     uint32_t search_mode = 0;
+    uint32_t reductions = 7;   // all
     uint64_t workspace = 0;
     uint32_t alignment[4] = {256, 256, 256, 256};   // of A, B, C, D
 };
@@ -36,7 +38,8 @@ struct Algorithm {
     uint64_t workspace;
     uint16_t alignment[4];
     uint64_t problem;
-    uint64_t unused[4];
+    uint64_t bias_alignment;
+    uint64_t unused[3];
 };
 static_assert(sizeof(Algorithm) == 64, "the size is the library's");
 
@@ -169,6 +172,9 @@ unsigned check_algorithm(const Problem& p, const Algorithm& algorithm, uintptr_t
         return refuse("the algorithm was found for another problem");
     }
     if (!aligned(p, algorithm)) return refuse("a matrix is less aligned than was declared when the algorithm was found");
+    if (p.bias_length() > 0 && p.bias % algorithm.bias_alignment != 0) {
+        return refuse("the bias is less aligned than its address was when the algorithm was found");
+    }
     if (bytes < algorithm.workspace) return refuse("the workspace is smaller than the algorithm needs");
     if (algorithm.workspace > 0 && (workspace % 256 != 0 || !driver::on_device(workspace, algorithm.workspace))) {
         return refuse("the workspace is not aligned to 256 bytes, or not in memory of the device");
@@ -289,6 +295,7 @@ API unsigned cublasLtMatmulPreferenceSetAttribute(void* handle, unsigned attribu
     if (preference == nullptr) return kInvalidValue;
     if (attribute == 0) return set(preference->search_mode, value, bytes);
     if (attribute == 1) return set(preference->workspace, value, bytes);
+    if (attribute == 3) return set(preference->reductions, value, bytes);
     return attribute >= 5 && attribute <= 8 ? set(preference->alignment[attribute - 5], value, bytes) : kInvalidValue;
 }
 
@@ -305,11 +312,14 @@ API unsigned cublasLtMatmulAlgoGetHeuristic(void* handle, void* description_hand
     *found = 0;
     const Problem problem = problem_of(*description, *a, *b, *c, *d);
     if (const unsigned status = check(*description, problem)) return status;
+    if (d->type == gemm::kBf16 && (preference->reductions & ~kReductionInF32) != 0) return kNotSupported;
     const Matrix* all[] = {a, b, c, d};
     Result result{};
     result.algorithm.magic = kAlgorithm;
     result.algorithm.workspace = result.workspace = std::min<uint64_t>(preference->workspace, kWorkspace);
     result.algorithm.problem = fingerprint(problem);
+    // The alignment is that of the address; no address is a multiple of everything.
+    result.algorithm.bias_alignment = problem.bias == 0 ? 256 : problem.bias & -problem.bias;
     result.waves = 1.0f;
     for (int i = 0; i < 4; ++i) {
         const uint32_t alignment = preference->alignment[i];

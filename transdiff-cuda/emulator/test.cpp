@@ -237,6 +237,15 @@ void test_order() {
         EXPECT_CODE(0, launch("test_blocks", 128, 1, 0, {out.address, 0, 0, 0}));
         last.push_back(out.values()[0]);
     }
+    const std::vector<float> ones(64, 1.0f);
+    for (const char* order : orders) {
+        setenv("EMULATED_CUDA_ORDER", order, 1);
+        EXPECT_CODE(0, launch("test_ahead", 1, 64, 0, {out.address, 0, 0, 1.0f}));
+        EXPECT(out.values() == ones);
+        EXPECT_CODE(0, launch("test_ahead", 1, 64, 0, {out.address, 0, 1, 1.0f}));
+        // By chance, a warp has not waited for the other.
+        if (order != orders[2]) EXPECT((out.values() == ones) == (order == orders[0]));
+    }
     EXPECT(last[0] == 127.0f && last[1] == 0.0f && last[2] != 127.0f && last[2] != 0.0f);
     unsetenv("EMULATED_CUDA_ORDER");
     EXPECT(seen[0][0] == std::vector<float>(64, 1.0f));

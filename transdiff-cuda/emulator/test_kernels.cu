@@ -31,6 +31,15 @@ KERNEL(test_mma, TestParams, p) {
     for (int i = 0; i < 4; i++) p.out[(g + i / 2 * 8) * 8 + c + i % 2] = d[i];
 }
 
+// out ← what the other of two warps wrote before its lanes met; choice: 0 waits for it, 1 does not.
+KERNEL(test_ahead, TestParams, p) {
+    __shared__ float written[2 * WARP];
+    written[threadIdx.x] = p.value;
+    __syncwarp();
+    if (p.choice == 0) __syncthreads();
+    p.out[threadIdx.x] = written[threadIdx.x ^ WARP];
+}
+
 // out: what lane i gets of 4 matrices whose element (row, column) of matrix m is 64 m + 8 row + column, 4 words a lane.
 KERNEL(test_ldmatrix, TestParams, p) {
     __shared__ __align__(16) uint16_t tile[4][8][8];

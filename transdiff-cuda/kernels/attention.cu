@@ -59,20 +59,22 @@ DEVICE void soften(float (&s)[N][4], float (&out)[E / 8][4], Row (&rows)[2]) {
     }
 }
 
-// Scales the scores and hides the keys past the limits of the two rows. `key` is this lane's first.
+// Scales the scores and hides the keys past the limits of the two rows. `least` is that of all rows of the warp, `key`
+// the tile's first.
 template <int N>
-DEVICE void scale_and_hide(float (&s)[N][4], float factor, const uint32_t (&limits)[2], uint32_t key) {
+DEVICE void scale_and_hide(float (&s)[N][4], float factor, const uint32_t (&limits)[2], uint32_t least, uint32_t key) {
 #pragma unroll
     for (int n = 0; n < N; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) s[n][i] *= factor;
     }
-    if (key + 8 * N <= limits[0]) return;
+    if (key + 8 * N <= least) return;
+    const uint32_t mine = key + lane() % 4 * 2;
 #pragma unroll
     for (int n = 0; n < N; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            if (key + 8 * n + i % 2 >= limits[i / 2]) s[n][i] = -INFINITY;
+            if (mine + 8 * n + i % 2 >= limits[i / 2]) s[n][i] = -INFINITY;
         }
     }
 }
@@ -92,28 +94,30 @@ template <int E>
 DEVICE void forward(const AttentionParams &p) {
     constexpr int N = STEP<E>;
     DYNAMIC_SHARED(memory);
-    bf16 *queries = reinterpret_cast<bf16 *>(memory), *stages = queries + ROWS * TILE_PITCH<E>;
+    bf16 *stages = reinterpret_cast<bf16 *>(memory), *queries = stages + 2 * TILE<E>;
     const Attention &a = p.a;
     const Place at = place(a, a.queries, ROWS);
     const uint32_t seen = limit_of(a, at.first + ROWS - 1);
     load_tile<E, ROWS>(queries, a, a.q, at, at.first, a.queries);
     load_keys<E>(stages, a, at, 0);
     const uint32_t query = at.first + 16 * warp() + lane() / 4;
-    const uint32_t limits[2] = {limit_of(a, query), limit_of(a, query + 8)};
+    // Limits ascend: the warp's first is the least.
+    const uint32_t limits[2] = {limit_of(a, query), limit_of(a, query + 8)}, least = warp_from(limits[0], 0);
     copy_async_wait<0>();
     __syncthreads();
 
     uint32_t q[E / 16][4];
     float out[E / 8][4] = {};
     Row rows[2] = {{-INFINITY, 0.0f}, {-INFINITY, 0.0f}};
-    bf16 *mine = queries + 16 * warp() * TILE_PITCH<E>;
-    load_rows<E>(q, mine);
+    const int mine = 16 * warp() * TILE_PITCH<E>;
+    load_rows<E>(q, queries + mine);
+    __syncthreads();
     for (uint32_t key = 0; key < seen; key += N) {
         if (key + N < seen) load_keys<E>(stages, a, at, key + N);
         const bf16 *keys = stage_of<E>(stages, key), *values = keys + TILE<E>;
         float s[N / 8][4];
         multiply_transposed<E>(s, q, keys);
-        scale_and_hide(s, a.scale * LOG2_E, limits, key + lane() % 4 * 2);
+        scale_and_hide(s, a.scale * LOG2_E, limits, least, key);
         soften<E>(s, out, rows);
         if (a.dropout.active) drop(s, a, at, query, key);
 #pragma unroll
@@ -125,7 +129,7 @@ DEVICE void forward(const AttentionParams &p) {
 #pragma unroll
     for (int r = 0; r < 2; r++)
         factor[r] = finish(p, at, query + 8 * r, rows[r].top, warp_sum<4>(rows[r].sum), lane() % 4 == 0);
-    store_rows<E>(mine, out, factor[0], factor[1], a, p.y, at, at.first + 16 * warp(), a.queries);
+    store_rows<E>(stages + mine, out, factor[0], factor[1], a, p.y, at, at.first + 16 * warp(), a.queries);
 }
 
 }  // namespace tensor
@@ -166,8 +170,12 @@ DEVICE void forward(const AttentionParams &p) {
 
     float out[SIDE<E>][E / LINE] = {};
     Row rows[SIDE<E>];
+    uint32_t limits[SIDE<E>];
 #pragma unroll
-    for (int i = 0; i < SIDE<E>; i++) rows[i] = Row{-INFINITY, 0.0f};
+    for (int i = 0; i < SIDE<E>; i++) {
+        rows[i] = Row{-INFINITY, 0.0f};
+        limits[i] = limit_of(a, query + i);
+    }
     for (uint32_t key = 0; key < seen; key += N) {
         __syncthreads();
         load_tile<E, N>(keys, a, a.k, at, key, a.keys);
@@ -178,10 +186,9 @@ DEVICE void forward(const AttentionParams &p) {
         multiply_transposed<E>(s, queries, keys);
 #pragma unroll
         for (int i = 0; i < SIDE<E>; i++) {
-            const uint32_t limit = limit_of(a, query + i);
 #pragma unroll
             for (int j = 0; j < SIDE<E>; j++)
-                s[i][j] = key + column() + LINE * j < limit ? s[i][j] * (a.scale * LOG2_E) : -INFINITY;
+                s[i][j] = key + column() + LINE * j < limits[i] ? s[i][j] * (a.scale * LOG2_E) : -INFINITY;
         }
         soften<E>(s, out, rows);
         if (a.dropout.active) keep<SIDE<E>>(s, kept_by_query<SIDE<E>>(a, at, query, key));

@@ -102,7 +102,8 @@ DEVICE Vec<T, LANES<T>> gather(const T *from, int valid) {
 }
 
 // Begins to load the N rows from `first` on, of `all` that a tensor has; E numbers of each, zeros past the end of rows
-// and tensor. All threads take part, and must wait for their copies and then for each other.
+// and tensor. All threads take part, and must wait for their copies and then for each other. The lanes of a warp are
+// together again afterwards, as tensor cores want them.
 template <int E, int N, typename T>
 DEVICE void load_tile(T *tile, const Attention &a, const Heads &tensor, const Place &at, uint32_t first, uint32_t all) {
     constexpr int VECTORS = E / LANES<T>;
@@ -116,4 +117,5 @@ DEVICE void load_tile(T *tile, const Attention &a, const Heads &tensor, const Pl
         else store(to, gather(from, valid));
     }
     copy_async_commit();
+    __syncwarp();
 }

@@ -83,16 +83,14 @@ template <int E>
 DEVICE void backward_queries(const AttentionBackwardParams &p) {
     constexpr int N = STEP<E>;
     DYNAMIC_SHARED(memory);
-    bf16 *tile_q = reinterpret_cast<bf16 *>(memory), *tile_dy = tile_q + ROWS * TILE_PITCH<E>;
-    // y lies where the second tiles of keys and values will.
-    bf16 *stages = tile_dy + ROWS * TILE_PITCH<E>, *tile_y = stages + 2 * TILE<E>;
+    bf16 *stages = reinterpret_cast<bf16 *>(memory), *tile_q = stages + 2 * TILE<E>, *tile_dy = tile_q + OWN_TILE<E>;
     const Attention &a = p.a;
     const Place at = place(a, a.queries, ROWS);
     const uint32_t seen = limit_of(a, at.first + ROWS - 1);
     load_tile<E, ROWS>(tile_q, a, a.q, at, at.first, a.queries);
     load_tile<E, ROWS>(tile_dy, a, p.dy, at, at.first, a.queries);
-    load_tile<E, ROWS>(tile_y, a, p.y, at, at.first, a.queries);
-    load_keys<E>(stages, a, at, 0);
+    // y lies where the first keys and values will.
+    load_tile<E, ROWS>(stages, a, p.y, at, at.first, a.queries);
     const uint32_t first = at.first + 16 * warp(), query = first + lane() / 4;
     Query queries[2] = {query_of(p, at, query, false), query_of(p, at, query + 8, false)};
     copy_async_wait<0>();
@@ -101,11 +99,14 @@ DEVICE void backward_queries(const AttentionBackwardParams &p) {
     const int mine = 16 * warp() * TILE_PITCH<E>;
     uint32_t q[E / 16][4], dy[E / 16][4];
     float dq[E / 8][4] = {};
-    load_rows<E>(q, tile_y + mine);
+    load_rows<E>(q, stages + mine);
     load_rows<E>(dy, tile_dy + mine);
     means<E>(queries, dy, q);
     load_rows<E>(q, tile_q + mine);
+    __syncthreads();
+    load_keys<E>(stages, a, at, 0);
     if (lane() % 4 < 2) store_mean(p, at, query + lane() % 4 * 8, lane() % 4 == 0 ? queries[0].mean : queries[1].mean);
+    copy_async_wait<0>();
     __syncthreads();
     for (uint32_t key = 0; key < seen; key += N) {
         if (key + N < seen) load_keys<E>(stages, a, at, key + N);
@@ -120,7 +121,7 @@ DEVICE void backward_queries(const AttentionBackwardParams &p) {
         copy_async_wait<0>();
         __syncthreads();
     }
-    store_rows<E>(tile_q + mine, dq, a.scale, a.scale, a, p.dq, at, first, a.queries);
+    store_rows<E>(stages + mine, dq, a.scale, a.scale, a, p.dq, at, first, a.queries);
 }
 
 // The same with keys as rows: `key` is this lane's first, and `queries` are those of the tile.
@@ -145,21 +146,21 @@ template <int E>
 DEVICE void backward_keys(const AttentionBackwardParams &p) {
     constexpr int N = STEP<E>;
     DYNAMIC_SHARED(memory);
-    bf16 *tile_k = reinterpret_cast<bf16 *>(memory), *tile_v = tile_k + ROWS * TILE_PITCH<E>;
-    bf16 *stages = tile_v + ROWS * TILE_PITCH<E>;
-    Query *known = reinterpret_cast<Query *>(stages + 4 * TILE<E>);
+    bf16 *stages = reinterpret_cast<bf16 *>(memory), *tile_k = stages + 2 * TILE<E>, *tile_v = tile_k + OWN_TILE<E>;
+    // Of the queries of either stage.
+    Query *known = reinterpret_cast<Query *>(tile_v + OWN_TILE<E>);
     const Attention &a = p.a;
     const Place at = place(a, a.keys, ROWS);
+    const uint32_t start = first_query(a, at.first) / N * N, thread = threadIdx.x;
     const auto load = [&](uint32_t query) {
-        bf16 *queries = stage_of<E>(stages, query);
+        bf16 *queries = stage_of<E>(stages, query - start);
         load_tile<E, N>(queries, a, a.q, at, query, a.queries);
         load_tile<E, N>(queries + TILE<E>, a, p.dy, at, query, a.queries);
     };
-    const uint32_t start = first_query(a, at.first) / N * N, thread = threadIdx.x;
     load_tile<E, ROWS>(tile_k, a, a.k, at, at.first, a.keys);
     load_tile<E, ROWS>(tile_v, a, a.v, at, at.first, a.keys);
     load(start);
-    if (thread < N) known[start / N % 2 * N + thread] = query_of(p, at, start + thread, true);
+    if (thread < N) known[thread] = query_of(p, at, start + thread, true);
     copy_async_wait<0>();
     __syncthreads();
 
@@ -169,28 +170,32 @@ DEVICE void backward_keys(const AttentionBackwardParams &p) {
     float dk[E / 8][4] = {}, dv[E / 8][4] = {};
     load_rows<E>(k, tile_k + mine);
     load_rows<E>(v, tile_v + mine);
+    __syncthreads();
     for (uint32_t query = start; query < a.queries; query += N) {
         Query next = {};
         if (query + N < a.queries) {
             load(query + N);
             if (thread < N) next = query_of(p, at, query + N + thread, true);
+            // Looking for a limit takes some lanes longer than others.
+            __syncwarp();
         }
-        const bf16 *queries = stage_of<E>(stages, query), *dy = queries + TILE<E>;
+        const uint32_t turn = (query - start) / N % 2;
+        const bf16 *queries = stage_of<E>(stages, query - start), *dy = queries + TILE<E>;
         for (int n = 0; n < N; n += 16) {
             float s[2][4], ds[2][4];
             multiply_transposed<E>(s, k, queries + n * TILE_PITCH<E>);
             multiply_transposed<E>(ds, v, dy + n * TILE_PITCH<E>);
-            slopes_by_key(a, at, known + query / N % 2 * N + n, query + n, first, s, ds);
+            slopes_by_key(a, at, known + turn * N + n, query + n, first, s, ds);
             multiply<E>(dv, s[0], s[1], dy + n * TILE_PITCH<E>);
             multiply<E>(dk, ds[0], ds[1], queries + n * TILE_PITCH<E>);
         }
-        if (thread < N) known[(query / N + 1) % 2 * N + thread] = next;
+        if (thread < N) known[(1 - turn) * N + thread] = next;
         copy_async_wait<0>();
         __syncthreads();
     }
     const float kept = a.dropout.scale;
-    store_rows<E>(tile_k + mine, dk, a.scale, a.scale, a, p.dk, at, first, a.keys);
-    store_rows<E>(tile_v + mine, dv, kept, kept, a, p.dv, at, first, a.keys);
+    store_rows<E>(stages + mine, dk, a.scale, a.scale, a, p.dk, at, first, a.keys);
+    store_rows<E>(stages + OWN_TILE<E> + mine, dv, kept, kept, a, p.dv, at, first, a.keys);
 }
 
 }  // namespace tensor

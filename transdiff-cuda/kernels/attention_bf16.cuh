@@ -12,16 +12,26 @@ constexpr int STEP = E <= 80 ? 64 : 32;
 
 template <int E>
 constexpr int TILE_PITCH = PITCH<bf16, E>;
+// Numbers of a tile.
 template <int E>
 constexpr int TILE = STEP<E> * TILE_PITCH<E>;
+// That of a block's own rows.
+template <int E>
+constexpr int OWN_TILE = ROWS * TILE_PITCH<E>;
 
 DEVICE int lane() { return int(threadIdx.x) % WARP; }
 DEVICE int warp() { return int(threadIdx.x) / WARP; }
 
-// Two stages of two tiles each: one is worked on while the other is loaded. That of a pass's row `first`.
-template <int E, typename T>
-DEVICE T *stage_of(T *stages, uint32_t first) {
-    return stages + first / STEP<E> % 2 * 2 * TILE<E>;
+// ---- shared memory ----
+//
+// Two stages of two tiles each: one is worked on while the other is loaded. A block's own rows are in registers meanwhile:
+// they come by way of the second stage and what follows it, and its results leave from the beginning. Neither has room of
+// its own, so that as many blocks fit an A100's memory as fit its registers.
+
+// The stage of the tiles that begin `distance` rows behind the first.
+template <int E>
+DEVICE bf16 *stage_of(bf16 *stages, uint32_t distance) {
+    return stages + distance / STEP<E> % 2 * 2 * TILE<E>;
 }
 
 // Begins to load the keys and the values from `key` on.

@@ -122,19 +122,30 @@ DEVICE void store(T *address, const Vec<T, N> &v) {
     *reinterpret_cast<Vec<T, N> *>(address) = v;
 }
 
+// How many of N numbers a vector holds, if several vectors have to share them.
+template <typename T, int N>
+constexpr int PIECE = N < LANES<T> ? N : LANES<T>;
+
+// N numbers in as few vectors as hold them; the address is a multiple of a vector.
 template <int N, typename T>
 DEVICE void load_floats(float (&to)[N], const T *address) {
-    const Vec<T, N> v = load<N>(address);
 #pragma unroll
-    for (int i = 0; i < N; i++) to[i] = to_float(v.at[i]);
+    for (int i = 0; i < N; i += PIECE<T, N>) {
+        const auto v = load<PIECE<T, N>>(address + i);
+#pragma unroll
+        for (int j = 0; j < PIECE<T, N>; j++) to[i + j] = to_float(v.at[j]);
+    }
 }
 
 template <int N, typename T>
 DEVICE void store_floats(T *address, const float (&from)[N]) {
-    Vec<T, N> v;
 #pragma unroll
-    for (int i = 0; i < N; i++) v.at[i] = from_float<T>(from[i]);
-    store<N>(address, v);
+    for (int i = 0; i < N; i += PIECE<T, N>) {
+        Vec<T, PIECE<T, N>> v;
+#pragma unroll
+        for (int j = 0; j < PIECE<T, N>; j++) v.at[j] = from_float<T>(from[i + j]);
+        store(address + i, v);
+    }
 }
 
 // ---- threads of a warp: all 32 take part ----
@@ -158,6 +169,26 @@ DEVICE T warp_from(T value, int lane) {
     return __shfl_sync(0xFFFFFFFFu, value, lane);
 #else
     return simt::shuffle(value, lane);
+#endif
+}
+
+// A bit for each lane: whether its `value` is true.
+DEVICE uint32_t warp_ballot(bool value) {
+#ifdef __CUDACC__
+    return __ballot_sync(0xFFFFFFFFu, value);
+#else
+    uint32_t bits = uint32_t(value) << threadIdx.x % WARP;
+    for (int mask = WARP / 2; mask > 0; mask /= 2) bits |= warp_xor(bits, mask);
+    return bits;
+#endif
+}
+
+// The number of the lowest bit that is set; there is one.
+DEVICE int lowest_bit(uint32_t bits) {
+#ifdef __CUDACC__
+    return __ffs(int(bits)) - 1;
+#else
+    return __builtin_ctz(bits);
 #endif
 }
 

@@ -140,6 +140,8 @@ DEVICE void convolve(const ConvParams &p) {
         __syncthreads();
         // What it overwrites was read in the last step, before the barrier.
         fetch(number + STAGES - 1);
+        // Some lanes fetched more than others; tensor cores want them together.
+        __syncwarp();
         sums.add(p, at, step, patch(step.chunk), slices + number % STAGES * SLICE<T, N>);
         step.next(p.kernel);
     }

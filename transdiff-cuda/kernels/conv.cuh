@@ -135,17 +135,9 @@ DEVICE void fetch_patch(const ConvParams &p, const Place &at, int chunk, T *patc
 // N numbers of the map; zeros from `count` on, so that the map of zeros past the last channel is zero.
 template <int N>
 DEVICE void load_map(const float *from, int count, bool vector, float (&to)[N]) {
+    if (vector && count > 0) return load_floats(to, from);
 #pragma unroll
-    for (int i = 0; i < N; i += 4) {
-        if (vector && count > 0) {
-            const Vec<float, 4> four = load<4>(from + i);
-#pragma unroll
-            for (int j = 0; j < 4; j++) to[i + j] = four.at[j];
-        } else {
-#pragma unroll
-            for (int j = i; j < i + 4; j++) to[j] = j < count ? from[j] : 0.0f;
-        }
-    }
+    for (int i = 0; i < N; i++) to[i] = i < count ? from[i] : 0.0f;
 }
 
 DEVICE float silu(float x) {
@@ -223,12 +215,7 @@ DEVICE void write_tile(const ConvParams &p, const Place &at, const float *result
         const Position position = ::position(p, at, index);
         if (position.y >= p.to_height || position.x >= p.to_width || at.output + column >= p.outputs) continue;
         float sums[LANES<T>];
-#pragma unroll
-        for (int j = 0; j < LANES<T>; j += 4) {
-            const Vec<float, 4> four = load<4>(results + index * RESULT_ROW<N> + column + j);
-#pragma unroll
-            for (int l = 0; l < 4; l++) sums[j + l] = four.at[l];
-        }
+        load_floats(sums, results + index * RESULT_ROW<N> + column);
         const uint64_t pixel = (at.image * p.to_height + position.y) * p.to_width + position.x;
         write_part<T>(p, pixel, at.output + column, sums);
     }

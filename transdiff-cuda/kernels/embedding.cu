@@ -25,29 +25,36 @@ struct EmbeddingBackwardParams {
 };
 
 constexpr int EMBEDDING_THREADS = 128;
+// Ids that a lane reads before it looks at the first.
+constexpr int EMBEDDING_RUN = 4;
 
-// dtable[v] ← Σ dy[i] over the i with ids[i] = v, ascending: a block for a row of the table, or some of its columns.
+// dtable[v] ← Σ dy[i] over the i with ids[i] = v, ascending: a block for a row of the table, or some of its columns. A
+// warp looks at 32 ids at once.
 template <typename T, int V>
 DEVICE void embedding_backward(const EmbeddingBackwardParams &p) {
-    __shared__ int32_t ids[EMBEDDING_THREADS];
-    const uint32_t row = blockIdx.x / p.across;
+    const int32_t row = int32_t(blockIdx.x / p.across), *const ids = reinterpret_cast<const int32_t *>(p.ids);
     const uint64_t column = (uint64_t(blockIdx.x % p.across) * EMBEDDING_THREADS + threadIdx.x) * V;
     const bool idle = column >= p.width;
     float sums[V] = {};
-    for (uint64_t from = 0; from < p.count; from += EMBEDDING_THREADS) {
-        const int count = int(p.count - from < EMBEDDING_THREADS ? p.count - from : EMBEDDING_THREADS);
-        __syncthreads();
-        if (int(threadIdx.x) < count) ids[threadIdx.x] = reinterpret_cast<const int32_t *>(p.ids)[from + threadIdx.x];
-        __syncthreads();
-        for (int i = 0; i < count; i++) {
-            if (ids[i] != int32_t(row) || idle) continue;
-            float dy[V];
-            load_floats<V>(dy, reinterpret_cast<const T *>(p.dy) + (from + i) * p.width + column);
+    for (uint64_t from = 0; from < p.count; from += EMBEDDING_RUN * WARP) {
+        int32_t id[EMBEDDING_RUN];
 #pragma unroll
-            for (int j = 0; j < V; j++) sums[j] += dy[j];
+        for (int r = 0; r < EMBEDDING_RUN; r++) {
+            const uint64_t i = from + r * WARP + threadIdx.x % WARP;
+            id[r] = i < p.count ? ids[i] : -1;
+        }
+#pragma unroll
+        for (int r = 0; r < EMBEDDING_RUN; r++) {
+            for (uint32_t found = warp_ballot(id[r] == row); found != 0 && !idle; found &= found - 1) {
+                float dy[V];
+                const uint64_t i = from + r * WARP + lowest_bit(found);
+                load_floats<V>(dy, reinterpret_cast<const T *>(p.dy) + i * p.width + column);
+#pragma unroll
+                for (int j = 0; j < V; j++) sums[j] += dy[j];
+            }
         }
     }
-    if (!idle) store_floats(reinterpret_cast<T *>(p.dtable) + row * p.width + column, sums);
+    if (!idle) store_floats(reinterpret_cast<T *>(p.dtable) + uint64_t(row) * p.width + column, sums);
 }
 
 KERNEL(embedding_f32, EmbeddingParams, p) { embedding<float, 1>(p); }

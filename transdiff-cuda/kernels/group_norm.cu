@@ -39,11 +39,8 @@ DEVICE void group_norm_sums(const GroupNormSumsParams &p) {
         }
     }
     float *const to = reinterpret_cast<float *>(p.sums) + 2 * tile.chunk * width + tile.column;
-#pragma unroll
-    for (int j = 0; j < V; j++) {
-        to[j] = sums[j];
-        to[width + j] = squares[j];
-    }
+    store_floats(to, sums);
+    store_floats(to + width, squares);
 }
 
 struct GroupNormMapParams {

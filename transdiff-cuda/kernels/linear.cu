@@ -78,9 +78,7 @@ DEVICE void gelu_backward(const GeluBackwardParams &p) {
         }
     }
     if (p.sums == 0) return;
-    float *const to = reinterpret_cast<float *>(p.sums) + tile.chunk * p.tiles.width + tile.column;
-#pragma unroll
-    for (int j = 0; j < V; j++) to[j] = sums[j];
+    store_floats(reinterpret_cast<float *>(p.sums) + tile.chunk * p.tiles.width + tile.column, sums);
 }
 
 KERNEL(bias_activation_f32, BiasActivationParams, p) { bias_activation<float, 1>(p); }

@@ -40,11 +40,7 @@ struct LossMeanParams {
 
 template <typename T>
 DEVICE void mse_mean(const LossMeanParams &p) {
-    double sum = 0.0;
-    for (uint64_t i = threadIdx.x; i < p.sum_count; i += SUM_THREADS) {
-        sum += reinterpret_cast<const double *>(p.sums)[i];
-    }
-    sum = block_sum_f64(sum);
+    const double sum = block_sum_of(reinterpret_cast<const double *>(p.sums), p.sum_count);
     if (threadIdx.x == 0) *reinterpret_cast<T *>(p.loss) = from_float<T>(float(sum / double(p.count)));
 }
 

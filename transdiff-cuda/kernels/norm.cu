@@ -1,6 +1,9 @@
 // Layer norm with affine and modulation.
 #include "rows.cuh"
 
+// The largest team, and the threads of a row that is too long for one.
+constexpr int NORM_THREADS = 1024, NORM_LONG_THREADS = 512;
+
 struct NormParams {
     // [G, R, D]; `stats` are f32. All but x and y may be 0.
     uint64_t x, y, stats, weight, bias, scale, shift;
@@ -108,10 +111,10 @@ DEVICE void norm_modulate_long(const NormParams &p) {
     if (threadIdx.x == 0) store_stats(p, row, mean, rstd);
 }
 
-#define NORM(type, T, V, suffix)                                                                       \
-    KERNEL(norm_warp##suffix##_##type, NormParams, p) { norm_modulate<T, V, false>(p); }               \
-    KERNEL(norm_block##suffix##_##type, NormParams, p) { norm_modulate<T, V, true>(p); }               \
-    KERNEL(norm_long##suffix##_##type, NormParams, p) { norm_modulate_long<T, V>(p); }
+#define NORM(type, T, V, suffix)                                                                                     \
+    KERNEL_BOUNDED(norm_warp##suffix##_##type, NormParams, p, ROW_THREADS, 1) { norm_modulate<T, V, false>(p); }     \
+    KERNEL_BOUNDED(norm_block##suffix##_##type, NormParams, p, NORM_THREADS, 1) { norm_modulate<T, V, true>(p); }    \
+    KERNEL_BOUNDED(norm_long##suffix##_##type, NormParams, p, NORM_LONG_THREADS, 1) { norm_modulate_long<T, V>(p); }
 
 NORM(f32, float, 1, )
 NORM(bf16, bf16, 1, )

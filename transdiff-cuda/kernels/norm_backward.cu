@@ -4,7 +4,8 @@
 // are made of Σ dy and Σ dy·x̂ over rows, which are summed for each chunk of rows first.
 #include "rows.cuh"
 
-// The largest team: a thread needs more than the 64 registers that 1024 of them would have each.
+// The largest team, and the threads of a row that is too long for one: a thread needs more than the 64 registers that
+// 1024 of them would have each.
 constexpr int NORM_BACKWARD_THREADS = 512;
 
 struct NormBackwardParams {
@@ -117,11 +118,8 @@ DEVICE void norm_backward(const NormBackwardParams &p) {
     for (int i = 0; i < VECTORS; i++) {
         const uint32_t column = row_column<V>(member, size, i);
         if (column >= p.width) break;
-#pragma unroll
-        for (int j = 0; j < V; j++) {
-            to[column + j] = plain[i][j];
-            to[p.width + column + j] = with_x[i][j];
-        }
+        store_floats(to + column, plain[i]);
+        store_floats(to + p.width + column, with_x[i]);
     }
 }
 
@@ -202,19 +200,25 @@ DEVICE void norm_finish(const NormFinishParams &p) {
     }
 }
 
-#define NORM_BACKWARD(type, T, V, suffix)                                                                    \
-    KERNEL(norm_backward_warp##suffix##_##type, NormBackwardParams, p) { norm_backward<T, V, false>(p); }    \
-    KERNEL_BOUNDED(norm_backward_block##suffix##_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {                   \
-        norm_backward<T, V, true>(p);                                                                        \
+#define NORM_BACKWARD(type, T, V, suffix)                                                                     \
+    KERNEL(norm_backward_warp##suffix##_##type, NormBackwardParams, p) { norm_backward<T, V, false>(p); }     \
+    KERNEL_BOUNDED(norm_backward_block##suffix##_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {   \
+        norm_backward<T, V, true>(p);                                                                         \
+    }
+
+#define NORM_LONG(type, T)                                                                              \
+    KERNEL_BOUNDED(norm_long_sums_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {            \
+        norm_long_sums<T>(p);                                                                           \
+    }                                                                                                   \
+    KERNEL_BOUNDED(norm_long_dx_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {              \
+        norm_long_dx<T>(p);                                                                             \
     }
 
 NORM_BACKWARD(f32, float, 1, )
 NORM_BACKWARD(bf16, bf16, 1, )
 NORM_BACKWARD(f32, float, LANES<float>, _wide)
 NORM_BACKWARD(bf16, bf16, LANES<bf16>, _wide)
-KERNEL(norm_long_sums_f32, NormBackwardParams, p) { norm_long_sums<float>(p); }
-KERNEL(norm_long_sums_bf16, NormBackwardParams, p) { norm_long_sums<bf16>(p); }
-KERNEL(norm_long_dx_f32, NormBackwardParams, p) { norm_long_dx<float>(p); }
-KERNEL(norm_long_dx_bf16, NormBackwardParams, p) { norm_long_dx<bf16>(p); }
+NORM_LONG(f32, float)
+NORM_LONG(bf16, bf16)
 KERNEL(norm_finish_f32, NormFinishParams, p) { norm_finish<float>(p); }
 KERNEL(norm_finish_bf16, NormFinishParams, p) { norm_finish<bf16>(p); }

@@ -96,6 +96,8 @@ DEVICE void sum_columns(const ReduceParams &p) {
     }
     if (share != 0 || column >= p.kept.count) return;
     Out *const out = reinterpret_cast<Out *>(p.out) + (slice * p.kept.count + column) * V;
+    // What is wanted may be anywhere.
+    if (p.out % sizeof(Vec<Out, PIECE<Out, V>>) == 0) return store_floats(out, sums);
 #pragma unroll
     for (int i = 0; i < V; i++) out[i] = from_float<Out>(sums[i]);
 }

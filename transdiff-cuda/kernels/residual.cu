@@ -86,9 +86,7 @@ DEVICE void gated_residual_backward(const ResidualBackwardParams &p) {
         }
     }
     if (p.sums == 0) return;
-    float *const to = reinterpret_cast<float *>(p.sums) + tile.chunk * p.tiles.width + tile.column;
-#pragma unroll
-    for (int j = 0; j < V; j++) to[j] = sums[j];
+    store_floats(reinterpret_cast<float *>(p.sums) + tile.chunk * p.tiles.width + tile.column, sums);
 }
 
 KERNEL(gated_residual_f32, ResidualParams, p) { gated_residual<float, 1>(p); }

@@ -7,7 +7,6 @@ constexpr int ROW_NUMBERS = 8;
 // Threads of a block whose warps are teams.
 constexpr int ROW_THREADS = 256;
 
-
 template <bool block>
 struct Team {
     float *scratch;

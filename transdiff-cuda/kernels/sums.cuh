@@ -16,3 +16,10 @@ DEVICE double block_sum_f64(double value) {
     __syncthreads();
     return scratch[0];
 }
+
+// The sum of `count` numbers, likewise.
+DEVICE double block_sum_of(const double *numbers, uint64_t count) {
+    double sum = 0.0;
+    for (uint64_t i = threadIdx.x; i < count; i += SUM_THREADS) sum += numbers[i];
+    return block_sum_f64(sum);
+}

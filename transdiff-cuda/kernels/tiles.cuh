@@ -2,8 +2,6 @@
 #pragma once
 #include "common.cuh"
 
-constexpr int TILE_THREADS = 256;
-
 // A team of threads goes through a chunk of the rows of one group, every thread in columns of its own.
 struct Tiles {
     // Of a group, and of a row.

@@ -137,8 +137,9 @@ impl Cut {
         Self { size, threads: 256, rows, step: rows, stages: 1, pitch: 4 * (size + 4), other }
     }
 
-    /// A launch for `images` images of `heads` heads with `all` rows each, of a kernel that keeps `kept` tensors of a
-    /// block's rows and `extra` bytes in shared memory, and passes over two others.
+    /// A launch for `images` images of `heads` heads with `all` rows each, of a kernel that has `kept` tensors of a
+    /// block's rows and `extra` bytes in shared memory, and passes over two others. With two stages, the second lies where
+    /// the rows are until they are in registers.
     pub(crate) fn launch(
         &self,
         op: &'static str,
@@ -147,7 +148,9 @@ impl Cut {
         extra: usize,
     ) -> Result<Launch> {
         let blocks = all.div_ceil(self.rows).saturating_mul(heads).saturating_mul(images);
-        let shared = (kept * self.rows + 2 * self.stages * self.step) * self.pitch + self.other + extra;
+        let stage = 2 * self.step;
+        let rows = stage + (kept * self.rows).max((self.stages - 1) * stage);
+        let shared = rows * self.pitch + self.other + extra;
         Ok(Launch { grid: [narrowed(op, blocks)?, 1, 1], block: self.threads, shared: shared as u32 })
     }
 }

@@ -2,26 +2,24 @@
 //!
 //! The library is column-major. A row-major matrix [rows, cols] is, read as column-major, its transpose [cols, rows]
 //! with the same leading dimension; so C = A B is asked for as Cᵀ = Bᵀ Aᵀ, and everything here speaks row-major.
-//!
-//! Declarations and values: the cuBLASLt header of CUDA 12 and 13.
+
+mod library;
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::ptr;
 
-use libloading::Library;
+use library::{Algorithm, Functions, Handle, Heuristic, Status, values};
 use parking_lot::Mutex;
 use transdiff_core::{DType, Error, Result};
 
 /// Bytes of scratch memory that a product may use: what NVIDIA recommends for Hopper.
 pub(crate) const WORKSPACE: usize = 32 << 20;
 
-/// What addresses are multiples of, in bytes.
+/// What addresses are multiples of, in bytes; and that of the scratch memory.
 const ALIGNMENT: u32 = 16;
-
-type Handle = *mut c_void;
-type Status = c_int;
+const WORKSPACE_ALIGNMENT: u64 = 256;
 
 /// What is done to a product before it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +33,14 @@ pub(crate) enum Epilogue {
     SumLeft,
     /// Also sums the columns of the right factor: the same for a weight that lies the other way round.
     SumRight,
+}
+
+impl Epilogue {
+    /// Whether a status says that the library has no such epilogue for a product. Which of two it is depends on the
+    /// library's version and on who finds out.
+    fn is_refused(self, status: Status) -> bool {
+        self != Self::None && matches!(status, values::INVALID_VALUE | values::NOT_SUPPORTED)
+    }
 }
 
 /// A row-major matrix or its transpose, of one type.
@@ -89,97 +95,12 @@ pub(crate) struct Operands {
     pub(crate) vector: u64,
 }
 
-macro_rules! functions {
-    ($($field:ident: $symbol:literal ($($argument:ty),*);)*) => {
-        struct Functions {
-            status_string: unsafe extern "C" fn(Status) -> *const c_char,
-            $($field: unsafe extern "C" fn($($argument),*) -> Status,)*
-        }
-
-        impl Functions {
-            /// # Safety
-            /// The library is cuBLASLt.
-            unsafe fn find(library: &Library) -> Result<Self, libloading::Error> {
-                // SAFETY: these are the signatures of the functions of these names.
-                unsafe {
-                    Ok(Self {
-                        status_string: *library.get(c"cublasLtGetStatusString".to_bytes_with_nul())?,
-                        $($field: *library.get(concat!($symbol, "\0").as_bytes())?,)*
-                    })
-                }
-            }
-        }
-    };
-}
-
-functions! {
-    create: "cublasLtCreate" (*mut Handle);
-    destroy: "cublasLtDestroy" (Handle);
-    desc_create: "cublasLtMatmulDescCreate" (*mut Handle, c_int, c_int);
-    desc_destroy: "cublasLtMatmulDescDestroy" (Handle);
-    desc_set: "cublasLtMatmulDescSetAttribute" (Handle, c_int, *const c_void, usize);
-    layout_create: "cublasLtMatrixLayoutCreate" (*mut Handle, c_int, u64, u64, i64);
-    layout_destroy: "cublasLtMatrixLayoutDestroy" (Handle);
-    layout_set: "cublasLtMatrixLayoutSetAttribute" (Handle, c_int, *const c_void, usize);
-    preference_create: "cublasLtMatmulPreferenceCreate" (*mut Handle);
-    preference_destroy: "cublasLtMatmulPreferenceDestroy" (Handle);
-    preference_set: "cublasLtMatmulPreferenceSetAttribute" (Handle, c_int, *const c_void, usize);
-    heuristic: "cublasLtMatmulAlgoGetHeuristic" (
-        Handle, Handle, Handle, Handle, Handle, Handle, Handle, c_int, *mut Heuristic, *mut c_int
-    );
-    matmul: "cublasLtMatmul" (
-        Handle, Handle, *const c_void, u64, Handle, u64, Handle, *const c_void, u64, Handle, u64, Handle,
-        *const Algorithm, u64, usize, *mut c_void
-    );
-}
-
-/// `cublasLtMatmulAlgo_t`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Algorithm([u64; 8]);
-
-/// `cublasLtMatmulHeuristicResult_t`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Heuristic {
-    algorithm: Algorithm,
-    workspace: usize,
-    state: Status,
-    waves: f32,
-    reserved: [c_int; 4],
-}
-
-mod values {
-    use std::ffi::c_int;
-
-    pub(super) const NOT_SUPPORTED: c_int = 15;
-    pub(super) const R_32F: c_int = 0;
-    pub(super) const R_16BF: c_int = 14;
-    pub(super) const COMPUTE_32F: c_int = 68;
-    pub(super) const COMPUTE_32F_FAST_TF32: c_int = 77;
-    pub(super) const TRANSPOSED: c_int = 1;
-    pub(super) const DESC_TRANS: [c_int; 2] = [3, 4];
-    pub(super) const DESC_EPILOGUE: c_int = 7;
-    pub(super) const DESC_BIAS: c_int = 8;
-    pub(super) const DESC_BIAS_TYPE: c_int = 26;
-    pub(super) const LAYOUT_BATCH: c_int = 5;
-    pub(super) const LAYOUT_BATCH_STRIDE: c_int = 6;
-    pub(super) const PREFERENCE_WORKSPACE: c_int = 1;
-    pub(super) const PREFERENCE_ALIGNMENT: [c_int; 4] = [5, 6, 7, 8];
-    pub(super) const EPILOGUE_BIAS: c_int = 4;
-    pub(super) const EPILOGUE_GELU_BIAS: c_int = 36;
-    pub(super) const EPILOGUE_SUM_A: c_int = 256;
-    pub(super) const EPILOGUE_SUM_B: c_int = 512;
-}
-
 /// The library, and what it knows of the products that were asked for so far.
 pub(crate) struct CublasLt {
     /// `None` for a product that the library cannot do.
     plans: Mutex<HashMap<Product, Option<Plan>>>,
     handle: Handle,
     functions: Functions,
-    // Last: the functions are its.
-    _library: Library,
 }
 
 // SAFETY: the handle may be used by several threads at a time, as the library documents.
@@ -203,25 +124,24 @@ impl CublasLt {
         const NAMES: [&str; 2] = ["libcublasLt.so.13", "libcublasLt.so.12"];
         let mut reasons = Vec::new();
         for name in NAMES {
-            // SAFETY: NVIDIA's library, which may be opened at any time.
-            match unsafe { Library::new(name) } {
-                Ok(library) => return Self::open(library).map_err(|reason| format!("{name}: {reason}")),
-                Err(error) => reasons.push(error.to_string()),
+            // One that does not start is like one that is not there: a driver may be too old for the later one.
+            match Self::open(name) {
+                Ok(library) => return Ok(library),
+                Err(reason) => reasons.push(reason),
             }
         }
         Err(format!("cuBLASLt, a part of the CUDA toolkit, cannot be loaded: {}", reasons.join("; ")))
     }
 
-    fn open(library: Library) -> Result<Self, String> {
-        // SAFETY: the library is cuBLASLt.
-        let functions = unsafe { Functions::find(&library) }.map_err(|e| e.to_string())?;
+    fn open(name: &str) -> Result<Self, String> {
+        let functions = Functions::open(name)?;
         let mut handle = ptr::null_mut();
         // SAFETY: the pointer is valid.
         let status = unsafe { (functions.create)(&mut handle) };
         if status != 0 {
-            return Err(functions.words("cublasLtCreate", status));
+            return Err(format!("{name}: {}", functions.words("cublasLtCreate", status)));
         }
-        Ok(Self { plans: Mutex::default(), handle, functions, _library: library })
+        Ok(Self { plans: Mutex::default(), handle, functions })
     }
 
     /// C ← A B and its epilogue, on the stream `stream`, with [`WORKSPACE`] bytes at `workspace`. False if the library
@@ -234,6 +154,7 @@ impl CublasLt {
         workspace: u64,
         stream: *mut c_void,
     ) -> Result<bool> {
+        debug_assert!(workspace.is_multiple_of(WORKSPACE_ALIGNMENT));
         let mut plans = self.plans.lock();
         let plan = match plans.get(product) {
             Some(plan) => *plan,
@@ -268,6 +189,11 @@ impl CublasLt {
                 stream,
             )
         };
+        if product.epilogue.is_refused(status) {
+            plans.insert(*product, None);
+            self.discard(plan);
+            return Ok(false);
+        }
         self.check(op, "cublasLtMatmul", status).map(|()| true)
     }
 
@@ -295,6 +221,8 @@ impl CublasLt {
         if let Some(epilogue) = epilogue {
             self.set(op, f.desc_set, made.desc, values::DESC_EPILOGUE, &epilogue)?;
             self.set(op, f.desc_set, made.desc, values::DESC_BIAS_TYPE, &result)?;
+            // No address yet, but what the vector's will be a multiple of: algorithms are chosen by that.
+            self.set(op, f.desc_set, made.desc, values::DESC_BIAS, &u64::from(ALIGNMENT))?;
         }
         let matrices = [(product.b, dtype), (product.a, dtype), (product.c, result)];
         for (layout, (matrix, dtype)) in made.layouts.iter_mut().zip(matrices) {
@@ -305,7 +233,7 @@ impl CublasLt {
             self.set(op, f.layout_set, *layout, values::LAYOUT_BATCH, &(product.batch as i32))?;
             self.set(op, f.layout_set, *layout, values::LAYOUT_BATCH_STRIDE, &(matrix.batch_stride as i64))?;
         }
-        let Some(found) = self.heuristic(op, &made)? else { return Ok(None) };
+        let Some(found) = self.heuristic(op, &made, product.epilogue)? else { return Ok(None) };
         let plan = Plan {
             desc: made.desc,
             layouts: made.layouts,
@@ -317,7 +245,7 @@ impl CublasLt {
     }
 
     /// The library's first choice; `None` if it has none.
-    fn heuristic(&self, op: &'static str, made: &Made<'_>) -> Result<Option<Heuristic>> {
+    fn heuristic(&self, op: &'static str, made: &Made<'_>, epilogue: Epilogue) -> Result<Option<Heuristic>> {
         let f = &self.functions;
         let mut preference = ptr::null_mut();
         // SAFETY: the pointer is valid.
@@ -325,6 +253,9 @@ impl CublasLt {
         self.check(op, "cublasLtMatmulPreferenceCreate", status)?;
         let ask = || {
             self.set(op, f.preference_set, preference, values::PREFERENCE_WORKSPACE, &(WORKSPACE as u64))?;
+            // Where several blocks share a sum, its parts are added in f32, never in the product's type.
+            let reduction = values::REDUCTION_COMPUTE_TYPE;
+            self.set(op, f.preference_set, preference, values::PREFERENCE_REDUCTION, &reduction)?;
             for attribute in values::PREFERENCE_ALIGNMENT {
                 self.set(op, f.preference_set, preference, attribute, &ALIGNMENT)?;
             }
@@ -341,7 +272,8 @@ impl CublasLt {
             let status = unsafe {
                 (f.heuristic)(self.handle, made.desc, lb, la, lc, lc, preference, 1, &mut found, &mut count)
             };
-            if status == values::NOT_SUPPORTED || (status == 0 && (count < 1 || found.state != 0)) {
+            let refused = status == values::NOT_SUPPORTED || epilogue.is_refused(status);
+            if refused || (status == 0 && (count < 1 || found.state != 0)) {
                 return Ok(None);
             }
             self.check(op, "cublasLtMatmulAlgoGetHeuristic", status).map(|()| Some(found))
@@ -350,6 +282,10 @@ impl CublasLt {
         // SAFETY: made above, and not used again.
         unsafe { (f.preference_destroy)(preference) };
         found
+    }
+
+    fn discard(&self, plan: Plan) {
+        drop(Made { functions: &self.functions, desc: plan.desc, layouts: plan.layouts });
     }
 
     fn set<T>(
@@ -375,9 +311,8 @@ impl CublasLt {
 
 impl Drop for CublasLt {
     fn drop(&mut self) {
-        for plan in self.plans.get_mut().drain().filter_map(|(_, plan)| plan) {
-            drop(Made { functions: &self.functions, desc: plan.desc, layouts: plan.layouts });
-        }
+        let plans = std::mem::take(self.plans.get_mut());
+        plans.into_values().flatten().for_each(|plan| self.discard(plan));
         // SAFETY: made by `open`, and not used again.
         unsafe { (self.functions.destroy)(self.handle) };
     }
@@ -386,19 +321,6 @@ impl Drop for CublasLt {
 impl fmt::Debug for CublasLt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CublasLt")
-    }
-}
-
-impl Functions {
-    fn words(&self, what: &str, status: Status) -> String {
-        // SAFETY: the function takes any number and returns a static string.
-        let words = unsafe { (self.status_string)(status) };
-        if words.is_null() {
-            return format!("{what}: cuBLASLt status {status}");
-        }
-        // SAFETY: as above.
-        let words = unsafe { CStr::from_ptr(words) }.to_string_lossy();
-        format!("{what}: cuBLASLt status {status}, {words}")
     }
 }
 

@@ -1,8 +1,8 @@
 //! The backend's handle: a GPU, its memory, and how kernels are run on it.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use transdiff_core::backend::{View, ViewMut};
@@ -10,7 +10,7 @@ use transdiff_core::rng::Dropout;
 use transdiff_core::{Error, Result};
 
 use crate::cublaslt::{CublasLt, WORKSPACE};
-use crate::driver::{Driver, Graph, Kernel, Launch, Params};
+use crate::driver::{Driver, Entered, Graph, Kernel, Launch, Params, exhausted};
 use crate::pool::{Arena, Block, Pool};
 use crate::staging::Staging;
 
@@ -18,15 +18,28 @@ use crate::staging::Staging;
 pub(crate) type In<'a> = View<'a, Cuda>;
 /// What an operation writes.
 pub(crate) type Out<'a> = ViewMut<'a, Cuda>;
-/// The device is the holder's.
-pub(crate) type Turn<'a> = ReentrantMutexGuard<'a, ()>;
+/// The device is the holder's, whose thread is in its context.
+pub(crate) struct Turn<'a> {
+    // In the order of dropping.
+    _entered: Entered,
+    _lock: ReentrantMutexGuard<'a, ()>,
+}
 
-/// An NVIDIA GPU, of compute capability 8.0 or later. Clones share it.
+/// The devices that are open, by ordinal: what a process does on one of them is done in one order, with memory of one
+/// pool.
+static DEVICES: Mutex<BTreeMap<u32, Weak<Inner>>> = Mutex::new(BTreeMap::new());
+
+/// An NVIDIA GPU, of compute capability 8.0 or later. All handles of a GPU in a process share it, clones or not.
 ///
 /// It computes in f32 and in bf16 with sums in f32. Operations are asked for in order and done in order, on one stream;
-/// [`sync`](transdiff_core::backend::Storage::sync) waits for them. A device serves any number of threads.
+/// [`sync`](transdiff_core::backend::Storage::sync) waits for them. A device serves any number of threads, and leaves
+/// them in the CUDA context that they were in. Tensors of one GPU are not for operations with those of another.
 #[derive(Clone)]
-pub struct Cuda(pub(crate) Arc<Inner>);
+pub struct Cuda {
+    pub(crate) device: Arc<Inner>,
+    ordinal: u32,
+    tf32: bool,
+}
 
 pub(crate) struct Inner {
     pub(crate) pool: Arc<Pool>,
@@ -36,7 +49,6 @@ pub(crate) struct Inner {
     pub(crate) blas: CublasLt,
     /// Scratch memory of matrix products, which follow each other.
     pub(crate) workspace: u64,
-    pub(crate) tf32: AtomicBool,
     /// Held while something is asked for, so that a recording holds what its own thread asks for alone.
     turn: ReentrantMutex<()>,
     pub(crate) driver: Driver,
@@ -44,7 +56,7 @@ pub(crate) struct Inner {
 
 impl fmt::Debug for Cuda {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.driver.fmt(f)
+        self.device.driver.fmt(f)
     }
 }
 
@@ -53,7 +65,7 @@ impl Drop for Inner {
         // A device that fails now has failed before, and whoever used it was told. What can be given back is: others in
         // the process may use the GPU.
         const OP: &str = "drop";
-        let _ = self.driver.enter(OP);
+        self.driver.enter_for_good();
         let _ = self.driver.synchronize(OP);
         let _ = self.free_unowned(OP);
         let _ = self.driver.free(OP, self.workspace);
@@ -61,6 +73,17 @@ impl Drop for Inner {
 }
 
 impl Inner {
+    fn open(ordinal: u32) -> Result<Self> {
+        let driver = Driver::open(ordinal)?;
+        let _entered = driver.enter("open")?;
+        let unavailable = |reason| Error::Unavailable { device: format!("cuda:{ordinal}"), reason };
+        let blas = CublasLt::load().map_err(unavailable)?;
+        let staging = Mutex::new(Staging::new(&driver)?);
+        let workspace = driver.alloc("open", WORKSPACE)?.ok_or_else(|| exhausted("open", Some(WORKSPACE)))?;
+        let (pool, recording, turn) = (Arc::default(), Mutex::new(None), ReentrantMutex::new(()));
+        Ok(Self { pool, recording, staging, blas, workspace, turn, driver })
+    }
+
     /// Gives what nobody owns back to the driver.
     fn trim(&self, op: &'static str) -> Result<()> {
         self.driver.synchronize(op)?;
@@ -78,33 +101,36 @@ impl Inner {
 }
 
 impl Cuda {
-    /// Opens GPU `ordinal`, counted from 0.
+    /// GPU `ordinal`, counted from 0. It is opened if nobody in the process has it, and closed with the last handle,
+    /// tensor and recording.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if there is no driver, no cuBLASLt or no such GPU, with the loader's own message.
+    /// [`Error::Unavailable`] if there is no driver, no cuBLASLt or no such GPU, with the loader's own message;
+    /// [`Error::OutOfMemory`] if there is no room for what every operation needs; [`Error::Backend`] if the device fails.
     pub fn new(ordinal: u32) -> Result<Self> {
-        let driver = Driver::open(ordinal)?;
-        let unavailable = |reason| Error::Unavailable { device: format!("cuda:{ordinal}"), reason };
-        let blas = CublasLt::load().map_err(unavailable)?;
-        let staging = Mutex::new(Staging::new(&driver)?);
-        let exhausted = || Error::OutOfMemory { op: "open", bytes: WORKSPACE, free: driver.free_bytes() };
-        let workspace = driver.alloc("open", WORKSPACE)?.ok_or_else(exhausted)?;
-        Ok(Self(Arc::new(Inner {
-            pool: Arc::default(),
-            recording: Mutex::new(None),
-            staging,
-            blas,
-            workspace,
-            tf32: AtomicBool::new(false),
-            turn: ReentrantMutex::new(()),
-            driver,
-        })))
+        let mut devices = DEVICES.lock();
+        let open = devices.get(&ordinal).and_then(Weak::upgrade);
+        let device = match open {
+            Some(device) => device,
+            None => Arc::new(Inner::open(ordinal)?),
+        };
+        devices.insert(ordinal, Arc::downgrade(&device));
+        Ok(Self { device, ordinal, tf32: false })
     }
 
-    /// Whether products of f32 matrices may round their factors to 10 bits of mantissa (TF32), from now on: tensor cores
-    /// compute with these, several times faster. Off at first.
-    pub fn set_tf32(&self, allowed: bool) {
-        self.0.tf32.store(allowed, Ordering::Relaxed);
+    /// The GPU's number, counted from 0.
+    pub fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
+    /// The same GPU, and whether products of f32 matrices in this handle's tensors may round their factors to 10 bits of
+    /// mantissa (TF32): tensor cores compute with these, several times faster. They may not by default.
+    pub fn with_tf32(self, allowed: bool) -> Self {
+        Self { tf32: allowed, ..self }
+    }
+
+    pub(crate) fn tf32(&self) -> bool {
+        self.tf32
     }
 
     /// Gives memory that no tensor uses back to the driver. (It is kept for the next tensors otherwise.)
@@ -113,21 +139,29 @@ impl Cuda {
     /// [`Error::Backend`] if the device has failed, or in work that is recorded.
     pub fn trim(&self) -> Result<()> {
         let _turn = self.turn_outside_recording("trim")?;
-        self.0.trim("trim")
+        self.device.trim("trim")
     }
 
     /// The device, for this thread alone until the guard is dropped.
     pub(crate) fn turn(&self, op: &'static str) -> Result<Turn<'_>> {
-        let guard = self.0.turn.lock();
-        self.0.driver.enter(op)?;
-        Ok(guard)
+        let lock = self.device.turn.lock();
+        Ok(Turn { _entered: self.device.driver.enter(op)?, _lock: lock })
+    }
+
+    /// Waits for everything that was asked so far, and lets others ask for more meanwhile.
+    pub(crate) fn finish(&self, op: &'static str) -> Result<()> {
+        let turn = self.turn_outside_recording(op)?;
+        let now = self.device.driver.now(op)?;
+        drop(turn);
+        let _entered = self.device.driver.enter(op)?;
+        now.wait(op)
     }
 
     /// The same for what waits for the device, which work that is noted for later cannot. The recording of another thread
     /// is over when the turn comes.
     pub(crate) fn turn_outside_recording(&self, op: &'static str) -> Result<Turn<'_>> {
         let guard = self.turn(op)?;
-        if self.0.recording.lock().is_some() {
+        if self.device.recording.lock().is_some() {
             let message = "work that is recorded cannot wait for the device".into();
             return Err(Error::Backend { op, message });
         }
@@ -135,7 +169,7 @@ impl Cuda {
     }
 
     pub(crate) fn multiprocessors(&self) -> u32 {
-        self.0.driver.multiprocessors()
+        self.device.driver.multiprocessors()
     }
 
     /// Asks for a run of `kernel`; nothing if there is no block to run.
@@ -150,16 +184,16 @@ impl Cuda {
             return Ok(());
         }
         let _turn = self.turn(op)?;
-        self.0.driver.launch(op, kernel, size, params)
+        self.device.driver.launch(op, kernel, size, params)
     }
 
     /// Device memory of `bytes` bytes, which whoever asks next may have as soon as it is dropped.
     pub(crate) fn scratch(&self, op: &'static str, bytes: usize) -> Result<Memory> {
         let _turn = self.turn(op)?;
-        let arena = self.0.recording.lock().clone();
+        let arena = self.device.recording.lock().clone();
         let rounded = Pool::rounded(bytes);
         let known =
-            arena.as_ref().and_then(|arena| arena.take(rounded)).or_else(|| self.0.pool.take(rounded));
+            arena.as_ref().and_then(|arena| arena.take(rounded)).or_else(|| self.device.pool.take(rounded));
         let block = match known {
             Some(block) => block,
             None => self.fresh(op, rounded, arena.is_some())?,
@@ -169,36 +203,51 @@ impl Cuda {
 
     /// A block that the driver gives, if need be after what nobody owns was given back.
     fn fresh(&self, op: &'static str, bytes: usize, recording: bool) -> Result<Block> {
-        let driver = &self.0.driver;
+        let driver = &self.device.driver;
         if let Some(address) = driver.alloc(op, bytes)? {
             return Ok(Block { address, bytes });
         }
         // What is noted for later cannot be waited for.
         if !recording {
-            self.0.trim(op)?;
+            self.device.trim(op)?;
             if let Some(address) = driver.alloc(op, bytes)? {
                 return Ok(Block { address, bytes });
             }
         }
-        Err(Error::OutOfMemory { op, bytes, free: driver.free_bytes() })
+        Err(exhausted(op, Some(bytes)))
     }
 
-    /// Notes what `work` asks for instead of doing it.
+    /// Notes what `work` asks for instead of doing it, if need be after what nobody owns was given back.
     pub(crate) fn recorded(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Recording> {
         const OP: &str = "record";
         let _turn = self.turn_outside_recording(OP)?;
-        let arena = Arena::new(&self.0.pool);
-        let capture = self.0.driver.begin_capture(OP)?;
-        let noting = Noting::new(&self.0.recording, &arena);
+        match self.noted(OP, work) {
+            Err(Error::OutOfMemory { .. }) => {
+                self.device.trim(OP)?;
+                self.noted(OP, work)
+            }
+            noted => noted,
+        }
+    }
+
+    fn noted(&self, op: &'static str, work: &mut dyn FnMut() -> Result<()>) -> Result<Recording> {
+        let arena = Arena::new(&self.device.pool);
+        let capture = self.device.driver.begin_capture(op)?;
+        let noting = Noting::new(&self.device.recording, &arena);
         work()?;
         drop(noting);
-        Ok(Recording { graph: capture.end(OP)?, _memory: arena, home: self.clone() })
+        Ok(Recording { graph: Some(capture.end(op)?), _memory: arena, home: self.clone() })
     }
 
     pub(crate) fn replayed(&self, recording: &Recording) -> Result<()> {
         const OP: &str = "replay";
+        let graph = recording.graph.as_ref().expect("it is there until it is dropped");
+        let entered = self.device.driver.enter(OP)?;
+        // Others may use the device meanwhile.
+        graph.wait(OP)?;
+        drop(entered);
         let _turn = self.turn_outside_recording(OP)?;
-        self.0.driver.replay(OP, &recording.graph)
+        self.device.driver.replay(OP, graph)
     }
 }
 
@@ -221,7 +270,8 @@ impl Drop for Noting<'_> {
 /// Work of a GPU that was noted once, with the memory that it takes: a CUDA graph.
 #[derive(Debug)]
 pub struct Recording {
-    graph: Graph,
+    /// None while it is dropped.
+    graph: Option<Graph>,
     _memory: Arc<Arena>,
     /// The driver outlives the graph.
     home: Cuda,
@@ -230,7 +280,8 @@ pub struct Recording {
 impl Drop for Recording {
     fn drop(&mut self) {
         // Any thread may drop it. The graph of a device that has failed is gone with the device's context.
-        let _ = self.home.0.driver.enter("drop");
+        let _entered = self.home.device.driver.enter("drop");
+        self.graph = None;
     }
 }
 
@@ -253,7 +304,7 @@ impl Drop for Memory {
         let block = Block { ..self.block };
         match &self.arena {
             Some(arena) => arena.give(block),
-            None => self.home.0.pool.give(block),
+            None => self.home.device.pool.give(block),
         }
     }
 }

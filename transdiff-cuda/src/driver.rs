@@ -1,6 +1,6 @@
 //! The CUDA driver: the one place that names `cust`, and makes the calls that `cust` has no wrapper for.
 //!
-//! One context and one stream a device: everything that is asked of it is done in the order of asking.
+//! One context and one stream: everything that is asked is done in the order of asking.
 
 mod graph;
 
@@ -9,13 +9,13 @@ use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 use std::ptr;
 
-use cust::context::{Context, CurrentContext};
+use cust::context::Context;
 use cust::device::{Device, DeviceAttribute};
 use cust::error::CudaError;
-use cust::event::{Event, EventFlags};
+use cust::event::EventFlags;
 use cust::memory::LockedBuffer;
 use cust::module::Module;
-use cust::stream::{Stream, StreamFlags};
+use cust::stream::StreamFlags;
 use cust::sys::{self, cudaError_enum as Code};
 use parking_lot::Mutex;
 use transdiff_core::{Error, Result};
@@ -72,20 +72,15 @@ unsafe impl Send for Function {}
 
 /// One GPU.
 pub(crate) struct Driver {
-    // In the order of dropping: what is of the context before the context.
-    functions: Mutex<HashMap<&'static str, Function>>,
+    // In the order of dropping: what is of the context, in which the dropping thread is meanwhile, before the context.
+    functions: Mutex<HashMap<(&'static str, &'static str), Function>>,
     modules: HashMap<&'static str, Module>,
     stream: Stream,
+    leaving: Option<Entered>,
     context: Context,
     name: String,
     multiprocessors: u32,
 }
-
-// SAFETY: the driver takes the stream's handle from any thread; `Stream` is not `Sync` for its callbacks, which are
-// not used.
-unsafe impl Sync for Driver {}
-// SAFETY: as above.
-unsafe impl Send for Driver {}
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,20 +88,107 @@ impl fmt::Debug for Driver {
     }
 }
 
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.enter_for_good();
+    }
+}
+
+/// A stream of work. It does not wait for the device's default stream, on which others in the process may work; those of
+/// `cust` do.
+struct Stream(sys::CUstream);
+
+// SAFETY: a handle, which the driver takes from any thread.
+unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
+
+impl Stream {
+    /// In the thread's context.
+    fn new() -> Result<Self, Code> {
+        let mut stream = ptr::null_mut();
+        // SAFETY: the pointer is valid.
+        success(unsafe { sys::cuStreamCreate(&mut stream, StreamFlags::NON_BLOCKING.bits()) })?;
+        Ok(Self(stream))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: the handle is valid and not used again.
+        unsafe { sys::cuStreamDestroy_v2(self.0) };
+    }
+}
+
+/// A thread in a device's context. It goes back to the one that it was in, its program's own perhaps, when this is
+/// dropped, which it has to do itself.
+#[must_use]
+pub(crate) struct Entered {
+    /// Whether it was in another one.
+    changed: bool,
+}
+
+impl Entered {
+    fn new(context: &Context) -> Result<Self, Code> {
+        let changed = current_context()? != context.as_raw();
+        if changed {
+            // SAFETY: the context is there.
+            success(unsafe { sys::cuCtxPushCurrent_v2(context.as_raw()) })?;
+        }
+        Ok(Self { changed })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if self.changed {
+            let mut left = ptr::null_mut();
+            // SAFETY: the pointer is valid. Should it fail, nobody can do anything about it.
+            unsafe { sys::cuCtxPopCurrent_v2(&mut left) };
+        }
+    }
+}
+
 /// The error of a call of the driver, in its own words.
 fn failed(op: &'static str, error: CudaError) -> Error {
-    Error::Backend { op, message: described(error) }
+    match error {
+        CudaError::OutOfMemory => exhausted(op, None),
+        error => Error::Backend { op, message: described(error) },
+    }
+}
+
+/// The error of a device without room for `bytes`, or for what the driver wanted for itself.
+pub(crate) fn exhausted(op: &'static str, bytes: Option<usize>) -> Error {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: the pointers are valid.
+    let code = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
+    Error::OutOfMemory { op, bytes, free: (code == Code::CUDA_SUCCESS).then_some(free) }
 }
 
 fn described(error: CudaError) -> String {
     message(|| error.to_string())
 }
 
+/// The code of what failed.
+fn success(code: Code) -> Result<(), Code> {
+    if code == Code::CUDA_SUCCESS { Ok(()) } else { Err(code) }
+}
+
 fn checked(op: &'static str, code: Code) -> Result<()> {
-    if code == Code::CUDA_SUCCESS {
-        return Ok(());
+    success(code).map_err(|code| refused(op, code))
+}
+
+/// The error of a code that is not success.
+fn refused(op: &'static str, code: Code) -> Error {
+    match code {
+        Code::CUDA_ERROR_OUT_OF_MEMORY => exhausted(op, None),
+        code => Error::Backend { op, message: explained(code) },
     }
-    let message = message(|| {
+}
+
+/// A code in the driver's own words.
+fn explained(code: Code) -> String {
+    message(|| {
         let mut words: *const c_char = ptr::null();
         // SAFETY: the pointer is valid.
         let known =
@@ -116,8 +198,7 @@ fn checked(op: &'static str, code: Code) -> Result<()> {
         }
         // SAFETY: not null, and static.
         unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
-    });
-    Err(Error::Backend { op, message })
+    })
 }
 
 /// What went wrong in the last call, with the driver's number of it. `words` may call the driver.
@@ -159,17 +240,29 @@ impl Driver {
             return Err(unavailable(format!("{name} has compute capability {major}.{minor}: {needed}")));
         }
         let multiprocessors = attribute(DeviceAttribute::MultiprocessorCount)? as u32;
+        let code = |code| unavailable(explained(code));
+        let before = current_context().map_err(code)?;
         let context = Context::new(device).map_err(words)?;
-        // It makes itself the thread's, and says nothing if that fails.
-        CurrentContext::set_current(&context).map_err(words)?;
-        let stream = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(words)?;
+        // `cust` has made it the thread's.
+        // SAFETY: the thread's own context, or none.
+        success(unsafe { sys::cuCtxSetCurrent(before) }).map_err(code)?;
+        let _entered = Entered::new(&context).map_err(code)?;
+        let stream = Stream::new().map_err(code)?;
         let load = |&(stem, Image(image)): &(&'static str, &Image<[u8]>)| {
             let module = Module::from_fatbin(image, &[])
                 .map_err(|e| unavailable(format!("{stem}: {}", described(e))))?;
             Ok((stem, module))
         };
         let modules = MODULES.iter().map(load).collect::<Result<_>>()?;
-        Ok(Self { functions: Mutex::default(), modules, stream, context, name, multiprocessors })
+        Ok(Self {
+            functions: Mutex::default(),
+            modules,
+            stream,
+            leaving: None,
+            context,
+            name,
+            multiprocessors,
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -181,12 +274,19 @@ impl Driver {
     }
 
     pub(crate) fn raw_stream(&self) -> *mut c_void {
-        self.stream.as_inner().cast()
+        self.stream.0.cast()
     }
 
-    /// Makes the device that of the calling thread. Every entry into this crate does so.
-    pub(crate) fn enter(&self, op: &'static str) -> Result<()> {
-        CurrentContext::set_current(&self.context).map_err(|e| failed(op, e))
+    /// Takes the calling thread to the device. All that follows is asked by a thread that is there.
+    pub(crate) fn enter(&self, op: &'static str) -> Result<Entered> {
+        Entered::new(&self.context).map_err(|code| refused(op, code))
+    }
+
+    /// The same until all of the driver but the context is dropped.
+    pub(crate) fn enter_for_good(&mut self) {
+        if self.leaving.is_none() {
+            self.leaving = self.enter("drop").ok();
+        }
     }
 
     /// `bytes` of device memory, or `None` if there is not so much.
@@ -205,30 +305,32 @@ impl Driver {
         checked(op, unsafe { sys::cuMemFree_v2(address) })
     }
 
-    /// Bytes of device memory that are free.
-    pub(crate) fn free_bytes(&self) -> Option<usize> {
-        let (mut free, mut total) = (0, 0);
-        // SAFETY: the pointers are valid.
-        let code = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
-        (code == Code::CUDA_SUCCESS).then_some(free)
-    }
-
     /// Pinned host memory.
     pub(crate) fn pinned(&self, op: &'static str, bytes: usize) -> Result<Pinned> {
         // SAFETY: bytes of any value are read as bytes alone after they were written.
         let memory = unsafe { LockedBuffer::uninitialized(bytes) }.map_err(|e| failed(op, e))?;
-        Ok(Pinned { memory, used: self.event(op)? })
+        // Pieces are waited for one after the other: sleeping would cost more than it saves.
+        Ok(Pinned { memory, used: Moment::new(op, EventFlags::DISABLE_TIMING)? })
     }
 
-    fn event(&self, op: &'static str) -> Result<Event> {
-        Event::new(EventFlags::DISABLE_TIMING).map_err(|e| failed(op, e))
+    /// The moment at which all is done that was asked so far.
+    pub(crate) fn now(&self, op: &'static str) -> Result<Moment> {
+        let moment = Moment::new(op, Moment::SLEEPING)?;
+        self.note(op, &moment)?;
+        Ok(moment)
+    }
+
+    /// `moment` comes when all is done that was asked so far.
+    fn note(&self, op: &'static str, moment: &Moment) -> Result<()> {
+        // SAFETY: the handles are valid.
+        checked(op, unsafe { sys::cuEventRecord(moment.0, self.stream.0) })
     }
 
     /// Begins to copy the first `bytes` of `from` to the device.
     pub(crate) fn upload(&self, op: &'static str, from: &Pinned, bytes: usize, to: u64) -> Result<()> {
         let source = from.memory.as_slice()[..bytes].as_ptr();
         // SAFETY: pinned memory, which `Pinned::bytes` does not hand out until the event has come.
-        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, source.cast(), bytes, self.stream.as_inner()) };
+        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, source.cast(), bytes, self.stream.0) };
         checked(op, code)?;
         self.in_use(op, from)
     }
@@ -237,25 +339,23 @@ impl Driver {
     pub(crate) fn download(&self, op: &'static str, from: u64, bytes: usize, to: &mut Pinned) -> Result<()> {
         let target = to.memory.as_mut_slice()[..bytes].as_mut_ptr();
         // SAFETY: as in `upload`.
-        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(target.cast(), from, bytes, self.stream.as_inner()) };
+        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(target.cast(), from, bytes, self.stream.0) };
         checked(op, code)?;
         self.in_use(op, to)
     }
 
     /// The device is done with `memory` when it has done all that it was asked for.
     fn in_use(&self, op: &'static str, memory: &Pinned) -> Result<()> {
-        memory.used.record(&self.stream).map_err(|e| {
-            let error = failed(op, e);
+        self.note(op, &memory.used).inspect_err(|_| {
             // The event will not tell when the copy is over, so it has to be now.
             let _ = self.synchronize(op);
-            error
         })
     }
 
     /// Copies bytes from one place of the device to another.
     pub(crate) fn copy(&self, op: &'static str, from: u64, to: u64, bytes: usize) -> Result<()> {
         // SAFETY: memory of the caller's.
-        checked(op, unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream.as_inner()) })
+        checked(op, unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream.0) })
     }
 
     /// Sets bytes of the device to zero.
@@ -264,12 +364,13 @@ impl Driver {
             return Ok(());
         }
         // SAFETY: memory of the caller's.
-        checked(op, unsafe { sys::cuMemsetD8Async(address, 0, bytes, self.stream.as_inner()) })
+        checked(op, unsafe { sys::cuMemsetD8Async(address, 0, bytes, self.stream.0) })
     }
 
     /// Waits until everything that was asked is done.
     pub(crate) fn synchronize(&self, op: &'static str) -> Result<()> {
-        self.stream.synchronize().map_err(|e| failed(op, e))
+        // SAFETY: the handle is valid.
+        checked(op, unsafe { sys::cuStreamSynchronize(self.stream.0) })
     }
 
     /// Asks for a run of `kernel`.
@@ -294,7 +395,7 @@ impl Driver {
                 1,
                 1,
                 size.shared,
-                self.stream.as_inner(),
+                self.stream.0,
                 arguments.as_mut_ptr(),
                 ptr::null_mut(),
             )
@@ -310,7 +411,7 @@ impl Driver {
         bytes: usize,
     ) -> Result<sys::CUfunction> {
         let mut functions = self.functions.lock();
-        let function = match functions.get_mut(kernel.name) {
+        let function = match functions.get_mut(&(kernel.module, kernel.name)) {
             Some(function) => function,
             None => {
                 let module = self.modules.get(kernel.module);
@@ -319,7 +420,9 @@ impl Driver {
                 let found = module.ok_or_else(missing)?.get_function(kernel.name);
                 let raw = found.map_err(|e| named(failed(op, e), kernel))?.to_raw();
                 check_params(raw, bytes).map_err(|message| named(Error::Backend { op, message }, kernel))?;
-                functions.entry(kernel.name).or_insert(Function { raw, shared: SHARED_UNASKED })
+                functions
+                    .entry((kernel.module, kernel.name))
+                    .or_insert(Function { raw, shared: SHARED_UNASKED })
             }
         };
         if shared > function.shared {
@@ -331,6 +434,14 @@ impl Driver {
         }
         Ok(function.raw)
     }
+}
+
+/// The context that the thread is in, or null.
+fn current_context() -> Result<sys::CUcontext, Code> {
+    let mut context = ptr::null_mut();
+    // SAFETY: the pointer is valid.
+    success(unsafe { sys::cuCtxGetCurrent(&mut context) })?;
+    Ok(context)
 }
 
 /// The error with the kernel's name.
@@ -362,13 +473,47 @@ fn check_params(function: sys::CUfunction, bytes: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// A point in the device's work: an event. Those of `cust` come from its streams alone.
+pub(crate) struct Moment(sys::CUevent);
+
+// SAFETY: a handle, which the driver takes from any thread.
+unsafe impl Send for Moment {}
+// SAFETY: as above.
+unsafe impl Sync for Moment {}
+
+impl Moment {
+    /// Whoever waits for long sleeps.
+    const SLEEPING: EventFlags = EventFlags::DISABLE_TIMING.union(EventFlags::BLOCKING_SYNC);
+
+    /// One that has come.
+    fn new(op: &'static str, flags: EventFlags) -> Result<Self> {
+        let mut event = ptr::null_mut();
+        // SAFETY: the pointer is valid.
+        checked(op, unsafe { sys::cuEventCreate(&mut event, flags.bits()) })?;
+        Ok(Self(event))
+    }
+
+    /// Returns when it has come.
+    pub(crate) fn wait(&self, op: &'static str) -> Result<()> {
+        // SAFETY: the handle is valid.
+        checked(op, unsafe { sys::cuEventSynchronize(self.0) })
+    }
+}
+
+impl Drop for Moment {
+    fn drop(&mut self) {
+        // SAFETY: the handle is valid and not used again.
+        unsafe { sys::cuEventDestroy_v2(self.0) };
+    }
+}
+
 /// Pinned host memory, and when the device was last done with it.
 pub(crate) struct Pinned {
     memory: LockedBuffer<u8>,
-    used: Event,
+    used: Moment,
 }
 
-// SAFETY: memory and an event, both handles that the driver takes from any thread.
+// SAFETY: memory of the whole process.
 unsafe impl Send for Pinned {}
 
 impl fmt::Debug for Pinned {
@@ -380,7 +525,7 @@ impl fmt::Debug for Pinned {
 impl Pinned {
     /// The memory, once the device is done with it.
     pub(crate) fn bytes(&mut self, op: &'static str) -> Result<&mut [u8]> {
-        self.used.synchronize().map_err(|e| failed(op, e))?;
+        self.used.wait(op)?;
         Ok(self.memory.as_mut_slice())
     }
 }

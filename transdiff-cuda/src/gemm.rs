@@ -1,7 +1,5 @@
 //! Matrix products on the device, at any address.
 
-use std::sync::atomic::Ordering;
-
 use transdiff_core::{DType, Error, Result};
 
 use crate::cublaslt::{Epilogue, Matrix, Operands, Product};
@@ -68,7 +66,7 @@ impl Gemm {
         let product = Product {
             dtype: self.dtype,
             result: self.result,
-            tf32: self.dtype == DType::F32 && cuda.0.tf32.load(Ordering::Relaxed),
+            tf32: self.dtype == DType::F32 && cuda.tf32(),
             a: self.a.matrix,
             b: self.b.matrix,
             c: self.c.matrix,
@@ -77,8 +75,8 @@ impl Gemm {
         };
         let at = Operands { a: a.address(), b: b.address(), c: c.address(), vector: v.address() };
         let _turn = cuda.turn(op)?;
-        let (driver, blas) = (&cuda.0.driver, &cuda.0.blas);
-        if !blas.matmul(op, &product, at, cuda.0.workspace, driver.raw_stream())? {
+        let (driver, blas) = (&cuda.device.driver, &cuda.device.blas);
+        if !blas.matmul(op, &product, at, cuda.device.workspace, driver.raw_stream())? {
             return Ok(false);
         }
         c.put_back(cuda, op)?;
@@ -112,7 +110,7 @@ impl Aligned {
         let stand_in = cuda.scratch(op, bytes)?;
         if read {
             let _turn = cuda.turn(op)?;
-            cuda.0.driver.copy(op, address, stand_in.address(), bytes)?;
+            cuda.device.driver.copy(op, address, stand_in.address(), bytes)?;
         }
         Ok(Self { address, bytes, stand_in: Some(stand_in) })
     }
@@ -123,6 +121,6 @@ impl Aligned {
 
     fn put_back(&self, cuda: &Cuda, op: &'static str) -> Result<()> {
         let Some(stand_in) = &self.stand_in else { return Ok(()) };
-        cuda.0.driver.copy(op, stand_in.address(), self.address, self.bytes)
+        cuda.device.driver.copy(op, stand_in.address(), self.address, self.bytes)
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn forward(
     let sum = pre.as_ref().map_or(y, Address::address);
     if k == 0 {
         let _turn = cuda.turn(OP)?;
-        cuda.0.driver.zero(OP, sum, m * n * x.dtype.size())?;
+        cuda.device.driver.zero(OP, sum, m * n * x.dtype.size())?;
         bias.map_or(Ok(()), |bias| activation::add_bias(cuda, x.dtype, [m, n], bias, sum))?;
     } else {
         let (a, b) = (Factor::new(x.address(), m, k), weight(w.address(), w.layout).t());
@@ -85,7 +85,7 @@ pub(crate) fn backward(
         let outputs = [(&grads.dx, m * k), (&grads.dw, n * k)];
         let _turn = cuda.turn(OP)?;
         for (out, len) in outputs.into_iter().filter_map(|(out, len)| Some((out.as_ref()?, len))) {
-            cuda.0.driver.zero(OP, out.address(), len * size)?;
+            cuda.device.driver.zero(OP, out.address(), len * size)?;
         }
     }
     // g = act′(pre) · dy, and its sums over rows while it passes by.

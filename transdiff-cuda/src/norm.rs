@@ -12,7 +12,9 @@ const NUMBERS: usize = 8;
 /// The longest row for a warp, eight of which are a block.
 const WARP_ROW: usize = 32 * NUMBERS;
 const WARPS: usize = 8;
-/// Threads for a row that is too long for the registers of a block.
+/// The largest block that has a row in its registers: `NORM_THREADS` of norm.cu.
+const THREADS: usize = 1024;
+/// Threads for a row that is longer: `NORM_LONG_THREADS` of norm.cu.
 const LONG_THREADS: u32 = 512;
 
 #[repr(C)]
@@ -92,7 +94,7 @@ pub(crate) fn forward(
     let (dtype, rows) = (args.x.dtype, groups * per_group);
     let wide =
         in_vectors(&[x, y, weight_at, bias_at, scale_at, shift_at], width, &strides, 16 / dtype.size());
-    let team = Team::new(width, 1024);
+    let team = Team::new(width, THREADS);
     let kernel = match team {
         Team::Warp => vector_kernel!(OP, "norm", "norm_warp", wide, dtype),
         Team::Block => vector_kernel!(OP, "norm", "norm_block", wide, dtype),

@@ -78,6 +78,17 @@ struct SquaredNormParams {
 // SAFETY: the fields of `SquaredNormParams` in optim.cu.
 unsafe impl Params for SquaredNormParams {}
 
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct SumOfSumsParams {
+    sums: u64,
+    sum: u64,
+    count: u64,
+}
+
+// SAFETY: the fields of `SumOfSumsParams` in optim.cu.
+unsafe impl Params for SumOfSumsParams {}
+
 /// Batches of items of one type, with the kernel for it; a call may mix types.
 fn batches<T>(
     items: &[T],
@@ -140,15 +151,20 @@ pub(crate) fn ema_step(cuda: &Cuda, rate: f64, pairs: &mut [(Out<'_>, In<'_>)]) 
 
 pub(crate) fn squared_norm(cuda: &Cuda, tensors: &[In<'_>]) -> Result<f64> {
     const OP: &str = "squared_norm";
-    let blocks = tensors.iter().map(|t| t.layout.numel().div_ceil(SUMMED)).sum();
-    let layout = Layout::contiguous(&[blocks]);
-    let sums = cuda.alloc(DType::F64, blocks)?;
-    let sums = View { buffer: &sums, layout: &layout, dtype: DType::F64 };
-    let mut next = sums.address();
+    const SIZE: u64 = size_of::<f64>() as u64;
+    let blocks: usize = tensors.iter().map(|t| t.layout.numel().div_ceil(SUMMED)).sum();
+    // The sum, and then those of the blocks.
+    let (buffer, layout) = (cuda.alloc(DType::F64, 1 + blocks)?, Layout::contiguous(&[1]));
+    let sum = View { buffer: &buffer, layout: &layout, dtype: DType::F64 };
+    let sums = sum.address() + SIZE;
+    let mut next = sums;
     for (kernel, batch) in batches(tensors, |t| t.dtype, |t| kernel!(OP, "optim", "squared_norm", t))? {
         let (slots, blocks) = Slots::new(batch.iter().map(|t| ([t.address()], t.layout.numel())), SUMMED);
         cuda.launch(OP, kernel, launch(blocks), &SquaredNormParams { slots, sums: next })?;
-        next += u64::from(blocks) * size_of::<f64>() as u64;
+        next += u64::from(blocks) * SIZE;
     }
-    Ok(cuda.to_host(sums)?.to_f64().into_iter().sum())
+    let kernel = Kernel { module: "optim", name: "sum_of_sums" };
+    let params = SumOfSumsParams { sums, sum: sum.address(), count: blocks as u64 };
+    cuda.launch(OP, kernel, launch(1), &params)?;
+    Ok(cuda.to_host(sum)?.to_f64()[0])
 }

@@ -25,7 +25,7 @@ impl Blocks {
 
     /// The smallest block of at least `bytes` that is not more than a quarter too large.
     fn take(&mut self, bytes: usize) -> Option<Block> {
-        let (&size, addresses) = self.0.range_mut(bytes..=bytes + bytes / 4).next()?;
+        let (&size, addresses) = self.0.range_mut(bytes..=bytes.saturating_add(bytes / 4)).next()?;
         let address = addresses.pop().expect("empty lists are removed");
         if addresses.is_empty() {
             self.0.remove(&size);
@@ -110,6 +110,7 @@ mod tests {
         assert_eq!(pool.take(1024), None);
         assert_eq!(pool.take(3584), Some(Block { address: 4096, bytes: 4096 }));
         assert_eq!(pool.take(4096), None);
+        assert_eq!(pool.take(usize::MAX), None);
         assert_eq!(pool.drain().len(), 2);
         assert_eq!([0, 1, 512, 513, (2 << 20) + 1].map(Pool::rounded), [512, 512, 512, 1024, 4 << 20]);
         assert_eq!(Pool::rounded(usize::MAX), usize::MAX);

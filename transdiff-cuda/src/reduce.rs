@@ -105,7 +105,7 @@ impl Sum {
         let results = self.kept.count();
         if results == 0 || self.summed.count() == 0 {
             let _turn = cuda.turn(op)?;
-            return cuda.0.driver.zero(op, out, results * to.size());
+            return cuda.device.driver.zero(op, out, results * to.size());
         }
         let columns = self.kept.neighbours().is_some();
         let wide = self.widen(columns);

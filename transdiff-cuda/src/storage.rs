@@ -22,23 +22,26 @@ fn uploaded<T: Pod>(cuda: &Cuda, values: &[T]) -> Result<Buffer> {
     const OP: &str = "from_host";
     let _turn = cuda.turn_outside_recording(OP)?;
     let memory = cuda.scratch(OP, size_of_val(values))?;
-    let mut staging = cuda.0.staging.lock();
-    staging.upload(&cuda.0.driver, OP, bytemuck::cast_slice(values), memory.address())?;
+    let mut staging = cuda.device.staging.lock();
+    staging.upload(&cuda.device.driver, OP, bytemuck::cast_slice(values), memory.address())?;
     Ok(Buffer(memory))
 }
 
 /// The elements of a view in row-major order.
 fn downloaded<T: Pod>(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Vec<T>> {
     const OP: &str = "to_host";
-    let _turn = cuda.turn_outside_recording(OP)?;
+    let turn = cuda.turn_outside_recording(OP)?;
     let mut values = room::<T>(x.layout.numel())?;
     if values.is_empty() {
         return Ok(values);
     }
     let dense = if x.layout.is_contiguous() { None } else { Some(gathered(cuda, x)?) };
     let from = dense.as_ref().map_or_else(|| x.address(), Buffer::address);
-    let mut staging = cuda.0.staging.lock();
-    staging.download(&cuda.0.driver, OP, from, bytemuck::cast_slice_mut(&mut values))?;
+    drop(turn);
+    cuda.finish(OP)?;
+    let _turn = cuda.turn_outside_recording(OP)?;
+    let mut staging = cuda.device.staging.lock();
+    staging.download(&cuda.device.driver, OP, from, bytemuck::cast_slice_mut(&mut values))?;
     Ok(values)
 }
 
@@ -46,7 +49,7 @@ fn downloaded<T: Pod>(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Vec<T>> {
 fn room<T: Pod>(len: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     let bytes = len.saturating_mul(size_of::<T>());
-    values.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { op: "to_host", bytes, free: None })?;
+    values.try_reserve_exact(len).map_err(|_| Error::out_of_memory("to_host", bytes))?;
     values.resize(len, T::zeroed());
     Ok(values)
 }
@@ -64,7 +67,7 @@ impl Storage for Cuda {
     type Recording = Recording;
 
     fn name(&self) -> String {
-        self.0.driver.name().to_owned()
+        self.device.driver.name().to_owned()
     }
 
     fn supports(&self, dtype: DType) -> bool {
@@ -73,8 +76,8 @@ impl Storage for Cuda {
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
         const OP: &str = "alloc";
-        let too_much = Error::OutOfMemory { op: OP, bytes: usize::MAX, free: None };
-        let bytes = len.checked_mul(dtype.size()).ok_or(too_much)?;
+        let too_much = || Error::out_of_memory(OP, usize::MAX);
+        let bytes = len.checked_mul(dtype.size()).ok_or_else(too_much)?;
         self.scratch(OP, bytes).map(Buffer)
     }
 
@@ -117,7 +120,6 @@ impl Storage for Cuda {
     }
 
     fn sync(&self) -> Result<()> {
-        let _turn = self.turn_outside_recording("sync")?;
-        self.0.driver.synchronize("sync")
+        self.finish("sync")
     }
 }

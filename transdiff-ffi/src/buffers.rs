@@ -105,6 +105,11 @@ pub(crate) unsafe fn write_pixels(
     to: *mut c_void,
     size: usize,
 ) -> Outcome {
+    // Before the buffer is touched.
+    let &[n, _, height, width] = images.shape() else {
+        return Err(Error::shape("result", "images [n, 3, H, W]", images.shape()).into());
+    };
+    check_size("images", pixel_bytes(format, n, height, width)?, size)?;
     // SAFETY: the caller promises it.
     let out = unsafe { array_mut(to.cast::<u8>(), size, "images") }?;
     Ok(to_pixels(images, format, out)?)

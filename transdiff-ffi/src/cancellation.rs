@@ -50,7 +50,7 @@ pub unsafe extern "C" fn transcdiff_cancellation_is_cancelled(
     guard_value(0, || unsafe { cancellation.as_ref() }.map_or(0, |c| i32::from(c.0.is_cancelled())))
 }
 
-/// Frees the handle. Calls that watch the flag go on to their end. NULL is nothing to free.
+/// Frees the flag, not before every call that was given it has returned. NULL is nothing to free. Any thread.
 ///
 /// # Safety
 /// `cancellation` is NULL or was not freed, and no other call is using it.

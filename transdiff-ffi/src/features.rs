@@ -97,12 +97,13 @@ impl Asked {
         let config = &session.info().config;
         // SAFETY: the caller promises what the functions called here ask for.
         unsafe {
-            let references =
-                request::references(session.info(), self.references, self.reference_count, self.n)?;
-            let shape =
-                [self.n, 1 + self.reference_count, config.group_tokens(), config.width, size_of::<f32>()];
+            let count = self.reference_count;
+            request::reference_values(session.info(), count, self.n)?;
+            let shape = [self.n, 1 + count, config.group_tokens(), config.width, size_of::<f32>()];
             check_floats("features", self.features, product("features", &shape)?, self.features_size)?;
-            let made = compute(&mut *session.enter(self.cancellation)?, &references)?;
+            let mut entered = session.enter(self.cancellation)?;
+            let references = request::references(session.info(), self.references, count, self.n)?;
+            let made = compute(&mut entered, &references)?;
             write_floats(&[&made], self.features, "features")
         }
     }

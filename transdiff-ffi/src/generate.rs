@@ -49,12 +49,13 @@ pub struct transcdiff_progress {
 }
 
 /// Called after every step, from the thread that made the call. Not 0: the call returns `TRANSCDIFF_CANCELLED`. It must not
-/// use the session that is at work, and may use any other. No exception may leave it, nor any other callback.
+/// use the session that is at work, and may use any other. Like every callback it ends by returning: not by an exception, a
+/// longjmp, or the thread's cancellation or end.
 pub type transcdiff_progress_callback =
     Option<unsafe extern "C" fn(progress: *const transcdiff_progress, user_data: *mut c_void) -> i32>;
 
-/// Called like the progress callback, with the clean latents [images, C, h, w] of the batch as predicted at this step: `count`
-/// floats that live until the callback returns.
+/// Called like the progress callback, with the clean latents [images, C, h, w] of the batch as predicted at this step, in the
+/// scale of the model: `count` floats that live until the callback returns.
 pub type transcdiff_preview_callback = Option<
     unsafe extern "C" fn(
         progress: *const transcdiff_progress,
@@ -76,9 +77,9 @@ pub struct transcdiff_generate_options {
     pub struct_size: usize,
     /// Number n of images.
     pub images: usize,
-    /// \[n\]: a class for each image.
+    /// [n]: a class for each image.
     pub classes: *const u32,
-    /// \[n\]: a seed for each image. With it the image is the same alone and in any batch.
+    /// [n]: a seed for each image. With it the image is the same alone and in any batch.
     pub seeds: *const u64,
     /// Steps of the sampler; more take longer.
     pub steps: u32,
@@ -86,7 +87,7 @@ pub struct transcdiff_generate_options {
     pub solver: u32,
     /// Guidance, at least 1, which is none.
     pub guidance: f64,
-    /// \[step_guidance_count\]: with MRAR, guidance for each trajectory in place of `guidance`. NULL: `guidance` for all.
+    /// [step_guidance_count]: with MRAR, guidance for each trajectory in place of `guidance`. NULL: `guidance` for all.
     pub step_guidance: *const f64,
     /// 0, or the number of trajectories: the model's `groups`, 1 from features.
     pub step_guidance_count: usize,
@@ -108,11 +109,13 @@ pub struct transcdiff_generate_options {
     pub unconditional: *const f32,
     /// 1 or n; 0 without unconditional features.
     pub unconditional_images: usize,
-    /// [reference_count, n, C, h, w]: with MRAR, latents to use in place of the first ones that the model would generate.
+    /// [reference_count, n, C, h, w]: with MRAR, latents in the scale of the model to use in place of the first ones that it
+    /// would generate.
     pub references: *const f32,
     /// Less than the model's `groups`; 0 without references.
     pub reference_count: usize,
-    /// [n, C, h, w]: latents to start from, at time 1, in place of the noise of the seeds. NULL: that noise.
+    /// [n, C, h, w]: latents in the scale of the model to start from, at time 1, in place of the noise of the seeds. NULL: that
+    /// noise.
     pub starting: *const f32,
     /// Stops the call from another thread. NULL: nothing does.
     pub cancellation: *const transcdiff_cancellation,
@@ -181,11 +184,11 @@ pub struct transcdiff_outputs {
     pub images: *mut c_void,
     /// In bytes: n · `transcdiff_pixel_bytes`.
     pub images_size: usize,
-    /// [n, C, h, w].
+    /// [n, C, h, w], in the scale of the model.
     pub latents: *mut f32,
     /// In bytes.
     pub latents_size: usize,
-    /// [groups − 1, n, C, h, w]: with MRAR from classes, the latents that were references on the way.
+    /// [groups − 1, n, C, h, w], in the scale of the model: with MRAR from classes, the latents that were references on the way.
     pub references: *mut f32,
     /// In bytes.
     pub references_size: usize,
@@ -265,14 +268,15 @@ pub unsafe extern "C" fn transcdiff_session_generate(
     let body = || {
         // SAFETY: the caller promises what the functions called here ask for.
         unsafe {
-            let session = session_of(session)?;
-            let o = versioned::read(options, "options", defaults(session.info().preset()))?;
+            let shared = session_of(session)?;
+            let info = shared.info();
+            let o = versioned::read(options, "options", defaults(info.preset()))?;
             let out = Buffers::new(versioned::read(outputs, "outputs", NO_OUTPUTS)?)?;
-            check(session.info(), &o)?;
+            check(info, &o)?;
             // Before anything is copied: a number of images that the buffers bear out is one that memory holds.
-            out.check(session.info(), &o)?;
-            let request = request(session.info(), &o, out.wanted())?;
-            let mut session = session.enter(o.cancellation)?;
+            out.check(info, &o)?;
+            let mut session = shared.enter(o.cancellation)?;
+            let request = request(info, &o, out.wanted())?;
             let log = Log { callback: o.log, user_data: o.user_data };
             log.message(LogLevel::Info, &format!("generating {} images in {} steps", o.images, o.steps));
             let made = session.generate(&request, &mut |step| report(&o, step))?;

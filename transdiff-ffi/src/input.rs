@@ -119,9 +119,7 @@ pub(crate) fn converted<T: Copy, U>(
     op: &'static str,
     convert: impl Fn(T) -> U,
 ) -> Outcome<Vec<U>> {
-    let mut out = Vec::new();
-    let bytes = from.len().saturating_mul(size_of::<U>());
-    out.try_reserve_exact(from.len()).map_err(|_| transdiff::Error::out_of_memory(op, bytes))?;
+    let mut out = transdiff::room(op, from.len())?;
     out.extend(from.iter().map(|&x| convert(x)));
     Ok(out)
 }

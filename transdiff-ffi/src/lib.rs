@@ -7,6 +7,13 @@
 #![allow(non_camel_case_types)] // names are as C sees them
 #![allow(clippy::too_many_arguments)] // what a struct would hide, C callers see in the signature
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("the structs of the C ABI are laid out for pointers of 64 bits");
+#[cfg(panic = "abort")]
+compile_error!(
+    "a panic is to become TRANSCDIFF_INTERNAL, and not to end the program: build with panic = \"unwind\""
+);
+
 mod buffers;
 mod cancellation;
 mod features;

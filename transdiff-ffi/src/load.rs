@@ -31,13 +31,13 @@ pub const TRANSCDIFF_WEIGHTS_MODEL: u32 = 2;
 pub struct transcdiff_load_options {
     /// sizeof(transcdiff_load_options).
     pub struct_size: usize,
-    /// The model's file.
+    /// The model's file: on Unix any bytes, elsewhere UTF-8.
     pub model_path: *const c_char,
     /// The model's file in memory. Not needed any more when the call returns.
     pub model_data: *const c_void,
     /// Its size in bytes.
     pub model_size: usize,
-    /// The VAE's file. Without a VAE the model gives latents.
+    /// The VAE's file, as `model_path`. Without a VAE the model gives latents.
     pub vae_path: *const c_char,
     /// The VAE's file in memory. Not needed any more when the call returns.
     pub vae_data: *const c_void,

@@ -42,7 +42,7 @@ pub extern "C" fn transcdiff_pixel_bytes(pixel_format: u32, height: usize, width
 
 /// Encodes `n` images of `height` × `width` pixels, which lie one after another in `pixel_format`, to latents
 /// [n, C, height/d, width/d] in the scale of the model, where d is the model's `downsampling`; height and width are multiples
-/// of d. `images_size` and `latents_size` are in bytes. With `seeds` \[n\] latents are drawn from the posterior; with NULL they
+/// of d. `images_size` and `latents_size` are in bytes. With `seeds` [n] latents are drawn from the posterior; with NULL they
 /// are its mean. `cancellation` may be NULL. One call a session at a time.
 ///
 /// # Safety
@@ -79,8 +79,8 @@ pub unsafe extern "C" fn transcdiff_session_encode(
             }
             let seeds = if seeds.is_null() { None } else { Some(array(seeds, n, "seeds")?) };
             let pixels = array(images.cast::<u8>(), images_size, "images")?;
-            let images = from_pixels(pixels, format, n, height, width)?;
-            let made = session.enter(cancellation)?.encode(&images, seeds)?;
+            let mut session = session.enter(cancellation)?;
+            let made = session.encode(&from_pixels(pixels, format, n, height, width)?, seeds)?;
             write_floats(&[&made], latents, "latents")
         }
     };
@@ -126,7 +126,8 @@ pub unsafe extern "C" fn transcdiff_session_decode(
                 let pixels = |size: usize| product("images", &[size, vae.downsampling]);
                 check_size("images", pixel_bytes(format, n, pixels(height)?, pixels(width)?)?, images_size)?;
             }
-            let made = session.enter(cancellation)?.decode(&tensor(latents, &shape, "latents")?)?;
+            let mut session = session.enter(cancellation)?;
+            let made = session.decode(&tensor(latents, &shape, "latents")?)?;
             write_pixels(&made, format, images, images_size)
         }
     };

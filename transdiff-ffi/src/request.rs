@@ -134,6 +134,19 @@ pub(crate) unsafe fn tensor(from: *const f32, shape: &[usize], name: &'static st
     Ok(HostTensor::f32(shape, values)?)
 }
 
+/// Values of one of `count` references for `n` images, if the model takes so many and memory can hold them.
+pub(crate) fn reference_values(info: &Info, count: usize, n: usize) -> Outcome<usize> {
+    const NAME: &str = "references";
+    let most = info.config.groups() - 1;
+    if count > most {
+        let expected = format!("at most {most} times the latents of {n} images");
+        return Err(Failure::argument(NAME, expected, count));
+    }
+    let each = product(NAME, &info.config.latent_shape(n))?;
+    product(NAME, &[each, count])?;
+    Ok(each)
+}
+
 /// `count` references, latents [n, C, h, w] that lie one after another.
 ///
 /// # Safety
@@ -144,17 +157,9 @@ pub(crate) unsafe fn references(
     count: usize,
     n: usize,
 ) -> Outcome<Vec<HostTensor>> {
-    const NAME: &str = "references";
-    let most = info.config.groups() - 1;
-    if count > most {
-        let expected = format!("at most {most} times the latents of {n} images");
-        return Err(Failure::argument(NAME, expected, count));
-    }
-    let shape = info.config.latent_shape(n);
-    let each = product(NAME, &shape)?;
-    product(NAME, &[each, count])?;
+    let (each, shape) = (reference_values(info, count, n)?, info.config.latent_shape(n));
     // SAFETY: the caller promises the elements of all; the last begins within them.
-    (0..count).map(|i| unsafe { tensor(offset(from, i * each), &shape, NAME) }).collect()
+    (0..count).map(|i| unsafe { tensor(offset(from, i * each), &shape, "references") }).collect()
 }
 
 /// # Safety

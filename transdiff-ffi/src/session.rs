@@ -32,14 +32,14 @@ impl transcdiff_session {
         &self,
         cancellation: *const transcdiff_cancellation,
     ) -> Outcome<MutexGuard<'_, PipelineSession>> {
+        // SAFETY: the caller promises it.
+        let flag = unsafe { cancellation.as_ref() }.map_or_else(Cancellation::new, |c| c.0.clone());
         let mut session = match self.session.try_lock() {
             Ok(session) => session,
             // A panic was reported as an internal error then; what a session keeps is whole at any time.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(Failure::Busy),
         };
-        // SAFETY: the caller promises it.
-        let flag = unsafe { cancellation.as_ref() }.map_or_else(Cancellation::new, |c| c.0.clone());
         session.watch(&flag);
         Ok(session)
     }

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use transdiff::Error;
+use transdiff::text::shortened;
 
 /// What a call returns: `TRANSCDIFF_OK` or one of the other `TRANSCDIFF_…` codes. Codes are never renumbered; later
 /// versions may add some.
@@ -64,7 +65,8 @@ const NAMES: [&std::ffi::CStr; 16] = [
 ];
 
 /// What went wrong in one call. It belongs to whoever made the call, who frees it with `transcdiff_error_free`; it can
-/// be read from any thread.
+/// be read from any thread. Its texts are lines of UTF-8: control characters, which a file's names may have, are written
+/// out, as `\n`, and a text of more than 8192 characters is cut off.
 #[allow(non_camel_case_types)]
 pub struct transcdiff_error {
     status: transcdiff_status,
@@ -133,15 +135,16 @@ fn error(
     expected: &str,
     got: &str,
 ) -> transcdiff_error {
-    // A zero byte (of a hostile file's tensor name) would end the text for whoever reads it.
-    let text = |s: &str| CString::new(s.replace('\0', "\u{fffd}")).unwrap_or_default();
-    transcdiff_error {
-        status,
-        message: text(&message),
-        subject: text(subject),
-        expected: text(expected),
-        got: text(got),
-    }
+    let (message, subject) = (line(&message), line(subject));
+    transcdiff_error { status, message, subject, expected: line(expected), got: line(got) }
+}
+
+/// Characters of a text that is handed out: twice as many as the longest path has.
+const LONGEST: usize = 1 << 13;
+
+/// A text as it is handed out: one line, not too long, and without a zero byte, which would end it for whoever reads it.
+pub(crate) fn line(text: &str) -> CString {
+    CString::new(shortened(text, LONGEST)).unwrap_or_default()
 }
 
 fn of_library(e: &Error) -> transcdiff_error {
@@ -159,8 +162,9 @@ fn of_library(e: &Error) -> transcdiff_error {
         Error::Config { field, expected, got } => all(TRANSCDIFF_INVALID_CONFIG, field, expected, got),
         Error::Unavailable { device, reason } => all(TRANSCDIFF_DEVICE_UNAVAILABLE, device, "", reason),
         Error::OutOfMemory { op, bytes, free } => {
-            let free = free.map_or_else(String::new, |free| format!("{free} bytes free"));
-            all(TRANSCDIFF_OUT_OF_MEMORY, op, &format!("{bytes} bytes"), &free)
+            let said =
+                |bytes: &Option<usize>, what| bytes.map_or_else(String::new, |n| format!("{n} bytes{what}"));
+            all(TRANSCDIFF_OUT_OF_MEMORY, op, &said(bytes, ""), &said(free, " free"))
         }
         Error::Backend { op, message } => all(TRANSCDIFF_BACKEND, op, "", message),
         Error::Io { path, source } => all(TRANSCDIFF_IO, &path.to_string_lossy(), "", &source.to_string()),
@@ -217,7 +221,7 @@ pub extern "C" fn transcdiff_status_name(status: transcdiff_status) -> *const c_
     guard_value(ptr::null(), || NAMES.get(status as usize).unwrap_or(&c"unknown status").as_ptr())
 }
 
-/// The status code of an error; `TRANSCDIFF_OK` for NULL.
+/// The status code of an error; `TRANSCDIFF_OK` for NULL. Any thread.
 ///
 /// # Safety
 /// `error` is NULL or an error that was not freed.
@@ -227,7 +231,7 @@ pub unsafe extern "C" fn transcdiff_error_status(error: *const transcdiff_error)
     guard_value(TRANSCDIFF_INTERNAL, || unsafe { error.as_ref() }.map_or(TRANSCDIFF_OK, |e| e.status))
 }
 
-/// The whole message of an error, in one line of UTF-8. It lives as long as the error; "" for NULL.
+/// The whole message of an error, in one line of UTF-8. It lives as long as the error; "" for NULL. Any thread.
 ///
 /// # Safety
 /// `error` is NULL or an error that was not freed.
@@ -238,7 +242,7 @@ pub unsafe extern "C" fn transcdiff_error_message(error: *const transcdiff_error
 }
 
 /// What the error is about: the argument, tensor, operation, stage or file. It lives as long as the error; "" where there
-/// is none.
+/// is none. Any thread.
 ///
 /// # Safety
 /// `error` is NULL or an error that was not freed.
@@ -248,7 +252,7 @@ pub unsafe extern "C" fn transcdiff_error_subject(error: *const transcdiff_error
     unsafe { text(error, |e| &e.subject) }
 }
 
-/// What was expected, in words. It lives as long as the error; "" where that cannot be said.
+/// What was expected, in words. It lives as long as the error; "" where that cannot be said. Any thread.
 ///
 /// # Safety
 /// `error` is NULL or an error that was not freed.
@@ -258,7 +262,7 @@ pub unsafe extern "C" fn transcdiff_error_expected(error: *const transcdiff_erro
     unsafe { text(error, |e| &e.expected) }
 }
 
-/// What came instead, in words. It lives as long as the error; "" where that cannot be said.
+/// What came instead, in words. It lives as long as the error; "" where that cannot be said. Any thread.
 ///
 /// # Safety
 /// `error` is NULL or an error that was not freed.
@@ -275,7 +279,7 @@ unsafe fn text(error: *const transcdiff_error, field: fn(&transcdiff_error) -> &
     guard_value(c"".as_ptr(), || unsafe { error.as_ref() }.map_or(c"".as_ptr(), |e| field(e).as_ptr()))
 }
 
-/// Frees an error. NULL is nothing to free.
+/// Frees an error. NULL is nothing to free. Any thread.
 ///
 /// # Safety
 /// `error` is NULL or an error that was not freed.
@@ -337,8 +341,15 @@ mod tests {
             assert_eq!((error.status, texts), (status, [subject, expected, got]));
             assert!(error.message.to_str().unwrap().contains(got));
         }
-        let nul = error(TRANSCDIFF_FORMAT, "a\0b".into(), "", "", "");
-        assert_eq!(nul.message.to_str().unwrap(), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn texts_are_lines_of_bounded_length() {
+        let error = error(TRANSCDIFF_FORMAT, "a\0b\nc".into(), "\u{1b}[2J", &"é".repeat(1 << 20), "");
+        let texts = [&error.message, &error.subject, &error.expected].map(|t| t.to_str().unwrap());
+        assert_eq!(texts[..2], ["a\\u{0}b\\nc", "\\u{1b}[2J"]);
+        assert_eq!(texts[2].chars().count(), LONGEST + 1);
+        assert!(texts[2].starts_with('é') && texts[2].ends_with('…'));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use transdiff::HostTensor;
 use transdiff::model::{LoadHints, Sampling};
 use transdiff::pipeline::{LoadOptions, Pipeline, Request, Source, Wanted};
 use transdiff::sampler::{EulerMaruyama, Guidance, Path as FlowPath, Schedule};
+use transdiff::vae::VaeConfig;
 use transdiff::weights::WeightFile;
 
 fn pipeline(model: &'static [u8], vae: Option<&'static [u8]>) -> Pipeline {
@@ -187,6 +188,48 @@ fn features_go_out_are_mixed_and_come_in() {
     };
     assert_eq!(with(&against, 1), with(&each, 2));
     assert_ne!(with(&against, 1).latents, made.latents);
+}
+
+/// The features for no class of `n` images.
+fn unconditional(session: &common::Session, n: usize) -> Result<Vec<f32>, common::Failed> {
+    let mut out = vec![f32::NAN; n * session.features(session.info.feature_count / session.info.groups)];
+    let size = size_of_val(&*out);
+    // SAFETY: the buffer is as large as it says.
+    call(|error| unsafe {
+        let (none, to) = (ptr::null(), out.as_mut_ptr());
+        transcdiff_session_unconditional_features(session.session, n, none, 0, ptr::null(), to, size, error)
+    })
+    .map(|()| out)
+}
+
+/// What guidance leads away from unless features are given are those for no class.
+#[test]
+fn features_for_no_class_are_the_default() {
+    for (file, vae) in [(&shared().one_step, Some(&*shared().vae)), (&shared().mrar, None)] {
+        let model = Model::from_memory(file, vae);
+        let (session, order) = (model.session(), Order::of(2, 3));
+        let against = unconditional(&session, 2).unwrap();
+        assert_eq!(against[..against.len() / 2], against[against.len() / 2..], "the same for every image");
+        let k = model.info().feature_count / model.info().groups;
+        let features: Vec<f32> = (0..2 * session.features(k)).map(|i| (i % 7) as f32 / 7.0 - 0.4).collect();
+        let o = transcdiff_generate_options {
+            classes: ptr::null(),
+            features: features.as_ptr(),
+            feature_count: k,
+            ..order.options(&model)
+        };
+        let made = session.generate(&o).unwrap();
+        for images in [1, 2] {
+            let given = transcdiff_generate_options {
+                unconditional: against.as_ptr(),
+                unconditional_images: images,
+                ..o
+            };
+            assert_eq!(session.generate(&given).unwrap(), made, "{images} given");
+        }
+        let unguided = transcdiff_generate_options { guidance: 1.0, ..o };
+        assert_ne!(session.generate(&unguided).unwrap().latents, made.latents);
+    }
 }
 
 #[test]
@@ -396,6 +439,31 @@ fn a_weight_that_is_not_finite_is_named() {
     assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_TENSOR, "decoder.conv_in.weight"));
 }
 
+/// Images have three colours: what a VAE of others would make fits no buffer.
+#[test]
+fn a_vae_of_other_channels_is_refused() {
+    let grey = VaeConfig { image_channels: 1, ..files::vae() };
+    let file = vae_with(&grey, |_, _| ());
+    let failed = Model::load(&in_memory(&shared().one_step, Some(&file))).unwrap_err();
+    assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_INVALID_CONFIG, "image_channels"));
+    assert_eq!((&*failed.expected, &*failed.got), ("3", "1"));
+}
+
+/// Whatever a file's names are, an error is one line that does not steer a terminal.
+#[test]
+fn names_from_files_are_written_out() {
+    let tensor = HostTensor::f32(&[1], vec![f32::NAN]).unwrap();
+    let name = format!("diffdecoder.net.\u{1b}[2J\n\0{}", "x".repeat(1 << 17));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("two\nlines");
+    transdiff::weights::write_atomic(&path, [(name, &tensor)], &Default::default()).unwrap();
+    let failed = Model::from_path(&path).unwrap_err();
+    for text in [&failed.message, &failed.subject] {
+        assert!(text.contains("two\\nlines") && !text.chars().any(char::is_control), "{text}");
+        assert!(text.chars().count() < 10_000, "{} characters", text.chars().count());
+    }
+}
+
 #[test]
 fn what_overflows_is_named_by_its_stage() {
     let huge = |_: &str, values: &mut Vec<f32>| values.iter_mut().for_each(|x| *x *= 1e25);
@@ -403,6 +471,8 @@ fn what_overflows_is_named_by_its_stage() {
     let model = Model::from_memory(&model_with(&files::one_step(), huge), None);
     let failed = model.session().generate(&order.options(&model)).unwrap_err();
     assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_NON_FINITE, "sampler"));
+    let failed = unconditional(&model.session(), 1).unwrap_err();
+    assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_NON_FINITE, "features"));
 
     let vae = vae_with(&files::vae(), |name, values| {
         if name.starts_with("decoder.conv_out") || name.starts_with("encoder.conv_out") {

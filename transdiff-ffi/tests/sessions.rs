@@ -28,15 +28,20 @@ fn a_session_at_work_is_busy() {
         // SAFETY: the buffers are as large as they say.
         unsafe {
             let none = ptr::null();
-            refused(TRANSCDIFF_BUSY, "session", |e| transcdiff_session_generate(handle, &plain, &wanted, e));
+            // Before the arrays are looked at.
+            let given = transcdiff_generate_options { seeds: ptr::null(), ..plain };
+            refused(TRANSCDIFF_BUSY, "session", |e| transcdiff_session_generate(handle, &given, &wanted, e));
             refused(TRANSCDIFF_BUSY, "session", |e| {
                 transcdiff_session_features(handle, class.as_ptr(), 1, ptr::null(), 0, none, f, 128, e)
+            });
+            refused(TRANSCDIFF_BUSY, "session", |e| {
+                transcdiff_session_unconditional_features(handle, 1, ptr::null(), 0, none, f, 128, e)
             });
             refused(TRANSCDIFF_BUSY, "session", |e| {
                 transcdiff_session_encode(handle, b, 48, 0, 1, 4, 4, ptr::null(), none, f, 32, e)
             });
             refused(TRANSCDIFF_BUSY, "session", |e| {
-                transcdiff_session_decode(handle, f, 32, 1, 2, 2, 0, none, b, 48, e)
+                transcdiff_session_decode(handle, ptr::null(), 32, 1, 2, 2, 0, none, b, 48, e)
             });
         }
         // Another session of the same model is free.
@@ -154,9 +159,10 @@ fn one_flag_stops_all_who_watch_it() {
     });
 }
 
-/// A flag can be freed by a callback: the call that watches it goes on.
+/// A flag must not be freed before the call has returned. If a callback does it nevertheless, the call goes on: it has its
+/// own share of the flag.
 #[test]
-fn a_flag_can_be_freed_while_it_is_watched() {
+fn a_flag_that_is_freed_too_early_harms_nobody() {
     let model = Model::from_memory(&shared().one_step, None);
     let (session, order) = (model.session(), Order::of(1, 3));
     let mut flag = Some(Flag::new());
@@ -248,6 +254,30 @@ fn callbacks_hear_every_step_in_order() {
         .collect();
     assert_eq!(heard.previews, previews);
     assert!(heard.messages > 0);
+}
+
+/// References that are given are not counted: progress begins with what is computed.
+#[test]
+fn progress_begins_after_what_is_given() {
+    let model = Model::from_memory(&shared().mrar, None);
+    let (session, order, groups) = (model.session(), Order::of(2, 4), model.info().groups);
+    let references = session.generate(&order.options(&model)).unwrap().references;
+    for given in 0..groups {
+        let mut fractions = Vec::new();
+        let mut hear = |p: &transcdiff_progress| {
+            fractions.push(p.fraction);
+            0
+        };
+        let o = transcdiff_generate_options {
+            references: references.as_ptr(),
+            reference_count: given,
+            ..order.options(&model)
+        };
+        session.generate(&watched(&o, &mut hear)).unwrap();
+        let steps = 4 * (groups - given);
+        assert_eq!((fractions.len(), *fractions.last().unwrap()), (steps, 1.0));
+        assert!((fractions[0] - 1.0 / steps as f64).abs() < 1e-12, "{given} given: {fractions:?}");
+    }
 }
 
 /// Without noise the last step goes straight to what is predicted there.

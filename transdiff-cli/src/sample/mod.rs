@@ -9,12 +9,12 @@ mod progress;
 use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
-use transdiff::pipeline::{Output, Pipeline, PipelineSession, Request, Step, Wanted};
+use transdiff::pipeline::{LoadOptions, Output, Pipeline, PipelineSession, Request, Step, Wanted};
 use transdiff::vae::VaeSource;
 use transdiff::weights::WeightFile;
 use transdiff::{Cancellation, Error, HostTensor};
 
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::text;
 use gallery::Gallery;
 pub use options::Options;
@@ -45,9 +45,8 @@ pub fn run(options: &Options) -> Result<()> {
 fn load(options: &Options, model: &WeightFile, vae: Option<&WeightFile>) -> Result<Pipeline> {
     Pipeline::load(model, vae, &options.load(), &mut |_, message| text::say(message)).map_err(|error| {
         match error {
-            Error::DType { got, .. } => {
-                let device = options.device;
-                format!("--dtype {got}: {device} does not compute in it, and does in f32").into()
+            Error::DType { expected, got, .. } => {
+                format!("--dtype {got}: expected {expected}, as f32 is").into()
             }
             other => other.into(),
         }
@@ -58,7 +57,10 @@ fn load(options: &Options, model: &WeightFile, vae: Option<&WeightFile>) -> Resu
 fn estimate(options: &Options, model: &WeightFile, vae: Option<&WeightFile>, plan: &Plan) -> Result<()> {
     let batch = options.batch.get();
     let images = if plan.images.is_empty() { batch } else { batch.min(plan.images.len()) };
-    let memory = Pipeline::estimate(model, vae, &options.load(), images)?;
+    // What `auto` means depends on the machine, and another machine's memory is of no use.
+    let device = options.device.open(options.threads)?;
+    let load = LoadOptions { device: device.device(), ..options.load() };
+    let memory = Pipeline::estimate(model, vae, &load, images)?;
     let rows = [
         ("weights", memory.weights),
         ("while loading, besides", memory.loading),
@@ -66,8 +68,6 @@ fn estimate(options: &Options, model: &WeightFile, vae: Option<&WeightFile>, pla
         ("at most", memory.weights.saturating_add(memory.loading.max(memory.generation))),
     ]
     .map(|(what, count)| [what.to_owned(), text::bytes(count)]);
-    // What `auto` means depends on the machine, and another machine's memory is of no use.
-    let device = options.device.open(options.threads)?;
     text::print(format!(
         "memory on {}\n{}",
         device.choice(),
@@ -103,11 +103,16 @@ impl Run<'_> {
         let outcome = self.batches(&mut bar);
         bar.finish();
         let done = self.gallery.images();
-        let place = self.gallery.close()?;
-        if let Err(Failure::Interrupted(_)) = outcome {
-            return Err(Failure::Interrupted(format!("{done} of {count} images are complete{place}")));
+        let closed = self.gallery.close();
+        if let Err(failure) = outcome {
+            // Why it ended comes before what became of the rest.
+            let left = match closed {
+                Ok(place) => format!("{done} of {count} images are complete{place}"),
+                Err(also) => also.to_string(),
+            };
+            return Err(failure.leaving(&left));
         }
-        outcome?;
+        let place = closed?;
         let seconds = started.elapsed().as_secs_f64();
         let rate = count as f64 / seconds;
         let images = if count == 1 { "image" } else { "images" };

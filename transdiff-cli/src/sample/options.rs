@@ -90,7 +90,7 @@ pub struct Options {
     /// Images that are computed at a time: more take more memory, and change nothing else
     #[arg(long, value_name = "N", default_value = "8")]
     pub batch: NonZeroUsize,
-    /// cpu, cuda, cuda:N, or auto, the best of this build
+    /// cpu, cuda, cuda:N, or auto, the best of this build on this machine
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub device: Device,
     /// Type that the model computes in

@@ -88,7 +88,7 @@ fn what_is_neither_model_nor_autoencoder_is_still_shown() {
     let folder = Folder::new();
     let path = folder.path("other.safetensors");
     let tensor = HostTensor::f32(&[2, 3], vec![0.5; 6]).unwrap();
-    let half = tensor.clone().cast(DType::BF16);
+    let half = tensor.clone().cast(DType::BF16).unwrap();
     write_atomic(&path, [("a.x", &tensor), ("a.y", &half)], &BTreeMap::new()).unwrap();
     let text = succeed(&["inspect", &path]);
     assert!(says(&text, "kind unknown") && says(&text, "a 2 12 36 B bf16, f32"), "{text}");

@@ -214,7 +214,7 @@ fn what_does_not_fit_the_model_is_refused_before_it_is_loaded() {
         (&["--guidance-interval", "0.9,0.5"], "guidance_low"),
         (&["--drift-scale", "-1"], "drift_scale"),
         (&["--solver", "heun", "--noise-scale", "1"], "--noise-scale: goes with"),
-        (&["--dtype", "bf16", "--device", "cpu"], "--dtype bf16: cpu does not compute in it"),
+        (&["--dtype", "bf16", "--device", "cpu"], "--dtype bf16: expected a type that "),
         (&["--vae", &model], "model.safetensors: no autoencoder"),
         (&["--vae", &vae, "--reference", "x.png"], "in one step and takes none"),
     ];
@@ -258,6 +258,29 @@ fn nobody_needs_to_read_the_messages() {
     let status = sample.stdout(writer.try_clone().unwrap()).stderr(writer).status().unwrap();
     assert_eq!(status.code(), Some(0));
     assert_eq!(folder.names("out"), ["1-0.png", "grid.png"]);
+}
+
+/// What went wrong first is said first, with what is complete; or with what else went wrong.
+#[test]
+fn a_failure_says_why_and_what_is_left() {
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &one_step());
+    let out = folder.path("out");
+    let args = ["sample", "--model", &model, "--class", "1", "--count", "3", "--steps", "1", "--batch", "1"];
+    let last_line = || {
+        let done = run(&[&args[..], &["--out", &out, "--force"]].concat());
+        assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""), "{}", done.stderr);
+        done.stderr.lines().last().unwrap().to_owned()
+    };
+    fs::create_dir_all(format!("{out}/1-1.png")).unwrap();
+    let line = last_line();
+    assert!(line.starts_with(&format!("error: {out}/1-1.png: ")), "{line}");
+    assert!(line.ends_with(&format!("; 1 of 3 images are complete, in {out}")), "{line}");
+    fs::remove_file(format!("{out}/grid.png")).unwrap();
+    fs::create_dir(format!("{out}/grid.png")).unwrap();
+    let line = last_line();
+    assert!(line.starts_with(&format!("error: {out}/1-1.png: ")), "{line}");
+    assert!(line.contains(&format!("; {out}/grid.png: ")), "{line}");
 }
 
 #[cfg(unix)]

@@ -80,8 +80,8 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// `work` dropped them; those from before are the caller's to keep, and are read as they are when it is replayed.
     /// Until the first replay the contents of what `work` writes are unspecified.
     ///
-    /// What is noted is what the calling thread asks for; other threads use the device as ever. `work` is called once.
-    /// It allocates and computes, but waits for nothing: [`from_host`](Self::from_host), [`to_host`](Self::to_host),
+    /// What is noted is what the calling thread asks for; other threads use the device as ever. `work` is called once,
+    /// and again if memory ran out and some that nobody uses could be given back. It allocates and computes, but waits for nothing: [`from_host`](Self::from_host), [`to_host`](Self::to_host),
     /// [`sync`](Self::sync), [`squared_norm`](super::TrainOps::squared_norm), which gives a number, `record` and
     /// `replay` are errors in it. An error of `work` is handed on; nothing of the recording is left then, and the
     /// device is as usable as before.

@@ -1,6 +1,6 @@
 //! A computation that is asked for again and again: done once, then recorded, then replayed.
 
-use crate::{Backend, Result, Tensor};
+use crate::{Backend, Error, Result, Tensor};
 
 /// A function of `N` tensors whose shapes and types stay, and of nothing else that changes. A device that
 /// [records](crate::backend::Storage::record) does it in one go from the second time on.
@@ -9,7 +9,7 @@ pub(super) enum Repeated<B: Backend, const N: usize> {
     New,
     /// Done once. What a device prepares when it first meets an operation is not to be recorded.
     Known,
-    /// The device does not record.
+    /// The device does not record, or has no room for what a recording keeps to itself.
     Plain,
     Recorded(Recorded<B, N>),
 }
@@ -30,7 +30,10 @@ impl<B: Backend, const N: usize> Repeated<B, N> {
         work: impl Fn([&Tensor<B>; N]) -> Result<Tensor<B>>,
     ) -> Result<Tensor<B>> {
         if matches!(self, Self::Known) {
-            *self = Recorded::new(inputs, &work)?.map_or(Self::Plain, Self::Recorded);
+            *self = match Recorded::new(inputs, &work) {
+                Err(Error::OutOfMemory { .. }) => Self::Plain,
+                recorded => recorded?.map_or(Self::Plain, Self::Recorded),
+            };
         }
         match self {
             Self::Recorded(recorded) => recorded.replay(inputs),

@@ -213,7 +213,7 @@ impl<B: Backend> Session<B> {
         let (mut conditional, mut unconditional) = (Branch::new(self, class), Branch::new(self, none));
         let mut references = given.to_vec();
         for index in given.len()..count {
-            let trajectory = Trajectory { index, count };
+            let trajectory = Trajectory { index, count, given: given.len() };
             let features = conditional.advance(&ctx, &self.model, &references)?;
             let condition = self.model.condition_in(&ctx, &features)?;
             let against = if sampling.guidance(trajectory)?.scale() > 1.0 {

@@ -36,7 +36,7 @@ impl<B: Backend> Init<B> {
             return Tensor::zeros(&self.backend, &vec![1; shape.len()], self.dtype)?.broadcast_to(shape);
         };
         let key = StreamKey::new(seed, Purpose::Initialisation, index, 0);
-        let data = HostData::F32(values(key, shape.iter().product())).cast(self.dtype);
+        let data = HostData::F32(values(key, shape.iter().product())).cast(self.dtype)?;
         Tensor::from_host(&self.backend, &HostTensor::new(shape, data)?)
     }
 

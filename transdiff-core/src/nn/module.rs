@@ -64,7 +64,7 @@ impl<B: Backend> Param<B> {
 
     /// Replaces the tensor by one in host memory.
     pub fn set_host(&mut self, value: HostTensor) -> Result<()> {
-        let value = value.cast(self.value.dtype());
+        let value = value.cast(self.value.dtype())?;
         self.set(&Tensor::from_host(self.value.backend(), &value)?)
     }
 }

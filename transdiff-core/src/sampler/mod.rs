@@ -40,11 +40,13 @@ pub struct Trajectory {
     pub index: usize,
     /// How many there are.
     pub count: usize,
+    /// How many of them, the first ones, are not run: what they would end in was given.
+    pub given: usize,
 }
 
 impl Trajectory {
     /// The only one.
-    pub const ONLY: Self = Self { index: 0, count: 1 };
+    pub const ONLY: Self = Self { index: 0, count: 1, given: 0 };
 }
 
 /// Takes a state from t = 1 to t = 0. Holds settings and no state: one value serves any number of calls, threads
@@ -156,8 +158,9 @@ fn drive<B: Backend>(
     mut advance: impl FnMut(Step, &Tensor<B>, &Tensor<B>) -> Result<Tensor<B>>,
 ) -> Result<Tensor<B>> {
     x.expect_float("sample")?;
-    if trajectory.index >= trajectory.count {
-        let expected = format!("less than the {} of the generation", trajectory.count);
+    if !(trajectory.given..trajectory.count).contains(&trajectory.index) {
+        let (given, count) = (trajectory.given, trajectory.count);
+        let expected = format!("less than the {count} of the generation, of which {given} are given");
         return Err(Error::argument("trajectory", expected, trajectory.index));
     }
     let steps = schedule.steps();

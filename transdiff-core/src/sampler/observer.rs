@@ -31,9 +31,10 @@ impl<B: Backend> Progress<'_, B> {
         self.path.clean(self.t).apply(self.v, self.x)
     }
 
-    /// Share of the whole generation that is done, in (0, 1], with every trajectory counted alike.
+    /// Share of the whole generation that is done, in (0, 1], with every trajectory that is run counted alike.
     pub fn fraction(&self) -> f64 {
-        (self.trajectory.index as f64 + self.step as f64 / self.steps as f64) / self.trajectory.count as f64
+        let Trajectory { index, count, given } = self.trajectory;
+        ((index - given) as f64 + self.step as f64 / self.steps as f64) / (count - given) as f64
     }
 }
 

@@ -93,12 +93,12 @@ impl<B: Backend> Tensor<B> {
 
     /// A tensor of f32 values in another float type.
     pub fn from_f32(backend: &B, shape: &[usize], values: Vec<f32>, dtype: DType) -> Result<Self> {
-        Self::from_host(backend, &HostTensor::new(shape, HostData::F32(values).cast(dtype))?)
+        Self::from_host(backend, &HostTensor::new(shape, HostData::F32(values).cast(dtype)?)?)
     }
 
     /// A tensor of f64 values, rounded to `dtype`.
     pub fn from_f64(backend: &B, shape: &[usize], values: Vec<f64>, dtype: DType) -> Result<Self> {
-        Self::from_host(backend, &HostTensor::new(shape, HostData::from_f64(values, dtype))?)
+        Self::from_host(backend, &HostTensor::new(shape, HostData::F64(values).cast(dtype)?)?)
     }
 
     /// A tensor with every element `value`.
@@ -128,12 +128,18 @@ impl<B: Backend> Tensor<B> {
 
     /// The elements as f32, in host memory.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        Ok(self.to_host()?.to_f32())
+        match self.to_host()?.cast(DType::F32)?.into_data() {
+            HostData::F32(values) => Ok(values),
+            _ => unreachable!("it was cast"),
+        }
     }
 
     /// The elements as f64, in host memory.
     pub fn to_f64(&self) -> Result<Vec<f64>> {
-        Ok(self.to_host()?.to_f64())
+        match self.to_host()?.cast(DType::F64)?.into_data() {
+            HostData::F64(values) => Ok(values),
+            _ => unreachable!("it was cast"),
+        }
     }
 
     /// The only element, as f64.

@@ -67,7 +67,7 @@ pub(super) fn read<B: Backend>(backend: &B, path: &Path) -> Result<Trainer<B>> {
         let Some(Moments { m, v }) = moments else { continue };
         for (prefix, slot) in [(FIRST_MOMENT, m), (SECOND_MOMENT, v)] {
             let host = file.tensor(&format!("{prefix}{name}"))?;
-            *slot = Tensor::from_host(backend, &host.cast(dtype))?.ordered_like(param)?;
+            *slot = Tensor::from_host(backend, &host.cast(dtype)?)?.ordered_like(param)?;
         }
     }
     trainer.step = step;

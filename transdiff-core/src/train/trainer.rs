@@ -138,6 +138,10 @@ impl<B: Backend> Trainer<B> {
         let (loss, grads) = self.gradients(batches)?;
         let (step, lr) = (self.step, self.config.lr.at(self.step));
         let backend = self.model.backend().clone();
+        // Whoever else holds the averages keeps them as they are. There is room for that, or nothing moves.
+        for (_, average) in self.ema.params_mut().into_iter().filter(|(_, average)| average.is_trainable()) {
+            average.value_mut().make_mut()?;
+        }
         let grad_norm = self.optimizer.step(&backend, &mut self.model, &grads, &self.config, step)?;
         ema_step(&backend, &mut self.ema, &self.model, self.config.ema.at(step))?;
         self.step += 1;

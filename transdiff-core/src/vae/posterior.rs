@@ -1,6 +1,6 @@
 //! The distribution of an image's latent.
 
-use crate::{Backend, Error, Result, Tensor};
+use crate::{Backend, Error, Result, Tensor, room};
 
 /// Range that log-variances are clamped to.
 const LOG_VARIANCE: [f64; 2] = [-30.0, 20.0];
@@ -28,12 +28,12 @@ impl<B: Backend> Posterior<B> {
         if !channels.is_multiple_of(2) {
             return Err(Error::shape("Posterior::new", "an even number of channels", moments.shape()));
         }
-        let host = moments.to_host()?;
-        if !host.data().is_finite() {
+        let (values, size) = (moments.to_f64()?, channels / 2 * h * w);
+        if !values.iter().all(|x| x.is_finite()) {
             return Err(Error::NonFinite { stage: "vae encoder" });
         }
-        let (values, size) = (host.to_f64(), channels / 2 * h * w);
-        let (mut deviations, mut kl) = (Vec::with_capacity(images * size), Vec::with_capacity(images));
+        let (mut deviations, mut kl) =
+            (room("Posterior::new", images * size)?, room("Posterior::new", images)?);
         for image in values.chunks_exact((2 * size).max(1)) {
             let (mean, log_variance) = image.split_at(size);
             let log_variance = log_variance.iter().map(|l| l.clamp(LOG_VARIANCE[0], LOG_VARIANCE[1]));

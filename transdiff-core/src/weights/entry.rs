@@ -8,8 +8,8 @@ use half::{bf16, f16};
 
 use super::budget::Budget;
 use super::source::Source;
-use super::tensor_error;
-use crate::{DType, Error, HostData, HostTensor, Result};
+use super::{read_error, tensor_error};
+use crate::{DType, HostData, HostTensor, Result};
 
 /// Axes of a tensor.
 pub(super) const MAX_RANK: usize = 8;
@@ -17,6 +17,8 @@ pub(super) const MAX_RANK: usize = 8;
 const TABLE_BYTES: usize = 512;
 /// Elements that a view may have beyond those of its storage, as an expanded scalar has.
 const MAX_REPEATED: usize = 1 << 16;
+/// Elements that are further apart, in bytes, are read one by one: what lies between them costs more than a call.
+const FAR: usize = 1 << 12;
 
 /// What a file says of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +78,8 @@ impl Entry {
         }
     }
 
-    /// A view of a storage, if it stays inside; else what was expected and what came.
+    /// A view of a storage, if it stays inside; else what was expected and what came. One that repeats too much is an
+    /// entry that cannot be read: whoever does not need it can do without.
     pub(super) fn strided(dtype: Dtype, shape: Vec<usize>, view: Strided) -> Result<Self, (String, String)> {
         let numel = view.check(&shape)?;
         let extent = if numel == 0 || view.is_contiguous(&shape) {
@@ -87,8 +90,22 @@ impl Entry {
         Ok(Self { dtype, shape, extent })
     }
 
+    /// Bytes that the tensor takes in memory; none if it cannot be read.
+    pub(super) fn decoded_bytes(&self) -> u64 {
+        let readable = match &self.extent {
+            Extent::Contiguous(_) => true,
+            Extent::Strided(view) => view.check_repeats(&self.shape).is_ok(),
+        };
+        let size = self.decoded().filter(|_| readable).map_or(0, DType::size);
+        (self.shape.iter().product::<usize>() as u64).saturating_mul(size as u64)
+    }
+
     /// The tensor, contiguous.
     pub(super) fn read(&self, source: &Source, path: &Path, name: &str) -> Result<HostTensor> {
+        if let Extent::Strided(view) = &self.extent {
+            let refused = |(expected, got)| tensor_error(path, name, expected, got);
+            view.check_repeats(&self.shape).map_err(refused)?;
+        }
         let data = match self.dtype {
             Dtype::F32 => self.elements(source, f32::from_le_bytes).map(HostData::F32),
             Dtype::F64 => self.elements(source, f64::from_le_bytes).map(HostData::F64),
@@ -109,7 +126,7 @@ impl Entry {
             }
             other => return Err(tensor_error(path, name, "F32, F64, BF16, F16, I32 or I64 elements", other)),
         };
-        let data = data.map_err(Error::io(path))?;
+        let data = data.map_err(read_error(path, format!("tensor {name}"), self.decoded_bytes()))?;
         check_finite(path, name, &data)?;
         HostTensor::new(&self.shape, data)
     }
@@ -141,11 +158,16 @@ impl Entry {
 }
 
 impl Strided {
-    /// Number of elements, if every one is in the storage and they are not absurdly more than it has; else what was
-    /// expected and what came.
+    fn described(&self, shape: &[usize]) -> String {
+        format!("shape {shape:?} from element {} with strides {:?}", self.offset, self.strides)
+    }
+
+    /// Number of elements, if every one is in the storage; else what was expected and what came.
     fn check(&self, shape: &[usize]) -> Result<usize, (String, String)> {
-        let got = || format!("shape {shape:?} from element {} with strides {:?}", self.offset, self.strides);
+        let got = || self.described(shape);
         let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        // In bits too, of the widest type.
+        let numel = numel.filter(|n| n.checked_mul(u64::BITS as usize).is_some());
         let numel = numel.ok_or_else(|| ("a shape whose size can be counted".to_owned(), got()))?;
         let last = shape.iter().zip(&self.strides).try_fold(self.offset, |at, (&d, &stride)| {
             at.checked_add(d.saturating_sub(1).checked_mul(stride)?)
@@ -158,11 +180,16 @@ impl Strided {
         if !inside {
             return Err((format!("a view inside of its storage of {} elements", self.elements), got()));
         }
-        let most = self.elements.saturating_add(MAX_REPEATED);
-        if numel > most {
-            return Err((format!("a view of at most {most} elements"), got()));
-        }
         Ok(numel)
+    }
+
+    /// The elements are not absurdly more than the storage has; else what was expected and what came.
+    fn check_repeats(&self, shape: &[usize]) -> Result<(), (String, String)> {
+        let most = self.elements.saturating_add(MAX_REPEATED);
+        if shape.iter().product::<usize>() <= most {
+            return Ok(());
+        }
+        Err((format!("a view of at most {most} elements"), self.described(shape)))
     }
 
     fn is_contiguous(&self, shape: &[usize]) -> bool {
@@ -189,7 +216,7 @@ impl Strided {
             step *= size;
         }
         axes.sort_by_key(|axis| std::cmp::Reverse(axis.stride));
-        let mut window = source.window(self.start + (self.elements * SIZE) as u64);
+        let mut window = source.window(self.start + (self.elements * SIZE) as u64, run(&axes, SIZE));
         for _ in 0..step {
             let (from, to) = axes
                 .iter()
@@ -208,6 +235,20 @@ struct Axis {
     /// Step in the row-major result.
     step: usize,
     at: usize,
+}
+
+/// Bytes that the walk passes before it comes to an element that is far from the one before it; the last axis is the
+/// fastest, and has the shortest steps.
+fn run(axes: &[Axis], element: usize) -> usize {
+    let steps = axes.iter().rev().filter(|axis| axis.size > 1);
+    let mut bytes = element;
+    for (size, step) in steps.map(|axis| (axis.size, axis.stride.saturating_mul(element))) {
+        if step > bytes.saturating_add(FAR) {
+            break;
+        }
+        bytes = bytes.saturating_add((size - 1).saturating_mul(step));
+    }
+    bytes
 }
 
 /// Moves on by one element, the last axis fastest.
@@ -234,5 +275,29 @@ fn check_finite(path: &Path, name: &str, data: &HostData) -> Result<()> {
     match found {
         Some((i, x)) => Err(tensor_error(path, name, "finite values", format!("{x} at element {i}"))),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Axis, run};
+
+    #[test]
+    fn what_lies_between_distant_elements_is_not_read() {
+        let axes = |axes: &[(usize, usize)]| -> Vec<Axis> {
+            axes.iter().map(|&(size, stride)| Axis { size, stride, step: 0, at: 0 }).collect()
+        };
+        let cases: [(&[(usize, usize)], usize); 7] = [
+            (&[], 4),
+            (&[(10, 1)], 40),
+            (&[(10, 1 << 20)], 4),
+            (&[(10, 1 << 20), (5, 1)], 20),
+            (&[(10, 1000), (1, 1 << 20), (5, 2)], 9 * 4000 + 4 * 8 + 4),
+            (&[(7, 50), (50, 1)], 7 * 200),
+            (&[(usize::MAX, 1)], usize::MAX),
+        ];
+        for (sizes_and_strides, bytes) in cases {
+            assert_eq!(run(&axes(sizes_and_strides), 4), bytes, "{sizes_and_strides:?}");
+        }
     }
 }

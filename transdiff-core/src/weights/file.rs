@@ -29,8 +29,9 @@ impl WeightFile {
     /// Tensors are read by position. If the file is changed meanwhile, reading gives an error or other values.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system cannot read it, [`Error::Format`] if it is no whole file of either format,
-    /// [`Error::Tensor`] if what it says of a tensor is inconsistent.
+    /// [`Error::Io`] if the system cannot read it, [`Error::OutOfMemory`], [`Error::Format`] if it is no whole file of
+    /// either format or its tensors take far more memory than its storages have bytes, [`Error::Tensor`] if what it says
+    /// of a tensor is inconsistent.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::from_source(path, Source::open(path)?)
@@ -94,8 +95,10 @@ impl WeightFile {
     /// dictionaries. Empty for safetensors.
     ///
     /// `argparse.Namespace` is an object of its fields. Any other instance, function or class is not made, and stands
-    /// there as `{"$python": "module.name"}`. Keys of dictionaries become text. A float that is not finite is a
-    /// string, for JSON has none. Dictionaries and lists that hold tensors alone are left out.
+    /// there as `{"$python": "module.name"}`; so do bytes, integers beyond 64 bits, strings that are not UTF-8 and tensors
+    /// of more than eight axes, by what they are. Keys of dictionaries become text; one that is none, or looks like
+    /// another, as 1 beside "1", becomes `$` and its place. A float that is not finite is a string, for JSON has none.
+    /// Dictionaries and lists that hold tensors alone are left out.
     pub fn values(&self) -> &serde_json::Map<String, Value> {
         &self.contents.values
     }
@@ -112,7 +115,8 @@ impl WeightFile {
     ///
     /// # Errors
     /// [`Error::TensorNames`] if there is none of that name; [`Error::Tensor`] if it has a type not listed above, an
-    /// integer outside of i32 or a value that is not finite; [`Error::Io`] if the system cannot read it.
+    /// integer outside of i32 or a value that is not finite, or repeats its few elements very often; [`Error::Io`] if the
+    /// system cannot read it; [`Error::OutOfMemory`].
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
         match self.contents.entries.get(name) {
             Some(entry) => entry.read(&self.source, &self.path, name),

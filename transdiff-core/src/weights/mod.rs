@@ -14,6 +14,7 @@ mod tests;
 mod write;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use crate::Error;
@@ -31,6 +32,16 @@ struct Contents {
     metadata: BTreeMap<String, String>,
     entries: BTreeMap<String, Entry>,
     values: serde_json::Map<String, serde_json::Value>,
+}
+
+/// For `map_err` on reading `what`, for which memory of `bytes` bytes is asked.
+fn read_error(path: &Path, what: String, bytes: u64) -> impl FnOnce(io::Error) -> Error {
+    move |error| match error.kind() {
+        io::ErrorKind::OutOfMemory => {
+            Error::out_of_memory("reading a file", usize::try_from(bytes).unwrap_or(usize::MAX))
+        }
+        kind => Error::io(path)(io::Error::new(kind, format!("{what}: {error}"))),
+    }
 }
 
 fn tensor_error(path: &Path, tensor: &str, expected: impl Into<String>, got: impl ToString) -> Error {

@@ -14,7 +14,7 @@ use serde::{Deserialize, de};
 use super::budget::Budget;
 use super::entry::{self, Entry, Extent, MAX_RANK};
 use super::source::Source;
-use super::{Contents, tensor_error};
+use super::{Contents, read_error, tensor_error};
 use crate::{Error, Result};
 
 /// The key of the header that is no tensor.
@@ -28,7 +28,7 @@ const LENGTH_BYTES: u64 = size_of::<u64>() as u64;
 /// Reads the header, and checks it against the length of the file.
 pub(super) fn read(source: &Source, path: &Path) -> Result<Contents> {
     let len = header_len(source, path)?;
-    let text = source.slice(LENGTH_BYTES, len).map_err(Error::io(path))?;
+    let text = source.slice(LENGTH_BYTES, len).map_err(read_error(path, "header".to_owned(), len))?;
     let header = parse(&text, Budget::of_file(source.len()), path)?;
     drop(text);
     let data = LENGTH_BYTES + len;

@@ -106,9 +106,10 @@ impl Source {
         Ok(())
     }
 
-    /// A view for small reads that are near to each other; none reaches past `end`.
-    pub fn window(&self, end: u64) -> Window<'_> {
-        Window { source: self, start: 0, bytes: self.bytes().map_or_else(Cow::default, Cow::Borrowed), end }
+    /// A view for small reads that are within `len` bytes of each other, mostly; none reaches past `end`.
+    pub fn window(&self, end: u64, len: usize) -> Window<'_> {
+        let bytes = self.bytes().map_or_else(Cow::default, Cow::Borrowed);
+        Window { source: self, start: 0, bytes, end, len: len.min(CHUNK) as u64 }
     }
 }
 
@@ -129,6 +130,8 @@ pub(super) struct Window<'a> {
     start: u64,
     bytes: Cow<'a, [u8]>,
     end: u64,
+    /// Bytes read at once.
+    len: u64,
 }
 
 impl Window<'_> {
@@ -137,7 +140,7 @@ impl Window<'_> {
         if let Some(found) = self.held(at) {
             return Ok(found);
         }
-        let len = self.end.saturating_sub(at).min(CHUNK as u64);
+        let len = self.end.saturating_sub(at).min(self.len);
         self.bytes = Cow::default(); // one buffer at a time
         self.bytes = self.source.slice(at, len)?;
         self.start = at;
@@ -150,13 +153,22 @@ impl Window<'_> {
     }
 }
 
+/// A regular file and its length, which are of one moment.
 fn open(path: &Path) -> Result<(File, u64)> {
-    let about = std::fs::metadata(path).map_err(Error::io(path))?;
-    if !about.is_file() {
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
         // Opening a pipe would wait for its writer.
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    let file = options.open(path).map_err(Error::io(path))?;
+    let about = file.metadata().map_err(Error::io(path))?;
+    if !about.is_file() {
         return Err(Error::format(path, "not a regular file"));
     }
-    Ok((File::open(path).map_err(Error::io(path))?, about.len()))
+    Ok((file, about.len()))
 }
 
 #[cfg(unix)]

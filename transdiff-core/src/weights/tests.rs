@@ -179,6 +179,18 @@ fn missing_file_and_directory() {
     assert!(format_fault(room.0.path().to_owned()).contains("not a regular file"));
 }
 
+/// Nor does opening one wait for its writer.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_file() {
+    use std::os::unix::ffi::OsStrExt;
+    let room = Room::new();
+    let path = std::ffi::CString::new(room.path().as_os_str().as_bytes()).unwrap();
+    // SAFETY: the path ends with a zero byte.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    assert!(format_fault(room.path()).contains("not a regular file"));
+}
+
 #[test]
 fn truncated_anywhere() {
     let room = Room::new();
@@ -196,7 +208,9 @@ fn a_file_that_shrinks_while_it_is_open() {
     write_atomic(room.path(), &sample(), &notes()).unwrap();
     let file = WeightFile::open(room.path()).unwrap();
     fs::OpenOptions::new().write(true).open(room.path()).unwrap().set_len(20).unwrap();
-    assert!(matches!(file.tensor("a.weight"), Err(Error::Io { path, .. }) if path == room.path()));
+    let error = file.tensor("a.weight").unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == room.path()));
+    assert!(error.to_string().contains("tensor a.weight: "), "{error}");
     let error = file.tensor("absent").unwrap_err();
     assert!(matches!(error, Error::TensorNames { missing, .. } if missing == ["absent"]));
 }
@@ -365,6 +379,24 @@ fn writing_where_it_cannot_be() {
     );
     fs::create_dir(room.path()).unwrap();
     assert!(matches!(write_atomic(room.path(), &sample(), &notes()), Err(Error::Io { .. })));
+    assert_eq!(room.names(), ["model.safetensors"]);
+}
+
+/// A folder that can be written to and not be read cannot be synced: that is found out before the old file is replaced.
+#[cfg(unix)]
+#[test]
+fn a_folder_that_cannot_be_opened() {
+    use std::os::unix::fs::PermissionsExt;
+    let room = Room::new();
+    write_atomic(room.path(), &sample(), &notes()).unwrap();
+    let allow = |mode| fs::set_permissions(room.0.path(), fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o300);
+    let tensor = HostTensor::f32(&[1], vec![0.0]).unwrap();
+    let outcome = write_atomic(room.path(), [("a", &tensor)], &notes());
+    allow(0o700);
+    // Whoever may do everything opens it nevertheless.
+    let names = read(&room.path()).unwrap().into_keys().collect::<Vec<_>>();
+    assert_eq!(names == ["a"], outcome.is_ok(), "{outcome:?}: {names:?}");
     assert_eq!(room.names(), ["model.safetensors"]);
 }
 

@@ -16,7 +16,9 @@ use crate::{Backend, DType, Error, HostData, HostTensor, Result, Tensor};
 /// Writes `tensors` and `metadata` to a temporary file beside `path`, syncs it, renames it, and syncs the directory.
 ///
 /// Equal contents give equal bytes, in whatever order the tensors come. They are encoded one at a time. If it
-/// fails, the file that was at `path` is untouched and the temporary one is removed.
+/// fails, the file that was at `path` is untouched and the temporary one is removed; only if it fails in its last step,
+/// syncing the directory, is the new file there already, whole, and a crash of the system may bring back the old one.
+/// File systems that cannot sync a directory are no failure.
 ///
 /// # Errors
 /// [`Error::Argument`] if two tensors have one name, or the header's reserved one; [`Error::Io`] if the system
@@ -86,6 +88,7 @@ fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
+    let entries = open_directory(directory)?;
     let temporary = new_file_in(directory)?;
     let mut out = BufWriter::new(temporary.as_file());
     write(&mut out)?;
@@ -93,7 +96,7 @@ fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<
     drop(out);
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|e| e.error)?;
-    sync_directory(directory)
+    entries.map_or(Ok(()), |entries| sync_directory(&entries))
 }
 
 /// Removed when dropped; as readable for others as any new file, where a temporary one would be private.
@@ -108,9 +111,17 @@ fn new_file_in(directory: &Path) -> io::Result<NamedTempFile> {
     builder.tempfile_in(directory)
 }
 
-/// Makes the rename itself durable, where directories can be opened.
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
+/// The directory, where directories can be opened.
+fn open_directory(path: &Path) -> io::Result<Option<File>> {
+    cfg!(unix).then(|| File::open(path)).transpose()
+}
+
+/// Makes the rename itself durable, where the file system can do that.
+fn sync_directory(directory: &File) -> io::Result<()> {
+    match directory.sync_all() {
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 fn stored(dtype: DType) -> Dtype {

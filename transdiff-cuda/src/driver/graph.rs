@@ -2,20 +2,19 @@
 
 use std::{fmt, ptr};
 
-use cust::event::Event;
 use cust::sys;
 use transdiff_core::Result;
 
-use super::{Driver, checked, failed};
+use super::{Driver, Moment, checked};
 
 impl Driver {
     /// Begins to note what is asked of the stream, instead of doing it.
     pub(crate) fn begin_capture(&self, op: &'static str) -> Result<Capture<'_>> {
-        let done = self.event(op)?;
+        let done = Moment::new(op, Moment::SLEEPING)?;
         // Relaxed: the pool may still have to ask for memory.
         let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the handle is valid.
-        checked(op, unsafe { sys::cuStreamBeginCapture_v2(self.stream.as_inner(), mode) })?;
+        checked(op, unsafe { sys::cuStreamBeginCapture_v2(self.stream.0, mode) })?;
         Ok(Capture { driver: self, done: Some(done) })
     }
 
@@ -23,17 +22,15 @@ impl Driver {
     fn end_capture(&self, op: &'static str) -> Result<Noted> {
         let mut graph = ptr::null_mut();
         // SAFETY: the handles are valid.
-        let code = unsafe { sys::cuStreamEndCapture(self.stream.as_inner(), &mut graph) };
+        let code = unsafe { sys::cuStreamEndCapture(self.stream.0, &mut graph) };
         checked(op, code).map(|()| Noted(graph))
     }
 
-    /// Does what was noted, after waiting for the last time but one: whoever asks for more than the device does would
-    /// otherwise be heard late when they want to stop.
+    /// Does what was noted.
     pub(crate) fn replay(&self, op: &'static str, graph: &Graph) -> Result<()> {
-        graph.done.synchronize().map_err(|e| failed(op, e))?;
-        graph.done.record(&self.stream).map_err(|e| failed(op, e))?;
+        self.note(op, &graph.done)?;
         // SAFETY: the handles are valid.
-        checked(op, unsafe { sys::cuGraphLaunch(graph.exec, self.stream.as_inner()) })
+        checked(op, unsafe { sys::cuGraphLaunch(graph.exec, self.stream.0) })
     }
 }
 
@@ -41,7 +38,7 @@ impl Driver {
 pub(crate) struct Capture<'a> {
     driver: &'a Driver,
     /// The event of the graph to be; none once the capture is over.
-    done: Option<Event>,
+    done: Option<Moment>,
 }
 
 impl Capture<'_> {
@@ -50,9 +47,8 @@ impl Capture<'_> {
         let done = self.done.take().expect("a capture ends once");
         let noted = self.driver.end_capture(op)?;
         let mut exec = ptr::null_mut();
-        // SAFETY: the handle is valid; no log is wanted.
-        let code =
-            unsafe { sys::cuGraphInstantiate_v2(&mut exec, noted.0, ptr::null_mut(), ptr::null_mut(), 0) };
+        // SAFETY: the handles are valid.
+        let code = unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, noted.0, 0) };
         checked(op, code).map(|()| Graph { exec, done })
     }
 }
@@ -80,13 +76,21 @@ impl Drop for Noted {
 pub(crate) struct Graph {
     exec: sys::CUgraphExec,
     /// Recorded before every replay: when it has come, the one before is done.
-    done: Event,
+    done: Moment,
 }
 
-// SAFETY: handles that the driver takes from any thread.
+// SAFETY: a handle that the driver takes from any thread.
 unsafe impl Send for Graph {}
 // SAFETY: as above; replays are asked for under the device's lock.
 unsafe impl Sync for Graph {}
+
+impl Graph {
+    /// Waits for the last replay but one: whoever asks for more than the device does would otherwise be heard late when
+    /// they want to stop.
+    pub(crate) fn wait(&self, op: &'static str) -> Result<()> {
+        self.done.wait(op)
+    }
+}
 
 impl fmt::Debug for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +100,8 @@ impl fmt::Debug for Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: the handle is valid and not used again; the driver waits for a replay under way.
+        // SAFETY: the handle is valid and not used again. The driver keeps what a replay under way needs, and its memory
+        // is used by others only after it.
         unsafe { sys::cuGraphExecDestroy(self.exec) };
     }
 }

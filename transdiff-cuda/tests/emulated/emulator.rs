@@ -17,8 +17,8 @@ const PAIRS: [[&str; 2]; 9] = [
     ["cuMemAlloc_v2", "cuMemFree_v2"],
     ["cuMemAllocHost_v2", "cuMemFreeHost"],
     ["cuEventCreate", "cuEventDestroy_v2"],
-    ["cuStreamCreateWithPriority", "cuStreamDestroy_v2"],
-    ["cuGraphInstantiate_v2", "cuGraphExecDestroy"],
+    ["cuStreamCreate", "cuStreamDestroy_v2"],
+    ["cuGraphInstantiateWithFlags", "cuGraphExecDestroy"],
     ["cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2"],
     ["cublasLtCreate", "cublasLtDestroy"],
     ["cublasLtMatmulDescCreate", "cublasLtMatmulDescDestroy"],
@@ -79,6 +79,23 @@ pub fn file() -> PathBuf {
     env::split_paths(&folders).map(|folder| folder.join(LIBRARY)).find(|file| file.exists()).unwrap()
 }
 
+/// See [`Emulator::context`].
+pub struct Context<'a> {
+    emulator: &'a Emulator,
+    context: *mut c_void,
+}
+
+impl Drop for Context<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the function has this signature.
+        unsafe {
+            let release: libloading::Symbol<'_, unsafe extern "C" fn(c_int) -> u32> =
+                self.emulator.library.get(b"cuDevicePrimaryCtxRelease_v2\0").unwrap();
+            release(0);
+        }
+    }
+}
+
 impl Emulator {
     /// The `nth` call of `function` from now on, counted from 1, returns `code`.
     pub fn fail(&self, function: &str, nth: usize, code: u32) {
@@ -121,27 +138,75 @@ impl Emulator {
         unsafe { self.library.get::<unsafe extern "C" fn()>(b"emulated_cuda_reset\0").unwrap()() };
     }
 
-    /// Bytes of device memory in use. The thread has a context.
+    /// Bytes of device memory in use.
     pub fn used(&self) -> usize {
         let (mut free, mut total) = (0usize, 0usize);
         // SAFETY: the function has this signature.
-        let code = unsafe {
+        let code = self.within(|| unsafe {
             let info: libloading::Symbol<'_, unsafe extern "C" fn(*mut usize, *mut usize) -> u32> =
                 self.library.get(b"cuMemGetInfo_v2\0").unwrap();
             info(&mut free, &mut total)
-        };
+        });
         assert_eq!(code, 0);
         total - free
     }
 
-    /// The driver's code of waiting for its default stream, which every stream takes part in that is not made to block
-    /// nothing. The thread has a context.
+    /// The driver's code of waiting for its default stream: every stream takes part that was not made to block none.
     pub fn wait_for_default_stream(&self) -> u32 {
         // SAFETY: the function has this signature; null is the default stream.
-        unsafe {
+        self.within(|| unsafe {
             let wait: libloading::Symbol<'_, unsafe extern "C" fn(*mut c_void) -> u32> =
                 self.library.get(b"cuStreamSynchronize\0").unwrap();
             wait(ptr::null_mut())
+        })
+    }
+
+    /// What `work` gives within the device's context.
+    fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+        let context = self.context();
+        let mut left: *mut c_void = ptr::null_mut();
+        // SAFETY: the functions take a context, and where to put it.
+        unsafe {
+            self.call(b"cuCtxPushCurrent_v2\0", context.context);
+            let made = work();
+            self.call(b"cuCtxPopCurrent_v2\0", ptr::from_mut(&mut left).cast());
+            made
+        }
+    }
+
+    /// The context that the calling thread is in, or null.
+    pub fn current_context(&self) -> *mut c_void {
+        let mut context: *mut c_void = ptr::null_mut();
+        // SAFETY: the function takes where to put it.
+        unsafe { self.call(b"cuCtxGetCurrent\0", ptr::from_mut(&mut context).cast()) };
+        context
+    }
+
+    /// The device's context, which is there until this is dropped, whoever else lets go of it.
+    pub fn context(&self) -> Context<'_> {
+        let mut context = ptr::null_mut();
+        // SAFETY: the functions have these signatures.
+        unsafe {
+            let init: libloading::Symbol<'_, unsafe extern "C" fn(u32) -> u32> =
+                self.library.get(b"cuInit\0").unwrap();
+            assert_eq!(init(0), 0);
+            let retain: libloading::Symbol<'_, unsafe extern "C" fn(*mut *mut c_void, c_int) -> u32> =
+                self.library.get(b"cuDevicePrimaryCtxRetain\0").unwrap();
+            assert_eq!(retain(&mut context, 0), 0);
+        }
+        Context { emulator: self, context }
+    }
+
+    /// Calls a function of one pointer, which succeeds.
+    ///
+    /// # Safety
+    /// The function has this signature, and takes this argument.
+    unsafe fn call(&self, name: &[u8], argument: *mut c_void) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let function: libloading::Symbol<'_, unsafe extern "C" fn(*mut c_void) -> u32> =
+                self.library.get(name).unwrap();
+            assert_eq!(function(argument), 0);
         }
     }
 

@@ -10,6 +10,7 @@ mod failures;
 mod launches;
 mod memory;
 mod opening;
+mod products;
 mod recordings;
 mod steps;
 #[allow(dead_code)] // other tests use the rest

@@ -43,6 +43,41 @@ fn trimming_gives_back_what_nobody_owns() {
     assert!(kept.to_f32().unwrap().iter().all(|&x| x == 0.0));
 }
 
+/// One pool, one stream, and what one of the handles lets go of serves the other.
+#[test]
+fn handles_share_the_device() {
+    let Some(emulator) = emulator() else { return };
+    let (one, other) = (Cuda::new(0).unwrap(), Cuda::new(0).unwrap());
+    drop(zeros(&one, 2).unwrap());
+    let made = emulator.count("cuMemAlloc_v2");
+    let x = zeros(&other, 2).unwrap();
+    assert_eq!(emulator.count("cuMemAlloc_v2"), made);
+    drop((one, other));
+    assert!(x.to_f32().unwrap().iter().all(|&x| x == 0.0));
+    let again = Cuda::new(0).unwrap();
+    assert_eq!([emulator.count("cuStreamCreate"), emulator.count("cublasLtCreate")], [1, 1]);
+    drop((x, again));
+    emulator.expect_nothing_left("", "after the last tensor");
+    workload::expect_usable(&Cuda::new(0).unwrap());
+}
+
+/// Others in the process have contexts of their own.
+#[test]
+fn threads_stay_in_their_contexts() {
+    let Some(emulator) = emulator() else { return };
+    let in_none = |when| assert!(emulator.current_context().is_null(), "{when}");
+    let cuda = Cuda::new(0).unwrap();
+    in_none("opened");
+    let work = workload::work(&cuda).unwrap();
+    in_none("after work");
+    emulator.fail("cuLaunchKernel", 1, 999);
+    workload::work(&cuda).unwrap_err();
+    in_none("after a failure");
+    assert_eq!(workload::work(&cuda).unwrap(), work);
+    drop(cuda);
+    in_none("closed");
+}
+
 /// Of 64 MiB, 32 are for matrix products.
 #[test]
 fn a_small_device() {
@@ -57,7 +92,7 @@ fn a_small_device() {
     let want = kept.to_f64().unwrap();
     match zeros(&cuda, 40) {
         Err(Error::OutOfMemory { op: "alloc", bytes, free }) => {
-            assert_eq!((bytes, free), (40 * MIB, Some(64 * MIB - emulator.used())));
+            assert_eq!((bytes, free), (Some(40 * MIB), Some(64 * MIB - emulator.used())));
         }
         other => panic!("{other:?}"),
     }
@@ -66,10 +101,12 @@ fn a_small_device() {
     let before = emulator.count("cuMemFree_v2");
     let large = zeros(&cuda, 30).unwrap();
     assert_eq!(emulator.count("cuMemFree_v2"), before + 1);
-    // What is recorded waits for nothing, so it gives nothing back either.
-    let recorded = cuda.record(&mut || zeros(&cuda, 30).map(drop));
-    assert!(matches!(recorded, Err(Error::OutOfMemory { .. })), "{recorded:?}");
+    // What is recorded waits for nothing, so memory is given back before it is recorded once more.
+    let recorded = || cuda.record(&mut || zeros(&cuda, 16).map(drop));
+    let refused = recorded();
+    assert!(matches!(refused, Err(Error::OutOfMemory { .. })), "{refused:?}");
     drop(large);
+    assert!(recorded().unwrap().is_some());
     workload::expect_usable(&cuda);
     assert_eq!(kept.to_f64().unwrap(), want);
     drop(kept);
@@ -82,7 +119,7 @@ fn a_device_without_room_for_the_workspace() {
     let Some(emulator) = emulator() else { return };
     emulator.fail("cuMemAlloc_v2", 1, 2);
     let error = Cuda::new(0).unwrap_err();
-    assert!(matches!(error, Error::OutOfMemory { bytes: 33_554_432, free: Some(_), .. }), "{error}");
+    assert!(matches!(error, Error::OutOfMemory { bytes: Some(33_554_432), free: Some(_), .. }), "{error}");
     emulator.expect_nothing_left("cuMemAlloc_v2", "after a refusal");
 }
 

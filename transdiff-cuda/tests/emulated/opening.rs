@@ -50,6 +50,21 @@ fn without_cublaslt() {
     }
 }
 
+/// As the library of CUDA 13 does on the driver of CUDA 12.
+#[test]
+fn a_cublaslt_that_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = alone("opening::a_cublaslt_that_does_not_start", |c| {
+        for name in ["libcuda.so.1", "libcublasLt.so.13", "libcublasLt.so.12"] {
+            symlink(file(), folder.path().join(name)).unwrap();
+        }
+        c.env("LD_LIBRARY_PATH", folder.path()).env("EMULATED_CUDA_FAIL", "cublasLtCreate:1:1")
+    });
+    if here {
+        workload::expect_usable(&Cuda::new(0).unwrap());
+    }
+}
+
 #[test]
 fn the_driver_does_not_start() {
     let Some(emulator) = emulator() else { return };
@@ -59,7 +74,9 @@ fn the_driver_does_not_start() {
     emulator.fail("cuInit", 1, 987);
     expect_refusal(0, &["CUDA error 987: unknown error"]);
     emulator.fail("cublasLtCreate", 1, 1);
-    expect_refusal(0, &["libcublasLt.so.13: cublasLtCreate: cuBLASLt status 1, "]);
+    // The other version is tried, which is not there.
+    let words = ["libcublasLt.so.13: cublasLtCreate: cuBLASLt status 1, ", "libcublasLt.so.12: cannot open"];
+    expect_refusal(0, &words);
     assert_eq!(Cuda::new(0).unwrap().name(), "Emulated GPU");
 }
 
@@ -130,24 +147,19 @@ fn alone_without(function: &str, name: &str) -> bool {
 
 #[test]
 fn a_driver_without_a_function_that_opening_needs() {
-    let function = "cuStreamCreateWithPriority";
-    if alone_without(function, "opening::a_driver_without_a_function_that_opening_needs") {
-        expect_refusal(
-            0,
-            &["the CUDA driver has no cuStreamCreateWithPriority", "older than this library needs"],
-        );
+    if alone_without("cuStreamCreate", "opening::a_driver_without_a_function_that_opening_needs") {
+        expect_refusal(0, &["the CUDA driver has no cuStreamCreate:", "older than this library needs"]);
     }
 }
 
 #[test]
 fn a_driver_without_a_function_that_work_needs() {
-    if alone_without("cuGraphInstantiate_v2", "opening::a_driver_without_a_function_that_work_needs") {
+    let function = "cuGraphInstantiateWithFlags";
+    if alone_without(function, "opening::a_driver_without_a_function_that_work_needs") {
         let cuda = Cuda::new(0).unwrap();
         let error = workload::work(&cuda).unwrap_err().to_string();
-        assert!(
-            error.contains("record: backend error: the CUDA driver has no cuGraphInstantiate_v2"),
-            "{error}"
-        );
+        let words = format!("record: backend error: the CUDA driver has no {function}");
+        assert!(error.contains(&words), "{error}");
         workload::expect_usable(&cuda);
     }
 }

@@ -69,7 +69,7 @@ fn failing_work_leaves_nothing() {
     let panicked = catch_unwind(AssertUnwindSafe(|| recorded(&cuda, || panic!("in the work"))));
     assert!(panicked.is_err());
     expect_usable(&cuda);
-    assert_eq!(emulator.count("cuGraphInstantiate_v2"), 0);
+    assert_eq!(emulator.count("cuGraphInstantiateWithFlags"), 0);
     // The memory is the recording's own until all of it is dropped, and then the device's.
     drop((kept, x, cuda));
     emulator.expect_nothing_left("", "after all");
@@ -85,7 +85,7 @@ fn a_driver_that_fails_to_record() {
     let calls = [
         "cuStreamBeginCapture_v2",
         "cuStreamEndCapture",
-        "cuGraphInstantiate_v2",
+        "cuGraphInstantiateWithFlags",
         "cuEventCreate",
         "cuLaunchKernel",
     ];
@@ -103,6 +103,34 @@ fn a_driver_that_fails_to_record() {
         cuda.replay(&recording).unwrap();
         expect_usable(&cuda);
     }
+}
+
+/// The driver wants memory for a graph as well, and gets what nobody owns.
+#[test]
+fn a_driver_without_room_for_a_graph() {
+    let Some(emulator) = emulator() else { return };
+    let cuda = Cuda::new(0).unwrap();
+    let x = input(&cuda, &[10], 1).unwrap();
+    let double = || recorded(&cuda, || x.add(&x).map(drop));
+    drop(x.add(&x).unwrap());
+    let given_back = emulator.count("cuMemFree_v2");
+    emulator.fail("cuGraphInstantiateWithFlags", 1, 2);
+    let recording = double().unwrap();
+    assert_eq!(emulator.count("cuMemFree_v2"), given_back + 1);
+    cuda.replay(&recording).unwrap();
+    // Both times.
+    emulator.fail("cuGraphInstantiateWithFlags", 1, 2);
+    let refused = recorded(&cuda, || {
+        if emulator.count("cuGraphInstantiateWithFlags") == 3 {
+            emulator.fail("cuGraphInstantiateWithFlags", 1, 2);
+        }
+        x.add(&x).map(drop)
+    });
+    assert!(
+        matches!(refused, Err(Error::OutOfMemory { op: "record", bytes: None, free: Some(_) })),
+        "{refused:?}"
+    );
+    expect_usable(&cuda);
 }
 
 /// A launch that is refused is the operation's error, with the kernel's name.

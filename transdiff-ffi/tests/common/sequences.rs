@@ -124,9 +124,11 @@ pub fn run(bytes: &[u8]) {
         let session = &sessions[input.below(2)];
         let handle = input.or_null(session.session);
         // A call that is refused, or fails, says why; that is all there is to see here.
-        let _ = match input.below(8) {
+        let _ = match input.below(10) {
             0 | 1 => generate(&mut input, &mut room, session, handle, &flag),
             2 => features(&mut input, &mut room, handle, &flag),
+            7 => unconditional(&mut input, &mut room, handle, &flag),
+            8 => load(&mut input),
             3 => encode(&mut input, &mut room, handle, &flag),
             4 => decode(&mut input, &mut room, handle, &flag),
             5 => cut_or_mix(&mut input, &mut room),
@@ -222,6 +224,38 @@ fn features(
     call(|error| unsafe {
         transcdiff_session_features(handle, classes, n, references, count, flag, to, size, error)
     })
+}
+
+fn unconditional(
+    input: &mut Input<'_>,
+    room: &mut Room,
+    handle: *mut transcdiff_session,
+    flag: &Flag,
+) -> Result<(), Failed> {
+    let (n, count) = (input.count(), if input.flip() { 0 } else { input.count() });
+    let tokens = if input.flip() { 4 } else { 1 };
+    let size = input.size(product(&[n, count.wrapping_add(1), tokens, 8, 4]));
+    let references = input.or_null(room.floats.as_mut_ptr());
+    let (to, flag) = (input.or_null(room.results.as_mut_ptr()), input.or_null(flag.0));
+    // SAFETY: as above.
+    call(|error| unsafe {
+        transcdiff_session_unconditional_features(handle, n, references, count, flag, to, size, error)
+    })
+}
+
+/// A model, and often a VAE, some of whose bytes are others.
+fn load(input: &mut Input<'_>) -> Result<(), Failed> {
+    let files = shared();
+    let mut model = if input.flip() { files.one_step.clone() } else { files.mrar.clone() };
+    let mut vae = files.vae.clone();
+    for _ in 0..input.below(4) {
+        let file = if input.byte() < 192 { &mut model } else { &mut vae };
+        // Most of the bytes that matter are in the header.
+        let at = usize::from(input.byte()) << input.below(8) | usize::from(input.byte());
+        let at = at % file.len();
+        file[at] = input.byte();
+    }
+    Model::load(&super::in_memory(&model, input.flip().then_some(&vae))).map(drop)
 }
 
 fn encode(

@@ -126,7 +126,8 @@ impl Build {
             return Err(format!("cuda where there is none: exit code {code:?}, {said}").into());
         }
         let (code, said) = sample("auto", None)?;
-        if code != Some(0) || !said.contains("device: cpu, because of no GPU: there is no CUDA driver") {
+        let chosen = "device: cpu, because cuda:0 cannot be used: there is no CUDA driver";
+        if code != Some(0) || !said.contains(chosen) {
             return Err(format!("auto where there is no GPU: exit code {code:?}, {said}").into());
         }
         installed::run(programs, TINY, None, "cpu")?;

@@ -26,6 +26,13 @@ pub(super) fn call(objects: &mut Objects<'_>, callee: Id, arguments: Id) -> Resu
         (Some(("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state")), &[tensor, ..]) => {
             Ok(tensor)
         }
+        // A subclass of tensor: the function that makes it, the class, and the function's arguments. One in another is
+        // not looked for.
+        (Some(("torch._tensor", "_rebuild_from_type_v2")), &[function, _, arguments, ..])
+            if objects.global(function) != objects.global(callee) =>
+        {
+            call(objects, function, arguments)
+        }
         _ => objects.add(Object::Instance { class: callee, state: None }),
     }
 }
@@ -88,17 +95,15 @@ fn tensor(objects: &mut Objects<'_>, storage: Id, offset: Id, shape: Id, strides
         Object::Instance { .. } => return Ok(storage),
         other => return Err(format!("a tensor of {other}, not of a storage")),
     }
-    let sizes = |id: Id| -> Result<Vec<usize>> {
-        let items = objects.items(id)?;
-        if items.len() > MAX_RANK {
-            return Err(format!("a tensor of {} axes, at most {MAX_RANK} are read", items.len()));
-        }
-        items.iter().map(|&id| objects.count(id)).collect()
-    };
-    let (shape, strides) = (sizes(shape)?, sizes(strides)?);
+    let (shape, strides) = (objects.items(shape)?, objects.items(strides)?);
     if shape.len() != strides.len() {
         return Err(format!("a tensor of {} sizes and {} strides", shape.len(), strides.len()));
     }
+    if shape.len() > MAX_RANK {
+        return objects.add(Object::Opaque("a tensor of more axes than are read"));
+    }
+    let sizes = |items: &[Id]| items.iter().map(|&id| objects.count(id)).collect::<Result<Vec<_>>>();
+    let (shape, strides) = (sizes(shape)?, sizes(strides)?);
     let offset = objects.count(offset)?;
     objects.budget.take::<Tensor>(1)?;
     objects.budget.take::<usize>(2 * shape.len())?;

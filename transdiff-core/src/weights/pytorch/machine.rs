@@ -55,7 +55,7 @@ impl<'p> Machine<'p> {
             b'q' | b'r' | 0x94 | b'h' | b'j' => self.remember(opcode)?,
             b'N' => self.make(Object::None)?,
             0x88 | 0x89 => self.make(Object::Bool(opcode == 0x88))?,
-            b'K' | b'M' | b'J' | 0x8a => self.integer(opcode)?,
+            b'K' | b'M' | b'J' | 0x8a | 0x8b => self.integer(opcode)?,
             b'G' => {
                 let value = f64::from_be_bytes(self.array()?);
                 self.make(Object::Float(value))?;
@@ -117,8 +117,8 @@ impl<'p> Machine<'p> {
             b'M' => self.number::<2>()? as i64,
             b'J' => i64::from(i32::from_le_bytes(self.array()?)),
             _ => {
-                let n = self.byte()?;
-                let digits = self.take(n.into())?;
+                let n = if opcode == 0x8a { self.number::<1>()? } else { self.number::<4>()? };
+                let digits = self.take(n)?;
                 if digits.len() > 8 {
                     return self.make(Object::Opaque("an integer beyond 64 bits"));
                 }
@@ -138,8 +138,9 @@ impl<'p> Machine<'p> {
             0x8d => self.number::<8>()?,
             _ => self.number::<4>()?,
         };
-        let text = std::str::from_utf8(self.take(len)?).map_err(|_| "a string that is not UTF-8")?;
-        self.make(Object::Text(text))
+        // Python's strings may have halves of surrogate pairs, and its older ones any bytes.
+        let text = std::str::from_utf8(self.take(len)?);
+        self.make(text.map_or(Object::Opaque("a string that is not UTF-8"), Object::Text))
     }
 
     fn bytes(&mut self, opcode: u8) -> Result<()> {

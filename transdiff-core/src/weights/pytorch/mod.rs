@@ -11,9 +11,9 @@ mod zip;
 
 use std::path::Path;
 
-use super::Contents;
 use super::budget::Budget;
 use super::source::Source;
+use super::{Contents, read_error};
 use crate::{Error, Result};
 
 /// The entry with the pickle, under the archive's folder.
@@ -34,7 +34,7 @@ pub(super) fn read(source: &Source, path: &Path) -> Result<Contents> {
             format!("{PICKLE} has {len} bytes, at most {MAX_PICKLE} are allowed"),
         ));
     }
-    let text = source.slice(pickle.start, len).map_err(Error::io(path))?;
+    let text = source.slice(pickle.start, len).map_err(read_error(path, PICKLE.to_owned(), len))?;
     let fault = |message| Error::format(path, format!("{PICKLE}: {message}"));
     let (objects, root) = machine::run(&text, Budget::of_file(source.len())).map_err(fault)?;
     outline::Outline::new(&objects, &archive, folder, path).contents(root)

@@ -15,7 +15,7 @@ pub(super) enum Object<'p> {
     Int(i64),
     Float(f64),
     Text(&'p str),
-    /// Bytes, or an integer beyond 64 bits.
+    /// What is not looked into: bytes, an integer beyond 64 bits, a string or a tensor that cannot be read.
     Opaque(&'static str),
     Tuple(Vec<Id>),
     /// A list or a set.

@@ -1,5 +1,6 @@
 //! From what a pickle built to named tensors and plain data.
 
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -18,6 +19,11 @@ const MAX_DEPTH: usize = 32;
 const MAX_NAME: usize = 1 << 12;
 /// What a dictionary takes, however few its keys.
 const DICTIONARY_BYTES: usize = 640;
+/// How many times the bytes of their storages tensors may take together: tied weights are few, but a checkpoint may have
+/// one set of weights under several names, and what is read may be twice as wide as what is stored.
+const MAX_SHARING: u64 = 4;
+/// Bytes that tensors may take together beyond that, for expanded buffers.
+const EXPANDED_BYTES: u64 = 8 << 20;
 
 /// Walks over what a pickle built.
 pub(super) struct Outline<'a> {
@@ -31,12 +37,25 @@ pub(super) struct Outline<'a> {
     inside: Vec<Id>,
     /// Memory that the objects have left.
     budget: Budget,
+    shared: Shared,
+}
+
+/// How much tensors share their storages.
+#[derive(Default)]
+struct Shared {
+    /// Where the storages begin in the file.
+    storages: BTreeSet<u64>,
+    /// Bytes of the storages.
+    stored: u64,
+    /// Bytes of the tensors, once they are read.
+    read: u64,
 }
 
 impl<'a> Outline<'a> {
     pub fn new(objects: &'a Objects<'a>, archive: &'a Archive, folder: &'a str, path: &'a Path) -> Self {
         let contents = Contents::default();
-        Self { objects, archive, folder, path, contents, inside: Vec::new(), budget: objects.budget.clone() }
+        let (budget, shared) = (objects.budget.clone(), Shared::default());
+        Self { objects, archive, folder, path, contents, inside: Vec::new(), budget, shared }
     }
 
     /// The table of contents of the dictionary `root`.
@@ -51,7 +70,19 @@ impl<'a> Outline<'a> {
         if let Some(Value::Object(values)) = self.visit(root, "")? {
             self.contents.values = values;
         }
+        self.check_shared()?;
         Ok(self.contents)
+    }
+
+    /// Whoever reads all tensors takes no more memory than the file warrants, though each may be as large as its storage.
+    fn check_shared(&self) -> Result<()> {
+        let Shared { stored, read, .. } = self.shared;
+        let most = stored.saturating_mul(MAX_SHARING).saturating_add(EXPANDED_BYTES);
+        if read <= most {
+            return Ok(());
+        }
+        let message = format!("tensors of {read} bytes share storages of {stored}; at most {most} are read");
+        Err(Error::format(self.path, message))
     }
 
     fn fault(&self, name: &str, message: impl std::fmt::Display) -> Error {
@@ -117,8 +148,9 @@ impl<'a> Outline<'a> {
 
     fn dictionary(&mut self, items: &[(Id, Id)], name: &str) -> Result<Option<Value>> {
         let mut values = Map::new();
+        let texts = self.texts(items, name)?;
         for (i, &(key, value)) in items.iter().enumerate() {
-            let key = self.key(key, i);
+            let key = self.key(key, i, &texts);
             let full = join(name, &key);
             if full.len() > MAX_NAME {
                 return Err(self.fault(name, format!("names in it have more than {MAX_NAME} bytes")));
@@ -135,17 +167,33 @@ impl<'a> Outline<'a> {
         Ok((items.is_empty() || !values.is_empty()).then_some(Value::Object(values)))
     }
 
-    /// The text of a dictionary's key, or its place where it has none that can be a name.
-    fn key(&self, key: Id, place: usize) -> String {
-        match self.objects.get(key) {
-            Object::Text(text) if text.len() <= MAX_NAME => (*text).to_owned(),
-            Object::Int(value) => value.to_string(),
-            Object::Float(value) => value.to_string(),
-            Object::Bool(true) => "True".to_owned(),
-            Object::Bool(false) => "False".to_owned(),
-            Object::None => "None".to_owned(),
-            _ => format!("${place}"),
+    /// The keys that are texts, where others are beside them.
+    fn texts(&mut self, items: &[(Id, Id)], name: &str) -> Result<HashSet<&'a str>> {
+        let objects = self.objects;
+        let text = |&(key, _): &(Id, Id)| match objects.get(key) {
+            Object::Text(text) => Some(*text),
+            _ => None,
+        };
+        let count = items.iter().filter_map(text).count();
+        if count == items.len() {
+            return Ok(HashSet::new());
         }
+        self.charge(4 * size_of::<&str>() * count, name)?;
+        Ok(items.iter().filter_map(text).collect())
+    }
+
+    /// The text of a dictionary's key, or its place where it has none that can be a name, or one of `texts`: 1 beside "1".
+    fn key(&self, key: Id, place: usize, texts: &HashSet<&str>) -> String {
+        let text = match self.objects.get(key) {
+            Object::Text(text) if text.len() <= MAX_NAME => return (*text).to_owned(),
+            Object::Int(value) => Some(value.to_string()),
+            Object::Float(value) => Some(value.to_string()),
+            Object::Bool(true) => Some("True".to_owned()),
+            Object::Bool(false) => Some("False".to_owned()),
+            Object::None => Some("None".to_owned()),
+            _ => None,
+        };
+        text.filter(|text| !texts.contains(text.as_str())).unwrap_or_else(|| format!("${place}"))
     }
 
     fn instance(&mut self, class: Id, state: Option<Id>, name: &str) -> Result<Option<Value>> {
@@ -176,13 +224,14 @@ impl<'a> Outline<'a> {
     fn enter(&mut self, tensor: &Tensor, name: &str) -> Result<()> {
         entry::charge(&mut self.budget, name).map_err(|message| self.fault(name, message))?;
         let entry = self.entry(tensor, name)?;
+        self.shared.read = self.shared.read.saturating_add(entry.decoded_bytes());
         if self.contents.entries.insert(name.to_owned(), entry).is_some() {
             return Err(tensor_error(self.path, name, "distinct names", "two tensors of this name"));
         }
         Ok(())
     }
 
-    fn entry(&self, tensor: &Tensor, name: &str) -> Result<Entry> {
+    fn entry(&mut self, tensor: &Tensor, name: &str) -> Result<Entry> {
         let Object::Storage(storage) = self.objects.get(tensor.storage) else {
             unreachable!("a tensor is made of a storage")
         };
@@ -194,6 +243,9 @@ impl<'a> Outline<'a> {
         if (storage.elements as u64).checked_mul(size) != Some(got) {
             let expected = format!("{} elements {} in {file}", storage.elements, storage.dtype);
             return Err(tensor_error(self.path, name, expected, format!("{got} bytes")));
+        }
+        if self.shared.storages.insert(extent.start) {
+            self.shared.stored += got;
         }
         let view = Strided {
             start: extent.start,

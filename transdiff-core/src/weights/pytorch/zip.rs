@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use super::super::read_error;
 use super::super::source::Source;
 use crate::{Error, Result};
 
@@ -36,7 +37,9 @@ pub(super) type Archive = BTreeMap<String, Range<u64>>;
 pub(super) fn read(source: &Source, path: &Path) -> Result<Archive> {
     let archive = Reader { source, path };
     let (directory, count) = archive.directory()?;
-    let text = source.slice(directory.start, directory.end - directory.start).map_err(Error::io(path))?;
+    let len = directory.end - directory.start;
+    let fault = read_error(path, "central directory".to_owned(), len);
+    let text = source.slice(directory.start, len).map_err(fault)?;
     let mut fields = Fields(&text);
     let mut found = Archive::new();
     let mut extents = Vec::new();
