@@ -6,7 +6,7 @@ mod common;
 use std::path::PathBuf;
 
 use common::archive::{checkpoint, zip};
-use common::golden::{Golden, folder};
+use common::golden::{Golden, folder, is_there};
 use common::pickle;
 use common::tiny::{bits, differing};
 use serde_json::json;
@@ -19,14 +19,9 @@ use transdiff_core::weights::{FileKind, Format, StoredDType, WeightFile, write_a
 use transdiff_core::{DType, Error, HostData, HostTensor};
 use transdiff_cpu::Cpu;
 
-/// The path of `pth/NAME`, or `None` (and a line that says so) where the folder lacks the file.
+/// The path of `pth/NAME`, or `None` (and a line that says so) where another folder than ours lacks the file.
 fn find(name: &str) -> Option<PathBuf> {
-    let path = folder().join("pth").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is absent", path.display());
-    None
+    Some(folder().join("pth").join(name)).filter(|path| is_there(path))
 }
 
 /// The file `pth/NAME`, opened in every way.

@@ -109,6 +109,8 @@ fn losses<B: Backend>(backend: &B, compute: DType) -> Vec<f64> {
 
 /// The largest difference of two runs' losses, as a share of the loss.
 fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    assert!(a.iter().chain(b).all(|loss| loss.is_finite()), "{a:?} {b:?}");
     a.iter().zip(b).map(|(a, b)| (a - b).abs() / b).fold(0.0, f64::max)
 }
 

@@ -507,7 +507,7 @@ fn initial_weights_follow_the_seed() {
     }
 }
 
-/// The published sizes (the spec's table), in millions of parameters: whole, and the two halves in one step.
+/// The published sizes (the paper's table), in millions of parameters: whole, and the two halves in one step.
 #[test]
 fn presets_have_the_published_numbers_of_parameters() {
     let published = [

@@ -345,6 +345,7 @@ impl<'a, B: Backend> Case<'a, B> {
                 Some(tensor) => tensor.to_f64(),
                 None => vec![0.0; out.len()],
             };
+            assert_eq!(out.len(), reference.len(), "{key}: number of elements");
             for (part, range) in parts(&name, out.len()) {
                 let (out, reference) = (&out[range.clone()], &reference[range]);
                 let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -363,10 +364,13 @@ impl<'a, B: Backend> Case<'a, B> {
         for (name, param) in model.params() {
             let key = format!("{prefix}{name}");
             let (out, reference) = (param.value().to_f64().unwrap(), self.golden.tensor(&key).to_f64());
+            assert_eq!(out.len(), reference.len(), "{key}: number of elements");
             for (part, range) in parts(&name, out.len()) {
                 let (out, reference) = (&out[range.clone()], &reference[range]);
                 if part == KEY_PART {
-                    let furthest = out.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                    // What is not a number is the furthest in this order.
+                    let distances = out.iter().zip(reference).map(|(a, b)| (a - b).abs());
+                    let furthest = distances.max_by(f64::total_cmp).unwrap_or(0.0);
                     self.note(&format!("{key}{part}"), furthest, travelled);
                 } else {
                     self.note(&format!("{key}{part}"), relative_error(out, reference), self.limits.weight);

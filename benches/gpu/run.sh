@@ -26,6 +26,8 @@ export TRANSDIFF_GOLDEN=$PWD/golden PYTHONUNBUFFERED=1
 # What torch.compile has made in one process serves the next.
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$PWD/inductor}
 failed=()
+# Our kernels, whose names end in a type or a width: those of libraries are called otherwise.
+ours='^[a-z0-9_]+_(f32|f64|bf16|wide|[0-9]+)$'
 
 fail() {
     printf 'FAILED: %s\n' "$*"
@@ -42,6 +44,24 @@ run() {
     printf -- '--- %d s\n' $((SECONDS - begun))
     ((code == 0)) || fail "$* (exit code $code)"
     return "$code"
+}
+
+# The folder with cuBLASLt goes to LD_LIBRARY_PATH where the loader has none of its own: PyTorch's packages bring one.
+find_cublaslt() {
+    local found
+    found=$(ldconfig -p 2>/dev/null | sed -n 's/.*\(libcublasLt\.so\.1[23]\) .*=> //p' | head -1)
+    if [[ -z $found ]]; then
+        found=$("$python" - <<'PYTHON'
+import glob, itertools, site, sys
+folders = [*site.getsitepackages(), site.getusersitepackages(), *sys.path]
+packages = ["nvidia/cu13/lib", "nvidia/cublas/lib"]
+found = (glob.glob(f"{folder}/{package}/libcublasLt.so.1[23]") for folder, package in itertools.product(folders, packages))
+print(next(itertools.chain.from_iterable(found), ""))
+PYTHON
+        )
+        [[ -z $found ]] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(dirname "$found")
+    fi
+    printf 'cuBLASLt: %s\n' "${found:-none but for what LD_LIBRARY_PATH has}"
 }
 
 # As run, for tests: they have to test something, on a GPU.
@@ -63,12 +83,13 @@ versions() {
     { command -v nvcc >/dev/null && nvcc --version | tail -2; } || echo 'no nvcc'
     "$python" -c 'import torch; print("torch", torch.__version__)' || echo 'no PyTorch'
     ldd --version | head -1
-    sha256sum measure tests/*
+    sha256sum measure tests/*/*
+    find_cublaslt
 }
 
 tests() {
     local test
-    for test in tests/*; do
+    for test in tests/*/*; do
         run_tests "$test" --nocapture
     done
 }
@@ -77,9 +98,25 @@ sanitize() {
     local tool sanitizer
     sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
     for tool in memcheck racecheck initcheck; do
-        TRANSDIFF_CASES=${CASES:-7} run_tests "$sanitizer" --tool "$tool" --error-exitcode 9 \
-            tests/backend_equivalence cuda --nocapture --test-threads 1
+        local which=()
+        # cuBLASLt's kernels have races that are meant. What they write initcheck has to see, or ours would read what
+        # nobody has written.
+        [[ $tool == racecheck ]] && which=(--kernel-name "regex=$ours")
+        TRANSDIFF_CASES=${CASES:-7} run_tests "$sanitizer" --tool "$tool" --error-exitcode 9 "${which[@]}" \
+            tests/transdiff/backend_equivalence cuda --nocapture --test-threads 1
     done
+}
+
+# As run, for the benchmark: the lines that are kept say in which turn they were measured.
+run_turn() {
+    local turn=$1 code
+    shift
+    : >"$out/turn"
+    run "$out/turn" "$@"
+    code=$?
+    sed "s/^{\(.*\)}$/{\"turn\": $turn, \1}/" "$out/turn" >>"$lines"
+    rm "$out/turn"
+    return "$code"
 }
 
 bench() {
@@ -88,15 +125,16 @@ bench() {
     # Both sides take these.
     local same=(--device "${DEVICE:-cuda}" --preset "${PRESET:-large}" --dtype "${DTYPE:-bf16}" --res "${RES:-256}"
         --batch "${BATCH:-64}" --steps "${STEPS:-100}" --train-batch "${TRAIN_BATCH:-64}" --repeat "${REPEAT:-3}")
+    run "$out/check.json" "$python" peer_pytorch.py --check golden
     run "$lines" "$python" ceilings.py
     for round in $(seq "${ROUNDS:-2}"); do
         printf '\nturn %d\n' "$round"
         for word in ${WHAT:-ar,step,sample vae train mrar}; do
-            run "$lines" ./measure "${same[@]}" --what "$word"
+            run_turn "$round" ./measure "${same[@]}" --what "$word"
             # The peer has no multi-reference autoregression.
             [[ $word == mrar ]] && continue
-            run "$lines" "$python" peer_pytorch.py "${same[@]}" --what "$word" --impl plain
-            run "$lines" "$python" peer_pytorch.py "${same[@]}" --what "$word" --impl strong
+            run_turn "$round" "$python" peer_pytorch.py "${same[@]}" --what "$word" --impl plain
+            run_turn "$round" "$python" peer_pytorch.py "${same[@]}" --what "$word" --impl strong
         done
     done
     printf '\n'

@@ -9,7 +9,22 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("attention", 90, attention);
     suite.cases("steep attention", 10, steep);
     suite.cases("attention masks", 5, masks);
+    suite.cases("attention around the kernels' widths", 6, widths);
     suite.cases("attention of wide heads", 12, wide);
+}
+
+/// Widths of heads that kernels are made for, and that they pad to them.
+fn widths<B: Backend>(case: &mut Case<'_, B>) {
+    for e in [32, 65, 80, 81, 100, 128] {
+        let [b, h, n, nkv] =
+            [case.pick(&[1, 2]), case.pick(&[1, 2]), case.pick(&[1, 5, 17]), case.pick(&[17, 33])];
+        let how = Attention {
+            blocks: case.one_in(2).then(|| vec![nkv - 6, nkv]),
+            dropout: case.one_in(3).then(|| case.dropout()),
+        };
+        case.note(&how);
+        checked(case, [b, h, e, n, nkv], &how);
+    }
 }
 
 /// Heads as wide as the autoencoder's, forward alone.
@@ -43,12 +58,16 @@ fn setting<B: Backend>(case: &mut Case<'_, B>) -> ([usize; 5], Attention) {
 }
 
 fn attention<B: Backend>(case: &mut Case<'_, B>) {
-    let ([b, h, e, nq, nkv], how) = setting(case);
+    let (sizes, how) = setting(case);
+    checked(case, sizes, &how);
+}
+
+/// Forward, with and without what the backward pass wants, and backward.
+fn checked<B: Backend>(case: &mut Case<'_, B>, [b, h, e, nq, nkv]: [usize; 5], how: &Attention) {
     let q = case.distinct(&[b, nq, h, e], |z| z);
     // One image of keys and values may serve all images of queries.
     let images = if case.one_in(4) { 1 } else { b };
     let [k, v] = [(); 2].map(|()| case.distinct(&[images, nkv, h, e], |z| z));
-    let how = &how;
     check!(case, "attention", [q, k, v] => q.attention(k, v, how, true));
     check!(case, "attention", [q, k, v] => q.attention(k, v, how, false));
     backward(case, [&q, &k, &v], how);

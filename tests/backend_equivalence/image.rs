@@ -12,6 +12,7 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("convolutions", 120, convolutions);
     suite.cases("convolutions in bands", 8, bands);
     suite.cases("convolutions in tiles", 12, tiles);
+    suite.cases("convolutions in many tiles", 2, many_tiles);
 }
 
 fn group_norms<B: Backend>(case: &mut Case<'_, B>) {
@@ -62,8 +63,18 @@ fn tiles<B: Backend>(case: &mut Case<'_, B>) {
     convolution(case, [2, h, w, c, o], resample);
 }
 
-fn convolution<B: Backend>(case: &mut Case<'_, B>, [b, h, w, c, o]: [usize; 5], resample: Resample) {
-    let k = case.pick(&[1, 3]);
+/// Few channels, and more tiles than a GPU has multiprocessors: of the largest kind then, of a smaller one above.
+fn many_tiles<B: Backend>(case: &mut Case<'_, B>) {
+    let kernel = if case.number == 0 { 1 } else { 3 };
+    convolve(case, [2, 80, 80, 8, 130], kernel, Resample::Same);
+}
+
+fn convolution<B: Backend>(case: &mut Case<'_, B>, sizes: [usize; 5], resample: Resample) {
+    let kernel = case.pick(&[1, 3]);
+    convolve(case, sizes, kernel, resample);
+}
+
+fn convolve<B: Backend>(case: &mut Case<'_, B>, [b, h, w, c, o]: [usize; 5], k: usize, resample: Resample) {
     let (x, weight, bias) = (case.normal(&[b, h, w, c]), case.normal(&[o, c, k, k]), case.normal(&[o]));
     let map = case.one_in(2).then(|| {
         let map = case.normal(&[b, 2, c]);

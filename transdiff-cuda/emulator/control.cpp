@@ -82,7 +82,7 @@ unsigned enter(const char* function) {
     for (Failure& failure : c.failures) {
         if (failure.function == name && --failure.after == 0) code = failure.code;
     }
-    return code;
+    return ruin(code);
 }
 
 bool missing(const char* symbol) {
@@ -103,7 +103,7 @@ unsigned failure(unsigned code, const std::string& reason) {
     const std::lock_guard<std::mutex> lock(c.mutex);
     c.error = reason;
     std::fprintf(stderr, "emulated CUDA: %s\n", reason.c_str());
-    return code;
+    return ruin(code);
 }
 
 uint64_t setting(const char* variable, uint64_t otherwise) {

@@ -115,7 +115,8 @@ unsigned check_support(const Description& description, const Problem& p) {
     if (description.compute == kCompute32FTf32 && p.a.type != gemm::kF32) return kNotSupported;
     if (p.c.order != p.d.order) return kNotSupported;
     if (p.epilogue != gemm::kDefault && p.d.order != gemm::kColumns) return kNotSupported;
-    if (p.bias_length() > 0 && p.bias_type != p.d.type) return kNotSupported;
+    if ((p.epilogue & gemm::kSumA && p.transpose_a) || (p.epilogue & gemm::kSumB && !p.transpose_b)) return kNotSupported;
+    if (p.bias_length() > 0 ? p.bias_type != p.d.type : p.bias != 0) return kInvalidValue;
     if (!(p.epilogue & gemm::kAux)) return kOk;
     if (p.aux.type != p.d.type || p.aux.leading % 8 != 0 || p.aux.batch_stride % 8 != 0) return kNotSupported;
     return well_formed(p.aux) ? kOk : kInvalidValue;
@@ -176,8 +177,8 @@ unsigned check_algorithm(const Problem& p, const Algorithm& algorithm, uintptr_t
         return refuse("the bias is less aligned than its address was when the algorithm was found");
     }
     if (bytes < algorithm.workspace) return refuse("the workspace is smaller than the algorithm needs");
-    if (algorithm.workspace > 0 && (workspace % 16 != 0 || !driver::on_device(workspace, algorithm.workspace))) {
-        return refuse("the workspace is not aligned to 16 bytes, or not in memory of the device");
+    if (algorithm.workspace > 0 && (workspace % 256 != 0 || !driver::on_device(workspace, algorithm.workspace))) {
+        return refuse("the workspace is not aligned to 256 bytes, or not in memory of the device");
     }
     return kOk;
 }

@@ -9,9 +9,11 @@ namespace {
 
 constexpr int kDepth = 16;     // of the stack of contexts
 constexpr int kVersion = 13000;
+constexpr unsigned kMultiprocessors = 4;
 
 std::atomic<bool> initialized{false};
 std::atomic<int> retained{0};
+std::atomic<unsigned> broken{driver::kSuccess};   // the code of what ruined the context
 char primary_context;          // its address is the handle
 
 // The last is current; null stands for none.
@@ -30,6 +32,7 @@ constexpr Named kErrors[] = {
     {3, "CUDA_ERROR_NOT_INITIALIZED", "initialization error"},
     {100, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
     {101, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {200, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
     {201, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
     {209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
     {400, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
@@ -37,6 +40,7 @@ constexpr Named kErrors[] = {
     {600, "CUDA_ERROR_NOT_READY", "device not ready"},
     {700, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
     {701, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
+    {716, "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"},
     {719, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
     {801, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
     {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
@@ -76,7 +80,7 @@ int attribute(int which) {
         case 11: return 2147483647;                             // pitch
         case 12: case 82: return 65536;                         // registers of a block, of a multiprocessor
         case 13: return 1000000;                                // kHz
-        case 16: return 4;                                      // multiprocessors
+        case 16: return static_cast<int>(driver::setting("EMULATED_CUDA_MULTIPROCESSORS", kMultiprocessors));
         case 19: case 31: case 41: case 78: case 115: return 1; // mapped memory, concurrent kernels, unified addresses,
                                                                 // priorities, memory pools
         case 38: return 52428800;                               // L2
@@ -98,7 +102,15 @@ namespace driver {
 
 unsigned context_error() {
     if (!initialized) return kNotInitialized;
-    return depth > 0 && contexts[depth - 1] == &primary_context && retained > 0 ? kSuccess : kInvalidContext;
+    const bool current = depth > 0 && contexts[depth - 1] == &primary_context && retained > 0;
+    return current ? broken.load() : kInvalidContext;
+}
+
+unsigned ruin(unsigned code) {
+    // What a kernel did that no driver can undo: errors of addresses, instructions and alignment, and 719.
+    const bool beyond_repair = code == kIllegalAddress || (code >= 714 && code <= kLaunchFailed);
+    if (beyond_repair && retained > 0) broken = code;
+    return code;
 }
 
 int capability() { return static_cast<int>(setting("EMULATED_CUDA_CAPABILITY", 90)); }
@@ -182,7 +194,9 @@ API unsigned cuDevicePrimaryCtxRelease_v2(int device) {
     ENTER;
     if (const unsigned code = device_error(device)) return code;
     if (retained == 0) return driver::kInvalidContext;
-    --retained;
+    if (--retained > 0) return driver::kSuccess;
+    broken = driver::kSuccess;
+    driver::release_all();
     return driver::kSuccess;
 }
 

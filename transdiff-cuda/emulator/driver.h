@@ -41,10 +41,12 @@ enum Code : unsigned {
     kOutOfMemory = 2,
     kNotInitialized = 3,
     kInvalidDevice = 101,
+    kInvalidImage = 200,
     kInvalidContext = 201,
     kNoBinaryForGpu = 209,
     kInvalidHandle = 400,
     kNotFound = 500,
+    kIllegalAddress = 700,
     kLaunchOutOfResources = 701,
     kLaunchFailed = 719,
     kNotSupported = 801,
@@ -69,7 +71,10 @@ unsigned failure(unsigned code, const std::string& reason);
 uint64_t setting(const char* variable, uint64_t otherwise);
 
 // device.cpp
+// Why the thread has no context that is good for anything.
 unsigned context_error();
+// Hands on a code; if it is one of those, the context is good for nothing until the last who retained it releases it.
+unsigned ruin(unsigned code);
 int capability();
 unsigned max_shared();
 
@@ -78,6 +83,8 @@ unsigned max_shared();
 bool on_device(uint64_t address, size_t bytes);
 // Whether nothing was written around the allocations; else `error` says where.
 bool guards_hold(std::string& error);
+// Gives back the memory of a context that is no more.
+void release_all();
 
 // stream.cpp
 using Work = std::function<unsigned()>;

@@ -42,6 +42,12 @@ unsigned char* take(size_t bytes) {
 
 void give(void* address) { ::operator delete(address, std::align_val_t{kAlignment}); }
 
+// Gives memory back. Who reads it still, reads what is not a number.
+void discard(const Allocation& allocation) {
+    std::memset(allocation.memory, kUnwritten, allocation.bytes + 2 * kGuard);
+    give(allocation.memory);
+}
+
 void guard(unsigned char* start) {
     for (size_t i = 0; i < kGuard; i += sizeof kGuardWord) std::memcpy(start + i, &kGuardWord, sizeof kGuardWord);
 }
@@ -90,9 +96,7 @@ unsigned release(uint64_t address) {
     m.used -= allocation.bytes;
     if (allocation.async) m.pooled -= allocation.bytes;
     const bool fine = intact(allocation);
-    // Who reads it still, reads what is not a number.
-    std::memset(allocation.memory, kUnwritten, allocation.bytes + 2 * kGuard);
-    give(allocation.memory);
+    discard(allocation);
     return fine ? driver::kSuccess : driver::failure(driver::kLaunchFailed, overrun(allocation));
 }
 
@@ -162,6 +166,14 @@ bool guards_hold(std::string& error) {
         return false;
     }
     return true;
+}
+
+void release_all() {
+    Memory& m = memory();
+    const std::lock_guard<std::mutex> lock(m.mutex);
+    for (const auto& [address, allocation] : m.allocations) discard(allocation);
+    m.allocations.clear();
+    m.used = m.pooled = 0;
 }
 
 }  // namespace driver

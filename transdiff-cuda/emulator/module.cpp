@@ -1,4 +1,4 @@
-// Modules, functions and launches. A kernel is a symbol of this library, whatever the image of a module holds.
+// Modules, functions and launches. A kernel is a symbol of this library; the image of a module says of which source.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -15,8 +15,6 @@ using simt::Kernel;
 
 constexpr size_t kDefaultShared = 49152;      // dynamic shared memory that a function gets unasked
 constexpr unsigned kMaxGridX = 2147483647, kMaxGridYZ = 65535, kMaxBlockZ = 64;
-// "emulated module norm": an image that has only the kernels of norm.cu.
-constexpr char kNamed[] = "emulated module ";
 
 struct Function {
     const Kernel* kernel;
@@ -25,7 +23,7 @@ struct Function {
 };
 
 struct Module {
-    std::string stem;         // empty: of all files
+    std::string stem;         // of the source
     std::map<std::string, void*> functions;
 };
 
@@ -59,17 +57,45 @@ const Kernel* find_kernel(const Module& module, const char* name) {
     if (driver::missing(name) || std::strncmp(name, "cu", 2) == 0) return nullptr;
     const Kernel* kernel = static_cast<const Kernel*>(symbol(name));
     if (kernel == nullptr || kernel->magic != simt::kMagic) return nullptr;
-    return module.stem.empty() || module.stem == stem(kernel->file) ? kernel : nullptr;
+    return module.stem == stem(kernel->file) ? kernel : nullptr;
+}
+
+// A fatbin, as far as it has been read off those that nvcc writes: a header, and an entry for each architecture, which
+// says where in it the name of the source is.
+struct Fatbin {
+    uint32_t magic;
+    uint16_t version, header_bytes;
+    uint64_t bytes;
+
+    struct Entry {
+        uint32_t kind, header_bytes;
+        uint64_t bytes;
+        uint32_t unread[4];
+        uint32_t name, name_bytes;   // from the start of the entry
+    };
+};
+static_assert(sizeof(Fatbin) == 16 && sizeof(Fatbin::Entry) == 40, "the layout is nvcc's");
+constexpr uint32_t kFatbin = 0xBA55ED50;
+
+// The source of a fatbin's first entry; "" if this is none.
+std::string source(const void* image) {
+    const char* bytes = static_cast<const char*>(image);
+    Fatbin fatbin;
+    std::memcpy(&fatbin, bytes, sizeof fatbin);
+    if (fatbin.magic != kFatbin || fatbin.bytes < sizeof(Fatbin::Entry)) return "";
+    Fatbin::Entry entry;
+    bytes += fatbin.header_bytes;
+    std::memcpy(&entry, bytes, sizeof entry);
+    if (entry.name > entry.header_bytes || entry.name_bytes > entry.header_bytes - entry.name) return "";
+    return std::string(bytes + entry.name, entry.name_bytes);
 }
 
 unsigned load(void** module, const void* image) {
     if (module == nullptr || image == nullptr) return driver::kInvalidValue;
     if (driver::capability() < 80) return driver::kNoBinaryForGpu;
     auto loaded = std::make_unique<Module>();
-    const char* text = static_cast<const char*>(image);
-    if (std::strncmp(text, kNamed, sizeof kNamed - 1) == 0) {
-        loaded->stem.assign(text + sizeof kNamed - 1, std::strcspn(text + sizeof kNamed - 1, "\n"));
-    }
+    loaded->stem = stem(source(image));
+    if (loaded->stem.empty()) return driver::kInvalidImage;
     *module = all().modules.add(std::move(loaded));
     return driver::kSuccess;
 }

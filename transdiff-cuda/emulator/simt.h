@@ -23,7 +23,7 @@ struct Kernel {
     uint64_t magic;           // kMagic: the symbol is a kernel
     size_t params;            // bytes of its argument
     unsigned max_threads;     // of a block
-    const char* file;         // where it is defined
+    const char* file;         // the source that was compiled
     void (*thread)(const void* params);
 };
 
@@ -108,7 +108,7 @@ inline uint16_t bf16_bits(float value) {
     static void name##_thread(const Params& p);                                                                       \
     static void name##_entry(const void* params) { name##_thread(*static_cast<const Params*>(params)); }              \
     extern "C" __attribute__((visibility("default"))) const simt::Kernel name;                                        \
-    const simt::Kernel name = {simt::kMagic, sizeof(Params), threads, __FILE__, name##_entry};                    \
+    const simt::Kernel name = {simt::kMagic, sizeof(Params), threads, __BASE_FILE__, name##_entry};               \
     static void name##_thread(const Params& p)
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { simt::barrier(file, line); }

@@ -99,6 +99,26 @@ std::string error() {
 
 bool error_has(const char* part) { return error().find(part) != std::string::npos; }
 
+// A fatbin of the source `name`, whose only entry has nothing else.
+std::vector<unsigned char> fatbin(const std::string& name) {
+    const uint32_t name_bytes = static_cast<uint32_t>(name.size()), entry = 40 + name_bytes;
+    const uint32_t words[] = {0xBA55ED50, 16 << 16 | 1, entry, 0, 0x01010001, entry, 0, 0, 0, 0, 0, 0, 40, name_bytes};
+    std::vector<unsigned char> image(sizeof words + name.size());
+    std::memcpy(image.data(), words, sizeof words);
+    std::memcpy(image.data() + sizeof words, name.data(), name.size());
+    return image;
+}
+
+// A context anew, after what ruined the last one. What was allocated is gone.
+void renew() {
+    void* context = nullptr;
+    EXPECT_CODE(0, cuDevicePrimaryCtxRelease_v2(0));
+    EXPECT_CODE(0, cuDevicePrimaryCtxRetain(&context, 0));
+    size_t free = 0, total = 0;
+    EXPECT_CODE(0, cuMemGetInfo_v2(&free, &total));
+    EXPECT(free == total);
+}
+
 void* function(const char* name) {
     void* found = nullptr;
     EXPECT_CODE(0, cuModuleGetFunction(&found, module_of_tests, name));
@@ -191,8 +211,11 @@ void test_copy_async() {
     EXPECT(run(4) == std::vector<float>(256, 0.0f));
     EXPECT_CODE(719, launch("test_copy_async", 1, 64, 1024, {out.address, from.address + 4, 0, 0}));
     EXPECT(error_has("misaligned"));
-    EXPECT_CODE(719, launch("test_copy_async", 1, 64, 512, {out.address, from.address, 0, 0}));
+    renew();
+    Array outside(256);
+    EXPECT_CODE(719, launch("test_copy_async", 1, 64, 512, {outside.address, outside.address, 0, 0}));
     EXPECT(error_has("not shared memory"));
+    renew();
 }
 
 void test_order() {
@@ -231,23 +254,47 @@ void test_order() {
 }
 
 void test_misuse() {
-    Array out(128), in(std::vector<float>(128, 1.0f));
-    const Params params{out.address, in.address, 0, 0};
-    const auto fails = [&](const char* name, unsigned block, unsigned shared, Params p, const char* part) {
-        EXPECT_CODE(719, launch(name, 2, block, shared, p));
+    const auto fails = [&](const char* name, unsigned block, unsigned shared, uint32_t choice, const char* part) {
+        Array out(128), in(std::vector<float>(128, 1.0f));
+        EXPECT_CODE(719, launch(name, 2, block, shared, {out.address, in.address, choice, 0}));
         if (!error_has(part) || !error_has(name)) std::printf("%s: %s\n", name, error().c_str()), ++failures;
-        // What follows is not disturbed.
-        EXPECT_CODE(0, launch("test_add", 1, 64, 0, {out.address, 0, 0, 1.0f}));
+        // Nothing works any more, until nobody retains the context.
+        float value;
+        EXPECT_CODE(719, cuMemcpyDtoH_v2(&value, out.address, 4));
+        EXPECT_CODE(719, cuCtxSynchronize());
+        renew();
+        Array after(128);
+        EXPECT_CODE(0, launch("test_add", 1, 64, 0, {after.address, 0, 0, 1.0f}));
     };
-    fails("test_returns_early", 128, 0, params, "deadlock: of 128 threads 40 returned, 88 wait at the barrier");
-    fails("test_two_barriers", 64, 0, params, "others at that of");
-    fails("test_half_warp", 64, 0, params, "16 lanes of warp 0 in shuffle");
-    fails("test_two_collectives", 32, 0, params, "other lanes of its warp to shuffle");
-    fails("test_half_warp", 16, 0, params, "a warp of 16 lanes");
-    fails("test_misaligned", 1, 0, params, "misaligned");
-    fails("test_overrun", 32, 128, {out.address, 0, 1, 0}, "beyond its 128 bytes of dynamic shared memory");
-    fails("test_deep", 1, 0, params, "stack");
-    EXPECT_CODE(0, launch("test_overrun", 1, 32, 128, params));
+    fails("test_returns_early", 128, 0, 0, "deadlock: of 128 threads 40 returned, 88 wait at the barrier");
+    fails("test_two_barriers", 64, 0, 0, "others at that of");
+    fails("test_half_warp", 64, 0, 0, "16 lanes of warp 0 in shuffle");
+    fails("test_two_collectives", 32, 0, 0, "other lanes of its warp to shuffle");
+    fails("test_half_warp", 16, 0, 0, "a warp of 16 lanes");
+    fails("test_misaligned", 1, 0, 0, "misaligned");
+    fails("test_overrun", 32, 128, 1, "beyond its 128 bytes of dynamic shared memory");
+    fails("test_deep", 1, 0, 0, "stack");
+    Array out(128);
+    EXPECT_CODE(0, launch("test_overrun", 1, 32, 128, {out.address, 0, 0, 0}));
+}
+
+// Only some codes ruin the context; a test may ask for either kind.
+void test_ruin() {
+    Array out(64);
+    const Params params{out.address, 0, 0, 1.0f};
+    const auto launched = [&] { return launch("test_add", 1, 64, 0, params); };
+    for (unsigned code : {1u, 701u, 999u}) {
+        emulated_cuda_fail("cuLaunchKernel", 1, code);
+        EXPECT_CODE(code, launched());
+        EXPECT_CODE(0, launched());
+    }
+    for (unsigned code : {700u, 716u, 719u}) {
+        emulated_cuda_fail("cuLaunchKernel", 1, code);
+        EXPECT_CODE(code, launched());
+        EXPECT_CODE(code, cuCtxSynchronize());
+        EXPECT_CODE(code, cuMemFree_v2(out.address));
+        renew();
+    }
 }
 
 void test_unwritten() {
@@ -284,11 +331,13 @@ void test_launches() {
     EXPECT_CODE(0, launch("test_unwritten", 1, 64, 232448, params));
     EXPECT_CODE(400, launch("test_add", 1, 64, 0, params, &failures));
 
-    void* named = nullptr;
-    EXPECT_CODE(0, cuModuleLoadData(&named, "emulated module norm"));
-    EXPECT_CODE(500, cuModuleGetFunction(&found, named, "test_add"));
-    EXPECT_CODE(0, cuModuleUnload(named));
-    EXPECT_CODE(400, cuModuleUnload(named));
+    void* other = nullptr;
+    EXPECT_CODE(0, cuModuleLoadData(&other, fatbin("kernels/norm.cu").data()));
+    EXPECT_CODE(500, cuModuleGetFunction(&found, other, "test_add"));
+    EXPECT_CODE(0, cuModuleUnload(other));
+    EXPECT_CODE(400, cuModuleUnload(other));
+    EXPECT_CODE(200, cuModuleLoadData(&other, "what is no image at all"));
+    EXPECT_CODE(200, cuModuleLoadData(&other, fatbin("").data()));
 }
 
 void test_memory() {
@@ -300,11 +349,15 @@ void test_memory() {
     EXPECT_CODE(1, cuMemcpyDtoH_v2(values, address - 1, 4));
     EXPECT_CODE(1, cuMemsetD32Async(address, 0, 5, nullptr));
     EXPECT_CODE(1, cuMemFree_v2(address + 4));
+    EXPECT_CODE(0, launch("test_add", 1, 5, 0, {address, 0, 0, 1.0f}));
+    EXPECT_CODE(719, cuMemFree_v2(address));
+    renew();
+    EXPECT_CODE(0, cuMemAlloc_v2(&address, 16));
     setenv("EMULATED_CUDA_CHECK", "1", 1);
     EXPECT_CODE(719, launch("test_add", 1, 5, 0, {address, 0, 0, 1.0f}));
     EXPECT(error_has("after kernel test_add: something wrote beyond an allocation of 16 bytes"));
     unsetenv("EMULATED_CUDA_CHECK");
-    EXPECT_CODE(719, cuMemFree_v2(address));
+    renew();
 
     setenv("EMULATED_CUDA_MEMORY", "1000", 1);
     size_t free = 0, total = 0;
@@ -404,6 +457,12 @@ void test_control() {
     setenv("EMULATED_CUDA_CAPABILITY", "75", 1);
     EXPECT_CODE(0, cuDeviceGetAttribute(&value, 75, 0));
     EXPECT(value == 7);
+    EXPECT_CODE(0, cuDeviceGetAttribute(&value, 16, 0));
+    EXPECT(value == 4);
+    setenv("EMULATED_CUDA_MULTIPROCESSORS", "132", 1);
+    EXPECT_CODE(0, cuDeviceGetAttribute(&value, 16, 0));
+    EXPECT(value == 132);
+    unsetenv("EMULATED_CUDA_MULTIPROCESSORS");
     void* module = nullptr;
     EXPECT_CODE(209, cuModuleLoadData(&module, "image"));
     unsetenv("EMULATED_CUDA_CAPABILITY");
@@ -452,8 +511,10 @@ struct Product {
         return cublasLtMatmulAlgoGetHeuristic(handle, description, a, b, d, d, preference, 1, result, &found);
     }
 
-    unsigned run(uint64_t from_a, uint64_t from_b, uint64_t to, float alpha, float beta, void* stream = nullptr) {
-        return cublasLtMatmul(handle, description, &alpha, from_a, a, from_b, b, &beta, to, d, to, d, result, 0, 0, stream);
+    unsigned run(uint64_t from_a, uint64_t from_b, uint64_t to, float alpha, float beta, void* stream = nullptr,
+                 uint64_t workspace = 0, size_t bytes = 0) {
+        return cublasLtMatmul(handle, description, &alpha, from_a, a, from_b, b, &beta, to, d, to, d, result, workspace, bytes,
+                              stream);
     }
 };
 
@@ -492,7 +553,9 @@ void test_epilogues() {
     Array a(left), b(right);
     for (unsigned epilogue : {4, 32, 36, 160, 164, 192, 208, 256, 512}) {
         Array bias(biases), aux(start), d(kM * kN);
-        Product product(kM, kN, kK, 0, 0, epilogue, bias.address, aux.address);
+        const bool has_bias = epilogue & (4 | 16 | 256 | 512);
+        const unsigned transposed = epilogue == 512 ? 2 : 0;
+        Product product(kM, kN, kK, transposed, 0, epilogue, has_bias ? bias.address : 0, aux.address);
         EXPECT_CODE(0, product.find());
         EXPECT_CODE(0, product.run(a.address, b.address, d.address, 1.0f, 0.0f));
         const std::vector<float> got = d.values(), kept = aux.values(), sums = bias.values();
@@ -500,7 +563,7 @@ void test_epilogues() {
         for (size_t i = 0; i < kM * kN; ++i) {
             const size_t row = i % kM, column = i / kM;
             float value = 0;
-            for (size_t k = 0; k < kK; ++k) value += left[k * kM + row] * right[column * kK + k];
+            for (size_t k = 0; k < kK; ++k) value += left[k * kM + row] * at(right, kK, kN, transposed, false, k, column);
             if (epilogue & 4) value += biases[row];
             if (epilogue == 160 || epilogue == 164) EXPECT(kept[i] == value);
             // Central differences of the double stand for the derivative.
@@ -513,7 +576,9 @@ void test_epilogues() {
         for (size_t row = 0; epilogue == 208 && row < kM; ++row) EXPECT(std::fabs(sums[row] - rows[row]) <= 1e-4f);
         for (size_t i = 0; epilogue >= 256 && i < (epilogue == 256 ? kM : kN); ++i) {
             float sum = 0;
-            for (size_t k = 0; k < kK; ++k) sum += epilogue == 256 ? left[k * kM + i] : right[i * kK + k];
+            for (size_t k = 0; k < kK; ++k) {
+                sum += epilogue == 256 ? left[k * kM + i] : at(right, kK, kN, transposed, false, k, i);
+            }
             EXPECT(sums[i] == sum);
         }
     }
@@ -537,6 +602,20 @@ void test_refusals() {
     EXPECT_CODE(0, product.find());
     EXPECT_CODE(7, product.run(a.address, b.address, d.address, 1, 0));
     EXPECT(error_has("workspace"));
+    Array scratch(65536 / sizeof(float));
+    EXPECT_CODE(7, product.run(a.address, b.address, d.address, 1, 0, nullptr, scratch.address + 16, 32768));
+    EXPECT(error_has("aligned to 256 bytes"));
+    EXPECT_CODE(0, product.run(a.address, b.address, d.address, 1, 0, nullptr, scratch.address + 256, 32768));
+    // Sums of A go with A as it is, of B with its transpose.
+    for (unsigned transposed = 0; transposed < 4; ++transposed) {
+        EXPECT_CODE(transposed & 1 ? 15 : 0, Product(kM, kN, kK, transposed, 0, 256, d.address, 0).find());
+        EXPECT_CODE(transposed & 2 ? 0 : 15, Product(kM, kN, kK, transposed, 0, 512, d.address, 0).find());
+    }
+    EXPECT_CODE(7, Product(kM, kN, kK, 0, 0, 1, d.address, 0).find());
+    Product other_bias(kM, kN, kK, 0, 0, 4, d.address, 0);
+    const int32_t bf16 = 14;
+    EXPECT_CODE(0, cublasLtMatmulDescSetAttribute(other_bias.description, 26, &bf16, 4));
+    EXPECT_CODE(7, other_bias.find());
 }
 
 void test_captured_product() {
@@ -568,9 +647,9 @@ int main(int count, char** arguments) {
     EXPECT_CODE(0, cuDevicePrimaryCtxRetain(&context, 0));
     EXPECT_CODE(201, cuCtxSynchronize());
     EXPECT_CODE(0, cuCtxSetCurrent(context));
-    EXPECT_CODE(0, cuModuleLoadData(&module_of_tests, "image"));
-    for (void (*test)() : {test_sum, test_mma, test_ldmatrix, test_copy_async, test_order, test_misuse, test_unwritten,
-                           test_launches, test_memory, test_graphs, test_forks, test_products, test_epilogues,
+    EXPECT_CODE(0, cuModuleLoadData(&module_of_tests, fatbin("emulator/test_kernels.cu").data()));
+    for (void (*test)() : {test_sum, test_mma, test_ldmatrix, test_copy_async, test_order, test_misuse, test_ruin,
+                           test_unwritten, test_launches, test_memory, test_graphs, test_forks, test_products, test_epilogues,
                            test_refusals, test_captured_product, test_control}) {
         test();
     }

@@ -35,12 +35,19 @@ pub fn run(options: &Options) -> Result {
     if chosen.is_empty() {
         return Err(format!("no such target; there are {}", all.join(", ")).into());
     }
-    // With a target named, build scripts are not instrumented.
-    let build = ["build", "--locked", "--release", "--manifest-path=fuzz/Cargo.toml", "--target=host-tuple"];
-    let build = cargo(&build).env("CARGO_TARGET_DIR", "fuzz/target");
-    build.env("RUSTFLAGS", INSTRUMENTATION).run()?;
+    // Here, because what it checks needs a C++ compiler, and because it shares what has to be built for that.
+    compiled("clippy").args(&["--", "-D", "warnings"]).run()?;
+    compiled("build").run()?;
     let host = Process::new("rustc").args(&["--print=host-tuple"]).stdout()?;
     chosen.iter().try_for_each(|name| fuzz(host.trim(), name, options.seconds))
+}
+
+/// A command of cargo on the targets.
+fn compiled(command: &str) -> Process {
+    // With a target named, build scripts are not instrumented.
+    let rest = ["--locked", "--release", "--manifest-path=fuzz/Cargo.toml", "--target=host-tuple"];
+    let process = cargo(&[command]).args(&rest).env("CARGO_TARGET_DIR", "fuzz/target");
+    process.env("RUSTFLAGS", INSTRUMENTATION)
 }
 
 /// The names of all targets.

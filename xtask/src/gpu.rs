@@ -1,6 +1,6 @@
 //! What a machine with a GPU, and without Rust, needs to test and measure the CUDA backend: one folder.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,21 @@ use serde::Deserialize;
 use crate::Result;
 use crate::process::{Process, cargo};
 
-/// The tests that run on a GPU if there is one, besides those of transdiff-cuda.
-const TESTS: [&str; 5] = ["backend_equivalence", "cuda", "golden", "golden_sampler", "golden_vae"];
+/// The tests that run on a GPU if there is one: packages, and which of theirs. A package has a folder of its own, for two
+/// of them may call a test alike. (Unit tests, transdiff-cuda's included, touch no device.)
+const TESTS: [(&str, &[&str]); 2] = [
+    (
+        "transdiff",
+        &[
+            "--test=backend_equivalence",
+            "--test=cuda",
+            "--test=golden",
+            "--test=golden_sampler",
+            "--test=golden_vae",
+        ],
+    ),
+    ("transdiff-ffi", &["--test=cuda"]),
+];
 
 /// What is copied as it is.
 const FILES: [&str; 4] =
@@ -61,9 +74,7 @@ pub fn run(options: &Options) -> Result {
     if out.exists() {
         fs::remove_dir_all(out)?;
     }
-    for folder in ["tests", "golden"] {
-        fs::create_dir_all(out.join(folder))?;
-    }
+    fs::create_dir_all(out.join("golden"))?;
     let copied = programs.iter().map(|(name, built)| strip(built, &out.join(name)));
     let mut size = copied.sum::<Result<u64>>()?;
     for file in FILES.iter().map(PathBuf::from) {
@@ -85,13 +96,15 @@ pub fn run(options: &Options) -> Result {
 impl Options {
     /// What is built, under its name in the folder: the tests as `cargo test` builds them, optimised and with their
     /// checks, and the benchmark as `cargo bench` does.
-    fn programs(&self) -> Result<Vec<(String, PathBuf)>> {
-        let own = self.built(cargo(&["test", "--package=transdiff-cuda", "--lib"]))?;
-        let command = cargo(&["test", "--features=cuda"]);
-        let all = self.built(TESTS.iter().fold(command, |command, test| command.args(&["--test", test])))?;
-        let tests = own.into_iter().chain(all).map(|(name, path)| (format!("tests/{name}"), path));
-        let measure = self.built(cargo(&["bench", "--features=cuda", "--bench=measure"]))?;
-        Ok(tests.chain(measure).collect())
+    fn programs(&self) -> Result<BTreeMap<String, PathBuf>> {
+        let mut programs = Vec::new();
+        for (package, which) in TESTS {
+            let test = cargo(&["test", "--features=cuda", "--package", package]);
+            let built = self.built(test.args(which))?;
+            programs.extend(built.into_iter().map(|(name, path)| (format!("tests/{package}/{name}"), path)));
+        }
+        programs.extend(self.built(cargo(&["bench", "--features=cuda", "--bench=measure"]))?);
+        distinct(programs)
     }
 
     /// Names and paths of the programs that a command of cargo builds.
@@ -109,8 +122,20 @@ impl Options {
     }
 }
 
+/// The programs by name. Of two with one name a copy would be lost.
+fn distinct(programs: Vec<(String, PathBuf)>) -> Result<BTreeMap<String, PathBuf>> {
+    let mut by_name = BTreeMap::new();
+    for (name, path) in programs {
+        if let Some(other) = by_name.insert(name.clone(), path.clone()) {
+            return Err(format!("{name} is {} and {}", other.display(), path.display()).into());
+        }
+    }
+    Ok(by_name)
+}
+
 /// Copies a program without what debuggers read, and checks what it needs to start; its size.
 fn strip(built: &Path, to: &Path) -> Result<u64> {
+    to.parent().map_or(Ok(()), fs::create_dir_all)?;
     Process::new("strip").arg("-o").arg(to).arg(built).run()?;
     let needs = Needs::of(to)?;
     println!("{}: {needs}", to.display());
@@ -200,5 +225,12 @@ mod tests {
         assert!(Needs::parse(&driver).check(program).unwrap_err().to_string().contains("libcuda.so.1"));
         let new = PRINTED.replace("GLIBC_2.14", "GLIBC_2.38");
         assert!(Needs::parse(&new).check(program).unwrap_err().to_string().contains("after 2.34"));
+    }
+
+    #[test]
+    fn no_program_takes_the_place_of_another() {
+        let named = |names: [&str; 2]| distinct(names.map(|name| (name.into(), "built".into())).into());
+        assert_eq!(named(["tests/a/cuda", "tests/b/cuda"]).unwrap().len(), 2);
+        assert!(named(["tests/a/cuda"; 2]).unwrap_err().to_string().starts_with("tests/a/cuda is built and"));
     }
 }

@@ -109,10 +109,7 @@ fn build(options: &Options) -> Result<Built> {
         .args(&["--profile", options.profile.name(), "--", "--print", "native-static-libs"])
         .stdout_even_if_failed()?;
     let messages: Vec<Value> = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let note = |message: &Value| {
-        let text = message.pointer("/message/message")?.as_str()?;
-        Some(text.strip_prefix("native-static-libs: ")?.split_whitespace().map(str::to_owned).collect())
-    };
+    let note = |message: &Value| system_libraries(message.pointer("/message/message")?.as_str()?);
     for message in
         messages.iter().filter(|m| m.pointer("/message/level").is_some_and(|level| level != "note"))
     {
@@ -126,6 +123,13 @@ fn build(options: &Options) -> Result<Built> {
     };
     let system_libraries = messages.iter().find_map(note).ok_or("rustc did not tell native-static-libs")?;
     Ok(Built { shared: find("libtranscdiff.so")?, fixed: find("libtranscdiff.a")?, system_libraries })
+}
+
+/// The flags in rustc's note of what a static library needs, but for the driver: bindings ask for it, forwarders that are
+/// in the library stand for it, and it is looked for at run time.
+fn system_libraries(note: &str) -> Option<Vec<String>> {
+    let flags = note.strip_prefix("native-static-libs: ")?.split_whitespace();
+    Some(flags.filter(|&flag| flag != "-lcuda").map(str::to_owned).collect())
 }
 
 /// The files that a message of Cargo says it made.
@@ -174,5 +178,17 @@ fn remove(path: &Path) -> Result {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(format!("{}: {e}", path.display()).into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_linked_to_a_driver() {
+        let flags = system_libraries("native-static-libs: -lcuda -lgcc_s -lutil -lcudart").unwrap();
+        assert_eq!(flags, ["-lgcc_s", "-lutil", "-lcudart"]);
+        assert_eq!(system_libraries("unused variable"), None);
     }
 }

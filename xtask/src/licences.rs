@@ -1,5 +1,6 @@
 //! Licences of all dependencies, build and test ones included, against the list in deny.toml.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use serde::Deserialize;
@@ -7,6 +8,9 @@ use spdx::{Expression, ParseMode};
 
 use crate::Result;
 use crate::process::cargo;
+
+/// The manifests of the project's workspaces.
+const WORKSPACES: [&str; 2] = ["Cargo.toml", "fuzz/Cargo.toml"];
 
 #[derive(Deserialize)]
 struct Deny {
@@ -40,7 +44,7 @@ struct Metadata {
     packages: Vec<Package>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 struct Package {
     name: String,
     version: String,
@@ -51,9 +55,12 @@ struct Package {
 /// Fails naming every dependency whose licence is not allowed.
 pub fn check() -> Result {
     let deny: Deny = toml::from_str(&fs::read_to_string("deny.toml")?)?;
-    let listed = cargo(&["metadata", "--format-version", "1", "--locked"]).stdout()?;
-    let metadata: Metadata = serde_json::from_str(&listed)?;
-    let others: Vec<&Package> = metadata.packages.iter().filter(|p| p.source.is_some()).collect();
+    let mut others = BTreeSet::new();
+    for manifest in WORKSPACES {
+        let command = ["metadata", "--format-version", "1", "--locked", "--manifest-path", manifest];
+        let metadata: Metadata = serde_json::from_str(&cargo(&command).stdout()?)?;
+        others.extend(metadata.packages.into_iter().filter(|p| p.source.is_some()));
+    }
     let bad: Vec<String> = others
         .iter()
         .filter(|p| !p.license.as_deref().is_some_and(|l| allows(&deny.licenses.of(&p.name), l)))

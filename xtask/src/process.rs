@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::io::{BufReader, Read};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
 
 use crate::Result;
 
@@ -12,6 +14,19 @@ pub struct Process(Command);
 /// Cargo, the one that runs this program.
 pub fn cargo(args: &[&str]) -> Process {
     Process::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args(args)
+}
+
+/// Runs `processes` to their ends, as many at a time as there are cores; the first error of any.
+pub fn run_all(processes: Vec<Process>) -> Result {
+    let left = Mutex::new(processes.into_iter());
+    let next = || left.lock().expect("nobody panics with it").next();
+    let work = || std::iter::from_fn(next).try_for_each(|process| process.run().map_err(|e| e.to_string()));
+    let cores = thread::available_parallelism()?.get();
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("running does not panic")).collect()
+    });
+    Ok(outcomes.into_iter().collect::<std::result::Result<(), String>>()?)
 }
 
 impl Process {

@@ -6,17 +6,21 @@ use std::io::BufReader;
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Result;
 use crate::install::Profile;
 use crate::process::cargo;
 
-const STEPS: usize = 60;
-const MORE_STEPS: usize = 80;
+const STEPS: usize = 20;
+const MORE_STEPS: usize = 30;
+/// Steps of the fine-tuning with references: enough to see that it goes on from the model.
+const MRAR_STEPS: usize = 4;
 const CLASSES: usize = 10;
 /// The fewest samples that measures are worth something for.
 const SAMPLES: usize = 600;
+/// Steps of the sampler: what it makes of a model that has hardly learnt is no digit anyway.
+const SAMPLING_STEPS: usize = 2;
 /// Size of samples.png: 20 columns and a row a class, of digits enlarged to 48 pixels with gaps of 4.
 const PICTURE: (u32, u32) = (20 * 52 + 4, 10 * 52 + 4);
 
@@ -25,26 +29,45 @@ pub fn check(out: &Path, profile: Profile) -> Result {
     if out.exists() {
         fs::remove_dir_all(out)?;
     }
-    let first = run(out, STEPS, profile)?;
+    let first = run(out, STEPS, &[], profile)?;
     if first.contains("going on from step") {
         return Err("the first run found a checkpoint in an empty folder".into());
     }
     check_outputs(out, STEPS)?;
-    let second = run(out, MORE_STEPS, profile)?;
+    let second = run(out, MORE_STEPS, &[], profile)?;
     if !second.contains(&format!("going on from step {STEPS}")) {
         return Err(format!("the second run did not go on from step {STEPS}").into());
     }
     check_outputs(out, MORE_STEPS)?;
-    println!("outputs are complete, and {MORE_STEPS} steps went on from {STEPS}");
+    with_references(out, profile)?;
+    println!("outputs are complete, {MORE_STEPS} steps went on from {STEPS}, and references from these");
     Ok(())
 }
 
-/// What the quickstart prints.
-fn run(out: &Path, steps: usize, profile: Profile) -> Result<String> {
+/// Fine-tunes what the other runs left, and generates a little with it.
+fn with_references(out: &Path, profile: Profile) -> Result {
+    let steps = MRAR_STEPS.to_string();
+    let more = ["--mrar", "--mrar-steps", &steps];
+    let printed = run(out, MORE_STEPS, &more, profile)?;
+    if !printed.contains("MRAR starts from the 1-step weights") {
+        return Err("the fine-tuning did not start from the trained weights".into());
+    }
+    let config = metadata(&out.join("model.safetensors"), "transdiff.config")?;
+    if config.get("mode") != Some(&json!({"multi_reference": {"groups": 4}})) {
+        return Err(format!("the model has no references: {config}").into());
+    }
+    checkpoint(&out.join("checkpoint-mrar.safetensors"), MRAR_STEPS)?;
+    check_outputs(out, MORE_STEPS)
+}
+
+/// What the quickstart prints, given `more` arguments.
+fn run(out: &Path, steps: usize, more: &[&str], profile: Profile) -> Result<String> {
     let out = out.to_str().ok_or("a folder name that is not UTF-8")?;
     let command =
         ["run", "--quiet", "--locked", "--profile", profile.name(), "--example", "quickstart", "--"];
-    let printed = cargo(&command).args(&["--steps", &steps.to_string(), "--out", out]).stdout()?;
+    let [steps, samples, sampling] = [steps, SAMPLES, SAMPLING_STEPS].map(|n| n.to_string());
+    let asked = ["--steps", &steps, "--samples", &samples, "--sampling-steps", &sampling, "--out", out];
+    let printed = cargo(&command).args(&asked).args(more).stdout()?;
     print!("{printed}");
     Ok(printed)
 }

@@ -1,5 +1,5 @@
-//! The C ABI under threads and over time: `tests/ffi/stress.cpp`, plain and under the compiler's sanitizers; and its C++
-//! header, whose test runs under AddressSanitizer here.
+//! The C ABI under threads and over time: `tests/ffi/stress.cpp`, plain and under the compiler's sanitizers; under these
+//! the C++ header's test and the example in C as well.
 
 use std::path::{Path, PathBuf};
 
@@ -26,8 +26,6 @@ struct Mode {
     sanitizer: Option<Sanitizer>,
     /// Rounds of each of the eight threads, and of the loop.
     rounds: [&'static str; 2],
-    /// Whether the C++ header's test runs too.
-    wrapper: bool,
 }
 
 struct Sanitizer {
@@ -40,23 +38,21 @@ struct Sanitizer {
 
 const MODES: [Mode; 3] = [
     // The loop's memory is measured here; sanitizers keep what is freed for a while.
-    Mode { name: "plain", sanitizer: None, rounds: ["100", "2600"], wrapper: false },
+    Mode { name: "plain", sanitizer: None, rounds: ["100", "2600"] },
     Mode {
         name: "address",
         sanitizer: Some(Sanitizer { flag: "address", runtime: "asan", builds_std: false }),
         rounds: ["30", "100"],
-        wrapper: true,
     },
     Mode {
         name: "thread",
         sanitizer: Some(Sanitizer { flag: "thread", runtime: "tsan", builds_std: true }),
         rounds: ["30", "50"],
-        wrapper: false,
     },
 ];
 
-/// Builds and runs every mode. Needs a C++ compiler (`CXX`, else `c++`), and for the last mode the toolchain's
-/// component rust-src.
+/// Builds and runs every mode. Needs compilers of C and C++ (`CC` and `CXX`, else `cc` and `c++`), libpng, and for the last
+/// mode the toolchain's component rust-src.
 pub fn run(options: &Options) -> Result {
     std::fs::create_dir_all(ROOT)?;
     let tiny = [format!("{ROOT}/model.safetensors"), format!("{ROOT}/vae.safetensors")];
@@ -74,7 +70,13 @@ impl Mode {
         for (what, rounds) in ["threads", "loop"].into_iter().zip(self.rounds) {
             Process::new(&stress).args(&[what, model, vae, rounds]).run()?;
         }
-        if self.wrapper { self.wrapper(&library) } else { Ok(()) }
+        if self.sanitizer.is_none() {
+            return Ok(()); // `cargo xtask ffi` runs the others without one.
+        }
+        let generate = Process::new(self.program("examples/c/generate.c", &library)?);
+        let asked = ["--classes", "0,1", "--steps", "2", "--out", &format!("{ROOT}/generated.png")];
+        generate.args(&[model, "--vae", vae]).args(&asked).run()?;
+        self.wrapper(&library)
     }
 
     /// Builds and runs the C++ header's test, with the model that it is written for.
@@ -109,12 +111,16 @@ impl Mode {
 
     /// Compiles the program and links it with the library.
     fn program(&self, source: &str, library: &Path) -> Result<PathBuf> {
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+        let (variable, compiler, standard) = match source.ends_with(".c") {
+            true => ("CC", "cc", "-std=c99"),
+            false => ("CXX", "c++", "-std=c++17"),
+        };
+        let compiler = std::env::var(variable).unwrap_or_else(|_| compiler.into());
         let stem = Path::new(source).file_stem().unwrap_or_default().to_string_lossy();
         let program = format!("{ROOT}/{stem}-{}", self.name);
         let object = format!("{program}.o");
         let sanitize = self.sanitizer.as_ref().map(|s| format!("-fsanitize={}", s.flag));
-        let flags = ["-std=c++17", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-Iinclude"];
+        let flags = [standard, "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-Iinclude"];
         Process::new(&compiler)
             .args(&flags)
             .args(&sanitize.iter().map(String::as_str).collect::<Vec<_>>())
@@ -125,7 +131,7 @@ impl Mode {
         if let Some(sanitizer) = &self.sanitizer {
             link = link.args(&["-Wl,--whole-archive", &sanitizer.runtime()?, "-Wl,--no-whole-archive"]);
         }
-        link.args(&["-lpthread", "-ldl", "-lm", "-o", &program]).run()?;
+        link.args(&["-lpng", "-lpthread", "-ldl", "-lm", "-o", &program]).run()?;
         Ok(program.into())
     }
 }

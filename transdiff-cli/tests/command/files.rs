@@ -92,13 +92,9 @@ pub fn model(config: &ModelConfig) -> TransDiff<Cpu> {
     model
 }
 
-/// The PyTorch file `name` of the project's own golden files, whose sizes the tests know; `None`, and a line that says
-/// so, where it is absent.
-pub fn golden(name: &str) -> Option<String> {
+/// The PyTorch file `name` of the project's own golden files, whose sizes the tests know.
+pub fn golden(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pth").join(name);
-    if !path.exists() {
-        eprintln!("skipped: {} is absent", path.display());
-        return None;
-    }
-    Some(path.to_str().expect("a path in UTF-8").to_owned())
+    assert!(path.exists(), "{} is absent", path.display());
+    path.to_str().expect("a path in UTF-8").to_owned()
 }

@@ -140,18 +140,38 @@ impl Emulator {
 
     /// Bytes of device memory in use.
     pub fn used(&self) -> usize {
-        let context = self.context();
         let (mut free, mut total) = (0usize, 0usize);
-        let mut left: *mut c_void = ptr::null_mut();
-        // SAFETY: the functions have these signatures.
-        unsafe {
-            self.call(b"cuCtxPushCurrent_v2\0", context.context);
+        // SAFETY: the function has this signature.
+        let code = self.within(|| unsafe {
             let info: libloading::Symbol<'_, unsafe extern "C" fn(*mut usize, *mut usize) -> u32> =
                 self.library.get(b"cuMemGetInfo_v2\0").unwrap();
-            assert_eq!(info(&mut free, &mut total), 0);
-            self.call(b"cuCtxPopCurrent_v2\0", ptr::from_mut(&mut left).cast());
-        }
+            info(&mut free, &mut total)
+        });
+        assert_eq!(code, 0);
         total - free
+    }
+
+    /// The driver's code of waiting for its default stream: every stream takes part that was not made to block none.
+    pub fn wait_for_default_stream(&self) -> u32 {
+        // SAFETY: the function has this signature; null is the default stream.
+        self.within(|| unsafe {
+            let wait: libloading::Symbol<'_, unsafe extern "C" fn(*mut c_void) -> u32> =
+                self.library.get(b"cuStreamSynchronize\0").unwrap();
+            wait(ptr::null_mut())
+        })
+    }
+
+    /// What `work` gives within the device's context.
+    fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+        let context = self.context();
+        let mut left: *mut c_void = ptr::null_mut();
+        // SAFETY: the functions take a context, and where to put it.
+        unsafe {
+            self.call(b"cuCtxPushCurrent_v2\0", context.context);
+            let made = work();
+            self.call(b"cuCtxPopCurrent_v2\0", ptr::from_mut(&mut left).cast());
+            made
+        }
     }
 
     /// The context that the calling thread is in, or null.

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use transdiff_core::Result;
+use transdiff_core::backend::Storage;
 use transdiff_cuda::Cuda;
 
 use crate::emulator::{Emulator, emulator};
@@ -57,9 +58,9 @@ fn counts(emulator: &Emulator) -> BTreeMap<&'static str, usize> {
     functions().into_iter().map(|name| (name, emulator.count(name))).collect()
 }
 
-/// A code of the library that `function` is of.
+/// A code of the library that `function` is of, after which it can be used.
 fn code(function: &str) -> (u32, &'static str) {
-    if function.starts_with("cublas") { (14, "cuBLASLt status 14") } else { (719, "CUDA error 719") }
+    if function.starts_with("cublas") { (14, "cuBLASLt status 14") } else { (701, "CUDA error 701") }
 }
 
 /// Opens the device, works on it, and works again if that failed, which must succeed then. `opened` is called when all is
@@ -113,4 +114,31 @@ fn every_call_fails_once() {
     // When a recording is dropped; and when the device is opened, in a context that is left at once.
     let expected = ["cuCtxGetCurrent", "cuCtxPushCurrent_v2", "cuCtxSetCurrent"];
     assert_eq!(untold, expected, "failed, and nobody was told");
+}
+
+/// What a kernel did to memory that is not its own ends the context: whatever is asked for says so, and who opens the
+/// device again, when nobody has it any more, has one that works.
+#[test]
+fn a_context_that_is_ruined() {
+    let Some(emulator) = emulator() else { return };
+    let want = workload::work(&Cuda::new(0).unwrap()).unwrap();
+    for code in [700, 716, 719] {
+        emulator.reset();
+        let cuda = Cuda::new(0).unwrap();
+        let used = emulator.used();
+        let x = workload::input(&cuda, &[12], 1).unwrap();
+        emulator.fail("cuLaunchKernel", 1, code);
+        let said = format!("CUDA error {code}");
+        let refused = |result: Result<()>| assert!(result.unwrap_err().to_string().contains(&said), "{said}");
+        refused(x.add(&x).map(drop));
+        refused(x.add(&x).map(drop));
+        refused(x.to_f64().map(drop));
+        refused(cuda.sync());
+        refused(cuda.trim());
+        refused(cuda.record(&mut || Ok(())).map(drop));
+        drop((x, cuda));
+        let again = Cuda::new(0).unwrap();
+        assert_eq!(emulator.used(), used, "{said}");
+        assert_eq!(workload::work(&again).unwrap(), want, "{said}");
+    }
 }

@@ -133,17 +133,17 @@ fn a_driver_without_room_for_a_graph() {
     expect_usable(&cuda);
 }
 
-/// A kernel that fails in a replay is the replay's error.
+/// A launch that is refused is the operation's error, with the kernel's name.
 #[test]
 fn a_launch_that_fails() {
     let Some(emulator) = emulator() else { return };
     let cuda = Cuda::new(0).unwrap();
     let x = input(&cuda, &[12], 1).unwrap();
-    emulator.fail("cuLaunchKernel", 1, 719);
+    emulator.fail("cuLaunchKernel", 1, 701);
     let error = x.add(&x).unwrap_err().to_string();
     assert_eq!(
         error,
-        "binary: backend error: kernel binary_wide_f32: CUDA error 719: unspecified launch failure"
+        "binary: backend error: kernel binary_wide_f32: CUDA error 701: too many resources requested for launch"
     );
     expect_usable(&cuda);
 }
@@ -159,6 +159,20 @@ fn recordings_outlive_handles_and_threads() {
     assert_eq!(emulator.count("cuDevicePrimaryCtxRelease_v2"), 0);
     thread::spawn(|| drop(recording)).join().unwrap();
     emulator.expect_nothing_left("", "after the recording");
+}
+
+/// Whoever else in the process uses the driver's default stream is not kept from it while one records, and does not end
+/// the recording.
+#[test]
+fn the_default_stream_is_others() {
+    let Some(emulator) = emulator() else { return };
+    let cuda = Cuda::new(0).unwrap();
+    let x = input(&cuda, &[10], 1).unwrap();
+    let recording = recorded(&cuda, || {
+        assert_eq!(emulator.wait_for_default_stream(), 0);
+        x.add(&x).map(drop)
+    });
+    cuda.replay(&recording.unwrap()).unwrap();
 }
 
 /// What one thread records, another neither joins nor disturbs: it waits for its turn, exchange with the host included.

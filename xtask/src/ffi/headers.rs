@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::Result;
-use crate::process::Process;
+use crate::process::{Process, run_all};
 
 /// Every warning that is worth an error.
 pub const WARNINGS: [&str; 6] = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"];
@@ -16,12 +16,12 @@ pub fn check(folder: &Path, installed: &Path) -> Result {
     let folder = folder.join("headers");
     fs::create_dir_all(&folder)?;
     let include = format!("-I{}", installed.join("include").display());
-    let compile = |compilers: [&str; 2], standards: &[&str], source: &Path| -> Result {
+    let mut commands = Vec::new();
+    let mut compile = |compilers: [&str; 2], standards: &[&str], source: &Path| {
         for (compiler, standard) in compilers.iter().flat_map(|c| standards.iter().map(move |s| (c, s))) {
             let command = Process::new(compiler).args(&WARNINGS).args(&["-fsyntax-only", &include]);
-            command.args(&standard.split(' ').collect::<Vec<_>>()).arg(source).run()?;
+            commands.push(command.args(&standard.split(' ').collect::<Vec<_>>()).arg(source));
         }
-        Ok(())
     };
     let source = |name: &str, text: &str| -> Result<_> {
         let path = folder.join(name);
@@ -32,13 +32,14 @@ pub fn check(folder: &Path, installed: &Path) -> Result {
         "#include <transcdiff.h>\nint main(void) { return 0; }\n",
         "#include <transcdiff.hpp>\nint main() {}\n",
     );
-    compile(C, &["-std=c99", "-std=c11"], &source("header.c", c)?)?;
-    compile(CXX, &["-std=c++11"], &source("header.cpp", c)?)?;
+    compile(C, &["-std=c99", "-std=c11"], &source("header.c", c)?);
+    compile(CXX, &["-std=c++11"], &source("header.cpp", c)?);
     let standards = ["-std=c++17", "-std=c++20", "-std=c++17 -fno-exceptions", "-std=c++20 -fno-exceptions"];
-    compile(CXX, &standards, &source("wrapper.cpp", cxx)?)?;
+    compile(CXX, &standards, &source("wrapper.cpp", cxx)?);
     let readme = fs::read_to_string("README.md")?;
-    compile(C, &["-std=c99", "-std=c11"], &source("readme.c", program(&readme, "c")?)?)?;
-    compile(CXX, &["-std=c++17", "-std=c++20"], &source("readme.cpp", program(&readme, "cpp")?)?)
+    compile(C, &["-std=c99", "-std=c11"], &source("readme.c", program(&readme, "c")?)?);
+    compile(CXX, &["-std=c++17", "-std=c++20"], &source("readme.cpp", program(&readme, "cpp")?)?);
+    run_all(commands)
 }
 
 /// The one program in `language` of a text in Markdown.

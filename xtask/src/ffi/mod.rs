@@ -5,8 +5,8 @@
 mod headers;
 pub mod layout;
 mod pictures;
-mod programs;
-mod tools;
+pub mod programs;
+pub mod tools;
 mod wrapper;
 
 use std::fs;
@@ -18,7 +18,7 @@ use crate::install::{self, Profile};
 use crate::process::Process;
 use crate::{Result, header};
 
-/// What the check makes, but for the digits' model, is made anew.
+/// What the check makes is made anew.
 const FOLDER: &str = "target/ffi";
 /// Not where the files are: what is installed has to work wherever it was moved to.
 const PREFIX: &str = "/opt/transcdiff";
@@ -58,7 +58,7 @@ fn install(folder: &Path, profile: Profile) -> Result<PathBuf> {
 }
 
 /// The shared library exports what include/transcdiff.symbols lists, and nothing else.
-fn symbols(library: &Path) -> Result {
+pub fn symbols(library: &Path) -> Result {
     let printed = Process::new("nm").args(&["-D", "--defined-only", "-P"]).arg(library).stdout()?;
     let mut exported: Vec<&str> = printed.lines().filter_map(|line| line.split(' ').next()).collect();
     exported.sort_unstable();

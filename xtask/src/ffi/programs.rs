@@ -25,11 +25,17 @@ impl Program {
 
     /// The program, to be given its arguments.
     pub fn run(&self) -> Process {
+        self.run_with(None)
+    }
+
+    /// The same, with the libraries in the folder `more`.
+    pub fn run_with(&self, more: Option<&Path>) -> Process {
         let first: Vec<&str> = self.first.iter().map(String::as_str).collect();
         let process = Process::new(&self.path).args(&first);
-        match &self.library_path {
-            Some(path) => process.env("LD_LIBRARY_PATH", path),
-            None => process,
+        let folders: Vec<&Path> = self.library_path.as_deref().into_iter().chain(more).collect();
+        match std::env::join_paths(&folders) {
+            Ok(path) if !folders.is_empty() => process.env("LD_LIBRARY_PATH", path),
+            _ => process,
         }
     }
 }
@@ -79,7 +85,7 @@ fn link_name(shared: bool) -> &'static str {
 }
 
 /// The commands of examples/c/README.md.
-fn c(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Result<Program> {
+pub fn c(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Result<Program> {
     let name = format!("c-{compiler}-{}", link_name(shared));
     let path = folder.join("programs").join(&name);
     fs::create_dir_all(folder.join("programs"))?;
@@ -102,7 +108,7 @@ fn c(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Result<Pr
 }
 
 /// The commands of examples/cpp/CMakeLists.txt.
-fn cpp(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Result<Program> {
+pub fn cpp(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Result<Program> {
     let name = format!("cpp-{compiler}-{}", link_name(shared));
     let build = folder.join("cmake").join(&name);
     if build.exists() {
