@@ -79,6 +79,7 @@ Problem problem_of(const Description& description, const Matrix& a, const Matrix
     p.transpose_a = description.transpose_a == 1;
     p.transpose_b = description.transpose_b == 1;
     p.epilogue = description.epilogue;
+    p.tf32 = description.compute == kCompute32FTf32;
     p.bias = description.bias;
     p.bias_stride = description.bias_stride;
     p.bias_type = description.bias_type < 0 ? d.type : description.bias_type;

@@ -46,6 +46,16 @@ void multiply(const Floats& a, const Floats& b, Floats& product, size_t first, s
     }
 }
 
+// To the nearest TF32, the larger of two that are as near.
+void round_to_tf32(Floats& values) {
+    constexpr uint32_t kDropped = 13;
+    for (float& value : values) {
+        if (!std::isfinite(value)) continue;
+        const uint32_t rounded = simt::bits<uint32_t>(value) + (1u << (kDropped - 1));
+        value = simt::float_of_bits(rounded >> kDropped << kDropped);
+    }
+}
+
 Floats product(const Floats& a, const Floats& b, size_t m, size_t n, size_t k) {
     Floats result(m * n, 0.0f);
     if (result.empty() || k == 0) return result;
@@ -97,7 +107,8 @@ void sum_operand(const Problem& p, int32_t batch, const Floats& a, const Floats&
 }
 
 void run(const Problem& p, int32_t batch) {
-    const Floats a = pack(p.a, p.transpose_a, batch), b = pack(p.b, p.transpose_b, batch);
+    Floats a = pack(p.a, p.transpose_a, batch), b = pack(p.b, p.transpose_b, batch);
+    if (p.tf32) round_to_tf32(a), round_to_tf32(b);
     const Floats values = product(a, b, p.m(), p.n(), p.k());
     Floats sums(p.m(), 0.0f);
     for (uint64_t row = 0; row < p.m(); ++row) {

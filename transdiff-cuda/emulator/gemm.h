@@ -36,6 +36,8 @@ struct Problem {
     Matrix a, b, c, d, aux;
     bool transpose_a = false, transpose_b = false;
     float alpha = 1, beta = 0;
+    // Whether factors are rounded to 10 bits of mantissa.
+    bool tf32 = false;
     uint32_t epilogue = kDefault;
     int32_t bias_type = kF32;
     uintptr_t bias = 0;

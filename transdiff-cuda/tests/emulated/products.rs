@@ -59,3 +59,21 @@ fn that_the_library_lacks() {
     let error = x.matmul(&x).unwrap_err().to_string();
     assert!(error.contains("matmul: backend error: cuBLASLt has no algorithm for "), "{error}");
 }
+
+/// 1 + 2⁻¹² is 1 with ten bits of mantissa.
+#[test]
+fn are_of_tf32_where_a_handle_allows_it() {
+    let Some(_emulator) = emulator() else { return };
+    let cuda = Cuda::new(0).unwrap();
+    let product = |cuda: &Cuda, dtype| {
+        let tensor = |value| Tensor::from_f32(cuda, &[1, 1], vec![value], dtype).unwrap();
+        tensor(1.0 + 2f32.powi(-12)).matmul(&tensor(4.0)).unwrap().to_f64().unwrap()[0]
+    };
+    let (exact, rounded) = (4.0 + 2f64.powi(-10), 4.0);
+    assert_eq!(product(&cuda, DType::F32), exact);
+    let allowed = cuda.clone().with_tf32(true);
+    assert_eq!(product(&allowed, DType::F32), rounded);
+    // Another handle of the same device, and the same one again.
+    assert_eq!(product(&cuda, DType::F32), exact);
+    assert_eq!(product(&allowed.with_tf32(false), DType::F32), exact);
+}

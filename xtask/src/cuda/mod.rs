@@ -101,7 +101,7 @@ struct Build {
 impl Build {
     fn cargo(&self, command: &[&str], rest: &[&str]) -> Process {
         let process = cargo(command).args(&PACKAGES).arg(FEATURES).args(rest);
-        process.env("CUDA_PATH", &self.toolkit)
+        process.env("CUDA_PATH", &self.toolkit).env("TRANSDIFF_CUDA_WERROR", "1")
     }
 
     /// Tests of the targets that are named.
