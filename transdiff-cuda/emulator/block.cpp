@@ -81,6 +81,11 @@ void Block::begin(const Launch& launch) {
     memory_.resize(kMaxShared + kAlignment + kGuard);
 }
 
+size_t Block::written_static_shared() const {
+    const auto filled = std::count(static_shared_, static_shared_end_, kUnwritten);
+    return static_cast<size_t>(static_shared_end_ - static_shared_ - filled);
+}
+
 bool Block::run(Index block, std::string& error) {
     prepare(block);
     resume_next(main_);

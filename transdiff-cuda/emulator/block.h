@@ -43,6 +43,7 @@ public:
     void meet(const char* name, void* mine, void (*combine)(void* const*));
     [[noreturn]] void fail(const char* format, va_list arguments);
     bool in_shared(const void* address, size_t bytes) const;
+    size_t written_static_shared() const;
     AsyncCopies& copies() { return threads_[current_].copies; }
 
 private:

@@ -20,4 +20,6 @@ bool run(const Launch& launch, std::string& error) {
     return true;
 }
 
+size_t written_static_shared() { return Block::mine().written_static_shared(); }
+
 }  // namespace simt

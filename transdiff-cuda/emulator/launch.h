@@ -18,6 +18,9 @@ struct Launch {
 // Whether all blocks ended; else `error` says what one of them did.
 bool run(const Launch& launch, std::string& error);
 
+// Bytes of `__shared__` variables that the last launch on this host thread wrote: it has at least so many.
+size_t written_static_shared();
+
 // Whether [address, address + bytes) is shared memory of the block that runs.
 bool in_shared(const void* address, size_t bytes);
 

@@ -119,10 +119,16 @@ std::string describe(const char* name, Index grid, Index block, size_t shared) {
     return text;
 }
 
-unsigned execute(const simt::Launch& launch) {
-    driver::log_launch(describe(launch.name, launch.grid, launch.block, launch.shared));
+// `limit`: of static and dynamic shared memory together, of which the static part is known when the kernel has run.
+unsigned execute(const simt::Launch& launch, size_t limit) {
+    const std::string description = describe(launch.name, launch.grid, launch.block, launch.shared);
+    driver::log_launch(description);
     std::string error;
     if (!simt::run(launch, error)) return driver::failure(driver::kLaunchFailed, error);
+    const size_t together = launch.shared + simt::written_static_shared();
+    if (together > limit) {
+        return driver::failure(driver::kInvalidValue, "refused: " + description + ", with static " + std::to_string(together));
+    }
     if (driver::setting("EMULATED_CUDA_CHECK", 0) == 0 || driver::guards_hold(error)) return driver::kSuccess;
     return driver::failure(driver::kLaunchFailed, "after kernel " + std::string(launch.name) + ": " + error);
 }
@@ -226,7 +232,8 @@ API unsigned cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsi
     // Those of the call are the caller's again when it returns.
     std::vector<std::max_align_t> copy(function->kernel->params / sizeof(std::max_align_t) + 1);
     std::memcpy(copy.data(), params[0], function->kernel->params);
-    return driver::submit(stream, [kernel = function->kernel, name = function->name, grid, block, shared, copy] {
-        return execute({kernel, name.c_str(), grid, block, shared, copy.data()});
+    const size_t limit = function->max_shared > kDefaultShared ? driver::max_shared() : kDefaultShared;
+    return driver::submit(stream, [kernel = function->kernel, name = function->name, grid, block, shared, copy, limit] {
+        return execute({kernel, name.c_str(), grid, block, shared, copy.data()}, limit);
     });
 }

@@ -328,8 +328,14 @@ void test_launches() {
     EXPECT_CODE(1, launch("test_unwritten", 1, 64, 49153, params));
     EXPECT_CODE(1, cuFuncSetAttribute(function("test_unwritten"), 8, 232449));
     EXPECT_CODE(0, cuFuncSetAttribute(function("test_unwritten"), 8, 232448));
-    EXPECT_CODE(0, launch("test_unwritten", 1, 64, 232448, params));
+    EXPECT_CODE(0, launch("test_unwritten", 1, 64, 232448 - 1024, params));
     EXPECT_CODE(400, launch("test_add", 1, 64, 0, params, &failures));
+    // Its `__shared__` variables count beside the dynamic memory.
+    Array ones(std::vector<float>(256, 1.0f));
+    const Params sum{out.address, ones.address, 0, 0};
+    EXPECT_CODE(0, launch("test_sum", 1, 256, 49152 - 128, sum));
+    EXPECT_CODE(1, launch("test_sum", 1, 256, 49152, sum));
+    EXPECT(error_has("with static"));
 
     void* other = nullptr;
     EXPECT_CODE(0, cuModuleLoadData(&other, fatbin("kernels/norm.cu").data()));

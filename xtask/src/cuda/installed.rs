@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::Build;
 use crate::Result;
 use crate::ffi::programs::{self, Program};
 use crate::ffi::{symbols, tools};
@@ -13,7 +14,7 @@ const FOLDER: &str = "target/cuda-ffi";
 
 /// Installs it, checks that it exports what is promised and loads without CUDA, and builds the examples in C and C++
 /// with the shared library and with the static one.
-pub fn programs(toolkit: &Path) -> Result<Vec<Program>> {
+pub fn programs(build: &Build) -> Result<Vec<Program>> {
     tools::present()?;
     let folder = std::path::absolute(FOLDER)?;
     if folder.exists() {
@@ -21,7 +22,7 @@ pub fn programs(toolkit: &Path) -> Result<Vec<Program>> {
     }
     let installed = folder.join("installed");
     let install = cargo(&["xtask", "install", "--cuda", "--profile=dev", "--prefix"]).arg(&installed);
-    install.env("CUDA_PATH", toolkit).run()?;
+    build.environment(install).run()?;
     let library = installed.join("lib/libtranscdiff.so");
     symbols(&library)?;
     super::loads_without_cuda(&library)?;

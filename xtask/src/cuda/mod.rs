@@ -58,7 +58,7 @@ pub fn check(options: &Options) -> Result {
     build.cargo(&["test", "--locked", "--no-run"], &emulated::targets()).run()?;
     loads_without_cuda(Path::new(COMMAND))?;
     Process::new("target/debug/examples/tiny_model").args(&TINY).run()?;
-    let programs = installed::programs(&build.toolkit)?;
+    let programs = installed::programs(&build)?;
     build.without_a_driver(&programs)?;
     build.under_the_emulator(&emulator, &programs)?;
     emulated::check(&build, &emulator)
@@ -100,7 +100,11 @@ struct Build {
 
 impl Build {
     fn cargo(&self, command: &[&str], rest: &[&str]) -> Process {
-        let process = cargo(command).args(&PACKAGES).arg(FEATURES).args(rest);
+        self.environment(cargo(command).args(&PACKAGES).arg(FEATURES).args(rest))
+    }
+
+    /// The variables that kernels are compiled by: another value of one would compile them again.
+    fn environment(&self, process: Process) -> Process {
         process.env("CUDA_PATH", &self.toolkit).env("TRANSDIFF_CUDA_WERROR", "1")
     }
 
