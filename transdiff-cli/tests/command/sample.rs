@@ -192,6 +192,17 @@ fn the_estimate_is_all_that_is_printed() {
     assert_eq!(folder.names(""), ["model.safetensors", "vae.safetensors"]);
 }
 
+/// Which device that is comes first: `auto` may have chosen it.
+#[test]
+fn a_type_that_the_device_lacks_is_refused() {
+    let folder = Folder::new();
+    let (model, out) = (folder.model("model.safetensors", &one_step()), folder.path("out"));
+    let flags = ["--class", "1", "--dtype", "bf16", "--device", "cpu", "--out", &out];
+    let done = run(&[&["sample", "--model", &model], &flags[..]].concat());
+    let said = "device: cpu\nerror: --dtype bf16: expected a type that cpu computes in, as f32 is\n";
+    assert_eq!((done.code, done.stderr.as_str()), (Some(1), said));
+}
+
 #[test]
 fn what_does_not_fit_the_model_is_refused_before_it_is_loaded() {
     let folder = Folder::new();
@@ -201,7 +212,7 @@ fn what_does_not_fit_the_model_is_refused_before_it_is_loaded() {
     let with = |flags: &[&str]| {
         fail(&[&["sample", "--model", &model, "--class", "1", "--out", &out], flags].concat())
     };
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["--class", "10"], "--class 10: the model has the classes 0 to 9"),
         (&["--class", "tabby"], "--class tabby: names are ImageNet's"),
         (&["--class", "1"], "--class: 1 comes twice"),
@@ -214,7 +225,6 @@ fn what_does_not_fit_the_model_is_refused_before_it_is_loaded() {
         (&["--guidance-interval", "0.9,0.5"], "guidance_low"),
         (&["--drift-scale", "-1"], "drift_scale"),
         (&["--solver", "heun", "--noise-scale", "1"], "--noise-scale: goes with"),
-        (&["--dtype", "bf16", "--device", "cpu"], "--dtype bf16: expected a type that "),
         (&["--vae", &model], "model.safetensors: no autoencoder"),
         (&["--vae", &vae, "--reference", "x.png"], "in one step and takes none"),
     ];
