@@ -1,8 +1,11 @@
-//! The CUDA driver: the one place that names `cust`, and makes the calls that `cust` has no wrapper for.
+//! The CUDA driver: the one room that names `cust`, and makes the calls that `cust` has no wrapper for.
 //!
 //! One context and one stream: everything that is asked is done in the order of asking.
 
+mod context;
+mod error;
 mod graph;
+mod stream;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
@@ -11,15 +14,19 @@ use std::ptr;
 
 use cust::context::Context;
 use cust::device::{Device, DeviceAttribute};
-use cust::error::CudaError;
 use cust::event::EventFlags;
 use cust::memory::LockedBuffer;
 use cust::module::Module;
-use cust::stream::StreamFlags;
 use cust::sys::{self, cudaError_enum as Code};
 use parking_lot::Mutex;
 use transdiff_core::{Error, Result};
 
+use context::current_context;
+use error::{checked, described, explained, failed, refused, success};
+use stream::{Moment, Stream};
+
+pub(crate) use context::Entered;
+pub(crate) use error::exhausted;
 pub(crate) use graph::Graph;
 
 /// A fatbin. The driver reads it as the words that it is made of.
@@ -35,8 +42,6 @@ const SHARED_UNASKED: u32 = 48 << 10;
 unsafe extern "C" {
     fn transdiff_driver_absence() -> *const c_char;
     fn transdiff_driver_symbol(name: *const c_char) -> *mut c_void;
-    fn transdiff_driver_code() -> u32;
-    fn transdiff_driver_missing() -> *const c_char;
 }
 
 /// A kernel: its name in the module of its stem.
@@ -92,125 +97,6 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.enter_for_good();
     }
-}
-
-/// A stream of work. It does not wait for the device's default stream, on which others in the process may work; those of
-/// `cust` do.
-struct Stream(sys::CUstream);
-
-// SAFETY: a handle, which the driver takes from any thread.
-unsafe impl Send for Stream {}
-// SAFETY: as above.
-unsafe impl Sync for Stream {}
-
-impl Stream {
-    /// In the thread's context.
-    fn new() -> Result<Self, Code> {
-        let mut stream = ptr::null_mut();
-        // SAFETY: the pointer is valid.
-        success(unsafe { sys::cuStreamCreate(&mut stream, StreamFlags::NON_BLOCKING.bits()) })?;
-        Ok(Self(stream))
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // SAFETY: the handle is valid and not used again.
-        unsafe { sys::cuStreamDestroy_v2(self.0) };
-    }
-}
-
-/// A thread in a device's context. It goes back to the one that it was in, its program's own perhaps, when this is
-/// dropped, which it has to do itself.
-#[must_use]
-pub(crate) struct Entered {
-    /// Whether it was in another one.
-    changed: bool,
-}
-
-impl Entered {
-    fn new(context: &Context) -> Result<Self, Code> {
-        let changed = current_context()? != context.as_raw();
-        if changed {
-            // SAFETY: the context is there.
-            success(unsafe { sys::cuCtxPushCurrent_v2(context.as_raw()) })?;
-        }
-        Ok(Self { changed })
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        if self.changed {
-            let mut left = ptr::null_mut();
-            // SAFETY: the pointer is valid. Should it fail, nobody can do anything about it.
-            unsafe { sys::cuCtxPopCurrent_v2(&mut left) };
-        }
-    }
-}
-
-/// The error of a call of the driver, in its own words.
-fn failed(op: &'static str, error: CudaError) -> Error {
-    match error {
-        CudaError::OutOfMemory => exhausted(op, None),
-        error => Error::Backend { op, message: described(error) },
-    }
-}
-
-/// The error of a device without room for `bytes`, or for what the driver wanted for itself.
-pub(crate) fn exhausted(op: &'static str, bytes: Option<usize>) -> Error {
-    let (mut free, mut total) = (0, 0);
-    // SAFETY: the pointers are valid.
-    let code = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
-    Error::OutOfMemory { op, bytes, free: (code == Code::CUDA_SUCCESS).then_some(free) }
-}
-
-fn described(error: CudaError) -> String {
-    message(|| error.to_string())
-}
-
-/// The code of what failed.
-fn success(code: Code) -> Result<(), Code> {
-    if code == Code::CUDA_SUCCESS { Ok(()) } else { Err(code) }
-}
-
-fn checked(op: &'static str, code: Code) -> Result<()> {
-    success(code).map_err(|code| refused(op, code))
-}
-
-/// The error of a code that is not success.
-fn refused(op: &'static str, code: Code) -> Error {
-    match code {
-        Code::CUDA_ERROR_OUT_OF_MEMORY => exhausted(op, None),
-        code => Error::Backend { op, message: explained(code) },
-    }
-}
-
-/// A code in the driver's own words.
-fn explained(code: Code) -> String {
-    message(|| {
-        let mut words: *const c_char = ptr::null();
-        // SAFETY: the pointer is valid.
-        let known =
-            unsafe { sys::cuGetErrorString(code, &mut words) } == Code::CUDA_SUCCESS && !words.is_null();
-        if !known {
-            return "unknown error".into();
-        }
-        // SAFETY: not null, and static.
-        unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
-    })
-}
-
-/// What went wrong in the last call, with the driver's number of it. `words` may call the driver.
-fn message(words: impl FnOnce() -> String) -> String {
-    // SAFETY: the functions take nothing.
-    let (code, missing) = unsafe { (transdiff_driver_code(), transdiff_driver_missing()) };
-    if missing.is_null() {
-        return format!("CUDA error {code}: {}", words().trim_matches('"'));
-    }
-    // SAFETY: not null, and static.
-    let missing = unsafe { CStr::from_ptr(missing) }.to_string_lossy();
-    format!("the CUDA driver has no {missing}: it is older than this library needs")
 }
 
 impl Driver {
@@ -436,14 +322,6 @@ impl Driver {
     }
 }
 
-/// The context that the thread is in, or null.
-fn current_context() -> Result<sys::CUcontext, Code> {
-    let mut context = ptr::null_mut();
-    // SAFETY: the pointer is valid.
-    success(unsafe { sys::cuCtxGetCurrent(&mut context) })?;
-    Ok(context)
-}
-
 /// The error with the kernel's name.
 fn named(error: Error, kernel: Kernel) -> Error {
     match error {
@@ -471,40 +349,6 @@ fn check_params(function: sys::CUfunction, bytes: usize) -> Result<(), String> {
         return Err(format!("takes {size} bytes at {offset}, and {bytes} are passed"));
     }
     Ok(())
-}
-
-/// A point in the device's work: an event. Those of `cust` come from its streams alone.
-pub(crate) struct Moment(sys::CUevent);
-
-// SAFETY: a handle, which the driver takes from any thread.
-unsafe impl Send for Moment {}
-// SAFETY: as above.
-unsafe impl Sync for Moment {}
-
-impl Moment {
-    /// Whoever waits for long sleeps.
-    const SLEEPING: EventFlags = EventFlags::DISABLE_TIMING.union(EventFlags::BLOCKING_SYNC);
-
-    /// One that has come.
-    fn new(op: &'static str, flags: EventFlags) -> Result<Self> {
-        let mut event = ptr::null_mut();
-        // SAFETY: the pointer is valid.
-        checked(op, unsafe { sys::cuEventCreate(&mut event, flags.bits()) })?;
-        Ok(Self(event))
-    }
-
-    /// Returns when it has come.
-    pub(crate) fn wait(&self, op: &'static str) -> Result<()> {
-        // SAFETY: the handle is valid.
-        checked(op, unsafe { sys::cuEventSynchronize(self.0) })
-    }
-}
-
-impl Drop for Moment {
-    fn drop(&mut self) {
-        // SAFETY: the handle is valid and not used again.
-        unsafe { sys::cuEventDestroy_v2(self.0) };
-    }
 }
 
 /// Pinned host memory, and when the device was last done with it.

@@ -5,7 +5,9 @@ use std::{fmt, ptr};
 use cust::sys;
 use transdiff_core::Result;
 
-use super::{Driver, Moment, checked};
+use super::Driver;
+use super::error::checked;
+use super::stream::Moment;
 
 impl Driver {
     /// Begins to note what is asked of the stream, instead of doing it.
