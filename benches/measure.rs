@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
-use transdiff::model::{Mode, ModelConfig, Session, Size};
-use transdiff::vae::VaeConfig;
+use transdiff::models::transdiff::{Mode, Session, Size, TransDiffConfig};
+use transdiff::models::vae::VaeConfig;
 use transdiff::{Backend, DType, Device, DeviceTask, Result, TransDiff};
 use workloads::{
     Autoencoder, DecoderStep, TRAIN_BATCH, TRAIN_MUL, Training, features, flops, preset, sample,
@@ -113,11 +113,11 @@ impl Options {
         }
     }
 
-    fn config(&self, what: What) -> Result<ModelConfig> {
+    fn config(&self, what: What) -> Result<TransDiffConfig> {
         let mode = if let What::Mrar = what { Mode::MultiReference { groups: 4 } } else { Mode::OneStep };
-        let published = |size| ModelConfig::preset(size, self.res, mode);
+        let published = |size| TransDiffConfig::preset(size, self.res, mode);
         Ok(match self.preset {
-            Sizes::Tiny => ModelConfig {
+            Sizes::Tiny => TransDiffConfig {
                 width: 64,
                 heads: 4,
                 encoder_blocks: 2,
@@ -131,7 +131,7 @@ impl Options {
     }
 
     /// Operations of a run.
-    fn flops(&self, what: What, config: &ModelConfig) -> usize {
+    fn flops(&self, what: What, config: &TransDiffConfig) -> usize {
         let (batch, vae) = (self.batch, VaeConfig::published());
         match what {
             What::Ar => flops::features(config, 2 * batch),
@@ -145,7 +145,7 @@ impl Options {
     }
 
     /// What the line of a measurement says beside its figures.
-    fn about(&self, what: What, config: &ModelConfig) -> Value {
+    fn about(&self, what: What, config: &TransDiffConfig) -> Value {
         match what {
             What::Ar | What::Step => json!({"note": "guidance: 2 x batch"}),
             What::ArConditional => json!({"note": "1 x batch"}),
@@ -156,7 +156,7 @@ impl Options {
     }
 
     /// Prints the JSON line of a measurement; `figures` are what was measured.
-    fn report(&self, what: What, config: &ModelConfig, figures: Value) {
+    fn report(&self, what: What, config: &TransDiffConfig, figures: Value) {
         let preset = if self.model.is_some() { "file".to_owned() } else { name(self.preset) };
         let mut line = json!({
             "impl": "transdiff-rs", "what": name(what), "preset": preset, "dtype": name(self.dtype),
@@ -273,7 +273,7 @@ impl Measuring {
         Ok(seconds)
     }
 
-    fn report(&self, what: What, config: &ModelConfig, seconds: &[f64]) {
+    fn report(&self, what: What, config: &TransDiffConfig, seconds: &[f64]) {
         let (median, min) = (seconds[seconds.len() / 2], seconds[0]);
         let figures = json!({
             "device": self.device, "median_s": median, "min_s": min, "peak_mib": peak_mib(),

@@ -11,13 +11,13 @@
 //! ```
 //! use std::ops::ControlFlow;
 //!
-//! use transdiff::model::{Mode, ModelConfig, Sampling, Session};
-//! use transdiff::sampler::{EulerMaruyama, Guidance, KeyedNoise, Path, Progress, Schedule};
+//! use transdiff::models::transdiff::{Mode, TransDiffConfig, Sampling, Session};
+//! use transdiff::diffusion::{EulerMaruyama, Guidance, KeyedNoise, Interpolant, Progress, Timesteps};
 //! use transdiff::{Cpu, DType, TransDiff};
 //!
 //! # fn main() -> transdiff::Result<()> {
 //! let backend = Cpu::new(None)?; // a thread a core
-//! let config = ModelConfig {
+//! let config = TransDiffConfig {
 //!     width: 32,
 //!     heads: 2,
 //!     encoder_blocks: 2,
@@ -34,7 +34,7 @@
 //! let model = TransDiff::new(&backend, &config, DType::F32, 0)?;
 //!
 //! let mut session = Session::new(&model);
-//! let solver = EulerMaruyama::new(Schedule::paper(5)?, Path::Linear, 0.87, 0.91)?;
+//! let solver = EulerMaruyama::new(Timesteps::paper(5)?, Interpolant::Linear, 0.87, 0.91)?;
 //! let sampling = Sampling::new(solver, Guidance::new(1.3)?);
 //! // Each image has a seed of its own and is the same alone and in any batch.
 //! let mut noise = KeyedNoise::new(&backend, DType::F32, &[1, 2, 3]);
@@ -46,7 +46,7 @@
 //! assert_eq!(made.latents.shape(), [3, 4, 4, 4]);
 //!
 //! // Half of the features of one image, half of another's.
-//! let features = made.features.narrow_images(0, 1)?.mixed_with(&made.features.narrow_images(2, 1)?, 8)?;
+//! let features = made.features.narrow_images(0, 1)?.splice(&made.features.narrow_images(2, 1)?, 8)?;
 //! let mut noise = KeyedNoise::new(&backend, DType::F32, &[4]);
 //! let mixed = session.decode(&features, &sampling, &mut noise, &mut progress)?;
 //! assert_eq!(mixed.shape(), [1, 4, 4, 4]);
@@ -58,10 +58,11 @@ mod device;
 pub mod pipeline;
 
 pub use device::{Device, DeviceTask, OpenDevice};
-pub use transdiff_core::model::TransDiff;
+pub use transdiff_core::models::transdiff::TransDiff;
 pub use transdiff_core::{
-    Backend, Cancellation, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd, backend,
-    bf16, data, layout, model, nn, reference, rng, room, sampler, tensor, testing, text, train, vae, weights,
+    Backend, CancellationToken, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd,
+    backend, bf16, checkpoint, data, diffusion, layout, models, nn, reference, rng, tensor, testing, text,
+    train, try_with_capacity,
 };
 pub use transdiff_cpu::Cpu;
 #[cfg(feature = "cuda")]

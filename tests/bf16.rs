@@ -3,18 +3,22 @@
 mod common;
 
 use common::tiny::{self, bits};
-use transdiff_core::model::{Features, Generation, ModelConfig, Sampling, Session, TransDiff};
+use transdiff_core::diffusion::{
+    EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoopObserver, Solver, Timesteps,
+};
+use transdiff_core::models::transdiff::{
+    Features, Generation, Sampling, Session, TransDiff, TransDiffConfig,
+};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
-use transdiff_core::sampler::{EulerMaruyama, Guidance, Heun, KeyedNoise, Path, Schedule, Silent, Solver};
-use transdiff_core::train::{LrSchedule, LrTail, TrainConfig, Trainer};
+use transdiff_core::train::{LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff_core::{DType, Error, Tensor};
 use transdiff_cpu::Cpu;
 
 /// Weights and inputs are off by up to 2⁻⁸ (0.4 %), most by half of that, and errors add up over the steps.
 const BAND: f64 = 0.03;
 
-fn configs() -> [ModelConfig; 3] {
+fn configs() -> [TransDiffConfig; 3] {
     [tiny::one_step(), tiny::mrar(), tiny::mrar_of_singles()]
 }
 
@@ -35,8 +39,11 @@ fn assert_near(got: &Tensor<Reference>, want: &Tensor<Reference>) {
 }
 
 fn solvers() -> [Solver; 2] {
-    let (schedule, path) = (Schedule::even(4).unwrap(), Path::Linear);
-    [EulerMaruyama::new(schedule, path, 0.9, 0.95).unwrap().into(), Heun { schedule, path }.into()]
+    let (timesteps, interpolant) = (Timesteps::uniform(4).unwrap(), Interpolant::Linear);
+    [
+        EulerMaruyama::new(timesteps, interpolant, 0.9, 0.95).unwrap().into(),
+        Heun { timesteps, interpolant }.into(),
+    ]
 }
 
 fn generate(
@@ -45,7 +52,7 @@ fn generate(
     sampling: &Sampling,
 ) -> Generation<Reference> {
     let mut noise = KeyedNoise::new(&Reference, DType::F32, &[3, 4]);
-    Session::new(model).generate(&[0, 2], references, sampling, &mut noise, &mut Silent).unwrap()
+    Session::new(model).generate(&[0, 2], references, sampling, &mut noise, &mut NoopObserver).unwrap()
 }
 
 /// From f32 noise to f32 latents, with references on the way: the state of a sampler is never rounded to bf16.
@@ -82,7 +89,7 @@ fn features_of_both_types_are_decoded() {
     let sampling = Sampling::new(solvers()[0], Guidance::new(1.4).unwrap());
     let decode = |model: &TransDiff<Reference>, features: &Features<Reference>| {
         let mut noise = KeyedNoise::new(&Reference, DType::F32, &[3, 4]);
-        Session::new(model).decode(features, &sampling, &mut noise, &mut Silent).unwrap()
+        Session::new(model).decode(features, &sampling, &mut noise, &mut NoopObserver).unwrap()
     };
     let want = decode(&wide, &features);
     let got = [&features, &rounded].map(|features| decode(&narrow, features));
@@ -100,7 +107,7 @@ fn settings(compute: DType) -> TrainConfig {
         label_drop: 0.4,
         dropout: 0.1,
         diversity: 0.1,
-        lr: LrSchedule { peak: 3e-3, warmup: 1, total: 20, tail: LrTail::Constant },
+        lr: LrSchedule { peak: 3e-3, warmup: 1, total: 20, tail: LrDecay::Constant },
         compute,
         ..TrainConfig::new(3, 20)
     }
@@ -108,7 +115,7 @@ fn settings(compute: DType) -> TrainConfig {
 
 /// A model as training leaves it. One of large random weights, as for generation above, is no measure here: rounding
 /// its weights alone turns its gradient by a third.
-fn trained(config: &ModelConfig) -> TransDiff<Reference> {
+fn trained(config: &TransDiffConfig) -> TransDiff<Reference> {
     let model = TransDiff::new(&Reference, config, DType::F32, 3).unwrap();
     let mut run = Trainer::new(model, settings(DType::F32)).unwrap();
     let set = tiny::set(config, 5);
@@ -122,8 +129,8 @@ fn trainer(model: &TransDiff<Reference>, settings: TrainConfig) -> Trainer<Refer
     Trainer::new(model.clone(), settings).unwrap()
 }
 
-fn wider() -> [ModelConfig; 3] {
-    configs().map(|config| ModelConfig { width: 16, ..config })
+fn wider() -> [TransDiffConfig; 3] {
+    configs().map(|config| TransDiffConfig { width: 16, ..config })
 }
 
 #[test]
@@ -149,7 +156,7 @@ fn gradients_stay_near_f32() {
         let model = trained(&config);
         let wide = trainer(&model, settings(DType::F32));
         let narrow = trainer(&model, settings(DType::BF16));
-        let again = TrainConfig { checkpoint_blocks: true, ..settings(DType::BF16) };
+        let again = TrainConfig { gradient_checkpointing: true, ..settings(DType::BF16) };
         let again = trainer(&model, again);
         let batches = [1, 2].map(|seed| tiny::batch(wide.model(), &[true, false], 2, seed));
         let [(_, want), (loss, got), (loss_again, got_again)] =

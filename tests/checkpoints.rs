@@ -10,12 +10,12 @@ use common::golden::{Golden, folder, is_there};
 use common::pickle;
 use common::tiny::{bits, differing};
 use serde_json::json;
-use transdiff_core::model::{
-    CONFIG_KEY, LoadHints, Mode, ModelConfig, ModelSource, Size, TransDiff, Weights,
+use transdiff_core::checkpoint::{FileKind, Format, StoredDType, WeightFile, write_atomic};
+use transdiff_core::models::transdiff::{
+    CONFIG_KEY, LoadHints, Mode, Size, StoredTransDiff, TransDiff, TransDiffConfig, WeightSet,
 };
+use transdiff_core::models::vae::StoredVae;
 use transdiff_core::nn::Module;
-use transdiff_core::vae::VaeSource;
-use transdiff_core::weights::{FileKind, Format, StoredDType, WeightFile, write_atomic};
 use transdiff_core::{DType, Error, HostData, HostTensor};
 use transdiff_cpu::Cpu;
 
@@ -59,8 +59,8 @@ fn values_are_those_of_the_golden_file() {
 fn halved_values_are_the_golden_files_rounded() {
     let golden = Golden::load("onestep_256");
     for file in open("checkpoint-bf16.pth") {
-        let hints = LoadHints { weights: Some(Weights::Model), ..hints(&golden) };
-        let source = ModelSource::find(&file, &hints).unwrap();
+        let hints = LoadHints { weights: Some(WeightSet::Raw), ..hints(&golden) };
+        let source = StoredTransDiff::find(&file, &hints).unwrap();
         assert_eq!(source.tensors().entries().count(), golden.under("param.").count());
         for (name, tensor) in golden.under("param.") {
             assert_eq!(source.tensors().get(name).unwrap().dtype(), StoredDType::BF16, "{name}");
@@ -204,7 +204,7 @@ fn the_autoencoder_is_found() {
     for file in open("vae.ckpt") {
         assert_eq!(file.kind(), FileKind::Vae { prefix: "model." });
         let view = file.select("model.");
-        let moments = 2 * VaeSource::find(&file).unwrap().config().latent_channels;
+        let moments = 2 * StoredVae::find(&file).unwrap().config().latent_channels;
         assert_eq!(view.get("quant_conv.weight").unwrap().shape(), [moments, moments, 1, 1]);
         if let Some(golden) = Golden::find("vae") {
             assert!(golden.under("param.").count() > 0);
@@ -255,12 +255,12 @@ fn a_checkpoint_and_a_safetensors_file_hold_the_same_model() {
     let (cpu, hints) = (Cpu::new(Some(1)).unwrap(), hints(&golden));
     for file in open("checkpoint-last.pth") {
         let choices = [
-            (None, Weights::Ema, "ema."),
-            (Some(Weights::Ema), Weights::Ema, "ema."),
-            (Some(Weights::Model), Weights::Model, "param."),
+            (None, WeightSet::Ema, "ema."),
+            (Some(WeightSet::Ema), WeightSet::Ema, "ema."),
+            (Some(WeightSet::Raw), WeightSet::Raw, "param."),
         ];
         for (wanted, chosen, set) in choices {
-            let source = ModelSource::find(&file, &LoadHints { weights: wanted, ..hints }).unwrap();
+            let source = StoredTransDiff::find(&file, &LoadHints { weights: wanted, ..hints }).unwrap();
             assert_eq!(source.weights(), chosen);
             let model = source.load(&cpu, DType::F32).unwrap();
             let config = serde_json::to_string(model.config()).unwrap();
@@ -273,12 +273,12 @@ fn a_checkpoint_and_a_safetensors_file_hold_the_same_model() {
             let bare = rewritten(&golden, set, &[]);
             let bare = WeightFile::open(bare.path()).unwrap();
             assert_eq!(bare.kind(), FileKind::Model);
-            assert_eq!(ModelSource::find(&bare, &hints).unwrap().weights(), Weights::Sole);
+            assert_eq!(StoredTransDiff::find(&bare, &hints).unwrap().weights(), WeightSet::Single);
             let bare = TransDiff::from_file(&cpu, &bare, DType::F32, &hints).unwrap();
             assert_eq!((bare.config(), features(&bare)), (model.config(), features(&model)));
         }
-        let error =
-            ModelSource::find(&file, &LoadHints { weights: Some(Weights::Sole), ..hints }).unwrap_err();
+        let error = StoredTransDiff::find(&file, &LoadHints { weights: Some(WeightSet::Single), ..hints })
+            .unwrap_err();
         assert!(error.to_string().contains("Sole") && error.to_string().contains("Ema"), "{error}");
     }
 }
@@ -289,7 +289,7 @@ fn sizes_are_read_off_the_shapes() {
         let golden = Golden::load(name);
         let file = rewritten(&golden, "param.", &[]);
         let file = WeightFile::open(file.path()).unwrap();
-        let source = ModelSource::find(&file, &hints(&golden)).unwrap();
+        let source = StoredTransDiff::find(&file, &hints(&golden)).unwrap();
         let config = source.config();
         let numbers = [
             ("embed_dim", config.width),
@@ -315,20 +315,21 @@ fn heads_are_asked_for() {
     let golden = Golden::load("onestep_256");
     let (heads, width): (usize, usize) = (golden.value("heads"), golden.value("embed_dim"));
     for file in open("checkpoint-last.pth") {
-        let error = ModelSource::find(&file, &LoadHints::default()).unwrap_err();
+        let error = StoredTransDiff::find(&file, &LoadHints::default()).unwrap_err();
         assert!(matches!(&error, Error::Format { path, .. } if path == file.path()), "{error}");
         assert!(error.to_string().contains("hint `heads`"), "{error}");
         let error =
-            ModelSource::find(&file, &LoadHints { heads: Some(width + 1), weights: None }).unwrap_err();
+            StoredTransDiff::find(&file, &LoadHints { heads: Some(width + 1), weights: None }).unwrap_err();
         assert!(matches!(&error, Error::Config { field: "heads", .. }), "{error}");
     }
     let bare = rewritten(&golden, "param.", &[]);
     let bare = WeightFile::open(bare.path()).unwrap();
-    let config = ModelSource::find(&bare, &hints(&golden)).unwrap().config().clone();
+    let config = StoredTransDiff::find(&bare, &hints(&golden)).unwrap().config().clone();
     let saved = rewritten(&golden, "param.", &[(CONFIG_KEY, serde_json::to_string(&config).unwrap())]);
     let saved = WeightFile::open(saved.path()).unwrap();
-    ModelSource::find(&saved, &hints(&golden)).unwrap();
-    let error = ModelSource::find(&saved, &LoadHints { heads: Some(heads + 1), weights: None }).unwrap_err();
+    StoredTransDiff::find(&saved, &hints(&golden)).unwrap();
+    let error =
+        StoredTransDiff::find(&saved, &LoadHints { heads: Some(heads + 1), weights: None }).unwrap_err();
     let said = format!("the hint says {}, the metadata says {heads}", heads + 1);
     assert!(error.to_string().contains(&said), "{error}");
 }
@@ -382,8 +383,8 @@ fn arguments_that_contradict_the_shapes() {
     let agreeing =
         [("img_size", int(img_size)), ("class_num", int(golden.value("classes"))), ("mrar", boolean(false))];
     let file = with_args(&golden, &agreeing);
-    let source = ModelSource::find(&file, &hints).unwrap();
-    assert_eq!(source.weights(), Weights::Model);
+    let source = StoredTransDiff::find(&file, &hints).unwrap();
+    assert_eq!(source.weights(), WeightSet::Raw);
     assert_eq!(source.config().heads, hints.heads.unwrap());
     let model = source.load(&Cpu::new(Some(1)).unwrap(), DType::F32).unwrap();
     assert_eq!(&bits(model.params()[0].1.value()), &golden_bits(&golden, "param.class_emb.weight"));
@@ -400,7 +401,7 @@ fn arguments_that_contradict_the_shapes() {
     ];
     for (name, value) in contradicting {
         let file = with_args(&golden, &[(name, value)]);
-        let error = ModelSource::find(&file, &hints).unwrap_err();
+        let error = StoredTransDiff::find(&file, &hints).unwrap_err();
         let text = error.to_string();
         assert!(matches!(&error, Error::Format { .. }), "{name}: {text}");
         assert!(
@@ -410,7 +411,7 @@ fn arguments_that_contradict_the_shapes() {
         assert!(name.contains("heads") || name == "model" || text.contains(name), "{name}: {text}");
     }
     let file = with_args(&golden, &[("heads", int(golden.value("heads")))]);
-    let source = ModelSource::find(&file, &LoadHints::default()).unwrap();
+    let source = StoredTransDiff::find(&file, &LoadHints::default()).unwrap();
     assert_eq!(Some(source.config().heads), hints.heads);
 }
 
@@ -419,7 +420,7 @@ fn golden_bits(golden: &Golden, name: &str) -> Vec<u64> {
 }
 
 /// A safetensors file with the names and shapes of a published model, and a hole for the values.
-fn hollow(config: &ModelConfig) -> tempfile::NamedTempFile {
+fn hollow(config: &TransDiffConfig) -> tempfile::NamedTempFile {
     let model = TransDiff::placeholder(&Cpu::new(Some(1)).unwrap(), config, DType::F32).unwrap();
     let (mut header, mut end) = (serde_json::Map::new(), 0);
     for (name, param) in model.params() {
@@ -440,10 +441,10 @@ fn hollow(config: &ModelConfig) -> tempfile::NamedTempFile {
 fn published_models_need_no_hint() {
     for size in [Size::Base, Size::Large, Size::Huge] {
         for mode in [Mode::OneStep, Mode::MultiReference { groups: 4 }] {
-            let config = ModelConfig::preset(size, 256, mode).unwrap();
+            let config = TransDiffConfig::preset(size, 256, mode).unwrap();
             let file = hollow(&config);
             let file = WeightFile::open(file.path()).unwrap();
-            let source = ModelSource::find(&file, &LoadHints::default()).unwrap();
+            let source = StoredTransDiff::find(&file, &LoadHints::default()).unwrap();
             assert_eq!(source.config(), &config);
         }
     }

@@ -12,11 +12,11 @@ use common::cuda::device;
 use common::golden::relative_error;
 use common::tiny;
 use digits::{CLASSES, Digits, LATENT_SIDE, to_latent};
-use transdiff::data::MemorySet;
-use transdiff::model::{Mode, ModelConfig, Sampling};
+use transdiff::data::MemoryDataset;
+use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Timesteps};
+use transdiff::models::transdiff::{Mode, Sampling, TransDiffConfig};
 use transdiff::pipeline::{LoadOptions, Output, Pipeline, Request, Wanted};
-use transdiff::sampler::{EulerMaruyama, Guidance, Path, Schedule};
-use transdiff::train::{LrSchedule, LrTail, TrainConfig, Trainer};
+use transdiff::train::{LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff::{Backend, Cpu, DType, Device, HostTensor, TransDiff};
 
 /// Errors of f32 that grew over the steps of a trajectory.
@@ -25,12 +25,12 @@ const SINGLE: f64 = 1e-4;
 const HALF: f64 = 1e-1;
 
 /// Five images of a pipeline, and what loading it told.
-fn generated(config: &ModelConfig, device: Device, dtype: DType) -> (Output, Vec<String>) {
+fn generated(config: &TransDiffConfig, device: Device, dtype: DType) -> (Output, Vec<String>) {
     let ([model, vae], mut told) = (tiny::files(&Cpu::new(Some(1)).unwrap(), config), Vec::new());
     let options = LoadOptions { device, dtype, ..LoadOptions::default() };
     let pipeline =
         Pipeline::load(&model, Some(&vae), &options, &mut |_, line| told.push(line.into())).unwrap();
-    let solver = EulerMaruyama::new(Schedule::paper(5).unwrap(), Path::Linear, 0.9, 0.9).unwrap();
+    let solver = EulerMaruyama::new(Timesteps::paper(5).unwrap(), Interpolant::Linear, 0.9, 0.9).unwrap();
     // Guidance within an interval: both kinds of steps are recorded and replayed.
     let sampling = Sampling::new(solver, Guidance::within(1.5, 0.2, 0.8).unwrap());
     let wanted = Wanted { images: true, features: true };
@@ -86,8 +86,8 @@ fn training_steps() -> u64 {
 fn losses<B: Backend>(backend: &B, compute: DType) -> Vec<f64> {
     let (train, _) = Digits::load().unwrap();
     let values = train.images.iter().flat_map(to_latent).collect();
-    let set = MemorySet::new([4, LATENT_SIDE, LATENT_SIDE], values, train.labels.clone()).unwrap();
-    let config = ModelConfig {
+    let set = MemoryDataset::new([4, LATENT_SIDE, LATENT_SIDE], values, train.labels.clone()).unwrap();
+    let config = TransDiffConfig {
         width: 64,
         heads: 2,
         encoder_blocks: 2,
@@ -101,7 +101,7 @@ fn losses<B: Backend>(backend: &B, compute: DType) -> Vec<f64> {
         mode: Mode::OneStep,
     };
     let model = TransDiff::new(backend, &config, DType::F32, 0).unwrap();
-    let lr = LrSchedule { peak: 1e-3, warmup: 20, total: 200, tail: LrTail::Constant };
+    let lr = LrSchedule { peak: 1e-3, warmup: 20, total: 200, tail: LrDecay::Constant };
     let train = TrainConfig { batch_mul: 2, dropout: 0.1, compute, lr, ..TrainConfig::new(32, 200) };
     let mut trainer = Trainer::new(model, train).unwrap();
     (0..training_steps()).map(|_| trainer.step(&set).unwrap().loss).collect()

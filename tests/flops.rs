@@ -3,12 +3,12 @@
 #[path = "../benches/workloads/flops.rs"]
 mod flops;
 
-use transdiff::model::{Mode, ModelConfig};
-use transdiff::vae::VaeConfig;
+use transdiff::models::transdiff::{Mode, TransDiffConfig};
+use transdiff::models::vae::VaeConfig;
 
 /// 2 class tokens, 4 features; latents of 4×4 positions with 3 channels.
-fn model(mode: Mode) -> ModelConfig {
-    ModelConfig {
+fn model(mode: Mode) -> TransDiffConfig {
+    TransDiffConfig {
         width: 8,
         heads: 2,
         encoder_blocks: 2,

@@ -6,17 +6,19 @@ use std::ops::ControlFlow;
 
 use common::tiny::{self, bits, differing};
 use proptest::prelude::*;
+use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Var;
-use transdiff_core::model::{
-    Features, Generation, Mode, ModelConfig, Sampling, Session, Size, TransDiff, cosine_mean,
+use transdiff_core::diffusion::{
+    EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Progress, Solver,
+    Timesteps,
 };
-use transdiff_core::nn::{Context, Module};
+use transdiff_core::models::transdiff::{
+    Features, Generation, Mode, Sampling, Session, Size, TransDiff, TransDiffConfig, cosine_mean,
+};
+use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey};
-use transdiff_core::sampler::{
-    EulerMaruyama, Guidance, Heun, KeyedNoise, NoiseSource, Path, Progress, Schedule, Silent, Solver,
-};
-use transdiff_core::{Backend, Cancellation, DType, Error, Result, Tensor};
+use transdiff_core::{Backend, CancellationToken, DType, Error, Result, Tensor};
 use transdiff_cpu::Cpu;
 
 const STEPS: usize = 4;
@@ -26,7 +28,7 @@ fn cpu() -> Cpu {
 }
 
 fn solver() -> Solver {
-    EulerMaruyama::new(Schedule::paper(STEPS).unwrap(), Path::Linear, 0.9, 0.95).unwrap().into()
+    EulerMaruyama::new(Timesteps::paper(STEPS).unwrap(), Interpolant::Linear, 0.9, 0.95).unwrap().into()
 }
 
 fn guided(scales: &[f64]) -> Sampling {
@@ -34,7 +36,7 @@ fn guided(scales: &[f64]) -> Sampling {
     Sampling { solver: solver(), guidance }
 }
 
-fn configs() -> [ModelConfig; 3] {
+fn configs() -> [TransDiffConfig; 3] {
     [tiny::one_step(), tiny::mrar(), tiny::mrar_of_singles()]
 }
 
@@ -55,7 +57,7 @@ fn generate_from<B: Backend>(
     let (labels, seeds): (Vec<usize>, Vec<u64>) = images.iter().copied().unzip();
     let model = session.model();
     let mut noise = KeyedNoise::new(model.backend(), model.dtype(), &seeds);
-    session.generate(&labels, references, sampling, &mut noise, &mut Silent)
+    session.generate(&labels, references, sampling, &mut noise, &mut NoopObserver)
 }
 
 /// Image `index` of everything in a generation, as bits.
@@ -66,10 +68,10 @@ fn image<B: Backend>(generation: &Generation<B>, index: usize) -> Vec<Vec<u64>> 
 }
 
 /// Every layout of groups that fits a latent of side 4.
-fn layouts() -> impl Strategy<Value = (ModelConfig, usize)> {
+fn layouts() -> impl Strategy<Value = (TransDiffConfig, usize)> {
     let sizes = (1usize..=5, prop::sample::select(vec![1usize, 2, 4]), 1usize..=4, 1usize..=3);
     sizes.prop_flat_map(|(groups, side, buffer_size, encoder_blocks)| {
-        let config = ModelConfig {
+        let config = TransDiffConfig {
             feature_tokens: groups * side * side,
             latent_size: 4,
             buffer_size,
@@ -123,7 +125,7 @@ proptest! {
         images in prop::collection::vec((0usize..3, 0u64..1000), 1..7),
         scale in prop::sample::select(vec![1.0, 1.4]),
     ) {
-        let model = tiny::model(&cpu(), &ModelConfig { width: 24, ..configs()[which].clone() }, DType::F32);
+        let model = tiny::model(&cpu(), &TransDiffConfig { width: 24, ..configs()[which].clone() }, DType::F32);
         let together = generate(&model, &images, &guided(&[scale]));
         for (index, &one) in images.iter().enumerate() {
             prop_assert!(image(&together, index) == image(&generate(&model, &[one], &guided(&[scale])), 0));
@@ -135,7 +137,7 @@ proptest! {
 #[test]
 fn what_an_image_depends_on() {
     for config in configs() {
-        let config = ModelConfig { width: 48, ..config };
+        let config = TransDiffConfig { width: 48, ..config };
         let model = tiny::model(&cpu(), &config, DType::F32);
         let one = |image: (usize, u64), scale| bits(&generate(&model, &[image], &guided(&[scale])).latents);
         let base = one((1, 5), 1.4);
@@ -172,8 +174,9 @@ fn without_guidance_there_is_no_unconditional_branch() {
 #[test]
 fn guidance_is_linear_in_one_step() {
     let model = tiny::model(&Reference, &tiny::one_step(), DType::F64);
-    let one_step = Heun { schedule: Schedule::even(1).unwrap(), path: Path::Linear };
-    let euler = transdiff_core::sampler::Euler { schedule: one_step.schedule, path: one_step.path };
+    let one_step = Heun { timesteps: Timesteps::uniform(1).unwrap(), interpolant: Interpolant::Linear };
+    let euler =
+        transdiff_core::diffusion::Euler { timesteps: one_step.timesteps, interpolant: one_step.interpolant };
     let image = |scale| {
         let sampling = Sampling::new(euler, Guidance::new(scale).unwrap());
         generate(&model, &[(1, 2), (0, 3)], &sampling).latents
@@ -186,7 +189,7 @@ fn guidance_is_linear_in_one_step() {
     let both = Features::new(Tensor::cat(&[features.tensor(), features.tensor()], 0).unwrap()).unwrap();
     let mut noise = KeyedNoise::new(&Reference, DType::F64, &[2, 3]);
     let sampling = Sampling::new(euler, Guidance::NONE);
-    let bare = Session::new(&model).decode(&both, &sampling, &mut noise, &mut Silent).unwrap();
+    let bare = Session::new(&model).decode(&both, &sampling, &mut noise, &mut NoopObserver).unwrap();
     let expected = one.affine(2.0, 0.0).unwrap().sub(&two).unwrap();
     assert!(expected.sub(&bare).unwrap().to_f64().unwrap().iter().all(|d| d.abs() < 1e-12));
 }
@@ -319,7 +322,7 @@ fn features_are_cut_and_mixed() {
     let mut session = Session::new(&model);
     let mut decode = |features: &Features<Cpu>, scale| {
         let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[7]);
-        let latents = session.decode(features, &guided(&[scale]), &mut noise, &mut Silent).unwrap();
+        let latents = session.decode(features, &guided(&[scale]), &mut noise, &mut NoopObserver).unwrap();
         assert_eq!(latents.shape(), [1, 2, 2, 2]);
         bits(&latents)
     };
@@ -329,16 +332,16 @@ fn features_are_cut_and_mixed() {
         assert_eq!(whole, bits(&generate(&model, &[(0, 7)], &guided(&[scale])).latents));
         assert_eq!(whole, decode(&a.first(4).unwrap(), scale));
         let mut all: Vec<Vec<u64>> = (1..4).map(|k| decode(&a.first(k).unwrap(), scale)).collect();
-        all.extend((0..4).map(|k| decode(&a.mixed_with(&b, k).unwrap(), scale)));
+        all.extend((0..4).map(|k| decode(&a.splice(&b, k).unwrap(), scale)));
         all.push(whole);
         let count = all.len();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), count, "every cut and every mix gives another image");
     }
-    assert_eq!(bits(a.mixed_with(&b, 4).unwrap().tensor()), bits(a.tensor()));
-    assert_eq!(bits(a.mixed_with(&b, 0).unwrap().tensor()), bits(b.tensor()));
-    let mixed = a.mixed_with(&b, 1).unwrap();
+    assert_eq!(bits(a.splice(&b, 4).unwrap().tensor()), bits(a.tensor()));
+    assert_eq!(bits(a.splice(&b, 0).unwrap().tensor()), bits(b.tensor()));
+    let mixed = a.splice(&b, 1).unwrap();
     assert_eq!(bits(mixed.first(1).unwrap().tensor()), bits(a.first(1).unwrap().tensor()));
     let rest = |f: &Features<Cpu>| bits(&f.tensor().narrow(1, 1, 3).unwrap());
     assert_eq!(rest(&mixed), rest(&b));
@@ -403,21 +406,25 @@ fn misuse_is_refused() {
     shape(run(&mrar, &[0], &[Tensor::zeros(&cpu(), &[1, 2, 4, 4], DType::F32).unwrap()], &[1.0]));
     // One seed for each image.
     let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[1, 2]);
-    shape(Session::new(&one_step).generate(&[0], &[], &guided(&[1.0]), &mut noise, &mut Silent).map(drop));
+    shape(
+        Session::new(&one_step).generate(&[0], &[], &guided(&[1.0]), &mut noise, &mut NoopObserver).map(drop),
+    );
 
     let features = one_step.features(&[0], &[]).unwrap();
     argument(features.first(0).map(drop), "k");
     argument(features.first(5).map(drop), "k");
-    argument(features.mixed_with(&features, 5).map(drop), "k");
-    shape(features.mixed_with(&features.first(2).unwrap(), 1).map(drop));
+    argument(features.splice(&features, 5).map(drop), "k");
+    shape(features.splice(&features.first(2).unwrap(), 1).map(drop));
     shape(Features::new(latent(1)).map(drop));
     let decode = |features: &Features<Cpu>| {
         let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[1]);
         let mut session = Session::new(&one_step);
-        session.decode_against(features, None, &guided(&[1.4]), &mut noise, &mut Silent).map(drop)
+        session
+            .decode_with_unconditional(features, None, &guided(&[1.4]), &mut noise, &mut NoopObserver)
+            .map(drop)
     };
     argument(decode(&features), "unconditional");
-    shape(decode(&features.followed_by(&features).unwrap()));
+    shape(decode(&features.concat(&features).unwrap()));
     shape(decode(&Features::new(Tensor::zeros(&cpu(), &[1, 4, 6], DType::F32).unwrap()).unwrap()));
 
     let (ctx, ar) = (Context::inference(), mrar.ar());
@@ -435,8 +442,8 @@ fn misuse_is_refused() {
 fn a_session_stops_at_its_flag() {
     for config in configs() {
         let model = tiny::model(&cpu(), &config, DType::F32);
-        let (mut session, flag) = (Session::new(&model), Cancellation::new());
-        session.watch(&flag);
+        let (mut session, flag) = (Session::new(&model), CancellationToken::new());
+        session.set_cancellation(&flag);
         let whole = generate_from(&mut session, &[(1, 5)], &[], &guided(&[1.4])).unwrap();
         flag.clone().cancel();
         let stopped = generate_from(&mut session, &[(1, 5)], &[], &guided(&[1.4]));
@@ -464,16 +471,16 @@ fn generation_starts_from_a_given_state() {
     let sampling = guided(&[1.0]);
     let keyed = || KeyedNoise::<Cpu>::new(&cpu(), DType::F32, &[9]);
     let run = |mut noise: KeyedNoise<Cpu>| {
-        let made = Session::new(&model).generate(&[1], &[], &sampling, &mut noise, &mut Silent);
+        let made = Session::new(&model).generate(&[1], &[], &sampling, &mut noise, &mut NoopObserver);
         made.map(|made| made.latents.to_f32().unwrap())
     };
     let shape = [1, model.config().decoder_tokens(), model.config().latent_channels];
-    let drawn = keyed().starting(&shape).unwrap();
-    assert_eq!(run(keyed().starting_from(drawn.clone())).unwrap(), run(keyed()).unwrap());
+    let drawn = keyed().initial(&shape).unwrap();
+    assert_eq!(run(keyed().with_initial(drawn.clone())).unwrap(), run(keyed()).unwrap());
     let other = drawn.affine(0.5, 0.1).unwrap();
-    assert_ne!(run(keyed().starting_from(other)).unwrap(), run(keyed()).unwrap());
+    assert_ne!(run(keyed().with_initial(other)).unwrap(), run(keyed()).unwrap());
     let wrong = drawn.narrow(1, 0, 1).unwrap();
-    assert!(matches!(run(keyed().starting_from(wrong)), Err(Error::Shape { .. })));
+    assert!(matches!(run(keyed().with_initial(wrong)), Err(Error::Shape { .. })));
 }
 
 /// Weights that are not finite give an error, not an image.
@@ -489,7 +496,7 @@ fn a_broken_model_gives_no_image() {
 
 #[test]
 fn initial_weights_follow_the_seed() {
-    let new = |config: &ModelConfig, seed| TransDiff::new(&cpu(), config, DType::F32, seed).unwrap();
+    let new = |config: &TransDiffConfig, seed| TransDiff::new(&cpu(), config, DType::F32, seed).unwrap();
     for config in configs() {
         let model = new(&config, 1);
         assert_eq!(differing(&model, &new(&config, 1)), [""; 0]);
@@ -518,7 +525,7 @@ fn presets_have_the_published_numbers_of_parameters() {
     let millions = |count: usize| (count as f64 / 1e4).round() / 100.0;
     for (size, mrar, one_step) in published {
         let model = |mode| {
-            let config = ModelConfig::preset(size, 256, mode).unwrap();
+            let config = TransDiffConfig::preset(size, 256, mode).unwrap();
             TransDiff::placeholder(&cpu(), &config, DType::F32).unwrap()
         };
         let single = model(Mode::OneStep);

@@ -5,11 +5,16 @@
 mod common;
 
 use common::golden::{Golden, relative_error};
+use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Var;
-use transdiff_core::model::{Features, Mode, ModelConfig, Sampling, Session, TransDiff, latent_tokens};
-use transdiff_core::nn::{Context, Module};
-use transdiff_core::sampler::{EulerMaruyama, Guidance, Path, RecordedNoise, Schedule, Silent};
-use transdiff_core::train::{Batch, EmaRate, FlowDraws, LrSchedule, LrTail, TrainConfig, Trainer};
+use transdiff_core::diffusion::{
+    EulerMaruyama, Guidance, Interpolant, NoopObserver, RecordedNoise, Timesteps,
+};
+use transdiff_core::models::transdiff::{
+    Features, Mode, Sampling, Session, TransDiff, TransDiffConfig, latent_tokens,
+};
+use transdiff_core::nn::Module;
+use transdiff_core::train::{Batch, EmaConfig, FlowDraws, LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff_core::{Backend, DType, HostTensor, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -117,7 +122,7 @@ struct Case<'a, B: Backend> {
     checked: usize,
 }
 
-fn config_of(golden: &Golden) -> ModelConfig {
+fn config_of(golden: &Golden) -> TransDiffConfig {
     let feature_tokens: usize = golden.value("seq_len");
     let width: usize = golden.value("embed_dim");
     let mode = match golden.text("mrar") {
@@ -126,7 +131,7 @@ fn config_of(golden: &Golden) -> ModelConfig {
         }
         _ => Mode::OneStep,
     };
-    ModelConfig {
+    TransDiffConfig {
         width,
         heads: golden.value("heads"),
         encoder_blocks: golden.value("encoder_blocks"),
@@ -200,12 +205,13 @@ impl<'a, B: Backend> Case<'a, B> {
         let features = Var::from(self.features().tensor().clone());
         self.model
             .ar()
-            .conditioning(&Context::inference().computing_in(self.model.dtype()), &features)
+            .conditioning(&Context::inference().with_compute_dtype(self.model.dtype()), &features)
             .unwrap()
     }
 
     fn check_features(&mut self) {
-        let (ctx, ar) = (Context::inference().computing_in(self.model.dtype()), self.model.ar().clone());
+        let (ctx, ar) =
+            (Context::inference().with_compute_dtype(self.model.dtype()), self.model.ar().clone());
         let labels = indices(self.golden.tensor("in.labels"));
         let class = ar.class_embedding(&ctx, &labels).unwrap();
         let references = self.references();
@@ -222,7 +228,7 @@ impl<'a, B: Backend> Case<'a, B> {
     /// Velocities given all features, and given the first k where those were recorded.
     fn check_velocities(&mut self) {
         let (ctx, decoder, z) = (
-            Context::inference().computing_in(self.model.dtype()),
+            Context::inference().with_compute_dtype(self.model.dtype()),
             self.model.decoder().clone(),
             self.conditioning(),
         );
@@ -253,8 +259,9 @@ impl<'a, B: Backend> Case<'a, B> {
     fn check_sample(&mut self, kind: &str) {
         let value = |key| self.golden.value::<f64>(key);
         let guidance = if kind == "cfg" { value("cfg") } else { 1.0 };
-        let schedule = Schedule::paper(self.golden.value("num_sampling_steps")).unwrap();
-        let solver = EulerMaruyama::new(schedule, Path::Linear, value("scale_0"), value("scale_1")).unwrap();
+        let timesteps = Timesteps::paper(self.golden.value("num_sampling_steps")).unwrap();
+        let solver =
+            EulerMaruyama::new(timesteps, Interpolant::Linear, value("scale_0"), value("scale_1")).unwrap();
         let draws = self.tensor(&format!("in.{kind}.noise"));
         let draw = |i| {
             let shape = &draws.shape()[1..];
@@ -265,7 +272,7 @@ impl<'a, B: Backend> Case<'a, B> {
         let labels = indices(self.golden.tensor("in.labels"));
         let sampling = Sampling::new(solver, Guidance::new(guidance).unwrap());
         let mut session = Session::new(&self.model);
-        let out = session.generate(&labels, &[], &sampling, &mut noise, &mut Silent).unwrap();
+        let out = session.generate(&labels, &[], &sampling, &mut noise, &mut NoopObserver).unwrap();
         assert_eq!(noise.remaining(), 0, "{kind}: every recorded draw is used");
         self.close(&format!("out.{kind}.sample"), &out.latents, self.limits.sample);
         let steps = out.references.iter().chain([&out.latents]).enumerate();
@@ -301,12 +308,12 @@ impl<'a, B: Backend> Case<'a, B> {
         let config = |step: usize| TrainConfig {
             dropout: 0.0,
             compute,
-            lr: LrSchedule { peak: number(&adamw["lr"]), warmup: 0, total: 1, tail: LrTail::Constant },
+            lr: LrSchedule { peak: number(&adamw["lr"]), warmup: 0, total: 1, tail: LrDecay::Constant },
             betas: [number(&adamw["betas"][0]), number(&adamw["betas"][1])],
             eps: number(&adamw["eps"]),
             weight_decay: number(&adamw["weight_decay"]),
             clip: clips[step],
-            ema: EmaRate { rate: self.golden.value("ema_rate"), warmup: false },
+            ema: EmaConfig { rate: self.golden.value("ema_rate"), warmup: false },
             ..TrainConfig::new(1, 1)
         };
         let start = model(&self.backend, self.golden, compute.accumulator());

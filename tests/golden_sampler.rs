@@ -4,11 +4,11 @@ mod common;
 
 use common::golden::{Golden, assert_close};
 use serde_json::Value;
-use transdiff_core::reference::Reference;
-use transdiff_core::sampler::{
-    EulerMaruyama, Guidance, Guided, GuidedField, NoiseSource, Path, RecordedNoise, Sampler, Schedule,
-    Silent, Trajectory,
+use transdiff_core::diffusion::{
+    ArStep, EulerMaruyama, Guidance, Guided, GuidedField, Interpolant, NoiseSource, NoopObserver,
+    RecordedNoise, Sampler, Timesteps,
 };
+use transdiff_core::reference::Reference;
 use transdiff_core::{Backend, DType, HostTensor, Result, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -45,10 +45,10 @@ impl<B: Backend> GuidedField<B> for Recorded {
 /// The final state of run `name`; every recorded draw must be used.
 fn run<B: Backend>(backend: &B, dtype: DType, golden: &Golden, name: &str, config: &Value) -> HostTensor {
     let number = |key: &str| config[key].as_f64().unwrap_or_else(|| panic!("{name}: no number {key}"));
-    let path = match config["path"].as_str() {
-        Some("linear") => Path::Linear,
-        Some("cosine") => Path::Cosine,
-        other => panic!("{name}: path {other:?}"),
+    let interpolant = match config["interpolant"].as_str() {
+        Some("linear") => Interpolant::Linear,
+        Some("cosine") => Interpolant::Cosine,
+        other => panic!("{name}: interpolant {other:?}"),
     };
     let tensor = |key: &str| golden.tensor(&format!("{name}.{key}"));
     let values = |key: &str| tensor(key).to_f64();
@@ -56,18 +56,18 @@ fn run<B: Backend>(backend: &B, dtype: DType, golden: &Golden, name: &str, confi
 
     let field = Recorded { a: values("A"), b: values("b"), cond: values("cond"), uncond: values("uncond") };
     let guidance = Guidance::within(number("cfg"), number("guidance_low"), number("guidance_high")).unwrap();
-    let schedule = Schedule::paper(number("num_steps") as usize).unwrap();
-    let sampler = EulerMaruyama::new(schedule, path, number("scale_0"), number("scale_1")).unwrap();
+    let timesteps = Timesteps::paper(number("num_steps") as usize).unwrap();
+    let sampler = EulerMaruyama::new(timesteps, interpolant, number("scale_0"), number("scale_1")).unwrap();
     let (x0, draws) = (upload("x0"), upload("noise"));
     let shape = x0.shape().to_vec();
     let draw = |i| draws.narrow(0, i, 1).and_then(|d| d.reshape(&shape)).unwrap();
     let mut noise = RecordedNoise::new(x0, (0..draws.dim(0)).map(draw));
-    let x = noise.starting(&shape).unwrap();
+    let x = noise.initial(&shape).unwrap();
     let out = sampler
-        .sample(&Guided::new(&field, guidance), x, Trajectory::ONLY, &mut noise, &mut Silent)
+        .sample(&Guided::new(&field, guidance), x, ArStep::ONLY, &mut noise, &mut NoopObserver)
         .unwrap_or_else(|e| panic!("{name}: {e}"));
     // Without injected noise nothing is drawn; otherwise one draw for each step but the last.
-    let used = if number("scale_1") == 0.0 { 0 } else { schedule.steps() - 1 };
+    let used = if number("scale_1") == 0.0 { 0 } else { timesteps.steps() - 1 };
     assert_eq!(draws.dim(0) - noise.remaining(), used, "{name}: number of draws");
     out.to_host().unwrap()
 }

@@ -8,11 +8,11 @@ use std::ops::ControlFlow;
 
 use common::golden::{Golden, assert_close};
 use common::tiny::bits;
+use transdiff_core::checkpoint::{WeightFile, write_atomic};
+use transdiff_core::models::vae::{Posterior, StoredVae, Vae, VaeConfig};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey};
-use transdiff_core::vae::{Posterior, Vae, VaeConfig, VaeSource};
-use transdiff_core::weights::{WeightFile, write_atomic};
 use transdiff_core::{Backend, DType, Error, HostTensor, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -40,13 +40,13 @@ fn config_of(golden: &Golden) -> VaeConfig {
 }
 
 fn load<B: Backend>(backend: &B, golden: &Golden, dtype: DType) -> Vae<B> {
-    VaeSource::find(&stored(golden.under("param."))).unwrap().load(backend, dtype).unwrap()
+    StoredVae::find(&stored(golden.under("param."))).unwrap().load(backend, dtype).unwrap()
 }
 
 /// A file, in memory, of these tensors.
 fn stored<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a HostTensor)>) -> WeightFile {
-    let room = tempfile::tempdir().unwrap();
-    let path = room.path().join("vae.safetensors");
+    let try_with_capacity = tempfile::tempdir().unwrap();
+    let path = try_with_capacity.path().join("vae.safetensors");
     write_atomic(&path, tensors, &BTreeMap::new()).unwrap();
     WeightFile::from_bytes("vae", std::fs::read(&path).unwrap()).unwrap()
 }
@@ -247,8 +247,8 @@ type Named = Vec<(String, HostTensor)>;
 
 #[test]
 fn files_come_back_and_strangers_are_named() {
-    let (cpu, room) = (Cpu::new(Some(1)).unwrap(), tempfile::tempdir().unwrap());
-    let path = room.path().join("vae.safetensors");
+    let (cpu, try_with_capacity) = (Cpu::new(Some(1)).unwrap(), tempfile::tempdir().unwrap());
+    let path = try_with_capacity.path().join("vae.safetensors");
     let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
     vae.save(&path).unwrap();
     let back = Vae::load(&cpu, &path, DType::F32).unwrap();
@@ -263,7 +263,7 @@ fn files_come_back_and_strangers_are_named() {
         let mut tensors = host.clone();
         change(&mut tensors);
         let file = stored(tensors.iter().map(|(name, t)| (&**name, t)));
-        VaeSource::find(&file)?.load(&cpu, DType::F32).map(|vae| vae.config().clone())
+        StoredVae::find(&file)?.load(&cpu, DType::F32).map(|vae| vae.config().clone())
     };
     let scalar = |value| HostTensor::f32(&[1], vec![value]).unwrap();
     // What training left behind is nobody's concern.

@@ -7,10 +7,10 @@ mod allocation;
 use std::sync::Mutex;
 
 use allocation::{peak_of, refusing};
-use transdiff_core::model::{CONFIG_KEY, Mode, ModelConfig, TransDiff};
+use transdiff_core::checkpoint::{WeightFile, write_atomic};
+use transdiff_core::models::transdiff::{CONFIG_KEY, Mode, TransDiff, TransDiffConfig};
+use transdiff_core::models::vae::Posterior;
 use transdiff_core::nn::Module;
-use transdiff_core::vae::Posterior;
-use transdiff_core::weights::{WeightFile, write_atomic};
 use transdiff_core::{DType, Error, HostTensor, Result, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -20,8 +20,8 @@ static ALLOCATOR: allocation::Counting = allocation::Counting;
 /// One test runs at a time: what another allocates would be counted.
 static MEASURING: Mutex<()> = Mutex::new(());
 
-fn config() -> ModelConfig {
-    ModelConfig {
+fn config() -> TransDiffConfig {
+    TransDiffConfig {
         width: 256,
         heads: 4,
         encoder_blocks: 6,

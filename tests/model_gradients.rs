@@ -4,12 +4,13 @@ mod common;
 
 use common::difference::normals;
 use common::tiny::{self, bits, differing};
+use transdiff_core::autograd::{Context, Param};
 use transdiff_core::autograd::{Gradients, Tape};
-use transdiff_core::model::{ModelConfig, TransDiff};
-use transdiff_core::nn::{Context, Module, Param};
+use transdiff_core::checkpoint::WeightFile;
+use transdiff_core::models::transdiff::{TransDiff, TransDiffConfig};
+use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
-use transdiff_core::train::{Batch, EmaRate, TrainConfig, Trainer, loss};
-use transdiff_core::weights::WeightFile;
+use transdiff_core::train::{Batch, EmaConfig, TrainConfig, Trainer, loss};
 use transdiff_core::{Backend, DType, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -147,7 +148,7 @@ fn settings() -> TrainConfig {
     config
 }
 
-fn configs() -> [ModelConfig; 3] {
+fn configs() -> [TransDiffConfig; 3] {
     [tiny::one_step(), tiny::mrar(), tiny::mrar_of_singles()]
 }
 
@@ -160,7 +161,7 @@ fn checkpointed_blocks_give_the_same_gradients() {
             let batches = [1, 2].map(|seed| tiny::batch(&model, &[true, false], 2, seed));
             let settings = TrainConfig { compute: DType::F64, ..settings() };
             let plain = Trainer::new(model.clone(), settings.clone()).unwrap();
-            let replayed = TrainConfig { checkpoint_blocks: true, ..settings };
+            let replayed = TrainConfig { gradient_checkpointing: true, ..settings };
             let replayed = Trainer::new(model, replayed).unwrap();
             let (loss, grads) = plain.gradients(&batches).unwrap();
             let (loss_again, grads_again) = replayed.gradients(&batches).unwrap();
@@ -179,13 +180,13 @@ fn checkpointed_blocks_give_the_same_gradients() {
 #[test]
 fn frozen_parameters_stay() {
     let backend = Cpu::new(Some(1)).unwrap();
-    for ((config, checkpoint_blocks), rate) in
+    for ((config, gradient_checkpointing), rate) in
         configs().into_iter().zip([false, true, true]).zip([0.7, 0.9999, 0.997])
     {
         let model = tiny::model(&backend, &config, DType::F32);
         let train_only = vec!["diffdecoder.".to_owned()];
-        let ema = EmaRate { rate, warmup: rate == 0.7 };
-        let settings = TrainConfig { train_only, checkpoint_blocks, ema, ..settings() };
+        let ema = EmaConfig { rate, warmup: rate == 0.7 };
+        let settings = TrainConfig { train_only, gradient_checkpointing, ema, ..settings() };
         let mut trainer = Trainer::new(model.clone(), settings).unwrap();
         let (_, grads) = trainer.gradients(&[tiny::batch(&model, &[true, false], 2, 1)]).unwrap();
         let is_frozen = |name: &str| !name.starts_with("diffdecoder.");

@@ -6,23 +6,23 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
 use common::tiny;
-use transdiff::model::{ModelConfig, Sampling};
+use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Timesteps};
+use transdiff::models::transdiff::{Sampling, TransDiffConfig};
 use transdiff::pipeline::{LoadOptions, Output, Pipeline, PipelineSession, Request, Source, Wanted};
 use transdiff::rng::{Purpose, StreamKey};
-use transdiff::sampler::{EulerMaruyama, Guidance, Path, Schedule};
 use transdiff::{Cpu, Error, HostTensor};
 
 fn options() -> LoadOptions {
     LoadOptions { threads: Some(1), ..LoadOptions::default() }
 }
 
-fn session(config: &ModelConfig) -> PipelineSession {
+fn session(config: &TransDiffConfig) -> PipelineSession {
     let [model, vae] = tiny::files(&Cpu::new(Some(1)).unwrap(), config);
     Pipeline::load(&model, Some(&vae), &options(), &mut |_, _| ()).unwrap().session()
 }
 
 fn request(n: usize) -> Request {
-    let solver = EulerMaruyama::new(Schedule::paper(3).unwrap(), Path::Linear, 0.9, 0.9).unwrap();
+    let solver = EulerMaruyama::new(Timesteps::paper(3).unwrap(), Interpolant::Linear, 0.9, 0.9).unwrap();
     let sampling = Sampling::new(solver, Guidance::new(1.5).unwrap());
     let classes = (0..n).map(|i| i % 3).collect();
     let wanted = Wanted { images: true, features: true };

@@ -6,23 +6,24 @@
 mod common;
 
 use common::cases;
-use common::sampling::{Gaussian, Logistic, NoNoise, any_path};
+use common::sampling::{Gaussian, Logistic, NoNoise, any_interpolant};
 use proptest::prelude::*;
-use transdiff_core::reference::Reference;
-use transdiff_core::sampler::{
-    Euler, EulerMaruyama, Heun, KeyedNoise, NoiseSource, Path, Sampler, Schedule, Silent, Solver, Trajectory,
+use transdiff_core::diffusion::{
+    ArStep, Euler, EulerMaruyama, Heun, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Sampler, Solver,
+    Timesteps,
 };
+use transdiff_core::reference::Reference;
 use transdiff_core::{Backend, DType, Tensor};
 
-const ONLY: Trajectory = Trajectory::ONLY;
+const ONLY: ArStep = ArStep::ONLY;
 
 /// Mean and variance of one element after Euler–Maruyama, exactly: for Gaussian data every step is
 /// x ← g x + d + e z with constants, so the mean goes to g·mean + d and the variance to g²·var + e².
-fn propagate(data: &Gaussian, schedule: Schedule, s0: f64, s1: f64) -> (f64, f64) {
+fn propagate(data: &Gaussian, timesteps: Timesteps, s0: f64, s1: f64) -> (f64, f64) {
     let (mut mean, mut var) = (0.0, 1.0);
-    for i in 0..schedule.steps() {
-        let (t, dt) = (schedule.time(i), schedule.time(i + 1) - schedule.time(i));
-        let (s0, s1) = if i + 1 == schedule.steps() { (1.0, 0.0) } else { (s0, s1) };
+    for i in 0..timesteps.steps() {
+        let (t, dt) = (timesteps.time(i), timesteps.time(i + 1) - timesteps.time(i));
+        let (s0, s1) = if i + 1 == timesteps.steps() { (1.0, 0.0) } else { (s0, s1) };
         let ((vc, vk), (c, k)) = (data.affine(t), data.score(t));
         let g = 1.0 + s0 * dt * (vk - t * k);
         mean = g * mean + s0 * dt * (vc - t * c);
@@ -53,8 +54,8 @@ fn draw<B: Backend>(
     seed: u64,
 ) -> (f64, f64) {
     let mut noise = KeyedNoise::new(backend, dtype, &[seed, seed ^ 1]);
-    let x = noise.starting(&[2, DRAWS / 2]).unwrap();
-    moments(&sampler.sample(data, x, ONLY, &mut noise, &mut Silent).unwrap().to_f64().unwrap())
+    let x = noise.initial(&[2, DRAWS / 2]).unwrap();
+    moments(&sampler.sample(data, x, ONLY, &mut noise, &mut NoopObserver).unwrap().to_f64().unwrap())
 }
 
 proptest! {
@@ -63,14 +64,14 @@ proptest! {
     /// Whatever the steps and scales: the moments are those of the discrete scheme, which are known exactly.
     #[test]
     fn sampled_moments_are_those_of_the_scheme(
-        path in any_path(), mean in -3.0..3.0f64, std in 0.1..2.0f64,
+        interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.1..2.0f64,
         steps in 2..60usize, s0 in 0.8..1.0f64, s1 in 0.0..1.0f64, seed: u64,
     ) {
-        let data = Gaussian { path, mean, std };
-        let schedule = Schedule::paper(steps).unwrap();
-        let sampler = EulerMaruyama::new(schedule, path, s0, s1).unwrap();
+        let data = Gaussian { interpolant, mean, std };
+        let timesteps = Timesteps::paper(steps).unwrap();
+        let sampler = EulerMaruyama::new(timesteps, interpolant, s0, s1).unwrap();
         let (m, v) = draw(&Reference, DType::F64, &data, &sampler, seed);
-        let (mean, var) = propagate(&data, schedule, s0, s1);
+        let (mean, var) = propagate(&data, timesteps, s0, s1);
         let (se_mean, se_var) = standard_errors(var, DRAWS);
         prop_assert!((m - mean).abs() <= 4.0 * se_mean, "mean {m}, of the scheme {mean} ± {se_mean}");
         prop_assert!((v - var).abs() <= 4.0 * se_var, "variance {v}, of the scheme {var} ± {se_var}");
@@ -79,15 +80,15 @@ proptest! {
     /// With scales of 1 and steps enough that the scheme's own bias is below half a standard error (checked, not
     /// assumed), the samples have the mean and the variance of the data.
     #[test]
-    fn sampled_moments_are_those_of_the_data(path in any_path(), mean in -3.0..3.0f64, std in 0.25..2.0f64, seed: u64) {
-        let data = Gaussian { path, mean, std };
+    fn sampled_moments_are_those_of_the_data(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.25..2.0f64, seed: u64) {
+        let data = Gaussian { interpolant, mean, std };
         let (se_mean, se_var) = standard_errors(std * std, DRAWS);
-        let even = Schedule::even(600).unwrap();
+        let even = Timesteps::uniform(600).unwrap();
         let (bias_mean, bias_var) = propagate(&data, even, 1.0, 1.0);
         prop_assert!((bias_mean - mean).abs() <= 0.5 * se_mean, "bias of the mean {}", bias_mean - mean);
         prop_assert!((bias_var - std * std).abs() <= 0.5 * se_var, "bias of the variance {}", bias_var - std * std);
-        let stochastic = EulerMaruyama::new(even, path, 1.0, 1.0).unwrap();
-        let deterministic = Heun { schedule: Schedule::even(100).unwrap(), path };
+        let stochastic = EulerMaruyama::new(even, interpolant, 1.0, 1.0).unwrap();
+        let deterministic = Heun { timesteps: Timesteps::uniform(100).unwrap(), interpolant };
         for (m, v) in [
             draw(&Reference, DType::F64, &data, &stochastic, seed),
             draw(&Reference, DType::F64, &data, &deterministic, seed),
@@ -99,10 +100,10 @@ proptest! {
 
     /// The bias that is left shrinks like 1/n, so the scheme converges to the data's distribution.
     #[test]
-    fn discretisation_bias_has_order_one(path in any_path(), mean in -3.0..3.0f64, std in 0.2..2.0f64) {
-        let data = Gaussian { path, mean, std };
+    fn discretisation_bias_has_order_one(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.2..2.0f64) {
+        let data = Gaussian { interpolant, mean, std };
         let error = |n: usize| {
-            let (m, v) = propagate(&data, Schedule::even(n).unwrap(), 1.0, 1.0);
+            let (m, v) = propagate(&data, Timesteps::uniform(n).unwrap(), 1.0, 1.0);
             (m - mean).hypot(v - std * std)
         };
         let slope = (error(2000) / error(4000)).log2();
@@ -115,7 +116,7 @@ fn logistic_error(solver: &dyn Sampler<Reference>, exact: impl Fn(f64) -> f64) -
     let start = vec![0.1, 0.3, 0.5, 0.7, 0.9, 1.1];
     let expected: Vec<f64> = start.iter().map(|&x| exact(x)).collect();
     let x = Tensor::from_f64(&Reference, &[start.len(), 1], start, DType::F64).unwrap();
-    let out = solver.sample(&Logistic, x, ONLY, &mut NoNoise, &mut Silent).unwrap().to_f64().unwrap();
+    let out = solver.sample(&Logistic, x, ONLY, &mut NoNoise, &mut NoopObserver).unwrap().to_f64().unwrap();
     assert_eq!(out.len(), expected.len());
     // What is not a number is the largest in this order.
     out.iter().zip(expected).map(|(a, b)| (a - b).abs()).max_by(f64::total_cmp).unwrap_or(0.0)
@@ -130,12 +131,20 @@ fn assert_order(what: &str, order: f64, errors: &[f64]) {
 
 #[test]
 fn deterministic_solvers_converge_with_their_order() {
-    let errors = |solver: &dyn Fn(Schedule) -> Solver| -> Vec<f64> {
-        let schedules = [32, 64, 128, 256].map(|n| Schedule::even(n).unwrap());
+    let errors = |solver: &dyn Fn(Timesteps) -> Solver| -> Vec<f64> {
+        let schedules = [32, 64, 128, 256].map(|n| Timesteps::uniform(n).unwrap());
         schedules.iter().map(|&s| logistic_error(&solver(s), |x| Logistic::exact(x, 0.0))).collect()
     };
-    assert_order("Euler", 1.0, &errors(&|schedule| Solver::Euler(Euler { schedule, path: Path::Linear })));
-    assert_order("Heun", 2.0, &errors(&|schedule| Solver::Heun(Heun { schedule, path: Path::Linear })));
+    assert_order(
+        "Euler",
+        1.0,
+        &errors(&|timesteps| Solver::Euler(Euler { timesteps, interpolant: Interpolant::Linear })),
+    );
+    assert_order(
+        "Heun",
+        2.0,
+        &errors(&|timesteps| Solver::Heun(Heun { timesteps, interpolant: Interpolant::Linear })),
+    );
 }
 
 /// On the paper's times the last step, 0.04 → 0, does not shrink: the solvers converge, with their order, to the
@@ -145,11 +154,13 @@ fn on_the_papers_times_the_last_step_stays() {
     const LAST: f64 = 0.04;
     let euler = |x: f64| x - LAST * Logistic::slope(x, LAST);
     let heun = |x: f64| x - LAST / 2.0 * (Logistic::slope(x, LAST) + Logistic::slope(euler(x), 0.0));
-    let schedules = [32, 64, 128, 256].map(|n| Schedule::paper(n + 1).unwrap());
-    let path = Path::Linear;
+    let schedules = [32, 64, 128, 256].map(|n| Timesteps::paper(n + 1).unwrap());
+    let interpolant = Interpolant::Linear;
     let limit = |x: f64, step: &dyn Fn(f64) -> f64| step(Logistic::exact(x, LAST));
-    let errors = schedules.map(|schedule| logistic_error(&Euler { schedule, path }, |x| limit(x, &euler)));
+    let errors =
+        schedules.map(|timesteps| logistic_error(&Euler { timesteps, interpolant }, |x| limit(x, &euler)));
     assert_order("Euler", 1.0, &errors);
-    let errors = schedules.map(|schedule| logistic_error(&Heun { schedule, path }, |x| limit(x, &heun)));
+    let errors =
+        schedules.map(|timesteps| logistic_error(&Heun { timesteps, interpolant }, |x| limit(x, &heun)));
     assert_order("Heun", 2.0, &errors);
 }

@@ -8,28 +8,31 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use common::cases;
-use common::sampling::{Field, Gaussian, Network, NoNoise, any_path};
+use common::sampling::{Field, Gaussian, Network, NoNoise, any_interpolant};
 use proptest::prelude::*;
+use transdiff_core::diffusion::{
+    ArStep, Euler, EulerMaruyama, Guidance, Guided, GuidedField, Heun, Interpolant, KeyedNoise, NoiseSource,
+    NoopObserver, Progress, RecordedNoise, Sampler, Solver, Timesteps, VelocityField,
+};
+use transdiff_core::models::transdiff::Preset;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey, philox4x32};
-use transdiff_core::sampler::{
-    Euler, EulerMaruyama, Guidance, Guided, GuidedField, Heun, KeyedNoise, NoiseSource, Path, Preset,
-    Progress, RecordedNoise, Sampler, Schedule, Silent, Solver, Trajectory, VelocityField,
-};
 use transdiff_core::{Backend, DType, Error, Result, Tensor};
 use transdiff_cpu::Cpu;
 
-const ONLY: Trajectory = Trajectory::ONLY;
+const ONLY: ArStep = ArStep::ONLY;
 
 fn any_solver() -> impl Strategy<Value = Solver> {
-    (1..12usize, any_path(), 0.5..1.2f64, 0.1..1.2f64, 0..3u8).prop_map(|(steps, path, s0, s1, kind)| {
-        let (paper, even) = (Schedule::paper(steps).unwrap(), Schedule::even(steps).unwrap());
-        match kind {
-            0 => Solver::EulerMaruyama(EulerMaruyama::new(paper, path, s0, s1).unwrap()),
-            1 => Solver::Euler(Euler { schedule: even, path }),
-            _ => Solver::Heun(Heun { schedule: even, path }),
-        }
-    })
+    (1..12usize, any_interpolant(), 0.5..1.2f64, 0.1..1.2f64, 0..3u8).prop_map(
+        |(steps, interpolant, s0, s1, kind)| {
+            let (paper, even) = (Timesteps::paper(steps).unwrap(), Timesteps::uniform(steps).unwrap());
+            match kind {
+                0 => Solver::EulerMaruyama(EulerMaruyama::new(paper, interpolant, s0, s1).unwrap()),
+                1 => Solver::Euler(Euler { timesteps: even, interpolant }),
+                _ => Solver::Heun(Heun { timesteps: even, interpolant }),
+            }
+        },
+    )
 }
 
 const TOKENS: usize = 5;
@@ -49,8 +52,8 @@ fn generate<B: Backend>(
     seeds: &[u64],
 ) -> Result<Vec<f32>> {
     let mut noise = KeyedNoise::new(backend, DType::F32, seeds);
-    let x = noise.starting(&[seeds.len(), TOKENS, CHANNELS])?;
-    solver.sample(field, x, ONLY, &mut noise, &mut Silent)?.to_f32()
+    let x = noise.initial(&[seeds.len(), TOKENS, CHANNELS])?;
+    solver.sample(field, x, ONLY, &mut noise, &mut NoopObserver)?.to_f32()
 }
 
 proptest! {
@@ -77,10 +80,10 @@ proptest! {
     }
 
     #[test]
-    fn drift_is_affine_in_the_guidance_weight(path in any_path(), t in 0.0..=1.0f64, w in 1.0..10.0f64, seed: u64) {
+    fn drift_is_affine_in_the_guidance_weight(interpolant in any_interpolant(), t in 0.0..=1.0f64, w in 1.0..10.0f64, seed: u64) {
         let field = network(&Reference, seed, DType::F64);
-        let x = KeyedNoise::new(&Reference, DType::F64, &[seed]).starting(&[1, TOKENS, CHANNELS]).unwrap();
-        let drift = |v: Tensor<Reference>| path.drift(t).apply(&v, &x).unwrap().to_f64().unwrap();
+        let x = KeyedNoise::new(&Reference, DType::F64, &[seed]).initial(&[1, TOKENS, CHANNELS]).unwrap();
+        let drift = |v: Tensor<Reference>| interpolant.drift(t).apply(&v, &x).unwrap().to_f64().unwrap();
         let guided = Guided::new(&field, Guidance::new(w).unwrap());
         let (c, u) = (drift(field.conditional(&x, t).unwrap()), drift(field.unconditional(&x, t).unwrap()));
         for ((d, c), u) in drift(guided.velocity(&x, t).unwrap()).into_iter().zip(c).zip(u) {
@@ -91,21 +94,21 @@ proptest! {
 
     #[test]
     fn without_noise_scale_the_source_is_never_asked(
-        steps in 1..20usize, path in any_path(), s0 in 0.5..1.2f64, seed: u64,
+        steps in 1..20usize, interpolant in any_interpolant(), s0 in 0.5..1.2f64, seed: u64,
     ) {
-        let schedule = Schedule::paper(steps).unwrap();
+        let timesteps = Timesteps::paper(steps).unwrap();
         let field = network(&Reference, seed, DType::F32);
         let field = Guided::new(&field, Guidance::NONE);
         for solver in [
-            Solver::EulerMaruyama(EulerMaruyama::new(schedule, path, s0, 0.0).unwrap()),
-            Solver::Euler(Euler { schedule, path }),
-            Solver::Heun(Heun { schedule, path }),
+            Solver::EulerMaruyama(EulerMaruyama::new(timesteps, interpolant, s0, 0.0).unwrap()),
+            Solver::Euler(Euler { timesteps, interpolant }),
+            Solver::Heun(Heun { timesteps, interpolant }),
         ] {
-            let x = KeyedNoise::new(&Reference, DType::F32, &[seed]).starting(&[1, TOKENS, CHANNELS]).unwrap();
-            let silent = solver.sample(&field, x.clone(), ONLY, &mut NoNoise, &mut Silent).unwrap();
+            let x = KeyedNoise::new(&Reference, DType::F32, &[seed]).initial(&[1, TOKENS, CHANNELS]).unwrap();
+            let silent = solver.sample(&field, x.clone(), ONLY, &mut NoNoise, &mut NoopObserver).unwrap();
             // Nor does any stream matter.
             let mut other = KeyedNoise::new(&Reference, DType::F32, &[!seed]);
-            let noisy = solver.sample(&field, x, ONLY, &mut other, &mut Silent).unwrap();
+            let noisy = solver.sample(&field, x, ONLY, &mut other, &mut NoopObserver).unwrap();
             prop_assert_eq!(silent.to_f32().unwrap(), noisy.to_f32().unwrap());
         }
     }
@@ -123,9 +126,9 @@ proptest! {
         let field = network(&Reference, seed, DType::F32);
         let field = Guided::new(&field, Guidance::new(1.3).unwrap());
         let mut noise = KeyedNoise::new(&Reference, DType::F32, &[seed]);
-        let x = noise.starting(&[1, TOKENS, CHANNELS]).unwrap();
+        let x = noise.initial(&[1, TOKENS, CHANNELS]).unwrap();
         let undisturbed = generate(&Reference, &solver, &field, &[seed]).unwrap();
-        let steps = solver.schedule().steps();
+        let steps = solver.timesteps().steps();
         let mut seen = Vec::new();
         let mut stop = |p: &Progress<'_, Reference>| {
             assert_eq!(p.steps, steps);
@@ -134,17 +137,17 @@ proptest! {
         };
         let result = solver.sample(&field, x.clone(), ONLY, &mut noise, &mut stop);
         prop_assert_eq!(matches!(result, Err(Error::Cancelled)), at <= steps);
-        let expected: Vec<_> = (0..at.min(steps)).map(|i| (i + 1, solver.schedule().time(i))).collect();
+        let expected: Vec<_> = (0..at.min(steps)).map(|i| (i + 1, solver.timesteps().time(i))).collect();
         prop_assert_eq!(seen, expected);
         // The same sampler, field and noise source again.
-        let again = solver.sample(&field, x, ONLY, &mut noise, &mut Silent).unwrap();
+        let again = solver.sample(&field, x, ONLY, &mut noise, &mut NoopObserver).unwrap();
         prop_assert_eq!(again.to_f32().unwrap(), undisturbed);
     }
 
     #[test]
     fn schedules_fall_strictly_to_zero(steps in 1..3000usize) {
-        for (schedule, last) in [(Schedule::paper(steps), 0.04), (Schedule::even(steps), 1.0 / steps as f64)] {
-            let times: Vec<f64> = schedule.unwrap().times().collect();
+        for (timesteps, last) in [(Timesteps::paper(steps), 0.04), (Timesteps::uniform(steps), 1.0 / steps as f64)] {
+            let times: Vec<f64> = timesteps.unwrap().times().collect();
             prop_assert_eq!(times.len(), steps + 1);
             prop_assert!(times.is_sorted_by(|a, b| a > b));
             prop_assert_eq!((times[0], times[steps]), (1.0, 0.0));
@@ -165,37 +168,37 @@ proptest! {
 
     /// Gaussian data: the score from the exact velocity is −(x − μ_t)/σ_t².
     #[test]
-    fn score_identity(path in any_path(), mean in -3.0..3.0f64, std in 0.05..3.0f64, t in 0.01..=1.0f64) {
-        let data = Gaussian { path, mean, std };
+    fn score_identity(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.05..3.0f64, t in 0.01..=1.0f64) {
+        let data = Gaussian { interpolant, mean, std };
         let ((vc, vk), (c, k)) = (data.affine(t), data.score(t));
-        let score = path.score(t);
+        let score = interpolant.score(t);
         let close = |a: f64, b: f64| (a - b).abs() <= 1e-9 * (1.0 + b.abs());
         prop_assert!(close(score.v * vc, c) && close(score.v * vk + score.x, k));
     }
 
     /// Gaussian data: the preview is the posterior mean E[x₀ | x] = m + α s² (x − μ_t)/σ_t².
     #[test]
-    fn previews_are_posterior_means(path in any_path(), mean in -3.0..3.0f64, std in 0.05..3.0f64, seed: u64) {
-        let data = Gaussian { path, mean, std };
-        let schedule = Schedule::paper(6).unwrap();
+    fn previews_are_posterior_means(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.05..3.0f64, seed: u64) {
+        let data = Gaussian { interpolant, mean, std };
+        let timesteps = Timesteps::paper(6).unwrap();
         let mut noise = KeyedNoise::new(&Reference, DType::F64, &[seed]);
-        let mut x = noise.starting(&[1, 4]).unwrap();
+        let mut x = noise.initial(&[1, 4]).unwrap();
         let start = x.to_f64().unwrap();
         let mut previews = Vec::new();
         let mut observer = |p: &Progress<'_, Reference>| {
             previews.push((p.t, p.preview().unwrap().to_f64().unwrap()));
             ControlFlow::Continue(())
         };
-        x = Euler { schedule, path }.sample(&data, x, ONLY, &mut noise, &mut observer).unwrap();
+        x = Euler { timesteps, interpolant }.sample(&data, x, ONLY, &mut noise, &mut observer).unwrap();
         // At t = 1 nothing is known but the mean; at the last step Euler on the linear path ends at the preview.
         prop_assert!(previews[0].1.iter().all(|p| (p - mean).abs() < 1e-12 * (1.0 + start[0].abs() + mean.abs())));
-        if path == Path::Linear {
+        if interpolant == Interpolant::Linear {
             prop_assert!(previews[5].1.iter().zip(x.to_f64().unwrap()).all(|(a, b)| (a - b).abs() < 1e-12));
         }
         for (t, x) in previews.iter().map(|p| p.0).zip([0.5, -1.0, 2.0, 0.1, 3.0, 0.0]) {
             let ((vc, vk), (mu, var)) = (data.affine(t), data.marginal(t));
-            let clean = path.clean(t);
-            let posterior = mean + path.alpha(t) * std * std * (x - mu) / var;
+            let clean = interpolant.clean(t);
+            let posterior = mean + interpolant.alpha(t) * std * std * (x - mu) / var;
             prop_assert!((clean.v * (vc + vk * x) + clean.x * x - posterior).abs() < 1e-10);
         }
     }
@@ -248,7 +251,7 @@ fn streams_of_different_keys_share_no_block() {
     let mut blocks = HashSet::new();
     for seed in [0, 1, 1 << 32, u64::MAX] {
         for purpose in
-            [Purpose::StartingNoise, Purpose::InjectedNoise, Purpose::TrainingNoise, Purpose::Dropout]
+            [Purpose::InitialNoise, Purpose::InjectedNoise, Purpose::TrainingNoise, Purpose::Dropout]
         {
             for (index, step) in (0..8).flat_map(|i| (0..16).map(move |s| (i, s))) {
                 let key = StreamKey::new(seed, purpose, index, step);
@@ -263,16 +266,16 @@ fn streams_of_different_keys_share_no_block() {
 fn trajectories_share_their_start_and_nothing_else() {
     let mut noise = KeyedNoise::new(&Reference, DType::F32, &[3, 4]);
     let shape = [2, 6];
-    let start = noise.starting(&shape).unwrap().to_f32().unwrap();
-    assert_eq!(start, noise.starting(&shape).unwrap().to_f32().unwrap());
+    let start = noise.initial(&shape).unwrap().to_f32().unwrap();
+    assert_eq!(start, noise.initial(&shape).unwrap().to_f32().unwrap());
     let mut rows = HashSet::new();
     let mut insert = |values: Vec<f32>| {
         values.chunks(6).all(|row| rows.insert(row.iter().map(|x| x.to_bits()).collect::<Vec<_>>()))
     };
     assert!(insert(start));
     for (index, step) in (0..4).flat_map(|i| (0..10).map(move |s| (i, s))) {
-        let draw = noise.injected(Trajectory { index, count: 4, given: 0 }, step, &shape).unwrap();
-        assert!(insert(draw.to_f32().unwrap()), "trajectory {index}, step {step} repeats a draw");
+        let draw = noise.injected(ArStep { index, count: 4, given: 0 }, step, &shape).unwrap();
+        assert!(insert(draw.to_f32().unwrap()), "ar_step {index}, step {step} repeats a draw");
     }
 }
 
@@ -300,21 +303,21 @@ fn bad_arguments_are_refused_by_name() {
         refused(name, Guidance::within(1.5, low, high));
     }
     for steps in [0, 1 << 32, usize::MAX] {
-        refused("steps", Schedule::paper(steps));
-        refused("steps", Schedule::even(steps));
+        refused("steps", Timesteps::paper(steps));
+        refused("steps", Timesteps::uniform(steps));
         refused("steps", Preset::BASE.sampler(steps));
     }
     for last in [0.0, -0.04, 1.0, 2.0, f64::NAN, f64::INFINITY] {
-        refused("last", Schedule::with_last_step(10, last));
+        refused("last", Timesteps::with_final_step(10, last));
     }
-    let schedule = Schedule::paper(4).unwrap();
+    let timesteps = Timesteps::paper(4).unwrap();
     for bad in [-1e-9, -1.0, f64::NAN, f64::INFINITY] {
-        refused("drift_scale", EulerMaruyama::new(schedule, Path::Linear, bad, 1.0));
-        refused("noise_scale", EulerMaruyama::new(schedule, Path::Linear, 1.0, bad));
+        refused("drift_scale", EulerMaruyama::new(timesteps, Interpolant::Linear, bad, 1.0));
+        refused("noise_scale", EulerMaruyama::new(timesteps, Interpolant::Linear, 1.0, bad));
     }
     // The extremes that are allowed.
     assert!(Guidance::within(1.0, 0.0, 0.0).is_ok() && Guidance::within(f64::MAX, 1.0, 1.0).is_ok());
-    let most = Schedule::paper(u32::MAX as usize).unwrap();
+    let most = Timesteps::paper(u32::MAX as usize).unwrap();
     assert!(
         [0, 1, 1 << 20, most.steps() - 2, most.steps() - 1].iter().all(|&i| most.time(i) > most.time(i + 1))
     );
@@ -336,29 +339,29 @@ fn what_goes_wrong_in_a_run_is_a_typed_error() {
     let mut noise = KeyedNoise::new(&Reference, DType::F32, &[1, 2]);
 
     let wrong_shape = Field(|x: &Tensor<Reference>, _| x.narrow(0, 0, 1));
-    let result = sampler.sample(&wrong_shape, start(), ONLY, &mut noise, &mut Silent);
+    let result = sampler.sample(&wrong_shape, start(), ONLY, &mut noise, &mut NoopObserver);
     assert!(matches!(result, Err(Error::Shape { .. })), "a velocity that merely broadcasts: {result:?}");
 
     let pole = Field(|x: &Tensor<Reference>, t| x.affine(0.0, if t < 0.1 { f64::NAN } else { 1.0 }));
-    let result = sampler.sample(&pole, start(), ONLY, &mut noise, &mut Silent);
+    let result = sampler.sample(&pole, start(), ONLY, &mut noise, &mut NoopObserver);
     assert!(matches!(result, Err(Error::NonFinite { stage: "sampler" })), "{result:?}");
 
     let whole = Tensor::zeros(&Reference, &[2, 3], DType::I32).unwrap();
-    let result = sampler.sample(&still, whole, ONLY, &mut noise, &mut Silent);
+    let result = sampler.sample(&still, whole, ONLY, &mut noise, &mut NoopObserver);
     assert!(matches!(result, Err(Error::DType { .. })), "{result:?}");
 
     let one = noise.injected(ONLY, 0, &[2, 3]).unwrap();
     let mut short = RecordedNoise::new(start(), [one]);
-    refused("noise", sampler.sample(&still, start(), ONLY, &mut short, &mut Silent));
+    refused("noise", sampler.sample(&still, start(), ONLY, &mut short, &mut NoopObserver));
     let mut wrong = RecordedNoise::new(start(), [start().narrow(0, 0, 1).unwrap()]);
-    let result = sampler.sample(&still, start(), ONLY, &mut wrong, &mut Silent);
+    let result = sampler.sample(&still, start(), ONLY, &mut wrong, &mut NoopObserver);
     assert!(matches!(result, Err(Error::Shape { .. })), "{result:?}");
 
-    let result = KeyedNoise::new(&Reference, DType::F32, &[1]).starting(&[2, 3]);
+    let result = KeyedNoise::new(&Reference, DType::F32, &[1]).initial(&[2, 3]);
     assert!(matches!(result, Err(Error::Shape { .. })), "{result:?}");
     for (index, count, given) in [(1, 1, 0), (0, 2, 1)] {
-        let none = Trajectory { index, count, given };
-        refused("trajectory", sampler.sample(&still, start(), none, &mut noise, &mut Silent));
+        let none = ArStep { index, count, given };
+        refused("ar_step", sampler.sample(&still, start(), none, &mut noise, &mut NoopObserver));
     }
 }
 
@@ -372,7 +375,7 @@ fn velocity_and_noise_of_another_float_type_are_taken() {
         let field = Field(|x: &Tensor<Reference>, _| x.affine(0.0, 0.5)?.cast(velocity));
         let mut noise =
             RecordedNoise::new(x.clone(), vec![Tensor::full(&Reference, &[1, 2], 0.25, noise).unwrap(); 3]);
-        let out = sampler.sample(&field, x.clone(), ONLY, &mut noise, &mut Silent).unwrap();
+        let out = sampler.sample(&field, x.clone(), ONLY, &mut noise, &mut NoopObserver).unwrap();
         assert_eq!(out.dtype(), DType::F32);
         out.to_f32().unwrap()
     };
@@ -382,9 +385,10 @@ fn velocity_and_noise_of_another_float_type_are_taken() {
 #[test]
 fn a_batch_may_be_empty() {
     let mut noise = KeyedNoise::new(&Reference, DType::F32, &[]);
-    let x = noise.starting(&[0, 4]).unwrap();
-    let field = Gaussian { path: Path::Linear, mean: 0.0, std: 1.0 };
-    let out = Preset::BASE.sampler(3).unwrap().sample(&field, x, ONLY, &mut noise, &mut Silent).unwrap();
+    let x = noise.initial(&[0, 4]).unwrap();
+    let field = Gaussian { interpolant: Interpolant::Linear, mean: 0.0, std: 1.0 };
+    let out =
+        Preset::BASE.sampler(3).unwrap().sample(&field, x, ONLY, &mut noise, &mut NoopObserver).unwrap();
     assert_eq!(out.shape(), [0, 4]);
 }
 
@@ -401,7 +405,7 @@ fn presets_are_those_of_the_paper() {
         (Preset::LARGE_512, 1.30, 0.87, 0.87),
     ] {
         let sampler = preset.sampler(Preset::STEPS).unwrap();
-        assert_eq!(sampler.schedule(), Schedule::paper(100).unwrap());
+        assert_eq!(sampler.timesteps(), Timesteps::paper(100).unwrap());
         assert_eq!((sampler.drift_scale(), sampler.noise_scale()), (s0, s1));
         assert_eq!(preset.guidance().unwrap(), Guidance::new(guidance).unwrap());
     }

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use common::tiny::{self, bits, differing};
 use proptest::prelude::*;
+use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Gradients;
-use transdiff_core::data::{LatentSet, MemorySet};
-use transdiff_core::model::{CONFIG_KEY, LoadHints, Mode, ModelConfig, TransDiff, Weights};
-use transdiff_core::nn::{Context, Module};
+use transdiff_core::checkpoint::{FileKind, WeightFile, write_atomic};
+use transdiff_core::data::{Dataset, MemoryDataset};
+use transdiff_core::models::transdiff::{CONFIG_KEY, LoadHints, Mode, TransDiff, TransDiffConfig, WeightSet};
+use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
-use transdiff_core::train::{Batch, EmaRate, FlowDraws, LrSchedule, LrTail, TrainConfig, Trainer, loss};
-use transdiff_core::weights::{FileKind, WeightFile, write_atomic};
+use transdiff_core::train::{Batch, EmaConfig, FlowDraws, LrDecay, LrSchedule, TrainConfig, Trainer, loss};
 use transdiff_core::{Backend, DType, Error, HostTensor, Result, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -28,17 +29,17 @@ fn settings() -> TrainConfig {
         batch_mul: 2,
         label_drop: 0.4,
         dropout: 0.1,
-        lr: LrSchedule { peak: 3e-3, warmup: 2, total: 20, tail: LrTail::Cosine { min: 1e-4 } },
-        ema: EmaRate { rate: 0.9, warmup: true },
+        lr: LrSchedule { peak: 3e-3, warmup: 2, total: 20, tail: LrDecay::Cosine { min: 1e-4 } },
+        ema: EmaConfig { rate: 0.9, warmup: true },
         ..TrainConfig::new(3, 20)
     }
 }
 
-fn trainer<B: Backend>(backend: &B, config: &ModelConfig) -> Trainer<B> {
+fn trainer<B: Backend>(backend: &B, config: &TransDiffConfig) -> Trainer<B> {
     Trainer::new(tiny::model(backend, config, DType::F32), settings()).unwrap()
 }
 
-fn steps<B: Backend>(trainer: &mut Trainer<B>, set: &dyn LatentSet, count: usize) -> Vec<[u64; 2]> {
+fn steps<B: Backend>(trainer: &mut Trainer<B>, set: &dyn Dataset, count: usize) -> Vec<[u64; 2]> {
     let step = |_| trainer.step(set).map(|r| [r.loss.to_bits(), r.grad_norm.to_bits()]);
     (0..count).map(step).collect::<Result<_>>().unwrap()
 }
@@ -80,7 +81,7 @@ fn a_resumed_run_is_the_uninterrupted_one() {
 fn the_number_of_threads_does_not_matter() {
     let folder = tempfile::tempdir().unwrap();
     for config in [tiny::one_step(), tiny::mrar()] {
-        let config = ModelConfig { width: 48, latent_channels: 8, ..config };
+        let config = TransDiffConfig { width: 48, latent_channels: 8, ..config };
         let set = tiny::set(&config, 5);
         let mut states = [1, 2, 3].map(|threads| {
             let mut trainer = Trainer::new(
@@ -104,7 +105,7 @@ proptest! {
     fn settings_survive_the_file(peak in 1e-9f64..1.0, beta in 0.0f64..1.0, dropout in 0.0f32..0.9, seed: u64) {
         let folder = tempfile::tempdir().unwrap();
         let config = tiny::one_step();
-        let lr = LrSchedule { peak, tail: LrTail::Linear { from: beta }, ..settings().lr };
+        let lr = LrSchedule { peak, tail: LrDecay::Linear { from: beta }, ..settings().lr };
         let settings = TrainConfig { seed, dropout, lr, betas: [beta, beta], ..settings() };
         let model = TransDiff::new(&Reference, &config, DType::F32, 1).unwrap();
         let trainer = Trainer::new(model, settings).unwrap();
@@ -118,12 +119,12 @@ proptest! {
 #[test]
 fn the_loss_goes_down() {
     for config in [tiny::one_step(), tiny::mrar()] {
-        let config = ModelConfig { width: 32, ..config };
+        let config = TransDiffConfig { width: 32, ..config };
         let set = tiny::set(&config, 8);
         let settings = TrainConfig {
             batch: 8,
             label_drop: 0.1,
-            lr: LrSchedule { peak: 5e-3, warmup: 20, total: 200, tail: LrTail::Cosine { min: 0.0 } },
+            lr: LrSchedule { peak: 5e-3, warmup: 20, total: 200, tail: LrDecay::Cosine { min: 0.0 } },
             ..settings()
         };
         let model = TransDiff::new(&cpu(2), &config, DType::F32, 3).unwrap();
@@ -186,9 +187,9 @@ fn draws_are_fresh() {
     assert_eq!(places.len(), 20);
     assert!(Context::<Reference>::inference().next_dropout().is_none());
     let [_, c, h, w] = tiny::one_step().latent_shape(1);
-    let set = MemorySet::new([c, h, w], vec![0.5; c * h * w], vec![0]).unwrap();
+    let set = MemoryDataset::new([c, h, w], vec![0.5; c * h * w], vec![0]).unwrap();
     let losses = |accumulate: usize| {
-        let lr = LrSchedule { peak: 0.0, tail: LrTail::Constant, ..settings().lr };
+        let lr = LrSchedule { peak: 0.0, tail: LrDecay::Constant, ..settings().lr };
         let settings = TrainConfig { accumulate, batch: 1, label_drop: 0.0, dropout: 0.0, lr, ..settings() };
         let mut trainer =
             Trainer::new(tiny::model(&Reference, &tiny::one_step(), DType::F64), settings).unwrap();
@@ -254,11 +255,11 @@ fn what_is_not_finite_is_refused() {
 
 /// A set all of whose latents begin with one value.
 struct Spoilt<'a> {
-    set: &'a MemorySet,
+    set: &'a MemoryDataset,
     value: f32,
 }
 
-impl LatentSet for Spoilt<'_> {
+impl Dataset for Spoilt<'_> {
     fn len(&self) -> usize {
         self.set.len()
     }
@@ -297,7 +298,7 @@ fn unfit_data_is_refused() {
     let config = tiny::mrar();
     let mut trainer = trainer(&cpu(1), &config);
     let set = |shape: [usize; 3], labels: &[usize]| {
-        MemorySet::new(shape, vec![0.5; shape.iter().product::<usize>() * labels.len()], labels.to_vec())
+        MemoryDataset::new(shape, vec![0.5; shape.iter().product::<usize>() * labels.len()], labels.to_vec())
             .unwrap()
     };
     let error = trainer.step(&set([2, 2, 4], &[0, 0])).unwrap_err();
@@ -314,8 +315,8 @@ fn unfit_data_is_refused() {
     trainer.step(&set([2, 4, 4], &[1, 1, 0, 0])).unwrap();
     trainer.step(&set([2, 4, 4], &[2, 2, 0, 0])).unwrap();
     let values = vec![f32::NAN; 32];
-    assert!(matches!(MemorySet::new([2, 4, 4], values, vec![0]), Err(Error::NonFinite { .. })));
-    assert!(matches!(MemorySet::new([2, 4, 4], vec![0.0; 31], vec![0]), Err(Error::Shape { .. })));
+    assert!(matches!(MemoryDataset::new([2, 4, 4], values, vec![0]), Err(Error::NonFinite { .. })));
+    assert!(matches!(MemoryDataset::new([2, 4, 4], vec![0.0; 31], vec![0]), Err(Error::Shape { .. })));
 }
 
 #[test]
@@ -543,7 +544,7 @@ fn a_run_holds_models() {
         differing(&TransDiff::load(&cpu(1), &path, DType::F32).unwrap(), run.ema()),
         Vec::<String>::new()
     );
-    let hints = LoadHints { weights: Some(Weights::Model), ..LoadHints::default() };
+    let hints = LoadHints { weights: Some(WeightSet::Raw), ..LoadHints::default() };
     let model = TransDiff::from_file(&cpu(1), &file, DType::F32, &hints).unwrap();
     assert_eq!(differing(&model, run.model()), Vec::<String>::new());
 }
@@ -566,8 +567,8 @@ fn a_model_survives_its_file() {
 
 /// Names of the parameters that a transfer reports, after checking that all others are the source's.
 fn transferred(
-    from: &ModelConfig,
-    to: &ModelConfig,
+    from: &TransDiffConfig,
+    to: &TransDiffConfig,
 ) -> (TransDiff<Reference>, TransDiff<Reference>, Vec<String>) {
     let source = tiny::model(&Reference, from, DType::F32);
     let (model, new) = source.transferred(to, 5).unwrap();
@@ -581,13 +582,13 @@ fn transferred(
 }
 
 fn value<B: Backend>(model: &TransDiff<B>, name: &str) -> Tensor<B> {
-    let find = |(n, p): (String, &transdiff_core::nn::Param<B>)| (n == name).then(|| p.value().clone());
+    let find = |(n, p): (String, &transdiff_core::autograd::Param<B>)| (n == name).then(|| p.value().clone());
     model.params().into_iter().find_map(find).unwrap()
 }
 
 #[test]
 fn weights_are_taken_over() {
-    let one_step = ModelConfig { feature_tokens: 16, latent_size: 4, ..tiny::one_step() };
+    let one_step = TransDiffConfig { feature_tokens: 16, latent_size: 4, ..tiny::one_step() };
     let mrar = one_step.with_mode(Mode::MultiReference { groups: 4 });
     let (source, model, new) = transferred(&one_step, &mrar);
     assert_eq!(new, ["mask_token", "z_proj.weight"]);
@@ -599,10 +600,10 @@ fn weights_are_taken_over() {
     let fresh = TransDiff::new(&Reference, &mrar, DType::F32, 5).unwrap();
     assert_eq!(bits(&value(&model, "z_proj.weight")), bits(&value(&fresh, "z_proj.weight")));
 
-    let (_, _, new) = transferred(&one_step, &ModelConfig { latent_size: 8, ..one_step.clone() });
+    let (_, _, new) = transferred(&one_step, &TransDiffConfig { latent_size: 8, ..one_step.clone() });
     assert_eq!(new, ["diffdecoder.net.diffusion_pos_embed_learned"]);
     assert_eq!(transferred(&mrar, &mrar).2, [""; 0]);
-    let heads = ModelConfig { heads: 3, ..one_step.clone() };
+    let heads = TransDiffConfig { heads: 3, ..one_step.clone() };
     let refused = tiny::model(&Reference, &one_step, DType::F32).transferred(&heads, 1).map(drop);
     assert!(matches!(refused, Err(Error::Config { field: "heads", .. })));
 }

@@ -5,8 +5,8 @@
 //! (norms, activation functions, residuals, the sampler, AdamW), and nothing is taken off where a backend computes less
 //! (the convolution of a doubled image) or put on where it computes more (activations again in a backward pass).
 
-use transdiff::model::{Mode, ModelConfig};
-use transdiff::vae::VaeConfig;
+use transdiff::models::transdiff::{Mode, TransDiffConfig};
+use transdiff::models::vae::VaeConfig;
 
 /// Sines and cosines of the timestep embedding.
 const TIME_FEATURES: usize = 256;
@@ -23,32 +23,32 @@ fn attention(queries: usize, keys: usize, width: usize) -> usize {
 
 /// Projections, the perceptron and attention of one encoder block, for `tokens` tokens of one sequence that see `pairs`
 /// keys in all.
-fn encoder_block(config: &ModelConfig, tokens: usize, pairs: usize) -> usize {
+fn encoder_block(config: &TransDiffConfig, tokens: usize, pairs: usize) -> usize {
     let d = config.width;
     linear(tokens, d, (4 + 2 * config.mlp_ratio) * d) + attention(1, pairs, d)
 }
 
 /// The autoregressive transformer in one step, on `sequences` sequences.
-pub fn features(config: &ModelConfig, sequences: usize) -> usize {
+pub fn features(config: &TransDiffConfig, sequences: usize) -> usize {
     let tokens = config.buffer_size + config.feature_tokens;
     sequences * config.encoder_blocks * encoder_block(config, tokens, tokens * tokens)
 }
 
 /// Keys and values of every cross-attention, of `images` images with `features` features each.
-pub fn condition(config: &ModelConfig, images: usize, features: usize) -> usize {
+pub fn condition(config: &TransDiffConfig, images: usize, features: usize) -> usize {
     let d = config.width;
     linear(images * features, d, d) * (1 + 2 * config.decoder_blocks)
 }
 
 /// The embedding of `timesteps` timesteps.
-fn time(config: &ModelConfig, timesteps: usize) -> usize {
+fn time(config: &TransDiffConfig, timesteps: usize) -> usize {
     let d = config.width;
     linear(timesteps, TIME_FEATURES, d) + linear(timesteps, d, d) + linear(timesteps, d, 6 * d)
 }
 
 /// A velocity of `rows` latents, each with its image's `features` features: the decoder but for its condition and the
 /// embedding of the time.
-pub fn velocity(config: &ModelConfig, rows: usize, features: usize) -> usize {
+pub fn velocity(config: &TransDiffConfig, rows: usize, features: usize) -> usize {
     let (d, s) = (config.width, config.decoder_tokens());
     // Queries, keys, values and the projection of one attention; queries and the projection of the other; the perceptron.
     let products = linear(s, d, (4 + 2 + 2 * config.mlp_ratio) * d);
@@ -57,31 +57,31 @@ pub fn velocity(config: &ModelConfig, rows: usize, features: usize) -> usize {
 }
 
 /// `steps` steps of the sampler with guidance; each step embeds one timestep for all.
-fn trajectory(config: &ModelConfig, images: usize, features: usize, steps: usize) -> usize {
+fn ar_step(config: &TransDiffConfig, images: usize, features: usize, steps: usize) -> usize {
     steps * velocity(config, 2 * images, features) + time(config, steps)
 }
 
 /// Generation of `images` latents with guidance, by a session that has made one before: in one step it keeps the
 /// features that stand for no class, and makes one condition of them for all images.
-pub fn generation(config: &ModelConfig, images: usize, steps: usize) -> usize {
+pub fn generation(config: &TransDiffConfig, images: usize, steps: usize) -> usize {
     let Mode::MultiReference { groups } = config.mode else {
         let s = config.feature_tokens;
         return features(config, images)
             + condition(config, images + 1, s)
-            + trajectory(config, images, s, steps);
+            + ar_step(config, images, s, steps);
     };
     let visible = |group: usize| (group + 1) * config.group_tokens();
     let group = |group| {
         2 * images * next_group(config, group)
             + condition(config, 2 * images, visible(group))
-            + trajectory(config, images, visible(group), steps)
+            + ar_step(config, images, visible(group), steps)
     };
     (0..groups).map(group).sum()
 }
 
 /// The tokens of one sequence that a group adds, keys and values of those before being kept: with the first group come the
 /// class tokens, which see each other alone; each later one is the image before it, cut into patches.
-fn next_group(config: &ModelConfig, group: usize) -> usize {
+fn next_group(config: &TransDiffConfig, group: usize) -> usize {
     let (buffer, g, d) = (config.buffer_size, config.group_tokens(), config.width);
     let pairs = g * (buffer + (group + 1) * g);
     let blocks = |tokens, pairs| config.encoder_blocks * encoder_block(config, tokens, pairs);
@@ -92,7 +92,7 @@ fn next_group(config: &ModelConfig, group: usize) -> usize {
 }
 
 /// A training step in one step, `mul` noised copies of each of `batch` samples: forward, and twice as much backward.
-pub fn training(config: &ModelConfig, batch: usize, mul: usize) -> usize {
+pub fn training(config: &TransDiffConfig, batch: usize, mul: usize) -> usize {
     let (rows, s) = (mul * batch, config.feature_tokens);
     let forward = features(config, batch)
         + condition(config, batch, s)

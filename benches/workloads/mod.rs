@@ -6,14 +6,17 @@ pub mod flops;
 
 use std::ops::ControlFlow;
 
+use transdiff::autograd::Context;
 use transdiff::autograd::Var;
-use transdiff::data::MemorySet;
-use transdiff::model::{Condition, Mode, ModelConfig, Sampling, Session, Size, TimeEmbedding, TransDiff};
-use transdiff::nn::Context;
+use transdiff::data::MemoryDataset;
+use transdiff::diffusion::{KeyedNoise, NoopObserver};
+use transdiff::models::transdiff::Preset;
+use transdiff::models::transdiff::{
+    Condition, Mode, Sampling, Session, Size, TimeEmbedding, TransDiff, TransDiffConfig,
+};
+use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::rng::{Purpose, StreamKey};
-use transdiff::sampler::{KeyedNoise, Preset, Silent};
 use transdiff::train::{TrainConfig, Trainer};
-use transdiff::vae::{Vae, VaeConfig};
 use transdiff::{Backend, DType, Result, Tensor};
 
 /// Samples of a training step, if nothing else is asked for.
@@ -29,7 +32,7 @@ pub fn noise<B: Backend>(backend: &B, shape: &[usize], dtype: DType, index: u32)
 
 /// The base preset for 256 px, 1-step, in f32.
 pub fn base<B: Backend>(backend: &B) -> Result<TransDiff<B>> {
-    TransDiff::new(backend, &ModelConfig::preset(Size::Base, 256, Mode::OneStep)?, DType::F32, 0)
+    TransDiff::new(backend, &TransDiffConfig::preset(Size::Base, 256, Mode::OneStep)?, DType::F32, 0)
 }
 
 /// The autoregressive transformer on `sequences` sequences. Guidance takes two an image; a session keeps the
@@ -47,7 +50,7 @@ pub struct DecoderStep<'a, B: Backend> {
     x: Var<B>,
     time: TimeEmbedding<B>,
     condition: Condition<B>,
-    recording: Option<B::Recording>,
+    recording: Option<B::Graph>,
 }
 
 impl<'a, B: Backend> DecoderStep<'a, B> {
@@ -62,7 +65,7 @@ impl<'a, B: Backend> DecoderStep<'a, B> {
         let mut step = Self { model, x, time, condition, recording: None };
         // What a device prepares when it first meets an operation is not to be recorded.
         step.evaluate()?;
-        step.recording = backend.record(&mut || step.evaluate())?;
+        step.recording = backend.capture(&mut || step.evaluate())?;
         Ok(step)
     }
 
@@ -73,7 +76,7 @@ impl<'a, B: Backend> DecoderStep<'a, B> {
 
     pub fn run(&self) -> Result<()> {
         match &self.recording {
-            Some(recording) => self.model.backend().replay(recording),
+            Some(recording) => self.model.backend().launch(recording),
             None => self.evaluate(),
         }
     }
@@ -82,7 +85,7 @@ impl<'a, B: Backend> DecoderStep<'a, B> {
 /// Training steps with the paper's settings.
 pub struct Training<B: Backend> {
     trainer: Trainer<B>,
-    set: MemorySet,
+    set: MemoryDataset,
 }
 
 impl<B: Backend> Training<B> {
@@ -93,7 +96,7 @@ impl<B: Backend> Training<B> {
         let images = 8.min(config.classes);
         let values = StreamKey::new(0, Purpose::TrainingNoise, 1, 0);
         let values = values.normals(images * shape.iter().product::<usize>());
-        let set = MemorySet::new(shape, values, (0..images).collect())?;
+        let set = MemoryDataset::new(shape, values, (0..images).collect())?;
         let config = TrainConfig { batch_mul: TRAIN_MUL, compute, ..TrainConfig::new(batch, 1000) };
         Ok(Self { trainer: Trainer::new(model, config)?, set })
     }
@@ -104,7 +107,7 @@ impl<B: Backend> Training<B> {
 }
 
 /// The settings of the published model of these sizes; those of the base preset for another.
-pub fn preset(config: &ModelConfig) -> Preset {
+pub fn preset(config: &TransDiffConfig) -> Preset {
     Preset::of(config).unwrap_or(Preset::BASE)
 }
 
@@ -116,7 +119,7 @@ pub fn sample<B: Backend>(session: &mut Session<B>, batch: usize, steps: usize) 
     let preset = preset(config);
     let sampling = Sampling::new(preset.sampler(steps)?, preset.guidance()?);
     let mut noise = KeyedNoise::new(session.model().backend(), DType::F32, &seeds);
-    session.generate(&labels, &[], &sampling, &mut noise, &mut Silent)?;
+    session.generate(&labels, &[], &sampling, &mut noise, &mut NoopObserver)?;
     Ok(())
 }
 

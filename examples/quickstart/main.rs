@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use transdiff::model::{Sampling, Session};
-use transdiff::sampler::{EulerMaruyama, Guidance, KeyedNoise, Path, Progress, Schedule};
+use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, KeyedNoise, Progress, Timesteps};
+use transdiff::models::transdiff::{Sampling, Session};
 use transdiff::{Backend, DType, DeviceTask, Tensor, TransDiff};
 
 use digits::{CLASSES, Digits, Image, from_latent, quantized};
@@ -153,8 +153,8 @@ impl<'a> Gallery<'a> {
         model: &TransDiff<B>,
         evaluator: &Evaluator,
     ) -> Result<bool, Box<dyn Error>> {
-        let schedule = Schedule::paper(self.settings.sampling_steps as usize)?;
-        let solver = EulerMaruyama::new(schedule, Path::Linear, 1.0, 1.0)?;
+        let timesteps = Timesteps::paper(self.settings.sampling_steps as usize)?;
+        let solver = EulerMaruyama::new(timesteps, Interpolant::Linear, 1.0, 1.0)?;
         let mut session = Session::new(model);
         for guidance in GUIDANCES.into_iter().rev() {
             let sampling = Sampling::new(solver, Guidance::new(f64::from(guidance))?);

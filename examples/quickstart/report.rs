@@ -7,7 +7,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
-use transdiff_core::weights::write_atomic;
+use transdiff_core::checkpoint::write_atomic;
 
 use crate::digits::{Digits, Image, SIDE};
 use crate::evaluate::{Evaluator, Quality};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde::{Serialize, Serializer};
 use transdiff::Device;
-use transdiff::model::{Mode, ModelConfig};
-use transdiff::train::{EmaRate, LrSchedule, LrTail, TrainConfig};
+use transdiff::models::transdiff::{Mode, TransDiffConfig};
+use transdiff::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
 
 use crate::digits::{CLASSES, LATENT_SIDE};
 
@@ -69,8 +69,8 @@ fn count_of_digits(text: &str) -> Result<usize, String> {
 }
 
 /// The model: every size but these follows from the data.
-pub fn model() -> ModelConfig {
-    ModelConfig {
+pub fn model() -> TransDiffConfig {
+    TransDiffConfig {
         width: 96,
         heads: 4,
         encoder_blocks: 4,
@@ -86,7 +86,7 @@ pub fn model() -> ModelConfig {
 }
 
 /// The same model with multi-reference autoregression.
-pub fn mrar_model() -> ModelConfig {
+pub fn mrar_model() -> TransDiffConfig {
     model().with_mode(Mode::MultiReference { groups: GROUPS })
 }
 
@@ -108,8 +108,8 @@ fn recipe(batch: usize, steps: u64, peak: f64, seed: u64) -> TrainConfig {
     TrainConfig {
         seed,
         dropout: 0.0,
-        lr: LrSchedule { peak, warmup: 50.min(steps), total: steps, tail: LrTail::Linear { from: 0.6 } },
-        ema: EmaRate { rate: 0.995, warmup: true },
+        lr: LrSchedule { peak, warmup: 50.min(steps), total: steps, tail: LrDecay::Linear { from: 0.6 } },
+        ema: EmaConfig { rate: 0.995, warmup: true },
         ..TrainConfig::new(batch, steps)
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use transdiff::data::{LatentSet, MemorySet};
+use transdiff::data::{Dataset, MemoryDataset};
 use transdiff::train::{TrainConfig, Trainer};
 use transdiff::{Backend, TransDiff};
 
@@ -37,9 +37,9 @@ pub struct Trained<B: Backend> {
 }
 
 /// The latents of the digits.
-pub fn latents(digits: &Digits) -> transdiff::Result<MemorySet> {
+pub fn latents(digits: &Digits) -> transdiff::Result<MemoryDataset> {
     let values = digits.images.iter().flat_map(to_latent).collect();
-    MemorySet::new([4, LATENT_SIDE, LATENT_SIDE], values, digits.labels.clone())
+    MemoryDataset::new([4, LATENT_SIDE, LATENT_SIDE], values, digits.labels.clone())
 }
 
 impl Training<'_> {
@@ -48,7 +48,7 @@ impl Training<'_> {
     pub fn run<B: Backend>(
         &self,
         backend: &B,
-        set: &MemorySet,
+        set: &MemoryDataset,
         config: TrainConfig,
         fresh: bool,
         start: impl FnOnce() -> transdiff::Result<TransDiff<B>>,
@@ -79,7 +79,7 @@ impl Training<'_> {
     fn steps<B: Backend>(
         &self,
         trainer: &mut Trainer<B>,
-        set: &dyn LatentSet,
+        set: &dyn Dataset,
         log: &mut Log,
     ) -> Result<bool, Box<dyn Error>> {
         let total = trainer.config().lr.total;

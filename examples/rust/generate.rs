@@ -10,11 +10,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use transdiff::model::Sampling;
+use transdiff::checkpoint::WeightFile;
+use transdiff::diffusion::Guidance;
+use transdiff::models::transdiff::Sampling;
 use transdiff::pipeline::{LoadOptions, Pipeline, PixelFormat, Request, Wanted, to_pixels};
-use transdiff::sampler::Guidance;
-use transdiff::weights::WeightFile;
-use transdiff::{Cancellation, HostTensor};
+use transdiff::{CancellationToken, HostTensor};
 
 /// Exit code of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -61,7 +61,7 @@ struct Pictures {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let asked = Arguments::parse();
-    let cancellation = Cancellation::new();
+    let cancellation = CancellationToken::new();
     let interrupted = cancellation.clone();
     ctrlc::set_handler(move || interrupted.cancel())?;
     match generate(&asked, &cancellation) {
@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn generate(asked: &Arguments, cancellation: &Cancellation) -> Result<Pictures, Box<dyn Error>> {
+fn generate(asked: &Arguments, cancellation: &CancellationToken) -> Result<Pictures, Box<dyn Error>> {
     let model = WeightFile::open(&asked.model)?;
     let vae = asked.vae.as_ref().map(WeightFile::open).transpose()?;
     let pipeline =
@@ -90,7 +90,7 @@ fn generate(asked: &Arguments, cancellation: &Cancellation) -> Result<Pictures, 
     request.wanted = Wanted { images: vae.is_some(), ..Wanted::default() };
 
     let mut session = pipeline.session();
-    session.watch(cancellation);
+    session.set_cancellation(cancellation);
     let made = session.generate(&request, &mut |step| {
         eprint!("\r{:3.0} %", 100.0 * step.fraction);
         ControlFlow::Continue(())

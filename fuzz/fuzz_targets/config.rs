@@ -2,14 +2,14 @@
 #![no_main]
 
 use serde_json::json;
-use transdiff_core::model::ModelConfig;
+use transdiff_core::models::transdiff::TransDiffConfig;
 use transdiff_core::train::TrainConfig;
 use transdiff_fuzz::{bounded, check_file};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     bounded(text.len(), || {
-        if let Ok(config) = serde_json::from_str::<ModelConfig>(text)
+        if let Ok(config) = serde_json::from_str::<TransDiffConfig>(text)
             && config.validate().is_ok()
         {
             assert!(config.group_tokens() * config.groups() == config.feature_tokens);

@@ -7,7 +7,7 @@ mod archive;
 #[path = "../../tests/common/reading.rs"]
 mod reading;
 
-use transdiff_core::weights::WeightFile;
+use transdiff_core::checkpoint::WeightFile;
 
 pub use reading::read_everything;
 

@@ -2,10 +2,10 @@
 
 use super::LoadOptions;
 use super::load::check_match;
-use crate::model::{Mode, ModelConfig, ModelSource};
-use crate::sampler::Preset;
-use crate::vae::{VaeConfig, VaeSource};
-use crate::weights::{Entry, WeightFile, WeightView};
+use crate::checkpoint::{Entry, WeightFile, WeightView};
+use crate::models::transdiff::Preset;
+use crate::models::transdiff::{Mode, StoredTransDiff, TransDiffConfig};
+use crate::models::vae::{StoredVae, VaeConfig};
 use crate::{Device, Result};
 
 /// Bytes that a thread's kernels keep for their intermediate results.
@@ -28,8 +28,8 @@ pub(super) fn estimate(
     options: &LoadOptions,
     images: usize,
 ) -> Result<MemoryEstimate> {
-    let source = ModelSource::find(model, &options.hints)?;
-    let vae = vae.map(VaeSource::find).transpose()?;
+    let source = StoredTransDiff::find(model, &options.hints)?;
+    let vae = vae.map(StoredVae::find).transpose()?;
     if let Some(vae) = &vae {
         check_match(source.config(), vae.config())?;
     }
@@ -106,7 +106,7 @@ impl Values {
 }
 
 /// While a batch is generated under guidance in [`Preset::STEPS`] steps, at most.
-fn model_values(config: &ModelConfig) -> Values {
+fn model_values(config: &TransDiffConfig) -> Values {
     let (d, ratio) = (config.width as u64, config.mlp_ratio as u64);
     let (features, latent) = (config.feature_tokens as u64, config.decoder_tokens() as u64);
     let sequence = config.buffer_size as u64 + features;

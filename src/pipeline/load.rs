@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::Pipeline;
 use super::on_device::OnDevice;
 use super::pixels::CHANNELS;
-use crate::model::{LoadHints, ModelConfig, ModelSource, Weights};
+use crate::checkpoint::WeightFile;
+use crate::models::transdiff::Preset;
+use crate::models::transdiff::{LoadHints, StoredTransDiff, TransDiffConfig, WeightSet};
+use crate::models::vae::{StoredVae, Vae, VaeConfig};
 use crate::nn::Module;
-use crate::sampler::Preset;
-use crate::vae::{Vae, VaeConfig, VaeSource};
-use crate::weights::WeightFile;
 use crate::{Backend, DType, Device, DeviceTask, Error, Result};
 
 /// How a pipeline is loaded.
@@ -45,9 +45,9 @@ pub enum LogLevel {
 #[derive(Clone, Debug)]
 pub struct Info {
     /// The sizes of the model.
-    pub config: ModelConfig,
+    pub config: TransDiffConfig,
     /// Which of the file's weights were taken.
-    pub weights: Weights,
+    pub weights: WeightSet,
     /// The device's name, for people.
     pub device: String,
     /// The type that model and VAE compute in.
@@ -119,12 +119,12 @@ impl DeviceTask for Load<'_> {
             let expected = format!("a type that {} computes in", backend.name());
             return Err(Error::DType { op: "Pipeline::load", expected, got: dtype });
         }
-        let source = ModelSource::find(self.model, &self.options.hints)?;
+        let source = StoredTransDiff::find(self.model, &self.options.hints)?;
         (self.log)(
             LogLevel::Info,
             &format!("{}: {}", self.model.path().display(), described(source.weights())),
         );
-        let vae = self.vae.map(VaeSource::find).transpose()?;
+        let vae = self.vae.map(StoredVae::find).transpose()?;
         if let Some(vae) = &vae {
             check_match(source.config(), vae.config())?;
         }
@@ -145,16 +145,16 @@ impl DeviceTask for Load<'_> {
     }
 }
 
-fn described(weights: Weights) -> &'static str {
+fn described(weights: WeightSet) -> &'static str {
     match weights {
-        Weights::Ema => "the weights averaged over training",
-        Weights::Model => "the weights of the last training step",
-        Weights::Sole => "its only weights",
+        WeightSet::Ema => "the weights averaged over training",
+        WeightSet::Raw => "the weights of the last training step",
+        WeightSet::Single => "its only weights",
     }
 }
 
 /// A VAE of other channels would decode nonsense, or nothing, and images are of three colours.
-pub(super) fn check_match(config: &ModelConfig, vae: &VaeConfig) -> Result<()> {
+pub(super) fn check_match(config: &TransDiffConfig, vae: &VaeConfig) -> Result<()> {
     if vae.image_channels != CHANNELS {
         return Err(Error::config("image_channels", CHANNELS.to_string(), vae.image_channels));
     }
@@ -174,13 +174,13 @@ mod tests {
     use super::*;
     use crate::HostTensor;
     use crate::TransDiff;
-    use crate::model::{Mode, Sampling};
+    use crate::diffusion::{Euler, Guidance, Interpolant, Timesteps};
+    use crate::models::transdiff::{Mode, Sampling};
     use crate::pipeline::{Output, PipelineSession, Request, Source, Wanted};
     use crate::reference::Reference;
-    use crate::sampler::{Euler, Guidance, Path, Schedule};
 
     fn files() -> [WeightFile; 2] {
-        let config = ModelConfig {
+        let config = TransDiffConfig {
             width: 8,
             heads: 2,
             encoder_blocks: 1,
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn bf16_stays_near_f32() {
         let [mut wide, mut narrow] = [DType::F32, DType::BF16].map(session);
-        let solver = Euler { schedule: Schedule::even(3).unwrap(), path: Path::Linear };
+        let solver = Euler { timesteps: Timesteps::uniform(3).unwrap(), interpolant: Interpolant::Linear };
         let sampling = Sampling::new(solver, Guidance::new(1.4).unwrap());
         let wanted = Wanted { images: true, features: true };
         let request = Request { wanted, ..Request::new(vec![0, 2], vec![3, 4], sampling) };

@@ -2,7 +2,7 @@
 //!
 //! [`Pipeline`] is a model, with a VAE or without, behind a type that names no backend; everything that goes in and
 //! comes out is in host memory. It is what the C ABI and the command line stand on. Programs that know their backend
-//! can use [`TransDiff`](crate::TransDiff) and [`Session`](crate::model::Session) themselves: the numbers are the same.
+//! can use [`TransDiff`](crate::TransDiff) and [`Session`](crate::models::transdiff::Session) themselves: the numbers are the same.
 
 mod estimate;
 mod load;
@@ -17,8 +17,8 @@ pub use load::{Info, LoadOptions, LogLevel, VaeInfo};
 pub use pixels::{PixelFormat, from_pixels, to_pixels};
 pub use request::{Output, Request, Source, Step, Wanted};
 
-use crate::weights::WeightFile;
-use crate::{Cancellation, HostTensor, Result};
+use crate::checkpoint::WeightFile;
+use crate::{CancellationToken, HostTensor, Result};
 use on_device::{DeviceModel, DeviceSession};
 
 /// A model on a device. It is immutable, and clones share it: any number of sessions, on any threads, use one.
@@ -34,7 +34,7 @@ impl Pipeline {
     /// # Errors
     /// [`Unavailable`](crate::Error::Unavailable) for a device that is not there, [`DType`](crate::Error::DType) for a
     /// type in which it does not compute, [`Config`](crate::Error::Config) if model and VAE do not go together, and
-    /// those of [`ModelSource`](crate::model::ModelSource) and [`VaeSource`](crate::vae::VaeSource).
+    /// those of [`StoredTransDiff`](crate::models::transdiff::StoredTransDiff) and [`StoredVae`](crate::models::vae::StoredVae).
     pub fn load(
         model: &WeightFile,
         vae: Option<&WeightFile>,
@@ -84,8 +84,8 @@ impl PipelineSession {
     }
 
     /// Lets `cancellation` stop what the session does from now on, within a block of the model or of the VAE.
-    pub fn watch(&mut self, cancellation: &Cancellation) {
-        self.session.watch(cancellation);
+    pub fn set_cancellation(&mut self, cancellation: &CancellationToken) {
+        self.session.set_cancellation(cancellation);
     }
 
     /// Generates images, or their latents; `observer` sees every step of the sampler and may stop it.
@@ -130,7 +130,7 @@ impl PipelineSession {
     /// # Errors
     /// [`Argument`](crate::Error::Argument) without a VAE, for values that are not finite and for a wrong number of
     /// seeds, and those of
-    /// [`Vae::encode`](crate::vae::Vae::encode).
+    /// [`Vae::encode`](crate::models::vae::Vae::encode).
     pub fn encode(&mut self, images: &HostTensor, seeds: Option<&[u64]>) -> Result<HostTensor> {
         self.info.vae_image_size()?;
         request::check_values("images", images)?;
@@ -141,7 +141,7 @@ impl PipelineSession {
     ///
     /// # Errors
     /// [`Argument`](crate::Error::Argument) without a VAE and for values that are not finite, and those of
-    /// [`Vae::decode`](crate::vae::Vae::decode).
+    /// [`Vae::decode`](crate::models::vae::Vae::decode).
     pub fn decode(&mut self, latents: &HostTensor) -> Result<HostTensor> {
         self.info.vae_image_size()?;
         request::check_values("latents", latents)?;

@@ -5,11 +5,13 @@ use std::fmt::Debug;
 use std::ops::{ControlFlow, Range};
 
 use super::{Output, Request, Source, Step};
-use crate::model::{Features, Generation, Sampling, Session, TransDiff, latent_tokens, unpatchify};
+use crate::diffusion::{KeyedNoise, Progress};
+use crate::models::transdiff::{
+    Features, Generation, Sampling, Session, TransDiff, latent_tokens, unpatchify,
+};
+use crate::models::vae::{LATENT_SCALE, Vae};
 use crate::rng::{Purpose, StreamKey};
-use crate::sampler::{KeyedNoise, Progress};
-use crate::vae::{LATENT_SCALE, Vae};
-use crate::{Backend, Cancellation, DType, Error, HostTensor, Result, Tensor, room};
+use crate::{Backend, CancellationToken, DType, Error, HostTensor, Result, Tensor, try_with_capacity};
 
 type Observer<'a> = &'a mut dyn FnMut(&Step<'_>) -> ControlFlow<()>;
 
@@ -20,7 +22,7 @@ pub(super) trait DeviceModel: Debug + Send + Sync {
 
 /// What a [`PipelineSession`](super::PipelineSession) owns; arguments are checked.
 pub(super) trait DeviceSession: Debug + Send {
-    fn watch(&mut self, cancellation: &Cancellation);
+    fn set_cancellation(&mut self, cancellation: &CancellationToken);
     fn generate(&mut self, request: &Request, observer: Observer<'_>) -> Result<Output>;
     fn features(&mut self, classes: &[usize], references: &[HostTensor]) -> Result<HostTensor>;
     fn unconditional_features(&mut self, images: usize, references: &[HostTensor]) -> Result<HostTensor>;
@@ -39,7 +41,7 @@ impl<B: Backend> DeviceModel for OnDevice<B> {
         Box::new(SessionOn {
             session: Session::new(&self.model),
             vae: self.vae.clone(),
-            cancellation: Cancellation::new(),
+            cancellation: CancellationToken::new(),
         })
     }
 }
@@ -48,7 +50,7 @@ impl<B: Backend> DeviceModel for OnDevice<B> {
 struct SessionOn<B: Backend> {
     session: Session<B>,
     vae: Option<Vae<B>>,
-    cancellation: Cancellation,
+    cancellation: CancellationToken,
 }
 
 impl<B: Backend> SessionOn<B> {
@@ -82,7 +84,7 @@ impl<B: Backend> SessionOn<B> {
     ) -> Result<Generation<B>> {
         let mut noise = KeyedNoise::new(self.backend(), DType::F32, &request.seeds[batch.clone()]);
         if let Some(starting) = &request.starting {
-            noise = noise.starting_from(latent_tokens(&self.upload(&*rows(starting, batch)?)?)?);
+            noise = noise.with_initial(latent_tokens(&self.upload(&*rows(starting, batch)?)?)?);
         }
         let side = self.session.model().config().latent_size;
         let mut watch = |p: &Progress<'_, B>| {
@@ -90,7 +92,7 @@ impl<B: Backend> SessionOn<B> {
             let done = batch.start as f64 + p.fraction() * batch.len() as f64;
             observer(&Step {
                 images: batch.clone(),
-                trajectory: p.trajectory,
+                ar_step: p.ar_step,
                 step: p.step,
                 steps: p.steps,
                 t: p.t,
@@ -126,10 +128,12 @@ impl<B: Backend> SessionOn<B> {
         unconditional: Option<&Features<B>>,
         sampling: &Sampling,
         noise: &mut KeyedNoise<B>,
-        watch: &mut dyn crate::sampler::Observer<B>,
+        watch: &mut dyn crate::diffusion::Observer<B>,
     ) -> Result<Tensor<B>> {
         match unconditional {
-            Some(other) => self.session.decode_against(features, Some(other), sampling, noise, watch),
+            Some(other) => {
+                self.session.decode_with_unconditional(features, Some(other), sampling, noise, watch)
+            }
             None => self.session.decode(features, sampling, noise, watch),
         }
     }
@@ -143,9 +147,9 @@ impl<B: Backend> SessionOn<B> {
 }
 
 impl<B: Backend> DeviceSession for SessionOn<B> {
-    fn watch(&mut self, cancellation: &Cancellation) {
+    fn set_cancellation(&mut self, cancellation: &CancellationToken) {
         self.cancellation = cancellation.clone();
-        self.session.watch(cancellation);
+        self.session.set_cancellation(cancellation);
     }
 
     fn generate(&mut self, request: &Request, observer: Observer<'_>) -> Result<Output> {
@@ -195,7 +199,7 @@ impl<B: Backend> SessionOn<B> {
             return Err(Error::argument("seeds", format!("{}, one an image", shape[0]), seeds.len()));
         }
         let each = shape[1..].iter().product();
-        let mut values = room("pipeline", seeds.len() * each)?;
+        let mut values = try_with_capacity("pipeline", seeds.len() * each)?;
         for &seed in seeds {
             values.extend(StreamKey::new(seed, Purpose::Posterior, 0, 0).normals(each));
         }
@@ -231,7 +235,7 @@ fn rows<'a>(tensor: &'a HostTensor, range: &Range<usize>) -> Result<Cow<'a, Host
     }
     let all = values(tensor)?;
     let each = all.len() / n;
-    let mut part = room("pipeline", range.len() * each)?;
+    let mut part = try_with_capacity("pipeline", range.len() * each)?;
     part.extend_from_slice(&all[range.start * each..range.end * each]);
     let shape = [&[range.len()], &tensor.shape()[1..]].concat();
     Ok(Cow::Owned(HostTensor::f32(&shape, part)?))
@@ -261,7 +265,7 @@ fn optional<'a>(parts: impl Iterator<Item = Option<&'a HostTensor>>) -> Result<O
 fn stacked(parts: Vec<&HostTensor>) -> Result<HostTensor> {
     let mut shape = parts[0].shape().to_vec();
     shape[0] = parts.iter().map(|part| part.shape()[0]).sum();
-    let mut all = room("pipeline", parts.iter().map(|part| part.data().len()).sum())?;
+    let mut all = try_with_capacity("pipeline", parts.iter().map(|part| part.data().len()).sum())?;
     for part in parts {
         all.extend_from_slice(values(part)?);
     }

@@ -1,6 +1,6 @@
 //! Images as callers want them: bytes or floats, interleaved or in planes.
 
-use crate::{Error, HostTensor, Result, room};
+use crate::{Error, HostTensor, Result, try_with_capacity};
 
 /// Colours of an image.
 pub(super) const CHANNELS: usize = 3;
@@ -93,7 +93,7 @@ pub fn from_pixels(
         return Err(Error::argument("images", expected, format!("{} bytes", bytes.len())));
     }
     let (size, area) = (format.value_bytes(), height * width);
-    let mut values = room("from_pixels", bytes.len() / size)?;
+    let mut values = try_with_capacity("from_pixels", bytes.len() / size)?;
     values.resize(bytes.len() / size, 0.0);
     for (i, value) in bytes.chunks_exact(size).enumerate() {
         let (image, at) = (i / (CHANNELS * area), i % (CHANNELS * area));

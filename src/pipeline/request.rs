@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use super::Info;
-use crate::model::Sampling;
-use crate::sampler::Trajectory;
+use crate::diffusion::ArStep;
+use crate::models::transdiff::Sampling;
 use crate::{Error, HostTensor, Result};
 
 /// What images are made from.
@@ -144,7 +144,7 @@ pub struct Step<'a> {
     /// The images of the batch that is being computed.
     pub images: Range<usize>,
     /// Which of the batch's trajectories is running.
-    pub trajectory: Trajectory,
+    pub ar_step: ArStep,
     /// How many steps of the trajectory are done, from 1 to `steps`.
     pub step: usize,
     /// How many steps the trajectory has.
@@ -170,7 +170,7 @@ impl std::fmt::Debug for Step<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Step")
             .field("images", &self.images)
-            .field("trajectory", &self.trajectory)
+            .field("ar_step", &self.ar_step)
             .field("step", &self.step)
             .field("steps", &self.steps)
             .field("t", &self.t)

@@ -1,9 +1,9 @@
 //! Doing with a file whatever the library can do with it.
 
-use transdiff_core::model::{LoadHints, ModelSource};
+use transdiff_core::checkpoint::{FileKind, WeightFile};
+use transdiff_core::models::transdiff::{LoadHints, StoredTransDiff};
+use transdiff_core::models::vae::StoredVae;
 use transdiff_core::reference::Reference;
-use transdiff_core::vae::VaeSource;
-use transdiff_core::weights::{FileKind, WeightFile};
 use transdiff_core::{DType, Result};
 
 /// Reads every tensor of a file, and the model or the autoencoder in it, if there is one. Returns the first error.
@@ -12,12 +12,12 @@ pub fn read_everything(file: Result<WeightFile>) -> Result<()> {
     file.entries().keys().try_for_each(|name| file.tensor(name).map(drop))?;
     // Metadata says how many heads there are; elsewhere one is as good as any.
     let heads = file.metadata().is_empty().then_some(1);
-    let model = ModelSource::find(&file, &LoadHints { heads, weights: None })
+    let model = StoredTransDiff::find(&file, &LoadHints { heads, weights: None })
         .and_then(|source| source.load(&Reference, DType::F32));
     match file.kind() {
         FileKind::Model | FileKind::TrainingRun => model.map(drop),
         FileKind::Vae { .. } => {
-            VaeSource::find(&file).and_then(|source| source.load(&Reference, DType::F32)).map(drop)
+            StoredVae::find(&file).and_then(|source| source.load(&Reference, DType::F32)).map(drop)
         }
         FileKind::Unknown => Ok(()),
     }

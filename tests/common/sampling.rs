@@ -4,7 +4,7 @@ use std::f64::consts::FRAC_PI_2;
 
 use proptest::prelude::*;
 use transdiff_core::backend::UnaryOp;
-use transdiff_core::sampler::{GuidedField, NoiseSource, Path, Trajectory, VelocityField};
+use transdiff_core::diffusion::{ArStep, GuidedField, Interpolant, NoiseSource, VelocityField};
 use transdiff_core::{Backend, Result, Tensor};
 
 /// A field from a closure.
@@ -20,7 +20,7 @@ impl<B: Backend, F: Fn(&Tensor<B>, f64) -> Result<Tensor<B>>> VelocityField<B> f
 /// written out here, so that `Path` is tested and not believed.
 #[derive(Clone, Copy, Debug)]
 pub struct Gaussian {
-    pub path: Path,
+    pub interpolant: Interpolant,
     pub mean: f64,
     pub std: f64,
 }
@@ -29,9 +29,9 @@ impl Gaussian {
     /// (α, σ, α′, σ′).
     fn coefficients(&self, t: f64) -> (f64, f64, f64, f64) {
         let (sin, cos) = (FRAC_PI_2 * t).sin_cos();
-        match self.path {
-            Path::Linear => (1.0 - t, t, -1.0, 1.0),
-            Path::Cosine => (cos, sin, -FRAC_PI_2 * sin, FRAC_PI_2 * cos),
+        match self.interpolant {
+            Interpolant::Linear => (1.0 - t, t, -1.0, 1.0),
+            Interpolant::Cosine => (cos, sin, -FRAC_PI_2 * sin, FRAC_PI_2 * cos),
         }
     }
 
@@ -105,19 +105,19 @@ impl<B: Backend> GuidedField<B> for Network<B> {
 }
 
 /// Any path.
-pub fn any_path() -> impl Strategy<Value = Path> {
-    prop_oneof![Just(Path::Linear), Just(Path::Cosine)]
+pub fn any_interpolant() -> impl Strategy<Value = Interpolant> {
+    prop_oneof![Just(Interpolant::Linear), Just(Interpolant::Cosine)]
 }
 
 /// A source that fails the test when it is asked.
 pub struct NoNoise;
 
 impl<B: Backend> NoiseSource<B> for NoNoise {
-    fn starting(&mut self, _: &[usize]) -> Result<Tensor<B>> {
+    fn initial(&mut self, _: &[usize]) -> Result<Tensor<B>> {
         panic!("starting noise was asked for")
     }
 
-    fn injected(&mut self, _: Trajectory, step: usize, _: &[usize]) -> Result<Tensor<B>> {
+    fn injected(&mut self, _: ArStep, step: usize, _: &[usize]) -> Result<Tensor<B>> {
         panic!("noise was asked for in step {step}")
     }
 }

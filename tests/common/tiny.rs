@@ -1,17 +1,17 @@
 //! Models, batches and data small enough for f64 and for thousands of runs.
 
-use transdiff_core::data::MemorySet;
-use transdiff_core::model::{Mode, ModelConfig, TransDiff};
+use transdiff_core::checkpoint::WeightFile;
+use transdiff_core::data::MemoryDataset;
+use transdiff_core::models::transdiff::{Mode, TransDiff, TransDiffConfig};
+use transdiff_core::models::vae::{Vae, VaeConfig};
 use transdiff_core::nn::Module;
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_core::train::{Batch, FlowDraws};
-use transdiff_core::vae::{Vae, VaeConfig};
-use transdiff_core::weights::WeightFile;
 use transdiff_core::{Backend, DType, HostData, HostTensor, Tensor};
 
 /// Four features at once.
-pub fn one_step() -> ModelConfig {
-    ModelConfig {
+pub fn one_step() -> TransDiffConfig {
+    TransDiffConfig {
         width: 8,
         heads: 2,
         encoder_blocks: 2,
@@ -27,19 +27,19 @@ pub fn one_step() -> ModelConfig {
 }
 
 /// Two groups of 2×2 tokens; references in patches of 2×2.
-pub fn mrar() -> ModelConfig {
+pub fn mrar() -> TransDiffConfig {
     let mode = Mode::MultiReference { groups: 2 };
-    ModelConfig { feature_tokens: 8, latent_size: 4, mode, ..one_step() }
+    TransDiffConfig { feature_tokens: 8, latent_size: 4, mode, ..one_step() }
 }
 
 /// Four groups of one token, as deep as the published models' four groups.
-pub fn mrar_of_singles() -> ModelConfig {
-    ModelConfig { mode: Mode::MultiReference { groups: 4 }, ..one_step() }
+pub fn mrar_of_singles() -> TransDiffConfig {
+    TransDiffConfig { mode: Mode::MultiReference { groups: 4 }, ..one_step() }
 }
 
 /// A model none of whose parameters is zero or one: training starts with a last layer of zeros, and through that
 /// no gradient flows.
-pub fn model<B: Backend>(backend: &B, config: &ModelConfig, dtype: DType) -> TransDiff<B> {
+pub fn model<B: Backend>(backend: &B, config: &TransDiffConfig, dtype: DType) -> TransDiff<B> {
     let mut model = TransDiff::placeholder(backend, config, dtype).unwrap();
     for (index, (name, param)) in model.params_mut().into_iter().enumerate() {
         let centre = if name.contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
@@ -75,7 +75,7 @@ pub fn batch<B: Backend>(model: &TransDiff<B>, dropped: &[bool], mul: usize, see
 }
 
 /// `each` latents of every class: a pattern of the class's own, and noise of a fifth of it.
-pub fn set(config: &ModelConfig, each: usize) -> MemorySet {
+pub fn set(config: &TransDiffConfig, each: usize) -> MemoryDataset {
     let [_, c, h, w] = config.latent_shape(1);
     let draw = |index: usize, step| StreamKey::new(4, Purpose::Data, index as u32, step).normals(c * h * w);
     let labels: Vec<usize> = (0..each * config.classes).map(|i| i % config.classes).collect();
@@ -87,7 +87,7 @@ pub fn set(config: &ModelConfig, each: usize) -> MemorySet {
             .collect::<Vec<_>>()
     };
     let values = labels.iter().enumerate().flat_map(latent).collect();
-    MemorySet::new([c, h, w], values, labels).unwrap()
+    MemoryDataset::new([c, h, w], values, labels).unwrap()
 }
 
 /// The bits of every value of a tensor.
@@ -116,7 +116,7 @@ pub fn vae() -> VaeConfig {
 }
 
 /// The files of a model and of its VAE, opened in memory.
-pub fn files<B: Backend>(backend: &B, config: &ModelConfig) -> [WeightFile; 2] {
+pub fn files<B: Backend>(backend: &B, config: &TransDiffConfig) -> [WeightFile; 2] {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["model", "vae"].map(|name| folder.path().join(name));
     model(backend, config, DType::F32).save(&paths[0]).unwrap();

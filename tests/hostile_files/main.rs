@@ -23,7 +23,7 @@ use std::sync::Mutex;
 
 use allocation::peak_of;
 use reading::{allowed, read_everything};
-use transdiff_core::weights::WeightFile;
+use transdiff_core::checkpoint::WeightFile;
 use transdiff_core::{Error, Result};
 
 #[global_allocator]

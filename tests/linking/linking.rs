@@ -13,10 +13,10 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use transdiff::model::{Mode, ModelConfig};
+use transdiff::models::transdiff::{Mode, TransDiffConfig};
+use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::nn::Module;
 use transdiff::rng::{Purpose, StreamKey};
-use transdiff::vae::{Vae, VaeConfig};
 use transdiff::{Cpu, DType, HostTensor, TransDiff};
 
 use digits::{CLASSES, Digits, Image, PIXELS, SIDE, WHITE};
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn write_small(folder: &Path) -> Result<(), Box<dyn Error>> {
-    let config = ModelConfig {
+    let config = TransDiffConfig {
         width: 16,
         heads: 2,
         encoder_blocks: 1,

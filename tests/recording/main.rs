@@ -8,27 +8,29 @@ use std::ops::ControlFlow;
 
 use common::tiny::{self, bits};
 use recorder::Recorder;
-use transdiff_core::model::{ModelConfig, Sampling, Session};
+use transdiff_core::diffusion::{
+    EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoopObserver, Progress, Timesteps,
+};
+use transdiff_core::models::transdiff::{Sampling, Session, TransDiffConfig};
 use transdiff_core::reference::Reference;
-use transdiff_core::sampler::{EulerMaruyama, Guidance, Heun, KeyedNoise, Path, Progress, Schedule, Silent};
-use transdiff_core::{Backend, Cancellation, DType, Error};
+use transdiff_core::{Backend, CancellationToken, DType, Error};
 
 const STEPS: usize = 4;
 
-fn configs() -> [ModelConfig; 2] {
+fn configs() -> [TransDiffConfig; 2] {
     [tiny::one_step(), tiny::mrar()]
 }
 
 /// The bits of every latent of a generation.
 fn generate<B: Backend>(
     backend: &B,
-    config: &ModelConfig,
+    config: &TransDiffConfig,
     dtype: DType,
     sampling: &Sampling,
 ) -> Vec<Vec<u64>> {
     let model = tiny::model(backend, config, dtype);
     let mut noise = KeyedNoise::new(backend, DType::F32, &[3, 4]);
-    let made = Session::new(&model).generate(&[0, 2], &[], sampling, &mut noise, &mut Silent).unwrap();
+    let made = Session::new(&model).generate(&[0, 2], &[], sampling, &mut noise, &mut NoopObserver).unwrap();
     made.references.iter().chain([&made.latents]).map(bits).collect()
 }
 
@@ -36,9 +38,9 @@ fn generate<B: Backend>(
 /// the condition alone and with both; in bf16, inputs are cast in what is recorded.
 #[test]
 fn replays_give_what_evaluations_give() {
-    let (schedule, path) = (Schedule::even(STEPS).unwrap(), Path::Linear);
-    let euler_maruyama = EulerMaruyama::new(schedule, path, 0.9, 0.95).unwrap();
-    let heun = Heun { schedule, path };
+    let (timesteps, interpolant) = (Timesteps::uniform(STEPS).unwrap(), Interpolant::Linear);
+    let euler_maruyama = EulerMaruyama::new(timesteps, interpolant, 0.9, 0.95).unwrap();
+    let heun = Heun { timesteps, interpolant };
     // Heun's times are 1, ¾, ¾, ½, ½, ¼, ¼ and 0.
     let half = Guidance::within(1.4, 0.5, 1.0).unwrap();
     let cases = [
@@ -64,11 +66,12 @@ fn replays_give_what_evaluations_give() {
 /// What is replayed asks nobody whether to go on: the field does.
 #[test]
 fn a_cancelled_session_replays_nothing() {
-    let (recorder, flag) = (Recorder::default(), Cancellation::new());
+    let (recorder, flag) = (Recorder::default(), CancellationToken::new());
     let model = tiny::model(&recorder, &tiny::one_step(), DType::F32);
-    let solver = EulerMaruyama::new(Schedule::even(STEPS).unwrap(), Path::Linear, 0.9, 0.95).unwrap();
+    let solver =
+        EulerMaruyama::new(Timesteps::uniform(STEPS).unwrap(), Interpolant::Linear, 0.9, 0.95).unwrap();
     let mut session = Session::new(&model);
-    session.watch(&flag);
+    session.set_cancellation(&flag);
     let mut stop = |progress: &Progress<'_, Recorder>| {
         if progress.step == 3 {
             flag.cancel();

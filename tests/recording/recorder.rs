@@ -17,7 +17,7 @@ pub struct Recorder(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    noting: Option<Recording>,
+    noting: Option<Graph>,
     recordings: usize,
     replays: usize,
 }
@@ -26,9 +26,9 @@ type Operation = Box<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// Operations, which share their buffers.
 #[derive(Default)]
-pub struct Recording(Vec<Operation>);
+pub struct Graph(Vec<Operation>);
 
-impl fmt::Debug for Recording {
+impl fmt::Debug for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} operations", self.0.len())
     }
@@ -85,7 +85,7 @@ impl Recorder {
                 .collect();
             op(&views, ViewMut { buffer: &mut buffer.write().unwrap(), layout: &layout, dtype })
         };
-        if let Some(Recording(operations)) = &mut self.state().noting {
+        if let Some(Graph(operations)) = &mut self.state().noting {
             operations.push(Box::new(operation));
             return Ok(());
         }
@@ -95,7 +95,7 @@ impl Recorder {
 
 impl Storage for Recorder {
     type Buffer = Buffer;
-    type Recording = Recording;
+    type Graph = Graph;
 
     fn name(&self) -> String {
         "recorder".into()
@@ -136,9 +136,9 @@ impl Storage for Recorder {
         Ok(())
     }
 
-    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Recording>> {
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
         self.assert_not_noting();
-        self.state().noting = Some(Recording::default());
+        self.state().noting = Some(Graph::default());
         let outcome = work();
         let mut state = self.state();
         state.recordings += 1;
@@ -146,10 +146,10 @@ impl Storage for Recorder {
         outcome.map(|()| recording)
     }
 
-    fn replay(&self, recording: &Recording) -> Result<()> {
+    fn launch(&self, graph: &Graph) -> Result<()> {
         self.assert_not_noting();
         self.state().replays += 1;
-        recording.0.iter().try_for_each(|operation| operation())
+        graph.0.iter().try_for_each(|operation| operation())
     }
 }
 

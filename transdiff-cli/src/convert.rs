@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use transdiff::model::{CONFIG_KEY, Weights};
+use transdiff::checkpoint::{Entry, FileKind, StoredDType, View, WeightFile, WeightView, write_atomic};
+use transdiff::models::transdiff::{CONFIG_KEY, WeightSet};
+use transdiff::models::vae::{StoredVae, VAE_CONFIG_KEY, Vae};
 use transdiff::nn::Module;
-use transdiff::vae::{VAE_CONFIG_KEY, Vae, VaeSource};
-use transdiff::weights::{Entry, FileKind, StoredDType, View, WeightFile, WeightView, write_atomic};
 use transdiff::{Cpu, DType, Error, HostTensor, TransDiff};
 
 use crate::failure::{Failure, Result};
@@ -92,7 +92,7 @@ fn model(file: &WeightFile, hints: Hints) -> Result<Found<'_>> {
     let tensors = source.tensors().clone();
     tensors.check(&shapes(&TransDiff::placeholder(&Cpu::new(Some(1))?, source.config(), DType::F32)?))?;
     let what = match source.weights() {
-        Weights::Sole => "model".to_owned(),
+        WeightSet::Single => "model".to_owned(),
         which => format!("model ({} weights)", source::name(which)),
     };
     Ok(Found { what, tensors, metadata: described(CONFIG_KEY, source.config()) })
@@ -103,7 +103,7 @@ fn vae(file: &WeightFile, hints: Hints) -> Result<Found<'_>> {
         let path = file.path().display();
         return Err(format!("{path}: a VAE, for which there is no --heads and no --weights").into());
     }
-    let source = VaeSource::find(file)?;
+    let source = StoredVae::find(file)?;
     let tensors = source.tensors().clone();
     tensors.check(&shapes(&Vae::placeholder(&Cpu::new(Some(1))?, source.config(), DType::F32)?))?;
     Ok(Found { what: "VAE".into(), tensors, metadata: described(VAE_CONFIG_KEY, source.config()) })

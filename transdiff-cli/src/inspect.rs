@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use transdiff::model::{CONFIG_KEY, ModelConfig, Weights};
-use transdiff::sampler::Preset;
+use transdiff::checkpoint::{Entry, FileKind, Format, WeightFile, WeightView};
+use transdiff::models::transdiff::Preset;
+use transdiff::models::transdiff::{CONFIG_KEY, TransDiffConfig, WeightSet};
+use transdiff::models::vae::{StoredVae, VAE_CONFIG_KEY};
 use transdiff::text::{printable, shortened};
-use transdiff::vae::{VAE_CONFIG_KEY, VaeSource};
-use transdiff::weights::{Entry, FileKind, Format, WeightFile, WeightView};
 
 use crate::failure::{Failure, Result};
 use crate::source::{self, Hints, type_name};
@@ -68,7 +68,7 @@ struct About {
 struct Sizes {
     config: Value,
     /// Of a model: which weights the other figures are of, and the paper's settings.
-    weights: Option<Weights>,
+    weights: Option<WeightSet>,
     preset: Option<Preset>,
     tensors: usize,
     parameters: usize,
@@ -150,13 +150,13 @@ impl About {
 
 fn model(file: &WeightFile, hints: Hints) -> Result<Sizes> {
     let source = hints.find(file)?;
-    let config: &ModelConfig = source.config();
+    let config: &TransDiffConfig = source.config();
     let sizes = Sizes::of(json!(config), source.tensors());
     Ok(Sizes { weights: Some(source.weights()), preset: Preset::of(config), ..sizes })
 }
 
 fn vae(file: &WeightFile) -> Result<Sizes> {
-    let source = VaeSource::find(file)?;
+    let source = StoredVae::find(file)?;
     Ok(Sizes::of(json!(source.config()), source.tensors()))
 }
 
@@ -289,11 +289,11 @@ fn kind_name(kind: FileKind) -> &'static str {
     }
 }
 
-fn described(weights: Weights) -> &'static str {
+fn described(weights: WeightSet) -> &'static str {
     match weights {
-        Weights::Ema => "ema, averaged over training",
-        Weights::Model => "model, as the last step of training left them",
-        Weights::Sole => "one set",
+        WeightSet::Ema => "ema, averaged over training",
+        WeightSet::Raw => "model, as the last step of training left them",
+        WeightSet::Single => "one set",
     }
 }
 

@@ -2,9 +2,9 @@
 
 use clap::{Args, ValueEnum};
 use transdiff::DType;
-use transdiff::model::{LoadHints, ModelSource, Weights};
+use transdiff::checkpoint::WeightFile;
+use transdiff::models::transdiff::{LoadHints, StoredTransDiff, WeightSet};
 use transdiff::text::printable;
-use transdiff::weights::WeightFile;
 
 use crate::failure::{Failure, Result};
 
@@ -50,18 +50,18 @@ impl Hints {
     /// For the library.
     pub fn to_load(self) -> LoadHints {
         let weights = self.weights.map(|which| match which {
-            Which::Ema => Weights::Ema,
-            Which::Model => Weights::Model,
+            Which::Ema => WeightSet::Ema,
+            Which::Model => WeightSet::Raw,
         });
         LoadHints { heads: self.heads, weights }
     }
 
     /// The model in a file; what the user can add, the error asks for.
-    pub fn find(self, file: &WeightFile) -> Result<ModelSource<'_>> {
+    pub fn find(self, file: &WeightFile) -> Result<StoredTransDiff<'_>> {
         let hints = self.to_load();
-        ModelSource::find(file, &hints).map_err(|error| {
+        StoredTransDiff::find(file, &hints).map_err(|error| {
             // One head divides any width: if that makes a model of it, heads were what was missing.
-            let with_heads = ModelSource::find(file, &LoadHints { heads: Some(1), ..hints });
+            let with_heads = StoredTransDiff::find(file, &LoadHints { heads: Some(1), ..hints });
             match with_heads {
                 Ok(source) if hints.heads.is_none() => Failure::Message(format!(
                     "{}: the number of attention heads is not in the file: give --heads N, a divisor of the width {}",
@@ -75,11 +75,11 @@ impl Hints {
 }
 
 /// The name of a set of weights.
-pub fn name(weights: Weights) -> &'static str {
+pub fn name(weights: WeightSet) -> &'static str {
     match weights {
-        Weights::Ema => "ema",
-        Weights::Model => "model",
-        Weights::Sole => "sole",
+        WeightSet::Ema => "ema",
+        WeightSet::Raw => "model",
+        WeightSet::Single => "sole",
     }
 }
 

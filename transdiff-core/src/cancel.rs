@@ -8,9 +8,9 @@ use crate::{Error, Result};
 
 /// A flag that stops whatever watches it. Clones share the flag; any thread, and a signal handler, may set it.
 #[derive(Clone, Debug, Default)]
-pub struct Cancellation(Arc<AtomicBool>);
+pub struct CancellationToken(Arc<AtomicBool>);
 
-impl Cancellation {
+impl CancellationToken {
     /// A flag that is not set.
     pub fn new() -> Self {
         Self::default()

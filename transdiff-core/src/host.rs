@@ -112,7 +112,7 @@ fn rounded<T: Copy + Into<f64>>(values: &[T], dtype: DType) -> Result<HostData> 
 }
 
 fn converted<T: Copy, U>(values: &[T], convert: impl Fn(T) -> U) -> Result<Vec<U>> {
-    let mut out = room("cast", values.len())?;
+    let mut out = try_with_capacity("cast", values.len())?;
     out.extend(values.iter().map(|&x| convert(x)));
     Ok(out)
 }
@@ -121,7 +121,7 @@ fn converted<T: Copy, U>(values: &[T], convert: impl Fn(T) -> U) -> Result<Vec<U
 ///
 /// # Errors
 /// [`Error::OutOfMemory`], which names the operation `op`.
-pub fn room<T>(op: &'static str, len: usize) -> Result<Vec<T>> {
+pub fn try_with_capacity<T>(op: &'static str, len: usize) -> Result<Vec<T>> {
     let mut out = Vec::new();
     let bytes = len.saturating_mul(size_of::<T>());
     out.try_reserve_exact(len).map_err(|_| Error::out_of_memory(op, bytes))?;

@@ -43,7 +43,7 @@ pub enum Purpose {
     /// Initial values of parameters.
     Initialisation = 0,
     /// The latent that sampling starts from.
-    StartingNoise = 1,
+    InitialNoise = 1,
     /// Noise injected during sampling.
     InjectedNoise = 2,
     /// Noise of the training objective.

@@ -4,7 +4,7 @@
 //! a query's result does not depend on which others are in its tile.
 
 use transdiff_core::Result;
-use transdiff_core::backend::{AttentionArgs, View, ViewMut, block_limit};
+use transdiff_core::backend::{AttentionArgs, View, ViewMut, visible_len};
 use transdiff_core::rng::Dropout;
 
 use crate::Cpu;
@@ -83,7 +83,7 @@ impl<'a, T: Real> Problem<'a, T> {
 
     /// How many leading keys query `i` sees.
     pub(crate) fn limit(&self, i: usize) -> usize {
-        self.blocks.map_or(self.nkv, |blocks| block_limit(blocks, self.nq, i))
+        self.blocks.map_or(self.nkv, |blocks| visible_len(blocks, self.nq, i))
     }
 
     /// How many of `rows` queries from `first` on see no key from `key` on: the first ones, as limits ascend.

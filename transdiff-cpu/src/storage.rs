@@ -127,7 +127,7 @@ fn converted<A: Element, B: Element>(
 
 impl Storage for Cpu {
     type Buffer = Buffer;
-    type Recording = Infallible;
+    type Graph = Infallible;
 
     fn name(&self) -> String {
         "cpu".into()
@@ -202,11 +202,11 @@ impl Storage for Cpu {
         Ok(())
     }
 
-    fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Infallible>> {
+    fn capture(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Infallible>> {
         Ok(None)
     }
 
-    fn replay(&self, recording: &Infallible) -> Result<()> {
-        match *recording {}
+    fn launch(&self, graph: &Infallible) -> Result<()> {
+        match *graph {}
     }
 }

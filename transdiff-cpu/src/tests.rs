@@ -13,7 +13,7 @@ type T = Tensor<Cpu>;
 
 fn noise(cpu: &Cpu, shape: &[usize], index: u32, dtype: DType) -> T {
     let count = shape.iter().product();
-    let values = StreamKey::new(11, Purpose::StartingNoise, index, 0).normals(count);
+    let values = StreamKey::new(11, Purpose::InitialNoise, index, 0).normals(count);
     T::from_f32(cpu, shape, values, dtype).unwrap()
 }
 

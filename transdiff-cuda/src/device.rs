@@ -218,7 +218,7 @@ impl Cuda {
     }
 
     /// Notes what `work` asks for instead of doing it, if need be after what nobody owns was given back.
-    pub(crate) fn recorded(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Recording> {
+    pub(crate) fn captured(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
         const OP: &str = "record";
         let _turn = self.turn_outside_recording(OP)?;
         match self.noted(OP, work) {
@@ -230,16 +230,16 @@ impl Cuda {
         }
     }
 
-    fn noted(&self, op: &'static str, work: &mut dyn FnMut() -> Result<()>) -> Result<Recording> {
+    fn noted(&self, op: &'static str, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
         let arena = Arena::new(&self.device.pool);
         let capture = self.device.driver.begin_capture(op)?;
         let noting = Noting::new(&self.device.recording, &arena);
         work()?;
         drop(noting);
-        Ok(Recording { graph: Some(capture.end(op)?), _memory: arena, home: self.clone() })
+        Ok(Graph { graph: Some(capture.end(op)?), _memory: arena, home: self.clone() })
     }
 
-    pub(crate) fn replayed(&self, recording: &Recording) -> Result<()> {
+    pub(crate) fn launched(&self, recording: &Graph) -> Result<()> {
         const OP: &str = "replay";
         let graph = recording.graph.as_ref().expect("it is there until it is dropped");
         let entered = self.device.driver.enter(OP)?;
@@ -269,7 +269,7 @@ impl Drop for Noting<'_> {
 
 /// Work of a GPU that was noted once, with the memory that it takes: a CUDA graph.
 #[derive(Debug)]
-pub struct Recording {
+pub struct Graph {
     /// None while it is dropped.
     graph: Option<Graph>,
     _memory: Arc<Arena>,
@@ -277,7 +277,7 @@ pub struct Recording {
     home: Cuda,
 }
 
-impl Drop for Recording {
+impl Drop for Graph {
     fn drop(&mut self) {
         // Any thread may drop it. The graph of a device that has failed is gone with the device's context.
         let _entered = self.home.device.driver.enter("drop");

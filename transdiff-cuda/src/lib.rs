@@ -63,7 +63,7 @@ mod strided;
 mod tiles;
 mod walk;
 
-pub use device::{Cuda, Recording};
+pub use device::{Cuda, Graph};
 pub use storage::Buffer;
 
 use device::{In, Out};

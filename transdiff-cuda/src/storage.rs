@@ -5,7 +5,7 @@ use half::bf16;
 use transdiff_core::backend::{Storage, View, ViewMut};
 use transdiff_core::{DType, Error, HostData, Layout, Result};
 
-use crate::device::{Address, Cuda, Memory, Recording};
+use crate::device::{Address, Cuda, Graph, Memory};
 use crate::strided;
 
 /// Memory of a tensor. Dropping it gives the memory to whoever asks next.
@@ -31,7 +31,7 @@ fn uploaded<T: Pod>(cuda: &Cuda, values: &[T]) -> Result<Buffer> {
 fn downloaded<T: Pod>(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Vec<T>> {
     const OP: &str = "to_host";
     let turn = cuda.turn_outside_recording(OP)?;
-    let mut values = room::<T>(x.layout.numel())?;
+    let mut values = try_with_capacity::<T>(x.layout.numel())?;
     if values.is_empty() {
         return Ok(values);
     }
@@ -46,7 +46,7 @@ fn downloaded<T: Pod>(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Vec<T>> {
 }
 
 /// Zeros in host memory, asked for politely.
-fn room<T: Pod>(len: usize) -> Result<Vec<T>> {
+fn try_with_capacity<T: Pod>(len: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     let bytes = len.saturating_mul(size_of::<T>());
     values.try_reserve_exact(len).map_err(|_| Error::out_of_memory("to_host", bytes))?;
@@ -64,7 +64,7 @@ pub(crate) fn gathered(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Buffer> {
 
 impl Storage for Cuda {
     type Buffer = Buffer;
-    type Recording = Recording;
+    type Graph = Graph;
 
     fn name(&self) -> String {
         self.device.driver.name().to_owned()
@@ -111,12 +111,12 @@ impl Storage for Cuda {
         strided::cast(self, x, out)
     }
 
-    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Recording>> {
-        self.recorded(work).map(Some)
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
+        self.captured(work).map(Some)
     }
 
-    fn replay(&self, recording: &Recording) -> Result<()> {
-        self.replayed(recording)
+    fn launch(&self, graph: &Graph) -> Result<()> {
+        self.launched(graph)
     }
 
     fn sync(&self) -> Result<()> {

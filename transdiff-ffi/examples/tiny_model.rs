@@ -4,13 +4,13 @@
 #[allow(dead_code)]
 mod files;
 
-use transdiff::model::{Mode, ModelConfig};
+use transdiff::models::transdiff::{Mode, TransDiffConfig};
 
 fn main() -> std::io::Result<()> {
     let mut paths = std::env::args_os().skip(1);
     let mut path = |of| paths.next().unwrap_or_else(|| panic!("the path of the {of}'s file"));
     let mode = Mode::MultiReference { groups: 2 };
-    let config = ModelConfig { feature_tokens: 8, mode, ..files::one_step() };
+    let config = TransDiffConfig { feature_tokens: 8, mode, ..files::one_step() };
     std::fs::write(path("model"), files::model(&config))?;
     std::fs::write(path("VAE"), files::vae_with(&files::vae(), |_, _| ()))
 }

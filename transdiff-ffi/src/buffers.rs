@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use transdiff::model::Mode;
+use transdiff::models::transdiff::Mode;
 use transdiff::pipeline::{Info, Output, PixelFormat, Wanted, to_pixels};
 use transdiff::{Error, HostTensor};
 

@@ -1,19 +1,19 @@
 //! Stopping a call from outside.
 
-use transdiff::Cancellation;
+use transdiff::CancellationToken;
 
 use crate::status::guard_value;
 
 /// A flag that stops the calls that watch it. Every function but `transcdiff_cancellation_free` may be called from any
 /// thread at any time, `transcdiff_cancellation_cancel` from a signal handler too.
 #[allow(non_camel_case_types)]
-pub struct transcdiff_cancellation(pub(crate) Cancellation);
+pub struct transcdiff_cancellation(pub(crate) CancellationToken);
 
 /// A flag that is not set. NULL only after a defect of this library. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn transcdiff_cancellation_new() -> *mut transcdiff_cancellation {
     guard_value(std::ptr::null_mut(), || {
-        Box::into_raw(Box::new(transcdiff_cancellation(Cancellation::new())))
+        Box::into_raw(Box::new(transcdiff_cancellation(CancellationToken::new())))
     })
 }
 

@@ -3,8 +3,8 @@
 use std::ffi::c_void;
 use std::ptr;
 
+use transdiff::models::transdiff::Preset;
 use transdiff::pipeline::LogLevel;
-use transdiff::sampler::Preset;
 
 use crate::buffers::Buffers;
 use crate::cancellation::transcdiff_cancellation;
@@ -35,9 +35,9 @@ pub struct transcdiff_progress {
     /// Number of images in the batch.
     pub images: usize,
     /// Which of the batch's trajectories is running, from 0: one in one step, with MRAR one for each group.
-    pub trajectory: usize,
+    pub ar_step: usize,
     /// How many trajectories there are.
-    pub trajectories: usize,
+    pub ar_steps: usize,
     /// How many steps of the trajectory are done, from 1.
     pub step: usize,
     /// How many steps the trajectory has.

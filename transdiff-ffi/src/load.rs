@@ -3,9 +3,9 @@
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
-use transdiff::model::{LoadHints, Weights};
+use transdiff::checkpoint::WeightFile;
+use transdiff::models::transdiff::{LoadHints, WeightSet};
 use transdiff::pipeline::{LoadOptions, Pipeline};
-use transdiff::weights::WeightFile;
 use transdiff::{DType, Device};
 
 use crate::input::{array, path, slot, text};
@@ -222,11 +222,11 @@ fn dtype(code: u32) -> Outcome<DType> {
     }
 }
 
-fn weights(code: u32) -> Outcome<Option<Weights>> {
+fn weights(code: u32) -> Outcome<Option<WeightSet>> {
     match code {
         TRANSCDIFF_WEIGHTS_AUTO => Ok(None),
-        TRANSCDIFF_WEIGHTS_EMA => Ok(Some(Weights::Ema)),
-        TRANSCDIFF_WEIGHTS_MODEL => Ok(Some(Weights::Model)),
+        TRANSCDIFF_WEIGHTS_EMA => Ok(Some(WeightSet::Ema)),
+        TRANSCDIFF_WEIGHTS_MODEL => Ok(Some(WeightSet::Raw)),
         other => Err(Failure::argument("weights", "one of TRANSCDIFF_WEIGHTS_…", other)),
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_char};
 
 use transdiff::DType;
-use transdiff::model::Mode;
+use transdiff::models::transdiff::Mode;
 use transdiff::pipeline::Pipeline;
 
 use crate::status::{Failure, guard, guard_value, transcdiff_error, transcdiff_status};

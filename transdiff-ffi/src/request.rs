@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use transdiff::model::Sampling;
+use transdiff::diffusion::{Euler, EulerMaruyama, Guidance, Heun, Interpolant, Solver, Timesteps};
+use transdiff::models::transdiff::Sampling;
 use transdiff::pipeline::{Info, Request, Source, Step, Wanted};
-use transdiff::sampler::{Euler, EulerMaruyama, Guidance, Heun, Path, Schedule, Solver};
 use transdiff::{Error, HostTensor};
 
 use crate::generate::{
@@ -24,8 +24,8 @@ pub(crate) fn check(info: &Info, o: &transcdiff_generate_options) -> Outcome {
     if o.preview.is_some() && o.preview_interval == 0 {
         return Err(Failure::argument("preview_interval", "at least 1", 0));
     }
-    let trajectories = if o.features.is_null() { info.config.groups() } else { 1 };
-    check_count("step_guidance_count", o.step_guidance_count, &[0, trajectories])?;
+    let ar_steps = if o.features.is_null() { info.config.groups() } else { 1 };
+    check_count("step_guidance_count", o.step_guidance_count, &[0, ar_steps])?;
     let most = info.config.feature_tokens;
     match o.features.is_null() {
         true if !o.unconditional.is_null() => {
@@ -170,13 +170,13 @@ unsafe fn offset(from: *const f32, by: usize) -> *const f32 {
 }
 
 fn solver(o: &transcdiff_generate_options) -> Outcome<Solver> {
-    let (steps, path) = (o.steps as usize, Path::Linear);
+    let (steps, interpolant) = (o.steps as usize, Interpolant::Linear);
     Ok(match o.solver {
         TRANSCDIFF_SOLVER_EULER_MARUYAMA => {
-            EulerMaruyama::new(Schedule::paper(steps)?, path, o.drift_scale, o.noise_scale)?.into()
+            EulerMaruyama::new(Timesteps::paper(steps)?, interpolant, o.drift_scale, o.noise_scale)?.into()
         }
-        TRANSCDIFF_SOLVER_EULER => Euler { schedule: Schedule::even(steps)?, path }.into(),
-        TRANSCDIFF_SOLVER_HEUN => Heun { schedule: Schedule::even(steps)?, path }.into(),
+        TRANSCDIFF_SOLVER_EULER => Euler { timesteps: Timesteps::uniform(steps)?, interpolant }.into(),
+        TRANSCDIFF_SOLVER_HEUN => Heun { timesteps: Timesteps::uniform(steps)?, interpolant }.into(),
         other => return Err(Failure::argument("solver", "one of TRANSCDIFF_SOLVER_…", other)),
     })
 }
@@ -202,8 +202,8 @@ pub(crate) fn report(o: &transcdiff_generate_options, step: &Step<'_>) -> Contro
         struct_size: size_of::<transcdiff_progress>(),
         first_image: step.images.start,
         images: step.images.len(),
-        trajectory: step.trajectory.index,
-        trajectories: step.trajectory.count,
+        ar_step: step.ar_step.index,
+        ar_steps: step.ar_step.count,
         step: step.step,
         steps: step.steps,
         t: step.t,

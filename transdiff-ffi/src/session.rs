@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use transdiff::Cancellation;
+use transdiff::CancellationToken;
 use transdiff::pipeline::{Info, PipelineSession};
 
 use crate::cancellation::transcdiff_cancellation;
@@ -33,14 +33,14 @@ impl transcdiff_session {
         cancellation: *const transcdiff_cancellation,
     ) -> Outcome<MutexGuard<'_, PipelineSession>> {
         // SAFETY: the caller promises it.
-        let flag = unsafe { cancellation.as_ref() }.map_or_else(Cancellation::new, |c| c.0.clone());
+        let flag = unsafe { cancellation.as_ref() }.map_or_else(CancellationToken::new, |c| c.0.clone());
         let mut session = match self.session.try_lock() {
             Ok(session) => session,
             // A panic was reported as an internal error then; what a session keeps is whole at any time.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(Failure::Busy),
         };
-        session.watch(&flag);
+        session.set_cancellation(&flag);
         Ok(session)
     }
 }

@@ -367,8 +367,8 @@ fn what_contradicts_itself_is_refused() {
 fn buffers_of_another_size_are_refused() {
     let _one = MEASURING.lock();
     let ground = Ground::new(&shared().one_step, Some(&shared().vae));
-    let mut room = vec![0u8; 4096];
-    let (bytes, floats) = (room.as_mut_ptr(), room.as_mut_ptr().cast::<f32>());
+    let mut try_with_capacity = vec![0u8; 4096];
+    let (bytes, floats) = (try_with_capacity.as_mut_ptr(), try_with_capacity.as_mut_ptr().cast::<f32>());
     let (latents, features) = (size_of_val(&*ground.made.latents), size_of_val(&*ground.made.features));
     let images = ground.made.images.len();
     let wrong = |right: usize| [0, right - 1, right + 1, right / 2, 2 * right, usize::MAX];

@@ -9,11 +9,11 @@ use common::files::{self, model_with, shared, vae_with};
 use common::{Made, Model, Order, call, in_memory, no_outputs, refused};
 use transcdiff::*;
 use transdiff::HostTensor;
-use transdiff::model::{LoadHints, Sampling};
+use transdiff::checkpoint::WeightFile;
+use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant as FlowPath, Timesteps};
+use transdiff::models::transdiff::{LoadHints, Sampling};
+use transdiff::models::vae::VaeConfig;
 use transdiff::pipeline::{LoadOptions, Pipeline, Request, Source, Wanted};
-use transdiff::sampler::{EulerMaruyama, Guidance, Path as FlowPath, Schedule};
-use transdiff::vae::VaeConfig;
-use transdiff::weights::WeightFile;
 
 fn pipeline(model: &'static [u8], vae: Option<&'static [u8]>) -> Pipeline {
     let open = |bytes: &'static [u8]| WeightFile::from_bytes("in memory", bytes).unwrap();
@@ -23,7 +23,7 @@ fn pipeline(model: &'static [u8], vae: Option<&'static [u8]>) -> Pipeline {
 
 fn request(order: &Order) -> Request {
     let solver =
-        EulerMaruyama::new(Schedule::paper(order.steps as usize).unwrap(), FlowPath::Linear, 1.0, 1.0);
+        EulerMaruyama::new(Timesteps::paper(order.steps as usize).unwrap(), FlowPath::Linear, 1.0, 1.0);
     let sampling = Sampling::new(solver.unwrap(), Guidance::new(1.5).unwrap());
     let classes = order.classes.iter().map(|&class| class as usize).collect();
     Request::new(classes, order.seeds.clone(), sampling)
@@ -112,7 +112,7 @@ fn a_checkpoint_and_its_safetensors_generate_the_same() {
     let saved = folder.path().join("model.safetensors");
     let heads = LoadHints { heads: Some(4), ..LoadHints::default() };
     let file = WeightFile::open(&checkpoint).unwrap();
-    let source = transdiff::model::ModelSource::find(&file, &heads).unwrap();
+    let source = transdiff::models::transdiff::StoredTransDiff::find(&file, &heads).unwrap();
     source.load(&backend, transdiff::DType::F32).unwrap().save(&saved).unwrap();
     let generate = |path: &Path| {
         let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
@@ -456,7 +456,7 @@ fn names_from_files_are_written_out() {
     let name = format!("diffdecoder.net.\u{1b}[2J\n\0{}", "x".repeat(1 << 17));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("two\nlines");
-    transdiff::weights::write_atomic(&path, [(name, &tensor)], &Default::default()).unwrap();
+    transdiff::checkpoint::write_atomic(&path, [(name, &tensor)], &Default::default()).unwrap();
     let failed = Model::from_path(&path).unwrap_err();
     for text in [&failed.message, &failed.subject] {
         assert!(text.contains("two\\nlines") && !text.chars().any(char::is_control), "{text}");

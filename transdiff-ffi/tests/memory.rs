@@ -11,8 +11,8 @@ use allocation::Counting;
 use common::files::{self, one_step};
 use common::{Model, Order, call, in_memory, no_outputs};
 use transcdiff::*;
-use transdiff::model::{Mode, ModelConfig};
-use transdiff::vae::VaeConfig;
+use transdiff::models::transdiff::{Mode, TransDiffConfig};
+use transdiff::models::vae::VaeConfig;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -32,7 +32,7 @@ fn estimate(options: &transcdiff_load_options, images: usize) -> transcdiff_memo
 /// A model's settings, and how many images are generated at a time.
 struct Case {
     name: &'static str,
-    model: ModelConfig,
+    model: TransDiffConfig,
     vae: Option<VaeConfig>,
     images: usize,
     batch: usize,
@@ -81,7 +81,7 @@ fn check(case: &Case) {
 /// memory.
 #[test]
 fn the_estimate_is_near_what_is_allocated() {
-    let model = ModelConfig {
+    let model = TransDiffConfig {
         width: 128,
         heads: 4,
         encoder_blocks: 4,
@@ -93,13 +93,13 @@ fn the_estimate_is_near_what_is_allocated() {
         latent_size: 8,
         ..one_step()
     };
-    let mrar = ModelConfig { mode: Mode::MultiReference { groups: 4 }, ..model.clone() };
-    let deep = ModelConfig { encoder_blocks: 12, decoder_blocks: 12, ..model.clone() };
-    let fine = ModelConfig { feature_tokens: 16, latent_size: 16, ..model.clone() };
-    let shallow = ModelConfig { encoder_blocks: 1, decoder_blocks: 1, latent_size: 4, ..model.clone() };
+    let mrar = TransDiffConfig { mode: Mode::MultiReference { groups: 4 }, ..model.clone() };
+    let deep = TransDiffConfig { encoder_blocks: 12, decoder_blocks: 12, ..model.clone() };
+    let fine = TransDiffConfig { feature_tokens: 16, latent_size: 16, ..model.clone() };
+    let shallow = TransDiffConfig { encoder_blocks: 1, decoder_blocks: 1, latent_size: 4, ..model.clone() };
     let multipliers = vec![1, 1, 2, 2];
     let vae = VaeConfig { latent_channels: 16, multipliers, attention: vec![3], ..files::vae() };
-    let case = |name, model: &ModelConfig, vae: Option<&VaeConfig>, images, batch, steps| Case {
+    let case = |name, model: &TransDiffConfig, vae: Option<&VaeConfig>, images, batch, steps| Case {
         name,
         model: model.clone(),
         vae: vae.cloned(),

@@ -118,7 +118,7 @@ fn another_thread_cancels_within_a_step() {
         let mut calls = 0;
         let mut count = |p: &transcdiff_progress| {
             calls += 1;
-            if (p.trajectory, p.step) == (1, 20) {
+            if (p.ar_step, p.step) == (1, 20) {
                 reached.wait();
                 set.wait();
             }
@@ -200,7 +200,7 @@ unsafe extern "C" fn hear_preview(
     unsafe {
         let (heard, p) = (&mut *heard.cast::<Heard>(), &*progress);
         let told = heard.steps.last().expect("progress comes before the preview of its step");
-        assert_eq!((told.first_image, told.trajectory, told.step), (p.first_image, p.trajectory, p.step));
+        assert_eq!((told.first_image, told.ar_step, told.step), (p.first_image, p.ar_step, p.step));
         heard.previews.push((p.first_image, p.step, count));
         heard.last_preview = std::slice::from_raw_parts(latents, count).to_vec();
     }
@@ -233,12 +233,11 @@ fn callbacks_hear_every_step_in_order() {
     session.generate(&o).unwrap();
     let mut expected = Vec::new();
     for (first, images) in [(0, 2), (2, 2), (4, 1)] {
-        for trajectory in 0..groups {
-            expected.extend((1..=7).map(|step| (first, images, trajectory, groups, step, 7)));
+        for ar_step in 0..groups {
+            expected.extend((1..=7).map(|step| (first, images, ar_step, groups, step, 7)));
         }
     }
-    let told =
-        |p: &transcdiff_progress| (p.first_image, p.images, p.trajectory, p.trajectories, p.step, p.steps);
+    let told = |p: &transcdiff_progress| (p.first_image, p.images, p.ar_step, p.ar_steps, p.step, p.steps);
     assert_eq!(heard.steps.iter().map(told).collect::<Vec<_>>(), expected);
     assert!(heard.steps.iter().all(|p| p.struct_size == size_of::<transcdiff_progress>()));
     assert!(heard.steps.is_sorted_by(|a, b| a.fraction < b.fraction));

@@ -128,20 +128,25 @@ fn results_stay_within_the_callers_struct() {
     let info = model.info();
     let whole = resized(&info, size_of_val(&info));
     for words in 1..=whole.len() + 2 {
-        let mut room = vec![u64::MAX; words + 1];
-        room[0] = 8 * words as u64;
+        let mut try_with_capacity = vec![u64::MAX; words + 1];
+        try_with_capacity[0] = 8 * words as u64;
         // SAFETY: the room begins with its size, and is larger.
-        call(|e| unsafe { transcdiff_model_get_info(model.0, room.as_mut_ptr().cast(), e) }).unwrap();
+        call(|e| unsafe { transcdiff_model_get_info(model.0, try_with_capacity.as_mut_ptr().cast(), e) })
+            .unwrap();
         let expected =
             (0..words).map(|i| if i == 0 { 8 * words as u64 } else { *whole.get(i).unwrap_or(&0) });
-        assert!(room[..words].iter().copied().eq(expected), "{words} words");
-        assert_eq!(room[words], u64::MAX, "nothing beyond {words} words");
+        assert!(try_with_capacity[..words].iter().copied().eq(expected), "{words} words");
+        assert_eq!(try_with_capacity[words], u64::MAX, "nothing beyond {words} words");
 
-        let mut room = vec![u64::MAX; words + 1];
+        let mut try_with_capacity = vec![u64::MAX; words + 1];
         // SAFETY: the room is larger than what is said to be the struct's size.
-        let status =
-            unsafe { transcdiff_generate_options_init(model.0, room.as_mut_ptr().cast(), 8 * words) };
-        assert_eq!((status, room[0], room[words]), (TRANSCDIFF_OK, 8 * words as u64, u64::MAX));
+        let status = unsafe {
+            transcdiff_generate_options_init(model.0, try_with_capacity.as_mut_ptr().cast(), 8 * words)
+        };
+        assert_eq!(
+            (status, try_with_capacity[0], try_with_capacity[words]),
+            (TRANSCDIFF_OK, 8 * words as u64, u64::MAX)
+        );
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use transdiff::model::ModelConfig;
+use transdiff::checkpoint::write_atomic;
+use transdiff::models::transdiff::TransDiffConfig;
 use transdiff::pipeline::Output;
-use transdiff::weights::write_atomic;
 use transdiff::{Error, HostTensor};
 
 use super::grid::Grid;
@@ -27,7 +27,7 @@ pub struct Gallery<'a> {
 
 impl<'a> Gallery<'a> {
     /// A gallery for what is planned. Nothing that exists may be in its way, unless it may be replaced.
-    pub fn new(options: &'a Options, plan: &'a Plan, config: &ModelConfig) -> Result<Self> {
+    pub fn new(options: &'a Options, plan: &'a Plan, config: &TransDiffConfig) -> Result<Self> {
         let [_, channels, rows, columns] = config.latent_shape(1);
         let grid = Grid::new(plan.images.len(), plan.seeds);
         let latent = [channels, rows, columns];

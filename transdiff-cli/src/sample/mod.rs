@@ -9,10 +9,10 @@ mod progress;
 use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
+use transdiff::checkpoint::WeightFile;
+use transdiff::models::vae::StoredVae;
 use transdiff::pipeline::{LoadOptions, Output, Pipeline, PipelineSession, Request, Step, Wanted};
-use transdiff::vae::VaeSource;
-use transdiff::weights::WeightFile;
-use transdiff::{Cancellation, Error, HostTensor};
+use transdiff::{CancellationToken, Error, HostTensor};
 
 use crate::failure::Result;
 use crate::text;
@@ -25,7 +25,7 @@ pub fn run(options: &Options) -> Result<()> {
     let model = WeightFile::open(&options.model)?;
     let vae = options.vae.as_ref().map(WeightFile::open).transpose()?;
     let config = options.hints.find(&model)?.config().clone();
-    let vae_config = vae.as_ref().map(VaeSource::find).transpose()?.map(|source| source.config().clone());
+    let vae_config = vae.as_ref().map(StoredVae::find).transpose()?.map(|source| source.config().clone());
     let plan = Plan::new(options, &config, vae_config.as_ref())?;
     if options.estimate {
         return estimate(options, &model, vae.as_ref(), &plan);
@@ -35,10 +35,10 @@ pub fn run(options: &Options) -> Result<()> {
     text::say(&plan.to_string());
     gallery.open()?;
     // From here on Ctrl-C leaves what is complete; before, there is nothing to leave.
-    let cancellation = Cancellation::new();
+    let cancellation = CancellationToken::new();
     cancel_on_interrupt(&cancellation)?;
     let mut session = pipeline.session();
-    session.watch(&cancellation);
+    session.set_cancellation(&cancellation);
     Run { options, plan: &plan, session, gallery }.finish()
 }
 
@@ -75,7 +75,7 @@ fn estimate(options: &Options, model: &WeightFile, vae: Option<&WeightFile>, pla
     ))
 }
 
-fn cancel_on_interrupt(cancellation: &Cancellation) -> Result<()> {
+fn cancel_on_interrupt(cancellation: &CancellationToken) -> Result<()> {
     let cancellation = cancellation.clone();
     let handler = move || {
         if cancellation.is_cancelled() {

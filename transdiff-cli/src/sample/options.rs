@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use transdiff::Device;
+use transdiff::models::transdiff::Preset;
 use transdiff::pipeline::LoadOptions;
-use transdiff::sampler::Preset;
 
 use crate::source::{Hints, Type};
 

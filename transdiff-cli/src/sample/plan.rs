@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use transdiff::HostTensor;
-use transdiff::model::{Mode, ModelConfig, Sampling};
-use transdiff::sampler::{Euler, Guidance, Heun, Path, Preset, Schedule, Solver};
-use transdiff::vae::VaeConfig;
+use transdiff::diffusion::{Euler, Guidance, Heun, Interpolant, Solver, Timesteps};
+use transdiff::models::transdiff::Preset;
+use transdiff::models::transdiff::{Mode, Sampling, TransDiffConfig};
+use transdiff::models::vae::VaeConfig;
 
 use super::options::{Options, SolverName};
 use crate::classes;
@@ -33,7 +34,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(options: &Options, config: &ModelConfig, vae: Option<&VaeConfig>) -> Result<Self> {
+    pub fn new(options: &Options, config: &TransDiffConfig, vae: Option<&VaeConfig>) -> Result<Self> {
         if let Some(vae) = vae {
             check_match(options, config, vae)?;
         }
@@ -65,7 +66,7 @@ impl Plan {
 impl fmt::Display for Plan {
     /// One line: what is generated, and with which settings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "class {}; {} steps", self.described.join(", "), self.sampling.solver.schedule().steps())?;
+        write!(f, "class {}; {} steps", self.described.join(", "), self.sampling.solver.timesteps().steps())?;
         match &self.sampling.solver {
             Solver::EulerMaruyama(s) => {
                 write!(
@@ -84,7 +85,7 @@ impl fmt::Display for Plan {
 }
 
 /// A VAE of other channels would decode nothing.
-fn check_match(options: &Options, config: &ModelConfig, vae: &VaeConfig) -> Result<()> {
+fn check_match(options: &Options, config: &TransDiffConfig, vae: &VaeConfig) -> Result<()> {
     let (takes, makes) = (vae.latent_channels, config.latent_channels);
     if takes == makes {
         return Ok(());
@@ -94,7 +95,7 @@ fn check_match(options: &Options, config: &ModelConfig, vae: &VaeConfig) -> Resu
     Err(format!("{path}: decodes latents of {takes} channels, and {model} makes latents of {makes}").into())
 }
 
-fn chosen_classes(options: &Options, config: &ModelConfig) -> Result<Vec<usize>> {
+fn chosen_classes(options: &Options, config: &TransDiffConfig) -> Result<Vec<usize>> {
     let parse = |text: &String| classes::parse(text, config.classes);
     let classes = options.classes.iter().map(parse).collect::<Result<Vec<_>>>()?;
     distinct("--class", &classes)?;
@@ -126,7 +127,7 @@ fn distinct<T: Copy + Ord + fmt::Display>(flag: &str, values: &[T]) -> Result<()
     }
 }
 
-fn sampling(options: &Options, config: &ModelConfig) -> Result<Sampling> {
+fn sampling(options: &Options, config: &TransDiffConfig) -> Result<Sampling> {
     let preset = Preset::of(config).unwrap_or(Preset::PLAIN);
     Ok(Sampling { solver: solver(options, preset)?, guidance: guidance(options, config, preset)? })
 }
@@ -143,14 +144,14 @@ fn solver(options: &Options, preset: Preset) -> Result<Solver> {
             return Err(format!("{flag}: goes with --solver euler-maruyama alone").into());
         }
     }
-    let (schedule, path) = (Schedule::even(steps)?, Path::Linear);
+    let (timesteps, interpolant) = (Timesteps::uniform(steps)?, Interpolant::Linear);
     Ok(match options.solver {
-        SolverName::Heun => Heun { schedule, path }.into(),
-        _ => Euler { schedule, path }.into(),
+        SolverName::Heun => Heun { timesteps, interpolant }.into(),
+        _ => Euler { timesteps, interpolant }.into(),
     })
 }
 
-fn guidance(options: &Options, config: &ModelConfig, preset: Preset) -> Result<Vec<Guidance>> {
+fn guidance(options: &Options, config: &TransDiffConfig, preset: Preset) -> Result<Vec<Guidance>> {
     let scales = if options.guidance.is_empty() { vec![preset.guidance] } else { options.guidance.clone() };
     let groups = config.groups();
     if scales.len() != 1 && scales.len() != groups {
@@ -170,7 +171,11 @@ fn guidance(options: &Options, config: &ModelConfig, preset: Preset) -> Result<V
         .collect::<transdiff::Result<_>>()?)
 }
 
-fn references(options: &Options, config: &ModelConfig, vae: Option<&VaeConfig>) -> Result<Vec<HostTensor>> {
+fn references(
+    options: &Options,
+    config: &TransDiffConfig,
+    vae: Option<&VaeConfig>,
+) -> Result<Vec<HostTensor>> {
     let most = match config.mode {
         Mode::OneStep => 0,
         Mode::MultiReference { groups } => groups - 1,

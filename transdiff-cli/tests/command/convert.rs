@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use transdiff::model::CONFIG_KEY;
+use transdiff::checkpoint::{WeightFile, write_atomic};
+use transdiff::models::transdiff::CONFIG_KEY;
 use transdiff::train::{TrainConfig, Trainer};
-use transdiff::weights::{WeightFile, write_atomic};
 use transdiff::{DType, HostData, HostTensor};
 
 use crate::files::{Folder, golden, model, mrar, one_step};

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use tempfile::TempDir;
-use transdiff::model::{Mode, ModelConfig};
+use transdiff::models::transdiff::{Mode, TransDiffConfig};
+use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::nn::Module;
 use transdiff::rng::{Purpose, StreamKey};
-use transdiff::vae::{Vae, VaeConfig};
 use transdiff::{Cpu, DType, HostTensor, TransDiff};
 
 /// A folder that is removed in the end.
@@ -32,7 +32,7 @@ impl Folder {
     }
 
     /// A small model of `config`, on disk.
-    pub fn model(&self, name: &str, config: &ModelConfig) -> String {
+    pub fn model(&self, name: &str, config: &TransDiffConfig) -> String {
         let path = self.path(name);
         model(config).save(&path).expect("a model is written");
         path
@@ -56,8 +56,8 @@ impl Folder {
 }
 
 /// Latents [4, 4, 4].
-pub fn one_step() -> ModelConfig {
-    ModelConfig {
+pub fn one_step() -> TransDiffConfig {
+    TransDiffConfig {
         width: 16,
         heads: 2,
         encoder_blocks: 2,
@@ -73,12 +73,12 @@ pub fn one_step() -> ModelConfig {
 }
 
 /// The same in four steps.
-pub fn mrar() -> ModelConfig {
+pub fn mrar() -> TransDiffConfig {
     one_step().with_mode(Mode::MultiReference { groups: 4 })
 }
 
 /// A model whose every parameter counts: a new one ends in a layer of zeros.
-pub fn model(config: &ModelConfig) -> TransDiff<Cpu> {
+pub fn model(config: &TransDiffConfig) -> TransDiff<Cpu> {
     let cpu = Cpu::new(Some(1)).expect("a CPU");
     let mut model = TransDiff::placeholder(&cpu, config, DType::F32).expect("a model");
     for (index, (name, param)) in model.params_mut().into_iter().enumerate() {

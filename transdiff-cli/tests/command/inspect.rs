@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use transdiff::checkpoint::write_atomic;
 use transdiff::train::{TrainConfig, Trainer};
-use transdiff::weights::write_atomic;
 use transdiff::{DType, HostTensor};
 
 use crate::files::{Folder, golden, model, mrar, one_step};

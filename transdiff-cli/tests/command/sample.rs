@@ -3,12 +3,13 @@
 use std::fs::{self, File};
 use std::io::BufReader;
 
-use transdiff::model::{ModelConfig, Sampling};
+use transdiff::checkpoint::WeightFile;
+use transdiff::diffusion::{Euler, Guidance, Interpolant, Solver, Timesteps};
+use transdiff::models::transdiff::Preset;
+use transdiff::models::transdiff::{Sampling, TransDiffConfig};
 use transdiff::pipeline::{
     LoadOptions, Output, Pipeline, PixelFormat, Request, Wanted, from_pixels, to_pixels,
 };
-use transdiff::sampler::{Euler, Guidance, Path, Preset, Schedule, Solver};
-use transdiff::weights::WeightFile;
 
 use crate::files::{Folder, mrar, one_step};
 use crate::process::{fail, run, succeed};
@@ -99,8 +100,8 @@ fn settings_reach_the_sampler() {
     let stochastic = made(&[&flags[..], &["--noise-scale", "0.8", "--steps", "5"]].concat());
     assert_eq!(stochastic, want.latents);
     let want = expected(&model, None, |_, request| {
-        let schedule = Schedule::even(4).unwrap();
-        request.sampling.solver = Solver::Euler(Euler { schedule, path: Path::Linear });
+        let timesteps = Timesteps::uniform(4).unwrap();
+        request.sampling.solver = Solver::Euler(Euler { timesteps, interpolant: Interpolant::Linear });
     });
     assert_eq!(made(&["--solver", "euler", "--steps", "4"]), want.latents);
     assert_ne!(made(&["--solver", "heun", "--steps", "4"]), want.latents);
@@ -167,7 +168,7 @@ fn images_can_be_referred_to() {
 #[test]
 fn classes_have_names_where_they_are_those_of_imagenet() {
     let folder = Folder::new();
-    let model = folder.model("model.safetensors", &ModelConfig { classes: 1000, ..one_step() });
+    let model = folder.model("model.safetensors", &TransDiffConfig { classes: 1000, ..one_step() });
     let out = folder.path("out");
     let args = ["sample", "--model", &model, "--steps", "1", "--out", &out, "--class"];
     let done = run(&[&args[..], &["Golden Retriever,otter,9"]].concat());
@@ -207,7 +208,7 @@ fn a_type_that_the_device_lacks_is_refused() {
 fn what_does_not_fit_the_model_is_refused_before_it_is_loaded() {
     let folder = Folder::new();
     let (model, vae) = (folder.model("model.safetensors", &one_step()), folder.vae("vae.safetensors"));
-    let three = folder.model("three.safetensors", &ModelConfig { latent_channels: 3, ..one_step() });
+    let three = folder.model("three.safetensors", &TransDiffConfig { latent_channels: 3, ..one_step() });
     let out = folder.path("out");
     let with = |flags: &[&str]| {
         fail(&[&["sample", "--model", &model, "--class", "1", "--out", &out], flags].concat())

@@ -4,11 +4,15 @@
 //! `Var`s: without a tape nothing is recorded and nothing is saved. There is no differentiable operation without
 //! its backward pass: each method of `Var` in `vjp` stands beside the struct that says what it saves.
 
-mod checkpoint;
+mod context;
+mod gradient_checkpointing;
+mod param;
 mod tape;
 mod var;
 mod vjp;
 
-pub use checkpoint::checkpoint;
+pub use context::Context;
+pub use gradient_checkpointing::checkpoint;
+pub use param::Param;
 pub use tape::{GradKey, Gradients, Tape, Vjp};
 pub use var::Var;

@@ -40,9 +40,9 @@ enum Node<B: Backend> {
 }
 
 /// A recording of operations. Clones share the recording.
-pub struct Tape<B: Backend>(Arc<Mutex<Recording<B>>>);
+pub struct Tape<B: Backend>(Arc<Mutex<Graph<B>>>);
 
-struct Recording<B: Backend> {
+struct Graph<B: Backend> {
     nodes: Vec<Node<B>>,
     /// A backward pass has taken the nodes: their numbers mean nothing any more.
     consumed: bool,
@@ -69,10 +69,10 @@ impl<B: Backend> std::fmt::Debug for Tape<B> {
 impl<B: Backend> Tape<B> {
     /// An empty tape.
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Recording { nodes: Vec::new(), consumed: false })))
+        Self(Arc::new(Mutex::new(Graph { nodes: Vec::new(), consumed: false })))
     }
 
-    fn recording(&self) -> MutexGuard<'_, Recording<B>> {
+    fn recording(&self) -> MutexGuard<'_, Graph<B>> {
         // A panic while the lock is held leaves a list that is whole: pushes and takes are single steps.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -24,7 +24,7 @@ mod train_ops;
 
 pub use image_ops::{ConvArgs, ImageOps, Resample};
 pub use nn_ops::{
-    Activation, AttentionArgs, AttentionGrads, LinearGrads, NnOps, NormArgs, NormGrads, block_limit,
+    Activation, AttentionArgs, AttentionGrads, LinearGrads, NnOps, NormArgs, NormGrads, visible_len,
 };
 pub use storage::{Storage, View, ViewMut};
 pub use tensor_ops::{BinaryOp, TensorOps, UnaryOp};

@@ -93,7 +93,7 @@ pub struct AttentionGrads<'a, S: Storage> {
 }
 
 /// How many leading keys query `i` sees, for `nq` queries and the block ends `blocks`.
-pub fn block_limit(blocks: &[usize], nq: usize, i: usize) -> usize {
+pub fn visible_len(blocks: &[usize], nq: usize, i: usize) -> usize {
     let nkv = blocks.last().copied().unwrap_or(0);
     let position = i + nkv - nq;
     blocks[blocks.partition_point(|&end| end <= position)]

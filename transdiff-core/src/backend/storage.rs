@@ -39,9 +39,9 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// A block of device memory of one element type.
     type Buffer: Debug + Send + Sync;
 
-    /// Operations that were recorded: see [`record`](Self::record). [`Infallible`](std::convert::Infallible) for a
+    /// Operations that were recorded: see [`capture`](Self::capture). [`Infallible`](std::convert::Infallible) for a
     /// backend that never does.
-    type Recording: Debug + Send + Sync;
+    type Graph: Debug + Send + Sync;
 
     /// Name of the device, for people.
     fn name(&self) -> String;
@@ -72,7 +72,7 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     fn sync(&self) -> Result<()>;
 
     /// Notes the operations that `work` asks of the device, without doing them, to be done by
-    /// [`replay`](Self::replay) any number of times. `None` where the device gains nothing from it; `work` was not
+    /// [`launch`](Self::launch) any number of times. `None` where the device gains nothing from it; `work` was not
     /// called then.
     ///
     /// A replay does the same operations, in an order with the same results, on the same buffers, with the numbers
@@ -82,12 +82,12 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     ///
     /// What is noted is what the calling thread asks for; other threads use the device as ever. `work` is called once,
     /// and again if memory ran out and some that nobody uses could be given back. It allocates and computes, but waits for nothing: [`from_host`](Self::from_host), [`to_host`](Self::to_host),
-    /// [`sync`](Self::sync), [`squared_norm`](super::TrainOps::squared_norm), which gives a number, `record` and
-    /// `replay` are errors in it. An error of `work` is handed on; nothing of the recording is left then, and the
+    /// [`sync`](Self::sync), [`squared_norm`](super::TrainOps::squared_norm), which gives a number, `capture` and
+    /// `launch` are errors in it. An error of `work` is handed on; nothing of the recording is left then, and the
     /// device is as usable as before.
-    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Self::Recording>>;
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Self::Graph>>;
 
     /// Does what was recorded, after everything that this thread asked of the device before, and before everything it
     /// asks after. One recording is replayed by one thread at a time.
-    fn replay(&self, recording: &Self::Recording) -> Result<()>;
+    fn launch(&self, graph: &Self::Graph) -> Result<()>;
 }

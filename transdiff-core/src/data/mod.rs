@@ -1,13 +1,13 @@
 //! Training data: latents with class labels, and the order in which training sees them.
 
-mod order;
+mod shuffled_order;
 
-pub use order::Order;
+pub use shuffled_order::ShuffledOrder;
 
 use crate::{Error, Result};
 
 /// Latents with labels. Implementations may read from disk: training asks for one latent at a time.
-pub trait LatentSet {
+pub trait Dataset {
     /// Number of latents.
     fn len(&self) -> usize;
 
@@ -31,13 +31,13 @@ pub trait LatentSet {
 
 /// Latents in host memory.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MemorySet {
+pub struct MemoryDataset {
     shape: [usize; 3],
     values: Vec<f32>,
     labels: Vec<usize>,
 }
 
-impl MemorySet {
+impl MemoryDataset {
     /// Latents of `shape` [C, h, w], one after another in `values`, and the label of each.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl MemorySet {
         let each: usize = shape.iter().product();
         if each == 0 || values.len() != each * labels.len() {
             let expected = format!("{} latents [C, h, w] in {} values", labels.len(), values.len());
-            return Err(Error::shape("MemorySet::new", expected, &shape));
+            return Err(Error::shape("MemoryDataset::new", expected, &shape));
         }
         if !values.iter().all(|v| v.is_finite()) {
             return Err(Error::NonFinite { stage: "training data" });
@@ -55,7 +55,7 @@ impl MemorySet {
     }
 }
 
-impl LatentSet for MemorySet {
+impl Dataset for MemoryDataset {
     fn len(&self) -> usize {
         self.labels.len()
     }

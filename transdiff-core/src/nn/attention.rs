@@ -1,7 +1,7 @@
 //! Multi-head attention.
 
-use super::{Context, Init, Linear, module};
-use crate::autograd::Var;
+use super::{Init, Linear, module};
+use crate::autograd::{Context, Var};
 use crate::tensor::Attention;
 use crate::{Backend, Result, Tensor};
 

@@ -1,6 +1,6 @@
 //! Initial values of parameters.
 
-use super::Param;
+use crate::autograd::Param;
 use crate::rng::{Purpose, StreamKey};
 use crate::{Backend, DType, HostData, HostTensor, Result, Tensor};
 

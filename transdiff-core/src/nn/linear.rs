@@ -1,7 +1,7 @@
 //! The linear layer.
 
-use super::{Context, Init, Param, module};
-use crate::autograd::Var;
+use super::{Init, module};
+use crate::autograd::{Context, Param, Var};
 use crate::backend::Activation;
 use crate::{Backend, Result};
 

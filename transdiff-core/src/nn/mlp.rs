@@ -1,7 +1,7 @@
 //! The two-layer perceptron of a block.
 
-use super::{Context, Init, Linear, module};
-use crate::autograd::Var;
+use super::{Init, Linear, module};
+use crate::autograd::{Context, Var};
 use crate::backend::Activation;
 use crate::{Backend, Result};
 

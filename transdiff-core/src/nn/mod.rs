@@ -1,7 +1,6 @@
 //! Layers: parameters, and how they are applied.
 
 mod attention;
-mod context;
 mod init;
 mod linear;
 mod mlp;
@@ -9,10 +8,9 @@ mod module;
 mod norm;
 
 pub use attention::{CrossAttention, KeyValue, SelfAttention};
-pub use context::Context;
 pub use init::Init;
 pub use linear::Linear;
 pub use mlp::Mlp;
-pub use module::{Module, Param};
+pub use module::Module;
 pub(crate) use module::{join as module_join, module};
 pub use norm::{LAYER_NORM_EPS, LayerNorm};

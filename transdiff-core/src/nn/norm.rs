@@ -1,7 +1,7 @@
 //! LayerNorm.
 
-use super::{Context, Init, Param, module};
-use crate::autograd::Var;
+use super::{Init, module};
+use crate::autograd::{Context, Param, Var};
 use crate::{Backend, Result};
 
 /// Added to the variance in every LayerNorm of the model.

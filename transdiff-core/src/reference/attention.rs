@@ -1,7 +1,7 @@
 //! Attention.
 
 use super::{In, Out, Reference, gather, gather_contiguous, kept, scatter, scatter_contiguous};
-use crate::backend::{AttentionArgs, AttentionGrads, block_limit};
+use crate::backend::{AttentionArgs, AttentionGrads, visible_len};
 use crate::rng::Dropout;
 
 /// The inputs of an attention, dense.
@@ -24,7 +24,7 @@ impl Inputs {
         let limits = match args.blocks {
             Some(blocks) => {
                 assert_eq!(blocks.last(), Some(&nkv));
-                (0..nq).map(|i| block_limit(blocks, nq, i)).collect()
+                (0..nq).map(|i| visible_len(blocks, nq, i)).collect()
             }
             None => vec![nkv; nq],
         };

@@ -86,7 +86,7 @@ fn kept(dropout: Option<Dropout>, i: usize) -> f64 {
 
 impl Storage for Reference {
     type Buffer = Buffer;
-    type Recording = Infallible;
+    type Graph = Infallible;
 
     fn name(&self) -> String {
         "f64 reference".into()
@@ -133,12 +133,12 @@ impl Storage for Reference {
         Ok(())
     }
 
-    fn record(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Infallible>> {
+    fn capture(&self, _: &mut dyn FnMut() -> Result<()>) -> Result<Option<Infallible>> {
         Ok(None)
     }
 
-    fn replay(&self, recording: &Infallible) -> Result<()> {
-        match *recording {}
+    fn launch(&self, graph: &Infallible) -> Result<()> {
+        match *graph {}
     }
 }
 

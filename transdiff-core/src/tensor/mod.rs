@@ -3,6 +3,7 @@
 //! A tensor is a value: cloning shares the buffer, and whatever is written is written to a buffer of its own. All
 //! checks of shapes, types and ranges are here; see [`crate::backend`] for what backends may rely on.
 
+mod graph_cache;
 mod image;
 mod math;
 mod nn;
@@ -10,6 +11,7 @@ mod train;
 
 use std::sync::Arc;
 
+pub(crate) use graph_cache::GraphCache;
 pub use image::{ChannelMap, Conv};
 pub use nn::{Attention, Modulation, NormOutput};
 pub use train::Slot;

@@ -6,11 +6,11 @@ use std::path::Path;
 use super::optimizer::Moments;
 use super::trainer::prepare;
 use super::{TrainConfig, Trainer};
-use crate::model::{
-    CONFIG_KEY, ModelConfig, TransDiff, check_depth, expected, load_params, metadata_value, named_params,
+use crate::checkpoint::{Entry, WeightFile, write_atomic};
+use crate::models::transdiff::{
+    CONFIG_KEY, TransDiff, TransDiffConfig, check_depth, expected, load_params, metadata_value, named_params,
 };
 use crate::nn::Module;
-use crate::weights::{Entry, WeightFile, write_atomic};
 use crate::{Backend, DType, Error, Result, Tensor};
 
 /// Key of the settings in a file's metadata.
@@ -43,7 +43,7 @@ fn json<T: serde::Serialize>(value: &T) -> String {
 
 pub(super) fn read<B: Backend>(backend: &B, path: &Path) -> Result<Trainer<B>> {
     let file = WeightFile::open(path)?;
-    let config: ModelConfig = metadata_value(path, file.metadata(), CONFIG_KEY)?;
+    let config: TransDiffConfig = metadata_value(path, file.metadata(), CONFIG_KEY)?;
     let settings: TrainConfig = metadata_value(path, file.metadata(), TRAIN_KEY)?;
     let step: u64 = metadata_value(path, file.metadata(), STEP_KEY)?;
     if step > u64::from(u32::MAX) {

@@ -7,7 +7,7 @@ use crate::{DType, Error, Result};
 /// What follows the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LrTail {
+pub enum LrDecay {
     /// The peak rate to the end.
     Constant,
     /// A half cosine from the peak rate to `min`, reached after the last step.
@@ -32,7 +32,7 @@ pub struct LrSchedule {
     /// Steps of the whole run.
     pub total: u64,
     /// What follows the warm-up.
-    pub tail: LrTail,
+    pub tail: LrDecay,
 }
 
 impl LrSchedule {
@@ -49,28 +49,28 @@ impl LrSchedule {
         }
         let (done, total) = (step as f64, self.total.max(1) as f64);
         match self.tail {
-            LrTail::Constant => self.peak,
-            LrTail::Cosine { min } => {
+            LrDecay::Constant => self.peak,
+            LrDecay::Cosine { min } => {
                 let span = self.total.saturating_sub(self.warmup).max(1) as f64;
                 let share = ((done - self.warmup as f64) / span).min(1.0);
                 min + (self.peak - min) * 0.5 * (1.0 + (std::f64::consts::PI * share).cos())
             }
-            LrTail::Linear { from } if done < from * total => self.peak,
-            LrTail::Linear { from } => self.peak * ((total - done) / (total * (1.0 - from))).max(0.0),
+            LrDecay::Linear { from } if done < from * total => self.peak,
+            LrDecay::Linear { from } => self.peak * ((total - done) / (total * (1.0 - from))).max(0.0),
         }
     }
 }
 
 /// How slowly the average of the weights follows them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EmaRate {
+pub struct EmaConfig {
     /// The rate, in [0, 1]: 0.9999 in the paper (0.999 at 512 px).
     pub rate: f64,
     /// With it, step s uses min(rate, (1 + s)/(10 + s)): short runs forget their beginning.
     pub warmup: bool,
 }
 
-impl EmaRate {
+impl EmaConfig {
     /// The rate of step `step`, counted from 0.
     pub fn at(&self, step: u64) -> f64 {
         let early = (1.0 + step as f64) / (10.0 + step as f64);
@@ -107,11 +107,11 @@ pub struct TrainConfig {
     /// Largest norm of all gradients together; larger ones are scaled down.
     pub clip: f64,
     /// The average of the weights.
-    pub ema: EmaRate,
+    pub ema: EmaConfig,
     /// Name prefixes of the parameters to train; empty trains all. `diffdecoder.` trains the decoder alone.
     pub train_only: Vec<String>,
     /// Computes blocks again in the backward pass instead of storing their activations.
-    pub checkpoint_blocks: bool,
+    pub gradient_checkpointing: bool,
     /// The type that passes compute in. In bf16, loss, gradients of parameters, weights, moments and averages are f32
     /// all the same, if the model is.
     #[serde(default = "single")]
@@ -135,14 +135,14 @@ impl TrainConfig {
             label_drop: 0.1,
             dropout: 0.1,
             diversity: 0.0,
-            lr: LrSchedule { peak, warmup: total / 8, total, tail: LrTail::Constant },
+            lr: LrSchedule { peak, warmup: total / 8, total, tail: LrDecay::Constant },
             betas: [0.9, 0.95],
             eps: 1e-8,
             weight_decay: 0.02,
             clip: 3.0,
-            ema: EmaRate { rate: 0.9999, warmup: false },
+            ema: EmaConfig { rate: 0.9999, warmup: false },
             train_only: Vec::new(),
-            checkpoint_blocks: false,
+            gradient_checkpointing: false,
             compute: single(),
         }
     }
@@ -180,9 +180,9 @@ impl TrainConfig {
             }
         }
         let tail = match self.lr.tail {
-            LrTail::Constant => Some(0.0),
-            LrTail::Cosine { min } => (0.0..=self.lr.peak).contains(&min).then_some(min),
-            LrTail::Linear { from } => (0.0..1.0).contains(&from).then_some(from),
+            LrDecay::Constant => Some(0.0),
+            LrDecay::Cosine { min } => (0.0..=self.lr.peak).contains(&min).then_some(min),
+            LrDecay::Linear { from } => (0.0..1.0).contains(&from).then_some(from),
         };
         tail.map(|_| ()).ok_or_else(|| {
             Error::config(
@@ -201,20 +201,20 @@ mod tests {
     #[test]
     fn rates_rise_hold_and_fall() {
         let lr = |tail| LrSchedule { peak: 2.0, warmup: 4, total: 100, tail };
-        let linear = lr(LrTail::Linear { from: 0.6 });
+        let linear = lr(LrDecay::Linear { from: 0.6 });
         assert_eq!([0, 3, 4, 59].map(|s| linear.at(s)), [0.0, 1.5, 2.0, 2.0]);
         assert_eq!([60, 80, 100].map(|s| linear.at(s)), [2.0, 1.0, 0.0]);
-        let cosine = lr(LrTail::Cosine { min: 0.5 });
+        let cosine = lr(LrDecay::Cosine { min: 0.5 });
         assert!((cosine.at(52) - 1.25).abs() < 1e-12 && (cosine.at(100) - 0.5).abs() < 1e-12);
-        assert_eq!(lr(LrTail::Constant).at(99), 2.0);
+        assert_eq!(lr(LrDecay::Constant).at(99), 2.0);
         assert_eq!(LrSchedule::scaled_peak(1e-4, 2048), 8e-4);
     }
 
     #[test]
     fn ema_warms_up() {
-        let ema = EmaRate { rate: 0.995, warmup: true };
+        let ema = EmaConfig { rate: 0.995, warmup: true };
         assert_eq!((ema.at(0), ema.at(5000)), (0.1, 0.995));
-        assert_eq!(EmaRate { rate: 0.9, warmup: false }.at(0), 0.9);
+        assert_eq!(EmaConfig { rate: 0.9, warmup: false }.at(0), 0.9);
     }
 
     #[test]
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(field(TrainConfig { dropout: 1.0, ..good.clone() }), "dropout");
         assert_eq!(field(TrainConfig { clip: f64::NAN, ..good.clone() }), "clip");
         assert_eq!(field(TrainConfig { compute: DType::I32, ..good.clone() }), "compute");
-        let lr = LrSchedule { tail: LrTail::Linear { from: 1.0 }, ..good.lr };
+        let lr = LrSchedule { tail: LrDecay::Linear { from: 1.0 }, ..good.lr };
         assert_eq!(field(TrainConfig { lr, ..good.clone() }), "lr.tail");
     }
 }

@@ -7,7 +7,7 @@ mod optimizer;
 mod trainer;
 
 pub(crate) use checkpoint::TRAIN_KEY;
-pub use config::{EmaRate, LrSchedule, LrTail, TrainConfig};
+pub use config::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
 pub use objective::{Batch, FlowDraws, loss};
 pub use optimizer::{Optimizer, decays};
 pub use trainer::{StepReport, Trainer};

@@ -1,8 +1,8 @@
 //! The flow-matching loss (paper Eq. 4, 5, 10 and 12).
 
+use crate::autograd::Context;
 use crate::autograd::Var;
-use crate::model::{TIME_SCALE, TransDiff, cosine_mean, latent_tokens};
-use crate::nn::Context;
+use crate::models::transdiff::{TIME_SCALE, TransDiff, cosine_mean, latent_tokens};
 use crate::{Backend, Error, Result, Tensor};
 
 /// The random draws for one target latent: `mul` noised copies of each of B samples, tiled (all samples, all

@@ -2,8 +2,9 @@
 
 use super::TrainConfig;
 use crate::autograd::Gradients;
+use crate::autograd::Param;
 use crate::backend::AdamW;
-use crate::nn::{Module, Param};
+use crate::nn::Module;
 use crate::tensor::Slot;
 use crate::{Backend, Error, Result, Tensor};
 

@@ -6,10 +6,11 @@ use super::TrainConfig;
 use super::checkpoint;
 use super::objective::{Batch, FlowDraws, loss};
 use super::optimizer::{Optimizer, ema_step};
+use crate::autograd::Context;
 use crate::autograd::{Gradients, Tape};
-use crate::data::{LatentSet, Order};
-use crate::model::{TransDiff, latent_tokens};
-use crate::nn::{Context, Module};
+use crate::data::{Dataset, ShuffledOrder};
+use crate::models::transdiff::{TransDiff, latent_tokens};
+use crate::nn::Module;
 use crate::rng::{Purpose, StreamKey};
 use crate::{Backend, Error, Result, Tensor};
 
@@ -35,7 +36,7 @@ pub struct Trainer<B: Backend> {
     pub(super) optimizer: Optimizer<B>,
     pub(super) config: TrainConfig,
     pub(super) step: u64,
-    order: Option<Order>,
+    order: Option<ShuffledOrder>,
 }
 
 impl<B: Backend> Trainer<B> {
@@ -124,7 +125,7 @@ impl<B: Backend> Trainer<B> {
     /// has a label that is no class or a class with too few images; [`Error::NonFinite`] if the loss or the
     /// gradients are. The run is as it was before the step then;
     /// only if the device itself fails in the middle of an update is it to be resumed from a checkpoint.
-    pub fn step(&mut self, set: &dyn LatentSet) -> Result<StepReport> {
+    pub fn step(&mut self, set: &dyn Dataset) -> Result<StepReport> {
         let batches =
             (0..self.config.accumulate).map(|pass| self.batch(set, pass)).collect::<Result<Vec<_>>>()?;
         self.step_on(&batches)
@@ -162,13 +163,11 @@ impl<B: Backend> Trainer<B> {
             let tape = Tape::new();
             // Passes of one step drop different units.
             let dropout_step = step_word(self.step, pass);
-            let mut ctx = Context::recording(tape.clone()).computing_in(self.config.compute).with_dropout(
-                self.config.dropout,
-                self.config.seed,
-                dropout_step,
-            )?;
-            if self.config.checkpoint_blocks {
-                ctx = ctx.with_checkpoints();
+            let mut ctx = Context::recording(tape.clone())
+                .with_compute_dtype(self.config.compute)
+                .with_dropout(self.config.dropout, self.config.seed, dropout_step)?;
+            if self.config.gradient_checkpointing {
+                ctx = ctx.with_gradient_checkpointing();
             }
             let loss = loss(&self.model, &ctx, batch, self.config.diversity)?.affine(share, 0.0)?;
             total += loss.value().item()?;
@@ -181,7 +180,7 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// The samples of pass `pass` of the current step, with their draws.
-    fn batch(&mut self, set: &dyn LatentSet, pass: usize) -> Result<Batch<B>> {
+    fn batch(&mut self, set: &dyn Dataset, pass: usize) -> Result<Batch<B>> {
         let model = self.model.config();
         let [c, h, w] = set.latent_shape();
         if [1, c, h, w] != model.latent_shape(1) {
@@ -201,11 +200,11 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// The latents of every sample of a pass. An order that was made for another set than this is made anew.
-    fn samples(&mut self, set: &dyn LatentSet, pass: usize) -> Result<Vec<Vec<usize>>> {
+    fn samples(&mut self, set: &dyn Dataset, pass: usize) -> Result<Vec<Vec<usize>>> {
         let (groups, batch) = (self.model.config().groups(), self.config.batch as u64);
         let first = (self.step * self.config.accumulate as u64 + pass as u64) * batch;
         for known in [self.order.take(), None] {
-            let mut order = known.map_or_else(|| Order::new(set, groups, self.config.seed), Ok)?;
+            let mut order = known.map_or_else(|| ShuffledOrder::new(set, groups, self.config.seed), Ok)?;
             let samples: Option<Vec<_>> = (first..first + batch).map(|n| order.sample(n, set)).collect();
             if let Some(samples) = samples {
                 self.order = Some(order);
@@ -215,7 +214,7 @@ impl<B: Backend> Trainer<B> {
         Err(Error::argument("data", "labels that stay as they are", "others when asked again"))
     }
 
-    fn latents(&self, set: &dyn LatentSet, samples: &[Vec<usize>], group: usize) -> Result<Tensor<B>> {
+    fn latents(&self, set: &dyn Dataset, samples: &[Vec<usize>], group: usize) -> Result<Tensor<B>> {
         let mut values = Vec::new();
         samples.iter().try_for_each(|s| set.read(s[group], &mut values))?;
         let shape = self.model.config().latent_shape(samples.len());

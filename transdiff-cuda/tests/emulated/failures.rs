@@ -135,7 +135,7 @@ fn a_context_that_is_ruined() {
         refused(x.to_f64().map(drop));
         refused(cuda.sync());
         refused(cuda.trim());
-        refused(cuda.record(&mut || Ok(())).map(drop));
+        refused(cuda.capture(&mut || Ok(())).map(drop));
         drop((x, cuda));
         let again = Cuda::new(0).unwrap();
         assert_eq!(emulator.used(), used, "{said}");

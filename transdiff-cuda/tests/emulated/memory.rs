@@ -102,7 +102,7 @@ fn a_small_device() {
     let large = zeros(&cuda, 30).unwrap();
     assert_eq!(emulator.count("cuMemFree_v2"), before + 1);
     // What is recorded waits for nothing, so memory is given back before it is recorded once more.
-    let recorded = || cuda.record(&mut || zeros(&cuda, 16).map(drop));
+    let recorded = || cuda.capture(&mut || zeros(&cuda, 16).map(drop));
     let refused = recorded();
     assert!(matches!(refused, Err(Error::OutOfMemory { .. })), "{refused:?}");
     drop(large);

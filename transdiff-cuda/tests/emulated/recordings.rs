@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use transdiff_core::backend::Storage;
 use transdiff_core::{Error, Result, Tensor};
-use transdiff_cuda::{Cuda, Recording};
+use transdiff_cuda::{Cuda, Graph};
 
 use crate::emulator::emulator;
 use crate::workload::{expect_usable, input};
 
-fn recorded(cuda: &Cuda, mut work: impl FnMut() -> Result<()>) -> Result<Recording> {
-    cuda.record(&mut work).map(|recording| recording.expect("a GPU records"))
+fn recorded(cuda: &Cuda, mut work: impl FnMut() -> Result<()>) -> Result<Graph> {
+    cuda.capture(&mut work).map(|recording| recording.expect("a GPU records"))
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn what_waits_is_an_error() {
         ("sync", &|| cuda.sync()),
         ("to_host", &|| Tensor::squared_norm(&cuda, &[&x]).map(drop)),
         ("record", &|| recorded(&cuda, || Ok(())).map(drop)),
-        ("replay", &|| cuda.replay(&earlier)),
+        ("replay", &|| cuda.launch(&earlier)),
         ("trim", &|| cuda.trim()),
     ];
     for (name, wait) in waiting {
@@ -43,7 +43,7 @@ fn what_waits_is_an_error() {
             Ok(())
         });
         // Who goes on after the error has a recording of the rest.
-        cuda.replay(&recording.unwrap()).unwrap();
+        cuda.launch(&recording.unwrap()).unwrap();
         let want: Vec<f64> = x.to_f64().unwrap().iter().map(|x| f64::from(3.0 * *x as f32)).collect();
         assert_eq!(y.unwrap().to_f64().unwrap(), want, "{name}");
         // And who hands the error on has none.
@@ -98,9 +98,9 @@ fn a_driver_that_fails_to_record() {
     let recording = double().unwrap();
     for function in ["cuEventSynchronize", "cuEventRecord", "cuGraphLaunch"] {
         emulator.fail(function, 1, 999);
-        let error = cuda.replay(&recording).unwrap_err().to_string();
+        let error = cuda.launch(&recording).unwrap_err().to_string();
         assert_eq!(error, "replay: backend error: CUDA error 999: unknown error", "{function}");
-        cuda.replay(&recording).unwrap();
+        cuda.launch(&recording).unwrap();
         expect_usable(&cuda);
     }
 }
@@ -117,7 +117,7 @@ fn a_driver_without_room_for_a_graph() {
     emulator.fail("cuGraphInstantiateWithFlags", 1, 2);
     let recording = double().unwrap();
     assert_eq!(emulator.count("cuMemFree_v2"), given_back + 1);
-    cuda.replay(&recording).unwrap();
+    cuda.launch(&recording).unwrap();
     // Both times.
     emulator.fail("cuGraphInstantiateWithFlags", 1, 2);
     let refused = recorded(&cuda, || {
@@ -172,7 +172,7 @@ fn the_default_stream_is_others() {
         assert_eq!(emulator.wait_for_default_stream(), 0);
         x.add(&x).map(drop)
     });
-    cuda.replay(&recording.unwrap()).unwrap();
+    cuda.launch(&recording.unwrap()).unwrap();
 }
 
 /// What one thread records, another neither joins nor disturbs: it waits for its turn, exchange with the host included.
@@ -199,6 +199,6 @@ fn other_threads_use_the_device_as_ever() {
         recording.unwrap()
     });
     let before = emulator.log().len();
-    cuda.replay(&recording).unwrap();
+    cuda.launch(&recording).unwrap();
     assert_eq!(emulator.log().len(), before + 2, "the recording holds its own work alone");
 }

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use transdiff_core::DType;
-use transdiff_core::model::{Sampling, Session};
-use transdiff_core::sampler::{EulerMaruyama, Guidance, KeyedNoise, Path, Progress, Schedule};
+use transdiff_core::diffusion::{EulerMaruyama, Guidance, Interpolant, KeyedNoise, Progress, Timesteps};
+use transdiff_core::models::transdiff::{Sampling, Session};
 use transdiff_cuda::Cuda;
 
 use crate::emulator::emulator;
@@ -40,23 +40,24 @@ fn a_step_is_one_graph_and_its_noise() {
     let cuda = Cuda::new(0).unwrap();
     for (config, dtype) in [(tiny::one_step(), DType::F32), (tiny::mrar(), DType::BF16)] {
         let model = tiny::model(&cuda, &config, dtype);
-        let solver = EulerMaruyama::new(Schedule::even(STEPS).unwrap(), Path::Linear, 0.9, 0.95).unwrap();
+        let solver =
+            EulerMaruyama::new(Timesteps::uniform(STEPS).unwrap(), Interpolant::Linear, 0.9, 0.95).unwrap();
         let sampling = Sampling::new(solver, Guidance::new(1.4).unwrap());
         let mut seen = Vec::new();
         let mut count = |progress: &Progress<'_, Cuda>| {
             let counts = CALLS.map(|(function, _)| emulator.count(function));
-            seen.push((progress.trajectory.index, progress.step, counts));
+            seen.push((progress.ar_step.index, progress.step, counts));
             ControlFlow::Continue(())
         };
         let mut noise = KeyedNoise::new(&cuda, DType::F32, &[3, 4]);
         Session::new(&model).generate(&[0, 2], &[], &sampling, &mut noise, &mut count).unwrap();
         assert_eq!(seen.len(), STEPS * config.groups());
         for pair in seen.windows(2) {
-            let [(_, _, before), (trajectory, step, after)] = pair else { unreachable!("pairs") };
+            let [(_, _, before), (ar_step, step, after)] = pair else { unreachable!("pairs") };
             if (4..STEPS).contains(step) {
                 for (i, (function, want)) in CALLS.into_iter().enumerate() {
                     let got = after[i] - before[i];
-                    assert_eq!(got, want, "{function} in step {step} of trajectory {trajectory}");
+                    assert_eq!(got, want, "{function} in step {step} of ar_step {ar_step}");
                 }
             }
         }

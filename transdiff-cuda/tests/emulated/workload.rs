@@ -63,13 +63,13 @@ fn adamw(cuda: &Cuda) -> Result<Tensor<Cuda>> {
 /// Twice the input plus one, from a recording that is replayed twice.
 fn replayed(cuda: &Cuda) -> Result<Tensor<Cuda>> {
     let (x, mut y) = (input(cuda, &[64], 9)?, None);
-    let recording = cuda.record(&mut || {
+    let recording = cuda.capture(&mut || {
         y = Some(x.add(&x)?.affine(1.0, 1.0)?);
         Ok(())
     })?;
     let recording = recording.expect("a GPU records");
-    cuda.replay(&recording)?;
-    cuda.replay(&recording)?;
+    cuda.launch(&recording)?;
+    cuda.launch(&recording)?;
     y.expect("the work was done").copy()
 }
 

@@ -2,16 +2,16 @@
 
 use std::sync::OnceLock;
 
-use transdiff::model::{Mode, ModelConfig};
+use transdiff::models::transdiff::{Mode, TransDiffConfig};
+use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::nn::Module;
 use transdiff::rng::{Purpose, StreamKey};
-use transdiff::vae::{Vae, VaeConfig};
 use transdiff::{Cpu, DType, HostTensor, TransDiff};
 
 pub const CLASSES: usize = 3;
 
-pub fn one_step() -> ModelConfig {
-    ModelConfig {
+pub fn one_step() -> TransDiffConfig {
+    TransDiffConfig {
         width: 8,
         heads: 2,
         encoder_blocks: 2,
@@ -27,8 +27,8 @@ pub fn one_step() -> ModelConfig {
 }
 
 /// Four groups of one token.
-pub fn mrar() -> ModelConfig {
-    ModelConfig { mode: Mode::MultiReference { groups: 4 }, ..one_step() }
+pub fn mrar() -> TransDiffConfig {
+    TransDiffConfig { mode: Mode::MultiReference { groups: 4 }, ..one_step() }
 }
 
 /// Goes with [`one_step`]: images of 4×4 pixels.
@@ -52,7 +52,7 @@ fn saved(save: impl FnOnce(&std::path::Path)) -> Vec<u8> {
 }
 
 /// A model's file, none of whose values is zero but by chance; `change` sees every parameter's name and values.
-pub fn model_with(config: &ModelConfig, mut change: impl FnMut(&str, &mut Vec<f32>)) -> Vec<u8> {
+pub fn model_with(config: &TransDiffConfig, mut change: impl FnMut(&str, &mut Vec<f32>)) -> Vec<u8> {
     let mut model = TransDiff::placeholder(&Cpu::new(Some(1)).unwrap(), config, DType::F32).unwrap();
     for (index, (name, param)) in model.params_mut().into_iter().enumerate() {
         let centre = if name.contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
@@ -66,7 +66,7 @@ pub fn model_with(config: &ModelConfig, mut change: impl FnMut(&str, &mut Vec<f3
     saved(|path| model.save(path).unwrap())
 }
 
-pub fn model(config: &ModelConfig) -> Vec<u8> {
+pub fn model(config: &TransDiffConfig) -> Vec<u8> {
     model_with(config, |_, _| ())
 }
 

@@ -104,7 +104,7 @@ fn made(model: &Model, session: &Session) -> Result<Made, Failed> {
 pub fn run(bytes: &[u8]) {
     let ground = ground();
     let mut input = Input(bytes);
-    let mut room = Room {
+    let mut try_with_capacity = Room {
         classes: [0, 1, 2, 0, 1, 2, 3, u32::MAX],
         seeds: [0, 1, 2, 3, u64::MAX, 5, 6, 7],
         guidances: [1.5; 8],
@@ -113,7 +113,7 @@ pub fn run(bytes: &[u8]) {
         pixels: vec![0.5; 4096],
     };
     if input.flip() {
-        room.floats[usize::from(input.byte())] = f32::NAN;
+        try_with_capacity.floats[usize::from(input.byte())] = f32::NAN;
     }
     let sessions = ground.models.each_ref().map(Model::session);
     let flag = Flag::new();
@@ -125,13 +125,13 @@ pub fn run(bytes: &[u8]) {
         let handle = input.or_null(session.session);
         // A call that is refused, or fails, says why; that is all there is to see here.
         let _ = match input.below(10) {
-            0 | 1 => generate(&mut input, &mut room, session, handle, &flag),
-            2 => features(&mut input, &mut room, handle, &flag),
-            7 => unconditional(&mut input, &mut room, handle, &flag),
+            0 | 1 => generate(&mut input, &mut try_with_capacity, session, handle, &flag),
+            2 => features(&mut input, &mut try_with_capacity, handle, &flag),
+            7 => unconditional(&mut input, &mut try_with_capacity, handle, &flag),
             8 => load(&mut input),
-            3 => encode(&mut input, &mut room, handle, &flag),
-            4 => decode(&mut input, &mut room, handle, &flag),
-            5 => cut_or_mix(&mut input, &mut room),
+            3 => encode(&mut input, &mut try_with_capacity, handle, &flag),
+            4 => decode(&mut input, &mut try_with_capacity, handle, &flag),
+            5 => cut_or_mix(&mut input, &mut try_with_capacity),
             6 => describe(&mut input, &ground.models),
             _ => {
                 if input.flip() {
@@ -150,24 +150,24 @@ pub fn run(bytes: &[u8]) {
 
 fn generate(
     input: &mut Input<'_>,
-    room: &mut Room,
+    try_with_capacity: &mut Room,
     session: &Session,
     handle: *mut transcdiff_session,
     flag: &Flag,
 ) -> Result<(), Failed> {
     let (n, k) = (input.count(), input.count());
-    let floats = room.floats.as_mut_ptr();
+    let floats = try_with_capacity.floats.as_mut_ptr();
     let from_features = input.byte().is_multiple_of(4);
     let other = input.byte() == 255;
     let given = |is: bool| if is { floats.cast_const() } else { ptr::null() };
     let options = transcdiff_generate_options {
         images: n,
-        classes: if from_features != other { ptr::null() } else { room.classes.as_ptr() },
-        seeds: input.or_null(room.seeds.as_mut_ptr()),
+        classes: if from_features != other { ptr::null() } else { try_with_capacity.classes.as_ptr() },
+        seeds: input.or_null(try_with_capacity.seeds.as_mut_ptr()),
         steps: [1, 2, 3, 0, u32::MAX][input.below(5)],
         solver: input.code(2),
         guidance: input.float(),
-        step_guidance: room.guidances.as_ptr(),
+        step_guidance: try_with_capacity.guidances.as_ptr(),
         step_guidance_count: if input.flip() { 0 } else { input.count() },
         guidance_low: input.float(),
         guidance_high: input.float(),
@@ -184,11 +184,11 @@ fn generate(
         cancellation: input.or_null(flag.0),
         ..no_options()
     };
-    let results = room.results.as_mut_ptr();
+    let results = try_with_capacity.results.as_mut_ptr();
     let latents = product(&[n, session.latent(), 4]);
     let outputs = transcdiff_outputs {
         pixel_format: input.code(3),
-        images: if input.flip() { ptr::null_mut() } else { room.pixels.as_mut_ptr().cast() },
+        images: if input.flip() { ptr::null_mut() } else { try_with_capacity.pixels.as_mut_ptr().cast() },
         images_size: input.size(product(&[n, 48])),
         latents: input.or_null(results),
         latents_size: input.size(latents),
@@ -210,16 +210,16 @@ fn no_options() -> transcdiff_generate_options {
 
 fn features(
     input: &mut Input<'_>,
-    room: &mut Room,
+    try_with_capacity: &mut Room,
     handle: *mut transcdiff_session,
     flag: &Flag,
 ) -> Result<(), Failed> {
     let (n, count) = (input.count(), if input.flip() { 0 } else { input.count() });
     let tokens = if input.flip() { 4 } else { 1 };
     let size = input.size(product(&[n, count.wrapping_add(1), tokens, 8, 4]));
-    let classes = input.or_null(room.classes.as_mut_ptr());
-    let references = input.or_null(room.floats.as_mut_ptr());
-    let (to, flag) = (input.or_null(room.results.as_mut_ptr()), input.or_null(flag.0));
+    let classes = input.or_null(try_with_capacity.classes.as_mut_ptr());
+    let references = input.or_null(try_with_capacity.floats.as_mut_ptr());
+    let (to, flag) = (input.or_null(try_with_capacity.results.as_mut_ptr()), input.or_null(flag.0));
     // SAFETY: as above.
     call(|error| unsafe {
         transcdiff_session_features(handle, classes, n, references, count, flag, to, size, error)
@@ -228,15 +228,15 @@ fn features(
 
 fn unconditional(
     input: &mut Input<'_>,
-    room: &mut Room,
+    try_with_capacity: &mut Room,
     handle: *mut transcdiff_session,
     flag: &Flag,
 ) -> Result<(), Failed> {
     let (n, count) = (input.count(), if input.flip() { 0 } else { input.count() });
     let tokens = if input.flip() { 4 } else { 1 };
     let size = input.size(product(&[n, count.wrapping_add(1), tokens, 8, 4]));
-    let references = input.or_null(room.floats.as_mut_ptr());
-    let (to, flag) = (input.or_null(room.results.as_mut_ptr()), input.or_null(flag.0));
+    let references = input.or_null(try_with_capacity.floats.as_mut_ptr());
+    let (to, flag) = (input.or_null(try_with_capacity.results.as_mut_ptr()), input.or_null(flag.0));
     // SAFETY: as above.
     call(|error| unsafe {
         transcdiff_session_unconditional_features(handle, n, references, count, flag, to, size, error)
@@ -260,7 +260,7 @@ fn load(input: &mut Input<'_>) -> Result<(), Failed> {
 
 fn encode(
     input: &mut Input<'_>,
-    room: &mut Room,
+    try_with_capacity: &mut Room,
     handle: *mut transcdiff_session,
     flag: &Flag,
 ) -> Result<(), Failed> {
@@ -268,9 +268,9 @@ fn encode(
     let bytes = if format < TRANSCDIFF_F32_HWC { 3 } else { 12 };
     let images_size = input.size(product(&[n, height, width, bytes]));
     let latents_size = input.size(product(&[n, 2, height / 2, width / 2, 4]));
-    let images = input.or_null(room.pixels.as_mut_ptr()).cast::<c_void>();
-    let latents = input.or_null(room.results.as_mut_ptr());
-    let seeds = if input.flip() { ptr::null() } else { room.seeds.as_ptr() };
+    let images = input.or_null(try_with_capacity.pixels.as_mut_ptr()).cast::<c_void>();
+    let latents = input.or_null(try_with_capacity.results.as_mut_ptr());
+    let seeds = if input.flip() { ptr::null() } else { try_with_capacity.seeds.as_ptr() };
     let flag = input.or_null(flag.0);
     // SAFETY: as above.
     call(|error| unsafe {
@@ -293,7 +293,7 @@ fn encode(
 
 fn decode(
     input: &mut Input<'_>,
-    room: &mut Room,
+    try_with_capacity: &mut Room,
     handle: *mut transcdiff_session,
     flag: &Flag,
 ) -> Result<(), Failed> {
@@ -301,8 +301,8 @@ fn decode(
     let bytes = if format < TRANSCDIFF_F32_HWC { 3 } else { 12 };
     let images_size = input.size(product(&[n, height, width, 4, bytes]));
     let latents_size = input.size(product(&[n, 2, height, width, 4]));
-    let images = input.or_null(room.pixels.as_mut_ptr()).cast::<c_void>();
-    let (latents, flag) = (input.or_null(room.floats.as_mut_ptr()), input.or_null(flag.0));
+    let images = input.or_null(try_with_capacity.pixels.as_mut_ptr()).cast::<c_void>();
+    let (latents, flag) = (input.or_null(try_with_capacity.floats.as_mut_ptr()), input.or_null(flag.0));
     // SAFETY: as above.
     call(|error| unsafe {
         transcdiff_session_decode(
@@ -321,10 +321,10 @@ fn decode(
     })
 }
 
-fn cut_or_mix(input: &mut Input<'_>, room: &mut Room) -> Result<(), Failed> {
+fn cut_or_mix(input: &mut Input<'_>, try_with_capacity: &mut Room) -> Result<(), Failed> {
     let [n, count, width, k] = [(); 4].map(|()| input.count());
-    let from = input.or_null(room.floats.as_mut_ptr());
-    let to = input.or_null(room.results.as_mut_ptr());
+    let from = input.or_null(try_with_capacity.floats.as_mut_ptr());
+    let to = input.or_null(try_with_capacity.results.as_mut_ptr());
     let cuts = input.flip();
     // SAFETY: as above.
     call(|error| unsafe {

@@ -1,0 +1,274 @@
+//! The diffusion decoder: from features and noise to a latent (paper §3.3, Eq. 7).
+
+use super::TransDiffConfig;
+use super::ar_transformer::EMBEDDING_STD;
+use crate::autograd::{Context, Param, Var, checkpoint};
+use crate::backend::UnaryOp;
+use crate::nn::{
+    CrossAttention, Init, KeyValue, LAYER_NORM_EPS, LayerNorm, Linear, Mlp, SelfAttention, module,
+};
+use crate::{Backend, Error, Result, Tensor};
+
+/// Sines and cosines of the timestep embedding.
+const TIME_FEATURES: usize = 256;
+
+/// A transformer block with self-attention, cross-attention to the features, and shared adaptive norms.
+#[derive(Clone, Debug)]
+pub struct DecoderBlock<B: Backend> {
+    norm1: LayerNorm<B>,
+    attn1: SelfAttention<B>,
+    norm2: LayerNorm<B>,
+    attn2: CrossAttention<B>,
+    norm3: LayerNorm<B>,
+    mlp: Mlp<B>,
+    scale_shift_table: Param<B>,
+}
+
+module!(DecoderBlock {
+    "norm1" => norm1,
+    "attn1" => attn1,
+    "norm2" => norm2,
+    "attn2" => attn2,
+    "norm3" => norm3,
+    "mlp" => mlp,
+    "scale_shift_table" => scale_shift_table,
+});
+
+/// Initial values of a table of modulations: N(0, 1)/√D.
+fn table<B: Backend>(init: &mut Init<B>, rows: usize, width: usize) -> Result<Param<B>> {
+    init.normal(&[1, rows, width], (width as f32).powf(-0.5))
+}
+
+impl<B: Backend> DecoderBlock<B> {
+    fn new(init: &mut Init<B>, config: &TransDiffConfig) -> Result<Self> {
+        let d = config.width;
+        Ok(Self {
+            norm1: LayerNorm::new(init, d)?,
+            attn1: SelfAttention::new(init, d, config.heads)?,
+            norm2: LayerNorm::new(init, d)?,
+            attn2: CrossAttention::new(init, d, config.heads)?,
+            norm3: LayerNorm::new(init, d)?,
+            mlp: Mlp::new(init, d, config.mlp_ratio * d)?,
+            scale_shift_table: table(init, 6, d)?,
+        })
+    }
+
+    /// h [R, N, D], modulation [R or 1, 6, D], keys and values of the conditioning → [R, N, D].
+    pub fn forward(
+        &self,
+        ctx: &Context<B>,
+        h: &Var<B>,
+        modulation: &Var<B>,
+        conditioning: &KeyValue<Var<B>>,
+    ) -> Result<Var<B>> {
+        let rows = ctx.param(&self.scale_shift_table)?.add(modulation)?;
+        let row = |i: usize| rows.narrow(1, i, 1);
+        let (shift1, scale1, gate1) = (row(0)?, row(1)?, row(2)?);
+        let (shift2, scale2, gate2) = (row(3)?, row(4)?, row(5)?);
+        let x = self.norm1.forward_modulated(ctx, h, Some((&scale1, &shift1)))?;
+        let h = h.gated_residual(&self.attn1.forward(ctx, &x, None)?, Some(&gate1), ctx.next_dropout())?;
+        let x = self.norm2.forward(ctx, &h)?;
+        let h = h.gated_residual(&self.attn2.forward(ctx, &x, conditioning)?, None, ctx.next_dropout())?;
+        let x = self.norm3.forward_modulated(ctx, &h, Some((&scale2, &shift2)))?;
+        h.gated_residual(&self.mlp.forward(ctx, &x)?, Some(&gate2), ctx.next_dropout())
+    }
+}
+
+#[derive(Clone, Debug)]
+struct TimeEmbed<B: Backend> {
+    linear_1: Linear<B>,
+    linear_2: Linear<B>,
+    time_proj: Linear<B>,
+}
+
+module!(TimeEmbed {
+    "time_embedder.linear_1" => linear_1,
+    "time_embedder.linear_2" => linear_2,
+    "time_proj" => time_proj,
+});
+
+#[derive(Clone, Debug)]
+struct FinalLayer<B: Backend> {
+    linear: Linear<B>,
+    scale_shift_table: Param<B>,
+}
+
+module!(FinalLayer { "linear" => linear, "scale_shift_table" => scale_shift_table });
+
+/// What depends on the timestep alone.
+#[derive(Clone, Debug)]
+pub struct TimeEmbedding<B: Backend> {
+    /// [T, D].
+    pub temb: Var<B>,
+    /// Shifts, scales and gates of the blocks, [T, 6, D].
+    pub modulation: Var<B>,
+}
+
+impl<B: Backend> TimeEmbedding<B> {
+    /// The embedding of one timestep, for all images.
+    pub fn at(&self, index: usize) -> Result<Self> {
+        let row = |v: &Var<B>| v.narrow(0, index, 1);
+        Ok(Self { temb: row(&self.temb)?, modulation: row(&self.modulation)? })
+    }
+}
+
+/// What depends on the features alone: keys and values of every cross-attention, each [B, n, H, E].
+#[derive(Clone, Debug)]
+pub struct Condition<B: Backend> {
+    layers: Vec<KeyValue<Var<B>>>,
+}
+
+impl<B: Backend> Condition<B> {
+    /// Number of images.
+    pub fn images(&self) -> usize {
+        self.layers.first().map_or(0, |kv| kv.k.dim(0))
+    }
+
+    /// Keys and values of the cross-attention in block `index`.
+    pub fn layer(&self, index: usize) -> &KeyValue<Var<B>> {
+        &self.layers[index]
+    }
+
+    /// One condition repeated for `images` images.
+    pub fn repeated(&self, images: usize) -> Result<Self> {
+        self.map(|v| {
+            let mut shape = v.shape().to_vec();
+            shape[0] = images;
+            v.broadcast_to(&shape)
+        })
+    }
+
+    /// The images `start..start + len`.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        self.map(|v| v.narrow(0, start, len))
+    }
+
+    /// The images of `self`, then those of `other`.
+    pub fn and(&self, other: &Self) -> Result<Self> {
+        let join = |(a, b): (&KeyValue<Var<B>>, &KeyValue<Var<B>>)| {
+            Ok(KeyValue { k: Var::cat(&[&a.k, &b.k], 0)?, v: Var::cat(&[&a.v, &b.v], 0)? })
+        };
+        Ok(Self { layers: self.layers.iter().zip(&other.layers).map(join).collect::<Result<_>>()? })
+    }
+
+    fn map(&self, f: impl Fn(&Var<B>) -> Result<Var<B>>) -> Result<Self> {
+        let layer = |kv: &KeyValue<Var<B>>| Ok(KeyValue { k: f(&kv.k)?, v: f(&kv.v)? });
+        Ok(Self { layers: self.layers.iter().map(layer).collect::<Result<_>>()? })
+    }
+}
+
+/// The diffusion decoder. Field names are the published parameter names.
+#[derive(Clone, Debug)]
+pub struct DiffusionDecoder<B: Backend> {
+    time_embed: TimeEmbed<B>,
+    cond_embed: Linear<B>,
+    input_proj: Linear<B>,
+    pos_embed: Param<B>,
+    res_blocks: Vec<DecoderBlock<B>>,
+    final_layer: FinalLayer<B>,
+    width: usize,
+}
+
+module!(DiffusionDecoder {
+    "time_embed" => time_embed,
+    "cond_embed" => cond_embed,
+    "input_proj" => input_proj,
+    "diffusion_pos_embed_learned" => pos_embed,
+    "res_blocks" => res_blocks,
+    "final_layer" => final_layer,
+});
+
+impl<B: Backend> DiffusionDecoder<B> {
+    /// A decoder of the given sizes.
+    pub fn new(init: &mut Init<B>, config: &TransDiffConfig) -> Result<Self> {
+        let (d, c) = (config.width, config.latent_channels);
+        Ok(Self {
+            time_embed: TimeEmbed {
+                linear_1: Linear::new(init, TIME_FEATURES, d)?,
+                linear_2: Linear::new(init, d, d)?,
+                time_proj: Linear::new(init, d, 6 * d)?,
+            },
+            cond_embed: Linear::new(init, d, d)?,
+            input_proj: Linear::new(init, c, d)?,
+            pos_embed: init.normal(&[1, config.decoder_tokens(), d], EMBEDDING_STD)?,
+            res_blocks: (0..config.decoder_blocks)
+                .map(|_| DecoderBlock::new(init, config))
+                .collect::<Result<_>>()?,
+            final_layer: FinalLayer {
+                linear: Linear::zero(init, d, c)?,
+                scale_shift_table: table(init, 2, d)?,
+            },
+            width: d,
+        })
+    }
+
+    /// The blocks, in order.
+    pub fn blocks(&self) -> &[DecoderBlock<B>] {
+        &self.res_blocks
+    }
+
+    /// Embeddings of timesteps on the 0..1000 scale. The angles are computed in f64: in f32 the fastest of them
+    /// would lose its last digits.
+    pub fn time(&self, ctx: &Context<B>, timesteps: &[f64]) -> Result<TimeEmbedding<B>> {
+        let half = TIME_FEATURES / 2;
+        let mut waves = Vec::with_capacity(timesteps.len() * TIME_FEATURES);
+        for &t in timesteps {
+            let angle = |k: usize| t * libm::exp(-libm::log(10_000.0) * k as f64 / half as f64);
+            waves.extend((0..half).map(|k| libm::cos(angle(k))));
+            waves.extend((0..half).map(|k| libm::sin(angle(k))));
+        }
+        let weight = self.time_embed.linear_1.weight.value();
+        let shape = [timesteps.len(), TIME_FEATURES];
+        let waves = ctx.input(&Tensor::from_f64(weight.backend(), &shape, waves, weight.dtype())?)?;
+        let hidden = self.time_embed.linear_1.forward(ctx, &waves)?.unary(UnaryOp::Silu)?;
+        let temb = self.time_embed.linear_2.forward(ctx, &hidden)?;
+        let modulation = self.time_embed.time_proj.forward(ctx, &temb.unary(UnaryOp::Silu)?)?;
+        let modulation = modulation.reshape(&[timesteps.len(), 6, self.width])?;
+        Ok(TimeEmbedding { temb, modulation })
+    }
+
+    /// Keys and values of every cross-attention for the conditioning z [B, n, D], n ≥ 1.
+    pub fn condition(&self, ctx: &Context<B>, z: &Var<B>) -> Result<Condition<B>> {
+        if z.shape().len() != 3 || z.dim(1) == 0 {
+            return Err(Error::shape("condition", "features [B, n, D] with n ≥ 1", z.shape()));
+        }
+        let c = self.cond_embed.forward(ctx, z)?;
+        let layers = self.res_blocks.iter().map(|b| b.attn2.key_value(ctx, &c)).collect::<Result<_>>()?;
+        Ok(Condition { layers })
+    }
+
+    /// What enters the first block: latent tokens x [R, S, C] → [R, S, D].
+    pub fn embed(&self, ctx: &Context<B>, x: &Var<B>) -> Result<Var<B>> {
+        self.input_proj.forward(ctx, x)?.add(&ctx.param(&self.pos_embed)?)
+    }
+
+    /// Velocity [R, S, C] at the latent tokens x [R, S, C]. `time` has one timestep, or one a row; `condition`
+    /// has B images, each serving R/B consecutive rows.
+    pub fn velocity(
+        &self,
+        ctx: &Context<B>,
+        x: &Var<B>,
+        time: &TimeEmbedding<B>,
+        condition: &Condition<B>,
+    ) -> Result<Var<B>> {
+        let mut h = self.embed(ctx, x)?;
+        for (block, kv) in self.res_blocks.iter().zip(&condition.layers) {
+            ctx.check_cancelled()?;
+            let block = block.clone();
+            h = checkpoint(ctx, &[&h, &time.modulation, &kv.k, &kv.v], move |ctx, inputs| {
+                let kv = KeyValue { k: inputs[2].clone(), v: inputs[3].clone() };
+                block.forward(ctx, &inputs[0], &inputs[1], &kv)
+            })?;
+        }
+        self.finish(ctx, &h, time)
+    }
+
+    /// The final layer: h [R, S, D] → [R, S, C].
+    fn finish(&self, ctx: &Context<B>, h: &Var<B>, time: &TimeEmbedding<B>) -> Result<Var<B>> {
+        let temb = time.temb.reshape(&[time.temb.dim(0), 1, self.width])?;
+        let rows = ctx.param(&self.final_layer.scale_shift_table)?.add(&temb)?;
+        let (shift, scale) = (rows.narrow(1, 0, 1)?, rows.narrow(1, 1, 1)?);
+        let x = h.norm_modulate(None, Some((&scale, &shift)), LAYER_NORM_EPS)?;
+        self.final_layer.linear.forward(ctx, &x)
+    }
+}

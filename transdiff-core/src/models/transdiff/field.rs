@@ -1,0 +1,118 @@
+//! The decoder with its condition, as the velocity field that a sampler integrates.
+
+use std::cell::RefCell;
+
+use super::{Condition, DiffusionDecoder, TimeEmbedding};
+use crate::autograd::Context;
+use crate::diffusion::{GuidedField, Timesteps};
+use crate::tensor::GraphCache;
+use crate::{Backend, Result, Tensor};
+
+/// The network's time runs from 0 to this.
+pub(crate) const TIME_SCALE: f64 = 1000.0;
+
+/// Schedules up to this length have their time embeddings computed in one go.
+const TABLE_LIMIT: usize = 1000;
+
+/// An evaluation of the decoder, from latents and the embeddings of the time.
+type Evaluation<B> = RefCell<GraphCache<B, 3>>;
+
+/// The velocity of a batch of n latents, as tokens [n, S, C], in the type of the latents.
+pub(super) struct DecoderField<'a, B: Backend> {
+    decoder: &'a DiffusionDecoder<B>,
+    /// Conditions of n images; under guidance those without class follow.
+    condition: Condition<B>,
+    images: usize,
+    times: Vec<f64>,
+    table: Option<TimeEmbedding<B>>,
+    /// With the condition, and with and without it.
+    conditional: Evaluation<B>,
+    both: Evaluation<B>,
+    ctx: Context<B>,
+}
+
+impl<'a, B: Backend> DecoderField<'a, B> {
+    /// The field is evaluated in `ctx`. `unconditional`, for guidance, has n images or one that serves all.
+    pub(super) fn new(
+        ctx: Context<B>,
+        decoder: &'a DiffusionDecoder<B>,
+        condition: Condition<B>,
+        unconditional: Option<&Condition<B>>,
+        timesteps: Timesteps,
+    ) -> Result<Self> {
+        let images = condition.images();
+        let condition = match unconditional {
+            Some(other) if other.images() == images => condition.and(other)?,
+            Some(other) => condition.and(&other.repeated(images)?)?,
+            None => condition,
+        };
+        let [conditional, both] = [(); 2].map(|()| RefCell::new(GraphCache::Cold));
+        let (times, table) = (Vec::new(), None);
+        let mut field = Self { decoder, condition, images, times, table, conditional, both, ctx };
+        if timesteps.steps() <= TABLE_LIMIT {
+            field.times = timesteps.times().collect();
+            field.table = Some(field.embed(&field.times)?);
+        }
+        Ok(field)
+    }
+
+    fn embed(&self, times: &[f64]) -> Result<TimeEmbedding<B>> {
+        let timesteps: Vec<f64> = times.iter().map(|t| t * TIME_SCALE).collect();
+        self.decoder.time(&self.ctx, &timesteps)
+    }
+
+    fn time(&self, t: f64) -> Result<TimeEmbedding<B>> {
+        match (&self.table, self.times.iter().position(|&known| known == t)) {
+            (Some(table), Some(index)) => table.at(index),
+            _ => self.embed(&[t]),
+        }
+    }
+
+    /// `work` at `x` and the time `t`.
+    fn evaluate(
+        &self,
+        evaluation: &Evaluation<B>,
+        x: &Tensor<B>,
+        t: f64,
+        work: impl Fn(&Tensor<B>, &TimeEmbedding<B>) -> Result<Tensor<B>>,
+    ) -> Result<Tensor<B>> {
+        // The blocks ask too, but nobody asks in what is replayed.
+        self.ctx.check_cancelled()?;
+        let time = self.time(t)?;
+        let inputs = [x, time.temb.value(), time.modulation.value()];
+        evaluation.borrow_mut().run(inputs, |[x, temb, modulation]| {
+            let time = TimeEmbedding { temb: temb.clone().into(), modulation: modulation.clone().into() };
+            work(x, &time)
+        })
+    }
+
+    /// The decoder computes in its own type, samplers and guidance in that of the latents.
+    fn velocity(
+        &self,
+        x: &Tensor<B>,
+        time: &TimeEmbedding<B>,
+        condition: &Condition<B>,
+    ) -> Result<Tensor<B>> {
+        let v = self.decoder.velocity(&self.ctx, &self.ctx.input(x)?, time, condition)?;
+        v.into_value().cast(x.dtype())
+    }
+}
+
+impl<B: Backend> GuidedField<B> for DecoderField<'_, B> {
+    fn conditional(&self, x: &Tensor<B>, t: f64) -> Result<Tensor<B>> {
+        let condition = self.condition.narrow(0, self.images)?;
+        self.evaluate(&self.conditional, x, t, |x, time| self.velocity(x, time, &condition))
+    }
+
+    fn unconditional(&self, x: &Tensor<B>, t: f64) -> Result<Tensor<B>> {
+        self.ctx.check_cancelled()?;
+        self.velocity(x, &self.time(t)?, &self.condition.narrow(self.images, self.images)?)
+    }
+
+    fn both(&self, x: &Tensor<B>, t: f64) -> Result<(Tensor<B>, Tensor<B>)> {
+        let v = self.evaluate(&self.both, x, t, |x, time| {
+            self.velocity(&Tensor::cat(&[x, x], 0)?, time, &self.condition)
+        })?;
+        Ok((v.narrow(0, 0, self.images)?, v.narrow(0, self.images, self.images)?))
+    }
+}

@@ -1,0 +1,151 @@
+//! Which model a file holds, and what its sizes are.
+
+use std::path::Path;
+
+use super::files::{CONFIG_KEY, expected, load_params, metadata_value};
+use super::{TransDiff, TransDiffConfig, infer_config};
+use crate::checkpoint::{WeightFile, WeightView};
+use crate::{Backend, DType, Error, Result};
+
+/// One of the sets of weights that a file may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightSet {
+    /// Averaged over training: what the paper's images are made with.
+    Ema,
+    /// As the last step of training left them.
+    Raw,
+    /// The only ones: a model on its own.
+    Single,
+}
+
+/// What a file may not say, and the caller may know better.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadHints {
+    /// Attention heads, which no shape tells.
+    pub heads: Option<usize>,
+    /// The weights to take. Unless given, the averaged ones where there are any.
+    pub weights: Option<WeightSet>,
+}
+
+/// A model in a file: its weights were chosen and its sizes are known, and no tensor has been read.
+#[derive(Clone, Debug)]
+pub struct StoredTransDiff<'a> {
+    config: TransDiffConfig,
+    weights: WeightSet,
+    tensors: WeightView<'a>,
+}
+
+/// Prefixes of the sets of weights, the preferred first: PyTorch's checkpoints, training runs of this library, models.
+const SETS: [(&str, WeightSet); 4] = [
+    ("model_ema.", WeightSet::Ema),
+    ("ema.", WeightSet::Ema),
+    ("model.", WeightSet::Raw),
+    ("", WeightSet::Single),
+];
+/// What distributed training puts before every name.
+const DISTRIBUTED: &str = "module.";
+
+impl<'a> StoredTransDiff<'a> {
+    /// Finds the model in a file of either format.
+    ///
+    /// The weights are those of `model_ema`, or else `model` (PyTorch's checkpoints), `ema` or `model` (training
+    /// runs of this library), or the whole file. The sizes are those of the metadata where they stand there; else
+    /// they are read off the shapes and compared with `args`. Heads, which no shape tells, come from the hints,
+    /// from `args`, or from the published model of the same width and depth.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if the file holds no such model, if what it says contradicts itself or the hints, or if a
+    /// hint is needed; [`Error::TensorNames`] and [`Error::Tensor`] if a tensor that tells a size is missing or of
+    /// no possible shape; [`Error::Config`] if the sizes do not fit together.
+    pub fn find(file: &'a WeightFile, hints: &LoadHints) -> Result<Self> {
+        let (weights, tensors) = choose(file, hints.weights)?;
+        let config = if file.metadata().contains_key(CONFIG_KEY) {
+            let config: TransDiffConfig = metadata_value(file.path(), file.metadata(), CONFIG_KEY)?;
+            if let Some(heads) = hints.heads {
+                agree(file.path(), "heads", ("the hint", heads), ("the metadata", config.heads))?;
+            }
+            config
+        } else {
+            infer_config::config(&tensors, hints.heads)?
+        };
+        config.validate()?;
+        infer_config::check_depth(&config, &tensors)?;
+        Ok(Self { config, weights, tensors })
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &TransDiffConfig {
+        &self.config
+    }
+
+    /// Which weights were chosen.
+    pub fn weights(&self) -> WeightSet {
+        self.weights
+    }
+
+    /// Their tensors, under the names of the model's parameters.
+    pub fn tensors(&self) -> &WeightView<'a> {
+        &self.tensors
+    }
+
+    /// Reads the weights in the type `dtype`, one tensor after another: memory holds the model, and one tensor more.
+    ///
+    /// # Errors
+    /// [`Error::TensorNames`] and [`Error::Tensor`] if a tensor is missing, extra, of a wrong shape or type, or not
+    /// finite; [`Error::Io`] if the system cannot read it.
+    pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<TransDiff<B>> {
+        let mut model = TransDiff::placeholder(backend, &self.config, dtype)?;
+        self.tensors.check(&expected(&model, ""))?;
+        load_params(&mut model, &self.tensors)?;
+        Ok(model)
+    }
+}
+
+fn choose(file: &WeightFile, wanted: Option<WeightSet>) -> Result<(WeightSet, WeightView<'_>)> {
+    let sets = || SETS.iter().filter_map(|&(prefix, weights)| Some((weights, model_in(file, prefix)?)));
+    let found = match wanted {
+        Some(wanted) => sets().find(|(weights, _)| *weights == wanted),
+        None => sets().next(),
+    };
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    let held: Vec<WeightSet> = sets().map(|(weights, _)| weights).collect();
+    let message = match wanted {
+        Some(wanted) if !held.is_empty() => format!("no weights {wanted:?}, the file has {held:?}"),
+        _ if file.metadata().contains_key(CONFIG_KEY) => return Ok((WeightSet::Single, file.select(""))),
+        _ => {
+            "no TransDiff model: no tensors diffdecoder.net.* by themselves or under model_ema, ema or model"
+                .into()
+        }
+    };
+    Err(Error::format(file.path(), message))
+}
+
+/// Whether there is a model in the file, by the names of its tensors or by its metadata.
+pub(crate) fn holds_model(file: &WeightFile) -> bool {
+    let has_tensors = SETS.iter().any(|(prefix, _)| model_in(file, prefix).is_some());
+    has_tensors || file.metadata().contains_key(CONFIG_KEY)
+}
+
+/// The tensors under `prefix`, if they are those of a model.
+fn model_in<'a>(file: &'a WeightFile, prefix: &str) -> Option<WeightView<'a>> {
+    let view = file.select(prefix);
+    let plain = view.select(DISTRIBUTED);
+    let is_model =
+        |view: &WeightView<'_>| view.entries().any(|(name, _)| name.starts_with("diffdecoder.net."));
+    [view, plain].into_iter().find(is_model)
+}
+
+/// Two sources of one size say the same.
+pub(super) fn agree<T: PartialEq + std::fmt::Display>(
+    path: &Path,
+    what: &str,
+    (one, a): (&str, T),
+    (other, b): (&str, T),
+) -> Result<()> {
+    if a == b {
+        return Ok(());
+    }
+    Err(Error::format(path, format!("{what}: {one} says {a}, {other} says {b}")))
+}
