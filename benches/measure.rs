@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
+use transdiff::models::Model;
 use transdiff::models::transdiff::{Mode, Session, Size, TransDiffConfig};
 use transdiff::models::vae::VaeConfig;
 use transdiff::{Backend, DType, Device, DeviceTask, Result, TransDiff};
@@ -115,7 +116,7 @@ impl Options {
 
     fn config(&self, what: What) -> Result<TransDiffConfig> {
         let mode = if let What::Mrar = what { Mode::MultiReference { groups: 4 } } else { Mode::OneStep };
-        let published = |size| TransDiffConfig::preset(size, self.res, mode);
+        let published = |size| TransDiffConfig::published(size, self.res, mode);
         Ok(match self.preset {
             Sizes::Tiny => TransDiffConfig {
                 width: 64,

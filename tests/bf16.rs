@@ -3,12 +3,12 @@
 mod common;
 
 use common::tiny::{self, bits};
+use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{
     EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoopObserver, Solver, Timesteps,
 };
-use transdiff_core::models::transdiff::{
-    Features, Generation, Sampling, Session, TransDiff, TransDiffConfig,
-};
+use transdiff_core::models::transdiff::{FlowObjective, Session, TransDiff, TransDiffConfig};
+use transdiff_core::models::{Features, Generation, Model};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
 use transdiff_core::train::{LrDecay, LrSchedule, TrainConfig, Trainer};
@@ -63,9 +63,12 @@ fn generation_stays_near_f32() {
         for (solver, scale) in solvers().into_iter().zip([1.0, 1.4]) {
             let sampling = Sampling::new(solver, Guidance::new(scale).unwrap());
             let (want, got) = (generate(&wide, &[], &sampling), generate(&narrow, &[], &sampling));
-            assert_eq!((got.latents.dtype(), got.features.tensor().dtype()), (DType::F32, DType::BF16));
-            assert_near(&got.latents, &want.latents);
-            assert_near(got.features.tensor(), want.features.tensor());
+            assert_eq!(
+                (got.codes.dtype(), got.features.as_ref().unwrap().tensor().dtype()),
+                (DType::F32, DType::BF16)
+            );
+            assert_near(&got.codes, &want.codes);
+            assert_near(got.features.as_ref().unwrap().tensor(), want.features.as_ref().unwrap().tensor());
             for (got, want) in got.references.iter().zip(&want.references) {
                 assert_eq!(got.dtype(), DType::F32);
                 assert_near(got, want);
@@ -73,7 +76,7 @@ fn generation_stays_near_f32() {
             // Given references come back as they were given.
             let given = &want.references[..want.references.len().min(1)];
             let again = generate(&narrow, given, &sampling);
-            assert_near(&again.latents, &want.latents);
+            assert_near(&again.codes, &want.codes);
             assert!(given.iter().zip(&again.references).all(|(a, b)| bits(a) == bits(b)));
         }
     }
@@ -84,7 +87,7 @@ fn generation_stays_near_f32() {
 fn features_of_both_types_are_decoded() {
     let [wide, narrow] =
         [DType::F32, DType::BF16].map(|dtype| tiny::model(&Reference, &tiny::one_step(), dtype));
-    let features = wide.features(&[1, 2], &[]).unwrap();
+    let features = wide.features(&wide.inference(), &[1, 2], &[]).unwrap();
     let rounded = Features::new(features.tensor().cast(DType::BF16).unwrap()).unwrap();
     let sampling = Sampling::new(solvers()[0], Guidance::new(1.4).unwrap());
     let decode = |model: &TransDiff<Reference>, features: &Features<Reference>| {
@@ -103,11 +106,9 @@ fn features_of_both_types_are_decoded() {
 fn settings(compute: DType) -> TrainConfig {
     TrainConfig {
         accumulate: 2,
-        batch_mul: 2,
-        label_drop: 0.4,
+        objective: FlowObjective { batch_mul: 2, label_drop: 0.4, diversity: 0.1 },
         dropout: 0.1,
-        diversity: 0.1,
-        lr: LrSchedule { peak: 3e-3, warmup: 1, total: 20, tail: LrDecay::Constant },
+        lr: LrSchedule { peak: 3e-3, warmup: 1, total: 20, decay: LrDecay::Constant },
         compute,
         ..TrainConfig::new(3, 20)
     }
@@ -188,7 +189,7 @@ fn a_resumed_run_computes_in_the_same_type() {
     let mut run = trainer(&trained(&config), settings(DType::BF16));
     run.step(&set).unwrap();
     run.save(&path).unwrap();
-    let mut resumed = Trainer::resume(&Reference, &path).unwrap();
+    let mut resumed: Trainer<_> = Trainer::resume(&Reference, &path).unwrap();
     assert_eq!((resumed.config().compute, resumed.model().dtype()), (DType::BF16, DType::F32));
     let (want, got) = (run.step(&set).unwrap(), resumed.step(&set).unwrap());
     // The oracle's f32 is wider than the file's, and a weight near a tie may be rounded to its other neighbour.

@@ -11,10 +11,9 @@ use common::pickle;
 use common::tiny::{bits, differing};
 use serde_json::json;
 use transdiff_core::checkpoint::{FileKind, Format, StoredDType, WeightFile, write_atomic};
-use transdiff_core::models::transdiff::{
-    CONFIG_KEY, LoadHints, Mode, Size, StoredTransDiff, TransDiff, TransDiffConfig, WeightSet,
-};
+use transdiff_core::models::transdiff::{Mode, Size, StoredTransDiff, TransDiff, TransDiffConfig};
 use transdiff_core::models::vae::StoredVae;
+use transdiff_core::models::{LoadHints, Model, WeightSet};
 use transdiff_core::nn::Module;
 use transdiff_core::{DType, Error, HostData, HostTensor};
 use transdiff_cpu::Cpu;
@@ -238,7 +237,7 @@ fn a_command_in_a_pickle_does_not_run() {
 
 /// The bits of the features of two classes.
 fn features(model: &TransDiff<Cpu>) -> Vec<u64> {
-    bits(model.features(&[0, model.config().classes - 1], &[]).unwrap().tensor())
+    bits(model.features(&model.inference(), &[0, model.config().classes - 1], &[]).unwrap().tensor())
 }
 
 /// The golden file's weights under `set`, as a safetensors file with the published names, and metadata or not.
@@ -264,7 +263,7 @@ fn a_checkpoint_and_a_safetensors_file_hold_the_same_model() {
             assert_eq!(source.weights(), chosen);
             let model = source.load(&cpu, DType::F32).unwrap();
             let config = serde_json::to_string(model.config()).unwrap();
-            let saved = rewritten(&golden, set, &[(CONFIG_KEY, config)]);
+            let saved = rewritten(&golden, set, &[(TransDiffConfig::METADATA_KEY, config)]);
             let other = TransDiff::load(&cpu, saved.path(), DType::F32).unwrap();
             assert_eq!(other.config(), model.config());
             assert_eq!(differing(&model, &other), Vec::<String>::new());
@@ -325,7 +324,11 @@ fn heads_are_asked_for() {
     let bare = rewritten(&golden, "param.", &[]);
     let bare = WeightFile::open(bare.path()).unwrap();
     let config = StoredTransDiff::find(&bare, &hints(&golden)).unwrap().config().clone();
-    let saved = rewritten(&golden, "param.", &[(CONFIG_KEY, serde_json::to_string(&config).unwrap())]);
+    let saved = rewritten(
+        &golden,
+        "param.",
+        &[(TransDiffConfig::METADATA_KEY, serde_json::to_string(&config).unwrap())],
+    );
     let saved = WeightFile::open(saved.path()).unwrap();
     StoredTransDiff::find(&saved, &hints(&golden)).unwrap();
     let error =
@@ -441,7 +444,7 @@ fn hollow(config: &TransDiffConfig) -> tempfile::NamedTempFile {
 fn published_models_need_no_hint() {
     for size in [Size::Base, Size::Large, Size::Huge] {
         for mode in [Mode::OneStep, Mode::MultiReference { groups: 4 }] {
-            let config = TransDiffConfig::preset(size, 256, mode).unwrap();
+            let config = TransDiffConfig::published(size, 256, mode).unwrap();
             let file = hollow(&config);
             let file = WeightFile::open(file.path()).unwrap();
             let source = StoredTransDiff::find(&file, &LoadHints::default()).unwrap();

@@ -13,8 +13,10 @@ use common::golden::relative_error;
 use common::tiny;
 use digits::{CLASSES, Digits, LATENT_SIDE, to_latent};
 use transdiff::data::MemoryDataset;
+use transdiff::diffusion::Sampling;
 use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Timesteps};
-use transdiff::models::transdiff::{Mode, Sampling, TransDiffConfig};
+use transdiff::models::Model;
+use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::pipeline::{LoadOptions, Output, Pipeline, Request, Wanted};
 use transdiff::train::{LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff::{Backend, Cpu, DType, Device, HostTensor, TransDiff};
@@ -33,8 +35,8 @@ fn generated(config: &TransDiffConfig, device: Device, dtype: DType) -> (Output,
     let solver = EulerMaruyama::new(Timesteps::paper(5).unwrap(), Interpolant::Linear, 0.9, 0.9).unwrap();
     // Guidance within an interval: both kinds of steps are recorded and replayed.
     let sampling = Sampling::new(solver, Guidance::within(1.5, 0.2, 0.8).unwrap());
-    let wanted = Wanted { images: true, features: true };
-    let request = Request { wanted, ..Request::new(vec![0, 1, 2, 0, 1], vec![7, 8, 9, 10, 11], sampling) };
+    let outputs = OutputSelection { images: true, features: true };
+    let request = Request { outputs, ..Request::new(vec![0, 1, 2, 0, 1], vec![7, 8, 9, 10, 11], sampling) };
     (pipeline.session().generate(&request, &mut |_| ControlFlow::Continue(())).unwrap(), told)
 }
 
@@ -101,7 +103,7 @@ fn losses<B: Backend>(backend: &B, compute: DType) -> Vec<f64> {
         mode: Mode::OneStep,
     };
     let model = TransDiff::new(backend, &config, DType::F32, 0).unwrap();
-    let lr = LrSchedule { peak: 1e-3, warmup: 20, total: 200, tail: LrDecay::Constant };
+    let lr = LrSchedule { peak: 1e-3, warmup: 20, total: 200, decay: LrDecay::Constant };
     let train = TrainConfig { batch_mul: 2, dropout: 0.1, compute, lr, ..TrainConfig::new(32, 200) };
     let mut trainer = Trainer::new(model, train).unwrap();
     (0..training_steps()).map(|_| trainer.step(&set).unwrap().loss).collect()

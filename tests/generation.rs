@@ -8,13 +8,13 @@ use common::tiny::{self, bits, differing};
 use proptest::prelude::*;
 use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Var;
+use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{
     EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Progress, Solver,
     Timesteps,
 };
-use transdiff_core::models::transdiff::{
-    Features, Generation, Mode, Sampling, Session, Size, TransDiff, TransDiffConfig, cosine_mean,
-};
+use transdiff_core::models::transdiff::{Mode, Session, Size, TransDiff, TransDiffConfig};
+use transdiff_core::models::{Features, Generation, Model, cosine_mean};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey};
@@ -63,7 +63,7 @@ fn generate_from<B: Backend>(
 /// Image `index` of everything in a generation, as bits.
 fn image<B: Backend>(generation: &Generation<B>, index: usize) -> Vec<Vec<u64>> {
     let of = |t: &Tensor<B>| bits(&t.narrow(0, index, 1).unwrap());
-    let tensors = [&generation.latents, generation.features.tensor()];
+    let tensors = [&generation.codes, generation.features.as_ref().unwrap().tensor()];
     tensors.into_iter().chain(&generation.references).map(of).collect()
 }
 
@@ -139,7 +139,7 @@ fn what_an_image_depends_on() {
     for config in configs() {
         let config = TransDiffConfig { width: 48, ..config };
         let model = tiny::model(&cpu(), &config, DType::F32);
-        let one = |image: (usize, u64), scale| bits(&generate(&model, &[image], &guided(&[scale])).latents);
+        let one = |image: (usize, u64), scale| bits(&generate(&model, &[image], &guided(&[scale])).codes);
         let base = one((1, 5), 1.4);
         assert_eq!(base, one((1, 5), 1.4));
         for other in [one((2, 5), 1.4), one((1, 6), 1.4), one((1, 5), 1.5), one((1, 5), 1.0)] {
@@ -148,7 +148,7 @@ fn what_an_image_depends_on() {
         let images: Vec<(usize, u64)> = (0..9).map(|i| (i % 3, i as u64)).collect();
         let on = |threads| {
             let model = tiny::model(&Cpu::new(Some(threads)).unwrap(), &config, DType::F32);
-            bits(&generate(&model, &images, &guided(&[1.4])).latents)
+            bits(&generate(&model, &images, &guided(&[1.4])).codes)
         };
         assert!(on(1) == on(2));
     }
@@ -164,7 +164,7 @@ fn without_guidance_there_is_no_unconditional_branch() {
         let doubled = param.value().affine(2.0, 1.0).unwrap();
         param.set(&doubled).unwrap();
         let image =
-            |model: &TransDiff<Cpu>, scale| bits(&generate(model, &[(1, 2)], &guided(&[scale])).latents);
+            |model: &TransDiff<Cpu>, scale| bits(&generate(model, &[(1, 2)], &guided(&[scale])).codes);
         assert_eq!(image(&model, 1.0), image(&other, 1.0));
         assert_ne!(image(&model, 1.2), image(&other, 1.2));
     }
@@ -179,13 +179,13 @@ fn guidance_is_linear_in_one_step() {
         transdiff_core::diffusion::Euler { timesteps: one_step.timesteps, interpolant: one_step.interpolant };
     let image = |scale| {
         let sampling = Sampling::new(euler, Guidance::new(scale).unwrap());
-        generate(&model, &[(1, 2), (0, 3)], &sampling).latents
+        generate(&model, &[(1, 2), (0, 3)], &sampling).codes
     };
     let [one, two, three] = [1.0, 2.0, 3.0].map(image);
     let expected = two.affine(2.0, 0.0).unwrap().sub(&one).unwrap();
     assert!(expected.sub(&three).unwrap().to_f64().unwrap().iter().all(|d| d.abs() < 1e-12));
     // w = 0 would be the branch without class, so v_u = 2 v(1) − v(2).
-    let features = model.unconditional_features(&[]).unwrap();
+    let features = model.unconditional_features(&model.inference(), &[]).unwrap();
     let both = Features::new(Tensor::cat(&[features.tensor(), features.tensor()], 0).unwrap()).unwrap();
     let mut noise = KeyedNoise::new(&Reference, DType::F64, &[2, 3]);
     let sampling = Sampling::new(euler, Guidance::NONE);
@@ -200,7 +200,7 @@ fn guidance_of_each_trajectory() {
     let model = tiny::model(&cpu(), &tiny::mrar_of_singles(), DType::F32);
     let run = |scales: &[f64]| generate(&model, &[(1, 2), (2, 9)], &guided(scales));
     let steps = |scales: &[f64]| {
-        let Generation { latents, references, .. } = run(scales);
+        let Generation { codes: latents, references, .. } = run(scales);
         references.iter().chain([&latents]).map(bits).collect::<Vec<_>>()
     };
     assert_eq!(steps(&[1.3; 4]), steps(&[1.3]));
@@ -234,7 +234,7 @@ fn given_references_go_on_where_they_end() {
             // Others lead elsewhere.
             let other = own.references[0].affine(0.5, 0.1).unwrap();
             let run = generate_from(&mut Session::new(&model), &images, &[other], &sampling).unwrap();
-            assert_ne!(bits(&run.latents), bits(&own.latents));
+            assert_ne!(bits(&run.codes), bits(&own.codes));
         }
     }
 }
@@ -245,8 +245,9 @@ fn features_are_the_ones_decoded() {
     for config in configs() {
         let model = tiny::model(&Reference, &config, DType::F64);
         let generation = generate(&model, &[(1, 2), (2, 9)], &guided(&[1.0]));
-        let features = model.features(&[1, 2], &generation.references).unwrap();
-        let difference = features.tensor().sub(generation.features.tensor()).unwrap().to_f64().unwrap();
+        let features = model.features(&model.inference(), &[1, 2], &generation.references).unwrap();
+        let difference =
+            features.tensor().sub(generation.features.as_ref().unwrap().tensor()).unwrap().to_f64().unwrap();
         assert!(difference.iter().all(|d| d.abs() < 1e-12));
     }
 }
@@ -306,7 +307,7 @@ fn progress_counts_what_is_computed() {
 fn sessions_share_a_model_between_threads() {
     let model = tiny::model(&cpu(), &tiny::mrar(), DType::F32);
     let images = [[(0, 1), (1, 2)], [(2, 3), (0, 4)], [(1, 5), (1, 6)]];
-    let run = |images: Images<'_>| bits(&generate(&model, images, &guided(&[1.4])).latents);
+    let run = |images: Images<'_>| bits(&generate(&model, images, &guided(&[1.4])).codes);
     let alone: Vec<_> = images.iter().map(|i| run(i)).collect();
     let together = std::thread::scope(|scope| {
         let threads: Vec<_> = images.iter().map(|i| scope.spawn(|| run(i))).collect();
@@ -326,12 +327,12 @@ fn features_are_cut_and_mixed() {
         assert_eq!(latents.shape(), [1, 2, 2, 2]);
         bits(&latents)
     };
-    let [a, b] = [0, 1].map(|label| model.features(&[label], &[]).unwrap());
+    let [a, b] = [0, 1].map(|label| model.features(&model.inference(), &[label], &[]).unwrap());
     for scale in [1.0, 1.4] {
         let whole = decode(&a, scale);
-        assert_eq!(whole, bits(&generate(&model, &[(0, 7)], &guided(&[scale])).latents));
-        assert_eq!(whole, decode(&a.first(4).unwrap(), scale));
-        let mut all: Vec<Vec<u64>> = (1..4).map(|k| decode(&a.first(k).unwrap(), scale)).collect();
+        assert_eq!(whole, bits(&generate(&model, &[(0, 7)], &guided(&[scale])).codes));
+        assert_eq!(whole, decode(&a.truncate(4).unwrap(), scale));
+        let mut all: Vec<Vec<u64>> = (1..4).map(|k| decode(&a.truncate(k).unwrap(), scale)).collect();
         all.extend((0..4).map(|k| decode(&a.splice(&b, k).unwrap(), scale)));
         all.push(whole);
         let count = all.len();
@@ -342,7 +343,7 @@ fn features_are_cut_and_mixed() {
     assert_eq!(bits(a.splice(&b, 4).unwrap().tensor()), bits(a.tensor()));
     assert_eq!(bits(a.splice(&b, 0).unwrap().tensor()), bits(b.tensor()));
     let mixed = a.splice(&b, 1).unwrap();
-    assert_eq!(bits(mixed.first(1).unwrap().tensor()), bits(a.first(1).unwrap().tensor()));
+    assert_eq!(bits(mixed.truncate(1).unwrap().tensor()), bits(a.truncate(1).unwrap().tensor()));
     let rest = |f: &Features<Cpu>| bits(&f.tensor().narrow(1, 1, 3).unwrap());
     assert_eq!(rest(&mixed), rest(&b));
 }
@@ -374,7 +375,7 @@ fn diversity_is_that_of_the_pairs() {
     assert!((mean - all).abs() < 1e-12, "the training term has the diagonal, too");
     let zeros = Features::new(Tensor::zeros(&Reference, &[1, 3, 2], DType::F32).unwrap()).unwrap();
     assert_eq!(zeros.diversity().unwrap()[0].mean, 0.0);
-    assert!(matches!(zeros.first(1).unwrap().diversity(), Err(Error::Argument { .. })));
+    assert!(matches!(zeros.truncate(1).unwrap().diversity(), Err(Error::Argument { .. })));
 }
 
 #[test]
@@ -410,20 +411,18 @@ fn misuse_is_refused() {
         Session::new(&one_step).generate(&[0], &[], &guided(&[1.0]), &mut noise, &mut NoopObserver).map(drop),
     );
 
-    let features = one_step.features(&[0], &[]).unwrap();
-    argument(features.first(0).map(drop), "k");
-    argument(features.first(5).map(drop), "k");
+    let features = one_step.features(&one_step.inference(), &[0], &[]).unwrap();
+    argument(features.truncate(0).map(drop), "k");
+    argument(features.truncate(5).map(drop), "k");
     argument(features.splice(&features, 5).map(drop), "k");
-    shape(features.splice(&features.first(2).unwrap(), 1).map(drop));
+    shape(features.splice(&features.truncate(2).unwrap(), 1).map(drop));
     shape(Features::new(latent(1)).map(drop));
     let decode = |features: &Features<Cpu>| {
         let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[1]);
         let mut session = Session::new(&one_step);
-        session
-            .decode_with_unconditional(features, None, &guided(&[1.4]), &mut noise, &mut NoopObserver)
-            .map(drop)
+        session.decode(features, &guided(&[1.4]), &mut noise, &mut NoopObserver).map(drop)
     };
-    argument(decode(&features), "unconditional");
+    decode(&features).unwrap();
     shape(decode(&features.concat(&features).unwrap()));
     shape(decode(&Features::new(Tensor::zeros(&cpu(), &[1, 4, 6], DType::F32).unwrap()).unwrap()));
 
@@ -450,7 +449,7 @@ fn a_session_stops_at_its_flag() {
         assert!(matches!(stopped, Err(Error::Cancelled)), "before the first block");
         flag.reset();
         let again = generate_from(&mut session, &[(1, 5)], &[], &guided(&[1.4])).unwrap();
-        assert_eq!(again.latents.to_f32().unwrap(), whole.latents.to_f32().unwrap());
+        assert_eq!(again.codes.to_f32().unwrap(), whole.codes.to_f32().unwrap());
         let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[5]);
         let mut steps = 0;
         let mut in_step = |_: &Progress<'_, Cpu>| {
@@ -472,7 +471,7 @@ fn generation_starts_from_a_given_state() {
     let keyed = || KeyedNoise::<Cpu>::new(&cpu(), DType::F32, &[9]);
     let run = |mut noise: KeyedNoise<Cpu>| {
         let made = Session::new(&model).generate(&[1], &[], &sampling, &mut noise, &mut NoopObserver);
-        made.map(|made| made.latents.to_f32().unwrap())
+        made.map(|made| made.codes.to_f32().unwrap())
     };
     let shape = [1, model.config().decoder_tokens(), model.config().latent_channels];
     let drawn = keyed().initial(&shape).unwrap();
@@ -525,7 +524,7 @@ fn presets_have_the_published_numbers_of_parameters() {
     let millions = |count: usize| (count as f64 / 1e4).round() / 100.0;
     for (size, mrar, one_step) in published {
         let model = |mode| {
-            let config = TransDiffConfig::preset(size, 256, mode).unwrap();
+            let config = TransDiffConfig::published(size, 256, mode).unwrap();
             TransDiff::placeholder(&cpu(), &config, DType::F32).unwrap()
         };
         let single = model(Mode::OneStep);

@@ -7,14 +7,15 @@ mod common;
 use common::golden::{Golden, relative_error};
 use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Var;
+use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{
     EulerMaruyama, Guidance, Interpolant, NoopObserver, RecordedNoise, Timesteps,
 };
-use transdiff_core::models::transdiff::{
-    Features, Mode, Sampling, Session, TransDiff, TransDiffConfig, latent_tokens,
-};
+use transdiff_core::models::transdiff::{FlowBatch, FlowDraws};
+use transdiff_core::models::transdiff::{Mode, Session, TransDiff, TransDiffConfig, latent_tokens};
+use transdiff_core::models::{Features, Model};
 use transdiff_core::nn::Module;
-use transdiff_core::train::{Batch, EmaConfig, FlowDraws, LrDecay, LrSchedule, TrainConfig, Trainer};
+use transdiff_core::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff_core::{Backend, DType, HostTensor, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -198,7 +199,7 @@ impl<'a, B: Backend> Case<'a, B> {
 
     fn features(&self) -> Features<B> {
         let labels = indices(self.golden.tensor("in.labels"));
-        self.model.features(&labels, &self.references()).unwrap()
+        self.model.features(&self.model.inference(), &labels, &self.references()).unwrap()
     }
 
     fn conditioning(&self) -> Var<B> {
@@ -274,15 +275,15 @@ impl<'a, B: Backend> Case<'a, B> {
         let mut session = Session::new(&self.model);
         let out = session.generate(&labels, &[], &sampling, &mut noise, &mut NoopObserver).unwrap();
         assert_eq!(noise.remaining(), 0, "{kind}: every recorded draw is used");
-        self.close(&format!("out.{kind}.sample"), &out.latents, self.limits.sample);
-        let steps = out.references.iter().chain([&out.latents]).enumerate();
+        self.close(&format!("out.{kind}.sample"), &out.codes, self.limits.sample);
+        let steps = out.references.iter().chain([&out.codes]).enumerate();
         for (i, latent) in steps.filter(|_| !out.references.is_empty()) {
             let tokens = latent_tokens(latent).unwrap().contiguous().unwrap();
             self.close(&format!("out.{kind}.step{i}"), &tokens, self.limits.sample);
         }
     }
 
-    fn batch(&self, step: usize) -> Batch<B> {
+    fn batch(&self, step: usize) -> FlowBatch<B> {
         let name = |key: &str| format!("train{step}.in.{key}");
         let groups = self.model.config().groups();
         let timesteps = self.golden.tensor(&name("timestep")).to_f64();
@@ -292,7 +293,7 @@ impl<'a, B: Backend> Case<'a, B> {
             timesteps: timesteps[g * rows..(g + 1) * rows].to_vec(),
             noise: noise.narrow(0, g * rows, rows).unwrap(),
         };
-        Batch {
+        FlowBatch {
             labels: indices(self.golden.tensor(&name("labels"))),
             dropped: indices(self.golden.tensor(&name("drop"))).into_iter().map(|d| d == 1).collect(),
             latents: (0..groups).map(|g| self.tensor(&name(&format!("latent{g}")))).collect(),
@@ -308,12 +309,12 @@ impl<'a, B: Backend> Case<'a, B> {
         let config = |step: usize| TrainConfig {
             dropout: 0.0,
             compute,
-            lr: LrSchedule { peak: number(&adamw["lr"]), warmup: 0, total: 1, tail: LrDecay::Constant },
+            lr: LrSchedule { peak: number(&adamw["lr"]), warmup: 0, total: 1, decay: LrDecay::Constant },
             betas: [number(&adamw["betas"][0]), number(&adamw["betas"][1])],
             eps: number(&adamw["eps"]),
             weight_decay: number(&adamw["weight_decay"]),
-            clip: clips[step],
-            ema: EmaConfig { rate: self.golden.value("ema_rate"), warmup: false },
+            max_grad_norm: clips[step],
+            ema: EmaConfig { decay: self.golden.value("ema_rate"), warmup: false },
             ..TrainConfig::new(1, 1)
         };
         let start = model(&self.backend, self.golden, compute.accumulator());
@@ -339,7 +340,7 @@ impl<'a, B: Backend> Case<'a, B> {
         self.check_weights("ema.", trainer.ema(), travelled);
     }
 
-    fn check_gradients(&mut self, trainer: &Trainer<B>, batch: &Batch<B>) {
+    fn check_gradients(&mut self, trainer: &Trainer<B>, batch: &FlowBatch<B>) {
         let (_, grads) = trainer.gradients(std::slice::from_ref(batch)).unwrap();
         let norm = self.golden.tensor("train0.out.grad_norm").to_f64()[0];
         for (name, param) in trainer.model().params() {

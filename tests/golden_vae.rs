@@ -4,16 +4,16 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use common::golden::{Golden, assert_close};
 use common::tiny::bits;
 use transdiff_core::checkpoint::{WeightFile, write_atomic};
+use transdiff_core::models::Model;
 use transdiff_core::models::vae::{Posterior, StoredVae, Vae, VaeConfig};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey};
-use transdiff_core::{Backend, DType, Error, HostTensor, Tensor};
+use transdiff_core::{Backend, CancellationToken, DType, Error, HostTensor, Tensor};
 use transdiff_cpu::Cpu;
 
 /// The closeness that the golden file is specified with, for f32.
@@ -21,8 +21,9 @@ const SINGLE: f64 = 1e-5;
 /// In f64 what is left is that the recording, weights included, is rounded to f32.
 const DOUBLE: f64 = 3e-7;
 
-fn go() -> ControlFlow<()> {
-    ControlFlow::Continue(())
+/// A token that is never cancelled.
+fn token() -> CancellationToken {
+    CancellationToken::new()
 }
 
 fn config_of(golden: &Golden) -> VaeConfig {
@@ -62,13 +63,13 @@ fn check<B: Backend>(backend: &B, golden: &Golden, dtype: DType, limit: f64) {
         let error = assert_close(name, &out.to_host().unwrap(), golden.tensor(name), limit);
         println!("{} {dtype} {name}: {error:.1e}", backend.name());
     };
-    let posterior = vae.encode(&tensor("in.image"), &mut go).unwrap();
+    let posterior = vae.encode(&tensor("in.image"), &token()).unwrap();
     close("out.moments", posterior.moments());
     close("out.posterior_sample", &posterior.sample(&stored("in.eps", dtype.accumulator())).unwrap());
     let kl = posterior.kl().iter().map(|&kl| kl as f32).collect::<Vec<_>>();
     assert_close("out.kl", &HostTensor::f32(&[kl.len()], kl).unwrap(), golden.tensor("out.kl"), limit);
-    close("out.moments_rect", vae.encode(&tensor("in.image_rect"), &mut go).unwrap().moments());
-    close("out.decoded", &vae.decode(&tensor("in.latent"), &mut go).unwrap());
+    close("out.moments_rect", vae.encode(&tensor("in.image_rect"), &token()).unwrap().moments());
+    close("out.decoded", &vae.decode(&tensor("in.latent"), &token()).unwrap());
 }
 
 #[test]
@@ -123,14 +124,14 @@ fn the_oracle_agrees() {
         Vae::new(&Reference, &tiny(), DType::F64, 5).unwrap(),
     );
     let image = [1, 3, 6, 4];
-    let got = ours.encode(&normal(&cpu, &image, DType::F64), &mut go).unwrap();
-    let want = oracle.encode(&normal(&Reference, &image, DType::F64), &mut go).unwrap();
+    let got = ours.encode(&normal(&cpu, &image, DType::F64), &token()).unwrap();
+    let want = oracle.encode(&normal(&Reference, &image, DType::F64), &token()).unwrap();
     let host = |t: &Tensor<_>| t.to_host().unwrap();
     assert_close("moments", &host(got.moments()), &want.moments().to_host().unwrap(), 1e-12);
-    let decoded = oracle.decode(want.mean(), &mut go).unwrap();
+    let decoded = oracle.decode(want.mean(), &token()).unwrap();
     assert_close(
         "decoded",
-        &host(&ours.decode(got.mean(), &mut go).unwrap()),
+        &host(&ours.decode(got.mean(), &token()).unwrap()),
         &decoded.to_host().unwrap(),
         1e-12,
     );
@@ -142,14 +143,14 @@ fn an_image_is_the_same_in_any_batch_on_any_number_of_threads() {
         let cpu = Cpu::new(Some(threads)).unwrap();
         let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
         let images = normal(&cpu, &[3, 3, 64, 48], DType::F32);
-        let posterior = vae.encode(&images, &mut go).unwrap();
-        let decoded = vae.decode(posterior.mean(), &mut go).unwrap();
+        let posterior = vae.encode(&images, &token()).unwrap();
+        let decoded = vae.decode(posterior.mean(), &token()).unwrap();
         for i in 0..3 {
-            let alone = vae.encode(&images.narrow(0, i, 1).unwrap(), &mut go).unwrap();
+            let alone = vae.encode(&images.narrow(0, i, 1).unwrap(), &token()).unwrap();
             let whole = posterior.moments().narrow(0, i, 1).unwrap();
             assert_eq!(bits(alone.moments()), bits(&whole), "moments of image {i}");
             assert_eq!(alone.kl()[0].to_bits(), posterior.kl()[i].to_bits());
-            let alone = vae.decode(alone.mean(), &mut go).unwrap();
+            let alone = vae.decode(alone.mean(), &token()).unwrap();
             assert_eq!(bits(&alone), bits(&decoded.narrow(0, i, 1).unwrap()), "image {i}");
         }
         (bits(posterior.moments()), bits(&decoded))
@@ -163,13 +164,13 @@ fn sides_follow_the_latent() {
     let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
     assert_eq!(vae.downsampling(), 2);
     for [h, w] in [[1, 1], [3, 5], [8, 2]] {
-        let image = vae.decode(&normal(&cpu, &[2, 2, h, w], DType::F32), &mut go).unwrap();
+        let image = vae.decode(&normal(&cpu, &[2, 2, h, w], DType::F32), &token()).unwrap();
         assert_eq!(image.shape(), [2, 3, 2 * h, 2 * w]);
-        assert_eq!(vae.encode(&image, &mut go).unwrap().mean().shape(), [2, 2, h, w]);
+        assert_eq!(vae.encode(&image, &token()).unwrap().mean().shape(), [2, 2, h, w]);
     }
-    let none = vae.decode(&normal(&cpu, &[0, 2, 3, 4], DType::F32), &mut go).unwrap();
+    let none = vae.decode(&normal(&cpu, &[0, 2, 3, 4], DType::F32), &token()).unwrap();
     assert_eq!(none.shape(), [0, 3, 6, 8]);
-    assert_eq!(vae.encode(&none, &mut go).unwrap().mean().shape(), [0, 2, 3, 4]);
+    assert_eq!(vae.encode(&none, &token()).unwrap().mean().shape(), [0, 2, 3, 4]);
 }
 
 #[test]
@@ -177,15 +178,15 @@ fn what_does_not_fit_is_refused() {
     let cpu = Cpu::new(Some(1)).unwrap();
     let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
     for shape in [&[1, 3, 5, 4][..], &[1, 3, 4, 5], &[1, 4, 4, 4], &[3, 4, 4], &[1, 3, 0, 4]] {
-        let refused = vae.encode(&normal(&cpu, shape, DType::F32), &mut go);
+        let refused = vae.encode(&normal(&cpu, shape, DType::F32), &token());
         assert!(matches!(refused, Err(Error::Shape { op: "Vae::encode", .. })), "{shape:?}");
     }
     for shape in [&[1, 3, 4, 4][..], &[2, 4, 4], &[1, 2, 4, 0]] {
-        let refused = vae.decode(&normal(&cpu, shape, DType::F32), &mut go);
+        let refused = vae.decode(&normal(&cpu, shape, DType::F32), &token());
         assert!(matches!(refused, Err(Error::Shape { op: "Vae::decode", .. })), "{shape:?}");
     }
     let wide = normal(&cpu, &[1, 2, 2, 2], DType::F64);
-    assert!(matches!(vae.decode(&wide, &mut go), Err(Error::DType { .. })));
+    assert!(matches!(vae.decode(&wide, &token()), Err(Error::DType { .. })));
     let moments = |shape: &[usize]| Posterior::new(normal(&cpu, shape, DType::F32));
     assert!(matches!(moments(&[1, 3, 2, 2]), Err(Error::Shape { .. })));
     assert!(matches!(moments(&[4, 2, 2]), Err(Error::Shape { .. })));
@@ -205,31 +206,17 @@ fn log_variances_are_clamped() {
 }
 
 #[test]
-fn a_break_cancels_at_every_block() {
+fn a_cancelled_token_stops_both_directions() {
     let cpu = Cpu::new(Some(1)).unwrap();
     let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
-    let images = normal(&cpu, &[2, 3, 4, 4], DType::F32);
-    let run = |limit: usize| {
-        let mut asked = 0;
-        let mut proceed = || {
-            asked += 1;
-            if asked > limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let decoded = vae
-            .encode(&images, &mut proceed)
-            .and_then(|posterior| vae.decode(posterior.mean(), &mut proceed));
-        (decoded, asked)
-    };
-    let (done, all) = run(usize::MAX);
-    done.unwrap();
-    // Each image: two blocks, one attention and one resampling to encode, five blocks, and in both halves a middle of
-    // three; the last layers of the decoder.
-    assert_eq!(all, 2 * (4 + 3 + 3 + 5 + 1));
-    for limit in 0..all {
-        let (result, asked) = run(limit);
-        assert!(matches!(result, Err(Error::Cancelled)));
-        assert_eq!(asked, limit + 1, "nothing goes on after a break");
-    }
+    let token = token();
+    token.cancel();
+    let encoded = vae.encode(&normal(&cpu, &[2, 3, 4, 4], DType::F32), &token);
+    assert!(matches!(encoded, Err(Error::Cancelled)));
+    let decoded = vae.decode(&normal(&cpu, &[2, 2, 2, 2], DType::F32), &token);
+    assert!(matches!(decoded, Err(Error::Cancelled)));
+    token.reset();
+    vae.decode(&normal(&cpu, &[2, 2, 2, 2], DType::F32), &token).unwrap();
 }
 
 #[test]
@@ -237,9 +224,9 @@ fn infinities_are_named() {
     let cpu = Cpu::new(Some(1)).unwrap();
     let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
     let endless = |shape: &[usize]| Tensor::full(&cpu, shape, f64::INFINITY, DType::F32).unwrap();
-    let encoded = vae.encode(&endless(&[1, 3, 4, 4]), &mut go);
+    let encoded = vae.encode(&endless(&[1, 3, 4, 4]), &token());
     assert!(matches!(encoded, Err(Error::NonFinite { stage: "vae encoder" })));
-    let decoded = vae.decode(&endless(&[1, 2, 2, 2]), &mut go);
+    let decoded = vae.decode(&endless(&[1, 2, 2, 2]), &token());
     assert!(matches!(decoded, Err(Error::NonFinite { stage: "vae decoder" })));
 }
 

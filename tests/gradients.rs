@@ -5,7 +5,7 @@ mod common;
 use common::difference::{Case, Form, case, normals, tensor};
 use transdiff_core::autograd::{Tape, Var};
 use transdiff_core::backend::{Activation, UnaryOp};
-use transdiff_core::models::transdiff::cosine_mean;
+use transdiff_core::models::cosine_mean;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
 use transdiff_core::tensor::Attention;

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use allocation::{peak_of, refusing};
 use transdiff_core::checkpoint::{WeightFile, write_atomic};
-use transdiff_core::models::transdiff::{CONFIG_KEY, Mode, TransDiff, TransDiffConfig};
+use transdiff_core::models::transdiff::{Mode, TransDiff, TransDiffConfig};
 use transdiff_core::models::vae::Posterior;
 use transdiff_core::nn::Module;
 use transdiff_core::{DType, Error, HostTensor, Result, Tensor};
@@ -47,7 +47,8 @@ fn a_model_takes_its_memory_once() {
     };
     let sets = ["model.", "model_ema.", "optimizer.exp_avg.", "optimizer.exp_avg_sq."].map(host).concat();
     let file = tempfile::NamedTempFile::new().unwrap();
-    let metadata = [(CONFIG_KEY.to_owned(), serde_json::to_string(&config()).unwrap())].into();
+    let metadata =
+        [(TransDiffConfig::METADATA_KEY.to_owned(), serde_json::to_string(&config()).unwrap())].into();
     write_atomic(file.path(), sets.iter().map(|(name, t)| (name, t)), &metadata).unwrap();
     let largest = sets.iter().map(|(_, t)| 4 * t.data().len()).max().unwrap();
     drop(sets);

@@ -7,10 +7,12 @@ use common::tiny::{self, bits, differing};
 use transdiff_core::autograd::{Context, Param};
 use transdiff_core::autograd::{Gradients, Tape};
 use transdiff_core::checkpoint::WeightFile;
-use transdiff_core::models::transdiff::{TransDiff, TransDiffConfig};
+use transdiff_core::models::transdiff::FlowBatch;
+use transdiff_core::models::transdiff::{FlowObjective, TransDiff, TransDiffConfig};
+use transdiff_core::models::{Model, Trainable};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
-use transdiff_core::train::{Batch, EmaConfig, TrainConfig, Trainer, loss};
+use transdiff_core::train::{EmaConfig, TrainConfig, Trainer};
 use transdiff_core::{Backend, DType, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -52,7 +54,7 @@ fn check_all<B: Backend>(backend: &B) {
 
 struct Check<B: Backend> {
     model: TransDiff<B>,
-    batch: Batch<B>,
+    batch: FlowBatch<B>,
 }
 
 fn length(values: &[f64]) -> f64 {
@@ -69,7 +71,8 @@ fn gradient_of<B: Backend>(grads: &Gradients<B>, param: &Param<B>) -> Vec<f64> {
 impl<B: Backend> Check<B> {
     fn loss_in(&self, ctx: Context<B>, model: &TransDiff<B>) -> transdiff_core::autograd::Var<B> {
         let ctx = ctx.with_dropout(0.2, 5, 3).unwrap();
-        loss(model, &ctx, &self.batch, DIVERSITY).unwrap()
+        let objective = FlowObjective { diversity: DIVERSITY, ..FlowObjective::default() };
+        model.loss(&ctx, &self.batch, &objective).unwrap()
     }
 
     fn run(&self, zeros: &[&str]) {
@@ -142,8 +145,11 @@ fn parts<'a>(name: &str, grad: &'a [f64]) -> Vec<(&'a [f64], bool)> {
 }
 
 fn settings() -> TrainConfig {
-    let mut config =
-        TrainConfig { batch_mul: 2, dropout: 0.2, diversity: DIVERSITY, ..TrainConfig::new(3, 10) };
+    let mut config = TrainConfig {
+        dropout: 0.2,
+        objective: FlowObjective { batch_mul: 2, diversity: DIVERSITY, ..FlowObjective::default() },
+        ..TrainConfig::new(3, 10)
+    };
     config.lr.peak = 1e-2;
     config
 }
@@ -184,9 +190,9 @@ fn frozen_parameters_stay() {
         configs().into_iter().zip([false, true, true]).zip([0.7, 0.9999, 0.997])
     {
         let model = tiny::model(&backend, &config, DType::F32);
-        let train_only = vec!["diffdecoder.".to_owned()];
-        let ema = EmaConfig { rate, warmup: rate == 0.7 };
-        let settings = TrainConfig { train_only, gradient_checkpointing, ema, ..settings() };
+        let trainable_prefixes = vec!["diffdecoder.".to_owned()];
+        let ema = EmaConfig { decay: rate, warmup: rate == 0.7 };
+        let settings = TrainConfig { trainable_prefixes, gradient_checkpointing, ema, ..settings() };
         let mut trainer = Trainer::new(model.clone(), settings).unwrap();
         let (_, grads) = trainer.gradients(&[tiny::batch(&model, &[true, false], 2, 1)]).unwrap();
         let is_frozen = |name: &str| !name.starts_with("diffdecoder.");
@@ -211,7 +217,7 @@ fn frozen_parameters_stay() {
         expected.sort_unstable();
         assert_eq!(moments, expected);
         // A run of its own on the result trains everything, and resumes.
-        let settings = TrainConfig { train_only: Vec::new(), ..trainer.config().clone() };
+        let settings = TrainConfig { trainable_prefixes: Vec::new(), ..trainer.config().clone() };
         let mut whole = Trainer::new(trainer.ema().clone(), settings).unwrap();
         // The first step's rate is 0.
         for _ in 0..2 {

@@ -6,9 +6,11 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
 use common::tiny;
+use transdiff::diffusion::Sampling;
 use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Timesteps};
-use transdiff::models::transdiff::{Sampling, TransDiffConfig};
-use transdiff::pipeline::{LoadOptions, Output, Pipeline, PipelineSession, Request, Source, Wanted};
+use transdiff::models::Conditioning;
+use transdiff::models::transdiff::TransDiffConfig;
+use transdiff::pipeline::{LoadOptions, Output, OutputSelection, Pipeline, PipelineSession, Request};
 use transdiff::rng::{Purpose, StreamKey};
 use transdiff::{Cpu, Error, HostTensor};
 
@@ -25,8 +27,8 @@ fn request(n: usize) -> Request {
     let solver = EulerMaruyama::new(Timesteps::paper(3).unwrap(), Interpolant::Linear, 0.9, 0.9).unwrap();
     let sampling = Sampling::new(solver, Guidance::new(1.5).unwrap());
     let classes = (0..n).map(|i| i % 3).collect();
-    let wanted = Wanted { images: true, features: true };
-    Request { wanted, ..Request::new(classes, (0..n as u64).collect(), sampling) }
+    let outputs = OutputSelection { images: true, features: true };
+    Request { outputs, ..Request::new(classes, (0..n as u64).collect(), sampling) }
 }
 
 fn generate(session: &mut PipelineSession, request: &Request) -> Output {
@@ -47,9 +49,9 @@ fn normals(shape: &[usize], seed: u64) -> HostTensor {
 #[test]
 fn batches_join_to_the_same_output() {
     let mut session = session(&tiny::mrar_of_singles());
-    let starting = normals(&[5, 2, 2, 2], 1);
-    for starting in [None, Some(starting)] {
-        let whole = Request { starting, ..request(5) };
+    let noise = normals(&[5, 2, 2, 2], 1);
+    for initial_noise in [None, Some(noise)] {
+        let whole = Request { initial_noise, ..request(5) };
         let expected = generate(&mut session, &whole);
         assert_eq!(expected.references.len(), 3);
         for batch in [1, 2, 5, 9] {
@@ -63,7 +65,7 @@ fn batches_join_to_the_same_output() {
 fn starting_latents_take_the_place_of_the_seeds_noise() {
     let mut session = session(&tiny::one_step());
     let free = generate(&mut session, &request(2));
-    let from = |seed| Request { starting: Some(normals(&[2, 2, 2, 2], seed)), ..request(2) };
+    let from = |seed| Request { initial_noise: Some(normals(&[2, 2, 2, 2], seed)), ..request(2) };
     let (one, other) = (generate(&mut session, &from(1)), generate(&mut session, &from(2)));
     assert_ne!(one.latents, free.latents);
     assert_ne!(one.latents, other.latents);
@@ -78,8 +80,9 @@ fn starting_latents_take_the_place_of_the_seeds_noise() {
 fn features_that_went_out_come_in_again() {
     let mut session = session(&tiny::one_step());
     let made = generate(&mut session, &request(3));
-    let source = Source::Features { features: made.features.clone().unwrap(), unconditional: None };
-    assert_same(&generate(&mut session, &Request { source, ..request(3) }), &made);
+    let conditioning =
+        Conditioning::Features { features: made.features.clone().unwrap(), unconditional: None };
+    assert_same(&generate(&mut session, &Request { conditioning, ..request(3) }), &made);
 }
 
 #[test]

@@ -12,9 +12,9 @@ use common::sampling::{Field, Gaussian, Network, NoNoise, any_interpolant};
 use proptest::prelude::*;
 use transdiff_core::diffusion::{
     ArStep, Euler, EulerMaruyama, Guidance, Guided, GuidedField, Heun, Interpolant, KeyedNoise, NoiseSource,
-    NoopObserver, Progress, RecordedNoise, Sampler, Solver, Timesteps, VelocityField,
+    NoopObserver, Preset, Progress, RecordedNoise, Sampler, Sampling, SamplingSettings, Solver, Timesteps,
+    VelocityField,
 };
-use transdiff_core::models::transdiff::Preset;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey, philox4x32};
 use transdiff_core::{Backend, DType, Error, Result, Tensor};
@@ -131,9 +131,9 @@ proptest! {
         let steps = solver.timesteps().steps();
         let mut seen = Vec::new();
         let mut stop = |p: &Progress<'_, Reference>| {
-            assert_eq!(p.steps, steps);
-            seen.push((p.step, p.t));
-            if p.step == at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            assert_eq!(p.step.total, steps);
+            seen.push((p.step.done, p.step.t));
+            if p.step.done == at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let result = solver.sample(&field, x.clone(), ONLY, &mut noise, &mut stop);
         prop_assert_eq!(matches!(result, Err(Error::Cancelled)), at <= steps);
@@ -186,7 +186,7 @@ proptest! {
         let start = x.to_f64().unwrap();
         let mut previews = Vec::new();
         let mut observer = |p: &Progress<'_, Reference>| {
-            previews.push((p.t, p.preview().unwrap().to_f64().unwrap()));
+            previews.push((p.step.t, p.preview().unwrap().to_f64().unwrap()));
             ControlFlow::Continue(())
         };
         x = Euler { timesteps, interpolant }.sample(&data, x, ONLY, &mut noise, &mut observer).unwrap();
@@ -305,7 +305,7 @@ fn bad_arguments_are_refused_by_name() {
     for steps in [0, 1 << 32, usize::MAX] {
         refused("steps", Timesteps::paper(steps));
         refused("steps", Timesteps::uniform(steps));
-        refused("steps", Preset::BASE.sampler(steps));
+        refused("steps", SamplingSettings::from(Preset::BASE).with_steps(steps).build(1));
     }
     for last in [0.0, -0.04, 1.0, 2.0, f64::NAN, f64::INFINITY] {
         refused("last", Timesteps::with_final_step(10, last));
@@ -331,9 +331,14 @@ fn guidance_acts_within_its_interval_ends_included() {
     assert!([0.0, 0.5, 1.0].iter().all(|&t| !Guidance::NONE.is_active(t)));
 }
 
+/// The sampler of a preset in `steps` steps.
+fn solver(preset: Preset, steps: usize) -> Solver {
+    SamplingSettings::from(preset).with_steps(steps).build(1).unwrap().solver
+}
+
 #[test]
 fn what_goes_wrong_in_a_run_is_a_typed_error() {
-    let sampler = Preset::LARGE.sampler(3).unwrap();
+    let sampler = solver(Preset::LARGE, 3);
     let start = || Tensor::zeros(&Reference, &[2, 3], DType::F32).unwrap();
     let still = Field(|x: &Tensor<Reference>, _| x.affine(0.0, 0.0));
     let mut noise = KeyedNoise::new(&Reference, DType::F32, &[1, 2]);
@@ -368,7 +373,7 @@ fn what_goes_wrong_in_a_run_is_a_typed_error() {
 /// A model may compute in bf16, and recorded noise may be f64: the state keeps its own type.
 #[test]
 fn velocity_and_noise_of_another_float_type_are_taken() {
-    let sampler = Preset::LARGE.sampler(4).unwrap();
+    let sampler = solver(Preset::LARGE, 4);
     let x = Tensor::full(&Reference, &[1, 2], 0.7, DType::F32).unwrap();
     let run = |velocity: DType, noise: DType| {
         // 0.5 is exact in every type, so the results must be equal.
@@ -387,8 +392,7 @@ fn a_batch_may_be_empty() {
     let mut noise = KeyedNoise::new(&Reference, DType::F32, &[]);
     let x = noise.initial(&[0, 4]).unwrap();
     let field = Gaussian { interpolant: Interpolant::Linear, mean: 0.0, std: 1.0 };
-    let out =
-        Preset::BASE.sampler(3).unwrap().sample(&field, x, ONLY, &mut noise, &mut NoopObserver).unwrap();
+    let out = solver(Preset::BASE, 3).sample(&field, x, ONLY, &mut noise, &mut NoopObserver).unwrap();
     assert_eq!(out.shape(), [0, 4]);
 }
 
@@ -404,9 +408,10 @@ fn presets_are_those_of_the_paper() {
         (Preset::HUGE_MRAR, 1.28, 0.87, 0.91),
         (Preset::LARGE_512, 1.30, 0.87, 0.87),
     ] {
-        let sampler = preset.sampler(Preset::STEPS).unwrap();
+        let Sampling { solver, guidance: guidances } = SamplingSettings::from(preset).build(1).unwrap();
+        let Solver::EulerMaruyama(sampler) = solver else { panic!("{solver:?}") };
         assert_eq!(sampler.timesteps(), Timesteps::paper(100).unwrap());
         assert_eq!((sampler.drift_scale(), sampler.noise_scale()), (s0, s1));
-        assert_eq!(preset.guidance().unwrap(), Guidance::new(guidance).unwrap());
+        assert_eq!(guidances, [Guidance::new(guidance).unwrap()]);
     }
 }

@@ -11,10 +11,12 @@ use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Gradients;
 use transdiff_core::checkpoint::{FileKind, WeightFile, write_atomic};
 use transdiff_core::data::{Dataset, MemoryDataset};
-use transdiff_core::models::transdiff::{CONFIG_KEY, LoadHints, Mode, TransDiff, TransDiffConfig, WeightSet};
+use transdiff_core::models::transdiff::{FlowBatch, FlowDraws};
+use transdiff_core::models::transdiff::{FlowObjective, Mode, TransDiff, TransDiffConfig};
+use transdiff_core::models::{LoadHints, Model, Trainable, WeightSet};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
-use transdiff_core::train::{Batch, EmaConfig, FlowDraws, LrDecay, LrSchedule, TrainConfig, Trainer, loss};
+use transdiff_core::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff_core::{Backend, DType, Error, HostTensor, Result, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -22,15 +24,17 @@ fn cpu(threads: usize) -> Cpu {
     Cpu::new(Some(threads)).unwrap()
 }
 
+/// Type of the runs that checkpoints are resumed as.
+type Run<B> = Trainer<B, TransDiff<B>>;
+
 fn settings() -> TrainConfig {
     TrainConfig {
         seed: 11,
         accumulate: 2,
-        batch_mul: 2,
-        label_drop: 0.4,
+        objective: FlowObjective { batch_mul: 2, label_drop: 0.4, ..FlowObjective::default() },
         dropout: 0.1,
-        lr: LrSchedule { peak: 3e-3, warmup: 2, total: 20, tail: LrDecay::Cosine { min: 1e-4 } },
-        ema: EmaConfig { rate: 0.9, warmup: true },
+        lr: LrSchedule { peak: 3e-3, warmup: 2, total: 20, decay: LrDecay::Cosine { min: 1e-4 } },
+        ema: EmaConfig { decay: 0.9, warmup: true },
         ..TrainConfig::new(3, 20)
     }
 }
@@ -65,7 +69,7 @@ fn a_resumed_run_is_the_uninterrupted_one() {
         first.save(&path).unwrap();
         drop(first);
         // On another number of threads, too.
-        let mut second = Trainer::resume(&cpu(2), &path).unwrap();
+        let mut second = Run::<Cpu>::resume(&cpu(2), &path).unwrap();
         assert_eq!((second.steps_done(), second.config()), (HALF as u64, whole.config()));
         assert_eq!(steps(&mut second, &set, HALF), reports[HALF..]);
         assert_eq!(differing(whole.model(), second.model()), [""; 0]);
@@ -84,7 +88,7 @@ fn the_number_of_threads_does_not_matter() {
         let config = TransDiffConfig { width: 48, latent_channels: 8, ..config };
         let set = tiny::set(&config, 5);
         let mut states = [1, 2, 3].map(|threads| {
-            let mut trainer = Trainer::new(
+            let mut trainer: Trainer<_> = Trainer::new(
                 tiny::model(&cpu(threads), &config, DType::F32),
                 TrainConfig { batch: 24, ..settings() },
             )
@@ -105,13 +109,13 @@ proptest! {
     fn settings_survive_the_file(peak in 1e-9f64..1.0, beta in 0.0f64..1.0, dropout in 0.0f32..0.9, seed: u64) {
         let folder = tempfile::tempdir().unwrap();
         let config = tiny::one_step();
-        let lr = LrSchedule { peak, tail: LrDecay::Linear { from: beta }, ..settings().lr };
+        let lr = LrSchedule { peak, decay: LrDecay::Linear { from: beta }, ..settings().lr };
         let settings = TrainConfig { seed, dropout, lr, betas: [beta, beta], ..settings() };
         let model = TransDiff::new(&Reference, &config, DType::F32, 1).unwrap();
-        let trainer = Trainer::new(model, settings).unwrap();
+        let trainer: Trainer<_> = Trainer::new(model, settings).unwrap();
         let path = folder.path().join("run");
         trainer.save(&path).unwrap();
-        let resumed = Trainer::resume(&Reference, &path).unwrap();
+        let resumed = Run::<Reference>::resume(&Reference, &path).unwrap();
         prop_assert_eq!(resumed.config(), trainer.config());
     }
 }
@@ -123,12 +127,12 @@ fn the_loss_goes_down() {
         let set = tiny::set(&config, 8);
         let settings = TrainConfig {
             batch: 8,
-            label_drop: 0.1,
-            lr: LrSchedule { peak: 5e-3, warmup: 20, total: 200, tail: LrDecay::Cosine { min: 0.0 } },
+            objective: FlowObjective { label_drop: 0.1, ..settings().objective },
+            lr: LrSchedule { peak: 5e-3, warmup: 20, total: 200, decay: LrDecay::Cosine { min: 0.0 } },
             ..settings()
         };
         let model = TransDiff::new(&cpu(2), &config, DType::F32, 3).unwrap();
-        let mut trainer = Trainer::new(model, settings).unwrap();
+        let mut trainer: Trainer<_> = Trainer::new(model, settings).unwrap();
         let losses: Vec<f64> = (0..200).map(|_| trainer.step(&set).unwrap().loss).collect();
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         let (first, last) = (mean(&losses[..20]), mean(&losses[180..]));
@@ -145,8 +149,14 @@ fn accumulated_gradients_are_the_average() {
     }
     for config in [tiny::one_step(), tiny::mrar()] {
         // Without dropout: the passes of one step draw different masks.
-        let settings = TrainConfig { dropout: 0.0, diversity: 0.1, compute: DType::F64, ..settings() };
-        let trainer = Trainer::new(tiny::model(&Reference, &config, DType::F64), settings).unwrap();
+        let settings = TrainConfig {
+            dropout: 0.0,
+            objective: FlowObjective { diversity: 0.1, ..settings().objective },
+            compute: DType::F64,
+            ..settings()
+        };
+        let trainer: Trainer<_> =
+            Trainer::new(tiny::model(&Reference, &config, DType::F64), settings).unwrap();
         let [(a_loss, a), (b_loss, b)] = [5, 6].map(|seed| gradients(&trainer, &[seed]));
         let (loss, both) = gradients(&trainer, &[5, 6]);
         assert!((loss - 0.5 * (a_loss + b_loss)).abs() < 1e-12);
@@ -168,7 +178,8 @@ fn passes_draw_different_masks() {
     let settings = TrainConfig { dropout: 0.5, ..settings() };
     let model = tiny::model(&Reference, &tiny::one_step(), DType::F64);
     let loss = |passes: usize, seed: u64| {
-        let trainer = Trainer::new(model.clone(), TrainConfig { seed, ..settings.clone() }).unwrap();
+        let trainer: Trainer<_> =
+            Trainer::new(model.clone(), TrainConfig { seed, ..settings.clone() }).unwrap();
         let batch = tiny::batch(&model, &[false], 2, 1);
         trainer.gradients(&vec![batch; passes]).unwrap().0
     };
@@ -189,8 +200,15 @@ fn draws_are_fresh() {
     let [_, c, h, w] = tiny::one_step().latent_shape(1);
     let set = MemoryDataset::new([c, h, w], vec![0.5; c * h * w], vec![0]).unwrap();
     let losses = |accumulate: usize| {
-        let lr = LrSchedule { peak: 0.0, tail: LrDecay::Constant, ..settings().lr };
-        let settings = TrainConfig { accumulate, batch: 1, label_drop: 0.0, dropout: 0.0, lr, ..settings() };
+        let lr = LrSchedule { peak: 0.0, decay: LrDecay::Constant, ..settings().lr };
+        let settings = TrainConfig {
+            accumulate,
+            batch: 1,
+            objective: FlowObjective { label_drop: 0.0, ..settings().objective },
+            dropout: 0.0,
+            lr,
+            ..settings()
+        };
         let mut trainer =
             Trainer::new(tiny::model(&Reference, &tiny::one_step(), DType::F64), settings).unwrap();
         steps(&mut trainer, &set, 2)
@@ -207,8 +225,9 @@ fn the_loss_is_the_mean_over_samples() {
     for config in [tiny::one_step(), tiny::mrar()] {
         let model = tiny::model(&Reference, &config, DType::F64);
         let batch = tiny::batch(&model, &[false, true, false], COPIES, 3);
-        let loss = |batch: &Batch<Reference>| {
-            loss(&model, &Context::inference(), batch, 0.2).unwrap().value().item().unwrap()
+        let loss = |batch: &FlowBatch<Reference>| {
+            let objective = FlowObjective { diversity: 0.2, ..FlowObjective::default() };
+            model.loss(&Context::inference(), batch, &objective).unwrap().value().item().unwrap()
         };
         let sample = |b: usize| {
             let rows = |m: usize| m * SAMPLES + b;
@@ -219,7 +238,7 @@ fn the_loss_is_the_mean_over_samples() {
                     noise: Tensor::cat(&noise.iter().collect::<Vec<_>>(), 0).unwrap(),
                 }
             };
-            Batch {
+            FlowBatch {
                 labels: vec![batch.labels[b]],
                 dropped: vec![batch.dropped[b]],
                 latents: batch.latents.iter().map(|x| x.narrow(0, b, 1).unwrap()).collect(),
@@ -286,7 +305,7 @@ fn exploded_parameters_are_refused() {
     let mut model = tiny::model(&cpu(1), &config, DType::F32);
     let (_, param) = model.params_mut().into_iter().find(|(name, _)| name == "z_proj_ln.bias").unwrap();
     param.set_host(HostTensor::f32(&[8], vec![f32::INFINITY; 8]).unwrap()).unwrap();
-    let mut trainer = Trainer::new(model.clone(), settings()).unwrap();
+    let mut trainer: Trainer<_> = Trainer::new(model.clone(), settings()).unwrap();
     let error = trainer.step(&tiny::set(&config, 5)).unwrap_err();
     assert!(matches!(error, Error::NonFinite { stage: "loss" }), "{error}");
     assert_eq!((trainer.steps_done(), differing(&model, trainer.model())), (0, vec![]));
@@ -338,7 +357,7 @@ fn a_failed_save_leaves_the_old_file() {
     let stray = folder.path().join(".writing-crashed");
     std::fs::write(&stray, &before[..before.len() / 2]).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), before);
-    Trainer::resume(&cpu(1), &path).unwrap();
+    Run::<Cpu>::resume(&cpu(1), &path).unwrap();
     let mut names: Vec<_> =
         std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
@@ -360,7 +379,7 @@ fn json(file: &mut Contents, key: &str, from: &str, to: &str) {
 }
 
 fn config_json(file: &mut Contents, from: &str, to: &str) {
-    json(file, CONFIG_KEY, from, to);
+    json(file, TransDiffConfig::METADATA_KEY, from, to);
 }
 
 /// The file at `path`, edited and written again.
@@ -385,7 +404,7 @@ fn a_checkpoint_with_other_tensors_is_refused() {
     for prefix in ["model.", "ema.", "adam_m.", "adam_v."] {
         let name = format!("{prefix}encoder_blocks.1.attn.qkv.weight");
         let refused = |edit: &dyn Fn(&mut BTreeMap<String, HostTensor>)| {
-            Trainer::resume(&cpu(1), edited(&path, |file| edit(&mut file.tensors))).unwrap_err()
+            Run::<Cpu>::resume(&cpu(1), edited(&path, |file| edit(&mut file.tensors))).unwrap_err()
         };
         let error = refused(&|tensors| drop(tensors.remove(&name)));
         assert!(
@@ -426,10 +445,10 @@ fn a_checkpoint_from_before_compute_is_resumed_in_f32() {
     let run = trainer(&cpu(1), &tiny::one_step());
     run.save(&path).unwrap();
     let older = edited(&path, |file| json(file, "transdiff.train", ",\"compute\":\"f32\"", ""));
-    assert_eq!(Trainer::resume(&cpu(1), older).unwrap().config(), run.config());
+    assert_eq!(Run::<Cpu>::resume(&cpu(1), older).unwrap().config(), run.config());
     let other =
         edited(&path, |file| json(file, "transdiff.train", "\"compute\":\"f32\"", "\"compute\":\"i32\""));
-    let refused = Trainer::resume(&cpu(1), other).map(drop);
+    let refused = Run::<Cpu>::resume(&cpu(1), other).map(drop);
     assert!(matches!(refused, Err(Error::Config { field: "compute", .. })));
 }
 
@@ -439,9 +458,9 @@ fn a_checkpoint_with_other_metadata_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     trainer(&cpu(1), &tiny::one_step()).save(&path).unwrap();
-    let refused = |edit: Edit| Trainer::resume(&cpu(1), edited(&path, edit)).unwrap_err();
+    let refused = |edit: Edit| Run::<Cpu>::resume(&cpu(1), edited(&path, edit)).unwrap_err();
     let malformed: [Edit; 7] = [
-        |file| drop(file.metadata.remove(CONFIG_KEY)),
+        |file| drop(file.metadata.remove(TransDiffConfig::METADATA_KEY)),
         |file| drop(file.metadata.remove("transdiff.train")),
         |file| drop(file.metadata.remove("transdiff.step")),
         |file| config_json(file, "\"width\":8", "\"width\":-8"),
@@ -459,7 +478,12 @@ fn a_checkpoint_with_other_metadata_is_refused() {
         (|file| config_json(file, "\"heads\":2", "\"heads\":0"), "heads"),
         (|file| config_json(file, "\"one_step\"", "{\"multi_reference\":{\"groups\":3}}"), "groups"),
         (|file| json(file, "transdiff.train", "\"batch\":3", "\"batch\":0"), "batch"),
-        (|file| json(file, "transdiff.train", "\"train_only\":[]", "\"train_only\":[\"x\"]"), "train_only"),
+        (
+            |file| {
+                json(file, "transdiff.train", "\"trainable_prefixes\":[]", "\"trainable_prefixes\":[\"x\"]")
+            },
+            "trainable_prefixes",
+        ),
     ];
     for (edit, name) in invalid {
         let error = refused(edit);
@@ -490,10 +514,13 @@ fn a_checkpoint_with_other_metadata_is_refused() {
         for field in
             ["width", "mlp_ratio", "latent_channels", "latent_size", "buffer_size", "classes", "heads"]
         {
-            let text = &file.metadata[CONFIG_KEY];
+            let text = &file.metadata[TransDiffConfig::METADATA_KEY];
             let at = text.find(&format!("\"{field}\":")).unwrap() + field.len() + 3;
             let end = at + text[at..].find(',').unwrap();
-            file.metadata.insert(CONFIG_KEY.into(), format!("{}1048576{}", &text[..at], &text[end..]));
+            file.metadata.insert(
+                TransDiffConfig::METADATA_KEY.into(),
+                format!("{}1048576{}", &text[..at], &text[end..]),
+            );
         }
         config_json(file, "\"feature_tokens\":4", "\"feature_tokens\":1");
         config_json(file, "\"one_step\"", "{\"multi_reference\":{\"groups\":1}}");
@@ -518,14 +545,14 @@ fn a_truncated_file_is_refused() {
     for len in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
         std::fs::write(&cut, &bytes[..len]).unwrap();
         for error in [
-            Trainer::resume(&cpu(1), &cut).unwrap_err(),
+            Run::<Cpu>::resume(&cpu(1), &cut).unwrap_err(),
             TransDiff::load(&cpu(1), &cut, DType::F32).unwrap_err(),
         ] {
             assert!(matches!(&error, Error::Format { path, .. } if *path == cut), "{len} bytes: {error}");
         }
     }
     let absent = folder.path().join("absent");
-    let error = Trainer::resume(&cpu(1), &absent).unwrap_err();
+    let error = Run::<Cpu>::resume(&cpu(1), &absent).unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if *path == absent), "{error}");
 }
 
@@ -571,7 +598,7 @@ fn transferred(
     to: &TransDiffConfig,
 ) -> (TransDiff<Reference>, TransDiff<Reference>, Vec<String>) {
     let source = tiny::model(&Reference, from, DType::F32);
-    let (model, new) = source.transferred(to, 5).unwrap();
+    let (model, new) = source.initialise(to, 5).unwrap();
     let old: BTreeMap<_, _> = source.params().into_iter().collect();
     for (name, param) in model.params() {
         if !new.contains(&name) {
@@ -604,6 +631,6 @@ fn weights_are_taken_over() {
     assert_eq!(new, ["diffdecoder.net.diffusion_pos_embed_learned"]);
     assert_eq!(transferred(&mrar, &mrar).2, [""; 0]);
     let heads = TransDiffConfig { heads: 3, ..one_step.clone() };
-    let refused = tiny::model(&Reference, &one_step, DType::F32).transferred(&heads, 1).map(drop);
+    let refused = tiny::model(&Reference, &one_step, DType::F32).initialise(&heads, 1).map(drop);
     assert!(matches!(refused, Err(Error::Config { field: "heads", .. })));
 }

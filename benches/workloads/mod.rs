@@ -4,20 +4,19 @@
 
 pub mod flops;
 
-use std::ops::ControlFlow;
-
 use transdiff::autograd::Context;
 use transdiff::autograd::Var;
 use transdiff::data::MemoryDataset;
 use transdiff::diffusion::{KeyedNoise, NoopObserver};
-use transdiff::models::transdiff::Preset;
+use transdiff::diffusion::{Preset, SamplingSettings};
+use transdiff::models::Model;
 use transdiff::models::transdiff::{
-    Condition, Mode, Sampling, Session, Size, TimeEmbedding, TransDiff, TransDiffConfig,
+    Condition, FlowObjective, Mode, Session, Size, TimeEmbedding, TransDiff, TransDiffConfig,
 };
 use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::rng::{Purpose, StreamKey};
 use transdiff::train::{TrainConfig, Trainer};
-use transdiff::{Backend, DType, Result, Tensor};
+use transdiff::{Backend, CancellationToken, DType, Result, Tensor};
 
 /// Samples of a training step, if nothing else is asked for.
 pub const TRAIN_BATCH: usize = 2;
@@ -32,14 +31,14 @@ pub fn noise<B: Backend>(backend: &B, shape: &[usize], dtype: DType, index: u32)
 
 /// The base preset for 256 px, 1-step, in f32.
 pub fn base<B: Backend>(backend: &B) -> Result<TransDiff<B>> {
-    TransDiff::new(backend, &TransDiffConfig::preset(Size::Base, 256, Mode::OneStep)?, DType::F32, 0)
+    TransDiff::new(backend, &TransDiffConfig::published(Size::Base, 256, Mode::OneStep)?, DType::F32, 0)
 }
 
 /// The autoregressive transformer on `sequences` sequences. Guidance takes two an image; a session keeps the
 /// unconditional one and then needs one.
 pub fn features<B: Backend>(model: &TransDiff<B>, sequences: usize) -> Result<()> {
     let labels: Vec<usize> = (0..sequences).map(|i| i % model.config().classes).collect();
-    model.features(&labels, &[])?;
+    model.features(&model.inference(), &labels, &[])?;
     Ok(())
 }
 
@@ -57,8 +56,10 @@ impl<'a, B: Backend> DecoderStep<'a, B> {
     pub fn new(model: &'a TransDiff<B>, batch: usize) -> Result<Self> {
         let (config, backend) = (model.config(), model.backend());
         let labels: Vec<usize> = (0..batch).map(|i| i % config.classes).collect();
-        let without_class = model.condition(&model.unconditional_features(&[])?)?.repeated(batch)?;
-        let condition = model.condition(&model.features(&labels, &[])?)?.and(&without_class)?;
+        let ctx = model.inference();
+        let unconditional =
+            model.condition(&ctx, &model.unconditional_features(&ctx, &[])?)?.repeated(batch)?;
+        let condition = model.condition(&ctx, &model.features(&ctx, &labels, &[])?)?.and(&unconditional)?;
         let shape = [2 * batch, config.decoder_tokens(), config.latent_channels];
         let time = model.decoder().time(&Context::inference(), &[500.0])?;
         let x = Var::from(noise(backend, &shape, model.dtype(), 0)?);
@@ -97,7 +98,11 @@ impl<B: Backend> Training<B> {
         let values = StreamKey::new(0, Purpose::TrainingNoise, 1, 0);
         let values = values.normals(images * shape.iter().product::<usize>());
         let set = MemoryDataset::new(shape, values, (0..images).collect())?;
-        let config = TrainConfig { batch_mul: TRAIN_MUL, compute, ..TrainConfig::new(batch, 1000) };
+        let config = TrainConfig {
+            compute,
+            objective: FlowObjective { batch_mul: TRAIN_MUL, ..FlowObjective::default() },
+            ..TrainConfig::new(batch, 1000)
+        };
         Ok(Self { trainer: Trainer::new(model, config)?, set })
     }
 
@@ -108,7 +113,7 @@ impl<B: Backend> Training<B> {
 
 /// The settings of the published model of these sizes; those of the base preset for another.
 pub fn preset(config: &TransDiffConfig) -> Preset {
-    Preset::of(config).unwrap_or(Preset::BASE)
+    config.preset().unwrap_or(Preset::BASE)
 }
 
 /// Generation with guidance, from labels to latents.
@@ -117,7 +122,7 @@ pub fn sample<B: Backend>(session: &mut Session<B>, batch: usize, steps: usize) 
     let labels: Vec<usize> = (0..batch).map(|i| i % config.classes).collect();
     let seeds: Vec<u64> = (0..batch as u64).collect();
     let preset = preset(config);
-    let sampling = Sampling::new(preset.sampler(steps)?, preset.guidance()?);
+    let sampling = SamplingSettings::from(preset).with_steps(steps).build(1)?;
     let mut noise = KeyedNoise::new(session.model().backend(), DType::F32, &seeds);
     session.generate(&labels, &[], &sampling, &mut noise, &mut NoopObserver)?;
     Ok(())
@@ -141,10 +146,10 @@ impl<B: Backend> Autoencoder<B> {
     }
 
     pub fn decode(&self) -> Result<()> {
-        self.vae.decode(&self.latents, &mut || ControlFlow::Continue(())).map(drop)
+        self.vae.decode(&self.latents, &CancellationToken::new()).map(drop)
     }
 
     pub fn encode(&self) -> Result<()> {
-        self.vae.encode(&self.images, &mut || ControlFlow::Continue(())).map(drop)
+        self.vae.encode(&self.images, &CancellationToken::new()).map(drop)
     }
 }

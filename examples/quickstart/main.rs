@@ -17,8 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
+use transdiff::diffusion::Sampling;
 use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, KeyedNoise, Progress, Timesteps};
-use transdiff::models::transdiff::{Sampling, Session};
+use transdiff::models::Model;
+use transdiff::models::transdiff::Session;
 use transdiff::{Backend, DType, DeviceTask, Tensor, TransDiff};
 
 use digits::{CLASSES, Digits, Image, from_latent, quantized};
@@ -113,7 +115,7 @@ fn train_phases<B: Backend>(
     let (mut model, mut phases) = (first.model.clone(), vec![("1-step", first)]);
     if settings.mrar {
         let start = || {
-            let (start, new) = model.transferred(&settings::mrar_model(), settings.seed)?;
+            let (start, new) = model.initialise(&settings::mrar_model(), settings.seed)?;
             println!("MRAR starts from the 1-step weights; new: {}", new.join(", "));
             Ok(start)
         };
@@ -169,7 +171,7 @@ impl<'a> Gallery<'a> {
                 out => out?,
             };
             self.seconds += started.elapsed().as_secs_f64();
-            for (step, latent) in out.references.iter().chain([&out.latents]).enumerate() {
+            for (step, latent) in out.references.iter().chain([&out.codes]).enumerate() {
                 self.kept = images(latent)?;
                 let quality = evaluator.quality(&self.kept, &self.labels)?;
                 self.steps.push(Step { model: name, step, guidance, quality });

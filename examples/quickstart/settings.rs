@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde::{Serialize, Serializer};
 use transdiff::Device;
-use transdiff::models::transdiff::{Mode, TransDiffConfig};
+use transdiff::models::transdiff::{FlowObjective, Mode, TransDiffConfig};
 use transdiff::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
 
 use crate::digits::{CLASSES, LATENT_SIDE};
@@ -93,13 +93,18 @@ pub fn mrar_model() -> TransDiffConfig {
 impl Settings {
     /// How the 1-step model is trained.
     pub fn training(&self) -> TrainConfig {
-        TrainConfig { batch_mul: 2, ..recipe(64, self.steps, 2e-3, self.seed) }
+        TrainConfig { objective: objective(2), ..recipe(64, self.steps, 2e-3, self.seed) }
     }
 
     /// How the fine-tuning goes: each sample is four images, so half the samples make twice the images.
     pub fn mrar_training(&self) -> TrainConfig {
-        TrainConfig { batch_mul: 1, ..recipe(32, self.mrar_steps, 1e-3, self.seed) }
+        TrainConfig { objective: objective(1), ..recipe(32, self.mrar_steps, 1e-3, self.seed) }
     }
+}
+
+/// The paper's loss with `batch_mul` noised copies of each latent.
+fn objective(batch_mul: usize) -> FlowObjective {
+    FlowObjective { batch_mul, ..FlowObjective::default() }
 }
 
 /// The paper's settings, but for a model and a data set small enough to train in minutes: a high rate that falls
@@ -108,8 +113,8 @@ fn recipe(batch: usize, steps: u64, peak: f64, seed: u64) -> TrainConfig {
     TrainConfig {
         seed,
         dropout: 0.0,
-        lr: LrSchedule { peak, warmup: 50.min(steps), total: steps, tail: LrDecay::Linear { from: 0.6 } },
-        ema: EmaConfig { rate: 0.995, warmup: true },
+        lr: LrSchedule { peak, warmup: 50.min(steps), total: steps, decay: LrDecay::Linear { from: 0.6 } },
+        ema: EmaConfig { decay: 0.995, warmup: true },
         ..TrainConfig::new(batch, steps)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use transdiff::data::{Dataset, MemoryDataset};
+use transdiff::models::Model;
 use transdiff::train::{TrainConfig, Trainer};
 use transdiff::{Backend, TransDiff};
 

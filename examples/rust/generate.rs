@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use transdiff::checkpoint::WeightFile;
-use transdiff::diffusion::Guidance;
-use transdiff::models::transdiff::Sampling;
-use transdiff::pipeline::{LoadOptions, Pipeline, PixelFormat, Request, Wanted, to_pixels};
+use transdiff::diffusion::SamplingSettings;
+use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PixelFormat, Request, to_pixels};
 use transdiff::{CancellationToken, HostTensor};
 
 /// Exit code of a program that Ctrl-C ended.
@@ -79,15 +78,16 @@ fn generate(asked: &Arguments, cancellation: &CancellationToken) -> Result<Pictu
     let pipeline =
         Pipeline::load(&model, vae.as_ref(), &LoadOptions::default(), &mut |_, line| eprintln!("{line}"))?;
 
-    let preset = pipeline.info().preset();
-    let guidance = asked.guidance.map_or_else(|| preset.guidance(), Guidance::new)?;
-    let sampling = Sampling::new(preset.sampler(asked.steps)?, guidance);
+    let generator = &pipeline.info().generator;
+    let mut settings = SamplingSettings::from(generator.preset).with_steps(asked.steps);
+    settings.guidance = asked.guidance.map_or(settings.guidance, |scale| vec![scale]);
+    let sampling = settings.build(generator.ar_steps)?;
     let seeds = match asked.seeds.is_empty() {
         true => (0..asked.classes.len() as u64).collect(),
         false => asked.seeds.clone(),
     };
     let mut request = Request::new(asked.classes.clone(), seeds, sampling);
-    request.wanted = Wanted { images: vae.is_some(), ..Wanted::default() };
+    request.outputs = OutputSelection { images: vae.is_some(), ..OutputSelection::default() };
 
     let mut session = pipeline.session();
     session.set_cancellation(cancellation);

@@ -1,111 +1,63 @@
-//! From files to a pipeline.
+//! Loading a pipeline from files.
 
-use std::sync::Arc;
-
-use super::Pipeline;
-use super::on_device::OnDevice;
-use super::pixels::CHANNELS;
+use super::info::check_match;
+use super::pipeline::Pipeline;
 use crate::checkpoint::WeightFile;
-use crate::models::transdiff::Preset;
-use crate::models::transdiff::{LoadHints, StoredTransDiff, TransDiffConfig, WeightSet};
-use crate::models::vae::{StoredVae, Vae, VaeConfig};
-use crate::nn::Module;
+use crate::models::{LoadHints, StoredCodec, StoredModel, WeightSet};
 use crate::{Backend, DType, Device, DeviceTask, Error, Result};
 
-/// How a pipeline is loaded.
+/// Options of [`Pipeline::load`].
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Where it computes.
+    /// Device to compute on.
     pub device: Device,
-    /// The type that model and VAE compute in; samplers compute in f32.
+    /// Type that model and codec compute in; samplers compute in f32.
     pub dtype: DType,
-    /// Threads of the CPU; one a core, if it is not given.
+    /// Number of CPU threads; by default one per core.
     pub threads: Option<usize>,
-    /// What the model's file does not say.
+    /// Information that the model's file may lack.
     pub hints: LoadHints,
 }
 
 impl Default for LoadOptions {
-    /// The best device of this build and this machine, f32, a thread a core.
+    /// The best device of this build and machine, f32, one thread per core.
     fn default() -> Self {
         Self { device: Device::Auto, dtype: DType::F32, threads: None, hints: LoadHints::default() }
     }
 }
 
-/// How much a message matters.
+/// Severity of a log message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
-    /// What was chosen, and why.
+    /// A choice, and its reason.
     Info,
-    /// What the caller would probably want otherwise.
+    /// Something that the caller probably did not intend.
     Warning,
 }
 
-/// What a pipeline is.
-#[derive(Clone, Debug)]
-pub struct Info {
-    /// The sizes of the model.
-    pub config: TransDiffConfig,
-    /// Which of the file's weights were taken.
-    pub weights: WeightSet,
-    /// The device's name, for people.
-    pub device: String,
-    /// The type that model and VAE compute in.
-    pub dtype: DType,
-    /// Number of values in the model's parameters, the VAE's not included.
-    pub parameters: usize,
-    /// The VAE, if one was loaded.
-    pub vae: Option<VaeInfo>,
-}
-
-/// What a pipeline's VAE is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VaeInfo {
-    /// Number of values in its parameters.
-    pub parameters: usize,
-    /// Pixels of an image for one position of its latent, in both directions.
-    pub downsampling: usize,
-}
-
-impl Info {
-    /// Height and width of the images, if there is a VAE.
-    pub fn image_size(&self) -> Option<usize> {
-        self.vae.as_ref().map(|vae| vae.downsampling * self.config.latent_size)
-    }
-
-    /// The settings with which the paper reports results of a model of these sizes; [`Preset::PLAIN`] for others.
-    pub fn preset(&self) -> Preset {
-        Preset::of(&self.config).unwrap_or(Preset::PLAIN)
-    }
-
-    /// Height and width of the images, which take a VAE.
+impl Pipeline {
+    /// Loads `model`, and `codec` if images and not only latents are wanted. `log` receives what was chosen and why.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is none.
-    pub fn vae_image_size(&self) -> Result<usize> {
-        self.image_size().ok_or_else(no_vae)
+    /// [`Unavailable`](Error::Unavailable) for a device that is not there, [`DType`](Error::DType) for a type in which it
+    /// does not compute, [`Config`](Error::Config) if model and codec do not match, and those of
+    /// [`StoredModel`](crate::models::StoredModel) and [`StoredCodec`](crate::models::StoredCodec).
+    pub fn load(
+        model: &WeightFile,
+        codec: Option<&WeightFile>,
+        options: &LoadOptions,
+        log: &mut dyn FnMut(LogLevel, &str),
+    ) -> Result<Self> {
+        let device = options.device.open(options.threads)?;
+        let level = if device.is_substitute() { LogLevel::Warning } else { LogLevel::Info };
+        log(level, &format!("device: {}", device.choice()));
+        device.run(Load { model, codec, options, log })
     }
-}
-
-pub(super) fn no_vae() -> Error {
-    Error::argument("images", "a pipeline with a VAE", "one without, which has latents only")
-}
-
-pub(super) fn load(
-    model: &WeightFile,
-    vae: Option<&WeightFile>,
-    options: &LoadOptions,
-    log: &mut dyn FnMut(LogLevel, &str),
-) -> Result<Pipeline> {
-    let device = options.device.open(options.threads)?;
-    let level = if device.is_substitute() { LogLevel::Warning } else { LogLevel::Info };
-    log(level, &format!("device: {}", device.choice()));
-    device.run(Load { model, vae, options, log })
 }
 
 struct Load<'a> {
     model: &'a WeightFile,
-    vae: Option<&'a WeightFile>,
+    codec: Option<&'a WeightFile>,
     options: &'a LoadOptions,
     log: &'a mut dyn FnMut(LogLevel, &str),
 }
@@ -119,51 +71,26 @@ impl DeviceTask for Load<'_> {
             let expected = format!("a type that {} computes in", backend.name());
             return Err(Error::DType { op: "Pipeline::load", expected, got: dtype });
         }
-        let source = StoredTransDiff::find(self.model, &self.options.hints)?;
-        (self.log)(
-            LogLevel::Info,
-            &format!("{}: {}", self.model.path().display(), described(source.weights())),
-        );
-        let vae = self.vae.map(StoredVae::find).transpose()?;
-        if let Some(vae) = &vae {
-            check_match(source.config(), vae.config())?;
+        let model = StoredModel::find(self.model, &self.options.hints)?;
+        let path = self.model.path().display();
+        (self.log)(LogLevel::Info, &format!("{path}: {}", described(model.weights())));
+        let codec = self.codec.map(StoredCodec::find).transpose()?;
+        if let Some(codec) = &codec {
+            check_match(&model.info(), &codec.info())?;
         }
-        let model = source.load(&backend, dtype)?;
-        let vae: Option<Vae<B>> = vae.map(|vae| vae.load(&backend, dtype)).transpose()?;
-        let info = Info {
-            config: model.config().clone(),
-            weights: source.weights(),
-            device: backend.name(),
-            dtype,
-            parameters: model.param_count(),
-            vae: vae.as_ref().map(|vae| VaeInfo {
-                parameters: vae.param_count(),
-                downsampling: vae.config().downsampling(),
-            }),
-        };
-        Ok(Pipeline { model: Arc::new(OnDevice { model, vae }), info: Arc::new(info) })
+        let weights = model.weights();
+        let model = model.load(&backend, dtype)?;
+        let codec = codec.map(|codec| codec.load(&backend, dtype)).transpose()?;
+        Pipeline::new(model, codec, weights)
     }
 }
 
 fn described(weights: WeightSet) -> &'static str {
     match weights {
-        WeightSet::Ema => "the weights averaged over training",
-        WeightSet::Raw => "the weights of the last training step",
-        WeightSet::Single => "its only weights",
+        WeightSet::Ema => "EMA weights",
+        WeightSet::Raw => "raw weights",
+        WeightSet::Single => "the only weights",
     }
-}
-
-/// A VAE of other channels would decode nonsense, or nothing, and images are of three colours.
-pub(super) fn check_match(config: &TransDiffConfig, vae: &VaeConfig) -> Result<()> {
-    if vae.image_channels != CHANNELS {
-        return Err(Error::config("image_channels", CHANNELS.to_string(), vae.image_channels));
-    }
-    let channels = vae.latent_channels;
-    if channels == config.latent_channels {
-        return Ok(());
-    }
-    let expected = format!("{channels}, as the VAE has");
-    Err(Error::config("latent_channels", expected, config.latent_channels))
 }
 
 #[cfg(test)]
@@ -174,9 +101,12 @@ mod tests {
     use super::*;
     use crate::HostTensor;
     use crate::TransDiff;
-    use crate::diffusion::{Euler, Guidance, Interpolant, Timesteps};
-    use crate::models::transdiff::{Mode, Sampling};
-    use crate::pipeline::{Output, PipelineSession, Request, Source, Wanted};
+    use crate::diffusion::{Euler, Guidance, Interpolant, Sampling, Timesteps};
+    use crate::models::transdiff::{Mode, TransDiffConfig};
+    use crate::models::vae::{Vae, VaeConfig};
+    use crate::models::{Conditioning, Model};
+    use crate::nn::Module;
+    use crate::pipeline::{Output, OutputSelection, PipelineSession, Request};
     use crate::reference::Reference;
 
     fn files() -> [WeightFile; 2] {
@@ -218,7 +148,7 @@ mod tests {
     fn session(dtype: DType) -> PipelineSession {
         let [model, vae] = files();
         let options = LoadOptions { dtype, ..LoadOptions::default() };
-        let load = Load { model: &model, vae: Some(&vae), options: &options, log: &mut |_, _| () };
+        let load = Load { model: &model, codec: Some(&vae), options: &options, log: &mut |_, _| () };
         load.run(Reference).unwrap().session()
     }
 
@@ -241,14 +171,14 @@ mod tests {
         assert!((1e-6..0.03).contains(&error), "off by {error}");
     }
 
-    /// What goes in and comes out is f32, whatever model and VAE compute in. The oracle computes in bf16 too.
+    /// What goes in and comes out is f32, whatever model and VAE compute in. The reference backend computes in bf16 too.
     #[test]
     fn bf16_stays_near_f32() {
         let [mut wide, mut narrow] = [DType::F32, DType::BF16].map(session);
         let solver = Euler { timesteps: Timesteps::uniform(3).unwrap(), interpolant: Interpolant::Linear };
         let sampling = Sampling::new(solver, Guidance::new(1.4).unwrap());
-        let wanted = Wanted { images: true, features: true };
-        let request = Request { wanted, ..Request::new(vec![0, 2], vec![3, 4], sampling) };
+        let outputs = OutputSelection { images: true, features: true };
+        let request = Request { outputs, ..Request::new(vec![0, 2], vec![3, 4], sampling) };
         let want = generate(&mut wide, &request);
         let got = generate(&mut narrow, &request);
         assert_near(&got.latents, &want.latents);
@@ -258,13 +188,14 @@ mod tests {
         // From what was given and not computed, in batches.
         let references = want.references[..2].to_vec();
         let batch = NonZeroUsize::new(1);
-        let given = Request { references, starting: Some(want.latents.clone()), batch, ..request.clone() };
+        let given =
+            Request { references, initial_noise: Some(want.latents.clone()), batch, ..request.clone() };
         let (got, again) = (generate(&mut narrow, &given), generate(&mut wide, &given));
         assert_near(&got.images.unwrap(), &again.images.unwrap());
         assert_eq!(got.references[..2], want.references[..2]);
         let unconditional = Some(wide.unconditional_features(2, &want.references).unwrap());
-        let source = Source::Features { features: want.features.clone().unwrap(), unconditional };
-        let decoding = Request { source, ..request };
+        let conditioning = Conditioning::Features { features: want.features.clone().unwrap(), unconditional };
+        let decoding = Request { conditioning, ..request };
         let (got, again) = (generate(&mut narrow, &decoding), generate(&mut wide, &decoding));
         assert_near(&got.latents, &again.latents);
 

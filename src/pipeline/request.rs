@@ -1,163 +1,181 @@
-//! What is asked of a session, and what it gives.
+//! Requests to a pipeline, and their results.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
+use transdiff_core::try_with_capacity;
+
 use super::Info;
-use crate::diffusion::ArStep;
-use crate::models::transdiff::Sampling;
+use crate::diffusion::{Sampling, SamplingStep};
+use crate::models::Conditioning;
 use crate::{Error, HostTensor, Result};
 
-/// What images are made from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A class each.
-    Classes(Vec<usize>),
-    /// Semantic features [n, k, D], which may have been cut or mixed.
-    Features {
-        /// The features to decode.
-        features: HostTensor,
-        /// The features that guidance leads away from, [n, k, D] or [1, k, D]. Without, those for no class, cut alike;
-        /// features of more than the first group of multi-reference autoregression need them, since there they depend
-        /// on the references ([`unconditional_features`](super::PipelineSession::unconditional_features)).
-        unconditional: Option<HostTensor>,
-    },
-}
-
-impl Source {
-    /// Number of images.
-    pub fn images(&self) -> usize {
-        match self {
-            Self::Classes(classes) => classes.len(),
-            Self::Features { features, .. } => features.shape().first().copied().unwrap_or(0),
-        }
-    }
-}
-
-/// What is kept of a generation; latents always are.
+/// Results to keep of a generation beside the latents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// The images, which takes a VAE.
+pub struct OutputSelection {
+    /// Images, which need a codec.
     pub images: bool,
-    /// The features that the last latents were decoded from.
+    /// Features that the final latents were decoded from.
     pub features: bool,
 }
 
-/// A generation.
+/// Request for a generation.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Classes, or features.
-    pub source: Source,
-    /// The seed of each image: with it, the image is the same alone and in any batch.
+    pub conditioning: Conditioning<HostTensor>,
+    /// Seed of each image: with it, the image is the same alone and in any batch.
     pub seeds: Vec<u64>,
-    /// The sampler and its guidance.
+    /// Solver and guidance.
     pub sampling: Sampling,
-    /// Latents [n, C, h, w] to use in place of the first ones that multi-reference autoregression would generate itself.
+    /// Latents [n, C, h, w], or [1, C, h, w] for all images, in place of the results of the first AR steps.
     pub references: Vec<HostTensor>,
-    /// The state at t = 1, [n, C, h, w], in place of the seeds' starting noise.
-    pub starting: Option<HostTensor>,
-    /// How many images are computed at a time; all, if it is not given. More take more memory, and change nothing else.
+    /// State at t = 1, [n, C, h, w], in place of the initial noise of the seeds.
+    pub initial_noise: Option<HostTensor>,
+    /// Number of images that are generated at a time; by default all. A larger batch takes more memory and changes no
+    /// result.
     pub batch: Option<NonZeroUsize>,
-    /// What is kept.
-    pub wanted: Wanted,
+    /// Results to keep.
+    pub outputs: OutputSelection,
 }
 
 impl Request {
-    /// An image for every class, in one batch.
+    /// One image per class, in one batch.
     pub fn new(classes: Vec<usize>, seeds: Vec<u64>, sampling: Sampling) -> Self {
         Self {
-            source: Source::Classes(classes),
+            conditioning: Conditioning::Classes(classes),
             seeds,
             sampling,
             references: Vec::new(),
-            starting: None,
+            initial_noise: None,
             batch: None,
-            wanted: Wanted::default(),
+            outputs: OutputSelection::default(),
         }
     }
 
-    /// What can be said before anything is computed.
+    /// Number of images.
+    pub fn images(&self) -> usize {
+        match &self.conditioning {
+            Conditioning::Classes(classes) => classes.len(),
+            Conditioning::Features { features, .. } => features.shape().first().copied().unwrap_or(0),
+        }
+    }
+
+    /// Checks the request against the pipeline, before anything is computed.
     pub(super) fn check(&self, info: &Info) -> Result<()> {
-        let n = self.source.images();
+        let n = self.images();
         if n == 0 {
             return Err(Error::argument("images", "at least one", 0));
         }
         if self.seeds.len() != n {
-            return Err(Error::argument("seeds", format!("{n}, one an image"), self.seeds.len()));
+            return Err(Error::argument("seeds", format!("{n}, one per image"), self.seeds.len()));
         }
-        match &self.source {
-            Source::Classes(classes) => info.config.check_labels(classes)?,
-            Source::Features { features, unconditional } => {
-                check_features(info, "features", features)?;
-                if let Some(other) = unconditional {
-                    check_features(info, "unconditional", other)?;
-                    let (got, want) = (other.shape(), features.shape());
-                    if (got[0] != 1 && got[0] != want[0]) || got[1] != want[1] {
-                        let expected = format!("unconditional features of 1 or {} × {}", want[0], want[1]);
-                        return Err(Error::shape("generate", expected, got));
-                    }
-                }
-                let guided = self.sampling.guidance.iter().any(|guidance| guidance.scale() > 1.0);
-                if guided && unconditional.is_none() && features.shape()[1] > info.config.group_tokens() {
-                    let expected = "features, for a guidance above 1 of more than one group";
-                    return Err(Error::argument("unconditional", expected, "none"));
-                }
-                if !self.references.is_empty() {
-                    let expected = "none where features are given";
-                    return Err(Error::argument("references", expected, self.references.len()));
-                }
+        match &self.conditioning {
+            Conditioning::Classes(classes) => info.generator.check_labels(classes)?,
+            Conditioning::Features { features, unconditional } => {
+                self.check_features(info, features, unconditional.as_ref())?;
             }
         }
-        check_references(info, n, &self.references)?;
-        if let Some(starting) = &self.starting {
-            check_latent(info, n, "starting", starting)?;
+        check_references(info, &[1, n], &self.references)?;
+        if let Some(noise) = &self.initial_noise {
+            check_latents(info, &[n], "initial_noise", noise)?;
         }
-        if self.wanted.images {
-            info.vae_image_size()?;
+        if self.outputs.images {
+            info.require_image_size()?;
         }
         Ok(())
     }
 
-    /// The images of each batch.
-    pub(super) fn batches(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let n = self.source.images();
-        let size = self.batch.map_or(n, NonZeroUsize::get).max(1);
-        (0..n).step_by(size).map(move |start| start..n.min(start.saturating_add(size)))
+    fn check_features(
+        &self,
+        info: &Info,
+        features: &HostTensor,
+        unconditional: Option<&HostTensor>,
+    ) -> Result<()> {
+        let expected = info.generator.feature_shape()?;
+        for (name, tensor) in [("features", Some(features)), ("unconditional", unconditional)] {
+            let Some(tensor) = tensor else { continue };
+            match tensor.shape() {
+                &[_, k, d] if d == expected.width && (1..=expected.count).contains(&k) => {
+                    check_values(name, tensor)?;
+                }
+                other => {
+                    let expected = format!("{name} [n, 1..={}, {}]", expected.count, expected.width);
+                    return Err(Error::shape("generate", expected, other));
+                }
+            }
+        }
+        if let Some(unconditional) = unconditional {
+            let (got, want) = (unconditional.shape(), features.shape());
+            if (got[0] != 1 && got[0] != want[0]) || got[1] != want[1] {
+                let expected = format!("unconditional features of 1 or {} × {}", want[0], want[1]);
+                return Err(Error::shape("generate", expected, got));
+            }
+        } else if self.sampling.is_guided() && features.shape()[1] > expected.per_ar_step {
+            let expected = "features, for a guidance above 1 of features of more than one AR step";
+            return Err(Error::argument("unconditional", expected, "none"));
+        }
+        if !self.references.is_empty() {
+            let expected = "none where features are given";
+            return Err(Error::argument("references", expected, self.references.len()));
+        }
+        Ok(())
+    }
+
+    /// Images of the batch that begins at image `start`; none behind the last image.
+    pub(super) fn batch_from(&self, start: usize) -> Option<Range<usize>> {
+        let n = self.images();
+        let size = self.batch.map_or(n, NonZeroUsize::get);
+        (start < n).then(|| start..n.min(start.saturating_add(size)))
     }
 }
 
-/// What a request gives; tensors are f32.
+/// Results of a request; tensors are f32.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// [n, C, h, w], in the scale of the model.
     pub latents: HostTensor,
-    /// The latents [n, C, h, w] that were references on the way, given ones included; empty in one step.
+    /// Latents [n, C, h, w] of the earlier AR steps, given ones included; empty if there is only one AR step.
     pub references: Vec<HostTensor>,
-    /// [n, k, D], if wanted.
+    /// [n, k, D], if selected.
     pub features: Option<HostTensor>,
-    /// [n, 3, H, W] around [-1, 1], if wanted.
+    /// [n, 3, H, W], about in [-1, 1], if selected.
     pub images: Option<HostTensor>,
 }
 
-/// A step of the sampler that was just done.
-pub struct Step<'a> {
-    /// The images of the batch that is being computed.
+impl Output {
+    /// The results of consecutive batches, joined.
+    pub(super) fn concat(mut parts: Vec<Self>) -> Result<Self> {
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
+        }
+        let steps = parts.first().map_or(0, |part| part.references.len());
+        Ok(Self {
+            latents: concat(parts.iter().map(|part| &part.latents).collect())?,
+            references: (0..steps)
+                .map(|i| concat(parts.iter().filter_map(|part| part.references.get(i)).collect()))
+                .collect::<Result<_>>()?,
+            features: concat_optional(parts.iter().map(|part| part.features.as_ref()))?,
+            images: concat_optional(parts.iter().map(|part| part.images.as_ref()))?,
+        })
+    }
+}
+
+/// Progress of a request after a completed sampling step.
+pub struct Progress<'a> {
+    /// Images of the batch that is being generated.
     pub images: Range<usize>,
-    /// Which of the batch's trajectories is running.
-    pub ar_step: ArStep,
-    /// How many steps of the trajectory are done, from 1 to `steps`.
-    pub step: usize,
-    /// How many steps the trajectory has.
-    pub steps: usize,
-    /// The time in (0, 1] from which the step was made.
-    pub t: f64,
-    /// Share of the whole request's steps that are done, in (0, 1].
+    /// The completed step of that batch.
+    pub step: SamplingStep,
+    /// Completed share of the whole request, in (0, 1].
     pub fraction: f64,
     pub(super) preview: &'a dyn Fn() -> Result<HostTensor>,
 }
 
-impl Step<'_> {
-    /// The clean latents [b, C, h, w] of the batch as predicted at this step; computed when asked for.
+impl Progress<'_> {
+    /// Prediction [b, C, h, w] of the batch's latents at this step. Computed on demand.
     ///
     /// # Errors
     /// Those of the backend.
@@ -166,37 +184,28 @@ impl Step<'_> {
     }
 }
 
-impl std::fmt::Debug for Step<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Step")
+impl fmt::Debug for Progress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress")
             .field("images", &self.images)
-            .field("ar_step", &self.ar_step)
             .field("step", &self.step)
-            .field("steps", &self.steps)
-            .field("t", &self.t)
             .field("fraction", &self.fraction)
             .finish_non_exhaustive()
     }
 }
 
-pub(super) fn check_references(info: &Info, n: usize, references: &[HostTensor]) -> Result<()> {
-    references.iter().try_for_each(|latent| check_latent(info, n, "references", latent))
+/// Checks references for a number of images that is one of `images`.
+pub(super) fn check_references(info: &Info, images: &[usize], references: &[HostTensor]) -> Result<()> {
+    references.iter().try_for_each(|latents| check_latents(info, images, "references", latents))
 }
 
-fn check_latent(info: &Info, n: usize, what: &'static str, latent: &HostTensor) -> Result<()> {
-    let shape = info.config.latent_shape(n);
-    if latent.shape() != shape {
-        return Err(Error::shape("generate", format!("{what} {shape:?}"), latent.shape()));
+fn check_latents(info: &Info, images: &[usize], what: &'static str, latents: &HostTensor) -> Result<()> {
+    if !images.iter().any(|&n| latents.shape() == info.generator.codes_shape(n)) {
+        let n = images.last().copied().unwrap_or(0);
+        let expected = format!("{what} {:?}", info.generator.codes_shape(n));
+        return Err(Error::shape("generate", expected, latents.shape()));
     }
-    check_values(what, latent)
-}
-
-fn check_features(info: &Info, what: &'static str, features: &HostTensor) -> Result<()> {
-    let (most, width) = (info.config.feature_tokens, info.config.width);
-    match features.shape() {
-        &[_, k, d] if d == width && (1..=most).contains(&k) => check_values(what, features),
-        other => Err(Error::shape("generate", format!("{what} [n, 1..={most}, {width}]"), other)),
-    }
+    check_values(what, latents)
 }
 
 pub(super) fn check_values(what: &'static str, tensor: &HostTensor) -> Result<()> {
@@ -205,4 +214,39 @@ pub(super) fn check_values(what: &'static str, tensor: &HostTensor) -> Result<()
     } else {
         Err(Error::argument(what, "finite values", "a NaN or an infinity"))
     }
+}
+
+/// Elements of a tensor that is in host memory as f32.
+fn elements(tensor: &HostTensor) -> Result<&[f32]> {
+    let wrong = || Error::DType { op: "pipeline", expected: "f32".into(), got: tensor.dtype() };
+    tensor.as_f32().ok_or_else(wrong)
+}
+
+/// The images `range` of a tensor [n, ..].
+pub(super) fn rows<'a>(tensor: &'a HostTensor, range: &Range<usize>) -> Result<Cow<'a, HostTensor>> {
+    let n = tensor.shape()[0];
+    if *range == (0..n) {
+        return Ok(Cow::Borrowed(tensor));
+    }
+    let all = elements(tensor)?;
+    let each = all.len() / n;
+    let mut part = try_with_capacity("pipeline", range.len() * each)?;
+    part.extend_from_slice(&all[range.start * each..range.end * each]);
+    let shape = [&[range.len()], &tensor.shape()[1..]].concat();
+    Ok(Cow::Owned(HostTensor::f32(&shape, part)?))
+}
+
+/// Tensors that every batch has, joined, or none.
+fn concat_optional<'a>(parts: impl Iterator<Item = Option<&'a HostTensor>>) -> Result<Option<HostTensor>> {
+    parts.collect::<Option<Vec<_>>>().map(concat).transpose()
+}
+
+fn concat(parts: Vec<&HostTensor>) -> Result<HostTensor> {
+    let mut shape = parts[0].shape().to_vec();
+    shape[0] = parts.iter().map(|part| part.shape()[0]).sum();
+    let mut all = try_with_capacity("pipeline", parts.iter().map(|part| part.data().len()).sum())?;
+    for part in parts {
+        all.extend_from_slice(elements(part)?);
+    }
+    HostTensor::f32(&shape, all)
 }

@@ -1,7 +1,8 @@
 //! Doing with a file whatever the library can do with it.
 
 use transdiff_core::checkpoint::{FileKind, WeightFile};
-use transdiff_core::models::transdiff::{LoadHints, StoredTransDiff};
+use transdiff_core::models::LoadHints;
+use transdiff_core::models::transdiff::StoredTransDiff;
 use transdiff_core::models::vae::StoredVae;
 use transdiff_core::reference::Reference;
 use transdiff_core::{DType, Result};

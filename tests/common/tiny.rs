@@ -2,11 +2,12 @@
 
 use transdiff_core::checkpoint::WeightFile;
 use transdiff_core::data::MemoryDataset;
+use transdiff_core::models::Model;
+use transdiff_core::models::transdiff::{FlowBatch, FlowDraws};
 use transdiff_core::models::transdiff::{Mode, TransDiff, TransDiffConfig};
 use transdiff_core::models::vae::{Vae, VaeConfig};
 use transdiff_core::nn::Module;
 use transdiff_core::rng::{Purpose, StreamKey};
-use transdiff_core::train::{Batch, FlowDraws};
 use transdiff_core::{Backend, DType, HostData, HostTensor, Tensor};
 
 /// Four features at once.
@@ -52,7 +53,7 @@ pub fn model<B: Backend>(backend: &B, config: &TransDiffConfig, dtype: DType) ->
 }
 
 /// A pass of `dropped.len()` samples, each noised `mul` times. Different seeds, different values.
-pub fn batch<B: Backend>(model: &TransDiff<B>, dropped: &[bool], mul: usize, seed: u64) -> Batch<B> {
+pub fn batch<B: Backend>(model: &TransDiff<B>, dropped: &[bool], mul: usize, seed: u64) -> FlowBatch<B> {
     let (config, backend) = (model.config(), model.backend());
     let dtype = model.dtype();
     let draw = |index: usize, shape: &[usize]| {
@@ -66,7 +67,7 @@ pub fn batch<B: Backend>(model: &TransDiff<B>, dropped: &[bool], mul: usize, see
         let timesteps = (0..mul * images).map(|_| f64::from(stream.below(1000))).collect();
         FlowDraws { timesteps, noise: draw(groups + group, &shape) }
     };
-    Batch {
+    FlowBatch {
         labels: (0..images).map(|i| (i + seed as usize) % config.classes).collect(),
         dropped: dropped.to_vec(),
         latents: (0..groups).map(|group| draw(group, &config.latent_shape(images))).collect(),

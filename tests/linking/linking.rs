@@ -13,6 +13,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use transdiff::models::Model;
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::nn::Module;

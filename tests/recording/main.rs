@@ -8,10 +8,11 @@ use std::ops::ControlFlow;
 
 use common::tiny::{self, bits};
 use recorder::Recorder;
+use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{
     EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoopObserver, Progress, Timesteps,
 };
-use transdiff_core::models::transdiff::{Sampling, Session, TransDiffConfig};
+use transdiff_core::models::transdiff::{Session, TransDiffConfig};
 use transdiff_core::reference::Reference;
 use transdiff_core::{Backend, CancellationToken, DType, Error};
 
@@ -31,7 +32,7 @@ fn generate<B: Backend>(
     let model = tiny::model(backend, config, dtype);
     let mut noise = KeyedNoise::new(backend, DType::F32, &[3, 4]);
     let made = Session::new(&model).generate(&[0, 2], &[], sampling, &mut noise, &mut NoopObserver).unwrap();
-    made.references.iter().chain([&made.latents]).map(bits).collect()
+    made.references.iter().chain([&made.codes]).map(bits).collect()
 }
 
 /// Heun holds a velocity while it asks for the next one; guidance within an interval changes between evaluations with
@@ -73,7 +74,7 @@ fn a_cancelled_session_replays_nothing() {
     let mut session = Session::new(&model);
     session.set_cancellation(&flag);
     let mut stop = |progress: &Progress<'_, Recorder>| {
-        if progress.step == 3 {
+        if progress.step.done == 3 {
             flag.cancel();
         }
         ControlFlow::Continue(())

@@ -1,8 +1,8 @@
 //! What a file of tensors is, by the names in it.
 
 use super::WeightFile;
+use crate::models::TRAIN_KEY;
 use crate::models::transdiff::holds_model;
-use crate::train::TRAIN_KEY;
 
 /// What a file of tensors is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,15 +1,15 @@
 //! The paper's sampler: Euler–Maruyama on the reverse SDE, with two scales (Appendix F, Eq. 16–18).
 
 use super::{
-    ArStep, Interpolant, LinearCombination, NoiseSource, Observer, Sampler, Timesteps, VelocityField, drive,
+    Interpolant, Interval, LinearCombination, NoiseSource, Sampler, SolverState, Timesteps, VelocityField,
 };
-use crate::{Backend, Error, Result, Tensor};
+use crate::{Backend, Error, Result};
 
-/// x ← x + s₀ · drift · Δt + s₁ · √(2t) · √|Δt| · N(0, 1) in every step but the last, and x ← x + drift · Δt in
-/// the last, with drift = v − ½ g² score, g² = 2t ([`Interpolant::drift`]).
+/// x ← x + s₀ · drift · Δt + s₁ · √(2t) · √|Δt| · N(0, 1) in every step but the final one, and x ← x + drift · Δt in the
+/// final one, with drift = v − ½ g² score, g² = 2t ([`Interpolant::drift`]).
 ///
-/// s₀ = s₁ = 1 is Euler–Maruyama itself (Eq. 17); the paper's values are in [`Preset`](super::Preset). With
-/// s₁ = 0 the noise source is never asked.
+/// s₀ = s₁ = 1 is Euler–Maruyama itself (Eq. 17); [`Preset`](super::Preset) has the paper's values. With s₁ = 0 no
+/// noise is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EulerMaruyama {
     timesteps: Timesteps,
@@ -19,7 +19,7 @@ pub struct EulerMaruyama {
 }
 
 impl EulerMaruyama {
-    /// The sampler with `drift_scale` s₀ and `noise_scale` s₁.
+    /// The sampler with drift scale s₀ and noise scale s₁.
     ///
     /// # Errors
     /// [`Error::Argument`] unless both scales are finite and at least 0.
@@ -37,7 +37,7 @@ impl EulerMaruyama {
         Ok(Self { timesteps, interpolant, drift_scale, noise_scale })
     }
 
-    /// The times of the steps.
+    /// Times of the steps.
     pub fn timesteps(&self) -> Timesteps {
         self.timesteps
     }
@@ -58,27 +58,32 @@ impl<B: Backend> Sampler<B> for EulerMaruyama {
         self.timesteps
     }
 
-    fn sample(
+    fn interpolant(&self) -> Interpolant {
+        self.interpolant
+    }
+
+    fn step(
         &self,
+        i: usize,
+        state: &mut SolverState<B>,
         field: &dyn VelocityField<B>,
-        x: Tensor<B>,
-        ar_step: ArStep,
         noise: &mut dyn NoiseSource<B>,
-        observer: &mut dyn Observer<B>,
-    ) -> Result<Tensor<B>> {
-        drive(self.timesteps, self.interpolant, field, x, ar_step, observer, |step, x, v| {
-            let (s0, s1) = if step.is_last { (1.0, 0.0) } else { (self.drift_scale, self.noise_scale) };
-            let drift = self.interpolant.drift(step.t);
-            // x + s₀ (a v + b x) Δt, the factors of v and x gathered in f64.
-            let moved = LinearCombination { v: s0 * drift.v * step.dt, x: 1.0 + s0 * drift.x * step.dt }
-                .apply(v, x)?;
-            if s1 == 0.0 {
-                return Ok(moved);
-            }
-            let draw = noise.injected(ar_step, step.index, x.shape())?;
+    ) -> Result<()> {
+        let Interval { t, dt, is_final, .. } = self.timesteps.interval(i);
+        let v = state.evaluate(field, t, 1)?;
+        let x = &state.x;
+        let (s0, s1) = if is_final { (1.0, 0.0) } else { (self.drift_scale, self.noise_scale) };
+        let drift = self.interpolant.drift(t);
+        // x + s₀ (a v + b x) Δt, the factors of v and x collected in f64.
+        let moved = LinearCombination { v: s0 * drift.v * dt, x: 1.0 + s0 * drift.x * dt }.apply(&v, x)?;
+        state.x = if s1 == 0.0 {
+            moved
+        } else {
+            let draw = noise.injected(state.ar_step(), i, x.shape())?;
             draw.expect_shape("EulerMaruyama", "noise", x.shape())?;
-            let strength = s1 * self.interpolant.diffusion(step.t) * step.dt.abs().sqrt();
-            moved.add(&draw.cast(x.dtype())?.affine(strength, 0.0)?)
-        })
+            let factor = s1 * self.interpolant.diffusion(t) * dt.abs().sqrt();
+            moved.add(&draw.cast(x.dtype())?.affine(factor, 0.0)?)?
+        };
+        Ok(())
     }
 }

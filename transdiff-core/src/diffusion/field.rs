@@ -1,4 +1,4 @@
-//! What a sampler integrates.
+//! Velocity fields, which samplers integrate.
 
 use crate::{Backend, Result, Tensor};
 

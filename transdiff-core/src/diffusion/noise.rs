@@ -1,4 +1,4 @@
-//! Where a sampler's noise comes from.
+//! Sources of a sampler's noise.
 
 use std::collections::VecDeque;
 
@@ -70,7 +70,7 @@ impl<B: Backend> KeyedNoise<B> {
 impl<B: Backend> NoiseSource<B> for KeyedNoise<B> {
     fn initial(&mut self, shape: &[usize]) -> Result<Tensor<B>> {
         let Some(given) = &self.initial else { return self.draw(Purpose::InitialNoise, 0, 0, shape) };
-        given.expect_shape("KeyedNoise", "starting noise", shape)?;
+        given.expect_shape("KeyedNoise", "initial noise", shape)?;
         Ok(given.clone())
     }
 
@@ -104,7 +104,7 @@ impl<B: Backend> RecordedNoise<B> {
 
 impl<B: Backend> NoiseSource<B> for RecordedNoise<B> {
     fn initial(&mut self, shape: &[usize]) -> Result<Tensor<B>> {
-        self.initial.expect_shape("RecordedNoise", "starting noise", shape)?;
+        self.initial.expect_shape("RecordedNoise", "initial noise", shape)?;
         Ok(self.initial.clone())
     }
 

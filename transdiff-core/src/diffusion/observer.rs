@@ -1,50 +1,51 @@
-//! Watching a sampler, and stopping it.
+//! Observing a generation, and stopping it.
 
+use std::fmt;
 use std::ops::ControlFlow;
 
-use super::{ArStep, Interpolant};
+use super::SamplingStep;
 use crate::{Backend, Result, Tensor};
 
-/// A step that was just done.
-#[derive(Debug)]
+/// Progress of a generation after a completed step.
 pub struct Progress<'a, B: Backend> {
-    /// Which trajectory of the generation is running.
-    pub ar_step: ArStep,
-    /// How many steps of the trajectory are done, from 1 to `steps`.
-    pub step: usize,
-    /// How many steps the trajectory has.
-    pub steps: usize,
-    /// The time in (0, 1] from which the step was made.
-    pub t: f64,
-    pub(super) interpolant: Interpolant,
-    pub(super) x: &'a Tensor<B>,
-    pub(super) v: &'a Tensor<B>,
+    /// The completed step.
+    pub step: SamplingStep,
+    preview: &'a dyn Fn() -> Result<Tensor<B>>,
 }
 
-impl<B: Backend> Progress<'_, B> {
-    /// The clean latent as predicted at time [`t`](Self::t), in the shape of the sampler's state (see
-    /// [`Interpolant::clean`]). Computed when asked for.
+impl<'a, B: Backend> Progress<'a, B> {
+    /// Progress after `step`, with the function that computes a preview.
+    pub fn new(step: SamplingStep, preview: &'a dyn Fn() -> Result<Tensor<B>>) -> Self {
+        Self { step, preview }
+    }
+
+    /// Prediction of the final result at this step, in the shape of the result. Computed on demand.
     ///
     /// # Errors
     /// Those of tensor arithmetic.
     pub fn preview(&self) -> Result<Tensor<B>> {
-        self.interpolant.clean(self.t).apply(self.v, self.x)
+        (self.preview)()
     }
 
-    /// Share of the whole generation that is done, in (0, 1], with every trajectory that is run counted alike.
+    /// Completed share of the generation, in (0, 1].
     pub fn fraction(&self) -> f64 {
-        let ArStep { index, count, given } = self.ar_step;
-        ((index - given) as f64 + self.step as f64 / self.steps as f64) / (count - given) as f64
+        self.step.fraction()
     }
 }
 
-/// Sees every step; closures are observers.
+impl<B: Backend> fmt::Debug for Progress<'_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress").field("step", &self.step).finish_non_exhaustive()
+    }
+}
+
+/// Callback after each step; closures implement it.
 pub trait Observer<B: Backend> {
-    /// Called once after each step. `Break` stops the sampler with [`Error::Cancelled`](crate::Error::Cancelled).
+    /// Called once after each step. `Break` stops the generation with [`Error::Cancelled`](crate::Error::Cancelled).
     fn step(&mut self, progress: &Progress<'_, B>) -> ControlFlow<()>;
 }
 
-/// Sees nothing and lets everything pass.
+/// Observer that does nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoopObserver;
 

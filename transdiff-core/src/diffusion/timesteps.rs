@@ -1,13 +1,26 @@
-//! The times at which a sampler stops on its way from noise (t = 1) to data (t = 0).
+//! Times of a sampler's steps from noise (t = 1) to data (t = 0).
 
 use crate::{Error, Result};
 
-/// Length of the last step of the paper's sampler.
-const LAST_STEP: f64 = 0.04;
+/// Length of the final step of the paper's sampler.
+const FINAL_STEP: f64 = 0.04;
 
-/// n steps: from n equally spaced times between 1 and `last` to the next, then from `last` to 0.
+/// The times between which a step is made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    /// Time at which the step begins.
+    pub t: f64,
+    /// Time at which it ends, below `t`.
+    pub next: f64,
+    /// next − t, negative.
+    pub dt: f64,
+    /// Whether the step ends at t = 0.
+    pub is_final: bool,
+}
+
+/// n steps: between n equally spaced times from 1 to `last`, then from `last` to 0.
 ///
-/// t_i = 1 − (1 − last) · i/(n − 1) for i = 0..n−1 and t_n = 0, in f64; n = 1 goes from 1 to 0 at once. Times fall
+/// t_i = 1 − (1 − last) · i/(n − 1) for i = 0..n−1 and t_n = 0, in f64; n = 1 is one step from 1 to 0. Times decrease
 /// strictly.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timesteps {
@@ -16,16 +29,16 @@ pub struct Timesteps {
 }
 
 impl Timesteps {
-    /// The paper's times: t_i = 1 − 0.96 · i/(n − 1), then 0. The last step, 0.04 → 0, is the denoising one.
+    /// The paper's timesteps: t_i = 1 − 0.96 · i/(n − 1), then 0. The final step, 0.04 → 0, is the denoising one.
     ///
     /// # Errors
     /// [`Error::Argument`] unless 1 ≤ steps < 2³².
     pub fn paper(steps: usize) -> Result<Self> {
-        Self::with_final_step(steps, LAST_STEP)
+        Self::with_final_step(steps, FINAL_STEP)
     }
 
-    /// Steps of equal length: t_i = 1 − i/n. What deterministic solvers want: the paper's last step does not
-    /// shrink with n, and with it the error would not either.
+    /// Steps of equal length: t_i = 1 − i/n, for deterministic solvers. The paper's final step does not shrink with n,
+    /// and neither would their error.
     ///
     /// # Errors
     /// As [`paper`](Self::paper).
@@ -33,7 +46,7 @@ impl Timesteps {
         Self::with_final_step(steps, 1.0 / steps.max(1) as f64)
     }
 
-    /// A last step of length `last`.
+    /// A final step of length `last`.
     ///
     /// # Errors
     /// [`Error::Argument`] unless 1 ≤ steps < 2³², and 0 < last < 1 (with one step: last ≤ 1).
@@ -53,19 +66,25 @@ impl Timesteps {
         self.steps as usize
     }
 
-    /// The time before step `i`; 0 from `i = steps()` on.
+    /// Time at which step `i` begins; 0 from `i = steps()` on.
     pub fn time(&self, i: usize) -> f64 {
         let last = self.steps() - 1;
         match i {
             0 => 1.0,
             _ if i < last => {
                 let share = i as f64 / last as f64;
-                // Not 1 − (1 − last)·share: the form below meets `last` to the bit.
+                // Not 1 − (1 − last)·share: the form below meets `last` exactly.
                 (1.0 - share) + self.last * share
             }
             _ if i == last => self.last,
             _ => 0.0,
         }
+    }
+
+    /// The times between which step `i` is made.
+    pub fn interval(&self, i: usize) -> Interval {
+        let (t, next) = (self.time(i), self.time(i + 1));
+        Interval { t, next, dt: next - t, is_final: i + 1 == self.steps() }
     }
 
     /// All n + 1 times, the final 0 included.

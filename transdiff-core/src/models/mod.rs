@@ -1,4 +1,29 @@
-//! The models, one module each, and what recognises the files that hold them.
+//! The models: interfaces that all of them share, one module each, and the registry that recognises their files.
+//!
+//! A [`Model`] is a module with a configuration that files carry. A [`Trainable`] has a loss, a [`Generator`] makes codes
+//! from classes and seeds, a [`Codec`] turns codes into pixels and back.
 
+mod codec;
+mod features;
+mod generator;
+mod memory;
+mod model;
+mod registry;
+mod stored;
+mod trainable;
 pub mod transdiff;
 pub mod vae;
+
+pub use codec::{Codec, CodecInfo};
+pub use features::{Diversity, Features, cosine_mean};
+pub(crate) use generator::check_labels;
+pub use generator::{
+    Advance, Conditioning, FeatureShape, Generation, GenerationInput, Generator, GeneratorInfo,
+};
+pub use memory::ElementCount;
+pub use model::Model;
+pub(crate) use model::{expected, json, load_params, named_params};
+pub use registry::{StoredCodec, StoredConfig, StoredModel};
+pub use stored::{LoadHints, WeightSet};
+pub(crate) use stored::{TRAIN_KEY, metadata_value};
+pub use trainable::{DrawKey, ParamGroup, SampleShape, Samples, Trainable};

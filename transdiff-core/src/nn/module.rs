@@ -29,17 +29,6 @@ pub trait Module<B: Backend> {
     fn param_count(&self) -> usize {
         self.params().iter().map(|(_, p)| p.value().numel()).sum()
     }
-
-    /// Lets training change the parameters whose names start with one of `prefixes`, and no others. Returns how
-    /// many tensors that are.
-    fn train_only(&mut self, prefixes: &[&str]) -> usize {
-        let mut count = 0;
-        for (name, param) in self.params_mut() {
-            param.set_trainable(prefixes.iter().any(|p| name.starts_with(p)));
-            count += usize::from(param.is_trainable());
-        }
-        count
-    }
 }
 
 impl<B: Backend> Module<B> for Param<B> {

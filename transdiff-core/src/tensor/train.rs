@@ -70,4 +70,13 @@ impl<B: Backend> Tensor<B> {
         let views: Vec<_> = dense.iter().map(Self::view).collect();
         backend.squared_norm(&views)
     }
+
+    /// Whether all elements are finite. Computed on the device as the squared norm, which is not finite if an element is
+    /// not; elements whose squares overflow its accumulator count as not finite.
+    ///
+    /// # Errors
+    /// [`Error::DType`] for a type that is not a float type, and those of the backend.
+    pub fn is_finite(&self) -> Result<bool> {
+        Ok(Self::squared_norm(&self.backend, &[self])?.is_finite())
+    }
 }

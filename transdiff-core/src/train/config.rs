@@ -1,10 +1,11 @@
-//! Every setting of a training run.
+//! Settings of a training run.
 
 use serde::{Deserialize, Serialize};
 
+use crate::models::transdiff::FlowObjective;
 use crate::{DType, Error, Result};
 
-/// What follows the warm-up.
+/// Decay of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LrDecay {
@@ -31,8 +32,8 @@ pub struct LrSchedule {
     pub warmup: u64,
     /// Steps of the whole run.
     pub total: u64,
-    /// What follows the warm-up.
-    pub tail: LrDecay,
+    /// Decay after the warm-up.
+    pub decay: LrDecay,
 }
 
 impl LrSchedule {
@@ -48,7 +49,7 @@ impl LrSchedule {
             return self.peak * step as f64 / self.warmup as f64;
         }
         let (done, total) = (step as f64, self.total.max(1) as f64);
-        match self.tail {
+        match self.decay {
             LrDecay::Constant => self.peak,
             LrDecay::Cosine { min } => {
                 let span = self.total.saturating_sub(self.warmup).max(1) as f64;
@@ -61,59 +62,54 @@ impl LrSchedule {
     }
 }
 
-/// How slowly the average of the weights follows them.
+/// Exponential moving average (EMA) of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EmaConfig {
-    /// The rate, in [0, 1]: 0.9999 in the paper (0.999 at 512 px).
-    pub rate: f64,
-    /// With it, step s uses min(rate, (1 + s)/(10 + s)): short runs forget their beginning.
+    /// Decay, in [0, 1]: 0.9999 in the paper (0.999 at 512 px).
+    pub decay: f64,
+    /// Whether step s uses min(decay, (1 + s)/(10 + s)): short runs forget their beginning.
     pub warmup: bool,
 }
 
 impl EmaConfig {
-    /// The rate of step `step`, counted from 0.
+    /// Decay of step `step`, counted from 0.
     pub fn at(&self, step: u64) -> f64 {
         let early = (1.0 + step as f64) / (10.0 + step as f64);
-        if self.warmup { self.rate.min(early) } else { self.rate }
+        if self.warmup { self.decay.min(early) } else { self.decay }
     }
 }
 
 /// Every setting of a training run. [`TrainConfig::new`] gives the paper's values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainConfig {
+pub struct TrainConfig<O = FlowObjective> {
     /// Seed of everything random in the run but the initial weights.
     pub seed: u64,
     /// Samples of one forward pass: images in one step, groups of images with multi-reference autoregression.
     pub batch: usize,
     /// Forward passes of one step, whose gradients are averaged.
     pub accumulate: usize,
-    /// Noised copies of each latent for one pass of the autoregressive transformer: 4 in one step, 2 with
-    /// multi-reference autoregression.
-    pub batch_mul: usize,
-    /// Probability that a sample's class is dropped.
-    pub label_drop: f64,
     /// Rate of dropout in both halves.
     pub dropout: f32,
-    /// Weight of the diversity term; 0 is without.
-    pub diversity: f64,
+    /// Settings of the loss.
+    pub objective: O,
     /// The learning rate.
     pub lr: LrSchedule,
-    /// AdamW's decays of the moments.
+    /// Decay rates of AdamW's moments.
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Weight decay of the parameters that have one (see [`decays`](super::decays)).
+    /// Weight decay, for the parameters whose [group](crate::models::ParamGroup) has it.
     pub weight_decay: f64,
-    /// Largest norm of all gradients together; larger ones are scaled down.
-    pub clip: f64,
-    /// The average of the weights.
+    /// Largest global gradient norm; larger gradients are scaled down to it.
+    pub max_grad_norm: f64,
+    /// EMA of the weights.
     pub ema: EmaConfig,
-    /// Name prefixes of the parameters to train; empty trains all. `diffdecoder.` trains the decoder alone.
-    pub train_only: Vec<String>,
-    /// Computes blocks again in the backward pass instead of storing their activations.
+    /// Name prefixes of the trainable parameters; empty: all. `diffdecoder.` trains the decoder alone.
+    pub trainable_prefixes: Vec<String>,
+    /// Gradient checkpointing: recomputes blocks in the backward pass instead of storing their activations.
     pub gradient_checkpointing: bool,
-    /// The type that passes compute in. In bf16, loss, gradients of parameters, weights, moments and averages are f32
-    /// all the same, if the model is.
+    /// Type that forward and backward passes compute in. In bf16, loss, gradients of parameters, weights, moments and EMA
+    /// stay f32, if the model is.
     #[serde(default = "single")]
     pub compute: DType,
 }
@@ -123,7 +119,7 @@ fn single() -> DType {
     DType::F32
 }
 
-impl TrainConfig {
+impl<O: Default> TrainConfig<O> {
     /// The paper's settings for a run of `total` steps with samples in batches of `batch`.
     pub fn new(batch: usize, total: u64) -> Self {
         let peak = LrSchedule::scaled_peak(1e-4, batch);
@@ -131,30 +127,28 @@ impl TrainConfig {
             seed: 0,
             batch,
             accumulate: 1,
-            batch_mul: 4,
-            label_drop: 0.1,
             dropout: 0.1,
-            diversity: 0.0,
-            lr: LrSchedule { peak, warmup: total / 8, total, tail: LrDecay::Constant },
+            objective: O::default(),
+            lr: LrSchedule { peak, warmup: total / 8, total, decay: LrDecay::Constant },
             betas: [0.9, 0.95],
             eps: 1e-8,
             weight_decay: 0.02,
-            clip: 3.0,
-            ema: EmaConfig { rate: 0.9999, warmup: false },
-            train_only: Vec::new(),
+            max_grad_norm: 3.0,
+            ema: EmaConfig { decay: 0.9999, warmup: false },
+            trainable_prefixes: Vec::new(),
             gradient_checkpointing: false,
             compute: single(),
         }
     }
+}
 
-    /// Checks every setting.
+impl<O> TrainConfig<O> {
+    /// Checks every setting but those of the loss.
     ///
     /// # Errors
     /// [`Error::Config`] naming the first that is out of range.
     pub fn validate(&self) -> Result<()> {
-        for (field, value) in
-            [("batch", self.batch), ("accumulate", self.accumulate), ("batch_mul", self.batch_mul)]
-        {
+        for (field, value) in [("batch", self.batch), ("accumulate", self.accumulate)] {
             if value == 0 || u32::try_from(value).is_err() {
                 return Err(Error::config(field, "a number in 1..2^32", value));
             }
@@ -163,32 +157,30 @@ impl TrainConfig {
             return Err(Error::config("compute", "a float type", self.compute));
         }
         let ranges = [
-            ("label_drop", self.label_drop, 0.0, 1.0),
             ("dropout", f64::from(self.dropout), 0.0, 1.0 - f64::EPSILON),
-            ("diversity", self.diversity, 0.0, f64::MAX),
             ("lr.peak", self.lr.peak, 0.0, f64::MAX),
             ("betas[0]", self.betas[0], 0.0, 1.0 - f64::EPSILON),
             ("betas[1]", self.betas[1], 0.0, 1.0 - f64::EPSILON),
             ("eps", self.eps, f64::MIN_POSITIVE, f64::MAX),
             ("weight_decay", self.weight_decay, 0.0, f64::MAX),
-            ("clip", self.clip, f64::MIN_POSITIVE, f64::MAX),
-            ("ema.rate", self.ema.rate, 0.0, 1.0),
+            ("max_grad_norm", self.max_grad_norm, f64::MIN_POSITIVE, f64::MAX),
+            ("ema.decay", self.ema.decay, 0.0, 1.0),
         ];
         for (field, value, low, high) in ranges {
             if !(low..=high).contains(&value) {
                 return Err(Error::config(field, format!("a number in [{low}, {high}]"), value));
             }
         }
-        let tail = match self.lr.tail {
+        let parameter = match self.lr.decay {
             LrDecay::Constant => Some(0.0),
             LrDecay::Cosine { min } => (0.0..=self.lr.peak).contains(&min).then_some(min),
             LrDecay::Linear { from } => (0.0..1.0).contains(&from).then_some(from),
         };
-        tail.map(|_| ()).ok_or_else(|| {
+        parameter.map(|_| ()).ok_or_else(|| {
             Error::config(
-                "lr.tail",
+                "lr.decay",
                 "min within [0, peak], from within [0, 1)",
-                format!("{:?}", self.lr.tail),
+                format!("{:?}", self.lr.decay),
             )
         })
     }
@@ -200,7 +192,7 @@ mod tests {
 
     #[test]
     fn rates_rise_hold_and_fall() {
-        let lr = |tail| LrSchedule { peak: 2.0, warmup: 4, total: 100, tail };
+        let lr = |decay| LrSchedule { peak: 2.0, warmup: 4, total: 100, decay };
         let linear = lr(LrDecay::Linear { from: 0.6 });
         assert_eq!([0, 3, 4, 59].map(|s| linear.at(s)), [0.0, 1.5, 2.0, 2.0]);
         assert_eq!([60, 80, 100].map(|s| linear.at(s)), [2.0, 1.0, 0.0]);
@@ -212,14 +204,14 @@ mod tests {
 
     #[test]
     fn ema_warms_up() {
-        let ema = EmaConfig { rate: 0.995, warmup: true };
+        let ema = EmaConfig { decay: 0.995, warmup: true };
         assert_eq!((ema.at(0), ema.at(5000)), (0.1, 0.995));
-        assert_eq!(EmaConfig { rate: 0.9, warmup: false }.at(0), 0.9);
+        assert_eq!(EmaConfig { decay: 0.9, warmup: false }.at(0), 0.9);
     }
 
     #[test]
     fn bad_settings_are_named() {
-        let good = TrainConfig::new(8, 100);
+        let good: TrainConfig = TrainConfig::new(8, 100);
         good.validate().unwrap();
         let field = |config: TrainConfig| match config.validate() {
             Err(Error::Config { field, .. }) => field,
@@ -227,9 +219,9 @@ mod tests {
         };
         assert_eq!(field(TrainConfig { batch: 0, ..good.clone() }), "batch");
         assert_eq!(field(TrainConfig { dropout: 1.0, ..good.clone() }), "dropout");
-        assert_eq!(field(TrainConfig { clip: f64::NAN, ..good.clone() }), "clip");
+        assert_eq!(field(TrainConfig { max_grad_norm: f64::NAN, ..good.clone() }), "max_grad_norm");
         assert_eq!(field(TrainConfig { compute: DType::I32, ..good.clone() }), "compute");
-        let lr = LrSchedule { tail: LrDecay::Linear { from: 1.0 }, ..good.lr };
-        assert_eq!(field(TrainConfig { lr, ..good.clone() }), "lr.tail");
+        let lr = LrSchedule { decay: LrDecay::Linear { from: 1.0 }, ..good.lr };
+        assert_eq!(field(TrainConfig { lr, ..good.clone() }), "lr.decay");
     }
 }

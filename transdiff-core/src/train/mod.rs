@@ -1,13 +1,11 @@
-//! Training: the flow objective, the optimiser, and the loop that checkpoints and resumes.
+//! Training: the optimiser, the EMA, learning-rate schedules, and the loop over any [`Trainable`](crate::models::Trainable)
+//! that writes checkpoints and resumes from them.
 
-mod checkpoint;
 mod config;
-mod objective;
 mod optimizer;
 mod trainer;
+mod training_state;
 
-pub(crate) use checkpoint::TRAIN_KEY;
 pub use config::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
-pub use objective::{Batch, FlowDraws, loss};
-pub use optimizer::{Optimizer, decays};
+pub use optimizer::Optimizer;
 pub use trainer::{StepReport, Trainer};

@@ -1,18 +1,13 @@
-//! AdamW over the parameters of a model.
+//! AdamW and the EMA over the parameters of a model.
 
 use super::TrainConfig;
 use crate::autograd::Gradients;
 use crate::autograd::Param;
 use crate::backend::AdamW;
+use crate::models::{ParamGroup, Trainable};
 use crate::nn::Module;
 use crate::tensor::Slot;
 use crate::{Backend, Error, Result, Tensor};
-
-/// Whether weight decay acts on the parameter `name` of a shape of `rank` axes: on those with two axes or more
-/// that are not biases and are outside of the diffusion decoder.
-pub fn decays(name: &str, rank: usize) -> bool {
-    rank >= 2 && !name.ends_with(".bias") && !name.starts_with("diffdecoder")
-}
 
 /// First and second moment of a parameter.
 #[derive(Clone, Debug)]
@@ -21,8 +16,8 @@ pub struct Moments<B: Backend> {
     pub(super) v: Tensor<B>,
 }
 
-/// AdamW with clipping of the gradients' norm, and what it remembers of each parameter. Frozen parameters have no
-/// moments and do not move.
+/// AdamW with clipping by the global gradient norm, and the moments of each parameter. Frozen parameters have no moments
+/// and do not move.
 #[derive(Clone, Debug)]
 pub struct Optimizer<B: Backend> {
     /// In the order of the model's parameters.
@@ -30,8 +25,8 @@ pub struct Optimizer<B: Backend> {
 }
 
 impl<B: Backend> Optimizer<B> {
-    /// An optimiser that has seen nothing yet.
-    pub fn new(module: &dyn Module<B>) -> Result<Self> {
+    /// An optimiser before its first step.
+    pub fn new(module: &impl Module<B>) -> Result<Self> {
         let zero = |p: &Param<B>| Ok(Moments { m: p.value().zeros_like()?, v: p.value().zeros_like()? });
         let moments = module.params().into_iter().map(|(_, p)| p.is_trainable().then(|| zero(p)).transpose());
         Ok(Self { moments: moments.collect::<Result<_>>()? })
@@ -52,20 +47,20 @@ impl<B: Backend> Optimizer<B> {
         Ok(Tensor::squared_norm(backend, &found)?.sqrt())
     }
 
-    /// One step with the gradients `grads`, `step` counted from 0: clips, then moves every trainable parameter.
-    /// One without a gradient has a gradient of zero. Returns the norm before clipping.
+    /// One step with the gradients `grads`, `step` counted from 0: clips, then moves every trainable parameter. A
+    /// parameter without a gradient has a gradient of zero. Returns the norm before clipping.
     ///
     /// # Errors
     /// [`Error::NonFinite`] if the norm is not finite; nothing has moved then.
-    pub fn step(
+    pub fn step<M: Trainable<B>>(
         &mut self,
-        backend: &B,
-        module: &mut dyn Module<B>,
+        model: &mut M,
         grads: &Gradients<B>,
-        config: &TrainConfig,
+        config: &TrainConfig<M::Objective>,
         step: u64,
     ) -> Result<f64> {
-        let norm = Self::grad_norm(backend, module, grads)?;
+        let backend = model.backend().clone();
+        let norm = Self::grad_norm(&backend, model, grads)?;
         if !norm.is_finite() {
             return Err(Error::NonFinite { stage: "gradient norm" });
         }
@@ -75,48 +70,53 @@ impl<B: Backend> Optimizer<B> {
             beta2: config.betas[1],
             eps: config.eps,
             step: step + 1,
-            grad_scale: (config.clip / (norm + 1e-6)).min(1.0),
+            grad_scale: (config.max_grad_norm / (norm + 1e-6)).min(1.0),
         };
-        let mut slots = Vec::with_capacity(self.moments.len());
-        for ((name, param), moments) in module.params_mut().into_iter().zip(&mut self.moments) {
-            let Some(Moments { m, v }) = moments else { continue };
-            let decay = decays(&name, param.value().shape().len());
-            slots.push(Slot {
-                grad: grads.get(param.key()),
-                param: param.value_mut(),
-                m,
-                v,
-                weight_decay: if decay { config.weight_decay } else { 0.0 },
-            });
+        let groups = param_groups(model);
+        let mut factors: Vec<f64> = groups.iter().map(|group| group.lr_factor).collect();
+        factors.sort_by(f64::total_cmp);
+        factors.dedup();
+        // One call for all parameters of one learning rate.
+        for factor in factors {
+            let mut slots = Vec::with_capacity(self.moments.len());
+            for (((_, param), group), moments) in
+                model.params_mut().into_iter().zip(&groups).zip(&mut self.moments)
+            {
+                let Some(Moments { m, v }) = moments else { continue };
+                if group.lr_factor != factor {
+                    continue;
+                }
+                slots.push(Slot {
+                    grad: grads.get(param.key()),
+                    param: param.value_mut(),
+                    m,
+                    v,
+                    weight_decay: if group.weight_decay { config.weight_decay } else { 0.0 },
+                });
+            }
+            Tensor::adamw_step(&backend, &AdamW { lr: factor * hyper.lr, ..hyper }, &mut slots)?;
         }
-        Tensor::adamw_step(backend, &hyper, &mut slots)?;
         Ok(norm)
     }
 }
 
-/// average ← rate · average + (1 − rate) · model, for every trainable parameter. The average of a frozen one is the
-/// parameter itself; computing it would round.
-pub(super) fn ema_step<B: Backend, M: Module<B>>(
-    backend: &B,
-    average: &mut M,
-    model: &M,
-    rate: f64,
-) -> Result<()> {
-    let params = model.params();
-    let averages = average.params_mut();
-    let trained = averages.into_iter().zip(&params).filter(|(_, (_, p))| p.is_trainable());
-    let mut pairs: Vec<_> = trained.map(|((_, a), (_, p))| (a.value_mut(), p.value())).collect();
-    Tensor::ema_step(backend, rate, &mut pairs)
+/// Groups of all parameters, in their order.
+pub(super) fn param_groups<B: Backend, M: Trainable<B>>(model: &M) -> Vec<ParamGroup> {
+    let group = |(name, param): (String, &Param<B>)| model.param_group(&name, param.value().shape().len());
+    model.params().into_iter().map(group).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::decays;
-
-    #[test]
-    fn only_matrices_outside_of_the_decoder_decay() {
-        assert!(decays("encoder_blocks.0.attn.qkv.weight", 2) && decays("mask_token", 3));
-        assert!(!decays("encoder_blocks.0.attn.qkv.bias", 1) && !decays("z_proj_ln.weight", 1));
-        assert!(!decays("diffdecoder.net.input_proj.weight", 2));
-    }
+/// ema ← decay · ema + (1 − decay) · model, for every trainable parameter. The EMA of a frozen one is the parameter
+/// itself; computing it would round.
+pub(super) fn ema_step<B: Backend, M: Module<B>>(
+    backend: &B,
+    ema: &mut M,
+    model: &M,
+    decay: f64,
+) -> Result<()> {
+    let params = model.params();
+    let averages = ema.params_mut();
+    let trained = averages.into_iter().zip(&params).filter(|(_, (_, p))| p.is_trainable());
+    let mut pairs: Vec<_> = trained.map(|((_, a), (_, p))| (a.value_mut(), p.value())).collect();
+    Tensor::ema_step(backend, decay, &mut pairs)
 }

@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 
 use transdiff_core::DType;
+use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{EulerMaruyama, Guidance, Interpolant, KeyedNoise, Progress, Timesteps};
-use transdiff_core::models::transdiff::{Sampling, Session};
+use transdiff_core::models::transdiff::Session;
 use transdiff_cuda::Cuda;
 
 use crate::emulator::emulator;

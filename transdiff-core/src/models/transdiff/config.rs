@@ -1,10 +1,12 @@
-//! Every size of the model.
+//! Configuration of the model.
 
+use crate::diffusion::Preset;
 use serde::{Deserialize, Serialize};
 
+use crate::models::generator::{FeatureShape, GeneratorInfo, check_labels};
 use crate::{Error, Result};
 
-/// How the autoregressive transformer produces features.
+/// Mode in which the autoregressive transformer produces features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -57,11 +59,14 @@ pub struct TransDiffConfig {
 }
 
 impl TransDiffConfig {
+    /// Metadata key under which files carry the configuration.
+    pub const METADATA_KEY: &str = "transdiff.config";
+
     /// A published model for images of side `resolution` (a multiple of 16; 256 or 512 in the paper).
     ///
     /// # Errors
     /// [`Error::Config`] if the resolution is not a multiple of 16 or does not go with the mode.
-    pub fn preset(size: Size, resolution: usize, mode: Mode) -> Result<Self> {
+    pub fn published(size: Size, resolution: usize, mode: Mode) -> Result<Self> {
         if resolution == 0 || !resolution.is_multiple_of(16) {
             return Err(Error::config("resolution", "a positive multiple of 16", resolution));
         }
@@ -197,6 +202,23 @@ impl TransDiffConfig {
         [batch, self.latent_channels, self.latent_size, self.latent_size]
     }
 
+    /// Description as a generator.
+    pub fn generator_info(&self) -> GeneratorInfo {
+        GeneratorInfo {
+            model: "TransDiff",
+            classes: self.classes,
+            code_shape: [self.latent_channels, self.latent_size, self.latent_size],
+            ar_steps: self.groups(),
+            multi_reference: self.mode != Mode::OneStep,
+            features: Some(FeatureShape {
+                count: self.feature_tokens,
+                per_ar_step: self.group_tokens(),
+                width: self.width,
+            }),
+            preset: self.preset().unwrap_or(Preset::PLAIN),
+        }
+    }
+
     /// The same model in another mode.
     #[must_use]
     pub fn with_mode(&self, mode: Mode) -> Self {
@@ -208,10 +230,7 @@ impl TransDiffConfig {
     /// # Errors
     /// [`Error::Argument`] naming the first that does not.
     pub fn check_labels(&self, labels: &[usize]) -> Result<()> {
-        match labels.iter().find(|&&label| label >= self.classes) {
-            Some(bad) => Err(Error::argument("class", format!("a number in 0..{}", self.classes), bad)),
-            None => Ok(()),
-        }
+        check_labels(labels, self.classes)
     }
 }
 
@@ -223,16 +242,16 @@ mod tests {
 
     #[test]
     fn presets_have_the_published_sizes() {
-        let base = TransDiffConfig::preset(Size::Base, 256, MRAR).unwrap();
+        let base = TransDiffConfig::published(Size::Base, 256, MRAR).unwrap();
         assert_eq!((base.group_tokens(), base.reference_patch(), base.reference_features()), (64, 2, 64));
-        let large = TransDiffConfig::preset(Size::Large, 512, Mode::OneStep).unwrap();
+        let large = TransDiffConfig::published(Size::Large, 512, Mode::OneStep).unwrap();
         assert_eq!((large.decoder_tokens(), large.feature_tokens, large.mask_rows()), (1024, 256, 1));
-        assert_eq!(TransDiffConfig::preset(Size::Large, 512, MRAR).unwrap().reference_patch(), 4);
+        assert_eq!(TransDiffConfig::published(Size::Large, 512, MRAR).unwrap().reference_patch(), 4);
     }
 
     #[test]
     fn bad_sizes_are_named() {
-        let base = TransDiffConfig::preset(Size::Base, 256, Mode::OneStep).unwrap();
+        let base = TransDiffConfig::published(Size::Base, 256, Mode::OneStep).unwrap();
         let field = |config: TransDiffConfig| match config.validate() {
             Err(Error::Config { field, .. }) => field,
             other => panic!("expected a config error, got {other:?}"),
@@ -243,6 +262,6 @@ mod tests {
         for groups in [0, 3, 8, 256 * 2] {
             assert_eq!(field(base.with_mode(Mode::MultiReference { groups })), "groups");
         }
-        assert!(TransDiffConfig::preset(Size::Base, 250, Mode::OneStep).is_err());
+        assert!(TransDiffConfig::published(Size::Base, 250, Mode::OneStep).is_err());
     }
 }

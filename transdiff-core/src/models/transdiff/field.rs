@@ -1,4 +1,4 @@
-//! The decoder with its condition, as the velocity field that a sampler integrates.
+//! The decoder with its condition as a velocity field.
 
 use std::cell::RefCell;
 
@@ -8,34 +8,35 @@ use crate::diffusion::{GuidedField, Timesteps};
 use crate::tensor::GraphCache;
 use crate::{Backend, Result, Tensor};
 
-/// The network's time runs from 0 to this.
+/// Upper end of the network's time scale.
 pub(crate) const TIME_SCALE: f64 = 1000.0;
 
-/// Schedules up to this length have their time embeddings computed in one go.
+/// Number of timesteps up to which all time embeddings are computed at once.
 const TABLE_LIMIT: usize = 1000;
 
-/// An evaluation of the decoder, from latents and the embeddings of the time.
+/// Cached evaluation of the decoder, as a function of latents and the two time embeddings.
 type Evaluation<B> = RefCell<GraphCache<B, 3>>;
 
-/// The velocity of a batch of n latents, as tokens [n, S, C], in the type of the latents.
-pub(super) struct DecoderField<'a, B: Backend> {
-    decoder: &'a DiffusionDecoder<B>,
-    /// Conditions of n images; under guidance those without class follow.
+/// Velocity of a batch of n latents, as tokens [n, S, C], in the type of the latents.
+#[derive(Debug)]
+pub(super) struct DecoderField<B: Backend> {
+    decoder: DiffusionDecoder<B>,
+    /// Conditions of n images; under guidance the unconditional ones follow.
     condition: Condition<B>,
     images: usize,
     times: Vec<f64>,
     table: Option<TimeEmbedding<B>>,
-    /// With the condition, and with and without it.
+    /// The conditional branch alone, and both branches.
     conditional: Evaluation<B>,
     both: Evaluation<B>,
     ctx: Context<B>,
 }
 
-impl<'a, B: Backend> DecoderField<'a, B> {
+impl<B: Backend> DecoderField<B> {
     /// The field is evaluated in `ctx`. `unconditional`, for guidance, has n images or one that serves all.
     pub(super) fn new(
         ctx: Context<B>,
-        decoder: &'a DiffusionDecoder<B>,
+        decoder: DiffusionDecoder<B>,
         condition: Condition<B>,
         unconditional: Option<&Condition<B>>,
         timesteps: Timesteps,
@@ -68,7 +69,7 @@ impl<'a, B: Backend> DecoderField<'a, B> {
         }
     }
 
-    /// `work` at `x` and the time `t`.
+    /// Evaluates `work` at `x` and the time `t`.
     fn evaluate(
         &self,
         evaluation: &Evaluation<B>,
@@ -76,7 +77,7 @@ impl<'a, B: Backend> DecoderField<'a, B> {
         t: f64,
         work: impl Fn(&Tensor<B>, &TimeEmbedding<B>) -> Result<Tensor<B>>,
     ) -> Result<Tensor<B>> {
-        // The blocks ask too, but nobody asks in what is replayed.
+        // The blocks check too, but a launched graph runs none of their code.
         self.ctx.check_cancelled()?;
         let time = self.time(t)?;
         let inputs = [x, time.temb.value(), time.modulation.value()];
@@ -98,7 +99,7 @@ impl<'a, B: Backend> DecoderField<'a, B> {
     }
 }
 
-impl<B: Backend> GuidedField<B> for DecoderField<'_, B> {
+impl<B: Backend> GuidedField<B> for DecoderField<B> {
     fn conditional(&self, x: &Tensor<B>, t: f64) -> Result<Tensor<B>> {
         let condition = self.condition.narrow(0, self.images)?;
         self.evaluate(&self.conditional, x, t, |x, time| self.velocity(x, time, &condition))

@@ -1,10 +1,10 @@
-//! The sizes of a model whose file does not state them: read off the shapes of its tensors, held against `args`.
+//! Inference of a model's sizes from the shapes of its tensors, checked against `args`, for files that do not state them.
 
 use serde_json::Value;
 
-use super::source::agree;
 use super::{Mode, Size, TransDiffConfig};
 use crate::checkpoint::WeightView;
+use crate::models::stored::check_agreement;
 use crate::{Error, Result};
 
 /// Pixels of an image along a side, for one position of the latent (with the published VAE).
@@ -71,7 +71,7 @@ fn heads(
     let published = published().find(|(_, p)| is_like(p, config)).map(|(_, p)| p.heads);
     match (hint, args.heads()) {
         (Some(hint), Some(said)) => {
-            agree(args.path(), "heads", ("the hint", hint), ("args", said)).map(|()| hint)
+            check_agreement(args.path(), "heads", ("the hint", hint), ("args", said)).map(|()| hint)
         }
         (Some(heads), None) | (None, Some(heads)) => Ok(heads),
         (None, None) => published.ok_or_else(|| {
@@ -88,7 +88,7 @@ fn heads(
 fn published() -> impl Iterator<Item = (&'static str, TransDiffConfig)> {
     [("transdiff_base", Size::Base), ("transdiff_large", Size::Large), ("transdiff_huge", Size::Huge)]
         .into_iter()
-        .filter_map(|(name, size)| Some((name, TransDiffConfig::preset(size, 256, Mode::OneStep).ok()?)))
+        .filter_map(|(name, size)| Some((name, TransDiffConfig::published(size, 256, Mode::OneStep).ok()?)))
 }
 
 /// Whether the sizes that go with the heads are the same.
@@ -188,12 +188,12 @@ impl<'a> Args<'a> {
         ];
         for (name, read) in numbers {
             if let Some(said) = self.number(name) {
-                agree(self.path(), name, ("args", said), (shapes, read))?;
+                check_agreement(self.path(), name, ("args", said), (shapes, read))?;
             }
         }
         if let Some(said) = self.get("mrar").and_then(Value::as_bool) {
             let read = config.mode != Mode::OneStep;
-            agree(self.path(), "mrar", ("args", said), (shapes, read))?;
+            check_agreement(self.path(), "mrar", ("args", said), (shapes, read))?;
         }
         let Some((name, model)) = self.model() else { return Ok(()) };
         let numbers = [
@@ -202,7 +202,7 @@ impl<'a> Args<'a> {
             ("decoder blocks", model.decoder_blocks, config.decoder_blocks),
         ];
         numbers.into_iter().try_for_each(|(what, said, read)| {
-            agree(self.path(), what, (&format!("args.model {name}"), said), (shapes, read))
+            check_agreement(self.path(), what, (&format!("args.model {name}"), said), (shapes, read))
         })
     }
 }

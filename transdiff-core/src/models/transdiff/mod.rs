@@ -1,29 +1,26 @@
-//! The architecture: autoregressive transformer and diffusion decoder.
+//! TransDiff: autoregressive transformer and diffusion decoder (arXiv 2506.09482).
 
 mod ar_transformer;
 mod config;
 mod diffusion_decoder;
-mod features;
 mod field;
-mod files;
+mod generator;
 mod infer_config;
+mod memory;
+mod objective;
 mod patch;
 mod preset;
+mod run;
 mod session;
-mod source;
+mod stored;
 mod transdiff;
 
 pub use ar_transformer::{ArTransformer, EncoderBlock, PrefixCache};
 pub use config::{Mode, Size, TransDiffConfig};
 pub use diffusion_decoder::{Condition, DecoderBlock, DiffusionDecoder, TimeEmbedding};
-pub use features::{Diversity, Features, cosine_mean};
-pub(crate) use field::TIME_SCALE;
-pub use files::CONFIG_KEY;
-pub(crate) use files::{expected, load_params, metadata_value, named_params};
-pub(crate) use infer_config::check_depth;
-pub use patch::{patchify, unpatchify};
-pub use preset::Preset;
-pub use session::{Generation, Sampling, Session, latent_tokens};
-pub(crate) use source::holds_model;
-pub use source::{LoadHints, StoredTransDiff, WeightSet};
+pub use objective::{FlowBatch, FlowDraws, FlowObjective};
+pub use patch::{latent_tokens, patchify, unpatchify};
+pub use session::Session;
+pub use stored::StoredTransDiff;
+pub(crate) use stored::holds_model;
 pub use transdiff::TransDiff;

@@ -25,3 +25,11 @@ pub fn unpatchify<B: Backend>(tokens: &Tensor<B>, h: usize, w: usize, patch: usi
         _ => Err(Error::shape("unpatchify", format!("[B, {h}·{w}, C·{patch}·{patch}]"), tokens.shape())),
     }
 }
+
+/// A latent [B, C, h, w] as the tokens [B, h·w, C] that samplers integrate.
+///
+/// # Errors
+/// [`Error::Shape`] for a tensor of another rank.
+pub fn latent_tokens<B: Backend>(latent: &Tensor<B>) -> Result<Tensor<B>> {
+    patchify(latent, 1)
+}

@@ -1,13 +1,17 @@
 //! The whole model.
 
-use super::{ArTransformer, Condition, DiffusionDecoder, Features, TransDiffConfig};
+use std::path::Path;
+
+use super::{ArTransformer, Condition, DiffusionDecoder, StoredTransDiff, TransDiffConfig, infer_config};
 use crate::autograd::Context;
-use crate::nn::{Init, module};
+use crate::checkpoint::{WeightFile, WeightView};
+use crate::models::{Features, LoadHints, Model};
+use crate::nn::{Init, Module, module};
 use crate::{Backend, DType, Result, Tensor};
 
 /// TransDiff: an autoregressive transformer and a diffusion decoder.
 ///
-/// The model is a value: clones share memory until one of them is trained. It can be used from many threads.
+/// A value: clones share memory until one of them is trained. Many threads may use one.
 #[derive(Clone, Debug)]
 pub struct TransDiff<B: Backend> {
     ar: ArTransformer<B>,
@@ -19,19 +23,42 @@ pub struct TransDiff<B: Backend> {
 
 module!(TransDiff { "" => ar, "diffdecoder.net" => decoder });
 
-impl<B: Backend> TransDiff<B> {
-    /// A model with random weights, as training starts from: linears Xavier-uniform with zero bias, embeddings
-    /// N(0, 0.02²), modulation tables N(0, 1)/√D, the last layer zero.
-    ///
-    /// # Errors
-    /// [`crate::Error::Config`] if the sizes do not fit together.
-    pub fn new(backend: &B, config: &TransDiffConfig, dtype: DType, seed: u64) -> Result<Self> {
-        Self::build(backend, config, dtype, &mut Init::random(backend, dtype, seed))
+impl<B: Backend> Model<B> for TransDiff<B> {
+    type Config = TransDiffConfig;
+
+    const CONFIG_KEY: &'static str = TransDiffConfig::METADATA_KEY;
+
+    fn placeholder(backend: &B, config: &TransDiffConfig, dtype: DType) -> Result<Self> {
+        Self::build(backend, config, dtype, &mut Init::placeholder(backend, dtype))
     }
 
-    /// A model whose parameters have shapes and no memory, until they are set.
-    pub fn placeholder(backend: &B, config: &TransDiffConfig, dtype: DType) -> Result<Self> {
-        Self::build(backend, config, dtype, &mut Init::placeholder(backend, dtype))
+    fn check_config(config: &TransDiffConfig, tensors: &WeightView<'_>) -> Result<()> {
+        config.validate()?;
+        infer_config::check_depth(config, tensors)
+    }
+
+    fn config(&self) -> &TransDiffConfig {
+        &self.config
+    }
+
+    fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Type of the parameters, in which generation computes.
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+}
+
+impl<B: Backend> TransDiff<B> {
+    /// A model with random weights, as training starts from: linears Xavier-uniform with zero bias, embeddings
+    /// N(0, 0.02²), modulation tables N(0, 1)/√D, the final layer zero.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) if the sizes do not fit together.
+    pub fn new(backend: &B, config: &TransDiffConfig, dtype: DType, seed: u64) -> Result<Self> {
+        Self::build(backend, config, dtype, &mut Init::random(backend, dtype, seed))
     }
 
     fn build(backend: &B, config: &TransDiffConfig, dtype: DType, init: &mut Init<B>) -> Result<Self> {
@@ -41,47 +68,82 @@ impl<B: Backend> TransDiff<B> {
         Ok(Self { ar, decoder, config: config.clone(), backend: backend.clone(), dtype })
     }
 
-    /// The sizes.
-    pub fn config(&self) -> &TransDiffConfig {
-        &self.config
+    /// Configuration of the model in a file; no tensor is read.
+    ///
+    /// # Errors
+    /// As [`WeightFile::open`] and [`StoredTransDiff::find`].
+    pub fn read_config(path: impl AsRef<Path>) -> Result<TransDiffConfig> {
+        let file = WeightFile::open(path)?;
+        Ok(StoredTransDiff::find(&file, &LoadHints::default())?.config().clone())
     }
 
-    /// The backend that holds the parameters.
-    pub fn backend(&self) -> &B {
-        &self.backend
+    /// Loads a model in the type `dtype`: a file of [`save`](Model::save), of a training run, or of the published
+    /// implementation.
+    ///
+    /// # Errors
+    /// As [`WeightFile::open`] and [`from_file`](Self::from_file).
+    pub fn load(backend: &B, path: impl AsRef<Path>, dtype: DType) -> Result<Self> {
+        Self::from_file(backend, &WeightFile::open(path)?, dtype, &LoadHints::default())
     }
 
-    /// Type of the parameters, in which generation computes.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+    /// Loads the model that [`StoredTransDiff::find`] finds in `file`.
+    ///
+    /// # Errors
+    /// As [`StoredTransDiff::find`] and [`StoredTransDiff::load`].
+    pub fn from_file(backend: &B, file: &WeightFile, dtype: DType, hints: &LoadHints) -> Result<Self> {
+        StoredTransDiff::find(file, hints)?.load(backend, dtype)
     }
 
-    /// A pass of inference in the type of the parameters, whatever that of its inputs.
-    pub(super) fn ctx(&self) -> Context<B> {
-        Context::inference().with_compute_dtype(self.dtype)
+    /// A model of the sizes `config` initialised from the pretrained weights of this one: every tensor whose name and
+    /// shape agree is taken over, the others are initialised as in [`new`](Self::new) with `seed`. A mask token of one
+    /// row is repeated where several are needed (1-step to multi-reference, paper §3.5.2). Also returns the names of the
+    /// tensors that were not taken over whole.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) if the sizes do not fit together.
+    pub fn initialise(&self, config: &TransDiffConfig, seed: u64) -> Result<(Self, Vec<String>)> {
+        let mut model = Self::new(&self.backend, config, self.dtype, seed)?;
+        let pretrained: std::collections::BTreeMap<String, Tensor<B>> =
+            self.params().into_iter().map(|(name, p)| (name, p.value().clone())).collect();
+        let mut new = Vec::new();
+        for (name, param) in model.params_mut() {
+            match pretrained.get(&name) {
+                Some(old) if old.shape() == param.value().shape() => param.set(old)?,
+                Some(old)
+                    if name == "mask_token" && old.dim(1) == 1 && old.dim(2) == param.value().dim(2) =>
+                {
+                    let repeated = old.broadcast_to(param.value().shape())?;
+                    param.set(&repeated)?;
+                    new.push(name);
+                }
+                _ => new.push(name),
+            }
+        }
+        Ok((model, new))
     }
 
-    /// The half that makes features.
+    /// The autoregressive transformer.
     pub fn ar(&self) -> &ArTransformer<B> {
         &self.ar
     }
 
-    /// The half that makes latents.
+    /// The diffusion decoder.
     pub fn decoder(&self) -> &DiffusionDecoder<B> {
         &self.decoder
     }
 
-    /// Semantic features of one image per label, [B, S, D] in one step. With multi-reference autoregression,
-    /// those of the first 1 + `references.len()` groups, given the latents [B, C, h, w], of any float type, of the
-    /// earlier images.
-    ///
-    /// # Errors
-    /// [`crate::Error::Argument`] for a label that is no class or too many references.
-    pub fn features(&self, labels: &[usize], references: &[Tensor<B>]) -> Result<Features<B>> {
-        self.features_in(&self.ctx(), labels, references)
+    /// Context of inference in the type of the parameters, whatever that of the inputs.
+    pub fn inference(&self) -> Context<B> {
+        Context::inference().with_compute_dtype(self.dtype)
     }
 
-    pub(super) fn features_in(
+    /// Semantic features of one image per label, [B, S, D] in one step. With multi-reference autoregression, those of the
+    /// first 1 + `references.len()` groups, given the latents [B, C, h, w], of any float type, of the earlier AR steps.
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) for a label that is no class or too many references;
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn features(
         &self,
         ctx: &Context<B>,
         labels: &[usize],
@@ -91,16 +153,11 @@ impl<B: Backend> TransDiff<B> {
         Features::new(self.ar.features(ctx, &class, references)?.into_value())
     }
 
-    /// Features for no class, with references or without: [1, n, D], or one an image with references.
-    pub fn unconditional_features(&self, references: &[Tensor<B>]) -> Result<Features<B>> {
-        self.unconditional_features_in(&self.ctx(), references)
-    }
-
-    pub(super) fn unconditional_features_in(
-        &self,
-        ctx: &Context<B>,
-        references: &[Tensor<B>],
-    ) -> Result<Features<B>> {
+    /// Unconditional features: [1, n, D] without references, [B, n, D] for the references of B images.
+    ///
+    /// # Errors
+    /// As [`features`](Self::features).
+    pub fn unconditional_features(&self, ctx: &Context<B>, references: &[Tensor<B>]) -> Result<Features<B>> {
         let mut class = self.ar.unconditional_embedding(ctx)?;
         if let Some(first) = references.first() {
             let images = first.shape().first().copied().unwrap_or(0);
@@ -109,12 +166,11 @@ impl<B: Backend> TransDiff<B> {
         Features::new(self.ar.features(ctx, &class, references)?.into_value())
     }
 
-    /// What the decoder needs of `features`.
-    pub fn condition(&self, features: &Features<B>) -> Result<Condition<B>> {
-        self.condition_in(&self.ctx(), features)
-    }
-
-    pub(super) fn condition_in(&self, ctx: &Context<B>, features: &Features<B>) -> Result<Condition<B>> {
+    /// Condition of the decoder: keys and values of its cross-attentions to `features`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for features of another width or number.
+    pub fn condition(&self, ctx: &Context<B>, features: &Features<B>) -> Result<Condition<B>> {
         let z = self.ar.conditioning(ctx, &ctx.input(features.tensor())?)?;
         self.decoder.condition(ctx, &z)
     }

@@ -1,4 +1,4 @@
-//! The autoencoder's sizes.
+//! Configuration of the autoencoder.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::layers::NORM_GROUPS;
+use crate::models::CodecInfo;
 use crate::{Error, Result};
 
 /// Every size of the autoencoder; two with equal configurations have the same parameters.
@@ -28,6 +29,9 @@ pub struct VaeConfig {
 }
 
 impl VaeConfig {
+    /// Metadata key under which files carry the configuration.
+    pub const METADATA_KEY: &str = "transdiff.vae";
+
     /// KL-16: 66.46 M parameters, 16 latent channels, sides 1/16 of the image's.
     pub fn published() -> Self {
         Self {
@@ -37,6 +41,16 @@ impl VaeConfig {
             multipliers: vec![1, 1, 2, 2, 4],
             res_blocks: 2,
             attention: vec![4],
+        }
+    }
+
+    /// Description as a codec.
+    pub fn codec_info(&self) -> CodecInfo {
+        CodecInfo {
+            codec: "KL-VAE",
+            image_channels: self.image_channels,
+            code_channels: self.latent_channels,
+            downsampling: self.downsampling(),
         }
     }
 

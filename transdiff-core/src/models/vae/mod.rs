@@ -1,40 +1,34 @@
 //! The image autoencoder: the KL-VAE of latent diffusion (Rombach et al. 2022) in the sizes that TransDiff uses
-//! (KL-16, paper Appendix C). It turns images into latents, on which the model works, and latents into images.
+//! (KL-16, paper Appendix C). It encodes images into latents, on which the model works, and decodes latents into images.
 //!
 //! It is frozen: nothing here is recorded on a tape. Images go through it one by one, so that memory does not grow
-//! with the batch and an image comes out the same to the bit in any batch. Inside, channels lie side by side
-//! ([B, H, W, C]).
+//! with the batch and an image is bitwise identical in any batch. Inside, channels are the last axis ([B, H, W, C]).
 
+mod codec;
 mod config;
-mod files;
-mod halves;
+mod decoder;
+mod encoder;
 mod layers;
+mod memory;
+mod mid_block;
 mod posterior;
-
-use std::ops::ControlFlow;
+mod stored;
 
 pub use config::VaeConfig;
-pub use files::{StoredVae, VAE_CONFIG_KEY};
-use halves::{Decoder, Encoder};
+use decoder::Decoder;
+use encoder::Encoder;
 use layers::Conv2d;
 pub use posterior::Posterior;
+pub use stored::StoredVae;
 
+use super::Model;
+use crate::checkpoint::WeightView;
 use crate::nn::{Init, module};
-use crate::{Backend, DType, Error, Result, Tensor};
+use crate::{Backend, CancellationToken, DType, Error, Result, Tensor};
 
-/// What the published models multiply latents with before they work on them, and divide by before
+/// Factor that the published models multiply latents with before they work on them, and divide by before
 /// [`Vae::decode`]: it brings the published VAE's latents to a variance of about 1.
 pub const LATENT_SCALE: f64 = 0.2325;
-
-/// Asked before every block of layers whether to go on; a break ends the call with [`Error::Cancelled`].
-pub type Proceed<'a> = &'a mut dyn FnMut() -> ControlFlow<()>;
-
-fn go_on(proceed: Proceed<'_>) -> Result<()> {
-    match proceed() {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(Error::Cancelled),
-    }
-}
 
 /// The autoencoder.
 #[derive(Clone, Debug)]
@@ -55,6 +49,34 @@ module!(Vae {
     "decoder" => decoder,
 });
 
+impl<B: Backend> Model<B> for Vae<B> {
+    type Config = VaeConfig;
+
+    const CONFIG_KEY: &'static str = VaeConfig::METADATA_KEY;
+
+    fn placeholder(backend: &B, config: &VaeConfig, dtype: DType) -> Result<Self> {
+        Self::build(backend, config, dtype, &mut Init::placeholder(backend, dtype))
+    }
+
+    /// The configuration is always that of the shapes.
+    fn check_config(config: &VaeConfig, _: &WeightView<'_>) -> Result<()> {
+        config.validate()
+    }
+
+    fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Type of the weights, in which everything is computed.
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+}
+
 impl<B: Backend> Vae<B> {
     /// Random weights, drawn from `seed`.
     ///
@@ -62,14 +84,6 @@ impl<B: Backend> Vae<B> {
     /// [`Error::Config`].
     pub fn new(backend: &B, config: &VaeConfig, dtype: DType, seed: u64) -> Result<Self> {
         Self::build(backend, config, dtype, &mut Init::random(backend, dtype, seed))
-    }
-
-    /// Weights that take no memory, to be replaced.
-    ///
-    /// # Errors
-    /// [`Error::Config`].
-    pub fn placeholder(backend: &B, config: &VaeConfig, dtype: DType) -> Result<Self> {
-        Self::build(backend, config, dtype, &mut Init::placeholder(backend, dtype))
     }
 
     fn build(backend: &B, config: &VaeConfig, dtype: DType, init: &mut Init<B>) -> Result<Self> {
@@ -86,22 +100,7 @@ impl<B: Backend> Vae<B> {
         })
     }
 
-    /// The sizes.
-    pub fn config(&self) -> &VaeConfig {
-        &self.config
-    }
-
-    /// The backend that holds the weights.
-    pub fn backend(&self) -> &B {
-        &self.backend
-    }
-
-    /// Type of the weights, in which everything is computed.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// Side of an image by that of its latent: 16 in the published one.
+    /// Pixels per position of the latent, along each side: 16 in the published autoencoder.
     pub fn downsampling(&self) -> usize {
         self.config.downsampling()
     }
@@ -110,16 +109,15 @@ impl<B: Backend> Vae<B> {
     /// multiples of [`downsampling`](Self::downsampling).
     ///
     /// # Errors
-    /// [`Error::Shape`] for other images, [`Error::DType`] for another type than the weights', [`Error::Cancelled`] if
-    /// `proceed` breaks, [`Error::NonFinite`] if the result holds a NaN or an infinity.
-    pub fn encode(&self, images: &Tensor<B>, proceed: Proceed<'_>) -> Result<Posterior<B>> {
+    /// [`Error::Shape`] for other images, [`Error::DType`] for another type than the weights', [`Error::Cancelled`], [`Error::NonFinite`] if the result holds a NaN or an infinity.
+    pub fn encode(&self, images: &Tensor<B>, token: &CancellationToken) -> Result<Posterior<B>> {
         let factor = self.downsampling();
         let expected =
             || format!("[B, {}, H, W] with H and W multiples of {factor}", self.config.image_channels);
         self.check("Vae::encode", images, self.config.image_channels, factor, expected)?;
         let [h, w] = [2, 3].map(|axis| images.dim(axis) / factor);
         let moments = each_batch(images, [2 * self.config.latent_channels, h, w], |image| {
-            self.quant_conv.forward(&self.encoder.forward(image, proceed)?, None)
+            self.quant_conv.forward(&self.encoder.forward(image, token)?, None)
         })?;
         // Standard deviations are exponentials of them.
         Posterior::new(moments.cast(self.dtype.accumulator())?)
@@ -129,20 +127,15 @@ impl<B: Backend> Vae<B> {
     /// is to be divided by [`LATENT_SCALE`].
     ///
     /// # Errors
-    /// [`Error::Shape`] for other latents, [`Error::DType`] for another type than the weights', [`Error::Cancelled`]
-    /// if `proceed` breaks, [`Error::NonFinite`] if the result holds a NaN or an infinity.
-    pub fn decode(&self, latents: &Tensor<B>, proceed: Proceed<'_>) -> Result<Tensor<B>> {
+    /// [`Error::Shape`] for other latents, [`Error::DType`] for another type than the weights', [`Error::Cancelled`], [`Error::NonFinite`] if the result holds a NaN or an infinity.
+    pub fn decode(&self, latents: &Tensor<B>, token: &CancellationToken) -> Result<Tensor<B>> {
         let channels = self.config.latent_channels;
         self.check("Vae::decode", latents, channels, 1, || format!("[B, {channels}, h, w], not empty"))?;
         let [h, w] = [2, 3].map(|axis| latents.dim(axis) * self.downsampling());
         let images = each_batch(latents, [self.config.image_channels, h, w], |latent| {
-            self.decoder.forward(&self.post_quant_conv.forward(latent, None)?, proceed)
+            self.decoder.forward(&self.post_quant_conv.forward(latent, None)?, token)
         })?;
-        // A number that is not finite makes a sum of squares that is none: cheaper than to look at each.
-        if Tensor::squared_norm(&self.backend, &[&images])?.is_finite() {
-            return Ok(images);
-        }
-        Err(Error::NonFinite { stage: "vae decoder" })
+        if images.is_finite()? { Ok(images) } else { Err(Error::NonFinite { stage: "vae decoder" }) }
     }
 
     fn check(
@@ -163,8 +156,8 @@ impl<B: Backend> Vae<B> {
     }
 }
 
-/// What `f` makes of the images of x [B, C, H, W] as [n, H, W, C], joined as [B, C', H', W']: as many at a time as fill
-/// the device with images of so many pixels as are the more of x and the result.
+/// Applies `f` to the images of x [B, C, H, W] as [n, H, W, C], and joins the results as [B, C', H', W']. As many images
+/// are processed at a time as fill the device, counted in pixels of x or of the result, whichever has more.
 fn each_batch<B: Backend>(
     x: &Tensor<B>,
     [c, h, w]: [usize; 3],

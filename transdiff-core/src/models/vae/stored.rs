@@ -1,18 +1,14 @@
 //! The autoencoder on disk, under the published parameter names.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Vae, VaeConfig};
-use crate::checkpoint::{FileKind, WeightFile, WeightView, write_atomic};
-use crate::models::transdiff::{expected, load_params, metadata_value, named_params};
+use crate::checkpoint::{FileKind, WeightFile, WeightView};
+use crate::models::{Model, metadata_value};
 use crate::{Backend, DType, Error, Result};
 
-/// Key of the configuration in a file's metadata.
-pub const VAE_CONFIG_KEY: &str = "transdiff.vae";
-
-/// What the names of the autoencoder's tensors begin with; others in a file are not its (a published one may have
-/// those of the loss that it was trained with).
+/// Prefixes of the names of the autoencoder's tensors. A file may hold others, such as those of the loss that it was
+/// trained with.
 const PREFIXES: [&str; 4] = ["encoder.", "decoder.", "quant_conv.", "post_quant_conv."];
 
 /// An autoencoder in a file: its sizes are known, and no tensor has been read.
@@ -36,8 +32,8 @@ impl<'a> StoredVae<'a> {
         let tensors = file.select(prefix).filtered(|name| PREFIXES.iter().any(|p| name.starts_with(p)));
         let shapes = tensors.entries().map(|(name, entry)| (name, entry.shape()));
         let config = VaeConfig::from_shapes(file.path(), shapes)?;
-        if file.metadata().contains_key(VAE_CONFIG_KEY) {
-            let said: VaeConfig = metadata_value(file.path(), file.metadata(), VAE_CONFIG_KEY)?;
+        if file.metadata().contains_key(VaeConfig::METADATA_KEY) {
+            let said: VaeConfig = metadata_value(file.path(), file.metadata(), VaeConfig::METADATA_KEY)?;
             if said != config {
                 let message = format!("the metadata says {said:?}, the shapes say {config:?}");
                 return Err(Error::format(file.path(), message));
@@ -62,10 +58,7 @@ impl<'a> StoredVae<'a> {
     /// [`Error::TensorNames`] and [`Error::Tensor`] if a tensor is missing, extra, of a wrong shape or type, or not
     /// finite; [`Error::Io`] if the system cannot read it.
     pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<Vae<B>> {
-        let mut vae = Vae::placeholder(backend, &self.config, dtype)?;
-        self.tensors.check(&expected(&vae, ""))?;
-        load_params(&mut vae, &self.tensors)?;
-        Ok(vae)
+        Vae::read(backend, &self.config, &self.tensors, dtype)
     }
 }
 
@@ -76,16 +69,5 @@ impl<B: Backend> Vae<B> {
     /// Those of [`WeightFile::open`], [`StoredVae::find`] and [`StoredVae::load`].
     pub fn load(backend: &B, path: impl AsRef<Path>, dtype: DType) -> Result<Self> {
         StoredVae::find(&WeightFile::open(path)?)?.load(backend, dtype)
-    }
-
-    /// Writes a safetensors file, replacing the one at `path` only when the new one is complete.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let config = serde_json::to_string(self.config()).expect("a configuration is plain data");
-        let tensors = named_params(self, "");
-        let metadata = BTreeMap::from([(VAE_CONFIG_KEY.to_owned(), config)]);
-        write_atomic(path, tensors.iter().map(|(name, tensor)| (name, tensor)), &metadata)
     }
 }

@@ -52,7 +52,7 @@ impl<B: Backend> Features<B> {
     ///
     /// # Errors
     /// [`Error::Argument`] if `k` is 0 or more than there are.
-    pub fn first(&self, k: usize) -> Result<Self> {
+    pub fn truncate(&self, k: usize) -> Result<Self> {
         if k == 0 || k > self.count() {
             return Err(Error::argument("k", format!("a number in 1..={}", self.count()), k));
         }

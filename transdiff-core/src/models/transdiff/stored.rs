@@ -1,31 +1,10 @@
-//! Which model a file holds, and what its sizes are.
+//! The model on disk: finding it in a file, and its sizes.
 
-use std::path::Path;
-
-use super::files::{CONFIG_KEY, expected, load_params, metadata_value};
 use super::{TransDiff, TransDiffConfig, infer_config};
 use crate::checkpoint::{WeightFile, WeightView};
+use crate::models::stored::check_agreement;
+use crate::models::{LoadHints, Model, WeightSet, metadata_value};
 use crate::{Backend, DType, Error, Result};
-
-/// One of the sets of weights that a file may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WeightSet {
-    /// Averaged over training: what the paper's images are made with.
-    Ema,
-    /// As the last step of training left them.
-    Raw,
-    /// The only ones: a model on its own.
-    Single,
-}
-
-/// What a file may not say, and the caller may know better.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LoadHints {
-    /// Attention heads, which no shape tells.
-    pub heads: Option<usize>,
-    /// The weights to take. Unless given, the averaged ones where there are any.
-    pub weights: Option<WeightSet>,
-}
 
 /// A model in a file: its weights were chosen and its sizes are known, and no tensor has been read.
 #[derive(Clone, Debug)]
@@ -42,16 +21,16 @@ const SETS: [(&str, WeightSet); 4] = [
     ("model.", WeightSet::Raw),
     ("", WeightSet::Single),
 ];
-/// What distributed training puts before every name.
+/// Prefix of every name in checkpoints of distributed training.
 const DISTRIBUTED: &str = "module.";
 
 impl<'a> StoredTransDiff<'a> {
     /// Finds the model in a file of either format.
     ///
-    /// The weights are those of `model_ema`, or else `model` (PyTorch's checkpoints), `ema` or `model` (training
-    /// runs of this library), or the whole file. The sizes are those of the metadata where they stand there; else
-    /// they are read off the shapes and compared with `args`. Heads, which no shape tells, come from the hints,
-    /// from `args`, or from the published model of the same width and depth.
+    /// The weights are those of `model_ema`, or else `model` (PyTorch's checkpoints), `ema` or `model` (training runs of
+    /// this library), or the whole file. The sizes come from the metadata, or else from the shapes, compared with `args`.
+    /// Heads, which no shape tells, come from the hints, from `args`, or from the published model of the same width and
+    /// depth.
     ///
     /// # Errors
     /// [`Error::Format`] if the file holds no such model, if what it says contradicts itself or the hints, or if a
@@ -59,10 +38,11 @@ impl<'a> StoredTransDiff<'a> {
     /// no possible shape; [`Error::Config`] if the sizes do not fit together.
     pub fn find(file: &'a WeightFile, hints: &LoadHints) -> Result<Self> {
         let (weights, tensors) = choose(file, hints.weights)?;
-        let config = if file.metadata().contains_key(CONFIG_KEY) {
-            let config: TransDiffConfig = metadata_value(file.path(), file.metadata(), CONFIG_KEY)?;
+        let config = if file.metadata().contains_key(TransDiffConfig::METADATA_KEY) {
+            let config: TransDiffConfig =
+                metadata_value(file.path(), file.metadata(), TransDiffConfig::METADATA_KEY)?;
             if let Some(heads) = hints.heads {
-                agree(file.path(), "heads", ("the hint", heads), ("the metadata", config.heads))?;
+                check_agreement(file.path(), "heads", ("the hint", heads), ("the metadata", config.heads))?;
             }
             config
         } else {
@@ -78,12 +58,12 @@ impl<'a> StoredTransDiff<'a> {
         &self.config
     }
 
-    /// Which weights were chosen.
+    /// The chosen set of weights.
     pub fn weights(&self) -> WeightSet {
         self.weights
     }
 
-    /// Their tensors, under the names of the model's parameters.
+    /// Tensors of the chosen set, under the names of the model's parameters.
     pub fn tensors(&self) -> &WeightView<'a> {
         &self.tensors
     }
@@ -94,10 +74,7 @@ impl<'a> StoredTransDiff<'a> {
     /// [`Error::TensorNames`] and [`Error::Tensor`] if a tensor is missing, extra, of a wrong shape or type, or not
     /// finite; [`Error::Io`] if the system cannot read it.
     pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<TransDiff<B>> {
-        let mut model = TransDiff::placeholder(backend, &self.config, dtype)?;
-        self.tensors.check(&expected(&model, ""))?;
-        load_params(&mut model, &self.tensors)?;
-        Ok(model)
+        TransDiff::read(backend, &self.config, &self.tensors, dtype)
     }
 }
 
@@ -113,7 +90,9 @@ fn choose(file: &WeightFile, wanted: Option<WeightSet>) -> Result<(WeightSet, We
     let held: Vec<WeightSet> = sets().map(|(weights, _)| weights).collect();
     let message = match wanted {
         Some(wanted) if !held.is_empty() => format!("no weights {wanted:?}, the file has {held:?}"),
-        _ if file.metadata().contains_key(CONFIG_KEY) => return Ok((WeightSet::Single, file.select(""))),
+        _ if file.metadata().contains_key(TransDiffConfig::METADATA_KEY) => {
+            return Ok((WeightSet::Single, file.select("")));
+        }
         _ => {
             "no TransDiff model: no tensors diffdecoder.net.* by themselves or under model_ema, ema or model"
                 .into()
@@ -125,7 +104,7 @@ fn choose(file: &WeightFile, wanted: Option<WeightSet>) -> Result<(WeightSet, We
 /// Whether there is a model in the file, by the names of its tensors or by its metadata.
 pub(crate) fn holds_model(file: &WeightFile) -> bool {
     let has_tensors = SETS.iter().any(|(prefix, _)| model_in(file, prefix).is_some());
-    has_tensors || file.metadata().contains_key(CONFIG_KEY)
+    has_tensors || file.metadata().contains_key(TransDiffConfig::METADATA_KEY)
 }
 
 /// The tensors under `prefix`, if they are those of a model.
@@ -135,17 +114,4 @@ fn model_in<'a>(file: &'a WeightFile, prefix: &str) -> Option<WeightView<'a>> {
     let is_model =
         |view: &WeightView<'_>| view.entries().any(|(name, _)| name.starts_with("diffdecoder.net."));
     [view, plain].into_iter().find(is_model)
-}
-
-/// Two sources of one size say the same.
-pub(super) fn agree<T: PartialEq + std::fmt::Display>(
-    path: &Path,
-    what: &str,
-    (one, a): (&str, T),
-    (other, b): (&str, T),
-) -> Result<()> {
-    if a == b {
-        return Ok(());
-    }
-    Err(Error::format(path, format!("{what}: {one} says {a}, {other} says {b}")))
 }

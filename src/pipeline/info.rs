@@ -1,0 +1,59 @@
+//! Description of a pipeline.
+
+use super::pixels::CHANNELS;
+use crate::models::{CodecInfo, GeneratorInfo, WeightSet};
+use crate::{DType, Error, Result};
+
+/// Description of a pipeline.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// The model.
+    pub generator: GeneratorInfo,
+    /// The codec, if there is one.
+    pub codec: Option<CodecInfo>,
+    /// Set of weights that was taken of the model's file.
+    pub weights: WeightSet,
+    /// Name of the device, for display.
+    pub device: String,
+    /// Type that model and codec compute in.
+    pub dtype: DType,
+    /// Number of elements of the model's parameters.
+    pub parameters: usize,
+    /// Number of elements of the codec's parameters; 0 without a codec.
+    pub codec_parameters: usize,
+}
+
+impl Info {
+    /// Height and width of the images in pixels, if there is a codec.
+    pub fn image_size(&self) -> Option<[usize; 2]> {
+        let [_, height, width] = self.generator.code_shape;
+        self.codec.as_ref().map(|codec| [height, width].map(|side| side * codec.downsampling))
+    }
+
+    /// Height and width of the images in pixels.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a codec.
+    pub fn require_image_size(&self) -> Result<[usize; 2]> {
+        self.image_size().ok_or_else(no_codec)
+    }
+}
+
+pub(super) fn no_codec() -> Error {
+    Error::argument("images", "a pipeline with a codec", "one without, which makes latents only")
+}
+
+/// Checks that the codec decodes the model's codes, to images of three colours.
+///
+/// # Errors
+/// [`Error::Config`] naming the number of channels that does not match.
+pub(super) fn check_match(generator: &GeneratorInfo, codec: &CodecInfo) -> Result<()> {
+    if codec.image_channels != CHANNELS {
+        return Err(Error::config("image_channels", CHANNELS.to_string(), codec.image_channels));
+    }
+    let ([made, ..], decoded) = (generator.code_shape, codec.code_channels);
+    if made == decoded {
+        return Ok(());
+    }
+    Err(Error::config("latent_channels", format!("{decoded}, as the codec has"), made))
+}

@@ -1,0 +1,54 @@
+//! A generator and a codec on a device.
+
+use std::sync::Arc;
+
+use super::device_session::{DeviceModel, OnDevice};
+use super::info::{Info, check_match};
+use super::session::PipelineSession;
+use crate::models::{Codec, Generator, WeightSet};
+use crate::{Backend, Result};
+
+/// A generator, and possibly a codec, on a device. It is immutable, and clones share it: any number of sessions use one,
+/// on any threads.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    model: Arc<dyn DeviceModel>,
+    info: Arc<Info>,
+}
+
+impl Pipeline {
+    /// A pipeline of a generator and possibly a codec that are loaded already, of this library or the caller's own.
+    ///
+    /// # Errors
+    /// [`Config`](crate::Error::Config) if they do not match.
+    pub fn new<B: Backend>(
+        generator: Box<dyn Generator<B>>,
+        codec: Option<Box<dyn Codec<B>>>,
+        weights: WeightSet,
+    ) -> Result<Self> {
+        let codec: Option<Arc<dyn Codec<B>>> = codec.map(Arc::from);
+        let info = Info {
+            generator: generator.info().clone(),
+            codec: codec.as_ref().map(|codec| codec.info()),
+            weights,
+            device: generator.backend().name(),
+            dtype: generator.dtype(),
+            parameters: generator.parameters(),
+            codec_parameters: codec.as_ref().map_or(0, |codec| codec.parameters()),
+        };
+        if let Some(codec) = &info.codec {
+            check_match(&info.generator, codec)?;
+        }
+        Ok(Self { model: Arc::new(OnDevice::new(generator, codec)), info: Arc::new(info) })
+    }
+
+    /// Description of the pipeline.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// A session for one caller.
+    pub fn session(&self) -> PipelineSession {
+        PipelineSession::new(self.model.session(), Arc::clone(&self.info))
+    }
+}

@@ -1,0 +1,170 @@
+//! The registry: finds the model or the codec in a file, whichever it is.
+//!
+//! A model is added as a variant here and a module beside [`transdiff`](super::transdiff); nothing above core names one.
+
+use super::model::{expected, json};
+use super::transdiff::{Session, StoredTransDiff, TransDiff, TransDiffConfig};
+use super::vae::{StoredVae, Vae, VaeConfig};
+use super::{Codec, CodecInfo, ElementCount, Generator, GeneratorInfo, LoadHints, Model, WeightSet};
+use crate::checkpoint::{WeightFile, WeightView};
+use crate::reference::Reference;
+use crate::{Backend, DType, Result};
+
+/// Configuration of a model in a file's metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredConfig {
+    /// Metadata key.
+    pub key: &'static str,
+    /// The configuration as JSON.
+    pub json: String,
+}
+
+/// A generator in a file: its weights were chosen and its sizes are known, and no tensor has been read.
+#[derive(Clone, Debug)]
+pub enum StoredModel<'a> {
+    /// TransDiff.
+    TransDiff(StoredTransDiff<'a>),
+}
+
+impl<'a> StoredModel<'a> {
+    /// Finds the model in a file by its metadata or its tensors.
+    ///
+    /// # Errors
+    /// Those of [`StoredTransDiff::find`], the only model so far.
+    pub fn find(file: &'a WeightFile, hints: &LoadHints) -> Result<Self> {
+        StoredTransDiff::find(file, hints).map(Self::TransDiff)
+    }
+
+    /// Description of the generator.
+    pub fn info(&self) -> GeneratorInfo {
+        match self {
+            Self::TransDiff(stored) => stored.config().generator_info(),
+        }
+    }
+
+    /// Settings with which its results were published, if they were.
+    pub fn published_preset(&self) -> Option<crate::diffusion::Preset> {
+        match self {
+            Self::TransDiff(stored) => stored.config().preset(),
+        }
+    }
+
+    /// The chosen set of weights.
+    pub fn weights(&self) -> WeightSet {
+        match self {
+            Self::TransDiff(stored) => stored.weights(),
+        }
+    }
+
+    /// Tensors of the chosen set, under the names of the model's parameters.
+    pub fn tensors(&self) -> &WeightView<'a> {
+        match self {
+            Self::TransDiff(stored) => stored.tensors(),
+        }
+    }
+
+    /// The configuration, as files carry it.
+    pub fn config(&self) -> StoredConfig {
+        match self {
+            Self::TransDiff(stored) => {
+                StoredConfig { key: TransDiffConfig::METADATA_KEY, json: json(stored.config()) }
+            }
+        }
+    }
+
+    /// Checks names and shapes of the tensors; none is read.
+    ///
+    /// # Errors
+    /// [`Error::TensorNames`](crate::Error::TensorNames) and [`Error::Tensor`](crate::Error::Tensor).
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::TransDiff(stored) => check::<TransDiff<Reference>>(stored.config(), stored.tensors()),
+        }
+    }
+
+    /// Elements in memory while `images` images are generated.
+    pub fn generation_elements(&self) -> ElementCount {
+        match self {
+            Self::TransDiff(stored) => stored.config().generation_elements(),
+        }
+    }
+
+    /// Reads the weights in the type `dtype`, one tensor after another.
+    ///
+    /// # Errors
+    /// Those of [`Model::read`].
+    pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<Box<dyn Generator<B>>> {
+        match self {
+            Self::TransDiff(stored) => Ok(Box::new(Session::new(&stored.load(backend, dtype)?))),
+        }
+    }
+}
+
+/// A codec in a file: its sizes are known, and no tensor has been read.
+#[derive(Clone, Debug)]
+pub enum StoredCodec<'a> {
+    /// The KL-VAE.
+    Vae(StoredVae<'a>),
+}
+
+impl<'a> StoredCodec<'a> {
+    /// Finds the codec in a file by its tensors.
+    ///
+    /// # Errors
+    /// Those of [`StoredVae::find`], the only codec so far.
+    pub fn find(file: &'a WeightFile) -> Result<Self> {
+        StoredVae::find(file).map(Self::Vae)
+    }
+
+    /// Description of the codec.
+    pub fn info(&self) -> CodecInfo {
+        match self {
+            Self::Vae(stored) => stored.config().codec_info(),
+        }
+    }
+
+    /// Its tensors, under the names of the codec's parameters.
+    pub fn tensors(&self) -> &WeightView<'a> {
+        match self {
+            Self::Vae(stored) => stored.tensors(),
+        }
+    }
+
+    /// The configuration, as files carry it.
+    pub fn config(&self) -> StoredConfig {
+        match self {
+            Self::Vae(stored) => StoredConfig { key: VaeConfig::METADATA_KEY, json: json(stored.config()) },
+        }
+    }
+
+    /// Checks names and shapes of the tensors; none is read.
+    ///
+    /// # Errors
+    /// [`Error::TensorNames`](crate::Error::TensorNames) and [`Error::Tensor`](crate::Error::Tensor).
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::Vae(stored) => check::<Vae<Reference>>(stored.config(), stored.tensors()),
+        }
+    }
+
+    /// Elements in memory while codes of `code_size` are decoded, `at_once` images at a time.
+    pub fn decoding_elements(&self, code_size: [usize; 2], at_once: u64) -> ElementCount {
+        match self {
+            Self::Vae(stored) => stored.config().decoding_elements(code_size, at_once),
+        }
+    }
+
+    /// Reads the weights in the type `dtype`, one tensor after another.
+    ///
+    /// # Errors
+    /// Those of [`Model::read`].
+    pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<Box<dyn Codec<B>>> {
+        match self {
+            Self::Vae(stored) => Ok(Box::new(stored.load(backend, dtype)?)),
+        }
+    }
+}
+
+fn check<M: Model<Reference>>(config: &M::Config, tensors: &WeightView<'_>) -> Result<()> {
+    tensors.check(&expected(&M::placeholder(&Reference, config, DType::F32)?, ""))
+}

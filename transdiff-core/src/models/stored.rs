@@ -1,0 +1,55 @@
+//! What the stored forms of all models share.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Result};
+
+/// Metadata key of the settings of a training run.
+pub(crate) const TRAIN_KEY: &str = "transdiff.train";
+
+/// One of the sets of weights that a file may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightSet {
+    /// EMA weights: the paper's images are made with them.
+    Ema,
+    /// Raw weights, as the last training step left them.
+    Raw,
+    /// The only set of the file: a model by itself.
+    Single,
+}
+
+/// Information that a file may lack and the caller may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadHints {
+    /// Number of attention heads, which no shape tells.
+    pub heads: Option<usize>,
+    /// Set of weights to take. By default the EMA weights where there are any.
+    pub weights: Option<WeightSet>,
+}
+
+/// The JSON value `key` of a file's metadata.
+pub(crate) fn metadata_value<T: DeserializeOwned>(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+    key: &str,
+) -> Result<T> {
+    let text = metadata.get(key).ok_or_else(|| Error::format(path, format!("no metadata entry {key}")))?;
+    serde_json::from_str(text).map_err(|e| Error::format(path, format!("metadata entry {key}: {e}")))
+}
+
+/// Checks that two sources give the same value for one size.
+pub(crate) fn check_agreement<T: PartialEq + Display>(
+    path: &Path,
+    what: &str,
+    (one, a): (&str, T),
+    (other, b): (&str, T),
+) -> Result<()> {
+    if a == b {
+        return Ok(());
+    }
+    Err(Error::format(path, format!("{what}: {one} says {a}, {other} says {b}")))
+}
