@@ -32,7 +32,7 @@ fn of_a_training_run_the_average_is_taken() {
     let folder = Folder::new();
     let (run, out) = (folder.path("run.safetensors"), folder.path("out.safetensors"));
     Trainer::new(model(&one_step()), TrainConfig::new(2, 3)).unwrap().save(&run).unwrap();
-    assert!(succeed(&["convert", &run, &out]).contains("model (ema weights)"));
+    assert!(succeed(&["convert", &run, &out]).contains("model (EMA weights)"));
     // Before the first step, the average is the model.
     assert!(fs::read(&out).unwrap() == fs::read(folder.model("a.safetensors", &one_step())).unwrap());
     let (file, run) = (WeightFile::open(&out).unwrap(), WeightFile::open(&run).unwrap());
@@ -46,7 +46,7 @@ fn a_checkpoint_of_pytorch_keeps_its_values() {
     let path = golden("checkpoint-last.pth");
     let folder = Folder::new();
     let source = WeightFile::open(&path).unwrap();
-    for (flags, prefix) in [(&[][..], "model_ema."), (&["--weights", "model"], "model.")] {
+    for (flags, prefix) in [(&[][..], "model_ema."), (&["--weights", "raw"], "model.")] {
         let (once, twice) = (folder.path("once.safetensors"), folder.path("twice.safetensors"));
         succeed(&[&["convert", &path, &once, "--heads", "4", "--force"], flags].concat());
         let made = WeightFile::open(&once).unwrap();
@@ -59,7 +59,7 @@ fn a_checkpoint_of_pytorch_keeps_its_values() {
         assert!(fs::read(&once).unwrap() == fs::read(&twice).unwrap(), "needs no flag, and changes nothing");
     }
     let without = fail(&["convert", &path, &folder.path("new.safetensors")]);
-    assert!(without.contains("checkpoint-last.pth") && without.contains("give --heads N"), "{without}");
+    assert!(without.contains("checkpoint-last.pth") && without.contains("add --heads N"), "{without}");
 }
 
 #[test]
@@ -72,8 +72,10 @@ fn an_autoencoder_of_pytorch_keeps_its_values() {
     for name in made.entries().keys() {
         assert_eq!(made.tensor(name).unwrap(), source.tensor(&format!("model.{name}")).unwrap());
     }
-    let refused = fail(&["convert", &path, &out, "--force", "--heads", "4"]);
-    assert!(refused.contains("no --heads"), "{refused}");
+    for flags in [["--heads", "4"], ["--weights", "ema"]] {
+        let error = fail(&[&["convert", &path, &out, "--force"], &flags[..]].concat());
+        assert!(error.contains(&format!("{}: applies to models only", flags[0])), "{error}");
+    }
 }
 
 #[test]
@@ -112,7 +114,7 @@ fn what_fails_leaves_the_old_file() {
     let out = folder.path("out.safetensors");
     fs::write(&out, "precious").unwrap();
     let good = folder.model("good.safetensors", &one_step());
-    assert!(fail(&["convert", &good, &out]).contains("out.safetensors: exists already (--force"));
+    assert!(fail(&["convert", &good, &out]).contains("out.safetensors: already exists; add --force"));
     let nan = fail(&["convert", &spoilt(&folder, f32::NAN), &out, "--force"]);
     assert!(nan.contains("spoilt.safetensors: tensor z_proj_ln.weight") && nan.contains("NaN"), "{nan}");
     let large = fail(&["convert", &spoilt(&folder, f32::MAX), &out, "--force", "--dtype", "bf16"]);
@@ -134,9 +136,9 @@ fn what_is_no_model_is_refused() {
     );
     write_atomic(&path, [("x", &tensor)], &BTreeMap::new()).unwrap();
     assert!(
-        fail(&["convert", &path, &out]).contains("other.safetensors: neither a TransDiff model nor a VAE")
+        fail(&["convert", &path, &out]).contains("other.safetensors: expected a TransDiff model or a VAE")
     );
     let good = folder.model("good.safetensors", &one_step());
     assert!(fail(&["convert", &good, &out, "--heads", "4"]).contains("heads"));
-    assert!(fail(&["convert", &good, &out, "--weights", "ema"]).contains("no weights Ema"));
+    assert!(fail(&["convert", &good, &out, "--weights", "ema"]).contains("good.safetensors"));
 }

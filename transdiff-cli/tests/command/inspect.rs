@@ -27,7 +27,7 @@ fn a_model_is_described() {
     for line in [
         "format safetensors",
         "kind TransDiff model",
-        "weights one set",
+        "weights single set",
         "heads 2",
         "class_emb 1 160 640 B f32",
     ] {
@@ -39,7 +39,7 @@ fn a_model_is_described() {
 
     let about = parsed(&["inspect", &path, "--json"]);
     assert_eq!(about["config"], json!(mrar()));
-    assert_eq!((&about["kind"], &about["weights"]), (&json!("model"), &json!("sole")));
+    assert_eq!((&about["kind"], &about["weights"]), (&json!("model"), &json!("single")));
     let sum: u64 = about["tensors"].as_array().unwrap().iter().map(|t| t["bytes"].as_u64().unwrap()).sum();
     assert_eq!(about["total"]["bytes"], json!(sum));
     assert_eq!(about["total"]["values"], about["parameters"]);
@@ -53,8 +53,10 @@ fn a_training_run_is_described_by_its_averaged_model() {
     Trainer::new(model(&one_step()), TrainConfig::new(2, 3)).unwrap().save(&path).unwrap();
     let about = parsed(&["inspect", &path, "--json"]);
     assert_eq!((&about["kind"], &about["weights"]), (&json!("training_run"), &json!("ema")));
-    let other = parsed(&["inspect", &path, "--json", "--weights", "model"]);
-    assert_eq!(other["weights"], json!("model"));
+    let other = parsed(&["inspect", &path, "--json", "--weights", "raw"]);
+    assert_eq!(other["weights"], json!("raw"));
+    let alias = parsed(&["inspect", &path, "--json", "--weights", "model"]);
+    assert_eq!(alias["weights"], json!("raw"));
     let text = succeed(&["inspect", &path]);
     assert!(says(&text, "ema.class_emb 1 160") && says(&text, "transdiff.step 0"), "{text}");
 }
@@ -70,14 +72,17 @@ fn an_autoencoder_is_described() {
 fn a_checkpoint_of_pytorch_is_described() {
     let path = golden("checkpoint-last.pth");
     let text = succeed(&["inspect", &path]);
-    for line in
-        ["format PyTorch", "not known: the number of attention heads", "args.model transdiff_tiny", "epoch 3"]
-    {
+    for line in [
+        "format PyTorch",
+        "not available: the file does not record the number of attention heads",
+        "args.model transdiff_tiny",
+        "epoch 3",
+    ] {
         assert!(says(&text, line), "{line}: {text}");
     }
     assert!(text.contains("--heads N"), "the remedy: {text}");
     let text = succeed(&["inspect", &path, "--heads", "4"]);
-    for line in ["weights ema", "heads 4", "width 32", "model_ema.class_emb 1 320", "optimizer.state"] {
+    for line in ["weights EMA", "heads 4", "width 32", "model_ema.class_emb 1 320", "optimizer.state"] {
         assert!(says(&text, line), "{line}: {text}");
     }
     assert_eq!(parsed(&["inspect", &path, "--json"])["config"], Value::Null);

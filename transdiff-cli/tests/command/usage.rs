@@ -17,7 +17,7 @@ fn every_command_explains_itself() {
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 12] = [
         (&[], "Usage"),
         (&["paint"], "paint"),
         (&["inspect"], "<FILE>"),
@@ -29,11 +29,26 @@ fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
         (&["sample", "--model", "m", "--class", "1", "--seeds", "1", "--count", "2"], "--count"),
         (&["sample", "--model", "m", "--class", "1", "--steps", "0"], "--steps"),
         (&["sample", "--model", "m", "--class", "1", "--device", "tpu"], "device"),
+        (&["sample", "--model", "m", "--class", "1", "--reference", "a.png"], "--codec"),
     ];
     for (args, named) in cases {
         let done = run(args);
         assert_eq!(done.code, Some(2), "{args:?}: {}", done.stderr);
         assert!(done.stderr.contains(named), "{args:?}: {}", done.stderr);
+    }
+}
+
+/// `--vae` is the former name of `--codec`.
+#[test]
+fn vae_is_a_hidden_alias_of_codec() {
+    let help = succeed(&["sample", "--help"]);
+    assert!(help.contains("--codec") && !help.contains("--vae"), "{help}");
+    assert!(!succeed(&["completions", "bash"]).contains("--vae"));
+    for flags in [&["--vae", "no-such-file"][..], &["--vae=no-such-file"], &["--codec", "no-such-file"]] {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/pth/checkpoint-last.pth");
+        let done = run(&[&["sample", "--model", model, "--class", "1"], flags].concat());
+        assert_eq!(done.code, Some(1), "{flags:?}: {}", done.stderr);
+        assert!(done.stderr.contains("no-such-file"), "{flags:?}: {}", done.stderr);
     }
 }
 
