@@ -8,6 +8,16 @@ pub type Result<T, E = Failure> = std::result::Result<T, E>;
 /// Exit code of a program ended by Ctrl-C: 128 + SIGINT.
 pub const INTERRUPTED: u8 = 130;
 
+/// Arguments of the library, and the flags that set them.
+const FLAGS: [(&str, &str); 6] = [
+    ("guidance", "--guidance"),
+    ("guidance_low", "--guidance-interval LOW"),
+    ("guidance_high", "--guidance-interval HIGH"),
+    ("drift_scale", "--drift-scale"),
+    ("noise_scale", "--noise-scale"),
+    ("threads", "--threads"),
+];
+
 /// Reason for the command to end early.
 #[derive(Debug)]
 pub enum Failure {
@@ -59,8 +69,14 @@ impl fmt::Display for Failure {
 
 impl From<transdiff::Error> for Failure {
     fn from(error: transdiff::Error) -> Self {
-        match error {
+        match &error {
             transdiff::Error::Cancelled => Self::Interrupted(error.to_string()),
+            transdiff::Error::Argument { argument, expected, got } => {
+                match FLAGS.iter().find(|(name, _)| name == argument) {
+                    Some((_, flag)) => Self::Message(format!("{flag}: expected {expected}, got {got}")),
+                    None => Self::Message(error.to_string()),
+                }
+            }
             _ => Self::Message(error.to_string()),
         }
     }

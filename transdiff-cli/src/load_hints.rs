@@ -1,10 +1,10 @@
 //! Command-line arguments that select what is loaded from a model file, shared by all commands.
 
 use clap::{Args, ValueEnum};
-use transdiff::DType;
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::transdiff::{LoadHints, StoredTransDiff, WeightSet};
 use transdiff::text::printable;
+use transdiff::{DType, Error};
 
 use crate::failure::{Failure, Result};
 
@@ -64,14 +64,17 @@ impl LoadHintArgs {
         StoredTransDiff::find(file, &hints).map_err(|error| {
             // A single head divides any width: if the model is found with it, only the number of heads was missing.
             let with_heads = StoredTransDiff::find(file, &LoadHints { heads: Some(1), ..hints });
-            match with_heads {
-                Ok(model) if hints.heads.is_none() => Failure::Message(format!(
+            match (error, with_heads) {
+                (Error::Config { field: "heads", expected, got }, _) if hints.heads.is_some() => {
+                    Failure::Message(format!("--heads: expected {expected}, got {got}"))
+                }
+                (_, Ok(model)) if hints.heads.is_none() => Failure::Message(format!(
                     "{}: the file does not record the number of attention heads; \
                      add --heads N, where N divides the width {}",
                     file.path().display(),
                     model.config().width,
                 )),
-                _ => error.into(),
+                (error, _) => error.into(),
             }
         })
     }

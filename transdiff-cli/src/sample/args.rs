@@ -111,7 +111,7 @@ pub struct SampleArgs {
     pub noise_scale: Option<f64>,
 
     /// Number of images per batch, at least 1; larger batches need more memory
-    #[arg(long, value_name = "N", default_value = "8", help_heading = "Execution")]
+    #[arg(long, value_name = "N", default_value = "8", value_parser = parse_positive, help_heading = "Execution")]
     pub batch: NonZeroUsize,
     /// Device: cpu, cuda, cuda:N, or auto for the first usable GPU and otherwise the CPU
     #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Execution")]
@@ -135,6 +135,10 @@ pub struct SampleArgs {
     /// Replace existing files
     #[arg(long, help_heading = "Output")]
     pub force: bool,
+}
+
+fn parse_positive(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "expected an integer of at least 1".to_owned())
 }
 
 impl SampleArgs {

@@ -109,10 +109,8 @@ fn chosen_seeds(args: &SampleArgs, classes: usize) -> Result<Vec<u64>> {
     check_distinct("--seeds", &seeds)?;
     let (seed, count) = (args.seed, args.count as usize);
     if args.seeds.is_empty() && seeds.len() != count {
-        let last = u64::MAX;
-        return Err(
-            format!("--seed {seed} --count {count}: expected seeds up to {last}, got a larger one").into()
-        );
+        let max = u64::MAX;
+        return Err(format!("--seed {seed} --count {count}: the last seed exceeds the maximum, {max}").into());
     }
     let images = seeds.len().saturating_mul(classes);
     if images > MAX_IMAGES {
@@ -195,7 +193,7 @@ fn references(
     let (given, model) = (args.references.len(), args.model.display());
     if given > max {
         let expected = match max {
-            0 => format!("no reference images, because {model} is a 1-step model"),
+            0 => format!("no reference images for the 1-step model {model}"),
             _ => format!("at most {max} reference images for {model}"),
         };
         return Err(format!("--reference: expected {expected}, got {given}").into());

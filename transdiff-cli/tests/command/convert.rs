@@ -59,6 +59,8 @@ fn a_checkpoint_of_pytorch_keeps_its_values() {
         assert!(fs::read(&once).unwrap() == fs::read(&twice).unwrap(), "needs no flag, and changes nothing");
     }
     let without = fail(&["convert", &path, &folder.path("new.safetensors")]);
+    let wrong = fail(&["convert", &path, &folder.path("new.safetensors"), "--heads", "5"]);
+    assert!(wrong.contains("--heads: expected a divisor of width 32, got 5"), "{wrong}");
     assert!(without.contains("checkpoint-last.pth") && without.contains("add --heads N"), "{without}");
 }
 

@@ -17,7 +17,7 @@ fn every_command_explains_itself() {
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 13] = [
         (&[], "Usage"),
         (&["paint"], "paint"),
         (&["inspect"], "<FILE>"),
@@ -28,6 +28,7 @@ fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
         (&["sample", "--model", "m", "--class", "1", "--seeds", "1,x"], "--seeds"),
         (&["sample", "--model", "m", "--class", "1", "--seeds", "1", "--count", "2"], "--count"),
         (&["sample", "--model", "m", "--class", "1", "--steps", "0"], "--steps"),
+        (&["sample", "--model", "m", "--class", "1", "--batch", "0"], "expected an integer of at least 1"),
         (&["sample", "--model", "m", "--class", "1", "--device", "tpu"], "device"),
         (&["sample", "--model", "m", "--class", "1", "--reference", "a.png"], "--codec"),
     ];
