@@ -15,7 +15,7 @@ use crate::failure::{Failure, Result};
 pub struct Bitmap {
     pub height: usize,
     pub width: usize,
-    /// RGB or grey.
+    /// PNG colour type of the pixels.
     pub color: ColorType,
     /// height · width · channels bytes.
     pub bytes: Vec<u8>,

@@ -56,7 +56,7 @@ fn candidates(text: &str) -> Vec<usize> {
     matching(&|name| name.windows(wanted.len()).any(|part| part == wanted))
 }
 
-/// Splits into lower-case words of letters and digits, so that `golden_retriever` equals `Golden Retriever`.
+/// Splits `text` into lower-case words of letters and digits, so that `golden_retriever` equals `Golden Retriever`.
 fn words(text: &str) -> Vec<String> {
     let parts = text.split(|c: char| !c.is_alphanumeric());
     parts.filter(|part| !part.is_empty()).map(str::to_lowercase).collect()

@@ -1,4 +1,4 @@
-//! Help, completions, and what is said about a wrong command line.
+//! Help, completions, and usage errors.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::process::{run, succeed};
 
 #[test]
-fn every_command_explains_itself() {
+fn every_command_has_help_with_examples() {
     for command in ["inspect", "convert", "sample", "completions"] {
         let help = succeed(&[command, "--help"]);
         assert!(help.contains("Usage: transdiff") && help.contains("Examples:"), "{help}");
@@ -16,7 +16,7 @@ fn every_command_explains_itself() {
 }
 
 #[test]
-fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
+fn usage_errors_exit_2_and_name_the_argument() {
     let cases: [(&[&str], &str); 13] = [
         (&[], "Usage"),
         (&["paint"], "paint"),
@@ -54,7 +54,7 @@ fn vae_is_a_hidden_alias_of_codec() {
 }
 
 #[test]
-fn shells_get_their_completions() {
+fn completions_cover_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = succeed(&["completions", shell]);
         assert!(script.contains("guidance-interval") && script.contains("euler-maruyama"), "{shell}");
@@ -62,10 +62,10 @@ fn shells_get_their_completions() {
 }
 
 #[test]
-fn bash_parses_its_completions() {
+fn bash_accepts_its_completions() {
     let started = Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut bash) = started else {
-        eprintln!("skipped: bash is absent");
+        eprintln!("SKIPPED: bash is not installed");
         return;
     };
     let script = succeed(&["completions", "bash"]);
