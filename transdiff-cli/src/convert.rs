@@ -1,4 +1,4 @@
-//! `transdiff convert`: a safetensors file of a model or a VAE in any file that can be read.
+//! `transdiff convert`: converts a checkpoint or VAE to safetensors.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -14,16 +14,16 @@ use transdiff::nn::Module;
 use transdiff::{Cpu, DType, Error, HostTensor, TransDiff};
 
 use crate::failure::{Failure, Result};
-use crate::source::{self, Hints, Type};
-use crate::text;
+use crate::load_hints::{DTypeArg, LoadHintArgs};
+use crate::{format, output};
 
-/// What is converted, and how
+/// Arguments of `transdiff convert`.
 #[derive(Args)]
 #[command(
-    after_help = "The input may be a checkpoint of the published implementation (.pth), its VAE (.ckpt), a training run of
-this library, or a model or VAE as safetensors; which one is told by its contents. Of a training run the
-averaged weights are taken, as the paper does. The sizes go into the metadata, so that the new file needs
-no flags.
+    after_help = "The input is a checkpoint of the published implementation (.pth), its VAE (.ckpt), a training run of \
+this library, or a model or VAE in safetensors format; its type is detected from its contents. A training run is \
+converted to its EMA weights unless --weights raw is given, as in the paper. The configuration is written to the \
+metadata, so that loading the new file needs no flags.
 
 Examples:
   transdiff convert checkpoint-last.pth model.safetensors
@@ -31,86 +31,91 @@ Examples:
   transdiff convert weights.pth model.safetensors --heads 12
   transdiff convert kl16.ckpt vae.safetensors"
 )]
-pub struct Options {
-    /// The file to read
+pub struct ConvertArgs {
+    /// Checkpoint or VAE to read: safetensors, .pth, .pt or .ckpt
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// The safetensors file to write
+    /// Safetensors file to write
     #[arg(value_name = "OUT")]
     output: PathBuf,
     #[command(flatten)]
-    hints: Hints,
-    /// Type of the weights in the new file [default: that of the input]
+    hints: LoadHintArgs,
+    /// Data type of the weights in OUT [default: as in IN]
     #[arg(long, value_name = "TYPE")]
-    dtype: Option<Type>,
+    dtype: Option<DTypeArg>,
     /// Replace OUT if it exists
     #[arg(long)]
     force: bool,
 }
 
-/// What is written: tensors, and the metadata that describes them.
-struct Found<'a> {
-    what: String,
+/// Model or codec found in the input file, with the metadata to write beside its tensors.
+struct LoadTarget<'a> {
+    /// Description for the user: `model (EMA weights)`.
+    description: &'static str,
     tensors: WeightView<'a>,
     metadata: BTreeMap<String, String>,
 }
 
-pub fn run(options: &Options) -> Result<()> {
-    if options.output.exists() && !options.force {
-        return Err(format!("{}: exists already (--force replaces it)", options.output.display()).into());
+pub fn run(args: &ConvertArgs) -> Result<()> {
+    if args.output.exists() && !args.force {
+        return Err(format!("{}: already exists; add --force to replace it", args.output.display()).into());
     }
-    let file = WeightFile::open(&options.input)?;
-    let found = find(&file, options.hints)?;
-    write(&options.output, &found, options.dtype.map(DType::from))?;
-    let written = std::fs::metadata(&options.output).map_err(Error::io(&options.output))?.len();
-    let tensors = found.tensors.entries().count();
-    let line = format!(
-        "{}: {}, {tensors} tensors, {}\n",
-        options.output.display(),
-        found.what,
-        text::bytes(written)
-    );
-    text::print(line)
+    let file = WeightFile::open(&args.input)?;
+    let target = find(&file, args.hints)?;
+    write(&args.output, &target, args.dtype.map(DType::from))?;
+    let size = std::fs::metadata(&args.output).map_err(Error::io(&args.output))?.len();
+    output::print(format!(
+        "{}: {}, {} tensors, {}\n",
+        args.output.display(),
+        target.description,
+        target.tensors.entries().count(),
+        format::bytes(size)
+    ))
 }
 
-fn find(file: &WeightFile, hints: Hints) -> Result<Found<'_>> {
+fn find(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
     match file.kind() {
         FileKind::Model | FileKind::TrainingRun => model(file, hints),
         FileKind::Vae { .. } => vae(file, hints),
         FileKind::Unknown => {
             let path = file.path().display();
             Err(format!(
-                "{path}: neither a TransDiff model nor a VAE (`transdiff inspect` shows what it holds)"
+                "{path}: expected a TransDiff model or a VAE; `transdiff inspect` shows the contents of the file"
             )
             .into())
         }
     }
 }
 
-fn model(file: &WeightFile, hints: Hints) -> Result<Found<'_>> {
-    let source = hints.find(file)?;
-    let tensors = source.tensors().clone();
-    tensors.check(&shapes(&TransDiff::placeholder(&Cpu::new(Some(1))?, source.config(), DType::F32)?))?;
-    let what = match source.weights() {
-        WeightSet::Single => "model".to_owned(),
-        which => format!("model ({} weights)", source::name(which)),
+fn model(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
+    let model = hints.find_model(file)?;
+    let tensors = model.tensors().clone();
+    tensors.check(&shapes(&TransDiff::placeholder(&Cpu::new(Some(1))?, model.config(), DType::F32)?))?;
+    let description = match model.weights() {
+        WeightSet::Ema => "model (EMA weights)",
+        WeightSet::Raw => "model (raw weights)",
+        WeightSet::Single => "model",
     };
-    Ok(Found { what, tensors, metadata: described(CONFIG_KEY, source.config()) })
+    Ok(LoadTarget { description, tensors, metadata: config_metadata(CONFIG_KEY, model.config()) })
 }
 
-fn vae(file: &WeightFile, hints: Hints) -> Result<Found<'_>> {
-    if hints.heads.is_some() || hints.weights.is_some() {
-        let path = file.path().display();
-        return Err(format!("{path}: a VAE, for which there is no --heads and no --weights").into());
+fn vae(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
+    for (flag, given) in [("--heads", hints.heads.is_some()), ("--weights", hints.weights.is_some())] {
+        if given {
+            return Err(
+                format!("{flag}: applies to models only, but {} is a VAE", file.path().display()).into()
+            );
+        }
     }
-    let source = StoredVae::find(file)?;
-    let tensors = source.tensors().clone();
-    tensors.check(&shapes(&Vae::placeholder(&Cpu::new(Some(1))?, source.config(), DType::F32)?))?;
-    Ok(Found { what: "VAE".into(), tensors, metadata: described(VAE_CONFIG_KEY, source.config()) })
+    let vae = StoredVae::find(file)?;
+    let tensors = vae.tensors().clone();
+    tensors.check(&shapes(&Vae::placeholder(&Cpu::new(Some(1))?, vae.config(), DType::F32)?))?;
+    let metadata = config_metadata(VAE_CONFIG_KEY, vae.config());
+    Ok(LoadTarget { description: "VAE", tensors, metadata })
 }
 
-/// The metadata that says the sizes, as the library writes them.
-fn described(key: &str, config: &impl Serialize) -> BTreeMap<String, String> {
+/// Metadata with the configuration, as the library writes it.
+fn config_metadata(key: &str, config: &impl Serialize) -> BTreeMap<String, String> {
     let text = serde_json::to_string(config).expect("a configuration is plain data");
     BTreeMap::from([(key.to_owned(), text)])
 }
@@ -120,31 +125,31 @@ fn shapes(module: &dyn Module<Cpu>) -> Vec<(String, Vec<usize>)> {
     module.params().into_iter().map(|(name, param)| (name, param.value().shape().to_vec())).collect()
 }
 
-/// Writes the tensors one after another: memory holds one of them.
-fn write(path: &Path, found: &Found<'_>, dtype: Option<DType>) -> Result<()> {
-    let fault = RefCell::new(None);
-    let tensors = found.tensors.entries().map(|(name, entry)| {
+/// Writes the tensors one by one, so that only one of them is in memory at a time.
+fn write(path: &Path, target: &LoadTarget<'_>, dtype: Option<DType>) -> Result<()> {
+    let read_error = RefCell::new(None);
+    let tensors = target.tensors.entries().map(|(name, entry)| {
         let dtype = dtype.or(entry.decoded()).unwrap_or(DType::F32);
-        (name, Lazy { tensors: &found.tensors, name, entry, dtype, fault: &fault })
+        (name, LazyTensor { tensors: &target.tensors, name, entry, dtype, read_error: &read_error })
     });
-    let written = write_atomic(path, tensors, &found.metadata);
-    match fault.into_inner() {
+    let written = write_atomic(path, tensors, &target.metadata);
+    match read_error.into_inner() {
         Some(error) => Err(Failure::from(error)),
         None => Ok(written?),
     }
 }
 
-/// A tensor that is read when its turn to be written comes.
-struct Lazy<'a> {
+/// Tensor that is read when it is written.
+struct LazyTensor<'a> {
     tensors: &'a WeightView<'a>,
     name: &'a str,
     entry: &'a Entry,
     dtype: DType,
-    /// Why a tensor could not be read: the writer's trait knows no errors.
-    fault: &'a RefCell<Option<Error>>,
+    /// Receives the error if the tensor cannot be read, because `View` cannot return it.
+    read_error: &'a RefCell<Option<Error>>,
 }
 
-impl Lazy<'_> {
+impl LazyTensor<'_> {
     fn read(&self) -> transdiff::Result<HostTensor> {
         let tensor = self.tensors.tensor(self.name)?.cast(self.dtype)?;
         if tensor.data().is_finite() {
@@ -154,12 +159,12 @@ impl Lazy<'_> {
             path: self.tensors.file().path().to_owned(),
             tensor: self.name.to_owned(),
             expected: format!("values within the range of {}", self.dtype),
-            got: "one beyond it".to_owned(),
+            got: "a value out of range".to_owned(),
         })
     }
 }
 
-impl View for Lazy<'_> {
+impl View for LazyTensor<'_> {
     fn dtype(&self) -> StoredDType {
         match self.dtype {
             DType::F32 => StoredDType::F32,
@@ -174,10 +179,10 @@ impl View for Lazy<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // What gives no bytes is refused by the writer, which then leaves the old file in place.
+        // The writer rejects a tensor without bytes, and then leaves the old file in place.
         let bytes = self.read().map(|tensor| View::data(&&tensor).into_owned());
         Cow::Owned(bytes.unwrap_or_else(|error| {
-            *self.fault.borrow_mut() = Some(error);
+            *self.read_error.borrow_mut() = Some(error);
             Vec::new()
         }))
     }

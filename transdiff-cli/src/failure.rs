@@ -1,47 +1,58 @@
-//! What ends the command early, and what is said about it.
+//! Reasons for the command to end early, and their exit codes.
 
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::text::say;
-
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// Exit code of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+/// Exit code of a program ended by Ctrl-C: 128 + SIGINT.
+pub const INTERRUPTED: u8 = 130;
 
-/// Why the command ends early.
+/// Arguments of the library, and the flags that set them.
+const FLAGS: [(&str, &str); 6] = [
+    ("guidance", "--guidance"),
+    ("guidance_low", "--guidance-interval LOW"),
+    ("guidance_high", "--guidance-interval HIGH"),
+    ("drift_scale", "--drift-scale"),
+    ("noise_scale", "--noise-scale"),
+    ("threads", "--threads"),
+];
+
+/// Reason for the command to end early.
 #[derive(Debug)]
 pub enum Failure {
-    /// A line for the user.
+    /// An error, as one line for the user.
     Message(String),
-    /// The user stopped it; a line on what is left.
+    /// Interrupted by the user; a line on what was written until then.
     Interrupted(String),
-    /// Nobody reads the output any more, as in `transdiff inspect FILE | head -1`.
+    /// The reader of stdout is gone, as in `transdiff inspect FILE | head -1`. Not an error.
     OutputClosed,
 }
 
 impl Failure {
-    /// The same, with a line on what is left.
-    pub fn leaving(self, left: &str) -> Self {
+    /// Adds what was written before the failure.
+    pub fn with_completed(self, completed: &str) -> Self {
         match self {
-            Self::Message(message) => Self::Message(format!("{message}; {left}")),
-            Self::Interrupted(_) => Self::Interrupted(left.to_owned()),
+            Self::Message(message) => Self::Message(format!("{message}; {completed}")),
+            Self::Interrupted(_) => Self::Interrupted(completed.to_owned()),
             Self::OutputClosed => Self::OutputClosed,
         }
     }
 
-    /// Says it on stderr, in one line, and gives the exit code.
-    pub fn report(&self) -> ExitCode {
+    /// The line to print to stderr, if any.
+    pub fn stderr_line(&self) -> Option<String> {
         match self {
-            Self::Message(message) => {
-                say(&format!("error: {message}"));
-                ExitCode::FAILURE
-            }
-            Self::Interrupted(message) => {
-                say(&format!("interrupted: {message}"));
-                INTERRUPTED.into()
-            }
+            Self::Message(message) => Some(format!("error: {message}")),
+            Self::Interrupted(message) => Some(format!("interrupted: {message}")),
+            Self::OutputClosed => None,
+        }
+    }
+
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Message(_) => ExitCode::FAILURE,
+            Self::Interrupted(_) => INTERRUPTED.into(),
             Self::OutputClosed => ExitCode::SUCCESS,
         }
     }
@@ -51,15 +62,21 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Message(text) | Self::Interrupted(text) => f.write_str(text),
-            Self::OutputClosed => f.write_str("nobody reads the output"),
+            Self::OutputClosed => f.write_str("stdout is closed"),
         }
     }
 }
 
 impl From<transdiff::Error> for Failure {
     fn from(error: transdiff::Error) -> Self {
-        match error {
+        match &error {
             transdiff::Error::Cancelled => Self::Interrupted(error.to_string()),
+            transdiff::Error::Argument { argument, expected, got } => {
+                match FLAGS.iter().find(|(name, _)| name == argument) {
+                    Some((_, flag)) => Self::Message(format!("{flag}: expected {expected}, got {got}")),
+                    None => Self::Message(error.to_string()),
+                }
+            }
             _ => Self::Message(error.to_string()),
         }
     }

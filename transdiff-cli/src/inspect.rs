@@ -1,4 +1,4 @@
-//! `transdiff inspect`: what a file of tensors holds.
+//! `transdiff inspect`: shows the contents of a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -12,172 +12,177 @@ use transdiff::models::vae::{StoredVae, VAE_CONFIG_KEY};
 use transdiff::text::{printable, shortened};
 
 use crate::failure::{Failure, Result};
-use crate::source::{self, Hints, type_name};
-use crate::text::{self, Align, table};
+use crate::format::{self, Align, table};
+use crate::load_hints::{LoadHintArgs, dtype_name, weight_set_name};
+use crate::output;
 
-/// Characters of a value that are shown.
-const VALUE_WIDTH: usize = 100;
-/// Values that are shown.
-const VALUES: usize = 60;
-/// What stands before the modules of a set of weights, and so does not tell modules apart.
-const SETS: [&str; 8] =
+/// Maximum number of characters shown of a key or a value.
+const MAX_VALUE_CHARS: usize = 100;
+/// Maximum number of values shown in a section.
+const MAX_VALUES: usize = 60;
+/// Name components that stand for a set of weights or optimiser state and not for a module.
+const WEIGHT_SET_PREFIXES: [&str; 8] =
     ["model", "model_ema", "ema", "module", "state_dict", "optimizer", "adam_m", "adam_v"];
 
-/// What is looked at, and how it is shown
+/// Arguments of `transdiff inspect`.
 #[derive(Args)]
 #[command(
-    after_help = "Reads safetensors files and PyTorch checkpoints (.pth, .pt, .ckpt). Only the table of contents is read,
-and nothing in it is executed.
+    after_help = "Reads safetensors files and PyTorch checkpoints (.pth, .pt, .ckpt). Only the headers are read, and no code \
+from the file is executed.
 
 Examples:
   transdiff inspect checkpoint-last.pth
   transdiff inspect model.safetensors --tensors | less
   transdiff inspect model.safetensors --json | jq .config"
 )]
-pub struct Options {
-    /// The file
+pub struct InspectArgs {
+    /// Checkpoint to read: safetensors, .pth, .pt or .ckpt
     file: PathBuf,
-    /// Everything, as JSON
+    /// Print everything as JSON
     #[arg(long)]
     json: bool,
-    /// Every tensor, not a line for each module
+    /// List every tensor instead of totals per module
     #[arg(long)]
     tensors: bool,
     #[command(flatten)]
-    hints: Hints,
+    hints: LoadHintArgs,
 }
 
-pub fn run(options: &Options) -> Result<()> {
-    let file = WeightFile::open(&options.file)?;
-    let about = About::of(&file, options.hints);
-    match options.json {
-        true => text::print(format!("{:#}\n", about.json(&file))),
-        false => text::print(about.text(&file, options.tensors)),
+pub fn run(args: &InspectArgs) -> Result<()> {
+    let file = WeightFile::open(&args.file)?;
+    let summary = FileSummary::new(&file, args.hints);
+    match args.json {
+        true => output::print(format!("{:#}\n", summary.json(&file))),
+        false => output::print(summary.text(&file, args.tensors)),
     }
 }
 
-/// What can be said of a file beyond its table of contents.
-struct About {
+/// Summary of a file: its kind, and the model or codec found in it.
+struct FileSummary {
     kind: &'static str,
-    sizes: Option<Sizes>,
-    /// Why the sizes are not known.
-    why: Option<String>,
+    module: Option<ModuleSummary>,
+    /// Error that prevented reading the configuration.
+    config_error: Option<String>,
 }
 
-/// What a model or a VAE is.
-struct Sizes {
+/// Summary of a model or a codec.
+struct ModuleSummary {
     config: Value,
-    /// Of a model: which weights the other figures are of, and the paper's settings.
+    /// Set of weights that the other fields describe. Models only.
     weights: Option<WeightSet>,
+    /// Sampling settings of the paper. Published models only.
     preset: Option<Preset>,
     tensors: usize,
     parameters: usize,
 }
 
-impl About {
-    fn of(file: &WeightFile, hints: Hints) -> Self {
-        let (kind, sizes) = match file.kind() {
+impl FileSummary {
+    fn new(file: &WeightFile, hints: LoadHintArgs) -> Self {
+        let (kind, module) = match file.kind() {
             FileKind::Model => ("TransDiff model", model(file, hints)),
             FileKind::TrainingRun => ("training run", model(file, hints)),
             FileKind::Vae { .. } => ("VAE", vae(file)),
             FileKind::Unknown => {
-                return Self { kind: "unknown: neither a model nor a VAE", sizes: None, why: None };
+                let kind = "unknown (neither a TransDiff model nor a VAE)";
+                return Self { kind, module: None, config_error: None };
             }
         };
-        let why = match &sizes {
+        let config_error = match &module {
             Err(Failure::Message(message)) => {
                 let path = format!("{}: ", file.path().display());
                 Some(message.strip_prefix(&path).unwrap_or(message).to_owned())
             }
             _ => None,
         };
-        Self { kind, sizes: sizes.ok(), why }
+        Self { kind, module: module.ok(), config_error }
     }
 
-    fn text(&self, file: &WeightFile, tensors: bool) -> String {
+    fn text(&self, file: &WeightFile, list_tensors: bool) -> String {
         let mut out = format!("{}\n", printable(&file.path().display().to_string()));
-        out.push_str(&pairs(self.summary(file)));
-        if let Some(why) = &self.why {
-            out.push_str(&format!("\nsizes\n  not known: {}\n", printable(why)));
+        out.push_str(&pairs(self.overview(file)));
+        if let Some(error) = &self.config_error {
+            out.push_str(&format!("\nconfiguration\n  not available: {}\n", printable(error)));
         }
-        let config = self.sizes.iter().filter_map(|sizes| sizes.config.as_object()).flatten();
-        section(&mut out, "sizes", config.map(|(key, value)| (key.clone(), plain(value))));
-        // The sizes have been told.
-        let told = |key: &str| self.sizes.is_some() && [CONFIG_KEY, VAE_CONFIG_KEY].contains(&key);
-        let metadata = file.metadata().iter().filter(|(key, _)| !told(key));
+        let config = self.module.iter().filter_map(|module| module.config.as_object()).flatten();
+        section(&mut out, "configuration", config.map(|(key, value)| (key.clone(), plain(value))));
+        // The configuration is shown above already.
+        let is_shown = |key: &str| self.module.is_some() && [CONFIG_KEY, VAE_CONFIG_KEY].contains(&key);
+        let metadata = file.metadata().iter().filter(|(key, _)| !is_shown(key));
         section(&mut out, "metadata", metadata.map(|(key, text)| (key.clone(), text.clone())));
-        section(&mut out, "beside the tensors", values(file.values()));
+        section(&mut out, "other values", values(file.values()));
         out.push_str("\ntensors\n");
-        out.push_str(&if tensors { every(file) } else { by_module(file) });
+        out.push_str(&if list_tensors { tensor_table(file) } else { module_table(file) });
         out
     }
 
-    fn summary(&self, file: &WeightFile) -> Vec<(String, String)> {
+    fn overview(&self, file: &WeightFile) -> Vec<(String, String)> {
         let mut rows = vec![("format", format_name(file).to_owned()), ("kind", self.kind.to_owned())];
-        if let Some(sizes) = &self.sizes {
-            rows.extend(sizes.weights.map(|weights| ("weights", described(weights).to_owned())));
-            rows.push(("parameters", format!("{} in {} tensors", sizes.parameters, sizes.tensors)));
-            rows.extend(sizes.preset.map(|p| {
+        if let Some(module) = &self.module {
+            rows.extend(
+                module.weights.map(|weights| ("weights", weight_set_description(weights).to_owned())),
+            );
+            rows.push(("parameters", format!("{} in {} tensors", module.parameters, module.tensors)));
+            rows.extend(module.preset.map(|p| {
                 let (guidance, drift, noise) = (p.guidance, p.drift_scale, p.noise_scale);
                 let text = format!("guidance {guidance}, drift scale {drift}, noise scale {noise}");
-                ("paper", text)
+                ("paper preset", text)
             }));
         }
         rows.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     fn json(&self, file: &WeightFile) -> Value {
-        let sizes = self.sizes.as_ref();
+        let module = self.module.as_ref();
         let tensors: Vec<Value> = file.entries().iter().map(|(name, entry)| {
-            json!({ "name": name, "dtype": type_name(entry.dtype()), "shape": entry.shape(), "bytes": size(entry) })
+            json!({ "name": name, "dtype": dtype_name(entry.dtype()), "shape": entry.shape(), "bytes": size(entry) })
         }).collect();
-        let total = Total::of(file.entries().values());
+        let total = TensorTotals::of(file.entries().values());
         json!({
             "path": file.path().display().to_string(),
             "format": format_name(file),
             "kind": kind_name(file.kind()),
-            "config": sizes.map(|s| &s.config),
-            "config_missing": self.why,
-            "weights": sizes.and_then(|s| s.weights).map(source::name),
-            "parameters": sizes.map(|s| s.parameters),
+            "config": module.map(|m| &m.config),
+            "config_missing": self.config_error,
+            "weights": module.and_then(|m| m.weights).map(weight_set_name),
+            "parameters": module.map(|m| m.parameters),
             "metadata": file.metadata(),
             "values": file.values(),
             "tensors": tensors,
-            "total": { "tensors": total.tensors, "values": total.values, "bytes": total.bytes },
+            "total": { "tensors": total.tensors, "values": total.elements, "bytes": total.bytes },
         })
     }
 }
 
-fn model(file: &WeightFile, hints: Hints) -> Result<Sizes> {
-    let source = hints.find(file)?;
-    let config: &TransDiffConfig = source.config();
-    let sizes = Sizes::of(json!(config), source.tensors());
-    Ok(Sizes { weights: Some(source.weights()), preset: Preset::of(config), ..sizes })
+fn model(file: &WeightFile, hints: LoadHintArgs) -> Result<ModuleSummary> {
+    let model = hints.find_model(file)?;
+    let config: &TransDiffConfig = model.config();
+    let summary = ModuleSummary::new(json!(config), model.tensors());
+    Ok(ModuleSummary { weights: Some(model.weights()), preset: Preset::of(config), ..summary })
 }
 
-fn vae(file: &WeightFile) -> Result<Sizes> {
-    let source = StoredVae::find(file)?;
-    Ok(Sizes::of(json!(source.config()), source.tensors()))
+fn vae(file: &WeightFile) -> Result<ModuleSummary> {
+    let vae = StoredVae::find(file)?;
+    Ok(ModuleSummary::new(json!(vae.config()), vae.tensors()))
 }
 
-impl Sizes {
-    fn of(config: Value, tensors: &WeightView<'_>) -> Self {
-        let total = Total::of(tensors.entries().map(|(_, entry)| entry));
-        let (tensors, parameters) = (total.tensors, total.values as usize);
+impl ModuleSummary {
+    fn new(config: Value, tensors: &WeightView<'_>) -> Self {
+        let total = TensorTotals::of(tensors.entries().map(|(_, entry)| entry));
+        let (tensors, parameters) = (total.tensors, total.elements as usize);
         Self { config, weights: None, preset: None, tensors, parameters }
     }
 }
 
-/// Sums over tensors.
+/// Totals over tensors.
 #[derive(Default)]
-struct Total {
+struct TensorTotals {
     tensors: usize,
-    values: u64,
+    elements: u64,
     bytes: u64,
-    types: BTreeSet<String>,
+    dtypes: BTreeSet<String>,
 }
 
-impl Total {
+impl TensorTotals {
     fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
         let mut total = Self::default();
         entries.into_iter().for_each(|entry| total.add(entry));
@@ -186,55 +191,59 @@ impl Total {
 
     fn add(&mut self, entry: &Entry) {
         self.tensors += 1;
-        self.values = self.values.saturating_add(count(entry));
+        self.elements = self.elements.saturating_add(element_count(entry));
         self.bytes = self.bytes.saturating_add(size(entry));
-        self.types.insert(type_name(entry.dtype()));
+        self.dtypes.insert(dtype_name(entry.dtype()));
     }
 
     fn row(&self, name: &str) -> [String; 5] {
-        let types: Vec<&str> = self.types.iter().map(String::as_str).collect();
-        let (tensors, values) = (self.tensors.to_string(), self.values.to_string());
-        [printable(name), tensors, values, text::bytes(self.bytes), types.join(", ")]
+        let dtypes: Vec<&str> = self.dtypes.iter().map(String::as_str).collect();
+        let (tensors, elements) = (self.tensors.to_string(), self.elements.to_string());
+        [printable(name), tensors, elements, format::bytes(self.bytes), dtypes.join(", ")]
     }
 }
 
-fn count(entry: &Entry) -> u64 {
+fn element_count(entry: &Entry) -> u64 {
     entry.shape().iter().map(|&d| d as u64).product()
 }
 
+/// Size of a tensor in bytes.
 fn size(entry: &Entry) -> u64 {
-    (count(entry) * entry.dtype().bitsize() as u64).div_ceil(8)
+    (element_count(entry) * entry.dtype().bitsize() as u64).div_ceil(8)
 }
 
-fn every(file: &WeightFile) -> String {
-    let mut rows = vec![["name", "type", "shape", "bytes"].map(String::from)];
+/// One row per tensor.
+fn tensor_table(file: &WeightFile) -> String {
+    let mut rows = vec![["name", "dtype", "shape", "bytes"].map(String::from)];
     rows.extend(file.entries().iter().map(|(name, entry)| {
         let shape = format!("{:?}", entry.shape());
-        [printable(name), type_name(entry.dtype()), shape, size(entry).to_string()]
+        [printable(name), dtype_name(entry.dtype()), shape, size(entry).to_string()]
     }));
-    let total = Total::of(file.entries().values());
-    let values = format!("{} values", total.values);
-    rows.push([format!("total of {}", total.tensors), String::new(), values, total.bytes.to_string()]);
+    let total = TensorTotals::of(file.entries().values());
+    let (tensors, elements) =
+        (format!("total: {} tensors", total.tensors), format!("{} elements", total.elements));
+    rows.push([tensors, String::new(), elements, total.bytes.to_string()]);
     table([Align::Left, Align::Left, Align::Left, Align::Right], &rows)
 }
 
-fn by_module(file: &WeightFile) -> String {
-    let mut modules: BTreeMap<&str, Total> = BTreeMap::new();
+/// One row per top-level module.
+fn module_table(file: &WeightFile) -> String {
+    let mut modules: BTreeMap<&str, TensorTotals> = BTreeMap::new();
     for (name, entry) in file.entries() {
-        modules.entry(module(name)).or_default().add(entry);
+        modules.entry(module_name(name)).or_default().add(entry);
     }
-    let mut rows = vec![["module", "tensors", "values", "size", "types"].map(String::from)];
+    let mut rows = vec![["module", "tensors", "elements", "size", "dtypes"].map(String::from)];
     rows.extend(modules.iter().map(|(name, total)| total.row(name)));
-    rows.push(Total::of(file.entries().values()).row("total"));
+    rows.push(TensorTotals::of(file.entries().values()).row("total"));
     table([Align::Left, Align::Right, Align::Right, Align::Right, Align::Left], &rows)
 }
 
-/// The top-level module of a tensor, with the set of weights that it belongs to.
-fn module(name: &str) -> &str {
+/// Returns the top-level module of a tensor, including the prefix of its set of weights.
+fn module_name(name: &str) -> &str {
     let mut end = 0;
     for part in name.split('.') {
         end += part.len();
-        if !SETS.contains(&part) {
+        if !WEIGHT_SET_PREFIXES.contains(&part) {
             break;
         }
         end += 1;
@@ -242,7 +251,7 @@ fn module(name: &str) -> &str {
     &name[..end.min(name.len())]
 }
 
-/// What a checkpoint holds beside tensors, one level deep.
+/// Values of a checkpoint that are not tensors, flattened by one level.
 fn values(values: &Map<String, Value>) -> impl Iterator<Item = (String, String)> {
     values.iter().flat_map(|(key, value)| match value.as_object() {
         Some(inner) => inner.iter().map(|(name, value)| (format!("{key}.{name}"), plain(value))).collect(),
@@ -254,22 +263,23 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Rows under a heading; nothing without rows.
+/// Appends rows under a heading; appends nothing if there are no rows.
 fn section(out: &mut String, heading: &str, rows: impl Iterator<Item = (String, String)>) {
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() {
         return;
     }
-    let more = rows.len().saturating_sub(VALUES);
-    out.push_str(&format!("\n{heading}\n{}", pairs(rows.into_iter().take(VALUES))));
+    let more = rows.len().saturating_sub(MAX_VALUES);
+    out.push_str(&format!("\n{heading}\n{}", pairs(rows.into_iter().take(MAX_VALUES))));
     if more > 0 {
-        out.push_str(&format!("  and {more} more (--json has all)\n"));
+        out.push_str(&format!("  {more} more (--json shows all)\n"));
     }
 }
 
 fn pairs(rows: impl IntoIterator<Item = (String, String)>) -> String {
-    let shown =
-        |(key, value): (String, String)| [shortened(&key, VALUE_WIDTH), shortened(&value, VALUE_WIDTH)];
+    let shown = |(key, value): (String, String)| {
+        [shortened(&key, MAX_VALUE_CHARS), shortened(&value, MAX_VALUE_CHARS)]
+    };
     table([Align::Left, Align::Left], &rows.into_iter().map(shown).collect::<Vec<_>>())
 }
 
@@ -289,11 +299,11 @@ fn kind_name(kind: FileKind) -> &'static str {
     }
 }
 
-fn described(weights: WeightSet) -> &'static str {
+fn weight_set_description(weights: WeightSet) -> &'static str {
     match weights {
-        WeightSet::Ema => "ema, averaged over training",
-        WeightSet::Raw => "model, as the last step of training left them",
-        WeightSet::Single => "one set",
+        WeightSet::Ema => "EMA (exponential moving average over training)",
+        WeightSet::Raw => "raw (after the last training step)",
+        WeightSet::Single => "single set",
     }
 }
 
@@ -302,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modules_are_told_from_sets_of_weights() {
+    fn module_name_skips_weight_set_prefixes() {
         let cases = [
             ("class_emb.weight", "class_emb"),
             ("model_ema.encoder_blocks.0.norm1.weight", "model_ema.encoder_blocks"),
@@ -312,7 +322,7 @@ mod tests {
             ("", ""),
         ];
         for (name, want) in cases {
-            assert_eq!(module(name), want, "{name}");
+            assert_eq!(module_name(name), want, "{name}");
         }
     }
 }

@@ -1,13 +1,14 @@
-//! The `transdiff` command: looks into model files, converts them, and generates images.
+//! The `transdiff` command: inspects and converts checkpoints, and generates images.
 
+mod bitmap;
 mod classes;
 mod convert;
 mod failure;
+mod format;
 mod inspect;
-mod picture;
+mod load_hints;
+mod output;
 mod sample;
-mod source;
-mod text;
 
 use std::process::ExitCode;
 
@@ -20,22 +21,25 @@ const EXAMPLES: &str = "Examples:
   transdiff inspect checkpoint-last.pth
   transdiff convert checkpoint-last.pth model.safetensors
   transdiff convert kl16.ckpt vae.safetensors
-  transdiff sample --model model.safetensors --vae vae.safetensors --class 'golden retriever' --count 4
+  transdiff sample --model model.safetensors --codec vae.safetensors \\
+      --class 'golden retriever' --count 4
 
-`transdiff COMMAND --help` has more. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.";
+See `transdiff COMMAND --help` for the options of a command.
 
-/// Image generation with TransDiff
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.";
+
+/// Generate images with TransDiff
 #[derive(Parser)]
 #[command(name = "transdiff", version, after_help = EXAMPLES)]
 enum Cli {
-    /// Shows what a file of tensors holds
-    Inspect(inspect::Options),
-    /// Makes a safetensors file of a model or a VAE in any file that can be read
-    Convert(convert::Options),
-    /// Generates images
-    Sample(Box<sample::Options>),
-    /// Prints what makes a shell complete this command
-    Completions(Completions),
+    /// Show the contents of a checkpoint
+    Inspect(inspect::InspectArgs),
+    /// Convert a checkpoint or VAE to safetensors
+    Convert(convert::ConvertArgs),
+    /// Generate images of given classes
+    Sample(Box<sample::SampleArgs>),
+    /// Generate shell completions
+    Completions(CompletionsArgs),
 }
 
 #[derive(clap::Args)]
@@ -43,28 +47,36 @@ enum Cli {
   source <(transdiff completions bash)
   transdiff completions fish > ~/.config/fish/completions/transdiff.fish
   transdiff completions zsh > ~/.zfunc/_transdiff")]
-struct Completions {
-    /// The shell
+struct CompletionsArgs {
+    /// Shell to generate the script for
     shell: Shell,
 }
 
 impl Cli {
     fn run(&self) -> Result<()> {
         match self {
-            Self::Inspect(options) => inspect::run(options),
-            Self::Convert(options) => convert::run(options),
-            Self::Sample(options) => sample::run(options),
-            Self::Completions(Completions { shell }) => {
+            Self::Inspect(args) => inspect::run(args),
+            Self::Convert(args) => convert::run(args),
+            Self::Sample(args) => sample::run(args),
+            Self::Completions(CompletionsArgs { shell }) => {
                 let mut script = Vec::new();
                 clap_complete::generate(*shell, &mut Self::command(), "transdiff", &mut script);
-                text::print(&script)
+                output::print(&script)
             }
         }
     }
 }
 
 fn main() -> ExitCode {
-    Cli::parse().run().map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(line) = failure.stderr_line() {
+                output::print_to_stderr(&line);
+            }
+            failure.exit_code()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -72,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_definition_is_valid() {
         Cli::command().debug_assert();
     }
 }

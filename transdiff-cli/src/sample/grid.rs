@@ -1,64 +1,67 @@
-//! Many pictures in one.
+//! Grid of images.
 
 use std::path::Path;
 
+use crate::bitmap::Bitmap;
 use crate::failure::Result;
-use crate::picture::Picture;
 
-/// Pixels around and between pictures.
+/// Pixels around and between images.
 const GAP: usize = 4;
-/// Rows and columns at most: who wants to see more has the pictures themselves.
-const MOST: usize = 16;
-/// Smaller pictures are enlarged, by repeating pixels: the eye should see the values themselves.
-const SMALLEST: usize = 48;
+/// Maximum number of rows and of columns; further images are left out.
+const MAX_CELLS_PER_SIDE: usize = 16;
+/// Minimum width of an image in pixels. Smaller images are enlarged by repeating pixels, which keeps values exact.
+const MIN_CELL_WIDTH: usize = 48;
 
-/// A row a class, a column a seed; of a single class, about as many rows as columns.
+/// One row per class and one column per seed. The images of a single class form a near-square grid.
 pub struct Grid {
     rows: usize,
     columns: usize,
-    /// Pictures of a class.
-    seeds: usize,
-    single: bool,
-    canvas: Option<Picture>,
+    seeds_per_class: usize,
+    single_class: bool,
+    /// Created when the first image is added.
+    canvas: Option<Bitmap>,
 }
 
 impl Grid {
-    /// A grid for `images` pictures, `seeds` of each class.
-    pub fn new(images: usize, seeds: usize) -> Self {
-        let (single, classes) = (images == seeds, images / seeds.max(1));
-        let shown = images.min(MOST * MOST);
+    /// Creates a grid for `images` images, `seeds_per_class` of each class.
+    pub fn new(images: usize, seeds_per_class: usize) -> Self {
+        let (single_class, classes) = (images == seeds_per_class, images / seeds_per_class.max(1));
+        let shown = images.min(MAX_CELLS_PER_SIDE * MAX_CELLS_PER_SIDE);
         let square = (shown.isqrt() + usize::from(shown.isqrt().pow(2) < shown)).max(1);
-        let (rows, columns) =
-            if single { (shown.div_ceil(square), square) } else { (classes.min(MOST), seeds.min(MOST)) };
-        Self { rows, columns, seeds, single, canvas: None }
+        let (rows, columns) = if single_class {
+            (shown.div_ceil(square), square)
+        } else {
+            (classes.min(MAX_CELLS_PER_SIDE), seeds_per_class.min(MAX_CELLS_PER_SIDE))
+        };
+        Self { rows, columns, seeds_per_class, single_class, canvas: None }
     }
 
-    /// Row and column of a picture, if it is shown.
+    /// Row and column of an image; `None` if it is left out.
     fn cell(&self, index: usize) -> Option<(usize, usize)> {
-        let across = if self.single { self.columns } else { self.seeds };
-        let (row, column) = (index / across, index % across);
+        let stride = if self.single_class { self.columns } else { self.seeds_per_class };
+        let (row, column) = (index / stride, index % stride);
         (row < self.rows && column < self.columns).then_some((row, column))
     }
 
-    /// Puts the picture of the image `index` in its place; all pictures are of one size.
-    pub fn add(&mut self, index: usize, picture: &Picture) -> Result<()> {
+    /// Adds the image `index`. All images have the same size.
+    pub fn add(&mut self, index: usize, bitmap: &Bitmap) -> Result<()> {
         let Some((row, column)) = self.cell(index) else { return Ok(()) };
-        let zoom = SMALLEST.div_ceil(picture.width.max(1)).max(1);
-        let (height, width) = (zoom * picture.height + GAP, zoom * picture.width + GAP);
+        let zoom = MIN_CELL_WIDTH.div_ceil(bitmap.width.max(1)).max(1);
+        let (height, width) = (zoom * bitmap.height + GAP, zoom * bitmap.width + GAP);
         let canvas = match &mut self.canvas {
             Some(canvas) => canvas,
             empty => {
                 let size = (self.rows * height + GAP, self.columns * width + GAP);
-                empty.insert(Picture::white(size.0, size.1, picture.color)?)
+                empty.insert(Bitmap::white(size.0, size.1, bitmap.color)?)
             }
         };
-        canvas.paste(picture, zoom, GAP + row * height, GAP + column * width);
+        canvas.paste(bitmap, zoom, GAP + row * height, GAP + column * width);
         Ok(())
     }
 
-    /// Writes what was added; nothing if there is nothing.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        self.canvas.as_ref().map_or(Ok(()), |canvas| canvas.write(path))
+    /// Writes the grid to a PNG file; writes nothing if no image was added.
+    pub fn write_png(&self, path: &Path) -> Result<()> {
+        self.canvas.as_ref().map_or(Ok(()), |canvas| canvas.write_png(path))
     }
 }
 
@@ -66,7 +69,7 @@ impl Grid {
 mod tests {
     use super::*;
 
-    /// Rows and columns.
+    /// Number of rows and columns.
     fn size(images: usize, seeds: usize) -> (usize, usize) {
         let grid = Grid::new(images, seeds);
         (grid.rows, grid.columns)
@@ -77,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn every_picture_has_its_cell() {
+    fn images_fill_rows_in_order() {
         assert_eq!(
             [(1, 1), (5, 5), (6, 2), (3, 1)].map(|(n, s)| size(n, s)),
             [(1, 1), (2, 3), (3, 2), (3, 1)]
@@ -88,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_left_out() {
+    fn images_beyond_the_maximum_are_left_out() {
         assert_eq!([(1000, 1000), (40, 20), (40, 2)].map(|(n, s)| size(n, s)), [(16, 16), (2, 16), (16, 2)]);
         assert_eq!(cells(1000, 1000, [255, 256]), [Some((15, 15)), None]);
         assert_eq!(cells(40, 20, [15, 16, 20]), [Some((0, 15)), None, Some((1, 0))]);

@@ -1,9 +1,10 @@
-//! `transdiff sample`: images of classes.
+//! `transdiff sample`: generates images of given classes.
 
-mod gallery;
+mod args;
 mod grid;
-mod options;
+mod output_writer;
 mod plan;
+mod preview;
 mod progress;
 
 use std::ops::{ControlFlow, Range};
@@ -14,119 +15,122 @@ use transdiff::models::vae::StoredVae;
 use transdiff::pipeline::{LoadOptions, Output, Pipeline, PipelineSession, Request, Step, Wanted};
 use transdiff::{CancellationToken, Error, HostTensor};
 
-use crate::failure::Result;
-use crate::text;
-use gallery::Gallery;
-pub use options::Options;
-use plan::Plan;
+use crate::failure::{INTERRUPTED, Result};
+use crate::format::{self, Align};
+use crate::output::{print, print_to_stderr};
+pub use args::SampleArgs;
+use output_writer::OutputWriter;
+use plan::SamplePlan;
 use progress::GenerationBar;
 
-pub fn run(options: &Options) -> Result<()> {
-    let model = WeightFile::open(&options.model)?;
-    let vae = options.vae.as_ref().map(WeightFile::open).transpose()?;
-    let config = options.hints.find(&model)?.config().clone();
-    let vae_config = vae.as_ref().map(StoredVae::find).transpose()?.map(|source| source.config().clone());
-    let plan = Plan::new(options, &config, vae_config.as_ref())?;
-    if options.estimate {
-        return estimate(options, &model, vae.as_ref(), &plan);
+pub fn run(args: &SampleArgs) -> Result<()> {
+    let model = WeightFile::open(&args.model)?;
+    let codec = args.codec.as_ref().map(WeightFile::open).transpose()?;
+    let config = args.hints.find_model(&model)?.config().clone();
+    let codec_config = codec.as_ref().map(StoredVae::find).transpose()?.map(|vae| vae.config().clone());
+    let plan = SamplePlan::new(args, &config, codec_config.as_ref())?;
+    if args.estimate {
+        return print_estimate(args, &model, codec.as_ref(), &plan);
     }
-    let gallery = Gallery::new(options, &plan, &config)?;
-    let pipeline = load(options, &model, vae.as_ref())?;
-    text::say(&plan.to_string());
-    gallery.open()?;
-    // From here on Ctrl-C leaves what is complete; before, there is nothing to leave.
-    let cancellation = CancellationToken::new();
-    cancel_on_interrupt(&cancellation)?;
+    let writer = OutputWriter::new(args, &plan, &config)?;
+    let pipeline = load(args, &model, codec.as_ref())?;
+    print_to_stderr(&plan.to_string());
+    writer.create_directories()?;
+    // From here on Ctrl-C keeps the images of completed batches. Until now there are none, and it ends the process.
+    let token = CancellationToken::new();
+    cancel_on_interrupt(&token)?;
     let mut session = pipeline.session();
-    session.set_cancellation(&cancellation);
-    Run { options, plan: &plan, session, gallery }.finish()
+    session.set_cancellation(&token);
+    Generation { args, plan: &plan, session, writer }.run()
 }
 
-fn load(options: &Options, model: &WeightFile, vae: Option<&WeightFile>) -> Result<Pipeline> {
-    Pipeline::load(model, vae, &options.load(), &mut |_, message| text::say(message)).map_err(|error| {
-        match error {
-            Error::DType { expected, got, .. } => {
-                format!("--dtype {got}: expected {expected}, as f32 is").into()
-            }
-            other => other.into(),
+fn load(args: &SampleArgs, model: &WeightFile, codec: Option<&WeightFile>) -> Result<Pipeline> {
+    let mut log = |_, message: &str| print_to_stderr(message);
+    Pipeline::load(model, codec, &args.load_options(), &mut log).map_err(|error| match error {
+        Error::DType { expected, got, .. } => {
+            format!("--dtype {got}: expected {expected}; f32 is supported by every device").into()
         }
+        other => other.into(),
     })
 }
 
-/// Prints what loading and generating would take.
-fn estimate(options: &Options, model: &WeightFile, vae: Option<&WeightFile>, plan: &Plan) -> Result<()> {
-    let batch = options.batch.get();
+/// Prints the memory estimate for loading and generating.
+fn print_estimate(
+    args: &SampleArgs,
+    model: &WeightFile,
+    codec: Option<&WeightFile>,
+    plan: &SamplePlan,
+) -> Result<()> {
+    let batch = args.batch.get();
     let images = if plan.images.is_empty() { batch } else { batch.min(plan.images.len()) };
-    // What `auto` means depends on the machine, and another machine's memory is of no use.
-    let device = options.device.open(options.threads)?;
-    let load = LoadOptions { device: device.device(), ..options.load() };
-    let memory = Pipeline::estimate(model, vae, &load, images)?;
+    // The device is opened because `auto` depends on the machine, and the estimate depends on the device.
+    let device = args.device.open(args.threads)?;
+    let options = LoadOptions { device: device.device(), ..args.load_options() };
+    let memory = Pipeline::estimate(model, codec, &options, images)?;
     let rows = [
         ("weights", memory.weights),
-        ("while loading, besides", memory.loading),
-        (&*format!("while generating {images} at a time, besides"), memory.generation),
-        ("at most", memory.weights.saturating_add(memory.loading.max(memory.generation))),
+        ("temporary, while loading", memory.loading),
+        (&*format!("temporary, while generating (batch of {images})"), memory.generation),
+        ("peak", memory.weights.saturating_add(memory.loading.max(memory.generation))),
     ]
-    .map(|(what, count)| [what.to_owned(), text::bytes(count)]);
-    text::print(format!(
-        "memory on {}\n{}",
-        device.choice(),
-        text::table([text::Align::Left, text::Align::Right], &rows)
-    ))
+    .map(|(label, count)| [label.to_owned(), format::bytes(count)]);
+    let table = format::table([Align::Left, Align::Right], &rows);
+    print(format!("memory estimate, device {}\n{table}", device.choice()))
 }
 
-fn cancel_on_interrupt(cancellation: &CancellationToken) -> Result<()> {
-    let cancellation = cancellation.clone();
+fn cancel_on_interrupt(token: &CancellationToken) -> Result<()> {
+    let token = token.clone();
     let handler = move || {
-        if cancellation.is_cancelled() {
-            std::process::exit(130); // a second time: at once
+        if token.is_cancelled() {
+            std::process::exit(INTERRUPTED.into()); // second Ctrl-C: exit immediately
         }
-        cancellation.cancel();
+        token.cancel();
     };
-    ctrlc::set_handler(handler).map_err(|e| format!("cannot watch for Ctrl-C: {e}").into())
+    ctrlc::set_handler(handler).map_err(|e| format!("cannot handle Ctrl-C: {e}").into())
 }
 
-/// A generation that is under way.
-struct Run<'a> {
-    options: &'a Options,
-    plan: &'a Plan,
+/// Generation in progress.
+struct Generation<'a> {
+    args: &'a SampleArgs,
+    plan: &'a SamplePlan,
     session: PipelineSession,
-    gallery: Gallery<'a>,
+    writer: OutputWriter<'a>,
 }
 
-impl Run<'_> {
-    /// Generates, and leaves what is complete in the gallery, whatever happens.
-    fn finish(mut self) -> Result<()> {
+impl Generation<'_> {
+    /// Generates all images. On failure or Ctrl-C, the images of completed batches are still written.
+    fn run(mut self) -> Result<()> {
         let started = Instant::now();
         let count = self.plan.images.len();
         let mut bar = GenerationBar::new(count);
-        let outcome = self.batches(&mut bar);
+        let generated = self.batches(&mut bar);
         bar.finish();
-        let done = self.gallery.images();
-        let closed = self.gallery.close();
-        if let Err(failure) = outcome {
-            // Why it ended comes before what became of the rest.
-            let left = match closed {
-                Ok(place) => format!("{done} of {count} images are complete{place}"),
-                Err(also) => also.to_string(),
+        let done = self.writer.images();
+        let written = self.writer.finish();
+        if let Err(failure) = generated {
+            // The reason for the failure comes first, then what was written, or a second failure.
+            let completed = match written {
+                Ok(Some(paths)) => format!("{done} of {count} images written to {paths}"),
+                Ok(None) => format!("{done} of {count} images written"),
+                Err(second) => second.to_string(),
             };
-            return Err(failure.leaving(&left));
+            return Err(failure.with_completed(&completed));
         }
-        let place = closed?;
+        let destination = written?.map_or_else(String::new, |paths| format!(", written to {paths}"));
         let seconds = started.elapsed().as_secs_f64();
         let rate = count as f64 / seconds;
         let images = if count == 1 { "image" } else { "images" };
-        text::print(format!("{count} {images} in {seconds:.1} s ({rate:.3} images/s){place}\n"))
+        print(format!("{count} {images} in {seconds:.1} s ({rate:.3} images/s){destination}\n"))
     }
 
     fn batches(&mut self, bar: &mut GenerationBar) -> Result<()> {
         let encode = |image: &HostTensor| self.session.encode(image, None);
         let references = self.plan.references.iter().map(encode).collect::<transdiff::Result<Vec<_>>>()?;
-        let (count, size) = (self.plan.images.len(), self.options.batch.get());
+        let (count, size) = (self.plan.images.len(), self.args.batch.get());
         for start in (0..count).step_by(size) {
             let batch = start..count.min(start.saturating_add(size));
-            let made = self.batch(&batch, &references, bar)?;
-            self.gallery.add(&batch, &made)?;
+            let output = self.batch(&batch, &references, bar)?;
+            self.writer.write_batch(&batch, &output)?;
         }
         Ok(())
     }
@@ -140,17 +144,17 @@ impl Run<'_> {
         let (classes, seeds) = self.plan.images[batch.clone()].iter().copied().unzip();
         let mut request = Request::new(classes, seeds, self.plan.sampling.clone());
         request.references =
-            references.iter().map(|one| repeated(one, batch.len())).collect::<Result<_>>()?;
-        request.wanted = Wanted { images: self.options.vae.is_some(), features: false };
-        let mut watch = |step: &Step<'_>| {
-            bar.show(batch.start as f64 + step.fraction * batch.len() as f64);
+            references.iter().map(|latent| repeated(latent, batch.len())).collect::<Result<_>>()?;
+        request.wanted = Wanted { images: self.args.codec.is_some(), features: false };
+        let mut observer = |step: &Step<'_>| {
+            bar.update(batch.start as f64 + step.fraction * batch.len() as f64);
             ControlFlow::Continue(())
         };
-        Ok(self.session.generate(&request, &mut watch)?)
+        Ok(self.session.generate(&request, &mut observer)?)
     }
 }
 
-/// A latent [1, C, h, w] for every image of a batch.
+/// Repeats a latent [1, C, h, w] for every image of a batch.
 fn repeated(latent: &HostTensor, images: usize) -> Result<HostTensor> {
     let shape = [&[images], &latent.shape()[1..]].concat();
     Ok(HostTensor::f32(&shape, latent.to_f32().repeat(images))?)

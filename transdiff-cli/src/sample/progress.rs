@@ -1,15 +1,15 @@
-//! The progress bar of generation.
+//! Progress display of generation.
 
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::text::say;
+use crate::output::print_to_stderr;
 
-/// Units of the bar for an image.
+/// Units of the bar per image.
 const UNITS: f64 = 1000.0;
 
-/// Shows images, images per second and time left; prints a line every tenth instead where there is no terminal.
+/// Progress bar with images, images per second and time left. Without a terminal it prints a line per 10 %.
 pub struct GenerationBar {
     bar: ProgressBar,
     images: usize,
@@ -17,7 +17,7 @@ pub struct GenerationBar {
 }
 
 impl GenerationBar {
-    /// A bar for `images` images.
+    /// Creates a bar for `images` images.
     pub fn new(images: usize) -> Self {
         let style = ProgressStyle::with_template("{bar:32} {percent:>3} %  {msg}  {eta} left");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -25,20 +25,20 @@ impl GenerationBar {
         Self { bar, images, started: Instant::now() }
     }
 
-    /// So many images are done, the last of them in part.
-    pub fn show(&mut self, done: f64) {
+    /// Sets the number of images done, fractions included.
+    pub fn update(&mut self, done: f64) {
         let rate = done / self.started.elapsed().as_secs_f64();
         let message = format!("{done:.1}/{} images  {rate:.3} images/s", self.images);
         let (before, now) = (self.bar.position(), (done * UNITS) as u64);
         self.bar.set_position(now);
         let tenth = |position: u64| position * 10 / self.bar.length().unwrap_or(1).max(1);
         if self.bar.is_hidden() && tenth(before) != tenth(now) {
-            say(&format!("{:>3} %  {message}", tenth(now) * 10));
+            print_to_stderr(&format!("{:>3} %  {message}", tenth(now) * 10));
         }
         self.bar.set_message(message);
     }
 
-    /// Takes the bar off the screen.
+    /// Removes the bar from the screen.
     pub fn finish(self) {
         self.bar.finish_and_clear();
     }

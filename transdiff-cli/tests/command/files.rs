@@ -1,4 +1,4 @@
-//! Files for the command to work on.
+//! Test files: models, VAEs and golden checkpoints.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use transdiff::nn::Module;
 use transdiff::rng::{Purpose, StreamKey};
 use transdiff::{Cpu, DType, HostTensor, TransDiff};
 
-/// A folder that is removed in the end.
+/// Temporary folder, removed on drop.
 pub struct Folder(TempDir);
 
 impl Folder {
@@ -17,12 +17,12 @@ impl Folder {
         Self(tempfile::tempdir().expect("a folder"))
     }
 
-    /// A path in it.
+    /// Path of the file `name` in the folder.
     pub fn path(&self, name: &str) -> String {
         self.0.path().join(name).to_str().expect("a path in UTF-8").to_owned()
     }
 
-    /// The names of what is in it, sorted.
+    /// Sorted names of the entries of a subfolder.
     pub fn names(&self, inside: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.0.path().join(inside)).expect("a folder");
         let mut names: Vec<String> =
@@ -31,14 +31,14 @@ impl Folder {
         names
     }
 
-    /// A small model of `config`, on disk.
+    /// Writes a small model of `config` and returns its path.
     pub fn model(&self, name: &str, config: &TransDiffConfig) -> String {
         let path = self.path(name);
         model(config).save(&path).expect("a model is written");
         path
     }
 
-    /// A small VAE for latents of four channels, on disk: images are twice as wide as latents.
+    /// Writes a small VAE for latents of four channels and returns its path. Images are twice as wide as latents.
     pub fn vae(&self, name: &str) -> String {
         let config = VaeConfig {
             image_channels: 3,
@@ -55,7 +55,7 @@ impl Folder {
     }
 }
 
-/// Latents [4, 4, 4].
+/// Configuration of a 1-step model with latents [4, 4, 4].
 pub fn one_step() -> TransDiffConfig {
     TransDiffConfig {
         width: 16,
@@ -72,12 +72,12 @@ pub fn one_step() -> TransDiffConfig {
     }
 }
 
-/// The same in four steps.
+/// The same with four AR steps.
 pub fn mrar() -> TransDiffConfig {
     one_step().with_mode(Mode::MultiReference { groups: 4 })
 }
 
-/// A model whose every parameter counts: a new one ends in a layer of zeros.
+/// Model with random values in every parameter; a new model has zeros in its last layer.
 pub fn model(config: &TransDiffConfig) -> TransDiff<Cpu> {
     let cpu = Cpu::new(Some(1)).expect("a CPU");
     let mut model = TransDiff::placeholder(&cpu, config, DType::F32).expect("a model");
@@ -92,9 +92,9 @@ pub fn model(config: &TransDiffConfig) -> TransDiff<Cpu> {
     model
 }
 
-/// The PyTorch file `name` of the project's own golden files, whose sizes the tests know.
+/// Path of the golden PyTorch file `name`.
 pub fn golden(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pth").join(name);
-    assert!(path.exists(), "{} is absent", path.display());
+    assert!(path.exists(), "{} does not exist", path.display());
     path.to_str().expect("a path in UTF-8").to_owned()
 }

@@ -1,4 +1,4 @@
-//! The `transdiff` command as its users meet it: a process with arguments, output and an exit code.
+//! Tests of the `transdiff` command as a process with arguments, output and an exit code.
 
 mod convert;
 mod files;

@@ -14,7 +14,7 @@ use transdiff::pipeline::{
 use crate::files::{Folder, mrar, one_step};
 use crate::process::{fail, run, succeed};
 
-/// Colour, rows, columns, bytes.
+/// Colour type, rows, columns, bytes.
 type Decoded = (png::ColorType, usize, usize, Vec<u8>);
 
 fn decoded(path: &str) -> Decoded {
@@ -24,7 +24,7 @@ fn decoded(path: &str) -> Decoded {
     (frame.color_type, frame.height as usize, frame.width as usize, bytes)
 }
 
-/// What the library makes of the same request.
+/// Output of the library for the same request.
 fn expected(model: &str, vae: Option<&str>, change: impl FnOnce(&Pipeline, &mut Request)) -> Output {
     let open = |path: &str| WeightFile::open(path).unwrap();
     let vae = vae.map(open);
@@ -37,9 +37,9 @@ fn expected(model: &str, vae: Option<&str>, change: impl FnOnce(&Pipeline, &mut 
     pipeline.session().generate(&request, &mut |_| std::ops::ControlFlow::Continue(())).unwrap()
 }
 
-/// The bytes of every image.
-fn rgb(made: &Output) -> Vec<Vec<u8>> {
-    let images = made.images.as_ref().unwrap();
+/// RGB bytes of every image.
+fn rgb(output: &Output) -> Vec<Vec<u8>> {
+    let images = output.images.as_ref().unwrap();
     let mut bytes = vec![0; images.data().len()];
     to_pixels(images, PixelFormat::Rgb8Hwc, &mut bytes).unwrap();
     bytes.chunks_exact(bytes.len() / images.shape()[0]).map(<[u8]>::to_vec).collect()
@@ -48,30 +48,30 @@ fn rgb(made: &Output) -> Vec<Vec<u8>> {
 const IMAGES: [&str; 4] = ["7-4.png", "7-5.png", "2-4.png", "2-5.png"];
 
 #[test]
-fn images_are_those_of_the_library_in_any_batch() {
+fn images_match_the_library_for_any_batch_size() {
     let folder = Folder::new();
     let (model, vae) = (folder.model("model.safetensors", &one_step()), folder.vae("vae.safetensors"));
     let want = expected(&model, Some(&vae), |_, _| ());
     let (out, latents) = (folder.path("out"), folder.path("latents.safetensors"));
     for batch in ["1", "3", "100"] {
         let args =
-            ["sample", "--model", &model, "--vae", &vae, "--class", "7,2", "--seed", "4", "--count", "2"];
+            ["sample", "--model", &model, "--codec", &vae, "--class", "7,2", "--seed", "4", "--count", "2"];
         let more = ["--steps", "3", "--batch", batch, "--out", &out, "--latents", &latents, "--force"];
-        let said = succeed(&[&args[..], &more].concat());
-        assert!(said.starts_with("4 images in ") && said.contains("images/s"), "{said}");
+        let stdout = succeed(&[&args[..], &more].concat());
+        assert!(stdout.starts_with("4 images in ") && stdout.contains("images/s"), "{stdout}");
         assert_eq!(folder.names("out"), ["2-4.png", "2-5.png", "7-4.png", "7-5.png", "grid.png"]);
         for (name, bytes) in IMAGES.iter().zip(rgb(&want)) {
-            let made = decoded(&format!("{out}/{name}"));
-            assert!(made == (png::ColorType::Rgb, 8, 8, bytes), "{name} in batches of {batch}");
+            let png = decoded(&format!("{out}/{name}"));
+            assert!(png == (png::ColorType::Rgb, 8, 8, bytes), "{name} in batches of {batch}");
         }
-        let kept = WeightFile::open(&latents).unwrap();
-        assert_eq!(kept.tensor("latents").unwrap(), want.latents);
+        let saved = WeightFile::open(&latents).unwrap();
+        assert_eq!(saved.tensor("latents").unwrap(), want.latents);
         assert_eq!(
-            (&*kept.metadata()["classes"], &*kept.metadata()["seeds"]),
+            (&*saved.metadata()["classes"], &*saved.metadata()["seeds"]),
             ("[7, 7, 2, 2]", "[4, 5, 4, 5]")
         );
     }
-    // Two rows and columns of 8 pixels, six times as large, four pixels apart.
+    // Two rows and two columns of images of 8×8 pixels, enlarged six times, with gaps of four pixels.
     let (color, height, width, grid) = decoded(&format!("{out}/grid.png"));
     assert_eq!((color, height, width), (png::ColorType::Rgb, 108, 108));
     let at = |y: usize, x: usize| &grid[3 * (y * width + x)..][..3];
@@ -80,11 +80,11 @@ fn images_are_those_of_the_library_in_any_batch() {
 }
 
 #[test]
-fn settings_reach_the_sampler() {
+fn sampling_flags_reach_the_solver() {
     let folder = Folder::new();
     let model = folder.model("model.safetensors", &mrar());
     let latents = folder.path("latents.safetensors");
-    let made = |flags: &[&str]| {
+    let latents_with = |flags: &[&str]| {
         let args =
             ["sample", "--model", &model, "--class", "7,2", "--seeds", "4,5", "--out", &folder.path("out")];
         succeed(&[&args, flags, &["--latents", &latents, "--force"]].concat());
@@ -97,18 +97,18 @@ fn settings_reach_the_sampler() {
         request.sampling = Sampling { solver: preset.sampler(5).unwrap().into(), guidance };
     });
     let flags = ["--guidance", "1,1.2,1.3,1.4", "--guidance-interval", "0.2,0.9", "--drift-scale", "0.9"];
-    let stochastic = made(&[&flags[..], &["--noise-scale", "0.8", "--steps", "5"]].concat());
+    let stochastic = latents_with(&[&flags[..], &["--noise-scale", "0.8", "--steps", "5"]].concat());
     assert_eq!(stochastic, want.latents);
     let want = expected(&model, None, |_, request| {
         let timesteps = Timesteps::uniform(4).unwrap();
         request.sampling.solver = Solver::Euler(Euler { timesteps, interpolant: Interpolant::Linear });
     });
-    assert_eq!(made(&["--solver", "euler", "--steps", "4"]), want.latents);
-    assert_ne!(made(&["--solver", "heun", "--steps", "4"]), want.latents);
+    assert_eq!(latents_with(&["--solver", "euler", "--steps", "4"]), want.latents);
+    assert_ne!(latents_with(&["--solver", "heun", "--steps", "4"]), want.latents);
 }
 
 #[test]
-fn latents_are_shown_where_there_is_no_autoencoder() {
+fn latents_are_rendered_without_a_codec() {
     let folder = Folder::new();
     let model = folder.model("model.safetensors", &one_step());
     let out = folder.path("out");
@@ -126,10 +126,10 @@ fn latents_are_shown_where_there_is_no_autoencoder() {
 }
 
 #[test]
-fn images_can_be_referred_to() {
+fn reference_images_are_encoded_and_used() {
     let folder = Folder::new();
     let (model, vae) = (folder.model("model.safetensors", &mrar()), folder.vae("vae.safetensors"));
-    let picture = |name: &str, side: usize| {
+    let write_png = |name: &str, side: usize| {
         let path = folder.path(name);
         let mut encoder = png::Encoder::new(File::create(&path).unwrap(), side as u32, side as u32);
         encoder.set_color(png::ColorType::Rgb);
@@ -137,14 +137,14 @@ fn images_can_be_referred_to() {
         encoder.write_header().unwrap().write_image_data(&bytes).unwrap();
         (path, bytes)
     };
-    let ((path, bytes), (large, _)) = (picture("a.png", 8), picture("large.png", 16));
+    let ((path, bytes), (large, _)) = (write_png("a.png", 8), write_png("large.png", 16));
     let want = expected(&model, Some(&vae), |pipeline, request| {
         let image = from_pixels(&bytes.repeat(4), PixelFormat::Rgb8Hwc, 4, 8, 8).unwrap();
         request.references = vec![pipeline.session().encode(&image, None).unwrap()];
     });
     let out = folder.path("out");
     let args =
-        ["sample", "--model", &model, "--vae", &vae, "--class", "7,2", "--seeds", "4,5", "--steps", "3"];
+        ["sample", "--model", &model, "--codec", &vae, "--class", "7,2", "--seeds", "4,5", "--steps", "3"];
     let with = |references: &[&str]| {
         let flags = references.iter().flat_map(|path| ["--reference", path]);
         [&args[..], &["--out", &out, "--force"]]
@@ -159,14 +159,14 @@ fn images_can_be_referred_to() {
         assert!(decoded(&format!("{out}/{name}")).3 == bytes, "{name}");
     }
     let plain = expected(&model, Some(&vae), |_, _| ());
-    assert!(rgb(&plain) != rgb(&want), "the reference has a say");
+    assert!(rgb(&plain) != rgb(&want), "the reference image changes the output");
     assert!(fail(&with(&[&large])).contains("large.png: expected an image of 8×8 pixels, got 16×16"));
     assert!(fail(&with(&[&model])).contains("model.safetensors: not a PNG file"));
     assert!(fail(&with(&[path.as_str(); 4])).contains("--reference:"));
 }
 
 #[test]
-fn classes_have_names_where_they_are_those_of_imagenet() {
+fn imagenet_models_take_class_names() {
     let folder = Folder::new();
     let model = folder.model("model.safetensors", &TransDiffConfig { classes: 1000, ..one_step() });
     let out = folder.path("out");
@@ -175,37 +175,38 @@ fn classes_have_names_where_they_are_those_of_imagenet() {
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     assert_eq!(folder.names("out"), ["207-0.png", "360-0.png", "9-0.png", "grid.png"]);
     assert!(
-        done.stderr.contains("class 207 (golden retriever), 360 (otter), 9 (ostrich)"),
+        done.stderr
+            .contains("classes: 207 (golden retriever), 360 (otter), 9 (ostrich); solver: euler-maruyama"),
         "{}",
         done.stderr
     );
-    let refused = fail(&[&args[..], &["cardigan"]].concat());
-    assert!(refused.contains("264 (Cardigan), 474 (cardigan)"), "{refused}");
+    let error = fail(&[&args[..], &["cardigan"]].concat());
+    assert!(error.contains("264 (Cardigan), 474 (cardigan)"), "{error}");
 }
 
 #[test]
-fn the_estimate_is_all_that_is_printed() {
+fn estimate_generates_nothing() {
     let folder = Folder::new();
     let (model, vae) = (folder.model("model.safetensors", &one_step()), folder.vae("vae.safetensors"));
     let out = folder.path("out");
-    let said = succeed(&["sample", "--model", &model, "--vae", &vae, "--estimate", "--out", &out]);
-    assert!(said.starts_with("memory on cpu") && said.contains("at most"), "{said}");
+    let stdout = succeed(&["sample", "--model", &model, "--codec", &vae, "--estimate", "--out", &out]);
+    assert!(stdout.starts_with("memory estimate, device cpu") && stdout.contains("peak"), "{stdout}");
     assert_eq!(folder.names(""), ["model.safetensors", "vae.safetensors"]);
 }
 
-/// Which device that is comes first: `auto` may have chosen it.
+/// The device is printed first, because `auto` may have chosen it.
 #[test]
-fn a_type_that_the_device_lacks_is_refused() {
+fn unsupported_dtype_is_rejected_after_naming_the_device() {
     let folder = Folder::new();
     let (model, out) = (folder.model("model.safetensors", &one_step()), folder.path("out"));
     let flags = ["--class", "1", "--dtype", "bf16", "--device", "cpu", "--out", &out];
     let done = run(&[&["sample", "--model", &model], &flags[..]].concat());
-    let said = "device: cpu\nerror: --dtype bf16: expected a type that cpu computes in, as f32 is\n";
-    assert_eq!((done.code, done.stderr.as_str()), (Some(1), said));
+    assert_eq!(done.code, Some(1), "{}", done.stderr);
+    assert!(done.stderr.starts_with("device: cpu\nerror: --dtype bf16: expected "), "{}", done.stderr);
 }
 
 #[test]
-fn what_does_not_fit_the_model_is_refused_before_it_is_loaded() {
+fn invalid_settings_are_rejected_before_loading() {
     let folder = Folder::new();
     let (model, vae) = (folder.model("model.safetensors", &one_step()), folder.vae("vae.safetensors"));
     let three = folder.model("three.safetensors", &TransDiffConfig { latent_channels: 3, ..one_step() });
@@ -214,37 +215,42 @@ fn what_does_not_fit_the_model_is_refused_before_it_is_loaded() {
         fail(&[&["sample", "--model", &model, "--class", "1", "--out", &out], flags].concat())
     };
     let cases: [(&[&str], &str); 14] = [
-        (&["--class", "10"], "--class 10: the model has the classes 0 to 9"),
-        (&["--class", "tabby"], "--class tabby: names are ImageNet's"),
-        (&["--class", "1"], "--class: 1 comes twice"),
-        (&["--seeds", "3,4,3"], "--seeds: 3 comes twice"),
-        (&["--seed", "18446744073709551615", "--count", "2"], "pass 2^64"),
-        (&["--count", "1000001"], "--count 1000001"),
-        (&["--guidance", "0.5"], "guidance"),
-        (&["--guidance", "1,2"], "--guidance: the model takes one number, got 2"),
-        (&["--guidance-interval", "0.5"], "--guidance-interval: expected LOW,HIGH"),
-        (&["--guidance-interval", "0.9,0.5"], "guidance_low"),
-        (&["--drift-scale", "-1"], "drift_scale"),
-        (&["--solver", "heun", "--noise-scale", "1"], "--noise-scale: goes with"),
-        (&["--vae", &model], "model.safetensors: no autoencoder"),
-        (&["--vae", &vae, "--reference", "x.png"], "in one step and takes none"),
+        (&["--class", "10"], "--class: expected a class from 0 to 9, got 10"),
+        (&["--class", "tabby"], "--class: expected a number from 0 to 9, got 'tabby'"),
+        (&["--class", "1"], "--class: expected distinct values, got 1 twice"),
+        (&["--seeds", "3,4,3"], "--seeds: expected distinct values, got 3 twice"),
+        (
+            &["--seed", "18446744073709551615", "--count", "2"],
+            "the last seed exceeds the maximum, 18446744073709551615",
+        ),
+        (&["--count", "1000001"], "--count: expected at most 1000000 images in total, got 1000001"),
+        (&["--guidance", "0.5"], "error: --guidance: expected "),
+        (&["--guidance", "1,2"], "--guidance: expected 1 scale, got 2"),
+        (&["--guidance-interval", "0.5"], "--guidance-interval: expected 2 numbers LOW,HIGH, got 1"),
+        (&["--guidance-interval", "0.9,0.5"], "--guidance-interval LOW: expected "),
+        (&["--drift-scale", "-1"], "--drift-scale: expected "),
+        (
+            &["--solver", "heun", "--noise-scale", "1"],
+            "--noise-scale: requires --solver euler-maruyama, got heun",
+        ),
+        (&["--codec", &model], "model.safetensors: "),
+        (&["--codec", &vae, "--reference", "x.png"], "--reference: expected no reference images"),
     ];
     for (flags, part) in cases {
         let line = with(flags);
         assert!(line.contains(part), "{flags:?}: {line}");
     }
-    assert!(
-        fail(&["sample", "--model", &vae, "--class", "1"]).contains("vae.safetensors: no TransDiff model")
-    );
-    let line = fail(&["sample", "--model", &three, "--vae", &vae, "--class", "1", "--out", &out]);
-    assert!(line.contains("vae.safetensors: decodes latents of 4 channels, and "), "{line}");
+    assert!(fail(&["sample", "--model", &vae, "--class", "1"]).contains("vae.safetensors: "));
+    let line = fail(&["sample", "--model", &three, "--codec", &vae, "--class", "1", "--out", &out]);
+    assert!(line.contains("vae.safetensors: expected a codec for latents of 3 channels"), "{line}");
     let line = fail(&["sample", "--model", &three, "--class", "1", "--out", &out]);
-    assert!(line.contains("three.safetensors: latents of 3 channels cannot be shown: give --vae"), "{line}");
-    assert!(!fs::exists(&out).unwrap(), "nothing was begun");
+    assert!(line.contains("three.safetensors: latents of 3 channels cannot be shown"), "{line}");
+    assert!(line.contains("add --codec FILE"), "{line}");
+    assert!(!fs::exists(&out).unwrap(), "no directory is created");
 }
 
 #[test]
-fn nothing_is_replaced_unasked() {
+fn existing_files_are_kept_without_force() {
     let folder = Folder::new();
     let model = folder.model("model.safetensors", &one_step());
     let (out, latents) = (folder.path("out"), folder.path("out/latents.safetensors"));
@@ -252,14 +258,14 @@ fn nothing_is_replaced_unasked() {
         ["sample", "--model", &model, "--class", "1", "--steps", "1", "--out", &out, "--latents", &latents];
     succeed(&args);
     for name in ["1-0.png", "grid.png", "latents.safetensors"] {
-        assert!(fail(&args).contains("exists already (--force"));
+        assert!(fail(&args).contains("already exists; add --force"));
         fs::remove_file(folder.path(&format!("out/{name}"))).unwrap();
     }
     succeed(&args);
 }
 
 #[test]
-fn nobody_needs_to_read_the_messages() {
+fn closed_stdout_and_stderr_do_not_stop_generation() {
     let folder = Folder::new();
     let model = folder.model("model.safetensors", &one_step());
     let (reader, writer) = std::io::pipe().unwrap();
@@ -271,9 +277,9 @@ fn nobody_needs_to_read_the_messages() {
     assert_eq!(folder.names("out"), ["1-0.png", "grid.png"]);
 }
 
-/// What went wrong first is said first, with what is complete; or with what else went wrong.
+/// The line starts with the first error, and ends with the images written or the second error.
 #[test]
-fn a_failure_says_why_and_what_is_left() {
+fn failure_reports_the_cause_and_the_images_written() {
     let folder = Folder::new();
     let model = folder.model("model.safetensors", &one_step());
     let out = folder.path("out");
@@ -286,7 +292,7 @@ fn a_failure_says_why_and_what_is_left() {
     fs::create_dir_all(format!("{out}/1-1.png")).unwrap();
     let line = last_line();
     assert!(line.starts_with(&format!("error: {out}/1-1.png: ")), "{line}");
-    assert!(line.ends_with(&format!("; 1 of 3 images are complete, in {out}")), "{line}");
+    assert!(line.ends_with(&format!("; 1 of 3 images written to {out}")), "{line}");
     fs::remove_file(format!("{out}/grid.png")).unwrap();
     fs::create_dir(format!("{out}/grid.png")).unwrap();
     let line = last_line();
@@ -296,7 +302,7 @@ fn a_failure_says_why_and_what_is_left() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_leaves_what_is_complete() {
+fn interrupt_keeps_completed_images() {
     use std::process::Stdio;
     use std::time::{Duration, Instant};
 
@@ -312,18 +318,18 @@ fn an_interrupt_leaves_what_is_complete() {
         .unwrap();
     let limit = Instant::now() + Duration::from_secs(120);
     while !fs::exists(format!("{out}/1-1.png")).unwrap() {
-        assert!(Instant::now() < limit && running.try_wait().unwrap().is_none(), "no image came");
+        assert!(
+            Instant::now() < limit && running.try_wait().unwrap().is_none(),
+            "no image within the time limit"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     let kill = std::process::Command::new("kill").args(["-INT", &running.id().to_string()]).status();
     assert!(kill.unwrap().success());
-    let done = crate::process::Done::from(running.wait_with_output().unwrap());
+    let done = crate::process::RunResult::from(running.wait_with_output().unwrap());
     assert_eq!((done.code, done.stdout.as_str()), (Some(130), ""), "{}", done.stderr);
     let last = done.stderr.lines().last().unwrap();
-    assert!(
-        last.starts_with("interrupted: ") && last.contains("of 10000 images are complete, in "),
-        "{last}"
-    );
+    assert!(last.starts_with("interrupted: ") && last.contains("of 10000 images written to "), "{last}");
     let images = folder.names("out").len() - 1;
     assert!(last.contains(&format!(": {images} of")), "{last}: {images} images and the grid");
     assert_eq!(decoded(&format!("{out}/1-0.png")).1, 8);

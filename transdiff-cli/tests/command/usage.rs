@@ -1,4 +1,4 @@
-//! Help, completions, and what is said about a wrong command line.
+//! Help, completions, and usage errors.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::process::{run, succeed};
 
 #[test]
-fn every_command_explains_itself() {
+fn every_command_has_help_with_examples() {
     for command in ["inspect", "convert", "sample", "completions"] {
         let help = succeed(&[command, "--help"]);
         assert!(help.contains("Usage: transdiff") && help.contains("Examples:"), "{help}");
@@ -16,8 +16,8 @@ fn every_command_explains_itself() {
 }
 
 #[test]
-fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
-    let cases: [(&[&str], &str); 11] = [
+fn usage_errors_exit_2_and_name_the_argument() {
+    let cases: [(&[&str], &str); 13] = [
         (&[], "Usage"),
         (&["paint"], "paint"),
         (&["inspect"], "<FILE>"),
@@ -28,7 +28,9 @@ fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
         (&["sample", "--model", "m", "--class", "1", "--seeds", "1,x"], "--seeds"),
         (&["sample", "--model", "m", "--class", "1", "--seeds", "1", "--count", "2"], "--count"),
         (&["sample", "--model", "m", "--class", "1", "--steps", "0"], "--steps"),
+        (&["sample", "--model", "m", "--class", "1", "--batch", "0"], "expected an integer of at least 1"),
         (&["sample", "--model", "m", "--class", "1", "--device", "tpu"], "device"),
+        (&["sample", "--model", "m", "--class", "1", "--reference", "a.png"], "--codec"),
     ];
     for (args, named) in cases {
         let done = run(args);
@@ -37,8 +39,22 @@ fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
     }
 }
 
+/// `--vae` is the former name of `--codec`.
 #[test]
-fn shells_get_their_completions() {
+fn vae_is_a_hidden_alias_of_codec() {
+    let help = succeed(&["sample", "--help"]);
+    assert!(help.contains("--codec") && !help.contains("--vae"), "{help}");
+    assert!(!succeed(&["completions", "bash"]).contains("--vae"));
+    for flags in [&["--vae", "no-such-file"][..], &["--vae=no-such-file"], &["--codec", "no-such-file"]] {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/pth/checkpoint-last.pth");
+        let done = run(&[&["sample", "--model", model, "--class", "1"], flags].concat());
+        assert_eq!(done.code, Some(1), "{flags:?}: {}", done.stderr);
+        assert!(done.stderr.contains("no-such-file"), "{flags:?}: {}", done.stderr);
+    }
+}
+
+#[test]
+fn completions_cover_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = succeed(&["completions", shell]);
         assert!(script.contains("guidance-interval") && script.contains("euler-maruyama"), "{shell}");
@@ -46,10 +62,10 @@ fn shells_get_their_completions() {
 }
 
 #[test]
-fn bash_parses_its_completions() {
+fn bash_accepts_its_completions() {
     let started = Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut bash) = started else {
-        eprintln!("skipped: bash is absent");
+        eprintln!("SKIPPED: bash is not installed");
         return;
     };
     let script = succeed(&["completions", "bash"]);

@@ -1,28 +1,6 @@
-//! Text for people: where it goes, sizes and tables.
+//! Text formatting: byte sizes and tables.
 
-use std::io::{ErrorKind, Write as _};
-
-use transdiff::text::printable;
-
-use crate::failure::{Failure, Result};
-
-/// Writes to stdout.
-pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Err(Failure::OutputClosed),
-        Err(e) => Err(format!("stdout: {e}").into()),
-        Ok(()) => Ok(()),
-    }
-}
-
-/// Writes a line to stderr. That nobody reads it is no reason to stop.
-pub fn say(line: &str) {
-    // There is no other place where a failure could be told.
-    let _ = writeln!(std::io::stderr(), "{}", printable(line));
-}
-
-/// A number of bytes: `1.25 GiB`.
+/// Formats a number of bytes with a binary unit: `1.25 GiB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if count < 1024 {
@@ -36,14 +14,14 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.*} {}", if value < 10.0 { 2 } else { 1 }, UNITS[unit])
 }
 
-/// How a column stands.
+/// Alignment of a table column.
 #[derive(Clone, Copy)]
 pub enum Align {
     Left,
     Right,
 }
 
-/// Rows in columns of equal width, two spaces apart and two from the edge.
+/// Formats rows as aligned columns, indented by two spaces and separated by two spaces.
 pub fn table<const N: usize>(align: [Align; N], rows: &[[String; N]]) -> String {
     let widths: [usize; N] =
         std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
@@ -67,13 +45,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_rounded_in_the_right_unit() {
-        let said = [0, 1023, 1024, 10 << 10, (3 << 30) + (1 << 28), u64::MAX].map(bytes);
-        assert_eq!(said, ["0 B", "1023 B", "1.00 KiB", "10.0 KiB", "3.25 GiB", "16384.0 PiB"]);
+    fn bytes_use_the_largest_fitting_unit() {
+        let formatted = [0, 1023, 1024, 10 << 10, (3 << 30) + (1 << 28), u64::MAX].map(bytes);
+        assert_eq!(formatted, ["0 B", "1023 B", "1.00 KiB", "10.0 KiB", "3.25 GiB", "16384.0 PiB"]);
     }
 
     #[test]
-    fn columns_are_aligned() {
+    fn table_columns_are_aligned() {
         let rows = [["a", "10"], ["bcd", "2"]].map(|row| row.map(String::from));
         assert_eq!(table([Align::Left, Align::Right], &rows), "  a    10\n  bcd   2\n");
     }

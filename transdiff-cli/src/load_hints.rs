@@ -1,0 +1,95 @@
+//! Command-line arguments that select what is loaded from a model file, shared by all commands.
+
+use clap::{Args, ValueEnum};
+use transdiff::checkpoint::WeightFile;
+use transdiff::models::transdiff::{LoadHints, StoredTransDiff, WeightSet};
+use transdiff::text::printable;
+use transdiff::{DType, Error};
+
+use crate::failure::{Failure, Result};
+
+/// Set of weights in a training checkpoint.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum WeightSetArg {
+    /// Exponential moving average over training
+    Ema,
+    /// Weights after the last training step
+    #[value(alias = "model")]
+    Raw,
+}
+
+/// Data type of weights.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DTypeArg {
+    /// 32-bit floating point
+    F32,
+    /// bfloat16
+    Bf16,
+}
+
+impl From<DTypeArg> for DType {
+    fn from(dtype: DTypeArg) -> Self {
+        match dtype {
+            DTypeArg::F32 => Self::F32,
+            DTypeArg::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// Properties of a model that its file may not record.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct LoadHintArgs {
+    /// Weights to use if the file has both sets [default: ema if present, otherwise raw]
+    #[arg(long, value_name = "SET")]
+    pub weights: Option<WeightSetArg>,
+    /// Number of attention heads; required only if the file does not record it
+    #[arg(long, value_name = "N")]
+    pub heads: Option<usize>,
+}
+
+impl From<LoadHintArgs> for LoadHints {
+    fn from(args: LoadHintArgs) -> Self {
+        let weights = args.weights.map(|set| match set {
+            WeightSetArg::Ema => WeightSet::Ema,
+            WeightSetArg::Raw => WeightSet::Raw,
+        });
+        Self { heads: args.heads, weights }
+    }
+}
+
+impl LoadHintArgs {
+    /// Finds the model in `file`. If only the number of heads is missing, the error says which flag to add.
+    pub fn find_model(self, file: &WeightFile) -> Result<StoredTransDiff<'_>> {
+        let hints = LoadHints::from(self);
+        StoredTransDiff::find(file, &hints).map_err(|error| {
+            // A single head divides any width: if the model is found with it, only the number of heads was missing.
+            let with_heads = StoredTransDiff::find(file, &LoadHints { heads: Some(1), ..hints });
+            match (error, with_heads) {
+                (Error::Config { field: "heads", expected, got }, _) if hints.heads.is_some() => {
+                    Failure::Message(format!("--heads: expected {expected}, got {got}"))
+                }
+                (_, Ok(model)) if hints.heads.is_none() => Failure::Message(format!(
+                    "{}: the file does not record the number of attention heads; \
+                     add --heads N, where N divides the width {}",
+                    file.path().display(),
+                    model.config().width,
+                )),
+                (error, _) => error.into(),
+            }
+        })
+    }
+}
+
+/// The name of a set of weights, as `--weights` takes it.
+pub fn weight_set_name(weights: WeightSet) -> &'static str {
+    match weights {
+        WeightSet::Ema => "ema",
+        WeightSet::Raw => "raw",
+        WeightSet::Single => "single",
+    }
+}
+
+/// The name of a data type in a file, in lower case.
+pub fn dtype_name(dtype: impl std::fmt::Display) -> String {
+    printable(&dtype.to_string().to_lowercase())
+}
