@@ -10,7 +10,8 @@ use common::golden::{Golden, folder, is_there};
 use common::pickle;
 use common::tiny::{bits, differing};
 use serde_json::json;
-use transdiff_core::checkpoint::{FileKind, Format, StoredDType, WeightFile, write_atomic};
+use transdiff_core::checkpoint::{Format, StoredDType, WeightFile, write_atomic};
+use transdiff_core::models::FileKind;
 use transdiff_core::models::transdiff::{
     CONFIG_KEY, LoadHints, Mode, Size, StoredTransDiff, TransDiff, TransDiffConfig, WeightSet,
 };
@@ -42,7 +43,7 @@ fn hints(golden: &Golden) -> LoadHints {
 fn values_are_those_of_the_golden_file() {
     let golden = Golden::load("onestep_256");
     for file in open("checkpoint-last.pth") {
-        assert_eq!((file.format(), file.kind()), (Format::PyTorch, FileKind::Model));
+        assert_eq!((file.format(), FileKind::of(&file)), (Format::PyTorch, FileKind::Model));
         for (here, there) in [("model.", "param."), ("model_ema.", "ema.")] {
             let view = file.select(here);
             let names: Vec<&str> = view.entries().map(|(name, _)| name).collect();
@@ -202,7 +203,7 @@ fn what_cannot_be_read_is_left_aside() {
 #[test]
 fn the_autoencoder_is_found() {
     for file in open("vae.ckpt") {
-        assert_eq!(file.kind(), FileKind::Vae { prefix: "model." });
+        assert_eq!(FileKind::of(&file), FileKind::Vae { prefix: "model." });
         let view = file.select("model.");
         let moments = 2 * StoredVae::find(&file).unwrap().config().latent_channels;
         assert_eq!(view.get("quant_conv.weight").unwrap().shape(), [moments, moments, 1, 1]);
@@ -272,7 +273,7 @@ fn a_checkpoint_and_a_safetensors_file_hold_the_same_model() {
             // Without the metadata the sizes are read off the shapes.
             let bare = rewritten(&golden, set, &[]);
             let bare = WeightFile::open(bare.path()).unwrap();
-            assert_eq!(bare.kind(), FileKind::Model);
+            assert_eq!(FileKind::of(&bare), FileKind::Model);
             assert_eq!(StoredTransDiff::find(&bare, &hints).unwrap().weights(), WeightSet::Single);
             let bare = TransDiff::from_file(&cpu, &bare, DType::F32, &hints).unwrap();
             assert_eq!((bare.config(), features(&bare)), (model.config(), features(&model)));
@@ -343,7 +344,7 @@ fn names_of_distributed_training() {
     write_atomic(file.path(), named("model.module."), &Default::default()).unwrap();
     let cpu = Cpu::new(Some(1)).unwrap();
     let opened = WeightFile::open(file.path()).unwrap();
-    assert_eq!(opened.kind(), FileKind::Model);
+    assert_eq!(FileKind::of(&opened), FileKind::Model);
     TransDiff::from_file(&cpu, &opened, DType::F32, &hints(&golden)).unwrap();
     // A tensor that is no part of the model is as wrong there as anywhere.
     let extra = HostTensor::new(&[1], HostData::F32(vec![0.0])).unwrap();

@@ -1,6 +1,7 @@
 //! Doing with a file whatever the library can do with it.
 
-use transdiff_core::checkpoint::{FileKind, WeightFile};
+use transdiff_core::checkpoint::WeightFile;
+use transdiff_core::models::FileKind;
 use transdiff_core::models::transdiff::{LoadHints, StoredTransDiff};
 use transdiff_core::models::vae::StoredVae;
 use transdiff_core::reference::Reference;
@@ -14,7 +15,7 @@ pub fn read_everything(file: Result<WeightFile>) -> Result<()> {
     let heads = file.metadata().is_empty().then_some(1);
     let model = StoredTransDiff::find(&file, &LoadHints { heads, weights: None })
         .and_then(|source| source.load(&Reference, DType::F32));
-    match file.kind() {
+    match FileKind::of(&file) {
         FileKind::Model | FileKind::TrainingRun => model.map(drop),
         FileKind::Vae { .. } => {
             StoredVae::find(&file).and_then(|source| source.load(&Reference, DType::F32)).map(drop)

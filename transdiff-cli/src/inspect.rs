@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use transdiff::checkpoint::{Entry, FileKind, Format, WeightFile, WeightView};
+use transdiff::checkpoint::{Entry, Format, WeightFile, WeightView};
+use transdiff::models::FileKind;
 use transdiff::models::transdiff::Preset;
 use transdiff::models::transdiff::{CONFIG_KEY, TransDiffConfig, WeightSet};
 use transdiff::models::vae::{StoredVae, VAE_CONFIG_KEY};
@@ -76,7 +77,7 @@ struct Sizes {
 
 impl About {
     fn of(file: &WeightFile, hints: Hints) -> Self {
-        let (kind, sizes) = match file.kind() {
+        let (kind, sizes) = match FileKind::of(file) {
             FileKind::Model => ("TransDiff model", model(file, hints)),
             FileKind::TrainingRun => ("training run", model(file, hints)),
             FileKind::Vae { .. } => ("VAE", vae(file)),
@@ -135,7 +136,7 @@ impl About {
         json!({
             "path": file.path().display().to_string(),
             "format": format_name(file),
-            "kind": kind_name(file.kind()),
+            "kind": kind_name(FileKind::of(file)),
             "config": sizes.map(|s| &s.config),
             "config_missing": self.why,
             "weights": sizes.and_then(|s| s.weights).map(source::name),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::entry::Entry;
 use super::source::Source;
-use super::{Contents, FileKind, Format, format, pytorch, safetensors, tensor_error};
+use super::{Contents, Format, format, pytorch, safetensors, tensor_error};
 use crate::{Error, HostTensor, Result};
 
 /// A file of named tensors, safetensors or PyTorch, of which only the table of contents is in memory: a tensor is
@@ -79,11 +79,6 @@ impl WeightFile {
     /// What kind of file it is.
     pub fn format(&self) -> Format {
         self.format
-    }
-
-    /// What it is, by the names in it.
-    pub fn kind(&self) -> FileKind {
-        FileKind::of(self)
     }
 
     /// The free-form strings of a safetensors header: configuration, step. Empty for PyTorch.

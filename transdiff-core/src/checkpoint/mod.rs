@@ -5,7 +5,6 @@ mod budget;
 mod entry;
 mod file;
 mod format;
-mod kind;
 mod pytorch;
 mod safetensors;
 mod source;
@@ -23,7 +22,6 @@ pub use ::safetensors::tensor::{Dtype as StoredDType, View};
 pub use entry::Entry;
 pub use file::{WeightFile, WeightView};
 pub use format::Format;
-pub use kind::FileKind;
 pub use write::write_atomic;
 
 /// A file's table of contents.

@@ -7,14 +7,13 @@ use super::optimizer::Moments;
 use super::trainer::prepare;
 use super::{TrainConfig, Trainer};
 use crate::checkpoint::{Entry, WeightFile, write_atomic};
+use crate::models::TRAIN_KEY;
 use crate::models::transdiff::{
     CONFIG_KEY, TransDiff, TransDiffConfig, check_depth, expected, load_params, metadata_value, named_params,
 };
 use crate::nn::Module;
 use crate::{Backend, DType, Error, Result, Tensor};
 
-/// Key of the settings in a file's metadata.
-pub(crate) const TRAIN_KEY: &str = "transdiff.train";
 const STEP_KEY: &str = "transdiff.step";
 const MODEL: &str = "model.";
 const EMA: &str = "ema.";

@@ -6,7 +6,6 @@ mod objective;
 mod optimizer;
 mod trainer;
 
-pub(crate) use checkpoint::TRAIN_KEY;
 pub use config::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
 pub use objective::{Batch, FlowDraws, loss};
 pub use optimizer::{Optimizer, decays};
