@@ -123,7 +123,7 @@ fn a_hole_warrants_no_memory() {
     file.seek(SeekFrom::Current(HOLE as i64)).unwrap();
     file.write_all(&bytes[directory..]).unwrap();
     let (result, peak) = peak_of(|| WeightFile::open(&path).map(drop));
-    judge("hole", &path, Some("more memory than the file warrants"), result);
+    judge("hole", &path, Some("exceed the allocation limit"), result);
     assert!(peak < 128 << 20, "{peak} bytes");
 }
 
