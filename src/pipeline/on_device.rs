@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::{ControlFlow, Range};
 
+use transdiff_core::try_with_capacity;
+
 use super::{Output, Request, Source, Step};
 use crate::diffusion::{KeyedNoise, Progress};
 use crate::models::transdiff::{
@@ -11,7 +13,7 @@ use crate::models::transdiff::{
 };
 use crate::models::vae::{LATENT_SCALE, Vae};
 use crate::rng::{Purpose, StreamKey};
-use crate::{Backend, CancellationToken, DType, Error, HostTensor, Result, Tensor, try_with_capacity};
+use crate::{Backend, CancellationToken, DType, Error, HostTensor, Result, Tensor};
 
 type Observer<'a> = &'a mut dyn FnMut(&Step<'_>) -> ControlFlow<()>;
 

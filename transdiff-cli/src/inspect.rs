@@ -10,7 +10,7 @@ use transdiff::models::FileKind;
 use transdiff::models::transdiff::Preset;
 use transdiff::models::transdiff::{CONFIG_KEY, TransDiffConfig, WeightSet};
 use transdiff::models::vae::{StoredVae, VAE_CONFIG_KEY};
-use transdiff::text::{printable, shortened};
+use transdiff_core::text::{printable, shortened};
 
 use crate::failure::{Failure, Result};
 use crate::source::{self, Hints, type_name};

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use transdiff::DType;
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::transdiff::{LoadHints, StoredTransDiff, WeightSet};
-use transdiff::text::printable;
+use transdiff_core::text::printable;
 
 use crate::failure::{Failure, Result};
 
