@@ -61,8 +61,7 @@ pub use device::{Device, DeviceTask, OpenDevice};
 pub use transdiff_core::models::transdiff::TransDiff;
 pub use transdiff_core::{
     Backend, CancellationToken, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd,
-    backend, bf16, checkpoint, data, diffusion, layout, models, nn, reference, rng, tensor, testing, text,
-    train, try_with_capacity,
+    backend, bf16, checkpoint, data, diffusion, layout, models, nn, reference, rng, tensor, testing, train,
 };
 pub use transdiff_cpu::Cpu;
 #[cfg(feature = "cuda")]

@@ -1,16 +1,17 @@
-//! Checkpoints of the published implementation: their tensors, their data, and the models in them, against the golden
-//! files that hold the same weights.
+//! Checkpoints of the published implementation: their tensors, their data, and the models in them, compared with the
+//! golden files that hold the same weights.
 
 mod common;
 
 use std::path::PathBuf;
 
 use common::archive::{checkpoint, zip};
-use common::golden::{Golden, folder, is_there};
+use common::golden::{Golden, exists, folder};
 use common::pickle;
 use common::tiny::{bits, differing};
 use serde_json::json;
-use transdiff_core::checkpoint::{FileKind, Format, StoredDType, WeightFile, write_atomic};
+use transdiff_core::checkpoint::{Format, StoredDType, WeightFile, write_atomic};
+use transdiff_core::models::FileKind;
 use transdiff_core::models::transdiff::{Mode, Size, StoredTransDiff, TransDiff, TransDiffConfig};
 use transdiff_core::models::vae::StoredVae;
 use transdiff_core::models::{LoadHints, Model, WeightSet};
@@ -18,30 +19,30 @@ use transdiff_core::nn::Module;
 use transdiff_core::{DType, Error, HostData, HostTensor};
 use transdiff_cpu::Cpu;
 
-/// The path of `pth/NAME`, or `None` (and a line that says so) where another folder than ours lacks the file.
+/// Path of `pth/NAME`, or `None` (reported in a line) if a folder given by `TRANSDIFF_GOLDEN` lacks the file.
 fn find(name: &str) -> Option<PathBuf> {
-    Some(folder().join("pth").join(name)).filter(|path| is_there(path))
+    Some(folder().join("pth").join(name)).filter(|path| exists(path))
 }
 
-/// The file `pth/NAME`, opened in every way.
+/// The file `pth/NAME`, opened from disk, from memory and memory-mapped.
 fn open(name: &str) -> Vec<WeightFile> {
     let Some(path) = find(name) else { return Vec::new() };
     let bytes = std::fs::read(&path).unwrap();
-    // SAFETY: nobody writes to the golden files.
+    // SAFETY: no process writes to the golden files.
     let mapped = unsafe { WeightFile::open_mapped(&path) };
     [WeightFile::open(&path), WeightFile::from_bytes(&path, bytes), mapped].map(Result::unwrap).into()
 }
 
-/// The heads of the recorded model, which its file does not say.
+/// Number of heads of the recorded model, which its file does not contain.
 fn hints(golden: &Golden) -> LoadHints {
     LoadHints { heads: Some(golden.value("heads")), weights: None }
 }
 
 #[test]
-fn values_are_those_of_the_golden_file() {
+fn values_equal_the_golden_file() {
     let golden = Golden::load("onestep_256");
     for file in open("checkpoint-last.pth") {
-        assert_eq!((file.format(), file.kind()), (Format::PyTorch, FileKind::Model));
+        assert_eq!((file.format(), FileKind::of(&file)), (Format::PyTorch, FileKind::Model));
         for (here, there) in [("model.", "param."), ("model_ema.", "ema.")] {
             let view = file.select(here);
             let names: Vec<&str> = view.entries().map(|(name, _)| name).collect();
@@ -55,7 +56,7 @@ fn values_are_those_of_the_golden_file() {
 }
 
 #[test]
-fn halved_values_are_the_golden_files_rounded() {
+fn bf16_values_are_the_golden_values_rounded() {
     let golden = Golden::load("onestep_256");
     for file in open("checkpoint-bf16.pth") {
         let hints = LoadHints { weights: Some(WeightSet::Raw), ..hints(&golden) };
@@ -82,9 +83,9 @@ fn plain_data_is_kept() {
     }
 }
 
-/// `base` is 0..23 as 4×6; the others are views of it, or it in other types.
+/// `base` is 0..23 as 4×6; the others are views of it, or the same values in other types.
 #[test]
-fn views_are_contiguous_tensors() {
+fn views_are_read_as_contiguous_tensors() {
     let base: Vec<f64> = (0..24).map(f64::from).collect();
     let at = |row: usize, column: usize| base[6 * row + column];
     let slice: Vec<f64> = (1..3).flat_map(|r| (2..5).map(move |c| at(r, c))).collect();
@@ -119,9 +120,9 @@ fn views_are_contiguous_tensors() {
     }
 }
 
-/// Views larger than what is read at once, with their axes in every order.
+/// Views larger than one read, with their axes in every order.
 #[test]
-fn large_views_in_every_order() {
+fn large_views_are_read_in_every_axis_order() {
     const SHAPE: [i64; 3] = [90, 70, 50];
     const STRIDES: [i64; 3] = [3500, 50, 1];
     let numel: i64 = SHAPE.iter().product();
@@ -149,9 +150,9 @@ fn large_views_in_every_order() {
     }
 }
 
-/// What a model does not need may be such as nobody reads: it is no reason to refuse the rest.
+/// Values that cannot be read do not make the rest of the file unreadable.
 #[test]
-fn what_cannot_be_read_is_left_aside() {
+fn unreadable_values_are_skipped() {
     use common::pickle::{global, int, text, tuple, view};
     let floats = || pickle::storage("FloatStorage", "0", 16);
     let expanded = view(floats(), 0, &[1 << 20, 1 << 20], &[0, 0]);
@@ -187,11 +188,11 @@ fn what_cannot_be_read_is_left_aside() {
     assert_eq!(file.tensor("parameter").unwrap().to_f32(), [4.0, 7.0]);
     let error = file.tensor("expanded").unwrap_err();
     assert!(matches!(&error, Error::Tensor { tensor, .. } if tensor == "expanded"), "{error}");
-    let left = |what: &str| json!({ "$python": what });
+    let placeholder = |description: &str| json!({ "$python": description });
     let expected = json!({
-        "axes": left("a tensor of more axes than are read"),
-        "surrogate": left("a string that is not UTF-8"),
-        "wide": left("an integer beyond 64 bits"),
+        "axes": placeholder("a tensor of more than 8 axes"),
+        "surrogate": placeholder("a string that is not UTF-8"),
+        "wide": placeholder("an integer beyond 64 bits"),
         "small": 256,
         "numbers": { "$0": "a number", "1": "a text" },
     });
@@ -199,9 +200,9 @@ fn what_cannot_be_read_is_left_aside() {
 }
 
 #[test]
-fn the_autoencoder_is_found() {
+fn vae_is_found() {
     for file in open("vae.ckpt") {
-        assert_eq!(file.kind(), FileKind::Vae { prefix: "model." });
+        assert_eq!(FileKind::of(&file), FileKind::Vae { prefix: "model." });
         let view = file.select("model.");
         let moments = 2 * StoredVae::find(&file).unwrap().config().latent_channels;
         assert_eq!(view.get("quant_conv.weight").unwrap().shape(), [moments, moments, 1, 1]);
@@ -215,9 +216,9 @@ fn the_autoencoder_is_found() {
     }
 }
 
-/// The pickle calls `system` with a command that writes a file. Here the call is a name in the data, or refused.
+/// The pickle calls `system` with a command that writes a file. The reader must keep the call as a name or reject it.
 #[test]
-fn a_command_in_a_pickle_does_not_run() {
+fn command_in_a_pickle_does_not_run() {
     let Some(path) = find("malicious.pth") else { return };
     let bytes = std::fs::read(&path).unwrap();
     let command = String::from_utf8_lossy(&bytes);
@@ -225,22 +226,22 @@ fn a_command_in_a_pickle_does_not_run() {
     let end = trace.find(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER).unwrap();
     let trace = std::path::Path::new(&trace[..end]);
     assert!(trace.is_absolute(), "{}", trace.display());
-    let written = || std::fs::metadata(trace).and_then(|about| about.modified()).ok();
+    let written = || std::fs::metadata(trace).and_then(|metadata| metadata.modified()).ok();
     let before = written();
     for file in open("malicious.pth") {
-        let said = json!(file.values()).to_string();
-        assert!(said.contains("\"$python\"") && said.contains("system"), "{said}");
+        let values = json!(file.values()).to_string();
+        assert!(values.contains("\"$python\"") && values.contains("system"), "{values}");
         file.entries().keys().for_each(|name| drop(file.tensor(name).unwrap()));
     }
     assert_eq!(written(), before, "the command ran");
 }
 
-/// The bits of the features of two classes.
+/// Bits of the features of two classes.
 fn features(model: &TransDiff<Cpu>) -> Vec<u64> {
     bits(model.features(&model.inference(), &[0, model.config().classes - 1], &[]).unwrap().tensor())
 }
 
-/// The golden file's weights under `set`, as a safetensors file with the published names, and metadata or not.
+/// Writes the golden file's weights under `set` as a safetensors file with the published names and `metadata`.
 fn rewritten(golden: &Golden, set: &str, metadata: &[(&str, String)]) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     let metadata = metadata.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
@@ -249,7 +250,7 @@ fn rewritten(golden: &Golden, set: &str, metadata: &[(&str, String)]) -> tempfil
 }
 
 #[test]
-fn a_checkpoint_and_a_safetensors_file_hold_the_same_model() {
+fn checkpoint_and_safetensors_file_give_the_same_model() {
     let golden = Golden::load("onestep_256");
     let (cpu, hints) = (Cpu::new(Some(1)).unwrap(), hints(&golden));
     for file in open("checkpoint-last.pth") {
@@ -268,22 +269,22 @@ fn a_checkpoint_and_a_safetensors_file_hold_the_same_model() {
             assert_eq!(other.config(), model.config());
             assert_eq!(differing(&model, &other), Vec::<String>::new());
             assert_eq!(features(&model), features(&other));
-            // Without the metadata the sizes are read off the shapes.
+            // Without the metadata the configuration is inferred from the shapes.
             let bare = rewritten(&golden, set, &[]);
             let bare = WeightFile::open(bare.path()).unwrap();
-            assert_eq!(bare.kind(), FileKind::Model);
+            assert_eq!(FileKind::of(&bare), FileKind::Model);
             assert_eq!(StoredTransDiff::find(&bare, &hints).unwrap().weights(), WeightSet::Single);
             let bare = TransDiff::from_file(&cpu, &bare, DType::F32, &hints).unwrap();
             assert_eq!((bare.config(), features(&bare)), (model.config(), features(&model)));
         }
         let error = StoredTransDiff::find(&file, &LoadHints { weights: Some(WeightSet::Single), ..hints })
             .unwrap_err();
-        assert!(error.to_string().contains("Sole") && error.to_string().contains("Ema"), "{error}");
+        assert!(error.to_string().contains("Single") && error.to_string().contains("Ema"), "{error}");
     }
 }
 
 #[test]
-fn sizes_are_read_off_the_shapes() {
+fn config_is_inferred_from_shapes() {
     for name in ["onestep_256", "onestep_512", "mrar_256"] {
         let golden = Golden::load(name);
         let file = rewritten(&golden, "param.", &[]);
@@ -310,7 +311,7 @@ fn sizes_are_read_off_the_shapes() {
 }
 
 #[test]
-fn heads_are_asked_for() {
+fn missing_heads_require_a_hint() {
     let golden = Golden::load("onestep_256");
     let (heads, width): (usize, usize) = (golden.value("heads"), golden.value("embed_dim"));
     for file in open("checkpoint-last.pth") {
@@ -333,22 +334,22 @@ fn heads_are_asked_for() {
     StoredTransDiff::find(&saved, &hints(&golden)).unwrap();
     let error =
         StoredTransDiff::find(&saved, &LoadHints { heads: Some(heads + 1), weights: None }).unwrap_err();
-    let said = format!("the hint says {}, the metadata says {heads}", heads + 1);
-    assert!(error.to_string().contains(&said), "{error}");
+    let expected = format!("the hint says {}, the metadata says {heads}", heads + 1);
+    assert!(error.to_string().contains(&expected), "{error}");
 }
 
-/// What distributed training puts before every name is taken off.
+/// Distributed training puts the prefix `module.` before every name.
 #[test]
-fn names_of_distributed_training() {
+fn prefix_of_distributed_training_is_stripped() {
     let golden = Golden::load("onestep_256");
     let file = tempfile::NamedTempFile::new().unwrap();
     let named = |prefix: &'static str| golden.under("param.").map(move |(n, t)| (format!("{prefix}{n}"), t));
     write_atomic(file.path(), named("model.module."), &Default::default()).unwrap();
     let cpu = Cpu::new(Some(1)).unwrap();
     let opened = WeightFile::open(file.path()).unwrap();
-    assert_eq!(opened.kind(), FileKind::Model);
+    assert_eq!(FileKind::of(&opened), FileKind::Model);
     TransDiff::from_file(&cpu, &opened, DType::F32, &hints(&golden)).unwrap();
-    // A tensor that is no part of the model is as wrong there as anywhere.
+    // An extra tensor is an error under the prefix as well.
     let extra = HostTensor::new(&[1], HostData::F32(vec![0.0])).unwrap();
     let more = [("model.module.more".to_owned(), &extra)];
     write_atomic(file.path(), named("model.module.").chain(more), &Default::default()).unwrap();
@@ -360,7 +361,7 @@ fn names_of_distributed_training() {
     );
 }
 
-/// A checkpoint of the golden file's weights with other arguments.
+/// A checkpoint of the golden file's weights with the arguments `args`.
 fn with_args(golden: &Golden, args: &[(&str, Vec<u8>)]) -> WeightFile {
     let mut tensors = Vec::new();
     let mut storages = Vec::new();
@@ -376,9 +377,9 @@ fn with_args(golden: &Golden, args: &[(&str, Vec<u8>)]) -> WeightFile {
     WeightFile::from_bytes("with-args.pth", bytes).unwrap()
 }
 
-/// What the arguments and the shapes both say must agree, and the error names both.
+/// The error names the argument and the shape that contradict each other.
 #[test]
-fn arguments_that_contradict_the_shapes() {
+fn arguments_that_contradict_the_shapes_are_rejected() {
     use common::pickle::{boolean, int, text};
     let golden = Golden::load("onestep_256");
     let hints = hints(&golden);
@@ -422,8 +423,8 @@ fn golden_bits(golden: &Golden, name: &str) -> Vec<u64> {
     golden.tensor(name).to_f64().into_iter().map(f64::to_bits).collect()
 }
 
-/// A safetensors file with the names and shapes of a published model, and a hole for the values.
-fn hollow(config: &TransDiffConfig) -> tempfile::NamedTempFile {
+/// A sparse safetensors file with the names and shapes of a published model and no values.
+fn sparse_file(config: &TransDiffConfig) -> tempfile::NamedTempFile {
     let model = TransDiff::placeholder(&Cpu::new(Some(1)).unwrap(), config, DType::F32).unwrap();
     let (mut header, mut end) = (serde_json::Map::new(), 0);
     for (name, param) in model.params() {
@@ -439,13 +440,13 @@ fn hollow(config: &TransDiffConfig) -> tempfile::NamedTempFile {
     file
 }
 
-/// The heads of a published model follow from its sizes.
+/// The number of heads of a published model follows from its width and depth.
 #[test]
 fn published_models_need_no_hint() {
     for size in [Size::Base, Size::Large, Size::Huge] {
         for mode in [Mode::OneStep, Mode::MultiReference { groups: 4 }] {
             let config = TransDiffConfig::published(size, 256, mode).unwrap();
-            let file = hollow(&config);
+            let file = sparse_file(&config);
             let file = WeightFile::open(file.path()).unwrap();
             let source = StoredTransDiff::find(&file, &LoadHints::default()).unwrap();
             assert_eq!(source.config(), &config);

@@ -1,12 +1,12 @@
-//! A model is loaded tensor by tensor: memory holds it once, whatever else its file holds. What the system refuses is an
-//! error.
+//! Memory of loading: a model is read tensor by tensor and takes its memory once, whatever else its file contains. A failed
+//! allocation is an error, not an abort.
 
 #[path = "common/allocation.rs"]
 mod allocation;
 
 use std::sync::Mutex;
 
-use allocation::{peak_of, refusing};
+use allocation::{peak_of, with_max_block};
 use transdiff_core::checkpoint::{WeightFile, write_atomic};
 use transdiff_core::models::transdiff::{Mode, TransDiff, TransDiffConfig};
 use transdiff_core::models::vae::Posterior;
@@ -17,7 +17,7 @@ use transdiff_cpu::Cpu;
 #[global_allocator]
 static ALLOCATOR: allocation::Counting = allocation::Counting;
 
-/// One test runs at a time: what another allocates would be counted.
+/// Serialises the tests, because allocations of a concurrent test would be counted.
 static MEASURING: Mutex<()> = Mutex::new(());
 
 fn config() -> TransDiffConfig {
@@ -37,8 +37,8 @@ fn config() -> TransDiffConfig {
 }
 
 #[test]
-fn a_model_takes_its_memory_once() {
-    let _one = MEASURING.lock();
+fn loading_takes_the_memory_of_the_model_once() {
+    let _guard = MEASURING.lock();
     let cpu = Cpu::new(Some(1)).unwrap();
     let model = TransDiff::new(&cpu, &config(), DType::F32, 1).unwrap();
     let host = |set: &str| -> Vec<(String, HostTensor)> {
@@ -55,45 +55,45 @@ fn a_model_takes_its_memory_once() {
 
     let bytes = 4 * model.param_count();
     let (loaded, peak) = peak_of(|| TransDiff::load(&cpu, file.path(), DType::F32).unwrap());
-    println!("{bytes} bytes of weights, the largest tensor {largest}: {peak} at the highest");
+    println!("{bytes} bytes of weights, largest tensor {largest} bytes: peak {peak} bytes");
     assert_eq!(loaded.param_count(), model.param_count());
-    // The tensor that is on its way is held as it was read, and in the order that the backend keeps.
+    // The tensor being loaded exists as it was read, and in the memory order of the backend.
     assert!(peak <= bytes + 3 * largest + (1 << 20), "{peak} bytes for a model of {bytes}");
-    assert!(peak >= bytes, "not everything was counted");
+    assert!(peak >= bytes, "expected a peak of at least {bytes} bytes, got {peak}");
 }
 
-/// Elements of a tensor for which there is no memory below.
+/// Number of elements of a tensor whose allocation fails in the tests below.
 const LEN: usize = 1 << 16;
 
-/// There is memory for blocks of up to `most` bytes, and the call wants one of `bytes`.
+/// Checks that the call fails to allocate `bytes` bytes when blocks are limited to `max` bytes.
 #[track_caller]
-fn refused<T>(most: usize, bytes: usize, call: impl FnOnce() -> Result<T>) {
-    match refusing(most, || call().map(drop)) {
-        Err(Error::OutOfMemory { bytes: wanted, .. }) => assert_eq!(wanted, Some(bytes)),
+fn assert_out_of_memory<T>(max: usize, bytes: usize, call: impl FnOnce() -> Result<T>) {
+    match with_max_block(max, || call().map(drop)) {
+        Err(Error::OutOfMemory { bytes: requested, .. }) => assert_eq!(requested, Some(bytes)),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn memory_that_a_file_asks_for_is_refused() {
-    let _one = MEASURING.lock();
+fn failed_allocation_for_a_file_is_an_error() {
+    let _guard = MEASURING.lock();
     let file = tempfile::NamedTempFile::new().unwrap();
     let tensor = HostTensor::f32(&[LEN], vec![0.5; LEN]).unwrap();
     write_atomic(file.path(), [("w", &tensor)], &Default::default()).unwrap();
     let opened = WeightFile::open(file.path()).unwrap();
-    refused(3 * LEN, 4 * LEN, || opened.tensor("w"));
+    assert_out_of_memory(3 * LEN, 4 * LEN, || opened.tensor("w"));
 }
 
 #[test]
-fn memory_that_a_caller_asks_for_is_refused() {
-    let _one = MEASURING.lock();
+fn failed_allocation_for_a_caller_is_an_error() {
+    let _guard = MEASURING.lock();
     let narrow = HostTensor::f32(&[LEN], vec![0.5; LEN]).unwrap().cast(DType::BF16).unwrap();
-    refused(3 * LEN, 4 * LEN, || narrow.clone().cast(DType::F32));
-    refused(7 * LEN, 8 * LEN, || narrow.clone().cast(DType::F64));
+    assert_out_of_memory(3 * LEN, 4 * LEN, || narrow.clone().cast(DType::F32));
+    assert_out_of_memory(7 * LEN, 8 * LEN, || narrow.clone().cast(DType::F64));
     let moments =
         Tensor::from_f32(&Cpu::new(Some(1)).unwrap(), &[1, 2, 1, LEN / 2], vec![0.5; LEN], DType::F32);
     let moments = moments.unwrap();
-    refused(7 * LEN, 8 * LEN, || moments.to_f64());
-    refused(7 * LEN, 8 * LEN, || Posterior::new(moments.clone()));
-    refused(3 * LEN, 4 * LEN, || moments.to_f32());
+    assert_out_of_memory(7 * LEN, 8 * LEN, || moments.to_f64());
+    assert_out_of_memory(7 * LEN, 8 * LEN, || Posterior::new(moments.clone()));
+    assert_out_of_memory(3 * LEN, 4 * LEN, || moments.to_f32());
 }

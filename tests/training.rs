@@ -9,8 +9,9 @@ use common::tiny::{self, bits, differing};
 use proptest::prelude::*;
 use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Gradients;
-use transdiff_core::checkpoint::{FileKind, WeightFile, write_atomic};
+use transdiff_core::checkpoint::{WeightFile, write_atomic};
 use transdiff_core::data::{Dataset, MemoryDataset};
+use transdiff_core::models::FileKind;
 use transdiff_core::models::transdiff::{FlowBatch, FlowDraws};
 use transdiff_core::models::transdiff::{FlowObjective, Mode, TransDiff, TransDiffConfig};
 use transdiff_core::models::{LoadHints, Model, Trainable, WeightSet};
@@ -565,7 +566,7 @@ fn a_run_holds_models() {
     steps(&mut run, &tiny::set(&tiny::one_step(), 5), 3);
     run.save(&path).unwrap();
     let file = WeightFile::open(&path).unwrap();
-    assert_eq!(file.kind(), FileKind::TrainingRun);
+    assert_eq!(FileKind::of(&file), FileKind::TrainingRun);
     assert_ne!(differing(run.model(), run.ema()), Vec::<String>::new());
     assert_eq!(
         differing(&TransDiff::load(&cpu(1), &path, DType::F32).unwrap(), run.ema()),

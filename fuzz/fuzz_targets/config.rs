@@ -1,4 +1,5 @@
-//! Configurations: an input is the text of a model's or a training run's, as metadata holds it.
+//! Fuzz target of configurations: an input is the text of a model's or a training run's configuration, as stored in
+//! metadata.
 #![no_main]
 
 use serde_json::json;

@@ -1,4 +1,5 @@
-//! PyTorch checkpoints: an input is a whole archive, or a pickle, which is put into one with two storages.
+//! Fuzz target of PyTorch checkpoints: an input is a complete archive, or a pickle, which is put into an archive with two
+//! storages.
 #![no_main]
 
 use transdiff_fuzz::check_file;

@@ -1,6 +1,8 @@
 //! Images as callers want them: bytes or floats, interleaved or in planes.
 
-use crate::{Error, HostTensor, Result, try_with_capacity};
+use transdiff_core::try_with_capacity;
+
+use crate::{Error, HostTensor, Result};
 
 /// Colours of an image.
 pub(super) const CHANNELS: usize = 3;

@@ -1,26 +1,25 @@
-//! How much memory something takes at its highest. Whoever uses it makes [`Counting`] the global allocator, and
-//! measures in one thread.
+//! Peak memory of a call. Tests that use it make [`Counting`] the global allocator and measure in one thread.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The system's allocator, counted. A reallocation counts as the new block beside the old, and what the system
-/// refuses counts while it is asked for.
+/// The system allocator with counters. A reallocation counts as the new block beside the old one, and an allocation
+/// that fails counts until it has failed.
 pub struct Counting;
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
-/// What is larger, in bytes, is refused.
-static MOST: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// Size in bytes of the largest block that is allocated; larger requests fail.
+static MAX_BLOCK: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-// SAFETY: every call goes to the system's allocator, whose contract is the same.
+// SAFETY: every call goes to the system allocator, whose contract is the same.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(now, Ordering::Relaxed);
-        let refused = layout.size() > MOST.load(Ordering::Relaxed);
-        // SAFETY: as promised to this function.
-        let block = if refused { std::ptr::null_mut() } else { unsafe { System.alloc(layout) } };
+        let too_large = layout.size() > MAX_BLOCK.load(Ordering::Relaxed);
+        // SAFETY: the caller's contract is the same.
+        let block = if too_large { std::ptr::null_mut() } else { unsafe { System.alloc(layout) } };
         if block.is_null() {
             NOW.fetch_sub(layout.size(), Ordering::Relaxed);
         }
@@ -29,12 +28,12 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as promised to this function.
+        // SAFETY: the caller's contract is the same.
         unsafe { System.dealloc(block, layout) }
     }
 }
 
-/// What `f` returns, and the most bytes that were allocated at one time meanwhile, beyond those before.
+/// Returns the result of `f`, and the peak of the bytes allocated during the call, beyond those allocated before.
 pub fn peak_of<T>(f: impl FnOnce() -> T) -> (T, usize) {
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
@@ -42,17 +41,17 @@ pub fn peak_of<T>(f: impl FnOnce() -> T) -> (T, usize) {
     (out, PEAK.load(Ordering::Relaxed) - before)
 }
 
-/// What `f` returns, if no block of more than `most` bytes is to be had meanwhile.
-#[allow(dead_code)] // not every test that counts asks for it
-pub fn refusing<T>(most: usize, f: impl FnOnce() -> T) -> T {
-    MOST.store(most, Ordering::Relaxed);
+/// Returns the result of `f`, during which allocations of more than `max` bytes fail.
+#[allow(dead_code)] // not used by every test that counts
+pub fn with_max_block<T>(max: usize, f: impl FnOnce() -> T) -> T {
+    MAX_BLOCK.store(max, Ordering::Relaxed);
     let out = f();
-    MOST.store(usize::MAX, Ordering::Relaxed);
+    MAX_BLOCK.store(usize::MAX, Ordering::Relaxed);
     out
 }
 
-/// How many bytes are allocated.
-#[allow(dead_code)] // not every test that counts asks for it
+/// Number of bytes that are allocated now.
+#[allow(dead_code)] // not used by every test that counts
 pub fn held() -> usize {
     NOW.load(Ordering::Relaxed)
 }

@@ -1,16 +1,16 @@
-//! Zip archives as PyTorch writes them, sound or not.
+//! Zip archives as PyTorch writes them, valid or not.
 
-/// One entry of an archive, with what may be said of it wrongly.
+/// One entry of an archive, with the fields that may be wrong.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub name: String,
     pub contents: Vec<u8>,
-    /// As the central directory has it.
+    /// Compression method in the central directory.
     pub method: u16,
     pub flags: u16,
-    /// The length that the central directory claims.
+    /// Length in the central directory.
     pub size: u32,
-    /// Where the central directory says that the entry is, if not where it is.
+    /// Offset in the central directory, if not the actual one.
     pub at: Option<u32>,
 }
 
@@ -40,7 +40,7 @@ impl Entry {
     }
 }
 
-/// An archive of `entries`.
+/// Builds an archive of `entries`.
 pub fn zip(entries: &[Entry]) -> Vec<u8> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for entry in entries {
@@ -57,7 +57,7 @@ pub fn zip(entries: &[Entry]) -> Vec<u8> {
     out
 }
 
-/// A checkpoint of a pickle and the storages "0", "1", ….
+/// Entries of a checkpoint with a pickle and the storages "0", "1", ….
 pub fn checkpoint(pickle: &[u8], storages: &[&[u8]]) -> Vec<Entry> {
     let mut entries = vec![Entry::new("a/data.pkl", pickle), Entry::new("a/byteorder", b"little")];
     let storages = storages.iter().enumerate();

@@ -4,14 +4,14 @@ use transdiff_core::autograd::{Tape, Var};
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_core::{Backend, DType, Result, Tensor};
 
-/// Step of the differences. Inputs are of order 1, so the truncation error h²/6 · f‴ is about 1e-11, and the
+/// Step size of the differences. Inputs are of order 1, so the truncation error h²/6 · f‴ is about 1e-11, and the
 /// rounding error of the quotient, ε · |f| / h with ε = 1.1e-16, about 1e-10 for the |f| of up to 10 here.
 pub const STEP: f64 = 1e-5;
-/// Ten times more than the two errors together, in units of the larger of 1 and the largest gradient. Wrong
-/// factors, signs, places and masks are off by 1e-2 and more.
+/// Largest error allowed: ten times the two errors together, in units of the larger of 1 and the largest gradient. Wrong
+/// factors, signs, indices and masks give errors of 1e-2 and more.
 pub const LIMIT: f64 = 2e-9;
 
-/// Values that depend on `index` alone, of order 1.
+/// Values of order 1 that depend on `index` only.
 pub fn normals(index: u32, count: usize) -> Vec<f64> {
     let mut stream = StreamKey::new(2506, Purpose::Data, index, 7).stream();
     (0..count).map(|_| stream.normal()).collect()
@@ -22,38 +22,44 @@ pub fn tensor<B: Backend>(backend: &B, shape: &[usize], values: Vec<f64>) -> Ten
     Tensor::from_f64(backend, shape, values, DType::F64).unwrap()
 }
 
-/// How the inputs of an operation lie in memory, and the gradient that its backward pass is given.
+/// Memory layout of an operation's inputs, and of the gradient that its backward pass receives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Form {
     /// Row-major.
-    Plain,
-    /// Axes reversed, between elements of a larger buffer; the same for the gradient.
+    Contiguous,
+    /// Reversed axes, in the middle of a larger buffer.
     Strided,
 }
 
 impl Form {
-    pub const ALL: [Self; 2] = [Self::Plain, Self::Strided];
+    pub const ALL: [Self; 2] = [Self::Contiguous, Self::Strided];
 
     fn input<B: Backend>(self, backend: &B, shape: &[usize], values: &[f64]) -> Tensor<B> {
         let plain = tensor(backend, shape, values.to_vec());
-        if self == Self::Plain || shape.is_empty() {
+        if self == Self::Contiguous || shape.is_empty() {
             return plain;
         }
         let reversed: Vec<usize> = (0..shape.len()).rev().collect();
-        let turned = plain.permute(&reversed).unwrap();
-        let mut wide = turned.shape().to_vec();
+        let transposed = plain.permute(&reversed).unwrap();
+        let mut wide = transposed.shape().to_vec();
         wide[0] += 2;
-        turned.pad_into(&wide, 0, 1).unwrap().narrow(0, 1, wide[0] - 2).unwrap().permute(&reversed).unwrap()
+        transposed
+            .pad_into(&wide, 0, 1)
+            .unwrap()
+            .narrow(0, 1, wide[0] - 2)
+            .unwrap()
+            .permute(&reversed)
+            .unwrap()
     }
 
-    /// y in an order of axes that makes the gradient of y arrive in the same form.
+    /// Permutes y such that the gradient of y arrives in this layout.
     fn output<B: Backend>(self, y: &Var<B>) -> Result<Var<B>> {
         let reversed: Vec<usize> = (0..y.shape().len()).rev().collect();
-        if self == Self::Plain { Ok(y.clone()) } else { y.permute(&reversed) }
+        if self == Self::Contiguous { Ok(y.clone()) } else { y.permute(&reversed) }
     }
 }
 
-/// An operation on inputs of these shapes.
+/// An operation on inputs of the given shapes.
 pub struct Case<B: Backend> {
     pub name: &'static str,
     pub shapes: Vec<Vec<usize>>,
@@ -70,7 +76,7 @@ pub fn case<B: Backend>(
 }
 
 impl<B: Backend> Case<B> {
-    /// The output projected on fixed random weights, so that every element of it counts.
+    /// The output, projected onto fixed random weights so that every element contributes.
     fn projected(&self, inputs: &[Var<B>], form: Form) -> Result<Var<B>> {
         let y = form.output(&(self.apply)(inputs)?)?;
         let weights = tensor(y.value().backend(), y.shape(), normals(1000, y.value().numel()));
@@ -78,8 +84,8 @@ impl<B: Backend> Case<B> {
         y.mul(&weights.into())?.sum(&axes)?.reshape(&[])
     }
 
-    /// Every coordinate of every input's gradient against its central difference; also with one input at a time
-    /// taking part, which is how frozen parameters meet an operation. Returns the largest error.
+    /// Compares every element of every input's gradient with its central difference, for all inputs together and for one
+    /// differentiable input at a time, as with frozen parameters. Returns the largest error.
     pub fn check(&self, backend: &B, form: Form) -> f64 {
         let values: Vec<Vec<f64>> =
             (0..).zip(&self.shapes).map(|(i, s)| normals(i, s.iter().product())).collect();
@@ -89,7 +95,11 @@ impl<B: Backend> Case<B> {
         let mut worst = 0.0f64;
         for i in 0..tensors.len() {
             let alone = self.gradients(&tensors, |k| k == i, form);
-            assert_eq!(alone[i], together[i], "{} {form:?}: gradient {i} alone and together", self.name);
+            assert_eq!(
+                alone[i], together[i],
+                "{} {form:?}: gradient {i} differs between alone and together",
+                self.name
+            );
             let differences: Vec<f64> = (0..values[i].len())
                 .map(|j| {
                     let at = |step: f64| {
@@ -114,7 +124,7 @@ impl<B: Backend> Case<B> {
         worst
     }
 
-    /// Gradients of the inputs that `wanted` names; empty for the others.
+    /// Gradients of the inputs that `wanted` selects; empty for the others.
     fn gradients(&self, inputs: &[Tensor<B>], wanted: impl Fn(usize) -> bool, form: Form) -> Vec<Vec<f64>> {
         let tape = Tape::new();
         let (vars, keys): (Vec<_>, Vec<_>) = inputs

@@ -8,8 +8,8 @@ use std::str::FromStr;
 use safetensors::{Dtype, SafeTensors};
 use transdiff_core::{HostData, HostTensor, bf16};
 
-/// The folder of the files: `TRANSDIFF_GOLDEN`, or `tests/golden` under the manifest's folder or, where the test
-/// runs away from its source, under the working directory.
+/// Folder of the files: `TRANSDIFF_GOLDEN`, or `tests/golden` in the manifest's folder or, if the test runs away from
+/// its source, in the working directory.
 pub fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("TRANSDIFF_GOLDEN") {
         return folder.into();
@@ -18,18 +18,18 @@ pub fn folder() -> PathBuf {
     if at_source.is_dir() { at_source } else { "tests/golden".into() }
 }
 
-/// Whether the golden file `path` is there. The project's own are; a folder that `TRANSDIFF_GOLDEN` names may lack some:
-/// a line says so then.
-pub fn is_there(path: &Path) -> bool {
+/// Returns whether the golden file `path` exists. The files of the project do; a folder given by `TRANSDIFF_GOLDEN` may
+/// lack some, which is reported in a line.
+pub fn exists(path: &Path) -> bool {
     if path.exists() {
         return true;
     }
-    assert!(std::env::var_os("TRANSDIFF_GOLDEN").is_some(), "{} is absent", path.display());
-    eprintln!("skipped: {} is absent", path.display());
+    assert!(std::env::var_os("TRANSDIFF_GOLDEN").is_some(), "{} does not exist", path.display());
+    eprintln!("skipped: {} does not exist", path.display());
     false
 }
 
-/// One file, read whole.
+/// A golden file, read completely.
 pub struct Golden {
     path: PathBuf,
     tensors: BTreeMap<String, HostTensor>,
@@ -37,15 +37,15 @@ pub struct Golden {
 }
 
 impl Golden {
-    /// Reads `NAME.safetensors`, which must be there and sound.
+    /// Reads `NAME.safetensors`, which must exist and be valid.
     pub fn load(name: &str) -> Self {
         Self::find(name).unwrap_or_else(|| panic!("{name}.safetensors is not in {}", folder().display()))
     }
 
-    /// As [`load`](Self::load), or `None` (and a line that says so) where another folder than ours lacks the file.
+    /// Like [`load`](Self::load), or `None` (reported in a line) if a folder given by `TRANSDIFF_GOLDEN` lacks the file.
     pub fn find(name: &str) -> Option<Self> {
         let path = folder().join(name).with_extension("safetensors");
-        if !is_there(&path) {
+        if !exists(&path) {
             return None;
         }
         let fail = |reason: &dyn std::fmt::Display| -> ! { panic!("{}: {reason}", path.display()) };
@@ -66,39 +66,39 @@ impl Golden {
         self.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.path.display()))
     }
 
-    /// The tensor `name`, if there is one.
+    /// The tensor `name`, if it exists.
     pub fn get(&self, name: &str) -> Option<&HostTensor> {
         self.tensors.get(name)
     }
 
-    /// The tensors whose names begin with `prefix`, with the rest of their names.
+    /// The tensors whose names begin with `prefix`, which is stripped from their names.
     pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a HostTensor)> {
         self.tensors.iter().filter_map(move |(name, t)| Some((name.strip_prefix(prefix)?, t)))
     }
 
-    /// The metadata's value of `key`.
+    /// The metadata value of `key`.
     pub fn text(&self, key: &str) -> &str {
         let value = self.metadata.get(key);
         value.unwrap_or_else(|| panic!("{}: no metadata {key}", self.path.display()))
     }
 
-    /// The metadata's value of `key`, parsed.
+    /// The metadata value of `key`, parsed.
     pub fn value<T: FromStr>(&self, key: &str) -> T {
         let text = self.text(key);
         text.parse().unwrap_or_else(|_| panic!("{}: metadata {key}={text}", self.path.display()))
     }
 
-    /// The metadata's value of `key`, as JSON.
+    /// The metadata value of `key`, as JSON.
     pub fn json(&self, key: &str) -> serde_json::Value {
         serde_json::from_str(self.text(key))
             .unwrap_or_else(|e| panic!("{}: metadata {key}: {e}", self.path.display()))
     }
 }
 
-/// Little-endian elements. 64-bit integers must fit 32 bits; bytes and booleans become integers.
+/// Decodes little-endian elements. 64-bit integers must fit in 32 bits; bytes and booleans become integers.
 fn decode(dtype: Dtype, bytes: &[u8]) -> Result<HostData, String> {
     fn each<const N: usize, T>(bytes: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
-        bytes.chunks_exact(N).map(|c| f(c.try_into().expect("a chunk of N bytes"))).collect()
+        bytes.chunks_exact(N).map(|c| f(c.try_into().expect("a chunk has N bytes"))).collect()
     }
     Ok(match dtype {
         Dtype::F32 => HostData::F32(each(bytes, f32::from_le_bytes)),
@@ -114,7 +114,7 @@ fn decode(dtype: Dtype, bytes: &[u8]) -> Result<HostData, String> {
     })
 }
 
-/// ‖out − reference‖ / ‖reference‖, in f64; infinite for NaN, and for any difference from zero.
+/// Relative error ‖out − reference‖ / ‖reference‖, in f64; infinite for NaN, and for any difference from zero.
 pub fn relative_error(out: &[f64], reference: &[f64]) -> f64 {
     assert_eq!(out.len(), reference.len(), "numbers of elements differ");
     let difference: f64 = out.iter().zip(reference).map(|(a, b)| (a - b) * (a - b)).sum();
@@ -126,7 +126,7 @@ pub fn relative_error(out: &[f64], reference: &[f64]) -> f64 {
     }
 }
 
-/// Fails, naming `what`, unless shapes are equal and the relative error is at most `limit`. Returns the error.
+/// Panics, naming `what`, unless shapes are equal and the relative error is at most `limit`. Returns the error.
 pub fn assert_close(what: &str, out: &HostTensor, reference: &HostTensor, limit: f64) -> f64 {
     assert_eq!(out.shape(), reference.shape(), "{what}: shapes differ");
     let error = relative_error(&out.to_f64(), &reference.to_f64());

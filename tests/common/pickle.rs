@@ -1,6 +1,6 @@
-//! Pickles as PyTorch writes them, sound or not, put together from pieces.
+//! Pickles as PyTorch writes them, valid or not, assembled from pieces.
 
-/// The whole program around what builds its result.
+/// The complete pickle whose result is built by `body`.
 pub fn pickle(body: &[u8]) -> Vec<u8> {
     [b"\x80\x02", body, b"."].concat()
 }
@@ -57,7 +57,7 @@ pub fn view(storage: Vec<u8>, offset: i64, shape: &[i64], strides: &[i64]) -> Ve
     call(&global("torch._utils", "_rebuild_tensor_v2"), &parts)
 }
 
-/// A tensor of f32 of its own, row-major.
+/// A row-major tensor of f32 that fills the storage `key`.
 pub fn tensor(key: &str, shape: &[i64]) -> Vec<u8> {
     let strides: Vec<i64> = (1..=shape.len()).map(|axis| shape[axis..].iter().product()).collect();
     view(storage("FloatStorage", key, shape.iter().product()), 0, shape, &strides)

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use transdiff::checkpoint::{Entry, FileKind, StoredDType, View, WeightFile, WeightView, write_atomic};
+use transdiff::checkpoint::{Entry, StoredDType, View, WeightFile, WeightView, write_atomic};
+use transdiff::models::FileKind;
 use transdiff::models::transdiff::{CONFIG_KEY, WeightSet};
 use transdiff::models::vae::{StoredVae, VAE_CONFIG_KEY, Vae};
 use transdiff::nn::Module;
@@ -74,7 +75,7 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
 }
 
 fn find(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
-    match file.kind() {
+    match FileKind::of(file) {
         FileKind::Model | FileKind::TrainingRun => model(file, hints),
         FileKind::Vae { .. } => vae(file, hints),
         FileKind::Unknown => {

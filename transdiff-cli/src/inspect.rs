@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use transdiff::checkpoint::{Entry, FileKind, Format, WeightFile, WeightView};
+use transdiff::checkpoint::{Entry, Format, WeightFile, WeightView};
+use transdiff::models::FileKind;
 use transdiff::models::transdiff::Preset;
 use transdiff::models::transdiff::{CONFIG_KEY, TransDiffConfig, WeightSet};
 use transdiff::models::vae::{StoredVae, VAE_CONFIG_KEY};
-use transdiff::text::{printable, shortened};
+use transdiff_core::text::{printable, shortened};
 
 use crate::failure::{Failure, Result};
 use crate::format::{self, Align, table};
@@ -78,7 +79,7 @@ struct ModuleSummary {
 
 impl FileSummary {
     fn new(file: &WeightFile, hints: LoadHintArgs) -> Self {
-        let (kind, module) = match file.kind() {
+        let (kind, module) = match FileKind::of(file) {
             FileKind::Model => ("TransDiff model", model(file, hints)),
             FileKind::TrainingRun => ("training run", model(file, hints)),
             FileKind::Vae { .. } => ("VAE", vae(file)),
@@ -140,7 +141,7 @@ impl FileSummary {
         json!({
             "path": file.path().display().to_string(),
             "format": format_name(file),
-            "kind": kind_name(file.kind()),
+            "kind": kind_name(FileKind::of(file)),
             "config": module.map(|m| &m.config),
             "config_missing": self.config_error,
             "weights": module.and_then(|m| m.weights).map(weight_set_name),

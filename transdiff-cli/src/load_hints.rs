@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::transdiff::{LoadHints, StoredTransDiff, WeightSet};
-use transdiff::text::printable;
+use transdiff_core::text::printable;
 use transdiff::{DType, Error};
 
 use crate::failure::{Failure, Result};

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write as _};
 
-use transdiff::text::printable;
+use transdiff_core::text::printable;
 
 use crate::failure::{Failure, Result};
 

@@ -1,4 +1,4 @@
-//! Stopping work that is under way.
+//! Cancellation of running operations.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Error, Result};
 
-/// A flag that stops whatever watches it. Clones share the flag; any thread, and a signal handler, may set it.
+/// Flag that cancels the operations that check it. Clones share the flag. Any thread, or a signal handler, may set it.
 #[derive(Clone, Debug, Default)]
 pub struct CancellationToken(Arc<AtomicBool>);
 
 impl CancellationToken {
-    /// A flag that is not set.
+    /// Creates a token that is not cancelled.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the flag. It stays set until it is [`reset`](Self::reset): work that begins later stops at once.
+    /// Sets the flag. It stays set until [`reset`](Self::reset): operations that begin later stop at once.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -26,18 +26,20 @@ impl CancellationToken {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the flag is set.
+    /// Returns whether the flag is set.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// `Break` if the flag is set.
+    /// Returns `Break` if the flag is set.
     pub fn proceed(&self) -> ControlFlow<()> {
         if self.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
+    /// Fails if the flag is set.
+    ///
     /// # Errors
-    /// [`Error::Cancelled`] if the flag is set.
+    /// [`Error::Cancelled`].
     pub fn check(&self) -> Result<()> {
         if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }

@@ -12,7 +12,7 @@ pub enum DType {
     F32,
     /// IEEE double precision: gradient checks (CPU only).
     F64,
-    /// bfloat16: compute type of accelerators and storage type of checkpoints.
+    /// bfloat16: compute type of accelerators, and storage type of checkpoints.
     BF16,
     /// 32-bit integers: class labels and row indices.
     I32,
@@ -28,13 +28,13 @@ impl DType {
         }
     }
 
-    /// Whether arithmetic on real numbers is defined for this type.
+    /// Returns whether arithmetic on real numbers is defined for this type.
     pub const fn is_float(self) -> bool {
         !matches!(self, Self::I32)
     }
 
-    /// The type in which sums over values of this type are kept, and what is computed once and used often: f32 for
-    /// bf16, the type itself for others.
+    /// Accumulator type: the type of sums over values of this type, and of values that are computed once and used often.
+    /// f32 for bf16, the type itself for others.
     #[must_use]
     pub const fn accumulator(self) -> Self {
         match self {

@@ -1,60 +1,60 @@
-//! The one error type of the library.
+//! The error type of the library.
 
 use std::path::{Path, PathBuf};
 
 /// Result of every fallible operation of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong, with what was expected and what came.
+/// An error, with the expected and the actual value where there are such.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The shapes given to an operation do not fit together.
+    /// The shapes of an operation's arguments do not fit together.
     #[error("{op}: expected {expected}, got shape {got:?}")]
     Shape {
         /// The operation.
         op: &'static str,
-        /// What it takes, in words.
+        /// Description of the accepted values.
         expected: String,
-        /// The shape that came.
+        /// The actual shape.
         got: Vec<usize>,
     },
-    /// The element type given to an operation is not one it takes.
+    /// The operation does not support the element type of its argument.
     #[error("{op}: expected {expected}, got {got}")]
     DType {
         /// The operation.
         op: &'static str,
-        /// What it takes, in words.
+        /// Description of the accepted values.
         expected: String,
-        /// The type that came.
+        /// The actual type.
         got: crate::DType,
     },
-    /// An argument is outside of what the function takes.
+    /// An argument is outside the range that the function accepts.
     #[error("argument {argument}: expected {expected}, got {got}")]
     Argument {
-        /// The argument's name.
+        /// Name of the argument.
         argument: &'static str,
-        /// What it takes, in words.
+        /// Description of the accepted values.
         expected: String,
-        /// The value that came.
+        /// The actual value.
         got: String,
     },
-    /// A configuration value is outside of what the model allows.
+    /// A configuration value is outside the range that the model accepts.
     #[error("config value {field}: expected {expected}, got {got}")]
     Config {
-        /// The field's name.
+        /// Name of the field.
         field: &'static str,
-        /// What it takes, in words.
+        /// Description of the accepted values.
         expected: String,
-        /// The value that came.
+        /// The actual value.
         got: String,
     },
-    /// The device that was asked for cannot be used.
+    /// The requested device cannot be used.
     #[error("device {device}: {reason}")]
     Unavailable {
-        /// The device's name.
+        /// Name of the device.
         device: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// The device ran out of memory.
@@ -62,17 +62,17 @@ pub enum Error {
     OutOfMemory {
         /// The operation.
         op: &'static str,
-        /// The size of the allocation that failed, in bytes; none if the device wanted it for itself.
+        /// Size of the failed allocation in bytes; `None` if the driver failed to allocate for itself.
         bytes: Option<usize>,
-        /// How much of the device's memory was free then, in bytes, if the backend knows.
+        /// Free memory of the device at that time in bytes, if the backend knows it.
         free: Option<usize>,
     },
-    /// The backend failed in a way that its caller could not foresee.
+    /// The backend failed in a way that no check of the arguments can foresee.
     #[error("{op}: backend error: {message}")]
     Backend {
         /// The operation.
         op: &'static str,
-        /// The backend's own words.
+        /// Message of the backend.
         message: String,
     },
     /// A file could not be read or written.
@@ -80,27 +80,27 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A file is not of the format that was expected.
+    /// A file is not of the expected format.
     #[error("{}: {message}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem, and the remedy where there is one.
         message: String,
     },
-    /// A tensor in a file (or a set of named tensors) is not what the model needs.
+    /// A tensor in a file (or in a set of named tensors) is not as the model or the file format requires.
     #[error("{}: tensor {tensor}: expected {expected}, got {got}", path.display())]
     Tensor {
         /// The file.
         path: PathBuf,
-        /// The tensor's name.
+        /// Name of the tensor.
         tensor: String,
-        /// What the model needs.
+        /// Description of the accepted tensors.
         expected: String,
-        /// What came.
+        /// Description of the actual tensor.
         got: String,
     },
     /// The tensors in a file are not those of the model.
@@ -108,18 +108,18 @@ pub enum Error {
     TensorNames {
         /// The file.
         path: PathBuf,
-        /// Names that the model has and the file lacks.
+        /// Names that are in the model but not in the file.
         missing: Vec<String>,
-        /// Names that the file has and the model lacks.
+        /// Names that are in the file but not in the model.
         extra: Vec<String>,
     },
     /// A computation produced an infinity or a NaN.
     #[error("{stage}: a value is not finite")]
     NonFinite {
-        /// The stage that produced it.
+        /// Stage of the computation.
         stage: &'static str,
     },
-    /// The caller asked to stop; everything is as usable as before.
+    /// The caller cancelled the operation. Every object that took part remains usable.
     #[error("cancelled by the caller")]
     Cancelled,
 }
@@ -130,7 +130,7 @@ impl Error {
         Self::Shape { op, expected: expected.into(), got: got.to_vec() }
     }
 
-    /// Shorthand for [`Error::OutOfMemory`] of the host, which does not say what is free.
+    /// Shorthand for [`Error::OutOfMemory`] of the host, where the amount of free memory is unknown.
     pub fn out_of_memory(op: &'static str, bytes: usize) -> Self {
         Self::OutOfMemory { op, bytes: Some(bytes), free: None }
     }
@@ -165,7 +165,7 @@ fn and_free(free: Option<usize>) -> String {
     free.map_or_else(String::new, |free| format!("; {free} bytes are free"))
 }
 
-/// The first few of `names`, enough to see what is wrong.
+/// The first few of `names`, enough to identify the problem.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut out = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -180,12 +180,12 @@ mod tests {
     use super::Error;
 
     #[test]
-    fn what_was_free_is_said_where_it_is_known() {
+    fn out_of_memory_reports_free_bytes_if_known() {
         let host = Error::out_of_memory("alloc", 64);
         assert_eq!(host.to_string(), "alloc: out of memory allocating 64 bytes");
         let device = Error::OutOfMemory { op: "alloc", bytes: Some(64), free: Some(0) };
         assert_eq!(device.to_string(), "alloc: out of memory allocating 64 bytes; 0 bytes are free");
-        let own = Error::OutOfMemory { op: "record", bytes: None, free: None };
-        assert_eq!(own.to_string(), "record: out of memory");
+        let driver = Error::OutOfMemory { op: "capture", bytes: None, free: None };
+        assert_eq!(driver.to_string(), "capture: out of memory");
     }
 }

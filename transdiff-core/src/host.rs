@@ -1,4 +1,4 @@
-//! Tensors in host memory: what is read from files, drawn from streams and handed to callers.
+//! Tensors in host memory: read from files, drawn from random streams, downloaded from devices.
 
 use half::bf16;
 
@@ -28,12 +28,12 @@ impl HostData {
         }
     }
 
-    /// Whether there is no element.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The element type.
+    /// Element type.
     pub fn dtype(&self) -> DType {
         match self {
             Self::F32(_) => DType::F32,
@@ -43,7 +43,7 @@ impl HostData {
         }
     }
 
-    /// The elements as f64 (exact for every type).
+    /// Elements as f64 (exact for every type).
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
             Self::F32(v) => v.iter().map(|&x| f64::from(x)).collect(),
@@ -53,7 +53,7 @@ impl HostData {
         }
     }
 
-    /// The elements as f32, rounded to nearest even.
+    /// Elements as f32, rounded to nearest even.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
             Self::F32(v) => v.clone(),
@@ -63,7 +63,7 @@ impl HostData {
         }
     }
 
-    /// `values` in the type `dtype`, rounded to nearest even (integers: truncated).
+    /// Converts `values` to the type `dtype`, rounded to nearest even (truncated for integers).
     pub fn from_f64(values: Vec<f64>, dtype: DType) -> Self {
         match dtype {
             DType::F32 => Self::F32(values.into_iter().map(|x| x as f32).collect()),
@@ -73,14 +73,14 @@ impl HostData {
         }
     }
 
-    /// The same values in the type `dtype`, rounded as by [`from_f64`](Self::from_f64).
+    /// Converts the elements to the type `dtype`, rounded as by [`from_f64`](Self::from_f64).
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn cast(self, dtype: DType) -> Result<Self> {
         match (self, dtype) {
             (data, to) if data.dtype() == to => Ok(data),
-            // Those of every model in bf16, without the way through f64.
+            // Every model in bf16 needs these two; they skip the conversion to f64.
             (Self::F32(v), DType::BF16) => Ok(Self::BF16(converted(&v, bf16::from_f32)?)),
             (Self::BF16(v), DType::F32) => Ok(Self::F32(converted(&v, bf16::to_f32)?)),
             (Self::F32(v), to) => rounded(&v, to),
@@ -90,7 +90,7 @@ impl HostData {
         }
     }
 
-    /// Whether every element is a finite number.
+    /// Returns whether every element is finite.
     pub fn is_finite(&self) -> bool {
         match self {
             Self::F32(v) => v.iter().all(|x| x.is_finite()),
@@ -101,7 +101,7 @@ impl HostData {
     }
 }
 
-/// The values in the type `dtype`. On the way each is an f64, which holds those of all types exactly.
+/// Converts `values` to the type `dtype` by way of f64, which represents the values of every type exactly.
 fn rounded<T: Copy + Into<f64>>(values: &[T], dtype: DType) -> Result<HostData> {
     Ok(match dtype {
         DType::F32 => HostData::F32(converted(values, |x| x.into() as f32)?),
@@ -117,7 +117,8 @@ fn converted<T: Copy, U>(values: &[T], convert: impl Fn(T) -> U) -> Result<Vec<U
     Ok(out)
 }
 
-/// An empty vector with memory for `len` elements: how many there are is often a caller's or a file's choice.
+/// Allocates an empty vector with capacity for `len` elements. Unlike `Vec::with_capacity` it does not abort if memory
+/// runs out: callers and files often choose `len`.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`], which names the operation `op`.
@@ -128,14 +129,14 @@ pub fn try_with_capacity<T>(op: &'static str, len: usize) -> Result<Vec<T>> {
     Ok(out)
 }
 
-/// `x` rounded to nearest even. (`bf16::from_f64` drops the low half of the number first, and so takes what is
-/// just beside a tie for a tie.)
+/// Rounds `x` to the nearest bf16, ties to even. (`bf16::from_f64` truncates the low half of the number first, and so
+/// mistakes values next to a tie for a tie.)
 pub fn bf16_from_f64(x: f64) -> bf16 {
     let near = x as f32;
     if x.is_nan() || f64::from(near) == x {
         return bf16::from_f32(near);
     }
-    // Rounded to odd: towards zero, with the last bit set for what was lost, so that the second rounding sees it.
+    // Rounding to odd: towards zero, with the last bit set for the lost bits, so that the second rounding sees them.
     let beyond = f64::from(near).abs() > x.abs();
     bf16::from_f32(f32::from_bits((near.to_bits() - u32::from(beyond)) | 1))
 }
@@ -148,10 +149,10 @@ pub struct HostTensor {
 }
 
 impl HostTensor {
-    /// A tensor of `shape` with the elements `data`.
+    /// Creates a tensor of `shape` with the elements `data`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the number of elements is not that of the shape.
+    /// [`Error::Shape`] if the number of elements does not match the shape.
     pub fn new(shape: &[usize], data: HostData) -> Result<Self> {
         let want = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         if want != Some(data.len()) {
@@ -164,7 +165,7 @@ impl HostTensor {
         Ok(Self { shape: shape.to_vec(), data })
     }
 
-    /// A tensor of f32.
+    /// Creates a tensor of f32.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -172,17 +173,17 @@ impl HostTensor {
         Self::new(shape, HostData::F32(data))
     }
 
-    /// Size of every axis.
+    /// Size per axis.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// The elements.
+    /// Elements, row-major.
     pub fn data(&self) -> &HostData {
         &self.data
     }
 
-    /// The elements, if they are f32.
+    /// Elements, if they are f32.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.data {
             HostData::F32(values) => Some(values),
@@ -190,27 +191,27 @@ impl HostTensor {
         }
     }
 
-    /// The elements, without a copy.
+    /// Returns the elements without copying them.
     pub fn into_data(self) -> HostData {
         self.data
     }
 
-    /// The element type.
+    /// Element type.
     pub fn dtype(&self) -> DType {
         self.data.dtype()
     }
 
-    /// The elements as f32.
+    /// Elements as f32, rounded to nearest even.
     pub fn to_f32(&self) -> Vec<f32> {
         self.data.to_f32()
     }
 
-    /// The elements as f64.
+    /// Elements as f64 (exact).
     pub fn to_f64(&self) -> Vec<f64> {
         self.data.to_f64()
     }
 
-    /// The same values in the type `dtype`; as [`HostData::cast`].
+    /// Converts the elements to the type `dtype`, like [`HostData::cast`].
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -224,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn casts_round_as_from_f64_does() {
+    fn cast_rounds_like_from_f64() {
         const TYPES: [DType; 4] = [DType::F32, DType::F64, DType::BF16, DType::I32];
         let values = vec![0.0, 1.0, -2.5, 1.0 + 1.0 / 256.0, std::f64::consts::PI, -7e8];
         for from in TYPES {

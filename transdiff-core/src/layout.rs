@@ -1,9 +1,9 @@
-//! Shapes, strides and the views that are made of them.
+//! Shapes, strides and views.
 
 use crate::{Error, Result};
 
-/// Where the elements of a tensor lie in its buffer: element `i` (an index per axis) is at
-/// `offset + Σ i_a · strides_a`. Strides count elements and are never negative; a stride of 0 repeats an axis.
+/// Positions of a tensor's elements in its buffer: element `i` (one index per axis) is at `offset + Σ i_a · strides_a`.
+/// Strides count elements and are never negative; a stride of 0 repeats an axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     shape: Vec<usize>,
@@ -17,18 +17,18 @@ impl Layout {
         Self { shape: shape.to_vec(), strides: row_major_strides(shape), offset: 0 }
     }
 
-    /// A layout from its parts.
+    /// Creates a layout from its parts.
     pub fn new(shape: &[usize], strides: &[usize], offset: usize) -> Self {
         assert_eq!(shape.len(), strides.len(), "a layout has one stride per axis");
         Self { shape: shape.to_vec(), strides: strides.to_vec(), offset }
     }
 
-    /// Size of every axis.
+    /// Size per axis.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Step of every axis, in elements.
+    /// Stride per axis, in elements.
     pub fn strides(&self) -> &[usize] {
         &self.strides
     }
@@ -48,7 +48,7 @@ impl Layout {
         self.shape.iter().product()
     }
 
-    /// One past the last buffer position that the layout reaches (its offset when it has no elements).
+    /// One past the last buffer position that the layout reaches (its offset if it has no elements).
     pub fn end(&self) -> usize {
         if self.numel() == 0 {
             return self.offset;
@@ -56,13 +56,13 @@ impl Layout {
         self.offset + self.shape.iter().zip(&self.strides).map(|(n, s)| (n - 1) * s).sum::<usize>() + 1
     }
 
-    /// The same layout, moved by `by` elements.
+    /// Returns the same layout, shifted by `by` elements.
     #[must_use]
     pub fn shifted(&self, by: usize) -> Self {
         Self { offset: self.offset + by, ..self.clone() }
     }
 
-    /// Whether the elements lie in row-major order without gaps (at any offset).
+    /// Returns whether the elements are in row-major order without gaps (at any offset).
     pub fn is_contiguous(&self) -> bool {
         let mut expected = 1;
         self.shape.iter().zip(&self.strides).rev().all(|(&n, &s)| {
@@ -72,13 +72,13 @@ impl Layout {
         })
     }
 
-    /// Whether two elements may share a position: false for every layout that comes of a contiguous one by reordering
-    /// and narrowing.
+    /// Returns whether two elements may share a position: false for every layout that results from a contiguous one by
+    /// permuting and narrowing.
     pub fn overlaps(&self) -> bool {
         let mut axes: Vec<(usize, usize)> =
             self.strides.iter().copied().zip(self.shape.iter().copied()).filter(|&(_, n)| n != 1).collect();
         axes.sort_unstable();
-        // Each axis has to step over everything that the finer ones reach.
+        // The stride of each axis must exceed the extent of all axes with smaller strides.
         let mut reach = 0;
         self.numel() > 1
             && axes.into_iter().any(|(stride, n)| {
@@ -100,7 +100,7 @@ impl Layout {
         Ok(Self { shape: pick(&self.shape), strides: pick(&self.strides), offset: self.offset })
     }
 
-    /// Elements `start..start + len` of one axis.
+    /// Selects the elements `start..start + len` of one axis.
     pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
         if axis >= self.rank() || start.checked_add(len).is_none_or(|end| end > self.shape[axis]) {
             let expected = format!("axis {axis} to hold {start}..{start}+{len}");
@@ -108,7 +108,7 @@ impl Layout {
         }
         let mut out = self.clone();
         out.shape[axis] = len;
-        // A view of nothing stays where it is: moving it could take it past the end of the buffer.
+        // An empty view keeps its offset: adding to it could take it past the end of the buffer.
         if out.numel() > 0 {
             out.offset += start * self.strides[axis];
         }
@@ -132,7 +132,7 @@ impl Layout {
         Ok(Self { shape: shape.to_vec(), strides, offset: self.offset })
     }
 
-    /// The same elements in another shape, where strides can express it; `None` where a copy is needed.
+    /// Returns the same elements in another shape if strides can express it; `None` if a copy is needed.
     pub fn reshape(&self, shape: &[usize]) -> Result<Option<Self>> {
         if checked_numel("reshape", shape)? != self.numel() {
             return Err(Error::shape(
@@ -151,7 +151,7 @@ impl Layout {
         }))
     }
 
-    /// Strides of the non-empty view `shape`, matching runs of old axes with runs of new ones of equal size.
+    /// Strides of the non-empty view `shape`. Groups of old axes are matched with groups of new axes of equal size.
     fn reshaped_strides(&self, shape: &[usize]) -> Option<Vec<usize>> {
         let old: Vec<(usize, usize)> =
             self.shape.iter().copied().zip(self.strides.iter().copied()).filter(|&(n, _)| n != 1).collect();
@@ -170,7 +170,7 @@ impl Layout {
                     to += 1;
                 }
             }
-            // A run can be re-cut only if its axes follow each other without gaps.
+            // A group can be split differently only if there are no gaps between its axes.
             if !old[start..from].windows(2).all(|w| w[0].1 == w[1].0 * w[1].1) {
                 return None;
             }
@@ -213,11 +213,11 @@ impl Layout {
 /// Number of elements of `shape`.
 ///
 /// # Errors
-/// [`Error::Shape`] if it is more than memory can be addressed for: a product that wraps around would make a small
-/// buffer of a huge shape.
+/// [`Error::Shape`] if it exceeds the address space: a product that wraps around would give a huge shape a small
+/// buffer.
 pub fn checked_numel(op: &'static str, shape: &[usize]) -> Result<usize> {
     const LIMIT: usize = isize::MAX as usize / size_of::<f64>();
-    // Without the empty axes: a product of the others must not wrap around either, strides are made of it.
+    // Empty axes are skipped: the product of the others must not wrap around either, because strides depend on it.
     let size = shape.iter().filter(|&&n| n != 0).try_fold(1usize, |size, &n| size.checked_mul(n));
     match size {
         Some(size) if size <= LIMIT => Ok(if shape.contains(&0) { 0 } else { size }),
@@ -234,7 +234,7 @@ pub fn row_major_strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// The shape that `a` and `b` broadcast to, axes aligned at the end.
+/// Shape that `a` and `b` broadcast to, with axes aligned at the end.
 pub fn broadcast_shape(op: &'static str, a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |s: &[usize], axis: usize| (axis + s.len()).checked_sub(rank).map_or(1, |i| s[i]);
@@ -253,13 +253,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reshape_splits_merges_and_refuses() {
+    fn reshape_splits_merges_and_rejects() {
         let base = Layout::contiguous(&[2, 6]);
         assert_eq!(base.reshape(&[2, 2, 3]).unwrap().unwrap().strides(), [6, 3, 1]);
         assert_eq!(base.reshape(&[12]).unwrap().unwrap().strides(), [1]);
-        let turned = base.permute(&[1, 0]).unwrap();
-        assert!(turned.reshape(&[12]).unwrap().is_none());
-        assert_eq!(turned.reshape(&[3, 2, 1, 2]).unwrap().unwrap().strides(), [2, 1, 12, 6]);
+        let transposed = base.permute(&[1, 0]).unwrap();
+        assert!(transposed.reshape(&[12]).unwrap().is_none());
+        assert_eq!(transposed.reshape(&[3, 2, 1, 2]).unwrap().unwrap().strides(), [2, 1, 12, 6]);
         assert!(base.reshape(&[5]).is_err());
         assert!(Layout::contiguous(&[0, 3]).reshape(&[3, 0, 2]).unwrap().is_some());
         assert!(Layout::contiguous(&[1, 1]).reshape(&[]).unwrap().is_some());
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_wrap_around_are_refused() {
+    fn overflowing_sizes_are_rejected() {
         let huge = [3, usize::MAX / 3 + 1];
         assert!(checked_numel("t", &huge).is_err() && checked_numel("t", &[0, usize::MAX, 2]).is_err());
         assert_eq!(checked_numel("t", &[4, 0, 7]).unwrap(), 0);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn broadcasting_aligns_at_the_end() {
+    fn broadcasting_aligns_trailing_axes() {
         assert_eq!(broadcast_shape("t", &[3, 1], &[2, 1, 5]).unwrap(), [2, 3, 5]);
         assert!(broadcast_shape("t", &[3], &[2]).is_err());
         let row = Layout::contiguous(&[3, 1]).broadcast_to(&[2, 3, 5]).unwrap();

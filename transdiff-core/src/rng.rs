@@ -1,8 +1,7 @@
 //! Counter-based random numbers: Philox4x32-10.
 //!
-//! Every random number of the library belongs to a [`StreamKey`] and a position, and is a pure function of the
-//! two. There is no hidden state: image 7 of a batch gets the noise it would get alone, and a run that was
-//! interrupted draws what it would have drawn.
+//! Every random number of the library is a pure function of a [`StreamKey`] and a position. There is no hidden state:
+//! image 7 of a batch gets the same noise as alone, and a resumed run draws the same numbers as an uninterrupted one.
 //!
 //! Source: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
 
@@ -36,13 +35,13 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// What a stream of random numbers is for. Streams of different purposes never share a counter.
+/// Purpose of a stream of random numbers. Streams of different purposes never share a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Purpose {
     /// Initial values of parameters.
     Initialisation = 0,
-    /// The latent that sampling starts from.
+    /// Initial noise: the latent at which sampling begins.
     InitialNoise = 1,
     /// Noise injected during sampling.
     InjectedNoise = 2,
@@ -50,7 +49,7 @@ pub enum Purpose {
     TrainingNoise = 3,
     /// Timesteps of the training objective.
     Timestep = 4,
-    /// Which labels are dropped during training.
+    /// Choice of the labels that are dropped during training.
     LabelDrop = 5,
     /// Dropout masks.
     Dropout = 6,
@@ -60,22 +59,22 @@ pub enum Purpose {
     Posterior = 8,
 }
 
-/// Names one stream of random numbers. Different keys never yield the same counter under the same seed: the
-/// purpose, the index and the step are words of the Philox counter, the seed is its key.
+/// Identifies a stream of random numbers. Different keys never yield the same counter under the same seed: purpose,
+/// index and step are words of the Philox counter, and the seed is the Philox key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamKey {
-    /// The user's seed.
+    /// Seed chosen by the user.
     pub seed: u64,
-    /// What the numbers are for.
+    /// Purpose of the numbers.
     pub purpose: Purpose,
-    /// Which of several equals: image of a batch, parameter, place of a dropout.
+    /// Index among streams of the same purpose: image of a batch, parameter, or dropout layer.
     pub index: u32,
     /// Training or sampling step.
     pub step: u32,
 }
 
 impl StreamKey {
-    /// The key of (seed, purpose, index, step).
+    /// Creates the key (seed, purpose, index, step).
     pub const fn new(seed: u64, purpose: Purpose, index: u32, step: u32) -> Self {
         Self { seed, purpose, index, step }
     }
@@ -87,19 +86,19 @@ impl StreamKey {
         philox4x32([block, self.index, self.step, self.purpose as u32], key)
     }
 
-    /// The stream from its beginning, as a generator of the `rand` crates.
+    /// Returns the stream from its beginning, as a generator of the `rand` crates.
     pub fn stream(self) -> Philox {
         Philox { key: self, block: 0, words: [0; 4], used: 4 }
     }
 
-    /// `count` draws from N(0, 1), rounded to f32.
+    /// Draws `count` values from N(0, 1), rounded to f32.
     pub fn normals(self, count: usize) -> Vec<f32> {
         let mut stream = self.stream();
         (0..count).map(|_| StandardNormal.sample(&mut stream)).collect()
     }
 }
 
-/// A position in the stream of a [`StreamKey`].
+/// Generator at a position in the stream of a [`StreamKey`].
 #[derive(Clone, Debug)]
 pub struct Philox {
     key: StreamKey,
@@ -109,7 +108,7 @@ pub struct Philox {
 }
 
 impl Philox {
-    /// The next word.
+    /// Returns the next word.
     #[inline]
     fn word(&mut self) -> u32 {
         if self.used == 4 {
@@ -121,19 +120,19 @@ impl Philox {
         self.words[self.used - 1]
     }
 
-    /// Uniform in [0, 1), a multiple of 2⁻⁵³.
+    /// Draws uniformly from [0, 1), a multiple of 2⁻⁵³.
     pub fn uniform(&mut self) -> f64 {
         let bits = (u64::from(self.word()) << 32) | u64::from(self.word());
         (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// Uniform in `0..bound`.
+    /// Draws uniformly from `0..bound`.
     ///
     /// # Panics
     /// If `bound` is 0.
     pub fn below(&mut self, bound: u32) -> u32 {
-        assert!(bound > 0, "there is no number below 0");
-        // Lemire's method: reject the few words that would favour small results.
+        assert!(bound > 0, "expected a bound of at least 1, got 0");
+        // Lemire's method: rejects the few words that would favour small results.
         let threshold = bound.wrapping_neg() % bound;
         loop {
             let product = u64::from(self.word()) * u64::from(bound);
@@ -143,7 +142,7 @@ impl Philox {
         }
     }
 
-    /// A draw from N(0, 1).
+    /// Draws from N(0, 1).
     pub fn normal(&mut self) -> f64 {
         StandardNormal.sample(self)
     }
@@ -168,9 +167,9 @@ impl TryRng for Philox {
     }
 }
 
-/// A dropout: element `e` of the tensor is kept if word `e` of the stream is at least `rate · 2³²`, and what is
-/// kept is divided by `1 − rate`. The mask is a function of the key, so the backward pass draws it again instead
-/// of storing it, and every backend has the same.
+/// Dropout: element `e` of the tensor is kept if word `e` of the stream is at least `rate · 2³²`, and kept elements are
+/// divided by `1 − rate`. The mask is a function of the key, so that the backward pass draws it again instead of storing
+/// it, and it is the same on every backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     /// Probability that an element is dropped, in [0, 1).
@@ -180,17 +179,17 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// Whether the rate is one that can be divided by.
+    /// Returns whether the rate is in [0, 1).
     pub fn is_valid(&self) -> bool {
         (0.0..1.0).contains(&self.rate)
     }
 
-    /// Words below this are dropped.
+    /// Threshold: words below it drop their element.
     pub fn threshold(&self) -> u32 {
         (f64::from(self.rate) * 4_294_967_296.0) as u32
     }
 
-    /// Factor of what is kept.
+    /// Factor of kept elements.
     pub fn scale(&self) -> f32 {
         1.0 / (1.0 - self.rate)
     }
@@ -206,9 +205,9 @@ impl Dropout {
 mod tests {
     use super::*;
 
-    /// The known-answer vectors that Random123 publishes for philox4x32-10.
+    /// Known-answer vectors published by Random123 for philox4x32-10.
     #[test]
-    fn known_answers() {
+    fn philox_matches_known_answers() {
         assert_eq!(philox4x32([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(
             philox4x32([u32::MAX; 4], [u32::MAX; 2]),
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_its_blocks() {
+    fn stream_concatenates_blocks() {
         let key = StreamKey::new(7, Purpose::Data, 3, 9);
         let mut stream = key.stream();
         let words: Vec<u32> = (0..9).map(|_| stream.word()).collect();
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn bounded_draws_are_even() {
+    fn bounded_draws_are_uniform() {
         let mut stream = StreamKey::new(1, Purpose::Data, 0, 0).stream();
         let mut counts = [0u32; 7];
         for _ in 0..70_000 {
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn dropout_keeps_its_share() {
+    fn dropout_keeps_the_expected_fraction() {
         let dropout = Dropout { rate: 0.25, key: StreamKey::new(5, Purpose::Dropout, 0, 0) };
         let kept = (0..40_000).filter(|&e| dropout.factor(e) > 0.0).count();
         assert!(kept.abs_diff(30_000) < 434, "{kept} of 40,000 kept at rate 0.25");

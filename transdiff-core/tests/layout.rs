@@ -1,4 +1,4 @@
-//! Layouts against a naive model: a shape and the position of every element, written out in row-major order.
+//! Layouts against a naive model: a shape and an explicit position per element, in row-major order.
 
 use proptest::prelude::*;
 use transdiff_core::Layout;
@@ -11,13 +11,13 @@ struct Model {
 }
 
 impl Model {
-    /// The model whose element at `index` is this one's at `f(index)`.
+    /// Returns the model whose element at `index` is this one's at `f(index)`.
     fn remap(&self, shape: Vec<usize>, f: impl Fn(&[usize]) -> Vec<usize>) -> Self {
         let at = |i: usize| self.positions[number(&f(&index(i, &shape)), &self.shape)];
         Self { positions: (0..shape.iter().product()).map(at).collect(), shape }
     }
 
-    /// Whether steps of one length along each axis reach every element.
+    /// Returns whether one stride per axis reaches every element.
     fn has_strides(&self) -> bool {
         let Some(&first) = self.positions.first() else { return true };
         let step = |axis: usize| {
@@ -39,20 +39,20 @@ fn number(index: &[usize], shape: &[usize]) -> usize {
     index.iter().zip(row_major_strides(shape)).map(|(i, s)| i * s).sum()
 }
 
-/// One of the views, chosen by `choice` and with arguments drawn from `draws`; `None` where it cannot be had.
+/// Applies the view operation `choice` with arguments drawn from `draws`; `None` if it is not applicable.
 fn step(layout: &Layout, model: &Model, choice: u8, draws: &[usize; 8]) -> Option<(Layout, Model)> {
     let (shape, rank) = (&model.shape, model.shape.len());
     match choice {
         0 => {
             let mut axes: Vec<usize> = (0..rank).collect();
             axes.sort_by_key(|&a| draws[a]);
-            let turned = axes.iter().map(|&a| shape[a]).collect();
+            let permuted = axes.iter().map(|&a| shape[a]).collect();
             let back = |i: &[usize]| {
                 let mut out = vec![0; rank];
                 axes.iter().zip(i).for_each(|(&a, &i)| out[a] = i);
                 out
             };
-            Some((layout.permute(&axes).unwrap(), model.remap(turned, back)))
+            Some((layout.permute(&axes).unwrap(), model.remap(permuted, back)))
         }
         1 if rank > 0 => {
             let axis = draws[0] % rank;
@@ -73,7 +73,7 @@ fn step(layout: &Layout, model: &Model, choice: u8, draws: &[usize; 8]) -> Optio
             Some((layout.broadcast_to(&wide).unwrap(), model.remap(wide, repeated)))
         }
         _ => {
-            // A factorisation of the number of elements, with ones in it.
+            // A factorisation of the number of elements; some factors are 1.
             let mut rest = layout.numel();
             let mut cut: Vec<usize> = Vec::new();
             for d in &draws[..4] {
@@ -95,7 +95,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn views_follow_the_model(
+    fn views_match_the_model(
         shape in prop::collection::vec(0usize..6, 0..5),
         steps in prop::collection::vec((0u8..4, prop::array::uniform8(0usize..1000)), 0..7),
     ) {
@@ -121,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn wrong_arguments_are_errors(shape in prop::collection::vec(0usize..6, 1..5), axis in 0usize..6) {
+    fn invalid_arguments_are_rejected(shape in prop::collection::vec(0usize..6, 1..5), axis in 0usize..6) {
         let layout = Layout::contiguous(&shape);
         let rank = shape.len();
         let size = shape.get(axis).copied().unwrap_or(0);

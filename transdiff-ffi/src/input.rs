@@ -119,7 +119,7 @@ pub(crate) fn converted<T: Copy, U>(
     op: &'static str,
     convert: impl Fn(T) -> U,
 ) -> Outcome<Vec<U>> {
-    let mut out = transdiff::try_with_capacity(op, from.len())?;
+    let mut out = transdiff_core::try_with_capacity(op, from.len())?;
     out.extend(from.iter().map(|&x| convert(x)));
     Ok(out)
 }

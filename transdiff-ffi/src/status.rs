@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use transdiff::Error;
-use transdiff::text::shortened;
+use transdiff_core::text::shortened;
 
 /// What a call returns: `TRANSCDIFF_OK` or one of the other `TRANSCDIFF_…` codes. Codes are never renumbered; later
 /// versions may add some.

@@ -1,4 +1,4 @@
-//! Fuzzing, with the toolchain that builds everything else: libFuzzer and the compiler's own instrumentation.
+//! Fuzzing with the stable toolchain: libFuzzer, and the instrumentation of the compiler.
 
 use std::path::Path;
 
@@ -7,50 +7,51 @@ use clap::Args;
 use crate::Result;
 use crate::process::{Process, cargo};
 
-/// What `cargo fuzz` passes to a nightly compiler, but for the address sanitizer, which stable has not.
+/// The flags that `cargo fuzz` passes to a nightly compiler, without AddressSanitizer, which stable lacks.
 const INSTRUMENTATION: &str = "-Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares";
-/// MiB that a process may take: what the largest input warrants, and what the fuzzer needs for itself.
-const MEMORY_LIMIT: u32 = 512;
-/// Bytes of the largest input.
-const INPUT_LIMIT: u32 = 1 << 14;
+/// Memory limit of a fuzzer process in MiB: the limit for the largest input, plus the fuzzer's own needs.
+const MEMORY_LIMIT_MIB: u32 = 512;
+/// Size of the largest input in bytes.
+const MAX_INPUT_BYTES: u32 = 1 << 14;
 
-/// What to fuzz, and for how long
+/// Target and duration
 #[derive(Args)]
 pub struct Options {
-    /// Seconds for each target
+    /// Duration per target in seconds
     #[arg(long, default_value_t = 30)]
     seconds: u32,
-    /// The target, a file of fuzz/fuzz_targets without its extension; all of them unless given
+    /// Name of the target: a file in fuzz/fuzz_targets without its extension [default: all targets]
     target: Option<String>,
 }
 
-/// Builds the targets and runs them one after another; what they find beyond `fuzz/corpus`, and what makes them fail,
-/// is left in `fuzz/target/found`.
+/// Builds the targets and runs them one after another. New inputs, beyond those in `fuzz/corpus`, and inputs that fail
+/// are written to `fuzz/target/found`.
 pub fn run(options: &Options) -> Result {
     let all = targets()?;
     let chosen: Vec<&String> =
         all.iter().filter(|name| options.target.as_ref().is_none_or(|only| only == *name)).collect();
     if chosen.is_empty() {
-        return Err(format!("no such target; there are {}", all.join(", ")).into());
+        let got = options.target.as_deref().unwrap_or_default();
+        return Err(format!("expected a fuzz target ({}), got {got}", all.join(", ")).into());
     }
-    // Here, because what it checks needs a C++ compiler, and because it shares what has to be built for that.
-    compiled("clippy").args(&["--", "-D", "warnings"]).run()?;
-    compiled("build").run()?;
+    // Clippy runs here because libFuzzer needs a C++ compiler, and because it shares build products with the targets.
+    cargo_on_targets("clippy").args(&["--", "-D", "warnings"]).run()?;
+    cargo_on_targets("build").run()?;
     let host = Process::new("rustc").args(&["--print=host-tuple"]).stdout()?;
     chosen.iter().try_for_each(|name| fuzz(host.trim(), name, options.seconds))
 }
 
-/// A command of cargo on the targets.
-fn compiled(command: &str) -> Process {
-    // With a target named, build scripts are not instrumented.
+/// A cargo command on the targets.
+fn cargo_on_targets(command: &str) -> Process {
+    // With an explicit target triple, build scripts are not instrumented.
     let rest = ["--locked", "--release", "--manifest-path=fuzz/Cargo.toml", "--target=host-tuple"];
     let process = cargo(&[command]).args(&rest).env("CARGO_TARGET_DIR", "fuzz/target");
     process.env("RUSTFLAGS", INSTRUMENTATION)
 }
 
-/// The names of all targets.
+/// Names of all targets.
 fn targets() -> Result<Vec<String>> {
     let mut out = Vec::new();
     for entry in std::fs::read_dir("fuzz/fuzz_targets")? {
@@ -67,16 +68,16 @@ fn fuzz(host: &str, name: &str, seconds: u32) -> Result {
     let corpus = format!("fuzz/corpus/{name}");
     let mut flags = vec![
         format!("-max_total_time={seconds}"),
-        format!("-rss_limit_mb={MEMORY_LIMIT}"),
-        format!("-malloc_limit_mb={MEMORY_LIMIT}"),
-        format!("-max_len={INPUT_LIMIT}"),
+        format!("-rss_limit_mb={MEMORY_LIMIT_MIB}"),
+        format!("-malloc_limit_mb={MEMORY_LIMIT_MIB}"),
+        format!("-max_len={MAX_INPUT_BYTES}"),
         format!("-artifact_prefix={found}-"),
         "-timeout=10".to_owned(),
         "-print_final_stats=1".to_owned(),
         "-verbosity=0".to_owned(),
         found,
     ];
-    // A target whose inputs are no files starts from nothing.
+    // A target whose inputs are not files has no seed corpus.
     flags.extend(Path::new(&corpus).is_dir().then_some(corpus));
     println!("fuzz {name}: {seconds} s");
     Process::new(program).args(&flags.iter().map(String::as_str).collect::<Vec<_>>()).run()

@@ -1,4 +1,4 @@
-//! What a file says of a tensor, and the tensor itself.
+//! Description of a stored tensor, and decoding of its elements.
 
 use std::io;
 use std::path::Path;
@@ -6,21 +6,21 @@ use std::path::Path;
 use ::safetensors::tensor::Dtype;
 use half::{bf16, f16};
 
-use super::budget::Budget;
-use super::source::Source;
-use super::{read_error, tensor_error};
+use super::allocation_limit::AllocationLimit;
+use super::byte_reader::ByteReader;
+use super::errors::{read_error, tensor_error};
 use crate::{DType, HostData, HostTensor, Result};
 
-/// Axes of a tensor.
+/// Number of axes that a tensor may have.
 pub(super) const MAX_RANK: usize = 8;
-/// Bytes that an entry and its name take in a table, beside those of the name.
+/// Bytes that an entry takes in a table, apart from the characters of its name.
 const TABLE_BYTES: usize = 512;
-/// Elements that a view may have beyond those of its storage, as an expanded scalar has.
+/// Number of elements that a view may have beyond those of its storage, as an expanded scalar does.
 const MAX_REPEATED: usize = 1 << 16;
-/// Elements that are further apart, in bytes, are read one by one: what lies between them costs more than a call.
-const FAR: usize = 1 << 12;
+/// Distance in bytes beyond which elements are read one by one: reading the gap costs more than a system call.
+const MAX_GAP: usize = 1 << 12;
 
-/// What a file says of a tensor.
+/// Description of a stored tensor: element type, shape, and position in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub(super) dtype: Dtype,
@@ -28,35 +28,35 @@ pub struct Entry {
     pub(super) extent: Extent,
 }
 
-/// Where the elements are.
+/// Position of the elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// From this byte of the file on, row-major.
+    /// Row-major, beginning at this byte of the file.
     Contiguous(u64),
-    /// In a storage, element by element.
+    /// A strided view of a storage.
     Strided(Box<Strided>),
 }
 
 /// A view of a storage, as PyTorch writes it; checked by [`Strided::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Strided {
-    /// First byte of the storage in the file.
+    /// Position of the storage in the file, in bytes.
     pub start: u64,
-    /// Elements of the storage.
+    /// Number of elements of the storage.
     pub elements: usize,
-    /// The first element.
+    /// Index of the view's first element in the storage.
     pub offset: usize,
-    /// Steps between elements, one an axis.
+    /// Stride per axis, in elements.
     pub strides: Vec<usize>,
 }
 
-/// Takes memory for an entry in a table of contents.
-pub(super) fn charge(budget: &mut Budget, name: &str) -> Result<(), String> {
-    budget.take_bytes(TABLE_BYTES + 2 * name.len())
+/// Reserves memory for an entry of a table of contents.
+pub(super) fn reserve(limit: &mut AllocationLimit, name: &str) -> Result<(), String> {
+    limit.reserve_bytes(TABLE_BYTES + 2 * name.len())
 }
 
 impl Entry {
-    /// The element type in the file.
+    /// Element type in the file.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -66,7 +66,7 @@ impl Entry {
         &self.shape
     }
 
-    /// The element type in memory: that of the file, but f32 for F16 and i32 for I64. `None` for types that are not
+    /// Element type in memory: that of the file, except f32 for F16 and i32 for I64. `None` for types that cannot be
     /// read.
     pub fn decoded(&self) -> Option<DType> {
         match self.dtype {
@@ -78,8 +78,8 @@ impl Entry {
         }
     }
 
-    /// A view of a storage, if it stays inside; else what was expected and what came. One that repeats too much is an
-    /// entry that cannot be read: whoever does not need it can do without.
+    /// A view of a storage. Fails with (expected, got) if it reaches outside of the storage. A view that repeats its
+    /// elements too often is still an entry, so that the other tensors of the file can be used; only reading it fails.
     pub(super) fn strided(dtype: Dtype, shape: Vec<usize>, view: Strided) -> Result<Self, (String, String)> {
         let numel = view.check(&shape)?;
         let extent = if numel == 0 || view.is_contiguous(&shape) {
@@ -90,7 +90,7 @@ impl Entry {
         Ok(Self { dtype, shape, extent })
     }
 
-    /// Bytes that the tensor takes in memory; none if it cannot be read.
+    /// Bytes that the tensor takes in memory; 0 if it cannot be read.
     pub(super) fn decoded_bytes(&self) -> u64 {
         let readable = match &self.extent {
             Extent::Contiguous(_) => true,
@@ -100,27 +100,27 @@ impl Entry {
         (self.shape.iter().product::<usize>() as u64).saturating_mul(size as u64)
     }
 
-    /// The tensor, contiguous.
-    pub(super) fn read(&self, source: &Source, path: &Path, name: &str) -> Result<HostTensor> {
+    /// Reads the tensor, row-major.
+    pub(super) fn read(&self, reader: &ByteReader, path: &Path, name: &str) -> Result<HostTensor> {
         if let Extent::Strided(view) = &self.extent {
-            let refused = |(expected, got)| tensor_error(path, name, expected, got);
-            view.check_repeats(&self.shape).map_err(refused)?;
+            let error = |(expected, got)| tensor_error(path, name, expected, got);
+            view.check_repeats(&self.shape).map_err(error)?;
         }
         let data = match self.dtype {
-            Dtype::F32 => self.elements(source, f32::from_le_bytes).map(HostData::F32),
-            Dtype::F64 => self.elements(source, f64::from_le_bytes).map(HostData::F64),
-            Dtype::BF16 => self.elements(source, bf16::from_le_bytes).map(HostData::BF16),
-            Dtype::F16 => self.elements(source, |b| f16::from_le_bytes(b).to_f32()).map(HostData::F32),
-            Dtype::I32 => self.elements(source, i32::from_le_bytes).map(HostData::I32),
+            Dtype::F32 => self.elements(reader, f32::from_le_bytes).map(HostData::F32),
+            Dtype::F64 => self.elements(reader, f64::from_le_bytes).map(HostData::F64),
+            Dtype::BF16 => self.elements(reader, bf16::from_le_bytes).map(HostData::BF16),
+            Dtype::F16 => self.elements(reader, |b| f16::from_le_bytes(b).to_f32()).map(HostData::F32),
+            Dtype::I32 => self.elements(reader, i32::from_le_bytes).map(HostData::I32),
             Dtype::I64 => {
                 let mut outside = None;
                 let narrow = |b| {
                     let wide = i64::from_le_bytes(b);
                     i32::try_from(wide).unwrap_or_else(|_| *outside.get_or_insert(wide) as i32)
                 };
-                let data = self.elements(source, narrow).map(HostData::I32);
+                let data = self.elements(reader, narrow).map(HostData::I32);
                 if let Some(wide) = outside {
-                    return Err(tensor_error(path, name, "integers that fit 32 bits", wide));
+                    return Err(tensor_error(path, name, "integers that fit in 32 bits", wide));
                 }
                 data
             }
@@ -131,26 +131,26 @@ impl Entry {
         HostTensor::new(&self.shape, data)
     }
 
-    /// The elements of `SIZE` bytes each, row-major.
+    /// Reads the elements of `SIZE` bytes each, row-major.
     fn elements<const SIZE: usize, T: Copy + Default>(
         &self,
-        source: &Source,
+        reader: &ByteReader,
         mut decode: impl FnMut([u8; SIZE]) -> T,
     ) -> io::Result<Vec<T>> {
         let n: usize = self.shape.iter().product();
         let mut out = Vec::new();
-        // A sparse file may claim more than the machine has: that is an error, not an abort.
+        // A sparse file may claim more memory than the machine has: that must be an error, not an abort.
         out.try_reserve_exact(n)?;
         match &self.extent {
             Extent::Contiguous(start) => {
-                source.pieces(*start..*start + (n * SIZE) as u64, |piece| {
-                    let (whole, _) = piece.as_chunks::<SIZE>();
+                reader.for_each_chunk(*start..*start + (n * SIZE) as u64, |chunk| {
+                    let (whole, _) = chunk.as_chunks::<SIZE>();
                     out.extend(whole.iter().map(|&element| decode(element)));
                 })?;
             }
             Extent::Strided(view) => {
                 out.resize(n, T::default());
-                view.gather(source, &self.shape, |to, element| out[to] = decode(element))?;
+                view.gather(reader, &self.shape, |to, element| out[to] = decode(element))?;
             }
         }
         Ok(out)
@@ -158,38 +158,39 @@ impl Entry {
 }
 
 impl Strided {
-    fn described(&self, shape: &[usize]) -> String {
+    fn describe(&self, shape: &[usize]) -> String {
         format!("shape {shape:?} from element {} with strides {:?}", self.offset, self.strides)
     }
 
-    /// Number of elements, if every one is in the storage; else what was expected and what came.
+    /// Returns the number of elements. Fails with (expected, got) unless every one is inside of the storage.
     fn check(&self, shape: &[usize]) -> Result<usize, (String, String)> {
-        let got = || self.described(shape);
+        let got = || self.describe(shape);
         let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        // In bits too, of the widest type.
+        // The size in bits of the widest type must not overflow either.
         let numel = numel.filter(|n| n.checked_mul(u64::BITS as usize).is_some());
-        let numel = numel.ok_or_else(|| ("a shape whose size can be counted".to_owned(), got()))?;
+        let numel =
+            numel.ok_or_else(|| ("a shape whose number of elements does not overflow".to_owned(), got()))?;
         let last = shape.iter().zip(&self.strides).try_fold(self.offset, |at, (&d, &stride)| {
             at.checked_add(d.saturating_sub(1).checked_mul(stride)?)
         });
-        // An empty view may begin anywhere, its end included.
+        // An empty view may begin anywhere, the end of the storage included.
         let inside = match numel {
             0 => self.offset <= self.elements,
             _ => last.is_some_and(|at| at < self.elements),
         };
         if !inside {
-            return Err((format!("a view inside of its storage of {} elements", self.elements), got()));
+            return Err((format!("a view inside its storage of {} elements", self.elements), got()));
         }
         Ok(numel)
     }
 
-    /// The elements are not absurdly more than the storage has; else what was expected and what came.
+    /// Fails with (expected, got) if the view has far more elements than its storage.
     fn check_repeats(&self, shape: &[usize]) -> Result<(), (String, String)> {
-        let most = self.elements.saturating_add(MAX_REPEATED);
-        if shape.iter().product::<usize>() <= most {
+        let max = self.elements.saturating_add(MAX_REPEATED);
+        if shape.iter().product::<usize>() <= max {
             return Ok(());
         }
-        Err((format!("a view of at most {most} elements"), self.described(shape)))
+        Err((format!("a view of at most {max} elements"), self.describe(shape)))
     }
 
     fn is_contiguous(&self, shape: &[usize]) -> bool {
@@ -201,11 +202,11 @@ impl Strided {
         })
     }
 
-    /// Calls `put` with the row-major index and the bytes of every element, in the order of the storage where the
-    /// strides allow it: a window over the file then passes it once, whatever the order of the axes.
+    /// Calls `put` with the row-major index and the bytes of every element. Elements are visited in storage order where
+    /// the strides allow it, so that the window passes over the file once, whatever the order of the axes.
     fn gather<const SIZE: usize>(
         &self,
-        source: &Source,
+        reader: &ByteReader,
         shape: &[usize],
         mut put: impl FnMut(usize, [u8; SIZE]),
     ) -> io::Result<()> {
@@ -216,7 +217,7 @@ impl Strided {
             step *= size;
         }
         axes.sort_by_key(|axis| std::cmp::Reverse(axis.stride));
-        let mut window = source.window(self.start + (self.elements * SIZE) as u64, run(&axes, SIZE));
+        let mut window = reader.window(self.start + (self.elements * SIZE) as u64, span(&axes, SIZE));
         for _ in 0..step {
             let (from, to) = axes
                 .iter()
@@ -228,22 +229,23 @@ impl Strided {
     }
 }
 
-/// One axis of a view, while it is walked.
+/// One axis of a view during iteration.
 struct Axis {
     size: usize,
     stride: usize,
-    /// Step in the row-major result.
+    /// Stride in the row-major result.
     step: usize,
+    /// Current index.
     at: usize,
 }
 
-/// Bytes that the walk passes before it comes to an element that is far from the one before it; the last axis is the
-/// fastest, and has the shortest steps.
-fn run(axes: &[Axis], element: usize) -> usize {
+/// Number of bytes that iteration covers before it reaches an element more than [`MAX_GAP`] away from the previous
+/// one. The last axis varies fastest and has the smallest stride.
+fn span(axes: &[Axis], element: usize) -> usize {
     let steps = axes.iter().rev().filter(|axis| axis.size > 1);
     let mut bytes = element;
     for (size, step) in steps.map(|axis| (axis.size, axis.stride.saturating_mul(element))) {
-        if step > bytes.saturating_add(FAR) {
+        if step > bytes.saturating_add(MAX_GAP) {
             break;
         }
         bytes = bytes.saturating_add((size - 1).saturating_mul(step));
@@ -251,7 +253,7 @@ fn run(axes: &[Axis], element: usize) -> usize {
     bytes
 }
 
-/// Moves on by one element, the last axis fastest.
+/// Advances by one element, the last axis fastest.
 fn advance(axes: &mut [Axis]) {
     for axis in axes.iter_mut().rev() {
         axis.at += 1;
@@ -280,10 +282,10 @@ fn check_finite(path: &Path, name: &str, data: &HostData) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Axis, run};
+    use super::{Axis, span};
 
     #[test]
-    fn what_lies_between_distant_elements_is_not_read() {
+    fn span_ends_before_a_large_gap() {
         let axes = |axes: &[(usize, usize)]| -> Vec<Axis> {
             axes.iter().map(|&(size, stride)| Axis { size, stride, step: 0, at: 0 }).collect()
         };
@@ -297,7 +299,7 @@ mod tests {
             (&[(usize::MAX, 1)], usize::MAX),
         ];
         for (sizes_and_strides, bytes) in cases {
-            assert_eq!(run(&axes(sizes_and_strides), 4), bytes, "{sizes_and_strides:?}");
+            assert_eq!(span(&axes(sizes_and_strides), 4), bytes, "{sizes_and_strides:?}");
         }
     }
 }

@@ -1,57 +1,60 @@
-//! A file of named tensors, and views of it.
+//! Files of named tensors, and views of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::byte_reader::ByteReader;
+use super::contents::Contents;
 use super::entry::Entry;
-use super::source::Source;
-use super::{Contents, FileKind, Format, format, pytorch, safetensors, tensor_error};
+use super::errors::tensor_error;
+use super::format::{self, Format};
+use super::{pytorch, safetensors};
 use crate::{Error, HostTensor, Result};
 
-/// A file of named tensors, safetensors or PyTorch, of which only the table of contents is in memory: a tensor is
-/// read when it is asked for.
+/// A file of named tensors, safetensors or PyTorch. Only its table of contents is kept in memory; tensors are read on
+/// demand.
 ///
-/// The file may come from anyone. Nothing in it is executed, sizes are checked before anything is allocated, and
-/// what is wrong with it is an error that names it.
+/// The file is untrusted input. Nothing in it is executed, sizes are checked before anything is allocated, and every
+/// error names the file.
 #[derive(Debug)]
 pub struct WeightFile {
     path: PathBuf,
-    source: Source,
+    reader: ByteReader,
     format: Format,
     contents: Contents,
 }
 
 impl WeightFile {
-    /// Opens a file; whether it is safetensors or PyTorch is told by its contents.
+    /// Opens a file. Its contents tell whether it is safetensors or PyTorch.
     ///
-    /// Tensors are read by position. If the file is changed meanwhile, reading gives an error or other values.
+    /// Tensors are read from disk by position. If the file changes meanwhile, reading fails or returns other values.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system cannot read it, [`Error::OutOfMemory`], [`Error::Format`] if it is no whole file of
-    /// either format or its tensors take far more memory than its storages have bytes, [`Error::Tensor`] if what it says
-    /// of a tensor is inconsistent.
+    /// [`Error::Io`] if the system cannot read it, [`Error::OutOfMemory`], [`Error::Format`] if it is not a complete
+    /// file of either format or its tensors take far more memory than its storages have bytes, [`Error::Tensor`] if its
+    /// description of a tensor is inconsistent.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::from_source(path, Source::open(path)?)
+        Self::from_reader(path, ByteReader::open(path)?)
     }
 
-    /// As [`open`](Self::open), with the file mapped into memory: tensors are decoded from its pages.
+    /// Like [`open`](Self::open), with the file memory-mapped: tensors are decoded from its pages.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     ///
     /// # Safety
-    /// Nobody, in this process or another, changes or truncates the file as long as the value lives. Otherwise
+    /// No process, this one included, changes or truncates the file during the lifetime of the value. Otherwise
     /// behaviour is undefined; a truncated file typically ends the process with a bus error.
     pub unsafe fn open_mapped(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         // SAFETY: the caller promises it.
-        Self::from_source(path, unsafe { Source::map(path)? })
+        Self::from_reader(path, unsafe { ByteReader::map(path)? })
     }
 
-    /// A file whose contents are in memory already; errors call it `name`.
+    /// Opens a file whose contents are already in memory. Errors call it `name`.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -59,51 +62,47 @@ impl WeightFile {
         name: impl Into<PathBuf>,
         bytes: impl AsRef<[u8]> + Send + Sync + 'static,
     ) -> Result<Self> {
-        Self::from_source(&name.into(), Source::Memory(Box::new(bytes)))
+        Self::from_reader(&name.into(), ByteReader::Memory(Box::new(bytes)))
     }
 
-    fn from_source(path: &Path, source: Source) -> Result<Self> {
-        let format = format::of(&source, path)?;
+    fn from_reader(path: &Path, reader: ByteReader) -> Result<Self> {
+        let format = format::detect(&reader, path)?;
         let contents = match format {
-            Format::Safetensors => safetensors::read(&source, path)?,
-            Format::PyTorch => pytorch::read(&source, path)?,
+            Format::Safetensors => safetensors::read(&reader, path)?,
+            Format::PyTorch => pytorch::read(&reader, path)?,
         };
-        Ok(Self { path: path.to_owned(), source, format, contents })
+        Ok(Self { path: path.to_owned(), reader, format, contents })
     }
 
-    /// Where it was read from; every error about the contents names it.
+    /// Path of the file; every error about its contents names it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What kind of file it is.
+    /// Format of the file.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// What it is, by the names in it.
-    pub fn kind(&self) -> FileKind {
-        FileKind::of(self)
-    }
-
-    /// The free-form strings of a safetensors header: configuration, step. Empty for PyTorch.
+    /// Free-form strings of a safetensors header, such as configuration and step. Empty for PyTorch.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.contents.metadata
     }
 
-    /// What a PyTorch file holds beside tensors, by the key of its dictionary: numbers, strings, lists,
-    /// dictionaries. Empty for safetensors.
+    /// Plain data of a PyTorch file, by the key of its dictionary: numbers, strings, lists, dictionaries. Empty for
+    /// safetensors.
     ///
-    /// `argparse.Namespace` is an object of its fields. Any other instance, function or class is not made, and stands
-    /// there as `{"$python": "module.name"}`; so do bytes, integers beyond 64 bits, strings that are not UTF-8 and tensors
-    /// of more than eight axes, by what they are. Keys of dictionaries become text; one that is none, or looks like
-    /// another, as 1 beside "1", becomes `$` and its place. A float that is not finite is a string, for JSON has none.
-    /// Dictionaries and lists that hold tensors alone are left out.
+    /// An `argparse.Namespace` becomes an object of its fields. No other instance, function or class is built: each is
+    /// represented as `{"$python": "module.name"}`. So are bytes, integers beyond 64 bits, strings that are not UTF-8
+    /// and tensors of more than eight axes, with a description in place of the name. Dictionary keys become strings; a
+    /// key that has no string form, or one that collides with another key, as 1 does with "1", becomes `$` and its
+    /// index. A float that is not finite becomes a string, because JSON cannot represent it. Dictionaries and lists
+    /// that contain only tensors are left out.
     pub fn values(&self) -> &serde_json::Map<String, Value> {
         &self.contents.values
     }
 
-    /// Every tensor's type and shape, by name. A tensor in nested dictionaries is named by the path of keys,
+    /// Type and shape of every tensor, by name. The name of a tensor in nested dictionaries is the path of keys, joined
     /// with dots: `model.class_emb.weight`.
     pub fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.contents.entries
@@ -111,15 +110,15 @@ impl WeightFile {
 
     /// Reads one tensor, row-major.
     ///
-    /// F32, F64, BF16 and I32 are kept; F16 becomes f32 (exact), and I64 becomes i32.
+    /// F32, F64, BF16 and I32 are kept; F16 becomes f32 (exact), I64 becomes i32.
     ///
     /// # Errors
-    /// [`Error::TensorNames`] if there is none of that name; [`Error::Tensor`] if it has a type not listed above, an
-    /// integer outside of i32 or a value that is not finite, or repeats its few elements very often; [`Error::Io`] if the
-    /// system cannot read it; [`Error::OutOfMemory`].
+    /// [`Error::TensorNames`] if there is no tensor of that name; [`Error::Tensor`] if it has a type not listed above,
+    /// an integer outside the range of i32 or a value that is not finite, or is a view with far more elements than its
+    /// storage; [`Error::Io`] if the system cannot read it; [`Error::OutOfMemory`].
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
         match self.contents.entries.get(name) {
-            Some(entry) => entry.read(&self.source, &self.path, name),
+            Some(entry) => entry.read(&self.reader, &self.path, name),
             None => {
                 let (path, missing) = (self.path.clone(), vec![name.to_owned()]);
                 Err(Error::TensorNames { path, missing, extra: Vec::new() })
@@ -127,7 +126,7 @@ impl WeightFile {
         }
     }
 
-    /// The tensors whose names begin with `prefix`, under the rest of their names.
+    /// Returns the tensors whose names begin with `prefix`, which is stripped from their names.
     pub fn select<'a>(&'a self, prefix: &str) -> WeightView<'a> {
         let names = self.contents.entries.keys();
         let names = names.filter_map(|full| Some((full.strip_prefix(prefix)?, full.as_str()))).collect();
@@ -135,58 +134,58 @@ impl WeightFile {
     }
 }
 
-/// Some of a file's tensors, under names of their own.
+/// A subset of a file's tensors, under names of its own.
 #[derive(Clone, Debug)]
 pub struct WeightView<'a> {
     file: &'a WeightFile,
-    /// Name here → name in the file.
+    /// Name in the view → name in the file.
     names: BTreeMap<&'a str, &'a str>,
 }
 
 impl<'a> WeightView<'a> {
-    /// The file.
+    /// The file that contains the tensors.
     pub fn file(&self) -> &'a WeightFile {
         self.file
     }
 
-    /// Whether there is no tensor.
+    /// Returns whether the view contains no tensor.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// What the file says of the tensor `name`.
+    /// Description of the tensor `name`.
     pub fn get(&self, name: &str) -> Option<&'a Entry> {
         self.file.contents.entries.get(*self.names.get(name)?)
     }
 
-    /// Every tensor's name, type and shape, in the order of the names.
+    /// Name, type and shape of every tensor, sorted by name.
     pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Entry)> {
         self.names.iter().map(|(&name, &full)| (name, &self.file.contents.entries[full]))
     }
 
-    /// Reads one tensor; as [`WeightFile::tensor`].
+    /// Reads one tensor, like [`WeightFile::tensor`].
     ///
     /// # Errors
-    /// As [`WeightFile::tensor`]; they call the tensor by its name in the file.
+    /// As [`WeightFile::tensor`]; they use the tensor's name in the file.
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
         self.file.tensor(self.names.get(name).copied().unwrap_or(name))
     }
 
-    /// The tensors of this view whose names begin with `prefix`, under the rest of their names.
+    /// Returns the tensors of this view whose names begin with `prefix`, which is stripped from their names.
     pub fn select(&self, prefix: &str) -> WeightView<'a> {
         let names = self.names.iter().filter_map(|(name, &full)| Some((name.strip_prefix(prefix)?, full)));
         WeightView { file: self.file, names: names.collect() }
     }
 
-    /// The tensors of this view whose names `keep` takes.
+    /// Returns the tensors of this view for whose names `keep` returns true.
     #[must_use]
     pub fn filtered(mut self, keep: impl Fn(&str) -> bool) -> Self {
         self.names.retain(|name, _| keep(name));
         self
     }
 
-    /// Whether the tensors are those of `expected`, and no others: names, shapes, floating-point elements. No tensor
-    /// is read.
+    /// Checks that the view contains exactly the tensors `expected`, each a name and a shape, with floating-point
+    /// elements. No tensor is read.
     ///
     /// # Errors
     /// [`Error::TensorNames`] for missing and extra names, [`Error::Tensor`] for a wrong shape or type.

@@ -1,4 +1,4 @@
-//! Round trips, and every hostile file by name.
+//! Round trips, and rejection of invalid safetensors files.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,28 +11,28 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{DType, HostData, HostTensor, Result};
+use crate::{DType, Error, HostData, HostTensor, Result};
 
-struct Room(TempDir);
+struct Folder(TempDir);
 
-impl Room {
+impl Folder {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self) -> PathBuf {
+    fn model_path(&self) -> PathBuf {
         self.0.path().join("model.safetensors")
     }
 
-    /// A file with the header `header` and the bytes `data`, consistent or not.
+    /// Writes a file with the header `header` and the bytes `data`, consistent or not.
     fn raw(&self, header: &Value, data: &[u8]) -> PathBuf {
         let text = header.to_string();
         self.bytes(&[&(text.len() as u64).to_le_bytes(), text.as_bytes(), data].concat())
     }
 
     fn bytes(&self, bytes: &[u8]) -> PathBuf {
-        fs::write(self.path(), bytes).unwrap();
-        self.path()
+        fs::write(self.model_path(), bytes).unwrap();
+        self.model_path()
     }
 
     fn names(&self) -> Vec<String> {
@@ -65,19 +65,19 @@ fn notes() -> BTreeMap<String, String> {
 
 type Tensors = BTreeMap<String, HostTensor>;
 
-/// Every tensor of the file.
+/// Reads every tensor of the file.
 fn tensors(file: &WeightFile) -> Result<Tensors> {
     file.entries().keys().map(|name| Ok((name.clone(), file.tensor(name)?))).collect()
 }
 
-/// Reads every tensor in every way: the results are the same.
+/// Reads every tensor from disk, from memory and from a map, and checks that the results are identical.
 fn read(path: &Path) -> Result<Tensors> {
     let read = WeightFile::open(path).and_then(|file| tensors(&file));
     if !path.is_file() {
         return read;
     }
     let bytes: Arc<[u8]> = fs::read(path).unwrap().into();
-    // SAFETY: the file is this test's own.
+    // SAFETY: no other process knows the temporary file.
     let mapped = unsafe { WeightFile::open_mapped(path) };
     for other in [mapped, WeightFile::from_bytes(path, bytes)] {
         match (&read, other.and_then(|file| tensors(&file))) {
@@ -89,62 +89,62 @@ fn read(path: &Path) -> Result<Tensors> {
     read
 }
 
-/// The error of reading `path`, which must be about `tensor`.
+/// Returns (expected, got) of the error of reading `path`, which must be about the tensor `name`.
 #[track_caller]
-fn tensor_fault(path: PathBuf, name: &str) -> (String, String) {
+fn tensor_error_of(path: PathBuf, name: &str) -> (String, String) {
     match read(&path).unwrap_err() {
         Error::Tensor { path: file, tensor, expected, got } => {
             assert_eq!((file, tensor.as_str()), (path, name));
             (expected, got)
         }
-        other => panic!("not an error about a tensor: {other}"),
+        other => panic!("expected an error about a tensor, got {other}"),
     }
 }
 
-/// The error of reading `path`, which must be about the file's format.
+/// Returns the message of the error of reading `path`, which must be about the file's format.
 #[track_caller]
-fn format_fault(path: PathBuf) -> String {
+fn format_error_of(path: PathBuf) -> String {
     match read(&path).unwrap_err() {
         Error::Format { path: file, message } => {
             assert_eq!(file, path);
             message
         }
-        other => panic!("not an error about the format: {other}"),
+        other => panic!("expected an error about the format, got {other}"),
     }
 }
 
 #[test]
-fn roundtrip_keeps_every_bit() {
-    let try_with_capacity = Room::new();
-    write_atomic(try_with_capacity.path(), &sample(), &notes()).unwrap();
-    let file = WeightFile::open(try_with_capacity.path()).unwrap();
-    assert_eq!((file.format(), file.path()), (Format::Safetensors, try_with_capacity.path().as_path()));
-    assert_eq!((read(&try_with_capacity.path()).unwrap(), file.metadata()), (sample(), &notes()));
+fn roundtrip_is_bitwise_identical() {
+    let folder = Folder::new();
+    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
+    let file = WeightFile::open(folder.model_path()).unwrap();
+    assert_eq!((file.format(), file.path()), (Format::Safetensors, folder.model_path().as_path()));
+    assert_eq!((read(&folder.model_path()).unwrap(), file.metadata()), (sample(), &notes()));
     assert!(file.tensor("a.weight").unwrap().to_f32()[1].is_sign_negative());
     let entry = &file.entries()["b.weight"];
     assert_eq!(
         (entry.dtype(), entry.shape(), entry.decoded()),
         (StoredDType::BF16, [3].as_slice(), Some(DType::BF16))
     );
-    assert_eq!(try_with_capacity.names(), ["model.safetensors"]);
+    assert_eq!(folder.names(), ["model.safetensors"]);
 }
 
 #[test]
-fn roundtrip_of_more_than_a_chunk() {
-    let try_with_capacity = Room::new();
+fn roundtrip_of_more_than_one_chunk() {
+    let folder = Folder::new();
     let values: Vec<f64> = (0..100_001).map(f64::from).collect();
     let tensor = HostTensor::new(&[100_001], HostData::F64(values)).unwrap();
-    write_atomic(try_with_capacity.path(), [("x", &tensor)], &BTreeMap::new()).unwrap();
-    assert_eq!(read(&try_with_capacity.path()).unwrap()["x"], tensor);
+    write_atomic(folder.model_path(), [("x", &tensor)], &BTreeMap::new()).unwrap();
+    assert_eq!(read(&folder.model_path()).unwrap()["x"], tensor);
 }
 
 #[test]
-fn equal_contents_give_equal_bytes_that_the_crate_reads() {
-    let try_with_capacity = Room::new();
-    write_atomic(try_with_capacity.path(), &sample(), &notes()).unwrap();
-    let bytes = fs::read(try_with_capacity.path()).unwrap();
-    write_atomic(try_with_capacity.path(), sample().iter().rev(), &notes()).unwrap();
-    assert_eq!(bytes, fs::read(try_with_capacity.path()).unwrap());
+fn equal_contents_give_equal_bytes_readable_by_the_safetensors_crate() {
+    let folder = Folder::new();
+    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
+    let bytes = fs::read(folder.model_path()).unwrap();
+    write_atomic(folder.model_path(), sample().iter().rev(), &notes()).unwrap();
+    assert_eq!(bytes, fs::read(folder.model_path()).unwrap());
     let read = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(read.len(), 5);
     assert_eq!(read.tensor("a.weight").unwrap().shape(), [2, 3]);
@@ -156,101 +156,100 @@ fn equal_contents_give_equal_bytes_that_the_crate_reads() {
 
 #[test]
 fn f16_and_i64_become_f32_and_i32() {
-    let try_with_capacity = Room::new();
+    let folder = Folder::new();
     let halves = [f16::from_f32(0.5), f16::MAX].map(f16::to_le_bytes).concat();
     let longs = [-3i64, 1000].map(i64::to_le_bytes).concat();
     let header = json!({"h": entry("F16", &[2], 0, 4), "l": entry("I64", &[2], 4, 20)});
-    let file = read(&try_with_capacity.raw(&header, &[halves, longs].concat())).unwrap();
+    let file = read(&folder.raw(&header, &[halves, longs].concat())).unwrap();
     assert_eq!(file["h"].data(), &HostData::F32(vec![0.5, 65504.0]));
     assert_eq!(file["l"].data(), &HostData::I32(vec![-3, 1000]));
 }
 
 #[test]
-fn i64_out_of_range() {
-    let try_with_capacity = Room::new();
-    let path = try_with_capacity.raw(&json!({"l": entry("I64", &[1], 0, 8)}), &(1i64 << 31).to_le_bytes());
-    assert_eq!(tensor_fault(path, "l").1, "2147483648");
+fn i64_outside_i32_is_rejected() {
+    let folder = Folder::new();
+    let path = folder.raw(&json!({"l": entry("I64", &[1], 0, 8)}), &(1i64 << 31).to_le_bytes());
+    assert_eq!(tensor_error_of(path, "l").1, "2147483648");
 }
 
 #[test]
-fn missing_file_and_directory() {
-    let try_with_capacity = Room::new();
+fn missing_file_and_directory_are_rejected() {
+    let folder = Folder::new();
     assert!(
-        matches!(WeightFile::open(try_with_capacity.path()), Err(Error::Io { path, .. }) if path == try_with_capacity.path())
+        matches!(WeightFile::open(folder.model_path()), Err(Error::Io { path, .. }) if path == folder.model_path())
     );
-    assert!(format_fault(try_with_capacity.0.path().to_owned()).contains("not a regular file"));
+    assert!(format_error_of(folder.0.path().to_owned()).contains("not a regular file"));
 }
 
-/// Nor does opening one wait for its writer.
 #[cfg(unix)]
 #[test]
-fn a_pipe_is_no_file() {
+fn named_pipe_is_rejected_without_blocking() {
     use std::os::unix::ffi::OsStrExt;
-    let try_with_capacity = Room::new();
-    let path = std::ffi::CString::new(try_with_capacity.path().as_os_str().as_bytes()).unwrap();
+    let folder = Folder::new();
+    let path = std::ffi::CString::new(folder.model_path().as_os_str().as_bytes()).unwrap();
     // SAFETY: the path ends with a zero byte.
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
-    assert!(format_fault(try_with_capacity.path()).contains("not a regular file"));
+    assert!(format_error_of(folder.model_path()).contains("not a regular file"));
 }
 
 #[test]
-fn truncated_anywhere() {
-    let try_with_capacity = Room::new();
-    write_atomic(try_with_capacity.path(), &sample(), &notes()).unwrap();
-    let bytes = fs::read(try_with_capacity.path()).unwrap();
+fn truncation_at_any_byte_is_rejected() {
+    let folder = Folder::new();
+    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
+    let bytes = fs::read(folder.model_path()).unwrap();
     for len in 0..bytes.len() {
-        let message = format_fault(try_with_capacity.bytes(&bytes[..len]));
+        let message = format_error_of(folder.bytes(&bytes[..len]));
         assert!(message.contains("truncated"), "{len}: {message}");
     }
 }
 
 #[test]
-fn a_file_that_shrinks_while_it_is_open() {
-    let try_with_capacity = Room::new();
-    write_atomic(try_with_capacity.path(), &sample(), &notes()).unwrap();
-    let file = WeightFile::open(try_with_capacity.path()).unwrap();
-    fs::OpenOptions::new().write(true).open(try_with_capacity.path()).unwrap().set_len(20).unwrap();
+fn file_truncated_while_open_gives_an_error() {
+    let folder = Folder::new();
+    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
+    let file = WeightFile::open(folder.model_path()).unwrap();
+    fs::OpenOptions::new().write(true).open(folder.model_path()).unwrap().set_len(20).unwrap();
     let error = file.tensor("a.weight").unwrap_err();
-    assert!(matches!(&error, Error::Io { path, .. } if *path == try_with_capacity.path()));
+    assert!(matches!(&error, Error::Io { path, .. } if *path == folder.model_path()));
     assert!(error.to_string().contains("tensor a.weight: "), "{error}");
     let error = file.tensor("absent").unwrap_err();
     assert!(matches!(error, Error::TensorNames { missing, .. } if missing == ["absent"]));
 }
 
 #[test]
-fn bytes_after_the_last_tensor() {
-    let try_with_capacity = Room::new();
-    let path = try_with_capacity.raw(&json!({"a": entry("F32", &[1], 0, 4)}), &[0; 5]);
-    assert!(format_fault(path).contains("too long"));
+fn trailing_bytes_are_rejected() {
+    let folder = Folder::new();
+    let path = folder.raw(&json!({"a": entry("F32", &[1], 0, 4)}), &[0; 5]);
+    assert!(format_error_of(path).contains("too long"));
 }
 
 #[test]
-fn header_length_beyond_reason() {
-    let try_with_capacity = Room::new();
+fn oversized_header_length_is_rejected() {
+    let folder = Folder::new();
     for length in [u64::MAX, 1 << 40, (4 << 20) + 1] {
-        let path = try_with_capacity.bytes(&[length.to_le_bytes().as_slice(), b"{}"].concat());
-        assert!(format_fault(path).contains("neither a safetensors file"), "{length}");
+        let path = folder.bytes(&[length.to_le_bytes().as_slice(), b"{}"].concat());
+        assert!(format_error_of(path).contains("neither a safetensors file"), "{length}");
     }
 }
 
 #[test]
-fn header_that_is_not_json() {
-    let try_with_capacity = Room::new();
+fn header_that_is_not_json_is_rejected() {
+    let folder = Folder::new();
     let trailing = "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]},}";
     for text in ["", "[]", "{", "\u{0}", trailing] {
-        let path = try_with_capacity.bytes(&[&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat());
-        assert!(format_fault(path).contains("not a JSON object"), "{text}");
+        let path = folder.bytes(&[&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat());
+        assert!(format_error_of(path).contains("not a JSON object"), "{text}");
     }
     let nested = "[".repeat(100_000);
-    let path = try_with_capacity.bytes(&[&(nested.len() as u64).to_le_bytes(), nested.as_bytes()].concat());
-    assert!(format_fault(path).contains("not a JSON object"));
-    let path = try_with_capacity.raw(&json!({"__metadata__": {"step": 7}}), &[]);
-    assert!(format_fault(path).contains("__metadata__"));
+    let path = folder.bytes(&[&(nested.len() as u64).to_le_bytes(), nested.as_bytes()].concat());
+    assert!(format_error_of(path).contains("not a JSON object"));
+    let path = folder.raw(&json!({"__metadata__": {"step": 7}}), &[]);
+    assert!(format_error_of(path).contains("__metadata__"));
 }
 
 #[test]
-fn entry_that_describes_no_tensor() {
-    let try_with_capacity = Room::new();
+fn malformed_tensor_entry_is_rejected() {
+    let folder = Folder::new();
     let entries = [
         json!(7),
         json!({"dtype": "F32", "shape": [1]}),
@@ -258,70 +257,70 @@ fn entry_that_describes_no_tensor() {
         json!({"dtype": "F32", "shape": [1], "data_offsets": [0, 4.5]}),
     ];
     for entry in entries {
-        tensor_fault(try_with_capacity.raw(&json!({"a": entry}), &[0; 4]), "a");
+        tensor_error_of(folder.raw(&json!({"a": entry}), &[0; 4]), "a");
     }
 }
 
 #[test]
-fn unknown_dtype() {
-    let try_with_capacity = Room::new();
-    let (_, got) = tensor_fault(try_with_capacity.raw(&json!({"a": entry("Q8", &[1], 0, 1)}), &[0]), "a");
+fn unknown_dtype_is_rejected() {
+    let folder = Folder::new();
+    let (_, got) = tensor_error_of(folder.raw(&json!({"a": entry("Q8", &[1], 0, 1)}), &[0]), "a");
     assert!(got.contains("Q8"), "{got}");
 }
 
 #[test]
-fn unsupported_dtype() {
-    let try_with_capacity = Room::new();
-    let (_, got) = tensor_fault(try_with_capacity.raw(&json!({"a": entry("U8", &[1], 0, 1)}), &[0]), "a");
+fn unsupported_dtype_is_rejected() {
+    let folder = Folder::new();
+    let (_, got) = tensor_error_of(folder.raw(&json!({"a": entry("U8", &[1], 0, 1)}), &[0]), "a");
     assert_eq!(got, "U8");
 }
 
 #[test]
-fn shape_that_disagrees_with_its_offsets() {
-    let try_with_capacity = Room::new();
+fn shape_that_disagrees_with_its_offsets_is_rejected() {
+    let folder = Folder::new();
     for (shape, start, end) in [(2, 0, 4), (1, 0, 8), (1, 4, 0), (1, 0, usize::MAX)] {
-        tensor_fault(try_with_capacity.raw(&json!({"a": entry("F32", &[shape], start, end)}), &[0; 8]), "a");
+        tensor_error_of(folder.raw(&json!({"a": entry("F32", &[shape], start, end)}), &[0; 8]), "a");
     }
 }
 
 #[test]
-fn shape_that_overflows() {
-    let try_with_capacity = Room::new();
+fn overflowing_shape_is_rejected() {
+    let folder = Folder::new();
     for shape in [&[usize::MAX, 2][..], &[usize::MAX / 2], &[1 << 32, 1 << 32, 0]] {
-        tensor_fault(try_with_capacity.raw(&json!({"a": entry("F32", shape, 0, 0)}), &[]), "a");
+        tensor_error_of(folder.raw(&json!({"a": entry("F32", shape, 0, 0)}), &[]), "a");
     }
 }
 
 #[test]
-fn overlapping_and_gapped_tensors() {
-    let try_with_capacity = Room::new();
+fn overlapping_and_gapped_tensors_are_rejected() {
+    let folder = Folder::new();
     for start in [0, 2, 6] {
         let header = json!({"a": entry("F32", &[1], 0, 4), "b": entry("F32", &[1], start, start + 4)});
-        let (_, got) = tensor_fault(try_with_capacity.raw(&header, &[0; 8]), "b");
+        let (_, got) = tensor_error_of(folder.raw(&header, &[0; 8]), "b");
         assert!(got.contains("overlap"));
     }
 }
 
 #[test]
-fn values_that_are_not_finite() {
-    let try_with_capacity = Room::new();
+fn nonfinite_values_are_rejected() {
+    let folder = Folder::new();
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let data = [1.0, bad].map(f32::to_le_bytes).concat();
-        let path = try_with_capacity.raw(&json!({"w": entry("F32", &[2], 0, 8)}), &data);
-        let (expected, got) = tensor_fault(path, "w");
+        let path = folder.raw(&json!({"w": entry("F32", &[2], 0, 8)}), &data);
+        let (expected, got) = tensor_error_of(path, "w");
         assert_eq!((expected.as_str(), got), ("finite values", format!("{bad} at element 1")));
     }
-    let path = try_with_capacity.raw(&json!({"h": entry("BF16", &[1], 0, 2)}), &bf16::NAN.to_le_bytes());
-    tensor_fault(path, "h");
-    let path = try_with_capacity.raw(&json!({"h": entry("F16", &[1], 0, 2)}), &f16::INFINITY.to_le_bytes());
-    tensor_fault(path, "h");
+    let path = folder.raw(&json!({"h": entry("BF16", &[1], 0, 2)}), &bf16::NAN.to_le_bytes());
+    tensor_error_of(path, "h");
+    let path = folder.raw(&json!({"h": entry("F16", &[1], 0, 2)}), &f16::INFINITY.to_le_bytes());
+    tensor_error_of(path, "h");
 }
 
 #[test]
-fn check_names_and_shapes() {
-    let try_with_capacity = Room::new();
-    write_atomic(try_with_capacity.path(), &sample(), &notes()).unwrap();
-    let file = WeightFile::open(try_with_capacity.path()).unwrap();
+fn view_check_reports_names_and_shapes() {
+    let folder = Folder::new();
+    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
+    let file = WeightFile::open(folder.model_path()).unwrap();
     let wants = |list: &[(&str, &[usize])]| -> Vec<(String, Vec<usize>)> {
         list.iter().map(|(n, s)| (n.to_string(), s.to_vec())).collect()
     };
@@ -342,7 +341,7 @@ fn check_names_and_shapes() {
     }
 }
 
-/// Announces four bytes and gives none, as a device that is lost while its tensors are saved.
+/// A tensor that promises four bytes and yields none, as on a device that is lost during saving.
 struct Broken;
 
 impl View for Broken {
@@ -364,70 +363,63 @@ impl View for Broken {
 }
 
 #[test]
-fn failed_writing_leaves_the_old_file() {
-    let try_with_capacity = Room::new();
-    write_atomic(try_with_capacity.path(), &sample(), &notes()).unwrap();
-    assert!(matches!(
-        write_atomic(try_with_capacity.path(), [("a", Broken)], &notes()),
-        Err(Error::Io { .. })
-    ));
-    assert_eq!(read(&try_with_capacity.path()).unwrap(), sample());
-    assert_eq!(try_with_capacity.names(), ["model.safetensors"]);
+fn failed_write_leaves_the_old_file() {
+    let folder = Folder::new();
+    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
+    assert!(matches!(write_atomic(folder.model_path(), [("a", Broken)], &notes()), Err(Error::Io { .. })));
+    assert_eq!(read(&folder.model_path()).unwrap(), sample());
+    assert_eq!(folder.names(), ["model.safetensors"]);
 }
 
 #[test]
-fn writing_where_it_cannot_be() {
-    let try_with_capacity = Room::new();
-    let missing = try_with_capacity.0.path().join("no/such/folder/model.safetensors");
+fn write_to_unwritable_path_fails() {
+    let folder = Folder::new();
+    let missing = folder.0.path().join("no/such/folder/model.safetensors");
     assert!(
         matches!(write_atomic(&missing, &sample(), &notes()), Err(Error::Io { path, .. }) if path == missing)
     );
-    fs::create_dir(try_with_capacity.path()).unwrap();
-    assert!(matches!(write_atomic(try_with_capacity.path(), &sample(), &notes()), Err(Error::Io { .. })));
-    assert_eq!(try_with_capacity.names(), ["model.safetensors"]);
+    fs::create_dir(folder.model_path()).unwrap();
+    assert!(matches!(write_atomic(folder.model_path(), &sample(), &notes()), Err(Error::Io { .. })));
+    assert_eq!(folder.names(), ["model.safetensors"]);
 }
 
-/// A folder that can be written to and not be read cannot be synced: that is found out before the old file is replaced.
+/// A folder that is writable but not readable cannot be synced, which must be noticed before the old file is replaced.
 #[cfg(unix)]
 #[test]
-fn a_folder_that_cannot_be_opened() {
+fn unreadable_folder_fails_before_the_file_is_replaced() {
     use std::os::unix::fs::PermissionsExt;
-    let try_with_capacity = Room::new();
-    write_atomic(try_with_capacity.path(), &sample(), &notes()).unwrap();
-    let allow =
-        |mode| fs::set_permissions(try_with_capacity.0.path(), fs::Permissions::from_mode(mode)).unwrap();
+    let folder = Folder::new();
+    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
+    let allow = |mode| fs::set_permissions(folder.0.path(), fs::Permissions::from_mode(mode)).unwrap();
     allow(0o300);
     let tensor = HostTensor::f32(&[1], vec![0.0]).unwrap();
-    let outcome = write_atomic(try_with_capacity.path(), [("a", &tensor)], &notes());
+    let outcome = write_atomic(folder.model_path(), [("a", &tensor)], &notes());
     allow(0o700);
-    // Whoever may do everything opens it nevertheless.
-    let names = read(&try_with_capacity.path()).unwrap().into_keys().collect::<Vec<_>>();
+    // A privileged user can open it nevertheless.
+    let names = read(&folder.model_path()).unwrap().into_keys().collect::<Vec<_>>();
     assert_eq!(names == ["a"], outcome.is_ok(), "{outcome:?}: {names:?}");
-    assert_eq!(try_with_capacity.names(), ["model.safetensors"]);
+    assert_eq!(folder.names(), ["model.safetensors"]);
 }
 
 #[test]
-fn names_that_cannot_be_written() {
-    let try_with_capacity = Room::new();
+fn duplicate_and_reserved_names_are_not_written() {
+    let folder = Folder::new();
     let tensor = HostTensor::f32(&[1], vec![0.0]).unwrap();
     for names in [["a", "a"], ["a", "__metadata__"]] {
         let tensors = names.map(|name| (name, &tensor));
-        assert!(matches!(
-            write_atomic(try_with_capacity.path(), tensors, &notes()),
-            Err(Error::Argument { .. })
-        ));
+        assert!(matches!(write_atomic(folder.model_path(), tensors, &notes()), Err(Error::Argument { .. })));
     }
-    assert!(try_with_capacity.names().is_empty());
+    assert!(folder.names().is_empty());
 }
 
 #[cfg(unix)]
 #[test]
-fn written_file_is_as_readable_as_any_other() {
+fn written_file_has_default_permissions() {
     use std::os::unix::fs::PermissionsExt;
-    let try_with_capacity = Room::new();
-    let plain = try_with_capacity.0.path().join("plain");
+    let folder = Folder::new();
+    let plain = folder.0.path().join("plain");
     fs::write(&plain, "").unwrap();
-    write_atomic(try_with_capacity.path(), &sample(), &notes()).unwrap();
+    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
     let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode();
-    assert_eq!(mode(try_with_capacity.path()), mode(plain));
+    assert_eq!(mode(folder.model_path()), mode(plain));
 }

@@ -1,4 +1,5 @@
-//! Writing a safetensors file so that, whatever happens, its path holds the old contents or the new, whole.
+//! Atomic writing of safetensors files: after a failure or a crash the path holds either the old contents or the new
+//! ones, complete.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -15,14 +16,14 @@ use crate::{Backend, DType, Error, HostData, HostTensor, Result, Tensor};
 
 /// Writes `tensors` and `metadata` to a temporary file beside `path`, syncs it, renames it, and syncs the directory.
 ///
-/// Equal contents give equal bytes, in whatever order the tensors come. They are encoded one at a time. If it
-/// fails, the file that was at `path` is untouched and the temporary one is removed; only if it fails in its last step,
-/// syncing the directory, is the new file there already, whole, and a crash of the system may bring back the old one.
-/// File systems that cannot sync a directory are no failure.
+/// Equal contents give equal bytes, whatever the order of the tensors. Tensors are encoded one at a time. On failure the
+/// file at `path` is untouched and the temporary file is removed, with one exception: if syncing the directory fails,
+/// which comes last, the new file is already in place and complete, and a crash of the system may bring back the old
+/// one. A file system that cannot sync a directory is not an error.
 ///
 /// # Errors
-/// [`Error::Argument`] if two tensors have one name, or the header's reserved one; [`Error::Io`] if the system
-/// refuses.
+/// [`Error::Argument`] if two tensors have the same name, or one has the name that the header reserves;
+/// [`Error::Io`] if the system cannot write the file.
 pub fn write_atomic<S, V>(
     path: impl AsRef<Path>,
     tensors: impl IntoIterator<Item = (S, V)>,
@@ -35,11 +36,11 @@ where
     let path = path.as_ref();
     let mut tensors: Vec<(S, V)> = tensors.into_iter().collect();
     check_names(&tensors)?;
-    // Widest elements first: every tensor is then aligned to its own, and a reader may map the file.
+    // Widest elements first, so that every tensor is aligned to its element size and the file can be mapped.
     tensors.sort_by(|(a, x), (b, y)| {
         y.dtype().bitsize().cmp(&x.dtype().bitsize()).then(a.as_ref().cmp(b.as_ref()))
     });
-    replace(path, |out| {
+    replace_file(path, |out| {
         out.write_all(&header(&tensors, metadata))?;
         tensors.iter().try_for_each(|(name, tensor)| write_tensor(out, name.as_ref(), tensor))
     })
@@ -58,7 +59,8 @@ fn check_names<S: AsRef<str>, V>(tensors: &[(S, V)]) -> Result<()> {
     }
 }
 
-/// Length and JSON, padded to eight bytes. Sorted maps: the crate's own have a random order.
+/// Encodes the header: length and JSON, padded to eight bytes. The maps are sorted; those of the crate `safetensors`
+/// have a random order.
 fn header<S: AsRef<str>, V: View>(tensors: &[(S, V)], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut entries = BTreeMap::from([(METADATA_KEY, json!(metadata))]);
     let mut start = 0;
@@ -76,19 +78,19 @@ fn header<S: AsRef<str>, V: View>(tensors: &[(S, V)], metadata: &BTreeMap<String
 fn write_tensor(out: &mut impl Write, name: &str, tensor: &impl View) -> io::Result<()> {
     let bytes = tensor.data();
     if bytes.len() != tensor.data_len() {
-        let (want, got) = (tensor.data_len(), bytes.len());
-        return Err(io::Error::other(format!("tensor {name}: announced {want} bytes, gave {got}")));
+        let (expected, got) = (tensor.data_len(), bytes.len());
+        return Err(io::Error::other(format!("tensor {name}: expected {expected} bytes, got {got}")));
     }
     out.write_all(&bytes)
 }
 
-/// Puts what `write` writes in the place of `path`.
-fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> io::Result<()> {
+/// Replaces the file at `path` with the output of `write`.
+fn replace_file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let entries = open_directory(directory)?;
+    let directory_handle = open_directory(directory)?;
     let temporary = new_file_in(directory)?;
     let mut out = BufWriter::new(temporary.as_file());
     write(&mut out)?;
@@ -96,10 +98,11 @@ fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<
     drop(out);
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|e| e.error)?;
-    entries.map_or(Ok(()), |entries| sync_directory(&entries))
+    directory_handle.map_or(Ok(()), |handle| sync_directory(&handle))
 }
 
-/// Removed when dropped; as readable for others as any new file, where a temporary one would be private.
+/// Creates a temporary file that is removed when dropped. It has the permissions of any new file; those of a temporary
+/// one would be private.
 fn new_file_in(directory: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".writing-");
@@ -111,12 +114,12 @@ fn new_file_in(directory: &Path) -> io::Result<NamedTempFile> {
     builder.tempfile_in(directory)
 }
 
-/// The directory, where directories can be opened.
+/// Opens the directory, on systems where directories can be opened.
 fn open_directory(path: &Path) -> io::Result<Option<File>> {
     cfg!(unix).then(|| File::open(path)).transpose()
 }
 
-/// Makes the rename itself durable, where the file system can do that.
+/// Makes the rename durable, where the file system supports it.
 fn sync_directory(directory: &File) -> io::Result<()> {
     match directory.sync_all() {
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
@@ -124,7 +127,7 @@ fn sync_directory(directory: &File) -> io::Result<()> {
     }
 }
 
-fn stored(dtype: DType) -> Dtype {
+fn stored_dtype(dtype: DType) -> Dtype {
     match dtype {
         DType::F32 => Dtype::F32,
         DType::F64 => Dtype::F64,
@@ -133,10 +136,10 @@ fn stored(dtype: DType) -> Dtype {
     }
 }
 
-/// A tensor of a backend, brought to the host when its turn comes: a file needs memory for one tensor at a time.
+/// A tensor of a backend, downloaded when it is written: writing a file takes host memory for one tensor at a time.
 impl<B: Backend> View for &Tensor<B> {
     fn dtype(&self) -> Dtype {
-        stored(Tensor::dtype(self))
+        stored_dtype(Tensor::dtype(self))
     }
 
     fn shape(&self) -> &[usize] {
@@ -144,7 +147,7 @@ impl<B: Backend> View for &Tensor<B> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // The trait knows no errors: a tensor that cannot be read gives no bytes, and the writer refuses it.
+        // The trait has no errors: a tensor that cannot be downloaded yields no bytes, and the writer rejects it.
         Cow::Owned(self.to_host().map_or_else(|_| Vec::new(), |host| View::data(&&host).into_owned()))
     }
 
@@ -155,7 +158,7 @@ impl<B: Backend> View for &Tensor<B> {
 
 impl View for &HostTensor {
     fn dtype(&self) -> Dtype {
-        stored(HostTensor::dtype(self))
+        stored_dtype(HostTensor::dtype(self))
     }
 
     fn shape(&self) -> &[usize] {

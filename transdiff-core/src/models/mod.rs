@@ -5,6 +5,7 @@
 
 mod codec;
 mod features;
+mod file_kind;
 mod generator;
 mod memory;
 mod model;
@@ -16,6 +17,8 @@ pub mod vae;
 
 pub use codec::{Codec, CodecInfo};
 pub use features::{Diversity, Features, cosine_mean};
+pub use file_kind::FileKind;
+pub(crate) use file_kind::TRAIN_KEY;
 pub(crate) use generator::check_labels;
 pub use generator::{
     Advance, Conditioning, FeatureShape, Generation, GenerationInput, Generator, GeneratorInfo,
@@ -25,5 +28,5 @@ pub use model::Model;
 pub(crate) use model::{expected, json, load_params, named_params};
 pub use registry::{StoredCodec, StoredConfig, StoredModel};
 pub use stored::{LoadHints, WeightSet};
-pub(crate) use stored::{TRAIN_KEY, metadata_value};
+pub(crate) use stored::metadata_value;
 pub use trainable::{DrawKey, ParamGroup, SampleShape, Samples, Trainable};

@@ -8,9 +8,6 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Result};
 
-/// Metadata key of the settings of a training run.
-pub(crate) const TRAIN_KEY: &str = "transdiff.train";
-
 /// One of the sets of weights that a file may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightSet {

@@ -1,46 +1,47 @@
-//! The zip archive around a PyTorch checkpoint: entries stored as they are, found by the central directory.
+//! Reader of the zip archive around a PyTorch checkpoint: uncompressed entries, listed by the central directory.
 //!
-//! Nothing else is accepted: an archive that two readers could read in two ways is refused.
+//! Nothing else is accepted: an archive that two readers could interpret differently is rejected.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use super::super::read_error;
-use super::super::source::Source;
+use super::super::byte_reader::ByteReader;
+use super::super::errors::read_error;
 use crate::{Error, Result};
 
-/// Bytes of the central directory: the largest published checkpoint needs 0.5 MiB.
-const MAX_DIRECTORY: u64 = 8 << 20;
+/// Bytes that the central directory may have. That of the largest published checkpoint has 0.5 MiB.
+const MAX_DIRECTORY_BYTES: u64 = 8 << 20;
 
 const END_MAGIC: u32 = 0x0605_4b50;
 const END_LEN: u64 = 22;
-/// A comment of this many bytes at most may follow the end record.
+/// Bytes that the comment after the end record may have.
 const MAX_COMMENT: u64 = u16::MAX as u64;
-const END64_LOCATOR_MAGIC: u32 = 0x0706_4b50;
-const END64_LOCATOR_LEN: u64 = 20;
-const END64_MAGIC: u32 = 0x0606_4b50;
-const END64_LEN: u64 = 56;
+const ZIP64_LOCATOR_MAGIC: u32 = 0x0706_4b50;
+const ZIP64_LOCATOR_LEN: u64 = 20;
+const ZIP64_END_MAGIC: u32 = 0x0606_4b50;
+const ZIP64_END_LEN: u64 = 56;
 const ENTRY_MAGIC: u32 = 0x0201_4b50;
 const LOCAL_MAGIC: u32 = 0x0403_4b50;
 const LOCAL_LEN: u64 = 30;
 /// Tag of the extra field with 64-bit sizes.
-const EXTRA64: u16 = 1;
+const ZIP64_EXTRA: u16 = 1;
 /// Flag of an encrypted entry.
 const ENCRYPTED: u16 = 1;
+/// Method of an uncompressed entry.
 const STORED: u16 = 0;
 
-/// Where the contents of each entry are in the file, by name.
+/// Position of each entry's contents in the file, by name.
 pub(super) type Archive = BTreeMap<String, Range<u64>>;
 
-/// Reads the directory of an archive, and checks that no two entries share a byte or a name.
-pub(super) fn read(source: &Source, path: &Path) -> Result<Archive> {
-    let archive = Reader { source, path };
+/// Reads the central directory of an archive, and checks that no two entries share a byte or a name.
+pub(super) fn read(reader: &ByteReader, path: &Path) -> Result<Archive> {
+    let archive = ZipReader { reader, path };
     let (directory, count) = archive.directory()?;
     let len = directory.end - directory.start;
-    let fault = read_error(path, "central directory".to_owned(), len);
-    let text = source.slice(directory.start, len).map_err(fault)?;
-    let mut fields = Fields(&text);
+    let to_error = read_error(path, "central directory".to_owned(), len);
+    let bytes = reader.slice(directory.start, len).map_err(to_error)?;
+    let mut fields = Fields(&bytes);
     let mut found = Archive::new();
     let mut extents = Vec::new();
     for _ in 0..count {
@@ -48,13 +49,13 @@ pub(super) fn read(source: &Source, path: &Path) -> Result<Archive> {
         let (start, contents) = archive.contents(&entry)?;
         extents.push(start..contents.end);
         if found.insert(entry.name.to_owned(), contents).is_some() {
-            return Err(archive.fault(format!("two entries are called {}", entry.name)));
+            return Err(archive.error(format!("two entries named {}", entry.name)));
         }
     }
     if !fields.0.is_empty() {
-        return Err(archive.fault(format!("{} bytes after the last of {count} entries", fields.0.len())));
+        return Err(archive.error(format!("{} bytes after the last of {count} entries", fields.0.len())));
     }
-    archive.check_apart(extents, directory.start)?;
+    archive.check_disjoint(extents, directory.start)?;
     Ok(found)
 }
 
@@ -65,59 +66,59 @@ struct EntryRecord<'a> {
     local: u64,
 }
 
-struct Reader<'a> {
-    source: &'a Source,
+struct ZipReader<'a> {
+    reader: &'a ByteReader,
     path: &'a Path,
 }
 
-impl Reader<'_> {
-    fn fault(&self, message: impl std::fmt::Display) -> Error {
+impl ZipReader<'_> {
+    fn error(&self, message: impl std::fmt::Display) -> Error {
         Error::format(self.path, format!("zip archive: {message}"))
     }
 
-    /// The bytes of the central directory and the number of its entries.
+    /// Locates the central directory. Returns its byte range and the number of its entries.
     fn directory(&self) -> Result<(Range<u64>, u64)> {
         let end = self.end_record()?;
-        let (record, limit) = match self.end64_record(end)? {
+        let (record, limit) = match self.zip64_end_record(end)? {
             Some((record, at)) => (record, at),
-            None => (self.short_end(end)?, end),
+            None => (self.classic_end_record(end)?, end),
         };
         let directory = record.start.checked_add(record.len).map(|end| record.start..end);
         let Some(directory) = directory.filter(|d| d.end == limit) else {
             let (start, len) = (record.start, record.len);
-            return Err(self.fault(format!(
-                "a central directory of {len} bytes at {start} does not end where its end record begins, at {limit}"
+            return Err(self.error(format!(
+                "the central directory of {len} bytes at {start} does not end where its end record begins, at {limit}"
             )));
         };
-        if record.len > MAX_DIRECTORY {
+        if record.len > MAX_DIRECTORY_BYTES {
             let len = record.len;
-            return Err(
-                self.fault(format!("a central directory of {len} bytes, at most {MAX_DIRECTORY} allowed"))
-            );
+            return Err(self.error(format!(
+                "the central directory has {len} bytes, at most {MAX_DIRECTORY_BYTES} are allowed"
+            )));
         }
         Ok((directory, record.count))
     }
 
-    /// Where the end record is: the one whose comment ends the file.
+    /// Returns the position of the end record: the one whose comment ends the file.
     fn end_record(&self) -> Result<u64> {
-        let len = self.source.len();
+        let len = self.reader.len();
         if len < END_LEN {
-            return Err(self.fault(format!("truncated: {len} bytes")));
+            return Err(self.error(format!("truncated: expected at least {END_LEN} bytes, got {len}")));
         }
         let from = len.saturating_sub(END_LEN + MAX_COMMENT);
-        let tail = self.source.slice(from, len - from).map_err(Error::io(self.path))?;
+        let tail = self.reader.slice(from, len - from).map_err(Error::io(self.path))?;
         let is_end = |at: &usize| {
             let mut fields = Fields(&tail[*at..]);
             let comment = tail.len() - at - END_LEN as usize;
             fields.u32() == Some(END_MAGIC)
                 && fields.skip(16).is_some()
-                && fields.u16().is_some_and(|said| usize::from(said) == comment)
+                && fields.u16().is_some_and(|len| usize::from(len) == comment)
         };
         let found = (0..=tail.len() - END_LEN as usize).rev().find(is_end);
-        found.map(|at| from + at as u64).ok_or_else(|| self.fault("truncated: no end record"))
+        found.map(|at| from + at as u64).ok_or_else(|| self.error("truncated: no end record"))
     }
 
-    fn short_end(&self, at: u64) -> Result<End> {
+    fn classic_end_record(&self, at: u64) -> Result<EndRecord> {
         let bytes: [u8; END_LEN as usize] = self.read(at)?;
         let mut fields = Fields(&bytes[4..]);
         let read = |fields: &mut Fields<'_>| {
@@ -125,41 +126,43 @@ impl Reader<'_> {
             let counts = (fields.u16()?, fields.u16()?);
             let (len, start) = (fields.u32()?, fields.u32()?);
             let count = (disks == (0, 0) && counts.0 == counts.1).then_some(counts.1)?;
-            Some(End { count: count.into(), len: len.into(), start: start.into() })
+            Some(EndRecord { count: count.into(), len: len.into(), start: start.into() })
         };
-        read(&mut fields).ok_or_else(|| self.fault("in several parts"))
+        read(&mut fields).ok_or_else(|| self.error("archives in several parts are not supported"))
     }
 
-    /// The 64-bit end record and where it is, if the file has one.
-    fn end64_record(&self, end: u64) -> Result<Option<(End, u64)>> {
-        let Some(at) = end.checked_sub(END64_LOCATOR_LEN) else { return Ok(None) };
-        let locator: [u8; END64_LOCATOR_LEN as usize] = self.read(at)?;
+    /// Returns the 64-bit end record and its position, if the file has one.
+    fn zip64_end_record(&self, end: u64) -> Result<Option<(EndRecord, u64)>> {
+        let Some(at) = end.checked_sub(ZIP64_LOCATOR_LEN) else { return Ok(None) };
+        let locator: [u8; ZIP64_LOCATOR_LEN as usize] = self.read(at)?;
         let mut fields = Fields(&locator);
-        if fields.u32() != Some(END64_LOCATOR_MAGIC) {
+        if fields.u32() != Some(ZIP64_LOCATOR_MAGIC) {
             return Ok(None);
         }
         let place = (|| Some((fields.u32()?, fields.u64()?, fields.u32()?)))();
-        let Some((0, record, 0 | 1)) = place else { return Err(self.fault("in several parts")) };
-        if record.checked_add(END64_LEN).is_none_or(|end| end != at) {
-            return Err(self.fault(format!("no 64-bit end record at {record}, before its locator")));
+        let Some((0, record, 0 | 1)) = place else {
+            return Err(self.error("archives in several parts are not supported"));
+        };
+        if record.checked_add(ZIP64_END_LEN).is_none_or(|end| end != at) {
+            return Err(self.error(format!("no 64-bit end record at {record}, before its locator")));
         }
-        let bytes: [u8; END64_LEN as usize] = self.read(record)?;
+        let bytes: [u8; ZIP64_END_LEN as usize] = self.read(record)?;
         let mut fields = Fields(&bytes);
         let read = |fields: &mut Fields<'_>| {
-            (fields.u32()? == END64_MAGIC && fields.u64()? == END64_LEN - 12).then_some(())?;
+            (fields.u32()? == ZIP64_END_MAGIC && fields.u64()? == ZIP64_END_LEN - 12).then_some(())?;
             fields.skip(4)?;
             let disks = (fields.u32()?, fields.u32()?);
             let counts = (fields.u64()?, fields.u64()?);
             let (len, start) = (fields.u64()?, fields.u64()?);
             let count = (disks == (0, 0) && counts.0 == counts.1).then_some(counts.1)?;
-            Some(End { count, len, start })
+            Some(EndRecord { count, len, start })
         };
         let found =
-            read(&mut fields).ok_or_else(|| self.fault(format!("no 64-bit end record at {record}")))?;
+            read(&mut fields).ok_or_else(|| self.error(format!("no 64-bit end record at {record}")))?;
         Ok(Some((found, record)))
     }
 
-    /// The next record of the directory.
+    /// Reads the next record of the central directory.
     fn entry<'a>(&self, fields: &mut Fields<'a>) -> Result<EntryRecord<'a>> {
         let read = |fields: &mut Fields<'a>| {
             (fields.u32()? == ENTRY_MAGIC).then_some(())?;
@@ -176,29 +179,32 @@ impl Reader<'_> {
             Some((flags, method, sizes, local, name, extra))
         };
         let (flags, method, [packed, size], local, name, extra) =
-            read(fields).ok_or_else(|| self.fault("truncated: the central directory ends too early"))?;
-        let name = std::str::from_utf8(name).map_err(|_| self.fault("an entry's name is not UTF-8"))?;
+            read(fields).ok_or_else(|| self.error("truncated: the central directory ends too early"))?;
+        let name =
+            std::str::from_utf8(name).map_err(|_| self.error("an entry has a name that is not UTF-8"))?;
         if method != STORED {
-            let kind = format!("compressed (method {method}); PyTorch stores its entries as they are");
-            return Err(self.fault(format!("entry {name} is {kind}")));
+            return Err(self.error(format!(
+                "entry {name} is compressed (method {method}); PyTorch writes uncompressed entries"
+            )));
         }
         if flags & ENCRYPTED != 0 {
-            return Err(self.fault(format!("entry {name} is encrypted")));
+            return Err(self.error(format!("entry {name} is encrypted")));
         }
-        let wide = wide(extra, [size, packed, local]);
-        let [size, packed, local] =
-            wide.ok_or_else(|| self.fault(format!("entry {name}: no 64-bit sizes where they are needed")))?;
+        let sizes = zip64_sizes(extra, [size, packed, local]);
+        let [size, packed, local] = sizes.ok_or_else(|| {
+            self.error(format!("entry {name}: no 64-bit sizes, which its 32-bit ones refer to"))
+        })?;
         if size != packed {
-            return Err(self.fault(format!("entry {name}: {packed} bytes stored for {size}")));
+            return Err(self.error(format!("entry {name}: expected {size} bytes stored, got {packed}")));
         }
         Ok(EntryRecord { name, size, local })
     }
 
-    /// Where the entry begins, and where its contents are.
+    /// Returns the position of the entry and the range of its contents.
     fn contents(&self, entry: &EntryRecord<'_>) -> Result<(u64, Range<u64>)> {
         let name = entry.name;
-        let outside = || self.fault(format!("entry {name} reaches outside of the file"));
-        let after = entry.local.checked_add(LOCAL_LEN).filter(|&end| end <= self.source.len());
+        let outside = || self.error(format!("entry {name} reaches past the end of the file"));
+        let after = entry.local.checked_add(LOCAL_LEN).filter(|&end| end <= self.reader.len());
         let after = after.ok_or_else(outside)?;
         let header: [u8; LOCAL_LEN as usize] = self.read(entry.local)?;
         let mut fields = Fields(&header);
@@ -210,25 +216,27 @@ impl Reader<'_> {
             Some((method, fields.u16()?, fields.u16()?))
         };
         let (method, name_len, extra_len) =
-            read(&mut fields).ok_or_else(|| self.fault(format!("entry {name} has no header of its own")))?;
+            read(&mut fields).ok_or_else(|| self.error(format!("entry {name} has no local header")))?;
         let start = after + u64::from(name_len) + u64::from(extra_len);
         let contents =
-            start.checked_add(entry.size).filter(|&end| end <= self.source.len()).map(|end| start..end);
+            start.checked_add(entry.size).filter(|&end| end <= self.reader.len()).map(|end| start..end);
         let contents = contents.ok_or_else(outside)?;
-        let own = self.source.slice(after, name_len.into()).map_err(Error::io(self.path))?;
+        let own = self.reader.slice(after, name_len.into()).map_err(Error::io(self.path))?;
         if own != name.as_bytes() || method != STORED {
-            return Err(self.fault(format!("entry {name} is described in two ways")));
+            return Err(
+                self.error(format!("the local header of entry {name} disagrees with the central directory"))
+            );
         }
         Ok((entry.local, contents))
     }
 
-    /// No two extents share a byte, and all are before the directory.
-    fn check_apart(&self, mut extents: Vec<Range<u64>>, directory: u64) -> Result<()> {
+    /// Checks that no two extents share a byte, and that all are before the directory.
+    fn check_disjoint(&self, mut extents: Vec<Range<u64>>, directory: u64) -> Result<()> {
         extents.sort_by_key(|extent| extent.start);
         let ends = extents.iter().skip(1).map(|next| next.start).chain([directory]);
         match extents.iter().zip(ends).find(|(extent, end)| extent.end > *end) {
             Some((extent, _)) => {
-                Err(self.fault(format!("the entry at {} overlaps what follows it", extent.start)))
+                Err(self.error(format!("the entry at byte {} overlaps what follows it", extent.start)))
             }
             None => Ok(()),
         }
@@ -236,26 +244,26 @@ impl Reader<'_> {
 
     fn read<const N: usize>(&self, at: u64) -> Result<[u8; N]> {
         let mut out = [0; N];
-        self.source.read(at, &mut out).map_err(Error::io(self.path))?;
+        self.reader.read(at, &mut out).map_err(Error::io(self.path))?;
         Ok(out)
     }
 }
 
-/// What an end record says of the central directory.
-struct End {
+/// Description of the central directory in an end record.
+struct EndRecord {
     count: u64,
     len: u64,
     start: u64,
 }
 
-/// Sizes of which those that do not fit 32 bits are in the 64-bit extra field, in the order given.
-fn wide(mut extra: &[u8], short: [u32; 3]) -> Option<[u64; 3]> {
+/// Combines 32-bit sizes with those that do not fit in 32 bits, which the 64-bit extra field holds in the same order.
+fn zip64_sizes(mut extra: &[u8], short: [u32; 3]) -> Option<[u64; 3]> {
     let mut long = Fields(&[]);
     while !extra.is_empty() {
         let mut fields = Fields(extra);
         let (tag, len) = (fields.u16()?, fields.u16()?);
         let body = fields.bytes(len.into())?;
-        if tag == EXTRA64 {
+        if tag == ZIP64_EXTRA {
             long = Fields(body);
         }
         extra = fields.0;
@@ -267,7 +275,7 @@ fn wide(mut extra: &[u8], short: [u32; 3]) -> Option<[u64; 3]> {
     Some(out)
 }
 
-/// Little-endian numbers, one after another.
+/// Sequence of little-endian numbers.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

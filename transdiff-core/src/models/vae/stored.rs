@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::{Vae, VaeConfig};
-use crate::checkpoint::{FileKind, WeightFile, WeightView};
+use crate::checkpoint::{WeightFile, WeightView};
+use crate::models::file_kind::FileKind;
 use crate::models::{Model, metadata_value};
 use crate::{Backend, DType, Error, Result};
 
@@ -26,7 +27,7 @@ impl<'a> StoredVae<'a> {
     /// [`Error::Format`] if the file holds none or says other sizes; [`Error::TensorNames`] or [`Error::Tensor`] if a tensor that tells a size
     /// is missing or of no possible shape; [`Error::Config`] if the sizes do not fit together.
     pub fn find(file: &'a WeightFile) -> Result<Self> {
-        let FileKind::Vae { prefix } = file.kind() else {
+        let FileKind::Vae { prefix } = FileKind::of(file) else {
             return Err(Error::format(file.path(), "no autoencoder: no tensors encoder.conv_in.*"));
         };
         let tensors = file.select(prefix).filtered(|name| PREFIXES.iter().any(|p| name.starts_with(p)));

@@ -1,21 +1,23 @@
-//! What a file of tensors is, by the names in it.
+//! Kinds of checkpoint, recognised by the names in the file.
 
-use super::WeightFile;
-use crate::models::TRAIN_KEY;
-use crate::models::transdiff::holds_model;
+use super::transdiff::holds_model;
+use crate::checkpoint::WeightFile;
 
-/// What a file of tensors is.
+/// Key of a training run's settings in a file's metadata.
+pub(crate) const TRAIN_KEY: &str = "transdiff.train";
+
+/// Kind of a file of tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
     /// A TransDiff model, or a checkpoint of the published implementation with one or two of them:
     /// [`StoredTransDiff::find`](crate::models::transdiff::StoredTransDiff::find) finds it.
     Model,
-    /// A training run of this library: [`Trainer::resume`](crate::train::Trainer::resume) goes on from it, and
+    /// A training run of this library: [`Trainer::resume`](crate::train::Trainer::resume) resumes it, and
     /// [`StoredTransDiff::find`](crate::models::transdiff::StoredTransDiff::find) finds its models.
     TrainingRun,
-    /// An image autoencoder of the published layout, its names behind `prefix`.
+    /// A KL-VAE of the published layout, its names behind `prefix`.
     Vae {
-        /// For [`WeightFile::select`].
+        /// Argument for [`WeightFile::select`].
         prefix: &'static str,
     },
     /// None of these.
@@ -23,7 +25,8 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    pub(super) fn of(file: &WeightFile) -> Self {
+    /// Returns the kind of `file`. Only names are looked at: no tensor is read.
+    pub fn of(file: &WeightFile) -> Self {
         if file.metadata().contains_key(TRAIN_KEY) {
             return Self::TrainingRun;
         }

@@ -1,4 +1,4 @@
-//! The bytes of a file, by position: read when asked for, held in memory, or mapped.
+//! Positioned reads of a file's bytes: from disk on demand, from memory, or from a memory map.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,20 +11,20 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
-/// Bytes read at once: large enough for the disk, small enough for the cache.
+/// Bytes per read from disk: large enough for the disk, small enough for the cache.
 const CHUNK: usize = 1 << 18;
 
-/// Where the bytes are.
-pub(super) enum Source {
-    /// Read by position: a file that is changed meanwhile gives other values or an error.
+/// Source of a file's bytes.
+pub(super) enum ByteReader {
+    /// On disk. A file that changes while it is open yields other values or an error.
     File { file: File, len: u64 },
-    /// In memory.
+    /// In memory, owned by the reader.
     Memory(Box<dyn AsRef<[u8]> + Send + Sync>),
-    /// Pages of the file.
+    /// Memory-mapped.
     Mapped(Mmap),
 }
 
-impl Source {
+impl ByteReader {
     /// Opens a regular file.
     pub fn open(path: &Path) -> Result<Self> {
         let (file, len) = open(path)?;
@@ -34,7 +34,7 @@ impl Source {
     /// Maps a regular file.
     ///
     /// # Safety
-    /// Nobody changes or truncates the file as long as the source lives.
+    /// No process changes or truncates the file during the lifetime of the reader.
     pub unsafe fn map(path: &Path) -> Result<Self> {
         let (file, _) = open(path)?;
         // SAFETY: the caller's promise is the one that the map needs.
@@ -51,7 +51,7 @@ impl Source {
         }
     }
 
-    /// The whole contents, where they are in memory.
+    /// The whole contents, if they are in memory.
     fn bytes(&self) -> Option<&[u8]> {
         match self {
             Self::File { .. } => None,
@@ -60,7 +60,7 @@ impl Source {
         }
     }
 
-    /// Fills `out` with the bytes from `start` on.
+    /// Fills `out` with the bytes that begin at `start`.
     pub fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
         match self {
             Self::File { file, .. } => read_exact_at(file, start, out),
@@ -72,12 +72,13 @@ impl Source {
         }
     }
 
-    /// The `len` bytes from `start` on; a copy only where they are not in memory. Asked for no more than the file has.
+    /// Returns the `len` bytes that begin at `start`, copied only if they are not in memory. The range is checked
+    /// before anything is allocated.
     pub fn slice(&self, start: u64, len: u64) -> io::Result<Cow<'_, [u8]>> {
         if start.checked_add(len).is_none_or(|end| end > self.len()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // What lies in the file is counted by u64, what lies in memory by usize.
+        // Positions in a file are u64, sizes in memory usize.
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         if let Some(bytes) = self.bytes() {
             return Ok(Cow::Borrowed(&bytes[start as usize..start as usize + len]));
@@ -89,8 +90,8 @@ impl Source {
         Ok(Cow::Owned(out))
     }
 
-    /// Calls `each` with the bytes of `range`, in order, in pieces that are multiples of eight bytes but the last.
-    pub fn pieces(&self, range: Range<u64>, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    /// Calls `each` with consecutive chunks of `range`. All but the last have a multiple of eight bytes.
+    pub fn for_each_chunk(&self, range: Range<u64>, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         if self.bytes().is_some() {
             each(&self.slice(range.start, range.end - range.start)?);
             return Ok(());
@@ -106,14 +107,14 @@ impl Source {
         Ok(())
     }
 
-    /// A view for small reads that are within `len` bytes of each other, mostly; none reaches past `end`.
-    pub fn window(&self, end: u64, len: usize) -> Window<'_> {
+    /// Returns a window for many small reads, most of them within `len` bytes of each other; none reaches past `end`.
+    pub fn window(&self, end: u64, len: usize) -> BufferedWindow<'_> {
         let bytes = self.bytes().map_or_else(Cow::default, Cow::Borrowed);
-        Window { source: self, start: 0, bytes, end, len: len.min(CHUNK) as u64 }
+        BufferedWindow { reader: self, start: 0, bytes, end, len: len.min(CHUNK) as u64 }
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for ByteReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
             Self::File { .. } => "file",
@@ -124,51 +125,51 @@ impl fmt::Debug for Source {
     }
 }
 
-/// The bytes around the last that were asked for.
-pub(super) struct Window<'a> {
-    source: &'a Source,
+/// Buffer of the bytes that follow the last read from disk; the entire file where it is in memory.
+pub(super) struct BufferedWindow<'a> {
+    reader: &'a ByteReader,
     start: u64,
     bytes: Cow<'a, [u8]>,
     end: u64,
-    /// Bytes read at once.
+    /// Bytes per read.
     len: u64,
 }
 
-impl Window<'_> {
-    /// The `N` bytes from `at` on.
+impl BufferedWindow<'_> {
+    /// Returns the `N` bytes that begin at `at`.
     pub fn get<const N: usize>(&mut self, at: u64) -> io::Result<[u8; N]> {
-        if let Some(found) = self.held(at) {
+        if let Some(found) = self.buffered(at) {
             return Ok(found);
         }
         let len = self.end.saturating_sub(at).min(self.len);
-        self.bytes = Cow::default(); // one buffer at a time
-        self.bytes = self.source.slice(at, len)?;
+        self.bytes = Cow::default(); // Frees the old buffer before the new one is allocated.
+        self.bytes = self.reader.slice(at, len)?;
         self.start = at;
-        self.held(at).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        self.buffered(at).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    fn held<const N: usize>(&self, at: u64) -> Option<[u8; N]> {
+    fn buffered<const N: usize>(&self, at: u64) -> Option<[u8; N]> {
         let offset = usize::try_from(at.checked_sub(self.start)?).ok()?;
         self.bytes.get(offset..)?.first_chunk().copied()
     }
 }
 
-/// A regular file and its length, which are of one moment.
+/// Opens a regular file. Its length is taken from the open file, so that both belong together.
 fn open(path: &Path) -> Result<(File, u64)> {
     let mut options = File::options();
     options.read(true);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // Opening a pipe would wait for its writer.
+        // Opening a named pipe would otherwise block until it has a writer.
         options.custom_flags(libc::O_NONBLOCK);
     }
     let file = options.open(path).map_err(Error::io(path))?;
-    let about = file.metadata().map_err(Error::io(path))?;
-    if !about.is_file() {
+    let metadata = file.metadata().map_err(Error::io(path))?;
+    if !metadata.is_file() {
         return Err(Error::format(path, "not a regular file"));
     }
-    Ok((file, about.len()))
+    Ok((file, metadata.len()))
 }
 
 #[cfg(unix)]

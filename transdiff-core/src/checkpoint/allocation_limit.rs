@@ -1,0 +1,40 @@
+//! Limit on the memory that the table of contents of a file may take.
+
+/// Bytes that any file may allocate, whatever its length.
+const BASE_BYTES: u64 = 8 << 20;
+/// Bytes that the length of a file adds at most. The tables of the largest checkpoints take a quarter of it, and the
+/// length of a sparse file says nothing about its contents.
+const MAX_ADDED_BYTES: u64 = 64 << 20;
+
+/// Memory left for a table of contents. It starts at [`BASE_BYTES`] plus the length of the file, of which at most
+/// [`MAX_ADDED_BYTES`] count.
+///
+/// Readers reserve from it before they allocate anything whose size or number the file claims. A small file therefore
+/// cannot make a reader allocate much, and a large one no more than its own length.
+#[derive(Clone, Debug)]
+pub(super) struct AllocationLimit {
+    remaining: u64,
+}
+
+impl AllocationLimit {
+    /// Returns the limit for a file of `len` bytes.
+    pub fn for_file(len: u64) -> Self {
+        Self { remaining: BASE_BYTES + len.min(MAX_ADDED_BYTES) }
+    }
+
+    /// Reserves memory for `count` values of type `T`, twice over: a table grows by doubling.
+    pub fn reserve<T>(&mut self, count: usize) -> Result<(), String> {
+        self.reserve_bytes(count.saturating_mul(2 * size_of::<T>()))
+    }
+
+    /// Reserves `bytes`.
+    pub fn reserve_bytes(&mut self, bytes: usize) -> Result<(), String> {
+        match self.remaining.checked_sub(bytes as u64) {
+            Some(remaining) => self.remaining = remaining,
+            None => {
+                return Err("the contents exceed the allocation limit for a file of this size".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
