@@ -7,6 +7,7 @@ mod ffi;
 mod fuzz;
 mod gpu;
 mod header;
+mod imports;
 mod install;
 mod licences;
 mod process;
@@ -36,6 +37,8 @@ enum Task {
     Clippy,
     /// Documentation builds, with warnings as errors
     Doc,
+    /// Imports between the files of a crate: no cycles, and the order of layers in transdiff-core
+    Imports,
     /// The tests
     Test,
     /// Licences of all dependencies are on deny.toml's list
@@ -82,6 +85,7 @@ impl Task {
             Self::Fmt => "fmt",
             Self::Clippy => "clippy",
             Self::Doc => "doc",
+            Self::Imports => "imports",
             Self::Test => "test",
             Self::Licences => "licences",
             Self::Header { .. } => "header",
@@ -103,6 +107,7 @@ impl Task {
                 let all = [
                     Self::Fmt,
                     Self::Licences,
+                    Self::Imports,
                     Self::Clippy,
                     Self::Doc,
                     Self::Test,
@@ -122,6 +127,7 @@ impl Task {
                 cargo(&own).run()
             }
             Self::Doc => cargo(&["doc", "--locked", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run(),
+            Self::Imports => imports::check(),
             Self::Test => cargo(&["test", "--locked"]).run(),
             Self::Licences => licences::check(),
             Self::Header { check } => header::run(*check),
