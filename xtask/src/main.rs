@@ -9,6 +9,7 @@ mod gpu;
 mod header;
 mod imports;
 mod install;
+mod language;
 mod licences;
 mod process;
 mod quickstart;
@@ -35,8 +36,10 @@ enum Task {
     Fmt,
     /// Lints, of all targets, as errors
     Clippy,
-    /// Documentation builds, with warnings as errors
+    /// Language of comments and documentation, and a build of the documentation with warnings as errors
     Doc,
+    /// Language of comments and documentation alone: summaries and rates
+    Language,
     /// Imports between the files of a crate: no cycles, and the order of layers in transdiff-core
     Imports,
     /// The tests
@@ -85,6 +88,7 @@ impl Task {
             Self::Fmt => "fmt",
             Self::Clippy => "clippy",
             Self::Doc => "doc",
+            Self::Language => "language",
             Self::Imports => "imports",
             Self::Test => "test",
             Self::Licences => "licences",
@@ -126,7 +130,11 @@ impl Task {
                     ["clippy", "--locked", "--all-targets", "--package", "xtask", "--", "-D", "warnings"];
                 cargo(&own).run()
             }
-            Self::Doc => cargo(&["doc", "--locked", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run(),
+            Self::Doc => {
+                language::check()?;
+                cargo(&["doc", "--locked", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
+            }
+            Self::Language => language::check(),
             Self::Imports => imports::check(),
             Self::Test => cargo(&["test", "--locked"]).run(),
             Self::Licences => licences::check(),
