@@ -1,6 +1,6 @@
-//! The fused operations at the shapes of the base preset, 256 px, one image with guidance (training: two samples,
-//! four noised copies of each), f32 on the CPU. What is counted an element of throughput is a floating-point
-//! operation of the products, or a byte read or written where there are none.
+//! Fused operations at the shapes of the base preset, 256 px, one image with guidance (training: two samples with four
+//! noised copies each), f32 on the CPU. An element of throughput is a floating-point operation of the matrix products,
+//! or a byte read or written where there are none.
 
 #[allow(dead_code, reason = "shared with other benchmarks")]
 mod workloads;
@@ -13,11 +13,11 @@ use transdiff::backend::{Activation, AdamW, Resample};
 use transdiff::tensor::{Attention, ChannelMap, Conv, Modulation, Slot};
 use transdiff::{Cpu, DType, Result, Tensor};
 
-/// Width of the base preset, its heads, and their size.
+/// Width of the base preset, its number of heads and the head size.
 const D: usize = 768;
 const H: usize = 12;
 const E: usize = D / H;
-/// Sequences of the autoregressive transformer, and of the decoder.
+/// Sequence lengths of the AR transformer and of the decoder.
 const N_AR: usize = 64 + 256;
 const N_DEC: usize = 256;
 const F32: usize = size_of::<f32>();
@@ -26,17 +26,17 @@ type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
 struct Inputs {
     backend: Cpu,
-    made: u32,
+    count: u32,
 }
 
 impl Inputs {
     fn noise(&mut self, shape: &[usize]) -> Tensor<Cpu> {
-        self.made += 1;
-        workloads::noise(&self.backend, shape, DType::F32, self.made).unwrap()
+        self.count += 1;
+        workloads::noise(&self.backend, shape, DType::F32, self.count).unwrap()
     }
 }
 
-/// `count` of floating-point operations or bytes.
+/// Benchmarks `run`, which takes `count` floating-point operations or bytes.
 fn bench<T>(group: &mut Group<'_>, name: String, count: usize, mut run: impl FnMut() -> Result<T>) {
     group.throughput(Throughput::Elements(count as u64));
     group.bench_function(name, |b| b.iter(|| black_box(run().unwrap())));
@@ -59,19 +59,19 @@ fn linear(group: &mut Group<'_>, inputs: &mut Inputs) {
 }
 
 fn attention(group: &mut Group<'_>, inputs: &mut Inputs) {
-    let how = Attention::default();
+    let options = Attention::default();
     for (images, n) in [(2, N_AR), (2, N_DEC), (8, N_DEC)] {
-        // Interleaved, as the joint projection leaves them.
+        // Interleaved, as the joint projection writes them.
         let qkv = inputs.noise(&[images, n, 3, H, E]);
         let part = |i| qkv.narrow(2, i, 1).and_then(|t| t.reshape(&[images, n, H, E])).unwrap();
         let (q, k, v) = (part(0), part(1), part(2));
         let products = 4 * images * H * n * n * E;
         let name = format!("attention {images}x{n}x{H}x{E}");
-        bench(group, name, products, || q.attention(&k, &v, &how, false));
-        let (y, lse) = q.attention(&k, &v, &how, true).unwrap();
+        bench(group, name, products, || q.attention(&k, &v, &options, false));
+        let (y, lse) = q.attention(&k, &v, &options, true).unwrap();
         let (lse, dy) = (lse.unwrap(), inputs.noise(&[images, n, H, E]));
         let name = format!("attention backward {images}x{n}x{H}x{E}");
-        bench(group, name, 5 * products / 2, || q.attention_backward(&k, &v, &how, &y, &lse, &dy));
+        bench(group, name, 5 * products / 2, || q.attention_backward(&k, &v, &options, &y, &lse, &dy));
     }
 }
 
@@ -95,7 +95,7 @@ fn rows(group: &mut Group<'_>, inputs: &mut Inputs) {
     });
 }
 
-/// The autoencoder's widest and deepest levels at 256 px.
+/// The KL-VAE's finest and deepest levels at 256 px.
 fn images(group: &mut Group<'_>, inputs: &mut Inputs) {
     let doubled = (128, 128, 128, Resample::Double);
     for (side, c, o, resample) in [(256, 128, 128, Resample::Same), (16, 512, 512, Resample::Same), doubled] {
@@ -106,10 +106,10 @@ fn images(group: &mut Group<'_>, inputs: &mut Inputs) {
             x.group_norm(&scale, &scale, 32, 1e-6)
         });
         let map = ChannelMap { coefficients: x.group_norm(&scale, &scale, 32, 1e-6).unwrap(), silu: true };
-        let how = Conv { map: Some(&map), resample, residual: None };
-        let outputs = x.conv2d(&w, &b, &how).unwrap().numel();
+        let options = Conv { map: Some(&map), resample, residual: None };
+        let outputs = x.conv2d(&w, &b, &options).unwrap().numel();
         let name = format!("conv2d {side}x{side}x{c}x{o} {resample:?}");
-        bench(group, name, 2 * outputs * 9 * c, || x.conv2d(&w, &b, &how));
+        bench(group, name, 2 * outputs * 9 * c, || x.conv2d(&w, &b, &options));
     }
 }
 
@@ -140,7 +140,7 @@ fn training(group: &mut Group<'_>, inputs: &mut Inputs) {
 }
 
 fn ops(c: &mut Criterion) {
-    let mut inputs = Inputs { backend: Cpu::new(None).unwrap(), made: 0 };
+    let mut inputs = Inputs { backend: Cpu::new(None).unwrap(), count: 0 };
     let mut group = c.benchmark_group("ops f32");
     group.sample_size(20);
     linear(&mut group, &mut inputs);

@@ -1,6 +1,7 @@
-//! Whole passes of the base preset: the autoregressive transformer, a decoder step, a training step.
+//! Whole passes of the base preset: AR transformer, decoder evaluation, training step.
 //!
-//! A pass takes seconds and the model 1.2 GB (5 GB to train): few samples, and no more of them than asked for.
+//! A pass takes seconds and the model takes 1.2 GB (5 GB in training): few samples, and inputs only of the passes that
+//! the filter selects.
 
 #[allow(dead_code, reason = "shared with other benchmarks")]
 mod workloads;
@@ -25,7 +26,7 @@ fn step(c: &mut Criterion) {
         group.bench_function(id, |b| b.iter(|| features(&model, 2 * images).unwrap()));
         let mut decoder = None;
         group.bench_function(BenchmarkId::new("decoder step, with guidance", images), |b| {
-            // Made only if the filter lets this one through.
+            // Built only if the filter selects this benchmark.
             let decoder = decoder.get_or_insert_with(|| DecoderStep::new(&model, images).unwrap());
             b.iter(|| decoder.run().unwrap());
         });

@@ -1,68 +1,69 @@
-//! Floating-point operations of what is timed.
+//! Floating-point operations of the timed passes.
 //!
-//! Counted are the products of the definitions: linear layers, attention (scores and weighted sums, over the keys that a
-//! query may see) and convolutions, a multiply-add as two. Not counted is what is linear in the number of activations
-//! (norms, activation functions, residuals, the sampler, AdamW), and nothing is taken off where a backend computes less
-//! (the convolution of a doubled image) or put on where it computes more (activations again in a backward pass).
+//! The count covers the products of the model's definition: linear layers, attention (scores and weighted sums over
+//! visible keys) and convolutions; a multiply-add is two operations. It omits whatever is linear in the number of
+//! activations (norms, activation functions, residuals, the sampler, AdamW). It is not reduced where a backend computes
+//! less (convolution of an upsampled image) nor increased where it computes more (activations recomputed in the backward
+//! pass).
 
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::VaeConfig;
 
-/// Sines and cosines of the timestep embedding.
+/// Number of sines and cosines in the timestep embedding.
 const TIME_FEATURES: usize = 256;
 
-/// x [rows, inputs] · W.
+/// Product of x [rows, inputs] and W [inputs, outputs].
 fn linear(rows: usize, inputs: usize, outputs: usize) -> usize {
     2 * rows * inputs * outputs
 }
 
-/// Scores and weighted sums of `queries` over `keys`, all heads together `width` wide.
+/// Scores and weighted sums of `queries` over `keys`; `width` is that of all heads together.
 fn attention(queries: usize, keys: usize, width: usize) -> usize {
     4 * queries * keys * width
 }
 
-/// Projections, the perceptron and attention of one encoder block, for `tokens` tokens of one sequence that see `pairs`
-/// keys in all.
+/// Projections, MLP and attention of an encoder block, for `tokens` tokens of one sequence with `pairs` visible
+/// query-key pairs.
 fn encoder_block(config: &TransDiffConfig, tokens: usize, pairs: usize) -> usize {
     let d = config.width;
     linear(tokens, d, (4 + 2 * config.mlp_ratio) * d) + attention(1, pairs, d)
 }
 
-/// The autoregressive transformer in one step, on `sequences` sequences.
+/// The 1-step AR transformer on `sequences` sequences.
 pub fn features(config: &TransDiffConfig, sequences: usize) -> usize {
     let tokens = config.buffer_size + config.feature_tokens;
     sequences * config.encoder_blocks * encoder_block(config, tokens, tokens * tokens)
 }
 
-/// Keys and values of every cross-attention, of `images` images with `features` features each.
+/// Conditions of `images` images with `features` features each: keys and values of every cross-attention.
 pub fn condition(config: &TransDiffConfig, images: usize, features: usize) -> usize {
     let d = config.width;
     linear(images * features, d, d) * (1 + 2 * config.decoder_blocks)
 }
 
-/// The embedding of `timesteps` timesteps.
+/// Embeddings of `timesteps` timesteps.
 fn time(config: &TransDiffConfig, timesteps: usize) -> usize {
     let d = config.width;
     linear(timesteps, TIME_FEATURES, d) + linear(timesteps, d, d) + linear(timesteps, d, 6 * d)
 }
 
-/// A velocity of `rows` latents, each with its image's `features` features: the decoder but for its condition and the
-/// embedding of the time.
+/// Velocities of `rows` latents with `features` features each: the decoder without its condition and the time
+/// embedding.
 pub fn velocity(config: &TransDiffConfig, rows: usize, features: usize) -> usize {
     let (d, s) = (config.width, config.decoder_tokens());
-    // Queries, keys, values and the projection of one attention; queries and the projection of the other; the perceptron.
+    // Self-attention: queries, keys, values, projection. Cross-attention: queries, projection. MLP.
     let products = linear(s, d, (4 + 2 + 2 * config.mlp_ratio) * d);
     let block = products + attention(s, s, d) + attention(s, features, d);
     rows * (2 * linear(s, config.latent_channels, d) + config.decoder_blocks * block)
 }
 
-/// `steps` steps of the sampler with guidance; each step embeds one timestep for all.
+/// One AR step of `steps` sampling steps with guidance; each embeds one timestep for all images.
 fn ar_step(config: &TransDiffConfig, images: usize, features: usize, steps: usize) -> usize {
     steps * velocity(config, 2 * images, features) + time(config, steps)
 }
 
-/// Generation of `images` latents with guidance, by a session that has made one before: in one step it keeps the
-/// features that stand for no class, and makes one condition of them for all images.
+/// Generation of `images` latents with guidance by a session that has generated before: a 1-step session caches the
+/// unconditional features, and computes one condition from them for all images.
 pub fn generation(config: &TransDiffConfig, images: usize, steps: usize) -> usize {
     let Mode::MultiReference { groups } = config.mode else {
         let s = config.feature_tokens;
@@ -79,8 +80,9 @@ pub fn generation(config: &TransDiffConfig, images: usize, steps: usize) -> usiz
     (0..groups).map(group).sum()
 }
 
-/// The tokens of one sequence that a group adds, keys and values of those before being kept: with the first group come the
-/// class tokens, which see each other alone; each later one is the image before it, cut into patches.
+/// The AR transformer on the tokens that a group adds to one sequence, with keys and values of earlier tokens cached.
+/// The first group comes with the buffer tokens, which see each other alone; each later group is the previous image in
+/// patches.
 fn next_group(config: &TransDiffConfig, group: usize) -> usize {
     let (buffer, g, d) = (config.buffer_size, config.group_tokens(), config.width);
     let pairs = g * (buffer + (group + 1) * g);
@@ -91,7 +93,8 @@ fn next_group(config: &TransDiffConfig, group: usize) -> usize {
     }
 }
 
-/// A training step in one step, `mul` noised copies of each of `batch` samples: forward, and twice as much backward.
+/// A training step of the 1-step model with `mul` noised copies of each of `batch` samples: forward, and twice as much
+/// backward.
 pub fn training(config: &TransDiffConfig, batch: usize, mul: usize) -> usize {
     let (rows, s) = (mul * batch, config.feature_tokens);
     let forward = features(config, batch)
@@ -101,7 +104,7 @@ pub fn training(config: &TransDiffConfig, batch: usize, mul: usize) -> usize {
     3 * forward
 }
 
-/// A convolution with kernels of side `kernel` and as many outputs as `side`×`side`.
+/// A convolution with kernels of side `kernel` and `side`×`side` output pixels.
 fn conv(side: usize, inputs: usize, outputs: usize, kernel: usize) -> usize {
     linear(side * side, inputs * kernel * kernel, outputs)
 }
@@ -116,7 +119,7 @@ fn attn_block(side: usize, channels: usize) -> usize {
     4 * conv(side, channels, channels, 1) + attention(pixels, pixels, channels)
 }
 
-fn middle(side: usize, channels: usize) -> usize {
+fn mid_block(side: usize, channels: usize) -> usize {
     2 * res_block(side, channels, channels) + attn_block(side, channels)
 }
 
@@ -128,7 +131,7 @@ fn widths(config: &VaeConfig) -> Vec<usize> {
 pub fn decoding(config: &VaeConfig, images: usize, resolution: usize) -> usize {
     let (widths, latent, side) = (widths(config), config.latent_channels, resolution / config.downsampling());
     let (finest, deepest) = (widths[0], widths[widths.len() - 1]);
-    let mut count = conv(side, latent, latent, 1) + conv(side, latent, deepest, 3) + middle(side, deepest);
+    let mut count = conv(side, latent, latent, 1) + conv(side, latent, deepest, 3) + mid_block(side, deepest);
     let (mut inputs, mut side) = (deepest, side);
     for (level, &width) in widths.iter().enumerate().rev() {
         count += res_block(side, inputs, width) + config.res_blocks * res_block(side, width, width);
@@ -157,5 +160,6 @@ pub fn encoding(config: &VaeConfig, images: usize, resolution: usize) -> usize {
         }
         inputs = width;
     }
-    images * (count + middle(side, inputs) + conv(side, inputs, moments, 3) + conv(side, moments, moments, 1))
+    images
+        * (count + mid_block(side, inputs) + conv(side, inputs, moments, 3) + conv(side, moments, moments, 1))
 }

@@ -1,6 +1,6 @@
-//! What is timed of a whole model: a preset and the published autoencoder, on any backend, with random weights.
+//! Workloads of whole models: a preset and the published KL-VAE, on any backend, with random weights.
 //!
-//! Time does not depend on the weights' values: no kernel skips zeros, and none meets subnormal numbers here.
+//! Time does not depend on the values of the weights: no kernel skips zeros, and no subnormal numbers occur.
 
 pub mod flops;
 
@@ -18,38 +18,38 @@ use transdiff::rng::{Purpose, StreamKey};
 use transdiff::train::{TrainConfig, Trainer};
 use transdiff::{Backend, CancellationToken, DType, Result, Tensor};
 
-/// Samples of a training step, if nothing else is asked for.
+/// Default number of samples per training step.
 pub const TRAIN_BATCH: usize = 2;
-/// Noised copies of each.
+/// Noised copies per sample.
 pub const TRAIN_MUL: usize = 4;
 
-/// Random values, the same in every run.
+/// Normal values, the same in every run.
 pub fn noise<B: Backend>(backend: &B, shape: &[usize], dtype: DType, index: u32) -> Result<Tensor<B>> {
     let values = StreamKey::new(0, Purpose::TrainingNoise, index, 0).normals(shape.iter().product());
     Tensor::from_f32(backend, shape, values, dtype)
 }
 
-/// The base preset for 256 px, 1-step, in f32.
+/// Base preset for 256 px, 1-step, in f32.
 pub fn base<B: Backend>(backend: &B) -> Result<TransDiff<B>> {
     TransDiff::new(backend, &TransDiffConfig::published(Size::Base, 256, Mode::OneStep)?, DType::F32, 0)
 }
 
-/// The autoregressive transformer on `sequences` sequences. Guidance takes two an image; a session keeps the
-/// unconditional one and then needs one.
+/// Runs the AR transformer on `sequences` sequences. Guidance takes two per image; a session caches the unconditional
+/// one and then needs one.
 pub fn features<B: Backend>(model: &TransDiff<B>, sequences: usize) -> Result<()> {
     let labels: Vec<usize> = (0..sequences).map(|i| i % model.config().classes).collect();
     model.features(&model.inference(), &labels, &[])?;
     Ok(())
 }
 
-/// A step of the decoder with guidance, as sampling makes it: keys and values of the cross-attentions and the
-/// embedding of the time are computed beforehand, and a device that records replays it.
+/// Decoder evaluation of a sampling step with guidance, as in sampling: the condition and the time embedding are
+/// precomputed, and a device that captures graphs launches a graph.
 pub struct DecoderStep<'a, B: Backend> {
     model: &'a TransDiff<B>,
     x: Var<B>,
     time: TimeEmbedding<B>,
     condition: Condition<B>,
-    recording: Option<B::Graph>,
+    graph: Option<B::Graph>,
 }
 
 impl<'a, B: Backend> DecoderStep<'a, B> {
@@ -63,10 +63,10 @@ impl<'a, B: Backend> DecoderStep<'a, B> {
         let shape = [2 * batch, config.decoder_tokens(), config.latent_channels];
         let time = model.decoder().time(&Context::inference(), &[500.0])?;
         let x = Var::from(noise(backend, &shape, model.dtype(), 0)?);
-        let mut step = Self { model, x, time, condition, recording: None };
-        // What a device prepares when it first meets an operation is not to be recorded.
+        let mut step = Self { model, x, time, condition, graph: None };
+        // One-time preparations of the device must not be captured.
         step.evaluate()?;
-        step.recording = backend.capture(&mut || step.evaluate())?;
+        step.graph = backend.capture(&mut || step.evaluate())?;
         Ok(step)
     }
 
@@ -76,8 +76,8 @@ impl<'a, B: Backend> DecoderStep<'a, B> {
     }
 
     pub fn run(&self) -> Result<()> {
-        match &self.recording {
-            Some(recording) => self.model.backend().launch(recording),
+        match &self.graph {
+            Some(graph) => self.model.backend().launch(graph),
             None => self.evaluate(),
         }
     }
@@ -86,32 +86,32 @@ impl<'a, B: Backend> DecoderStep<'a, B> {
 /// Training steps with the paper's settings.
 pub struct Training<B: Backend> {
     trainer: Trainer<B>,
-    set: MemoryDataset,
+    dataset: MemoryDataset,
 }
 
 impl<B: Backend> Training<B> {
-    /// Steps of `batch` samples, whose passes compute in `compute`.
+    /// Training with `batch` samples per step and the compute type `compute`.
     pub fn new(model: TransDiff<B>, batch: usize, compute: DType) -> Result<Self> {
         let config = model.config();
         let shape = [config.latent_channels, config.latent_size, config.latent_size];
         let images = 8.min(config.classes);
         let values = StreamKey::new(0, Purpose::TrainingNoise, 1, 0);
         let values = values.normals(images * shape.iter().product::<usize>());
-        let set = MemoryDataset::new(shape, values, (0..images).collect())?;
+        let dataset = MemoryDataset::new(shape, values, (0..images).collect())?;
         let config = TrainConfig {
             compute,
             objective: FlowObjective { batch_mul: TRAIN_MUL, ..FlowObjective::default() },
             ..TrainConfig::new(batch, 1000)
         };
-        Ok(Self { trainer: Trainer::new(model, config)?, set })
+        Ok(Self { trainer: Trainer::new(model, config)?, dataset })
     }
 
     pub fn run(&mut self) -> Result<()> {
-        self.trainer.step(&self.set).map(drop)
+        self.trainer.step(&self.dataset).map(drop)
     }
 }
 
-/// The settings of the published model of these sizes; those of the base preset for another.
+/// Preset of the published model with these sizes; the base preset for any other.
 pub fn preset(config: &TransDiffConfig) -> Preset {
     config.preset().unwrap_or(Preset::BASE)
 }
@@ -128,15 +128,15 @@ pub fn sample<B: Backend>(session: &mut Session<B>, batch: usize, steps: usize) 
     Ok(())
 }
 
-/// The autoencoder of the published size, its latents and its images.
-pub struct Autoencoder<B: Backend> {
+/// KL-VAE of the published size, with latents and images.
+pub struct Codec<B: Backend> {
     vae: Vae<B>,
     latents: Tensor<B>,
     images: Tensor<B>,
 }
 
-impl<B: Backend> Autoencoder<B> {
-    /// For `batch` images of side `resolution`.
+impl<B: Backend> Codec<B> {
+    /// Random weights and inputs for `batch` images of side `resolution`.
     pub fn new(backend: &B, batch: usize, resolution: usize, dtype: DType) -> Result<Self> {
         let vae = Vae::new(backend, &VaeConfig::published(), dtype, 0)?;
         let (config, side) = (vae.config(), resolution / vae.downsampling());

@@ -1,4 +1,4 @@
-//! The digits: 1,797 handwritten figures of 8×8 pixels with values 0 to 16.
+//! The data set: 1,797 handwritten digits of 8×8 pixels with values from 0 to 16.
 //!
 //! Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
 //! Repository, 1998, <https://doi.org/10.24432/C50P49>, CC BY 4.0 (its test part).
@@ -7,35 +7,35 @@ use std::error::Error;
 
 use flate2::read::GzDecoder;
 
-/// Rows that train; the writers of the others are mostly different people.
+/// Rows for training; most of the other rows come from different writers.
 pub const TRAINING_ROWS: usize = 1200;
-/// The figures 0 to 9.
+/// Number of classes, the digits 0 to 9.
 pub const CLASSES: usize = 10;
 /// Width and height of an image.
 pub const SIDE: usize = 8;
-/// Values of an image, and of its latent.
+/// Number of values in an image, and in its latent.
 pub const PIXELS: usize = SIDE * SIDE;
 /// The largest pixel value.
 pub const WHITE: f32 = 16.0;
 /// Width and height of a latent; it has four channels.
 pub const LATENT_SIDE: usize = SIDE / 2;
 
-/// Pixels in 0..16, row by row.
+/// Pixels in 0..=16, row by row.
 pub type Image = [f32; PIXELS];
 /// Values in [-1, 1], (C,H,W) = (4,4,4).
 pub type Latent = [f32; PIXELS];
 
-/// Images and the figures that they show.
+/// Images and their labels.
 #[derive(Clone, Default)]
 pub struct Digits {
     /// The images.
     pub images: Vec<Image>,
-    /// The class of each.
+    /// The class of each image.
     pub labels: Vec<usize>,
 }
 
 impl Digits {
-    /// The training digits and the test digits.
+    /// Loads the training digits and the test digits.
     pub fn load() -> Result<(Self, Self), Box<dyn Error>> {
         let packed = GzDecoder::new(include_bytes!("digits.csv.gz").as_slice());
         let mut rows = csv::ReaderBuilder::new().has_headers(false).from_reader(packed);
@@ -51,27 +51,27 @@ impl Digits {
     }
 }
 
-/// Four channels of half the size: channel 2·dy + dx holds the pixels (2y + dy, 2x + dx).
+/// Pixel-unshuffles an image to four channels of half the size: channel 2·dy + dx holds the pixels (2y + dy, 2x + dx).
 pub fn to_latent(image: &Image) -> Latent {
     let mut latent = [0.0; PIXELS];
     for (pixel, &value) in image.iter().enumerate() {
-        latent[unshuffled(pixel)] = value / (WHITE / 2.0) - 1.0;
+        latent[latent_index(pixel)] = value / (WHITE / 2.0) - 1.0;
     }
     latent
 }
 
-/// The image of a latent, clamped to 0..16.
+/// Inverse of [`to_latent`], clamped to 0..=16.
 pub fn from_latent(latent: &Latent) -> Image {
-    std::array::from_fn(|pixel| ((latent[unshuffled(pixel)] + 1.0) * (WHITE / 2.0)).clamp(0.0, WHITE))
+    std::array::from_fn(|pixel| ((latent[latent_index(pixel)] + 1.0) * (WHITE / 2.0)).clamp(0.0, WHITE))
 }
 
-/// The image as the data set would hold it: whole numbers, halves to even.
+/// Rounds pixels to whole numbers, as in the data set; ties to even.
 pub fn quantized(image: &Image) -> Image {
     image.map(f32::round_ties_even)
 }
 
-/// Where pixel-unshuffle puts a pixel.
-fn unshuffled(pixel: usize) -> usize {
+/// Index in the latent of the pixel with this index in the image.
+fn latent_index(pixel: usize) -> usize {
     let (y, x) = (pixel / SIDE, pixel % SIDE);
     let channel = y % 2 * 2 + x % 2;
     (channel * LATENT_SIDE + y / 2) * LATENT_SIDE + x / 2
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_digit_survives_its_latent() {
+    fn latents_round_trip() {
         let (train, test) = Digits::load().unwrap();
         assert_eq!((train.images.len(), test.images.len()), (TRAINING_ROWS, 597));
         assert!(
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn unshuffle_is_pytorchs() {
+    fn layout_equals_pytorch_pixel_unshuffle() {
         let image: Image = std::array::from_fn(|i| i as f32);
         let pixels = to_latent(&image).map(|v| ((v + 1.0) * 8.0) as usize);
         assert_eq!(pixels[..8], [0, 2, 4, 6, 16, 18, 20, 22]);

@@ -1,4 +1,4 @@
-//! How good samples are: recognised as what they should be, distributed as real digits, and not copied from them.
+//! Sample quality: classification accuracy, Fréchet distance to real digits, and distance to the nearest training digit.
 
 use std::error::Error;
 
@@ -9,17 +9,17 @@ use crate::digits::{CLASSES, Digits, Image, PIXELS};
 
 /// Width of the classifier's kernel exp(-γ·‖a-b‖²), for pixels in 0..16.
 const GAMMA: f64 = 1e-3;
-/// Ridge of the classifier's least squares; any value from 1e-4 to 0.3 recognises the same share of test digits.
+/// Ridge of the classifier's least squares; any value from 1e-4 to 0.3 gives the same test accuracy.
 const RIDGE: f64 = 1e-2;
 
-/// What is measured of a set of labelled images.
+/// Quality of a set of labelled images.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Quality {
-    /// Share that the classifier recognises as its label.
+    /// Share of images that the classifier assigns to their label.
     pub accuracy: f64,
-    /// Fréchet distance between the pixels' Gaussians, to the real test digits.
+    /// Fréchet distance to the real test digits, between Gaussians fitted to the pixels.
     pub frechet_distance: f64,
-    /// Mean Euclidean distance to the nearest training digit: near 0 means copies.
+    /// Mean Euclidean distance to the nearest training digit; near 0 means memorised.
     pub nearest_training_digit: f64,
 }
 
@@ -31,7 +31,7 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Fits the classifier on `train`; the Fréchet distance is to `test`.
+    /// Fits the classifier to `train` and the Gaussian of real digits to `test`.
     pub fn new(train: &Digits, test: &Digits) -> Result<Self, Box<dyn Error>> {
         Ok(Self {
             training: train.images.clone(),
@@ -40,10 +40,10 @@ impl Evaluator {
         })
     }
 
-    /// The three measures of `images`, which should show `labels`. Pixels are best quantized as real ones are.
+    /// Measures `images` that were generated for `labels`. Quantise pixels first, as those of real digits are.
     pub fn quality(&self, images: &[Image], labels: &[usize]) -> Result<Quality, Box<dyn Error>> {
         if !images.iter().flatten().all(|pixel| pixel.is_finite()) {
-            // The search for eigenvalues would not end.
+            // The eigenvalue iteration would not terminate.
             return Err("a sample has pixels that are not finite".into());
         }
         Ok(Quality {
@@ -53,7 +53,7 @@ impl Evaluator {
         })
     }
 
-    /// Fréchet distance of `images`, all finite, to the real test digits.
+    /// Fréchet distance of `images`, which have to be finite, to the real test digits.
     pub fn frechet_distance(&self, images: &[Image]) -> f64 {
         Gaussian::fit(images).frechet_distance(&self.real)
     }
@@ -64,10 +64,10 @@ impl Evaluator {
     }
 }
 
-/// Kernel ridge regression on the classes as ±1: one linear system, and as good here as a support vector machine.
+/// Kernel ridge regression on targets ±1 per class: a single linear system, and as accurate here as an SVM.
 struct Classifier {
     training: Vec<Image>,
-    /// A column a class.
+    /// One column per class.
     coefficients: DMatrix<f64>,
 }
 
@@ -99,12 +99,12 @@ fn kernel(a: &[Image], b: &[Image]) -> DMatrix<f64> {
     DMatrix::from_fn(a.len(), b.len(), |i, j| (-GAMMA * squared_distance(&a[i], &b[j])).exp())
 }
 
-/// Exact for whole pixel values, which f32 holds without rounding.
+/// Squared Euclidean distance; exact for whole pixel values, which f32 holds without rounding.
 fn squared_distance(a: &Image, b: &Image) -> f64 {
     f64::from(a.iter().zip(b).map(|(x, y)| (x - y) * (x - y)).sum::<f32>())
 }
 
-/// Mean and covariance of pixels.
+/// Mean and covariance of the pixels of a set of images.
 struct Gaussian {
     mean: DVector<f64>,
     covariance: DMatrix<f64>,
@@ -119,21 +119,21 @@ impl Gaussian {
         Self { mean: mean.transpose(), covariance }
     }
 
-    /// ‖μ₁-μ₂‖² + tr(Σ₁ + Σ₂ - 2·(Σ₁Σ₂)^½).
+    /// Fréchet distance ‖μ₁-μ₂‖² + tr(Σ₁ + Σ₂ - 2·(Σ₁Σ₂)^½).
     ///
-    /// Σ₁Σ₂ has the eigenvalues of the symmetric Σ₁^½·Σ₂·Σ₁^½, whose root is stable even where some pixels never
-    /// vary and the covariances are singular.
+    /// Σ₁Σ₂ has the eigenvalues of the symmetric Σ₁^½·Σ₂·Σ₁^½, whose square root is stable even where some pixels are
+    /// constant and the covariances are singular.
     fn frechet_distance(&self, other: &Self) -> f64 {
         let root = square_root(&self.covariance);
         let product = &root * &other.covariance * &root;
         let cross: f64 = product.symmetric_eigenvalues().iter().map(|x| x.max(0.0).sqrt()).sum();
         let means = (&self.mean - &other.mean).norm_squared();
-        // Equal sets give zero, but for rounding.
+        // Rounding can take equal sets slightly below zero.
         (means + self.covariance.trace() + other.covariance.trace() - 2.0 * cross).max(0.0)
     }
 }
 
-/// Of a positive semi-definite matrix; eigenvalues below zero are rounding errors.
+/// Square root of a positive semi-definite matrix; eigenvalues below zero are rounding errors.
 fn square_root(matrix: &DMatrix<f64>) -> DMatrix<f64> {
     let SymmetricEigen { eigenvectors, eigenvalues } = matrix.clone().symmetric_eigen();
     let roots = DMatrix::from_diagonal(&eigenvalues.map(|x| x.max(0.0).sqrt()));
@@ -144,9 +144,9 @@ fn square_root(matrix: &DMatrix<f64>) -> DMatrix<f64> {
 mod tests {
     use super::*;
 
-    /// The numbers that NumPy, SciPy and scikit-learn give for the same digits (there an SVC reaches 0.963).
+    /// Expected values from NumPy, SciPy and scikit-learn on the same digits (an SVC reaches 0.963 there).
     #[test]
-    fn real_digits_measure_as_elsewhere() {
+    fn measures_of_real_digits_equal_scikit_learn() {
         let (train, test) = Digits::load().unwrap();
         let evaluator = Evaluator::new(&train, &test).unwrap();
         let held_out = evaluator.quality(&test.images, &test.labels).unwrap();

@@ -1,10 +1,10 @@
-//! Trains TransDiff on handwritten digits, generates new ones, and measures how good they are.
+//! Trains TransDiff on handwritten digits, generates new ones, and measures their quality.
 //!
 //! `cargo run --release --example quickstart -- --help`
 
 mod digits;
 mod evaluate;
-mod pictures;
+mod plots;
 mod progress;
 mod report;
 mod settings;
@@ -25,16 +25,16 @@ use transdiff::{Backend, DType, DeviceTask, Tensor, TransDiff};
 
 use digits::{CLASSES, Digits, Image, from_latent, quantized};
 use evaluate::Evaluator;
-use pictures::{Phase, write_grid, write_loss_curve};
-use report::{RealDigits, Report, Seconds, Step, write_samples};
+use plots::{LossCurve, write_grid, write_loss_curves};
+use report::{RealDigits, Report, Seconds, StepQuality, write_samples};
 use settings::Settings;
 use training::{Trained, Training, latents};
 
-/// Guidances that the report compares; the samples that are kept are of the first.
-const GUIDANCES: [f32; 2] = [1.0, 1.3];
+/// Guidance scales in the report; the saved samples use the first.
+const GUIDANCE_SCALES: [f32; 2] = [1.0, 1.3];
 /// Columns of `samples.png`.
 const COLUMNS: usize = 20;
-/// Exit code of a program that Ctrl-C ended.
+/// Exit code after Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     device.run(Quickstart(settings))?
 }
 
-/// All of it, on whatever device.
+/// The whole program, generic over the backend of the device.
 struct Quickstart(Settings);
 
 impl DeviceTask for Quickstart {
@@ -65,43 +65,44 @@ fn quickstart<B: Backend>(settings: &Settings, backend: &B) -> Result<(), Box<dy
         std::process::exit(INTERRUPTED);
     };
     model.save(settings.out.join("model.safetensors"))?;
-    let curves: Vec<Phase<'_>> = phases.iter().map(|(name, p)| Phase { name, losses: &p.losses }).collect();
-    write_loss_curve(&settings.out.join("loss.svg"), &curves)?;
+    let curves: Vec<LossCurve<'_>> =
+        phases.iter().map(|(name, p)| LossCurve { name, losses: &p.losses }).collect();
+    write_loss_curves(&settings.out.join("loss.svg"), &curves)?;
 
     let evaluator = Evaluator::new(&train, &test)?;
-    let mut gallery = Gallery::new(settings, &interrupted);
+    let mut samples = Samples::new(settings, &interrupted);
     for (name, trained) in &phases {
-        if !gallery.add(name, &trained.model, &evaluator)? {
-            println!("\nInterrupted. The model is trained: the same command generates with it.");
+        if !samples.generate(name, &trained.model, &evaluator)? {
+            println!("\nInterrupted. Training is complete; run the same command to generate.");
             std::process::exit(INTERRUPTED);
         }
     }
-    write_samples(&settings.out.join("samples.safetensors"), &gallery.kept, &gallery.labels)?;
-    write_grid(&settings.out.join("samples.png"), &gallery.kept, &gallery.labels, COLUMNS)?;
+    write_samples(&settings.out.join("samples.safetensors"), &samples.images, &samples.labels)?;
+    write_grid(&settings.out.join("samples.png"), &samples.images, &samples.labels, COLUMNS)?;
     let report = Report {
-        samples: evaluator.quality(&gallery.kept, &gallery.labels)?,
+        samples: evaluator.quality(&samples.images, &samples.labels)?,
         real_digits: RealDigits::measure(&evaluator, &train, &test)?,
-        steps: gallery.steps,
-        seconds: Seconds { training: phases.iter().map(|(_, p)| p.seconds).sum(), sampling: gallery.seconds },
+        steps: samples.steps,
+        seconds: Seconds { training: phases.iter().map(|(_, p)| p.seconds).sum(), sampling: samples.seconds },
         settings,
     };
     report.print();
     report.write(&settings.out.join("report.json"))?;
-    println!("Look at {}", settings.out.join("samples.png").display());
+    println!("samples: {}", settings.out.join("samples.png").display());
     Ok(())
 }
 
 type Phases<B> = Vec<(&'static str, Trained<B>)>;
-/// The phases of training, and the model that the last one left.
-type Outcome<B> = (Phases<B>, TransDiff<B>);
+/// The phases of training and the final model.
+type TrainedPhases<B> = (Phases<B>, TransDiff<B>);
 
-/// The phases of training with their names, and the model that the last one left; `None` if interrupted.
+/// Runs the phases of training; returns them by name with the final model, or `None` if interrupted.
 fn train_phases<B: Backend>(
     settings: &Settings,
     backend: &B,
     digits: &Digits,
     interrupted: &AtomicBool,
-) -> Result<Option<Outcome<B>>, Box<dyn Error>> {
+) -> Result<Option<TrainedPhases<B>>, Box<dyn Error>> {
     let set = latents(digits)?;
     let phase = |name, file: &str| Training { name, checkpoint: settings.out.join(file), interrupted };
     let first = phase("1-step", "checkpoint.safetensors").run(
@@ -116,7 +117,7 @@ fn train_phases<B: Backend>(
     if settings.mrar {
         let start = || {
             let (start, new) = model.initialise(&settings::mrar_model(), settings.seed)?;
-            println!("MRAR starts from the 1-step weights; new: {}", new.join(", "));
+            println!("MRAR: initialised from the 1-step weights; new tensors: {}", new.join(", "));
             Ok(start)
         };
         let file = phase("MRAR", "checkpoint-mrar.safetensors");
@@ -128,28 +129,28 @@ fn train_phases<B: Backend>(
     Ok(Some((phases, model)))
 }
 
-/// The digits that were generated, and what was measured of them.
-struct Gallery<'a> {
+/// Generated digits and their quality.
+struct Samples<'a> {
     settings: &'a Settings,
     interrupted: &'a AtomicBool,
     labels: Vec<usize>,
     seeds: Vec<u64>,
-    steps: Vec<Step>,
+    steps: Vec<StepQuality>,
     seconds: f64,
-    /// Of the last model's last step, at the first guidance.
-    kept: Vec<Image>,
+    /// Images of the last model's final AR step at the first guidance scale.
+    images: Vec<Image>,
 }
 
-impl<'a> Gallery<'a> {
+impl<'a> Samples<'a> {
     fn new(settings: &'a Settings, interrupted: &'a AtomicBool) -> Self {
         let labels: Vec<usize> = (0..settings.samples).map(|i| i % CLASSES).collect();
         let seeds = (0..settings.samples as u64).map(|i| (settings.seed << 32) + i).collect();
-        Self { settings, interrupted, labels, seeds, steps: Vec::new(), seconds: 0.0, kept: Vec::new() }
+        Self { settings, interrupted, labels, seeds, steps: Vec::new(), seconds: 0.0, images: Vec::new() }
     }
 
-    /// Generates digits with `model` at every guidance and measures every generation step. Whether it came to its end:
-    /// the user may interrupt it.
-    fn add<B: Backend>(
+    /// Generates digits with `model` at every guidance scale and measures every AR step. Returns false if the user
+    /// interrupted it.
+    fn generate<B: Backend>(
         &mut self,
         name: &'static str,
         model: &TransDiff<B>,
@@ -158,31 +159,31 @@ impl<'a> Gallery<'a> {
         let timesteps = Timesteps::paper(self.settings.sampling_steps as usize)?;
         let solver = EulerMaruyama::new(timesteps, Interpolant::Linear, 1.0, 1.0)?;
         let mut session = Session::new(model);
-        for guidance in GUIDANCES.into_iter().rev() {
+        for guidance in GUIDANCE_SCALES.into_iter().rev() {
             let sampling = Sampling::new(solver, Guidance::new(f64::from(guidance))?);
             let mut noise = KeyedNoise::new(model.backend(), DType::F32, &self.seeds);
             let started = Instant::now();
-            let mut watch = |_: &Progress<'_, B>| match self.interrupted.load(Ordering::Relaxed) {
+            let mut observer = |_: &Progress<'_, B>| match self.interrupted.load(Ordering::Relaxed) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };
-            let out = match session.generate(&self.labels, &[], &sampling, &mut noise, &mut watch) {
+            let out = match session.generate(&self.labels, &[], &sampling, &mut noise, &mut observer) {
                 Err(transdiff::Error::Cancelled) => return Ok(false),
                 out => out?,
             };
             self.seconds += started.elapsed().as_secs_f64();
             for (step, latent) in out.references.iter().chain([&out.codes]).enumerate() {
-                self.kept = images(latent)?;
-                let quality = evaluator.quality(&self.kept, &self.labels)?;
-                self.steps.push(Step { model: name, step, guidance, quality });
+                self.images = to_images(latent)?;
+                let quality = evaluator.quality(&self.images, &self.labels)?;
+                self.steps.push(StepQuality { model: name, step, guidance, quality });
             }
         }
         Ok(true)
     }
 }
 
-/// The images of latents [N, 4, 4, 4].
-fn images<B: Backend>(latents: &Tensor<B>) -> transdiff::Result<Vec<Image>> {
+/// Images of latents [N, 4, 4, 4].
+fn to_images<B: Backend>(latents: &Tensor<B>) -> transdiff::Result<Vec<Image>> {
     let values = latents.to_f32()?;
     let (latents, _) = values.as_chunks();
     Ok(latents.iter().map(|latent| quantized(&from_latent(latent))).collect())

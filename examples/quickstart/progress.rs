@@ -4,21 +4,21 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Weight of the past in the loss that is shown: the raw one jumps too much to be read.
+/// Decay of the moving average of the loss shown: the raw loss varies too much to be read.
 const SMOOTHING: f32 = 0.98;
 
-/// Shows loss, images per second and time left; prints a line every tenth instead where there is no terminal.
+/// Progress bar with loss, images per second and time left; without a terminal, a line after every tenth of the steps.
 pub struct TrainingBar {
     bar: ProgressBar,
     name: &'static str,
     started: Instant,
-    /// Steps that an earlier run did.
+    /// Steps done by earlier runs.
     resumed_at: u64,
     loss: Option<f32>,
 }
 
 impl TrainingBar {
-    /// A bar of `steps` steps, of which `done` were done before.
+    /// A bar of `steps` steps, of which `done` are already done.
     pub fn new(name: &'static str, steps: u64, done: u64) -> Self {
         let style = "{prefix:>14} {bar:32} {pos}/{len}  {msg}  {eta} left";
         let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -27,7 +27,7 @@ impl TrainingBar {
         Self { bar, name, started: Instant::now(), resumed_at: done, loss: None }
     }
 
-    /// One more step with this loss, on so many images.
+    /// Counts a step with its loss and number of images.
     pub fn step(&mut self, loss: f32, images: usize) {
         let smoothed = self.loss.map_or(loss, |past| past * SMOOTHING + loss * (1.0 - SMOOTHING));
         self.loss = Some(smoothed);
@@ -41,7 +41,7 @@ impl TrainingBar {
         self.bar.set_message(message);
     }
 
-    /// Leaves the last state on the screen.
+    /// Ends the bar and leaves its last state on the screen.
     pub fn finish(self) {
         self.bar.abandon();
     }

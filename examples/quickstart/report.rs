@@ -1,4 +1,4 @@
-//! What the example leaves behind for other programs: `report.json` and `samples.safetensors`.
+//! Output for other programs: `report.json` and `samples.safetensors`.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -12,26 +12,26 @@ use transdiff_core::checkpoint::write_atomic;
 use crate::digits::{Digits, Image, SIDE};
 use crate::evaluate::{Evaluator, Quality};
 
-/// Everything measured, with the settings that gave it.
+/// All measurements and the settings that they were made with.
 #[derive(Serialize)]
 pub struct Report<'a, S: Serialize> {
-    /// Of the images in `samples.safetensors`.
+    /// Quality of the images in `samples.safetensors`.
     #[serde(flatten)]
     pub samples: Quality,
-    /// What the same measures say of real digits.
+    /// The same measures on real digits.
     pub real_digits: RealDigits,
-    /// One row a generation step and guidance.
-    pub steps: Vec<Step>,
+    /// One row per AR step and guidance scale.
+    pub steps: Vec<StepQuality>,
     /// Wall-clock times.
     pub seconds: Seconds,
     /// The command's settings.
     pub settings: &'a S,
 }
 
-/// The measures of real digits: what perfect samples could reach.
+/// Measures of real digits: the best that samples could reach.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct RealDigits {
-    /// Share of the test digits that the classifier recognises.
+    /// Accuracy of the classifier on the test digits.
     pub classifier_accuracy: f64,
     /// Fréchet distance of the training digits to the test digits.
     pub frechet_distance: f64,
@@ -40,7 +40,7 @@ pub struct RealDigits {
 }
 
 impl RealDigits {
-    /// Measures the real digits themselves.
+    /// Measures the real digits.
     pub fn measure(evaluator: &Evaluator, train: &Digits, test: &Digits) -> Result<Self, Box<dyn Error>> {
         let held_out = evaluator.quality(&test.images, &test.labels)?;
         Ok(Self {
@@ -51,16 +51,16 @@ impl RealDigits {
     }
 }
 
-/// The samples of one generation step at one guidance.
+/// Quality of the samples of one AR step at one guidance scale.
 #[derive(Clone, Debug, Serialize)]
-pub struct Step {
+pub struct StepQuality {
     /// The model, "1-step" or "MRAR".
     pub model: &'static str,
-    /// The generation step, from 0.
+    /// Index of the AR step.
     pub step: usize,
     /// Scale of classifier-free guidance.
     pub guidance: f32,
-    /// What was measured.
+    /// The measures.
     #[serde(flatten)]
     pub quality: Quality,
 }
@@ -68,9 +68,9 @@ pub struct Step {
 /// Wall-clock times.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Seconds {
-    /// Of all training, resumed runs included.
+    /// Time of all training, earlier runs included.
     pub training: f64,
-    /// Of all sampling.
+    /// Time of all sampling.
     pub sampling: f64,
 }
 
@@ -83,7 +83,7 @@ impl<S: Serialize> Report<'_, S> {
     /// Prints the measures as a table.
     pub fn print(&self) {
         println!("{:<18} {:>8} {:>8} {:>9} {:>8}", "", "guidance", "accuracy", "Fréchet", "nearest");
-        for Step { model, step, guidance, quality } in &self.steps {
+        for StepQuality { model, step, guidance, quality } in &self.steps {
             let Quality { accuracy, frechet_distance, nearest_training_digit } = quality;
             let name = format!("{model} step {step}");
             println!(
@@ -98,7 +98,7 @@ impl<S: Serialize> Report<'_, S> {
     }
 }
 
-/// Writes `images` [N,1,8,8] f32 in 0..16 and `labels` [N] i64.
+/// Writes `images` [N,1,8,8] f32 in 0..=16 and `labels` [N] i64.
 pub fn write_samples(path: &Path, images: &[Image], labels: &[usize]) -> Result<(), Box<dyn Error>> {
     let pixels: Vec<u8> = images.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
     let classes: Vec<u8> = labels.iter().flat_map(|&x| (x as i64).to_le_bytes()).collect();

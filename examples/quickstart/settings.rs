@@ -1,4 +1,4 @@
-//! The command line, and the recipe that it varies.
+//! Command line, model sizes and training recipes.
 
 use std::path::PathBuf;
 
@@ -10,9 +10,9 @@ use transdiff::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
 
 use crate::digits::{CLASSES, LATENT_SIDE};
 
-/// Groups of the multi-reference model: each of 2×2 tokens.
+/// Groups of the multi-reference model, each of 2×2 tokens.
 const GROUPS: usize = 4;
-/// Channels of a latent.
+/// Number of channels of a latent.
 const CHANNELS: usize = 4;
 
 /// Trains TransDiff on 1,200 handwritten digits and generates new ones.
@@ -22,53 +22,53 @@ const CHANNELS: usize = 4;
   cargo run --release --example quickstart -- --mrar --out mrar
   cargo run --release --example quickstart -- --steps 200    # a quick look
 
-Ctrl-C leaves a checkpoint; the same command goes on from it.")]
+Ctrl-C writes a checkpoint; the same command resumes from it.")]
 pub struct Settings {
-    /// Folder for pictures, samples, report and checkpoint
+    /// Output directory for figures, samples, report and checkpoints
     #[arg(long, value_name = "DIR", default_value = "out/quickstart")]
     pub out: PathBuf,
     /// Training steps of the 1-step model
     #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: u64,
-    /// Fine-tune with four references, and generate in four steps
+    /// Fine-tune with reference images and generate in four AR steps
     #[arg(long)]
     pub mrar: bool,
-    /// Training steps of the fine-tuning
+    /// Training steps of the MRAR fine-tuning
     #[arg(long, value_name = "N", default_value_t = 1200, value_parser = clap::value_parser!(u64).range(1..))]
     pub mrar_steps: u64,
-    /// Digits to generate, the same number of each class
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = count_of_digits)]
+    /// Number of digits to generate, a multiple of 10: the same number per class
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = parse_samples)]
     pub samples: usize,
-    /// Steps of the sampler
+    /// Sampling steps per AR step
     #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..))]
     pub sampling_steps: u32,
-    /// Seed of initial weights, training and sampling
+    /// Seed of initialisation, training and sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Where to compute: cpu, cuda, cuda:N or auto
+    /// Device: cpu, cuda, cuda:N or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    #[serde(serialize_with = "name_of")]
+    #[serde(serialize_with = "serialize_device")]
     pub device: Device,
-    /// Threads of the CPU (default: one a core)
+    /// CPU threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Start over, even if the folder holds a checkpoint
+    /// Ignore existing checkpoints and train from scratch
     #[arg(long)]
     pub fresh: bool,
 }
 
-fn name_of<S: Serializer>(device: &Device, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_device<S: Serializer>(device: &Device, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(device)
 }
 
-fn count_of_digits(text: &str) -> Result<usize, String> {
+fn parse_samples(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if n > 0 && n % CLASSES == 0 => Ok(n),
         _ => Err(format!("expected a positive multiple of {CLASSES}")),
     }
 }
 
-/// The model: every size but these follows from the data.
+/// Configuration of the 1-step model.
 pub fn model() -> TransDiffConfig {
     TransDiffConfig {
         width: 96,
@@ -85,18 +85,18 @@ pub fn model() -> TransDiffConfig {
     }
 }
 
-/// The same model with multi-reference autoregression.
+/// Configuration of the same model with multi-reference autoregression.
 pub fn mrar_model() -> TransDiffConfig {
     model().with_mode(Mode::MultiReference { groups: GROUPS })
 }
 
 impl Settings {
-    /// How the 1-step model is trained.
+    /// Recipe of the 1-step model.
     pub fn training(&self) -> TrainConfig {
         TrainConfig { objective: objective(2), ..recipe(64, self.steps, 2e-3, self.seed) }
     }
 
-    /// How the fine-tuning goes: each sample is four images, so half the samples make twice the images.
+    /// Recipe of the MRAR fine-tuning. Each sample is four images: half the samples are twice the images.
     pub fn mrar_training(&self) -> TrainConfig {
         TrainConfig { objective: objective(1), ..recipe(32, self.mrar_steps, 1e-3, self.seed) }
     }
@@ -107,8 +107,8 @@ fn objective(batch_mul: usize) -> FlowObjective {
     FlowObjective { batch_mul, ..FlowObjective::default() }
 }
 
-/// The paper's settings, but for a model and a data set small enough to train in minutes: a high rate that falls
-/// at the end, an average that forgets faster, no dropout.
+/// The paper's recipe, adapted to a model and a data set that train in minutes: a high learning rate that decays
+/// at the end, a shorter EMA, no dropout.
 fn recipe(batch: usize, steps: u64, peak: f64, seed: u64) -> TrainConfig {
     TrainConfig {
         seed,

@@ -1,4 +1,4 @@
-//! One phase of training: goes on from its checkpoint, leaves one when it ends or is interrupted.
+//! One phase of training: resumes from its checkpoint, and writes one when it ends or is interrupted.
 
 use std::error::Error;
 use std::fs;
@@ -17,34 +17,34 @@ use crate::progress::TrainingBar;
 /// Steps between checkpoints.
 const CHECKPOINT_EVERY: u64 = 500;
 
-/// A phase: its name, and where its checkpoint and its losses are kept.
+/// A phase of training: its name, and the path of its checkpoint and loss log.
 pub struct Training<'a> {
-    /// For the progress bar.
+    /// Name in the progress bar.
     pub name: &'static str,
-    /// The file of the run.
+    /// Path of the checkpoint.
     pub checkpoint: PathBuf,
-    /// Set when the user wants to stop.
+    /// Set on Ctrl-C.
     pub interrupted: &'a AtomicBool,
 }
 
-/// What a phase left.
+/// Result of a phase.
 pub struct Trained<B: Backend> {
-    /// The average of the weights.
+    /// The EMA weights.
     pub model: TransDiff<B>,
-    /// The loss of every step.
+    /// Loss of each step.
     pub losses: Vec<f32>,
-    /// Seconds in training steps, those of earlier runs included.
+    /// Seconds spent in training steps, earlier runs included.
     pub seconds: f64,
 }
 
-/// The latents of the digits.
+/// Data set of the digits' latents.
 pub fn latents(digits: &Digits) -> transdiff::Result<MemoryDataset> {
     let values = digits.images.iter().flat_map(to_latent).collect();
     MemoryDataset::new([4, LATENT_SIDE, LATENT_SIDE], values, digits.labels.clone())
 }
 
 impl Training<'_> {
-    /// Trains to the end of `config`'s schedule; `start` gives the first model of a run that has no checkpoint.
+    /// Trains to the end of `config`'s schedule; `initial` makes the model of a run without a checkpoint. Returns
     /// `None` if the user interrupted it.
     pub fn run<B: Backend>(
         &self,
@@ -52,31 +52,31 @@ impl Training<'_> {
         set: &MemoryDataset,
         config: TrainConfig,
         fresh: bool,
-        start: impl FnOnce() -> transdiff::Result<TransDiff<B>>,
+        initial: impl FnOnce() -> transdiff::Result<TransDiff<B>>,
     ) -> Result<Option<Trained<B>>, Box<dyn Error>> {
         let resumes = !fresh && self.checkpoint.exists();
         let mut trainer = match resumes {
             true => Trainer::resume(backend, &self.checkpoint)?,
-            false => Trainer::new(start()?, config.clone())?,
+            false => Trainer::new(initial()?, config.clone())?,
         };
         trainer.reconfigure(config)?;
         let mut log = Log::open(&self.checkpoint.with_extension("csv"), trainer.steps_done())?;
         if resumes {
             println!(
-                "{}: going on from step {} of {}",
+                "{}: resuming from step {} of {}",
                 self.name,
                 trainer.steps_done(),
                 self.checkpoint.display()
             );
         }
         if !self.steps(&mut trainer, set, &mut log)? {
-            println!("\nInterrupted. The same command goes on from {}.", self.checkpoint.display());
+            println!("\nInterrupted. Run the same command to resume from {}.", self.checkpoint.display());
             return Ok(None);
         }
         Ok(Some(Trained { model: trainer.ema().clone(), losses: log.losses, seconds: log.seconds }))
     }
 
-    /// Whether all steps were done.
+    /// Runs the remaining steps; returns false if the user interrupted them.
     fn steps<B: Backend>(
         &self,
         trainer: &mut Trainer<B>,
@@ -107,7 +107,7 @@ impl Training<'_> {
     }
 }
 
-/// The losses so far, beside the checkpoint: the curve of a resumed run is whole.
+/// Loss log beside the checkpoint, so that the curve of a resumed run is complete.
 struct Log {
     path: PathBuf,
     losses: Vec<f32>,
@@ -115,7 +115,7 @@ struct Log {
 }
 
 impl Log {
-    /// The log of a run of which `done` steps are done; what is missing of it is not made up.
+    /// Opens the log of a run after `done` steps; losses missing from the file stay missing.
     fn open(path: &Path, done: u64) -> Result<Self, Box<dyn Error>> {
         let mut log = Self { path: path.to_owned(), losses: Vec::new(), seconds: 0.0 };
         if done == 0 || !path.exists() {

@@ -1,5 +1,5 @@
-//! Our speed beside PyTorch's. The two run in turns, so that a machine that is slower for a while is slower for
-//! both, and what counts is the ratio of neighbours.
+//! Speed compared with PyTorch. The two run alternately, so that a machine that is slower for a while is slower for
+//! both; the result is the ratio of neighbouring runs.
 
 use std::path::PathBuf;
 
@@ -9,48 +9,52 @@ use serde::Deserialize;
 use crate::Result;
 use crate::process::{Process, cargo};
 
-/// Where the interpreter may be named instead of on the command line.
+/// Environment variable with the default of --python.
 const PYTHON: &str = "TRANSDIFF_PYTHON";
 
 #[derive(Args)]
 pub struct Options {
-    /// A Python with PyTorch; by default what TRANSDIFF_PYTHON names
+    /// Python interpreter with PyTorch [default: TRANSDIFF_PYTHON]
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
-    /// What to measure, one after another
+    /// Passes to measure, as the --what of the benchmark `measure`
     #[arg(long, value_delimiter = ',', default_value = "ar,step,train")]
     what: Vec<String>,
-    /// Images (with guidance, twice as many sequences)
+    /// Images per pass; with guidance, twice as many sequences
     #[arg(long, default_value_t = 1)]
     batch: usize,
-    /// Turns
+    /// Rounds; each measures both programs
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Runs of a turn, after one to warm up; the median counts
+    /// Timed runs per round, after a warm-up run; the median counts
     #[arg(long, default_value_t = 3)]
     repeat: usize,
-    /// The opponent: plain (as published) or strong (as a good PyTorch engineer would make it)
-    #[arg(long, default_value = "plain")]
-    opponent: String,
+    /// PyTorch baseline: plain (as published) or strong (optimised, torch.compile)
+    #[arg(long, alias = "opponent", default_value = "plain")]
+    baseline: String,
 }
 
-/// One line of either program; the keys are the same.
+/// Line of output of either program; the keys are the same.
 #[derive(Deserialize)]
 struct Measurement {
     what: String,
     median_s: f64,
 }
 
-/// Prints a row a turn and the median of the ratios.
+/// Prints one row per round and the median of the ratios.
 pub fn run(options: &Options) -> Result {
     let python = options.python.clone().or_else(|| std::env::var_os(PYTHON).map(PathBuf::from));
     let Some(python) = python else {
-        return Err(format!("name a Python that has PyTorch: --python FILE, or {PYTHON}=FILE").into());
+        return Err(format!(
+            "expected a Python interpreter with PyTorch: pass --python FILE or set {PYTHON}=FILE"
+        )
+        .into());
     };
     let version = ["-c", "import torch; print(torch.__version__)"];
-    let version = Process::new(&python).args(&version).stdout().map_err(|e| format!("no PyTorch: {e}"))?;
+    let version =
+        Process::new(&python).args(&version).stdout().map_err(|e| format!("cannot import torch: {e}"))?;
     let threads = std::thread::available_parallelism()?.to_string();
-    println!("PyTorch {} {}, f32, {threads} threads each", version.trim(), options.opponent);
+    println!("PyTorch {} {}, f32, {threads} threads", version.trim(), options.baseline);
     println!("{:<8} {:>5} {:>10} {:>10} {:>7}", "what", "batch", "ours, s", "theirs, s", "ratio");
     for what in &options.what {
         let mut ratios = Vec::new();
@@ -73,7 +77,7 @@ fn median(values: &mut [f64]) -> f64 {
 }
 
 impl Options {
-    /// A training step is measured with samples of its own.
+    /// Batch size of a pass; a training step has its own.
     fn batch_of(&self, what: &str) -> usize {
         if what == "train" { 2 } else { self.batch }
     }
@@ -91,7 +95,7 @@ fn theirs(options: &Options, python: &PathBuf, what: &str, threads: &str) -> Res
     let (batch, repeat) = (options.batch.to_string(), options.repeat.to_string());
     let printed = Process::new(python)
         .args(&["benches/peer/peer_pytorch.py", "--device", "cpu", "--preset", "base", "--dtype", "f32"])
-        .args(&["--impl", &options.opponent, "--what", what, "--batch", &batch, "--repeat", &repeat])
+        .args(&["--impl", &options.baseline, "--what", what, "--batch", &batch, "--repeat", &repeat])
         .env("OMP_NUM_THREADS", threads)
         .stdout()?;
     seconds(&printed, what)
@@ -100,5 +104,5 @@ fn theirs(options: &Options, python: &PathBuf, what: &str, threads: &str) -> Res
 fn seconds(printed: &str, what: &str) -> Result<f64> {
     let found = printed.lines().filter_map(|line| serde_json::from_str::<Measurement>(line).ok());
     let found = found.filter(|m| m.what == what).map(|m| m.median_s).next();
-    found.ok_or_else(|| format!("no measurement of {what} in:\n{printed}").into())
+    found.ok_or_else(|| format!("expected a measurement of {what}, got:\n{printed}").into())
 }

@@ -1,4 +1,4 @@
-//! Licences of all dependencies, build and test ones included, against the list in deny.toml.
+//! Check of the licences of all dependencies, build and test dependencies included, against the list in deny.toml.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,8 +32,8 @@ struct Exception {
 }
 
 impl Licenses {
-    /// What the package `name` may be licensed under.
-    fn of(&self, name: &str) -> Vec<String> {
+    /// Licences allowed for the package `name`.
+    fn allowed_for(&self, name: &str) -> Vec<String> {
         let own = self.exceptions.iter().filter(|e| e.name == name).flat_map(|e| &e.allow);
         self.allow.iter().chain(own).cloned().collect()
     }
@@ -52,7 +52,7 @@ struct Package {
     source: Option<String>,
 }
 
-/// Fails naming every dependency whose licence is not allowed.
+/// Fails with the list of dependencies whose licence is not allowed.
 pub fn check() -> Result {
     let deny: Deny = toml::from_str(&fs::read_to_string("deny.toml")?)?;
     let mut others = BTreeSet::new();
@@ -63,18 +63,18 @@ pub fn check() -> Result {
     }
     let bad: Vec<String> = others
         .iter()
-        .filter(|p| !p.license.as_deref().is_some_and(|l| allows(&deny.licenses.of(&p.name), l)))
+        .filter(|p| !p.license.as_deref().is_some_and(|l| allows(&deny.licenses.allowed_for(&p.name), l)))
         .map(|p| format!("{} {}: {}", p.name, p.version, p.license.as_deref().unwrap_or("no licence")))
         .collect();
     if !bad.is_empty() {
-        return Err(format!("not on deny.toml's list:\n{}", bad.join("\n")).into());
+        return Err(format!("licences not on the list in deny.toml:\n{}", bad.join("\n")).into());
     }
-    println!("{} dependencies, all under licences on deny.toml's list", others.len());
+    println!("{} dependencies, all with allowed licences", others.len());
     Ok(())
 }
 
-/// Whether `licence`, an SPDX expression, can be met with the licences `allowed` alone. Older packages separate
-/// alternatives with a slash.
+/// Returns true if the licences `allowed` satisfy `licence`, an SPDX expression. Older packages separate alternatives
+/// with a slash.
 fn allows(allowed: &[String], licence: &str) -> bool {
     let mode = ParseMode { allow_slash_as_or_operator: true, ..ParseMode::STRICT };
     let expression = Expression::parse_mode(licence, mode);
@@ -86,15 +86,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exception_is_for_its_crate_alone() {
+    fn exception_applies_to_its_crate_alone() {
         let text = "allow = ['MIT']\nexceptions = [{ crate = 'tool', allow = ['MPL-2.0'] }]";
         let licenses: Licenses = toml::from_str(text).unwrap();
-        assert!(allows(&licenses.of("tool"), "MPL-2.0") && allows(&licenses.of("tool"), "MIT"));
-        assert!(!allows(&licenses.of("other"), "MPL-2.0"));
+        assert!(
+            allows(&licenses.allowed_for("tool"), "MPL-2.0") && allows(&licenses.allowed_for("tool"), "MIT")
+        );
+        assert!(!allows(&licenses.allowed_for("other"), "MPL-2.0"));
     }
 
     #[test]
-    fn expressions_are_understood() {
+    fn spdx_expressions_are_evaluated() {
         let allowed = ["MIT", "Apache-2.0 WITH LLVM-exception"].map(String::from);
         for good in ["MIT", "GPL-3.0-only OR MIT", "Unlicense/MIT", "Apache-2.0 WITH LLVM-exception AND MIT"]
         {

@@ -1,5 +1,4 @@
-//! The project's tasks. `cargo xtask check` runs the checks that need only Rust, cheapest first; each also runs
-//! alone.
+//! The project's tasks. `cargo xtask check` runs the checks that need only Rust, cheapest first; each also runs alone.
 
 mod compare;
 mod cuda;
@@ -7,7 +6,9 @@ mod ffi;
 mod fuzz;
 mod gpu;
 mod header;
+mod imports;
 mod install;
+mod language;
 mod licences;
 mod process;
 mod quickstart;
@@ -28,50 +29,54 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
-    /// The checks that need only Rust, cheapest first
+    /// Run the checks that need only Rust, cheapest first
     Check,
-    /// Formatting
+    /// Check the formatting
     Fmt,
-    /// Lints, of all targets, as errors
+    /// Run Clippy on all targets, with warnings as errors
     Clippy,
-    /// Documentation builds, with warnings as errors
+    /// Check the language of comments, and build the documentation with warnings as errors
     Doc,
-    /// The tests
+    /// Check the language of comments and Markdown: summary lines and rates
+    Language,
+    /// Check the imports between the files of each crate: no cycles, and the order of layers in transdiff-core
+    Imports,
+    /// Run the tests
     Test,
-    /// Licences of all dependencies are on deny.toml's list
+    /// Check the licences of all dependencies against the list in deny.toml
     Licences,
-    /// Writes include/transcdiff.h from the source of the C ABI
+    /// Generate include/transcdiff.h from the source of the C ABI
     Header {
-        /// Compare what is committed, and write nothing
+        /// Compare with the committed file instead of writing it
         #[arg(long)]
         check: bool,
     },
-    /// Writes include/transcdiff.abi, the layout of the C ABI's structs; needs gcc and clang
+    /// Generate include/transcdiff.abi, the layout of the C ABI's structs; needs gcc and clang
     Layout {
-        /// Compare what is committed, and write nothing
+        /// Compare with the committed file instead of writing it
         #[arg(long)]
         check: bool,
     },
-    /// The C ABI from C, C++ and Python: headers, symbols, installation, the examples and their pictures; needs compilers
+    /// Check the C ABI from C, C++ and Python: headers, symbols, installation, examples and their images; needs compilers
     Ffi(ffi::Options),
-    /// Installs the C ABI: libraries, headers, and the files of pkg-config and CMake
+    /// Install the C library: libraries, headers, pkg-config and CMake files
     Install(install::Options),
-    /// The quickstart in a short setting: its outputs are complete, and it goes on from its checkpoint
+    /// Check the quickstart on a short run: complete outputs, and training that resumes from its checkpoint
     Quickstart {
-        /// Cargo's profile
+        /// Cargo profile
         #[arg(long, value_enum, default_value_t = install::Profile::Release)]
         profile: install::Profile,
     },
-    /// The CUDA backend without a GPU: it compiles, runs without a driver, and is right under an emulator; needs a C++
-    /// compiler, and Python's pip where there is no toolkit
+    /// Check the CUDA backend without a GPU: it compiles, loads without a driver, and passes its tests under an emulator;
+    /// needs a C++ compiler, and Python's pip where there is no toolkit
     Cuda(cuda::Options),
-    /// Fuzzing of what reads files and of the C ABI, on the corpus and beyond
+    /// Fuzz the file readers and the C ABI, starting from the corpus
     Fuzz(fuzz::Options),
-    /// The C ABI under threads and over time, plain and under AddressSanitizer and ThreadSanitizer
+    /// Run the C ABI's stress test, plain and under AddressSanitizer and ThreadSanitizer
     Sanitize(sanitize::Options),
-    /// Speed beside PyTorch, in turns
+    /// Compare the speed with PyTorch, alternating runs
     Compare(compare::Options),
-    /// A folder that tests and measures the CUDA backend on a machine with a GPU and without Rust; needs nvcc and binutils
+    /// Build a directory that tests and measures the CUDA backend on a GPU machine without Rust; needs nvcc and binutils
     GpuBundle(gpu::Options),
 }
 
@@ -82,6 +87,8 @@ impl Task {
             Self::Fmt => "fmt",
             Self::Clippy => "clippy",
             Self::Doc => "doc",
+            Self::Language => "language",
+            Self::Imports => "imports",
             Self::Test => "test",
             Self::Licences => "licences",
             Self::Header { .. } => "header",
@@ -103,25 +110,31 @@ impl Task {
                 let all = [
                     Self::Fmt,
                     Self::Licences,
+                    Self::Imports,
                     Self::Clippy,
                     Self::Doc,
                     Self::Test,
                     Self::Quickstart { profile: install::Profile::Release },
                 ];
-                all.iter().try_for_each(headed)
+                all.iter().try_for_each(run_with_heading)
             }
             Self::Fmt => {
                 cargo(&["fmt", "--all", "--check"]).run()?;
                 cargo(&["fmt", "--manifest-path=fuzz/Cargo.toml", "--check"]).run()
             }
             Self::Clippy => {
-                // What this crate needs is not what the library needs: together they would share features.
+                // Separately, or the features of this crate's dependencies would be unified with the library's.
                 cargo(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]).run()?;
                 let own =
                     ["clippy", "--locked", "--all-targets", "--package", "xtask", "--", "-D", "warnings"];
                 cargo(&own).run()
             }
-            Self::Doc => cargo(&["doc", "--locked", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run(),
+            Self::Doc => {
+                language::check()?;
+                cargo(&["doc", "--locked", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run()
+            }
+            Self::Language => language::check(),
+            Self::Imports => imports::check(),
             Self::Test => cargo(&["test", "--locked"]).run(),
             Self::Licences => licences::check(),
             Self::Header { check } => header::run(*check),
@@ -138,8 +151,8 @@ impl Task {
     }
 }
 
-/// Runs a task under a heading, and says how long it took.
-fn headed(task: &Task) -> Result {
+/// Runs a task under a heading and prints its duration.
+fn run_with_heading(task: &Task) -> Result {
     let started = Instant::now();
     println!("\n=== {} ===", task.name());
     task.run()?;
@@ -150,9 +163,9 @@ fn headed(task: &Task) -> Result {
 fn main() -> ExitCode {
     let task = Task::parse();
     let root =
-        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a folder of the workspace");
-    let done = std::env::set_current_dir(root).map_err(Into::into).and_then(|()| task.run());
-    match done {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a directory of the workspace");
+    let result = std::env::set_current_dir(root).map_err(Into::into).and_then(|()| task.run());
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("{}: {e}", task.name());

@@ -1,5 +1,4 @@
-//! The quickstart in a short setting: every output is there and says what it should, and the run goes on from its
-//! checkpoint.
+//! Check of the quickstart on a short run: outputs are complete and valid, and a second run resumes from the checkpoint.
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -14,60 +13,62 @@ use crate::process::cargo;
 
 const STEPS: usize = 20;
 const MORE_STEPS: usize = 30;
-/// Steps of the fine-tuning with references: enough to see that it goes on from the model.
+/// Steps of the MRAR fine-tuning: enough to see that it starts from the trained model.
 const MRAR_STEPS: usize = 4;
 const CLASSES: usize = 10;
-/// The fewest samples that measures are worth something for.
+/// Fewest samples for which the measures mean anything.
 const SAMPLES: usize = 600;
-/// Steps of the sampler: what it makes of a model that has hardly learnt is no digit anyway.
+/// Sampling steps: a model that has hardly been trained generates no digits anyway.
 const SAMPLING_STEPS: usize = 2;
-/// Size of samples.png: 20 columns and a row a class, of digits enlarged to 48 pixels with gaps of 4.
-const PICTURE: (u32, u32) = (20 * 52 + 4, 10 * 52 + 4);
+/// Size of samples.png: 20 columns and one row per class, of digits enlarged to 48 pixels with gaps of 4.
+const GRID: (u32, u32) = (20 * 52 + 4, 10 * 52 + 4);
 
-/// Runs the quickstart twice in the folder `out`, which is emptied first, and checks what it leaves.
+/// Runs the quickstart in the directory `out`, which is emptied first, and checks its outputs.
 pub fn check(out: &Path, profile: Profile) -> Result {
     if out.exists() {
         fs::remove_dir_all(out)?;
     }
     let first = run(out, STEPS, &[], profile)?;
-    if first.contains("going on from step") {
-        return Err("the first run found a checkpoint in an empty folder".into());
+    if first.contains("resuming from step") {
+        return Err("the first run found a checkpoint in an empty directory".into());
     }
     check_outputs(out, STEPS)?;
     let second = run(out, MORE_STEPS, &[], profile)?;
-    if !second.contains(&format!("going on from step {STEPS}")) {
-        return Err(format!("the second run did not go on from step {STEPS}").into());
+    if !second.contains(&format!("resuming from step {STEPS}")) {
+        return Err(format!("the second run did not resume from step {STEPS}").into());
     }
     check_outputs(out, MORE_STEPS)?;
-    with_references(out, profile)?;
-    println!("outputs are complete, {MORE_STEPS} steps went on from {STEPS}, and references from these");
+    check_mrar(out, profile)?;
+    println!(
+        "outputs are complete; training resumed from step {STEPS} to {MORE_STEPS}, and MRAR started from there"
+    );
     Ok(())
 }
 
-/// Fine-tunes what the other runs left, and generates a little with it.
-fn with_references(out: &Path, profile: Profile) -> Result {
+/// Fine-tunes the model of the other runs with MRAR and checks the outputs.
+fn check_mrar(out: &Path, profile: Profile) -> Result {
     let steps = MRAR_STEPS.to_string();
     let more = ["--mrar", "--mrar-steps", &steps];
     let printed = run(out, MORE_STEPS, &more, profile)?;
-    if !printed.contains("MRAR starts from the 1-step weights") {
-        return Err("the fine-tuning did not start from the trained weights".into());
+    if !printed.contains("MRAR: initialised from the 1-step weights") {
+        return Err("MRAR did not start from the trained weights".into());
     }
     let config = metadata(&out.join("model.safetensors"), "transdiff.config")?;
     if config.get("mode") != Some(&json!({"multi_reference": {"groups": 4}})) {
-        return Err(format!("the model has no references: {config}").into());
+        return Err(format!("expected a multi-reference model with 4 groups, got {config}").into());
     }
     checkpoint(&out.join("checkpoint-mrar.safetensors"), MRAR_STEPS)?;
     check_outputs(out, MORE_STEPS)
 }
 
-/// What the quickstart prints, given `more` arguments.
+/// Runs the quickstart with `more` arguments and returns its output.
 fn run(out: &Path, steps: usize, more: &[&str], profile: Profile) -> Result<String> {
-    let out = out.to_str().ok_or("a folder name that is not UTF-8")?;
+    let out = out.to_str().ok_or("the path of the output directory is not UTF-8")?;
     let command =
         ["run", "--quiet", "--locked", "--profile", profile.name(), "--example", "quickstart", "--"];
     let [steps, samples, sampling] = [steps, SAMPLES, SAMPLING_STEPS].map(|n| n.to_string());
-    let asked = ["--steps", &steps, "--samples", &samples, "--sampling-steps", &sampling, "--out", out];
-    let printed = cargo(&command).args(&asked).args(more).stdout()?;
+    let arguments = ["--steps", &steps, "--samples", &samples, "--sampling-steps", &sampling, "--out", out];
+    let printed = cargo(&command).args(&arguments).args(more).stdout()?;
     print!("{printed}");
     Ok(printed)
 }
@@ -77,7 +78,7 @@ fn check_outputs(out: &Path, steps: usize) -> Result {
         let path = out.join(name);
         check(&path).map_err(|e| format!("{}: {e}", path.display()))
     };
-    named("samples.png", &picture)?;
+    named("samples.png", &grid)?;
     named("loss.svg", &curve)?;
     named("samples.safetensors", &samples)?;
     named("report.json", &report)?;
@@ -86,15 +87,15 @@ fn check_outputs(out: &Path, steps: usize) -> Result {
     Ok(())
 }
 
-fn picture(path: &Path) -> Result {
+fn grid(path: &Path) -> Result {
     let mut reader = png::Decoder::new(BufReader::new(File::open(path)?)).read_info()?;
-    let mut pixels = vec![0; reader.output_buffer_size().ok_or("a picture too large for memory")?];
+    let mut pixels = vec![0; reader.output_buffer_size().ok_or("image too large for memory")?];
     let frame = reader.next_frame(&mut pixels)?;
-    if (frame.width, frame.height) != PICTURE {
-        return Err(format!("{}×{} pixels, not {PICTURE:?}", frame.width, frame.height).into());
+    if (frame.width, frame.height) != GRID {
+        return Err(format!("{}×{} pixels, expected {GRID:?}", frame.width, frame.height).into());
     }
     let bright = pixels.iter().filter(|&&p| p > 127).count();
-    if bright == 0 { Err("nothing to be seen".into()) } else { Ok(()) }
+    if bright == 0 { Err("all pixels are dark".into()) } else { Ok(()) }
 }
 
 fn curve(path: &Path) -> Result {
@@ -104,7 +105,7 @@ fn curve(path: &Path) -> Result {
         return Err("not an SVG".into());
     }
     let curve = |n: roxmltree::Node<'_, '_>| n.attribute("points").is_some_and(|p| !p.is_empty());
-    if document.descendants().any(curve) { Ok(()) } else { Err("no curve".into()) }
+    if document.descendants().any(curve) { Ok(()) } else { Err("no curve in the plot".into()) }
 }
 
 fn samples(path: &Path) -> Result {
@@ -113,7 +114,7 @@ fn samples(path: &Path) -> Result {
     let (images, labels) = (file.tensor("images")?, file.tensor("labels")?);
     let count = labels.shape().first().copied().unwrap_or(0);
     if count < SAMPLES {
-        return Err(format!("{count} samples, fewer than {SAMPLES}").into());
+        return Err(format!("expected at least {SAMPLES} samples, got {count}").into());
     }
     if (images.dtype(), images.shape()) != (Dtype::F32, &[count, 1, 8, 8]) {
         return Err(format!("images {:?} {:?}", images.dtype(), images.shape()).into());
@@ -121,7 +122,7 @@ fn samples(path: &Path) -> Result {
     let (pixels, _) = images.data().as_chunks::<4>();
     let outside = |&bytes: &[u8; 4]| !(0.0..=16.0).contains(&f32::from_le_bytes(bytes));
     if pixels.iter().any(outside) {
-        return Err("images: a pixel outside of 0..16".into());
+        return Err("images: expected pixels in 0..=16".into());
     }
     if (labels.dtype(), labels.shape()) != (Dtype::I64, &[count]) {
         return Err(format!("labels {:?} {:?}", labels.dtype(), labels.shape()).into());
@@ -141,7 +142,7 @@ fn samples(path: &Path) -> Result {
 
 fn report(path: &Path) -> Result {
     let report: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
-    // JSON has no infinities: what is not finite is null, and so no number.
+    // JSON has no infinities: a value that is not finite is null.
     let number = |at: &str| {
         let value = report.pointer(at).and_then(Value::as_f64);
         value.ok_or_else(|| format!("{at}: expected a finite number, got {:?}", report.pointer(at)))
@@ -149,14 +150,14 @@ fn report(path: &Path) -> Result {
     for share in ["/accuracy", "/real_digits/classifier_accuracy"] {
         let value = number(share)?;
         if !(0.0..=1.0).contains(&value) {
-            return Err(format!("{share}: {value} is no share").into());
+            return Err(format!("{share}: expected a share in 0..=1, got {value}").into());
         }
     }
     for distance in ["/frechet_distance", "/nearest_training_digit", "/seconds/training", "/seconds/sampling"]
     {
         let value = number(distance)?;
         if value <= 0.0 {
-            return Err(format!("{distance}: {value} is not positive").into());
+            return Err(format!("{distance}: expected a positive number, got {value}").into());
         }
     }
     match report.pointer("/steps").and_then(Value::as_array) {

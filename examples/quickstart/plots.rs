@@ -1,4 +1,4 @@
-//! The pictures: samples as a grid (PNG), the loss as a curve (SVG).
+//! The figures: samples as a grid (PNG) and the training loss as curves (SVG).
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -8,15 +8,15 @@ use std::path::Path;
 
 use crate::digits::{CLASSES, Image, SIDE, WHITE};
 
-/// Pixels of the picture a pixel of a digit.
-const ENLARGED: usize = 6;
-/// Between digits.
+/// Side in output pixels of each pixel of a digit.
+const SCALE: usize = 6;
+/// Pixels between digits.
 const GAP: usize = 4;
-const TILE: usize = SIDE * ENLARGED + GAP;
-/// A little lighter than the digits' own black, so that their edges show.
+const TILE: usize = SIDE * SCALE + GAP;
+/// Background, a little lighter than the digits' black so that their edges show.
 const BACKGROUND: u8 = 40;
 
-/// Writes a row a class, the first `columns` images of each.
+/// Writes one row per class with the first `columns` images of each.
 pub fn write_grid(
     path: &Path,
     images: &[Image],
@@ -41,21 +41,21 @@ pub fn write_grid(
     Ok(writer.finish()?)
 }
 
-/// Enlarges by repeating pixels: the eye should see the values themselves.
+/// Draws an enlarged image by repeating pixels, so that the pixel values stay visible.
 fn paste(canvas: &mut [u8], width: usize, image: &Image, left: usize, top: usize) {
-    for y in 0..SIDE * ENLARGED {
-        let row = &mut canvas[(top + y) * width + left..][..SIDE * ENLARGED];
+    for y in 0..SIDE * SCALE {
+        let row = &mut canvas[(top + y) * width + left..][..SIDE * SCALE];
         for (x, value) in row.iter_mut().enumerate() {
-            *value = (image[y / ENLARGED * SIDE + x / ENLARGED] / WHITE * 255.0).round() as u8;
+            *value = (image[y / SCALE * SIDE + x / SCALE] / WHITE * 255.0).round() as u8;
         }
     }
 }
 
-/// The losses of one phase of training, one a step.
-pub struct Phase<'a> {
-    /// Written above its part of the curve.
+/// The losses of one phase of training, one per step.
+pub struct LossCurve<'a> {
+    /// Label above its part of the plot.
     pub name: &'a str,
-    /// In the order of the steps.
+    /// Losses in the order of the steps.
     pub losses: &'a [f32],
 }
 
@@ -66,8 +66,8 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 52.0;
 
-/// Writes the losses of all phases one after the other: raw ones faint, smoothed ones as a line.
-pub fn write_loss_curve(path: &Path, phases: &[Phase<'_>]) -> Result<(), Box<dyn Error>> {
+/// Plots the losses of all phases one after the other: raw values faint, smoothed values as a line.
+pub fn write_loss_curves(path: &Path, phases: &[LossCurve<'_>]) -> Result<(), Box<dyn Error>> {
     let axes = Axes::new(phases);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" \
@@ -84,7 +84,7 @@ pub fn write_loss_curve(path: &Path, phases: &[Phase<'_>]) -> Result<(), Box<dyn
     Ok(fs::write(path, svg)?)
 }
 
-/// From steps and losses to the picture.
+/// Axes that map steps and losses to coordinates of the plot.
 struct Axes {
     steps: f64,
     low: f64,
@@ -92,8 +92,8 @@ struct Axes {
 }
 
 impl Axes {
-    /// The first steps' losses are many times the last ones': a few may leave the frame so that the rest is seen.
-    fn new(phases: &[Phase<'_>]) -> Self {
+    /// Axes for the losses of all phases. The first losses are many times the last: the highest percentile is clipped.
+    fn new(phases: &[LossCurve<'_>]) -> Self {
         let finite = |loss: &&f32| loss.is_finite();
         let mut losses: Vec<f32> = phases.iter().flat_map(|p| p.losses).filter(finite).copied().collect();
         losses.sort_by(f32::total_cmp);
@@ -141,7 +141,7 @@ impl Axes {
         )
     }
 
-    fn draw_phase(&self, svg: &mut String, first_step: usize, phase: &Phase<'_>) -> std::fmt::Result {
+    fn draw_phase(&self, svg: &mut String, first_step: usize, phase: &LossCurve<'_>) -> std::fmt::Result {
         let start = self.x(first_step as f64);
         if first_step > 0 {
             let bottom = HEIGHT - BOTTOM;
@@ -175,7 +175,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
     (first..=last).map(|i| i as f64 * step).collect()
 }
 
-/// Mean over a centred window: a running mean would lag behind.
+/// Mean over a centred window; a running mean would lag behind.
 fn smoothed(losses: &[f32]) -> Vec<f64> {
     let reach = losses.len() / 50;
     let mean = |part: &[f32]| part.iter().map(|&x| f64::from(x)).sum::<f64>() / part.len() as f64;
