@@ -1,16 +1,18 @@
 /*
- * The C ABI of TransDiff: image generation by an autoregressive transformer and a diffusion decoder.
+ * C ABI of TransDiff: image generation with an autoregressive transformer and a diffusion decoder.
  *
- * Generated from the library's source; do not edit.
+ * Generated from the source of transdiff-ffi by `cargo xtask header`; do not edit.
  *
- * - Every call returns a status. Where it fails, and an error was asked for, *error is an object that says what is wrong
- *   and that the caller frees; otherwise *error is NULL. Error arguments may be NULL.
- * - Handles are made by ..._new and ..._load and freed by ..._free. Strings that the library returns belong to it.
- * - A struct begins with its size, and is set up by its ..._init function or, where it is a result, by setting
- *   struct_size. A library that knows more fields than the caller uses their defaults.
- * - Each function says on which threads it may be called. A model is shared by any number of sessions; a session serves
- *   one call at a time.
- * - There is a library for machines with pointers of 64 bits alone.
+ * - Errors: a call that can fail returns a status. On failure *error is set to an error object, which the caller frees with
+ *   transcdiff_error_free; on success it is set to NULL. If `error` is NULL, only the status is returned.
+ * - Ownership: handles are created by ..._new and ..._load, and freed by the caller with ..._free. Strings returned by the
+ *   library belong to it. Arrays and buffers passed to a call belong to the caller, and are not used after it returns.
+ * - Structs begin with struct_size. Options and outputs are initialised by their ..._init function; for structs that
+ *   receive a description, set struct_size. Fields beyond the caller's struct_size take their defaults.
+ * - Threads: a thread-safe function may be called from any thread at any time. Any number of sessions share a model; a
+ *   session serves one call at a time.
+ * - Arrays are contiguous and row-major; [n, C, h, w] is the shape, first axis outermost.
+ * - Only platforms with 64-bit pointers are supported.
  */
 
 #ifndef TRANSCDIFF_H
@@ -20,174 +22,185 @@
 #include <stdint.h>
 
 /**
- * The paper's stochastic sampler: Euler–Maruyama with two scales, on the paper's times.
- */
-#define TRANSCDIFF_SOLVER_EULER_MARUYAMA 0
-
-/**
- * Deterministic, order 1, on equal steps.
- */
-#define TRANSCDIFF_SOLVER_EULER 1
-
-/**
- * Deterministic, order 2, on equal steps; two evaluations of the model a step.
- */
-#define TRANSCDIFF_SOLVER_HEUN 2
-
-/**
- * The averaged weights where the file has them, else the others.
+ * EMA (exponential moving average) weights if the file contains them, else the raw weights.
  */
 #define TRANSCDIFF_WEIGHTS_AUTO 0
 
 /**
- * The averaged weights (EMA); an error where the file has none.
+ * EMA weights; loading fails if the file does not contain them.
  */
 #define TRANSCDIFF_WEIGHTS_EMA 1
 
 /**
- * The weights that are not averaged.
+ * Raw weights, without averaging.
  */
-#define TRANSCDIFF_WEIGHTS_MODEL 2
+#define TRANSCDIFF_WEIGHTS_RAW 2
 
 /**
- * What was chosen, and why.
+ * Information, such as a setting that was chosen and the reason.
  */
 #define TRANSCDIFF_LOG_INFO 0
 
 /**
- * What the caller would probably want otherwise.
+ * Warning: the result may not be what the caller intends.
  */
 #define TRANSCDIFF_LOG_WARNING 1
 
 /**
- * Computes in f32.
+ * Computation in f32.
  */
 #define TRANSCDIFF_F32 0
 
 /**
- * Computes in bf16 with f32 sums; weights are kept in bf16.
+ * Computation in bf16 with f32 accumulation; weights are stored in bf16.
  */
 #define TRANSCDIFF_BF16 1
 
 /**
- * All features at once.
+ * One-step mode: all features are computed at once.
  */
 #define TRANSCDIFF_MODE_ONE_STEP 0
 
 /**
- * Multi-reference autoregression (MRAR).
+ * Multi-reference autoregression (MRAR): one group of features per AR step.
  */
 #define TRANSCDIFF_MODE_MULTI_REFERENCE 1
 
 /**
- * Bytes, rows of pixels of red, green and blue.
+ * Euler–Maruyama: the paper's stochastic solver with drift and noise scales, on the paper's timesteps.
+ */
+#define TRANSCDIFF_SOLVER_EULER_MARUYAMA 0
+
+/**
+ * Euler: deterministic, first order, on uniform timesteps.
+ */
+#define TRANSCDIFF_SOLVER_EULER 1
+
+/**
+ * Heun: deterministic, second order, on uniform timesteps, with two model evaluations per step.
+ */
+#define TRANSCDIFF_SOLVER_HEUN 2
+
+/**
+ * 8-bit RGB, height × width × channel (interleaved pixels).
  */
 #define TRANSCDIFF_RGB8_HWC 0
 
 /**
- * Bytes, a plane each for red, green and blue.
+ * 8-bit RGB, channel × height × width (one plane per channel).
  */
 #define TRANSCDIFF_RGB8_CHW 1
 
 /**
- * Floats, -1 black to 1 white and not clamped, rows of pixels.
+ * 32-bit float RGB, −1 (black) to 1 (white) without clamping, height × width × channel.
  */
 #define TRANSCDIFF_F32_HWC 2
 
 /**
- * Floats, -1 black to 1 white and not clamped, planes.
+ * 32-bit float RGB, −1 (black) to 1 (white) without clamping, channel × height × width.
  */
 #define TRANSCDIFF_F32_CHW 3
 
 /**
- * The version of the ABI that this header describes. It grows when functions or fields are added; what a program was compiled
- * against goes on working as long as the library's soname is the same.
+ * Version of the ABI that this header describes. It increases when functions or fields are added; a compiled program keeps
+ * working with every library of the same soname.
  */
 #define TRANSCDIFF_ABI_VERSION 1
 
 /**
- * A flag that stops the calls that watch it. Every function but `transcdiff_cancellation_free` may be called from any
- * thread at any time, `transcdiff_cancellation_cancel` from a signal handler too.
+ * Cancellation token: stops the calls that it is passed to. Created by `transcdiff_cancellation_new` and freed by
+ * `transcdiff_cancellation_free`. All functions except the latter are thread-safe, and `transcdiff_cancellation_cancel` is
+ * async-signal-safe as well.
  */
 typedef struct transcdiff_cancellation transcdiff_cancellation;
 
 /**
- * What went wrong in one call. It belongs to whoever made the call, who frees it with `transcdiff_error_free`; it can
- * be read from any thread. Its texts are lines of UTF-8: control characters, which a file's names may have, are written
- * out, as `\n`, and a text of more than 8192 characters is cut off.
+ * Error of one call. Owned by the caller, who frees it with `transcdiff_error_free`; readable from any thread.
+ *
+ * Every text is a single line of UTF-8: control characters, which names in a file may contain, are escaped, as in `\n`,
+ * and a text longer than 8192 characters is truncated.
  */
 typedef struct transcdiff_error transcdiff_error;
 
 /**
- * A model on a device, with a VAE or without. It does not change: any number of sessions, on any threads, use it at the
- * same time. It can be freed while sessions live; its memory is given back with the last of them.
+ * Model on a device, with or without a codec. Created by `transcdiff_model_load` and freed by `transcdiff_model_free`.
+ *
+ * A model is immutable: any number of sessions and threads can use it concurrently. The handle may be freed while sessions
+ * exist; the memory is released with the last of them.
  */
 typedef struct transcdiff_model transcdiff_model;
 
 /**
- * One caller's use of a model. A session serves one call at a time: a second one, from another thread or from a callback,
- * returns `TRANSCDIFF_BUSY` and disturbs nothing. It can move between threads.
+ * Session: the per-caller state and buffers for using a model. Created by `transcdiff_session_new` and freed by
+ * `transcdiff_session_free`.
+ *
+ * A session serves one call at a time: a concurrent call, from another thread or from a callback, fails with
+ * `TRANSCDIFF_BUSY` and does not affect the running one. Calls may come from different threads. A session keeps its model
+ * alive, and remains usable after an error.
  */
 typedef struct transcdiff_session transcdiff_session;
 
 /**
- * What a call returns: `TRANSCDIFF_OK` or one of the other `TRANSCDIFF_…` codes. Codes are never renumbered; later
- * versions may add some.
+ * Status code of a call: `TRANSCDIFF_OK` or one of the other `TRANSCDIFF_…` codes. Codes are never renumbered; later
+ * versions may add codes.
  */
 typedef uint32_t transcdiff_status;
 
 /**
- * A step of the sampler that was just done.
+ * Progress of a generation after a solver step.
  */
 typedef struct transcdiff_progress {
     /**
-     * sizeof(transcdiff_progress) of the library.
+     * sizeof(transcdiff_progress) in the library.
      */
     size_t struct_size;
     /**
-     * The first image of the batch that is being computed.
+     * Index of the first image of the current batch.
      */
     size_t first_image;
     /**
-     * Number of images in the batch.
+     * Number of images in the current batch.
      */
     size_t images;
     /**
-     * Which of the batch's trajectories is running, from 0: one in one step, with MRAR one for each group.
+     * Index of the current AR step, from 0.
      */
-    size_t trajectory;
+    size_t ar_step;
     /**
-     * How many trajectories there are.
+     * Number of AR steps: 1 in one-step mode and from features, with MRAR the model's `groups`.
      */
-    size_t trajectories;
+    size_t ar_steps;
     /**
-     * How many steps of the trajectory are done, from 1.
+     * Number of completed solver steps of the current AR step, from 1.
      */
     size_t step;
     /**
-     * How many steps the trajectory has.
+     * Number of solver steps per AR step.
      */
     size_t steps;
     /**
-     * The time in (0, 1] from which the step was made.
+     * Time in (0, 1] at which the solver step started.
      */
     double t;
     /**
-     * Share of the whole call's steps that are done, in (0, 1].
+     * Completed fraction of all solver steps of the call, in (0, 1].
      */
     double fraction;
 } transcdiff_progress;
 
 /**
- * Called after every step, from the thread that made the call. Not 0: the call returns `TRANSCDIFF_CANCELLED`. It must not
- * use the session that is at work, and may use any other. Like every callback it ends by returning: not by an exception, a
- * longjmp, or the thread's cancellation or end.
+ * Progress callback, invoked after every solver step on the calling thread. `progress` is valid until the callback returns.
+ * A return value other than 0 stops the call, which then fails with `TRANSCDIFF_CANCELLED`.
+ *
+ * The callback may use other sessions; calls on the running one fail with `TRANSCDIFF_BUSY`. Like every callback it must
+ * return normally: no exception, longjmp or thread exit may leave it.
  */
 typedef int32_t (*transcdiff_progress_callback)(const struct transcdiff_progress *progress, void *user_data);
 
 /**
- * Called like the progress callback, with the clean latents [images, C, h, w] of the batch as predicted at this step, in the
- * scale of the model: `count` floats that live until the callback returns.
+ * Preview callback, invoked after the progress callback and with the same rules. `latents` are the denoised latents
+ * [images, C, h, w] of the current batch as predicted at this step, in the scale of the model: `count` floats that are
+ * valid until the callback returns.
  */
 typedef int32_t (*transcdiff_preview_callback)(const struct transcdiff_progress *progress,
                                                const float *latents,
@@ -195,16 +208,17 @@ typedef int32_t (*transcdiff_preview_callback)(const struct transcdiff_progress 
                                                void *user_data);
 
 /**
- * Called with messages of one call, from the thread that made it. `message` is one line of UTF-8, as those of an error,
- * that lives until the callback returns.
+ * Log callback, invoked on the calling thread during the call. `level` is `TRANSCDIFF_LOG_INFO` or
+ * `TRANSCDIFF_LOG_WARNING`; `message` is a single line of UTF-8 and valid until the callback returns. The callback must
+ * return normally: no exception, longjmp or thread exit may leave it.
  */
 typedef void (*transcdiff_log_callback)(uint32_t level, const char *message, void *user_data);
 
 /**
- * What is generated, and how. Set up by `transcdiff_generate_options_init`. Arrays belong to the caller and are not needed
- * any more when the call returns.
+ * Options of a generation. Initialise with `transcdiff_generate_options_init`.
  *
- * Images are made from `classes`, or from `features`; the other one is NULL.
+ * Images are generated from `classes` or from `features`; the other one is NULL. Arrays belong to the caller, and are not
+ * used after the call returns.
  */
 typedef struct transcdiff_generate_options {
     /**
@@ -212,116 +226,119 @@ typedef struct transcdiff_generate_options {
      */
     size_t struct_size;
     /**
-     * Number n of images.
+     * Number of images, n, at least 1.
      */
     size_t images;
     /**
-     * [n]: a class for each image.
+     * Class per image, [n].
      */
     const uint32_t *classes;
     /**
-     * [n]: a seed for each image. With it the image is the same alone and in any batch.
+     * Seed per image, [n]. The noise of an image depends on its own seed only, so it is the same in any batch.
      */
     const uint64_t *seeds;
     /**
-     * Steps of the sampler; more take longer.
+     * Number of solver steps, at least 1.
      */
     uint32_t steps;
     /**
-     * One of `TRANSCDIFF_SOLVER_…`.
+     * Solver: one of `TRANSCDIFF_SOLVER_…`.
      */
     uint32_t solver;
     /**
-     * Guidance, at least 1, which is none.
+     * Guidance scale, at least 1; 1 disables guidance.
      */
     double guidance;
     /**
-     * [step_guidance_count]: with MRAR, guidance for each trajectory in place of `guidance`. NULL: `guidance` for all.
+     * Guidance scale per AR step, [ar_step_guidance_count], overriding `guidance`. NULL: `guidance` for every AR step.
      */
-    const double *step_guidance;
+    const double *ar_step_guidance;
     /**
-     * 0, or the number of trajectories: the model's `groups`, 1 from features.
+     * Number of elements of `ar_step_guidance`: 0 or the number of AR steps, which is the model's `groups`, or 1 from
+     * features.
      */
-    size_t step_guidance_count;
+    size_t ar_step_guidance_count;
     /**
-     * Guidance acts at times from this one, in [0, 1].
+     * Lower end of the time interval with guidance, in [0, 1].
      */
     double guidance_low;
     /**
-     * Guidance acts at times up to this one, in [0, 1].
+     * Upper end of the time interval with guidance, in [0, 1].
      */
     double guidance_high;
     /**
-     * The paper's s0, the factor of the drift, at least 0; for Euler–Maruyama.
+     * Scale of the drift, s0 in the paper, at least 0; Euler–Maruyama only.
      */
     double drift_scale;
     /**
-     * The paper's s1, the factor of the injected noise, at least 0; for Euler–Maruyama.
+     * Scale of the injected noise, s1 in the paper, at least 0; Euler–Maruyama only.
      */
     double noise_scale;
     /**
-     * How many images are computed at a time; 0: all. More take more memory, and change nothing else.
+     * Number of images per batch; 0 means all. Larger batches take more memory and give the same images.
      */
     size_t batch;
     /**
-     * [n, feature_count, feature_width]: semantic features to decode, which may have been cut or mixed.
+     * Semantic features to decode, [n, feature_count, feature_width], possibly truncated or spliced.
      */
     const float *features;
     /**
-     * Features of each image, 1 to the model's `feature_count`; 0 without features.
+     * Number of features per image, 1 to the model's `feature_count`; 0 without features.
      */
     size_t feature_count;
     /**
-     * [unconditional_images, feature_count, feature_width]: what guidance leads away from. NULL: the features for no class.
+     * Unconditional features for classifier-free guidance, [unconditional_images, feature_count, feature_width]. NULL: the
+     * model's unconditional features.
      */
     const float *unconditional;
     /**
-     * 1 or n; 0 without unconditional features.
+     * Number of images in `unconditional`: 1 or n; 0 for NULL.
      */
     size_t unconditional_images;
     /**
-     * [reference_count, n, C, h, w]: with MRAR, latents in the scale of the model to use in place of the first ones that it
-     * would generate.
+     * Latents of reference images, [reference_count, n, C, h, w], in the scale of the model. With MRAR they replace the
+     * results of the first `reference_count` AR steps.
      */
     const float *references;
     /**
-     * Less than the model's `groups`; 0 without references.
+     * Number of references per image, less than the model's `groups`; 0 without references.
      */
     size_t reference_count;
     /**
-     * [n, C, h, w]: latents in the scale of the model to start from, at time 1, in place of the noise of the seeds. NULL: that
-     * noise.
+     * Initial noise, [n, C, h, w], in the scale of the model: the state at time 1. NULL: noise generated from the seeds.
      */
-    const float *starting;
+    const float *initial_noise;
     /**
-     * Stops the call from another thread. NULL: nothing does.
+     * Cancellation token, or NULL. It must outlive the call.
      */
     const struct transcdiff_cancellation *cancellation;
     /**
-     * Called after every step. May be NULL.
+     * Progress callback, invoked after every solver step, or NULL.
      */
     transcdiff_progress_callback progress;
     /**
-     * Called after every `preview_interval` steps. May be NULL.
+     * Preview callback, invoked after every `preview_interval` solver steps, or NULL.
      */
     transcdiff_preview_callback preview;
     /**
-     * At least 1.
+     * Number of solver steps between previews, at least 1.
      */
     size_t preview_interval;
     /**
-     * Told what is done. May be NULL.
+     * Callback for log messages, or NULL.
      */
     transcdiff_log_callback log;
     /**
-     * Handed to the callbacks.
+     * Pointer passed to the callbacks.
      */
     void *user_data;
 } transcdiff_generate_options;
 
 /**
- * Where results go. Set up by `transcdiff_outputs_init`. Every buffer is the caller's, exactly as large as what is written, and aligned;
- * NULL where something is not wanted, but not everywhere. Nothing is written unless the call succeeds.
+ * Buffers for the results of a generation. Initialise with `transcdiff_outputs_init`.
+ *
+ * Buffers belong to the caller, are aligned, and have exactly the size of the result. NULL omits a result; at least one
+ * buffer must be set. A failed call writes nothing.
  */
 typedef struct transcdiff_outputs {
     /**
@@ -329,53 +346,55 @@ typedef struct transcdiff_outputs {
      */
     size_t struct_size;
     /**
-     * One of `TRANSCDIFF_RGB8_HWC`, …: the format of `images`.
+     * Pixel format of `images`: one of `TRANSCDIFF_RGB8_HWC`, `_RGB8_CHW`, `_F32_HWC`, `_F32_CHW`.
      */
     uint32_t pixel_format;
     /**
-     * 0.
+     * Reserved; must be 0.
      */
     uint32_t reserved;
     /**
-     * n images of the model's size one after another; takes a VAE.
+     * Images of the model's size, [n] contiguous images, or NULL. Requires a codec.
      */
     void *images;
     /**
-     * In bytes: n · `transcdiff_pixel_bytes`.
+     * Size of `images` in bytes: n · `transcdiff_pixel_bytes`.
      */
     size_t images_size;
     /**
-     * [n, C, h, w], in the scale of the model.
+     * Latents, [n, C, h, w], in the scale of the model, or NULL.
      */
     float *latents;
     /**
-     * In bytes.
+     * Size of `latents` in bytes.
      */
     size_t latents_size;
     /**
-     * [groups − 1, n, C, h, w], in the scale of the model: with MRAR from classes, the latents that were references on the way.
+     * Latents of the reference images, [groups − 1, n, C, h, w], in the scale of the model, or NULL: with MRAR from classes,
+     * the results of all AR steps but the last. Empty in one-step mode and from features.
      */
     float *references;
     /**
-     * In bytes.
+     * Size of `references` in bytes.
      */
     size_t references_size;
     /**
-     * [n, k, feature_width]: the features that the latents were decoded from; k is the model's `feature_count`, or that of
-     * the features that were given.
+     * Semantic features that the latents were decoded from, [n, k, feature_width], or NULL. k is the model's `feature_count`,
+     * or `feature_count` of the options from features.
      */
     float *features;
     /**
-     * In bytes.
+     * Size of `features` in bytes.
      */
     size_t features_size;
 } transcdiff_outputs;
 
 /**
- * How a model is loaded. Set up by `transcdiff_load_options_init`.
+ * Options for loading a model. Initialise with `transcdiff_load_options_init`.
  *
- * A model, and the VAE, come from a path or from memory: exactly one of the two is set for the model, at most one for the
- * VAE. Formats (safetensors, PyTorch's `.pth` and `.ckpt`) are told by their contents.
+ * Model and codec are read from a path or from memory: set exactly one of the two for the model, and at most one for the
+ * codec. Formats (safetensors, PyTorch `.pth` and `.ckpt`) are detected from the contents. Strings and memory belong to the
+ * caller, and are not used after the call returns.
  */
 typedef struct transcdiff_load_options {
     /**
@@ -383,70 +402,71 @@ typedef struct transcdiff_load_options {
      */
     size_t struct_size;
     /**
-     * The model's file: on Unix any bytes, elsewhere UTF-8.
+     * Path of the model file: any bytes on Unix, UTF-8 elsewhere.
      */
     const char *model_path;
     /**
-     * The model's file in memory. Not needed any more when the call returns.
+     * Contents of the model file in memory.
      */
     const void *model_data;
     /**
-     * Its size in bytes.
+     * Size of `model_data` in bytes.
      */
     size_t model_size;
     /**
-     * The VAE's file, as `model_path`. Without a VAE the model gives latents.
+     * Path of the codec file, a KL-VAE, with the rules of `model_path`. Without a codec the model generates latents only.
      */
-    const char *vae_path;
+    const char *codec_path;
     /**
-     * The VAE's file in memory. Not needed any more when the call returns.
+     * Contents of the codec file in memory.
      */
-    const void *vae_data;
+    const void *codec_data;
     /**
-     * Its size in bytes.
+     * Size of `codec_data` in bytes.
      */
-    size_t vae_size;
+    size_t codec_size;
     /**
-     * "cpu", "cuda", "cuda:N" or "auto", which NULL means too.
+     * Device: "cpu", "cuda", "cuda:N" or "auto"; NULL means "auto".
      */
     const char *device;
     /**
-     * `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`: the type that the model computes in.
+     * Data type of the computation: `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
      */
     uint32_t dtype;
     /**
-     * Threads of the CPU; 0: one a core.
+     * Number of CPU threads; 0 means one thread per core.
      */
     uint32_t threads;
     /**
-     * `TRANSCDIFF_WEIGHTS_AUTO`, `_EMA` or `_MODEL`.
+     * Weight set: `TRANSCDIFF_WEIGHTS_AUTO`, `_EMA` or `_RAW`.
      */
     uint32_t weights;
     /**
-     * Attention heads of a model whose file does not tell them; 0: the file, or the published sizes, tell.
+     * Number of attention heads, for files that do not contain it; 0 takes it from the file or from the published sizes.
      */
     uint32_t heads;
     /**
-     * Not 0: files are mapped instead of read, and the caller promises that nobody changes or truncates them during the
-     * call. 0: files may change underneath.
+     * Not 0: memory-map files instead of reading them; the caller guarantees that they are not modified or truncated during
+     * the call. 0: read files, which may change meanwhile.
      */
     uint32_t map_files;
     /**
-     * 0.
+     * Reserved; must be 0.
      */
     uint32_t reserved;
     /**
-     * Told what was chosen, and why. May be NULL.
+     * Callback for log messages, or NULL.
      */
     transcdiff_log_callback log;
     /**
-     * Handed to `log`.
+     * Pointer passed to `log`.
      */
     void *user_data;
 } transcdiff_load_options;
 
 /**
- * What loading and generating will take, in bytes. Host memory on the CPU, the device's elsewhere.
+ * Estimate of the memory for loading and generation, in bytes: host memory on the CPU, device memory elsewhere. Set
+ * `struct_size` before the call.
  */
 typedef struct transcdiff_memory {
     /**
@@ -454,21 +474,21 @@ typedef struct transcdiff_memory {
      */
     size_t struct_size;
     /**
-     * Kept while the model lives: the weights of model and VAE.
+     * Memory of the weights of model and codec, held while the model lives.
      */
     uint64_t weights;
     /**
-     * On top of what is kept, while it is loaded.
+     * Additional memory during loading.
      */
     uint64_t loading;
     /**
-     * On top of the weights, while the images of one batch are generated.
+     * Additional memory during the generation of one batch.
      */
     uint64_t generation;
 } transcdiff_memory;
 
 /**
- * What a model is.
+ * Description of a model. Set `struct_size` before the call.
  */
 typedef struct transcdiff_model_info {
     /**
@@ -480,86 +500,86 @@ typedef struct transcdiff_model_info {
      */
     size_t classes;
     /**
-     * `TRANSCDIFF_MODE_ONE_STEP` or `TRANSCDIFF_MODE_MULTI_REFERENCE`.
+     * Generation mode: `TRANSCDIFF_MODE_ONE_STEP` or `TRANSCDIFF_MODE_MULTI_REFERENCE`.
      */
     uint32_t mode;
     /**
-     * `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
+     * Data type of the computation: `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
      */
     uint32_t dtype;
     /**
-     * Trajectories of one generation: 1 in one step, else as many as there are groups of features.
+     * Number of AR steps per generation, each with one group of features; 1 in one-step mode.
      */
     size_t groups;
     /**
-     * Semantic features of an image.
+     * Number of semantic features per image.
      */
     size_t feature_count;
     /**
-     * Values of a feature.
+     * Number of values per feature.
      */
     size_t feature_width;
     /**
-     * Channels of a latent.
+     * Number of latent channels, C.
      */
     size_t latent_channels;
     /**
-     * Height of a latent.
+     * Latent height, h.
      */
     size_t latent_height;
     /**
-     * Width of a latent.
+     * Latent width, w.
      */
     size_t latent_width;
     /**
-     * Height of an image in pixels; 0 without a VAE.
+     * Image height in pixels; 0 without a codec.
      */
     size_t image_height;
     /**
-     * Width of an image in pixels; 0 without a VAE.
+     * Image width in pixels; 0 without a codec.
      */
     size_t image_width;
     /**
-     * Pixels for one position of a latent in both directions; 0 without a VAE.
+     * Downsampling factor d of the codec, in pixels per latent position along each side; 0 without a codec.
      */
     size_t downsampling;
     /**
-     * Values in the parameters of the model.
+     * Number of parameters of the model.
      */
     uint64_t parameters;
     /**
-     * Values in the parameters of the VAE; 0 without one.
+     * Number of parameters of the codec; 0 without a codec.
      */
-    uint64_t vae_parameters;
+    uint64_t codec_parameters;
 } transcdiff_model_info;
 
 /**
- * The call did what it was asked to.
+ * Success.
  */
 #define TRANSCDIFF_OK 0
 
 /**
- * An argument is outside of what the function takes: NULL, a class that is none, a number out of range.
+ * An argument is invalid: NULL, an unknown class, or a number out of range.
  */
 #define TRANSCDIFF_INVALID_ARGUMENT 1
 
 /**
- * Sizes do not fit together, or a buffer is not of the size that it has to have.
+ * Sizes do not match, or a buffer does not have the required size.
  */
 #define TRANSCDIFF_INVALID_SHAPE 2
 
 /**
- * The device does not compute in this type.
+ * The device does not support this data type.
  */
 #define TRANSCDIFF_INVALID_DTYPE 3
 
 /**
- * The model's configuration is impossible, or incomplete.
+ * The model configuration is invalid or incomplete.
  */
 #define TRANSCDIFF_INVALID_CONFIG 4
 
 /**
- * A struct is not of a size that this library knows, or sets fields that it does not know.
+ * `struct_size` is not a valid size, or fields that are unknown to this library are not zero.
  */
 #define TRANSCDIFF_INVALID_STRUCT 5
 
@@ -569,12 +589,12 @@ typedef struct transcdiff_model_info {
 #define TRANSCDIFF_DEVICE_UNAVAILABLE 6
 
 /**
- * Memory ran out. The model and the session are as usable as before.
+ * Out of memory. The model and the session remain usable.
  */
 #define TRANSCDIFF_OUT_OF_MEMORY 7
 
 /**
- * The device failed.
+ * The device reported an error.
  */
 #define TRANSCDIFF_BACKEND 8
 
@@ -584,32 +604,32 @@ typedef struct transcdiff_model_info {
 #define TRANSCDIFF_IO 9
 
 /**
- * A file is not of a known format, or is damaged.
+ * A file has an unknown format or is damaged.
  */
 #define TRANSCDIFF_FORMAT 10
 
 /**
- * A tensor in a file is not what the model needs.
+ * A tensor in a file does not match the model.
  */
 #define TRANSCDIFF_TENSOR 11
 
 /**
- * A value became infinite or no number; the message names the stage.
+ * A value became infinite or NaN; the message names the stage.
  */
 #define TRANSCDIFF_NON_FINITE 12
 
 /**
- * A callback or another thread asked to stop. The session is as usable as before.
+ * A callback or a cancellation token stopped the call. The session remains usable.
  */
 #define TRANSCDIFF_CANCELLED 13
 
 /**
- * Another thread, or a callback's caller, is using the session.
+ * The session is in use by another call: one of another thread, or the one that invoked the callback.
  */
 #define TRANSCDIFF_BUSY 14
 
 /**
- * A defect of this library. The model and the session can still be used or freed.
+ * Internal error: a defect of this library. The model and the session can still be used and freed.
  */
 #define TRANSCDIFF_INTERNAL 15
 
@@ -618,212 +638,57 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * A flag that is not set. NULL only after a defect of this library. Any thread.
+ * Creates a cancellation token in the state "not cancelled". The caller owns it and frees it with
+ * `transcdiff_cancellation_free`. Returns NULL only after an internal error. Thread-safe.
  */
 struct transcdiff_cancellation *transcdiff_cancellation_new(void);
 
 /**
- * Sets the flag: calls that watch it return `TRANSCDIFF_CANCELLED` within a part of a denoising step. It stays set, and
- * stops later calls at once, until it is reset. NULL is ignored. Any thread; async-signal-safe.
+ * Cancels the token: running calls with this token fail with `TRANSCDIFF_CANCELLED` within a fraction of a denoising step,
+ * and later calls fail at once, until the token is reset. Does nothing for NULL. Thread-safe and async-signal-safe.
  *
  * Contract:
- * `cancellation` is NULL or was not freed.
+ * `cancellation` is NULL or has not been freed.
  */
 void transcdiff_cancellation_cancel(const struct transcdiff_cancellation *cancellation);
 
 /**
- * Clears the flag. NULL is ignored. Any thread.
+ * Resets the token to "not cancelled". Does nothing for NULL. Thread-safe.
  *
  * Contract:
- * `cancellation` is NULL or was not freed.
+ * `cancellation` is NULL or has not been freed.
  */
 void transcdiff_cancellation_reset(const struct transcdiff_cancellation *cancellation);
 
 /**
- * 1 if the flag is set, else 0; 0 for NULL. Any thread.
+ * Returns 1 if the token is cancelled, else 0; 0 for NULL. Thread-safe.
  *
  * Contract:
- * `cancellation` is NULL or was not freed.
+ * `cancellation` is NULL or has not been freed.
  */
 int32_t transcdiff_cancellation_is_cancelled(const struct transcdiff_cancellation *cancellation);
 
 /**
- * Frees the flag, not before every call that was given it has returned. NULL is nothing to free. Any thread.
+ * Frees the token; does nothing for NULL. Callable from any thread, once every call with this token has returned.
  *
  * Contract:
- * `cancellation` is NULL or was not freed, and no other call is using it.
+ * `cancellation` is NULL or has not been freed, and is not in use by another call.
  */
 void transcdiff_cancellation_free(struct transcdiff_cancellation *cancellation);
 
 /**
- * Computes the semantic features [n, k, feature_width] of `n` classes. k is the model's `feature_count` in one step; with MRAR
- * it is (1 + reference_count)·feature_count/groups, for `references` [reference_count, n, C, h, w], the latents of the images
- * before each group but the first. `features_size` is in bytes. `cancellation` may be NULL. One call a session at a time.
+ * Encodes images to latents with the codec.
+ *
+ * `images` are `n` contiguous images of `height` × `width` pixels in `pixel_format`; both sides are multiples of d, the
+ * model's `downsampling`. `latents` receives [n, C, height/d, width/d] in the scale of the model. `images_size` and
+ * `latents_size` are in bytes. With `seeds` [n], latents are sampled from the posterior; with NULL they are its mean.
+ * `cancellation` is a cancellation token or NULL. All buffers belong to the caller.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` or `_INVALID_SHAPE` for invalid arguments or a model without a codec,
+ * `_CANCELLED`, `_NON_FINITE`, `_OUT_OF_MEMORY`, `_BACKEND` or `_BUSY`. One call per session at a time, on any thread.
  *
  * Contract:
- * The pointers are NULL or valid for their sizes; `features` overlaps nothing.
- */
-transcdiff_status transcdiff_session_features(struct transcdiff_session *session,
-                                              const uint32_t *classes,
-                                              size_t n,
-                                              const float *references,
-                                              size_t reference_count,
-                                              const struct transcdiff_cancellation *cancellation,
-                                              float *features,
-                                              size_t features_size,
-                                              struct transcdiff_error **error);
-
-/**
- * Computes the semantic features for no class of `n` images, as `transcdiff_session_features`: what guidance leads away from.
- * With MRAR they depend on the references.
- *
- * Contract:
- * The pointers are NULL or valid for their sizes; `features` overlaps nothing.
- */
-transcdiff_status transcdiff_session_unconditional_features(struct transcdiff_session *session,
-                                                            size_t n,
-                                                            const float *references,
-                                                            size_t reference_count,
-                                                            const struct transcdiff_cancellation *cancellation,
-                                                            float *features,
-                                                            size_t features_size,
-                                                            struct transcdiff_error **error);
-
-/**
- * Cuts features [n, count, width]: the first `k` of each image go to `cut` [n, k, width]. Any thread.
- *
- * Contract:
- * The pointers are NULL or valid for their shapes; `cut` overlaps nothing.
- */
-transcdiff_status transcdiff_features_cut(const float *features,
-                                          size_t n,
-                                          size_t count,
-                                          size_t width,
-                                          size_t k,
-                                          float *cut,
-                                          struct transcdiff_error **error);
-
-/**
- * Mixes features `first` and `second`, both [n, count, width]: of each image the first `k` of `first`, then those of `second`
- * from `k` on, go to `mixed` [n, count, width]. Any thread.
- *
- * Contract:
- * The pointers are NULL or valid for their shapes; `mixed` overlaps nothing.
- */
-transcdiff_status transcdiff_features_mix(const float *first,
-                                          const float *second,
-                                          size_t n,
-                                          size_t count,
-                                          size_t width,
-                                          size_t k,
-                                          float *mixed,
-                                          struct transcdiff_error **error);
-
-/**
- * Sets every field of `options` to its default: for a published model the sampler's settings with which the paper reports its
- * results, for others and for NULL the plain sampler without guidance; 100 steps. `struct_size` is
- * sizeof(transcdiff_generate_options) as the caller's header has it. Any thread.
- *
- * Contract:
- * `model` is NULL or was not freed; `options` is NULL or points to `struct_size` bytes that can be written.
- */
-transcdiff_status transcdiff_generate_options_init(const struct transcdiff_model *model,
-                                                   struct transcdiff_generate_options *options,
-                                                   size_t struct_size);
-
-/**
- * Sets every field of `outputs` to its default: RGB8, rows of pixels, nothing wanted. `struct_size` is
- * sizeof(transcdiff_outputs) as the caller's header has it. Any thread.
- *
- * Contract:
- * `outputs` is NULL or points to `struct_size` bytes that can be written.
- */
-transcdiff_status transcdiff_outputs_init(struct transcdiff_outputs *outputs, size_t struct_size);
-
-/**
- * Generates images, latents or both. The same options give the same bytes, in any batch. One call a session at a time.
- *
- * Contract:
- * The pointers, and those within the structs, are NULL or valid as their documentation says; buffers do not overlap.
- */
-transcdiff_status transcdiff_session_generate(struct transcdiff_session *session,
-                                              const struct transcdiff_generate_options *options,
-                                              const struct transcdiff_outputs *outputs,
-                                              struct transcdiff_error **error);
-
-/**
- * Sets every field of `options` to its default. `struct_size` is sizeof(transcdiff_load_options) as the caller's header
- * has it. Any thread.
- *
- * Contract:
- * `options` is NULL or points to `struct_size` bytes that can be written.
- */
-transcdiff_status transcdiff_load_options_init(struct transcdiff_load_options *options,
-                                               size_t struct_size);
-
-/**
- * Loads a model to `*model`, which is NULL if that fails. Any thread.
- *
- * Contract:
- * The pointers are NULL or valid as their documentation says; `model` and `error` can be written.
- */
-transcdiff_status transcdiff_model_load(const struct transcdiff_load_options *options,
-                                        struct transcdiff_model **model,
-                                        struct transcdiff_error **error);
-
-/**
- * Estimates, from the headers of the files alone, what loading with `options` and generating `images` images at a time
- * will take. Any thread.
- *
- * Contract:
- * As `transcdiff_model_load`.
- */
-transcdiff_status transcdiff_memory_estimate(const struct transcdiff_load_options *options,
-                                             size_t images,
-                                             struct transcdiff_memory *memory,
-                                             struct transcdiff_error **error);
-
-/**
- * What the model is. Any thread.
- *
- * Contract:
- * `model` is NULL or was not freed; `info` is NULL or points to a struct of the size that its first field says.
- */
-transcdiff_status transcdiff_model_get_info(const struct transcdiff_model *model,
-                                            struct transcdiff_model_info *info,
-                                            struct transcdiff_error **error);
-
-/**
- * The device's name, for people. It lives as long as the model; "" for NULL. Any thread.
- *
- * Contract:
- * `model` is NULL or was not freed.
- */
-const char *transcdiff_model_device(const struct transcdiff_model *model);
-
-/**
- * Frees a model. NULL is nothing to free. Any thread.
- *
- * Contract:
- * `model` is NULL or was not freed, and no other call is using the handle. Sessions may go on.
- */
-void transcdiff_model_free(struct transcdiff_model *model);
-
-/**
- * Bytes of one image of `height` × `width` pixels; 0 for an unknown format or a size that memory cannot hold. Any thread.
- */
-size_t transcdiff_pixel_bytes(uint32_t pixel_format,
-                              size_t height,
-                              size_t width);
-
-/**
- * Encodes `n` images of `height` × `width` pixels, which lie one after another in `pixel_format`, to latents
- * [n, C, height/d, width/d] in the scale of the model, where d is the model's `downsampling`; height and width are multiples
- * of d. `images_size` and `latents_size` are in bytes. With `seeds` [n] latents are drawn from the posterior; with NULL they
- * are its mean. `cancellation` may be NULL. One call a session at a time.
- *
- * Contract:
- * The pointers are NULL or valid for their sizes; `latents` overlaps nothing.
+ * The pointers are NULL or valid for their sizes; `latents` does not overlap other arguments.
  */
 transcdiff_status transcdiff_session_encode(struct transcdiff_session *session,
                                             const void *images,
@@ -839,12 +704,17 @@ transcdiff_status transcdiff_session_encode(struct transcdiff_session *session,
                                             struct transcdiff_error **error);
 
 /**
- * Decodes latents [n, C, height, width] in the scale of the model to `n` images of d·height × d·width pixels, where d is the
- * model's `downsampling`. `latents_size` and `images_size` are in bytes. `cancellation` may be NULL. One call a session at a
- * time.
+ * Decodes latents to images with the codec.
+ *
+ * `latents` are [n, C, height, width] in the scale of the model. `images` receives `n` contiguous images of
+ * d·height × d·width pixels in `pixel_format`, where d is the model's `downsampling`. `latents_size` and `images_size` are
+ * in bytes. `cancellation` is a cancellation token or NULL. All buffers belong to the caller.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` or `_INVALID_SHAPE` for invalid arguments or a model without a codec,
+ * `_CANCELLED`, `_NON_FINITE`, `_OUT_OF_MEMORY`, `_BACKEND` or `_BUSY`. One call per session at a time, on any thread.
  *
  * Contract:
- * The pointers are NULL or valid for their sizes; `images` overlaps nothing.
+ * The pointers are NULL or valid for their sizes; `images` does not overlap other arguments.
  */
 transcdiff_status transcdiff_session_decode(struct transcdiff_session *session,
                                             const float *latents,
@@ -859,84 +729,287 @@ transcdiff_status transcdiff_session_decode(struct transcdiff_session *session,
                                             struct transcdiff_error **error);
 
 /**
- * Makes a session on `model` to `*session`, which is NULL if that fails. Any thread.
+ * Computes the semantic features of `n` classes.
+ *
+ * `features` receives [n, k, feature_width]; `features_size` is in bytes. In one-step mode k is the model's `feature_count`
+ * and there are no references. With MRAR `references` are latents [reference_count, n, C, h, w], the results of the first
+ * `reference_count` AR steps, and k = (1 + reference_count)·feature_count/groups. `cancellation` is a cancellation token or
+ * NULL. All arrays belong to the caller.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` or `_INVALID_SHAPE` for invalid arguments, `_CANCELLED`, `_NON_FINITE`,
+ * `_OUT_OF_MEMORY`, `_BACKEND` or `_BUSY`. One call per session at a time, on any thread.
  *
  * Contract:
- * `model` is NULL or was not freed; `session` and `error` are NULL or can be written.
+ * The pointers are NULL or valid for their sizes; `features` does not overlap other arguments.
+ */
+transcdiff_status transcdiff_session_features(struct transcdiff_session *session,
+                                              const uint32_t *classes,
+                                              size_t n,
+                                              const float *references,
+                                              size_t reference_count,
+                                              const struct transcdiff_cancellation *cancellation,
+                                              float *features,
+                                              size_t features_size,
+                                              struct transcdiff_error **error);
+
+/**
+ * Computes unconditional features of `n` images, for classifier-free guidance. Shapes, errors, ownership and thread rules
+ * are those of `transcdiff_session_features`. With MRAR the features depend on the references.
+ *
+ * Contract:
+ * The pointers are NULL or valid for their sizes; `features` does not overlap other arguments.
+ */
+transcdiff_status transcdiff_session_unconditional_features(struct transcdiff_session *session,
+                                                            size_t n,
+                                                            const float *references,
+                                                            size_t reference_count,
+                                                            const struct transcdiff_cancellation *cancellation,
+                                                            float *features,
+                                                            size_t features_size,
+                                                            struct transcdiff_error **error);
+
+/**
+ * Truncates features [n, count, width] to the first `k` of each image and writes them to `truncated` [n, k, width]. Both
+ * arrays belong to the caller.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and for `k` outside 1 to `count`. Thread-safe.
+ *
+ * Contract:
+ * The pointers are NULL or valid for their shapes; `truncated` does not overlap `features`.
+ */
+transcdiff_status transcdiff_features_truncate(const float *features,
+                                               size_t n,
+                                               size_t count,
+                                               size_t width,
+                                               size_t k,
+                                               float *truncated,
+                                               struct transcdiff_error **error);
+
+/**
+ * Splices features `first` and `second`, both [n, count, width]: `spliced` [n, count, width] receives, for each image, the
+ * first `k` features of `first` followed by the features of `second` from index `k`. All arrays belong to the caller.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and for `k` outside 1 to `count`. Thread-safe.
+ *
+ * Contract:
+ * The pointers are NULL or valid for their shapes; `spliced` does not overlap other arguments.
+ */
+transcdiff_status transcdiff_features_splice(const float *first,
+                                             const float *second,
+                                             size_t n,
+                                             size_t count,
+                                             size_t width,
+                                             size_t k,
+                                             float *spliced,
+                                             struct transcdiff_error **error);
+
+/**
+ * Generates images and writes the selected results to `outputs`. Results are deterministic: on the CPU, the same options
+ * give bitwise identical results with any batch size.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT`, `_INVALID_SHAPE` or `_INVALID_STRUCT` for invalid options or outputs,
+ * `_CANCELLED` if a callback or the cancellation token stops the call, `_NON_FINITE` if a value overflows, `_OUT_OF_MEMORY`
+ * or `_BACKEND` for the device, and `_BUSY` if the session is in use. One call per session at a time, on any thread.
+ *
+ * Contract:
+ * The pointers, and those within the structs, are NULL or valid as documented; buffers do not overlap.
+ */
+transcdiff_status transcdiff_session_generate(struct transcdiff_session *session,
+                                              const struct transcdiff_generate_options *options,
+                                              const struct transcdiff_outputs *outputs,
+                                              struct transcdiff_error **error);
+
+/**
+ * Sets every field of `options` to its default. `struct_size` is sizeof(transcdiff_load_options) in the caller's header.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and `TRANSCDIFF_INVALID_STRUCT` for an invalid size. Thread-safe.
+ *
+ * Contract:
+ * `options` is NULL or points to `struct_size` writable bytes.
+ */
+transcdiff_status transcdiff_load_options_init(struct transcdiff_load_options *options,
+                                               size_t struct_size);
+
+/**
+ * Loads a model, and the codec if one is given, and returns the handle in `*model`, which is NULL on failure. The caller
+ * owns the handle and frees it with `transcdiff_model_free`.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT`, `_INVALID_STRUCT` or `_INVALID_DTYPE` for invalid options,
+ * `_DEVICE_UNAVAILABLE`, `_OUT_OF_MEMORY` or `_BACKEND` for the device, and `_IO`, `_FORMAT`, `_TENSOR` or
+ * `_INVALID_CONFIG` for the files. Thread-safe.
+ *
+ * Contract:
+ * Each pointer is NULL or valid as documented; `model` and `error` are NULL or writable.
+ */
+transcdiff_status transcdiff_model_load(const struct transcdiff_load_options *options,
+                                        struct transcdiff_model **model,
+                                        struct transcdiff_error **error);
+
+/**
+ * Estimates the memory for loading with `options` and generating batches of `images` images, from the file headers alone.
+ * The caller sets `memory->struct_size`.
+ *
+ * Fails as `transcdiff_model_load` does for the options and the files. Thread-safe.
+ *
+ * Contract:
+ * Each pointer is NULL or valid as documented; `memory` and `error` are NULL or writable.
+ */
+transcdiff_status transcdiff_memory_estimate(const struct transcdiff_load_options *options,
+                                             size_t images,
+                                             struct transcdiff_memory *memory,
+                                             struct transcdiff_error **error);
+
+/**
+ * Writes the description of a model to `*info`. The caller sets `info->struct_size`.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and `TRANSCDIFF_INVALID_STRUCT` for an invalid size. Thread-safe.
+ *
+ * Contract:
+ * `model` is NULL or has not been freed; `info` is NULL or points to a struct of the size given by its first field; `error`
+ * is NULL or writable.
+ */
+transcdiff_status transcdiff_model_get_info(const struct transcdiff_model *model,
+                                            struct transcdiff_model_info *info,
+                                            struct transcdiff_error **error);
+
+/**
+ * Returns the human-readable name of the device; "" for NULL. The string belongs to the model handle and is valid until
+ * that is freed. Thread-safe.
+ *
+ * Contract:
+ * `model` is NULL or has not been freed.
+ */
+const char *transcdiff_model_device(const struct transcdiff_model *model);
+
+/**
+ * Frees a model handle; does nothing for NULL. Sessions of the model remain usable. Callable from any thread, once no other
+ * call uses the handle.
+ *
+ * Contract:
+ * `model` is NULL or has not been freed, and the handle is not in use by another call.
+ */
+void transcdiff_model_free(struct transcdiff_model *model);
+
+/**
+ * Sets every field of `options` to its default. The sampling settings are those of the paper's reported results for a
+ * published model, and Euler–Maruyama without guidance for other models and NULL; 100 solver steps. `struct_size` is
+ * sizeof(transcdiff_generate_options) in the caller's header.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL options and `TRANSCDIFF_INVALID_STRUCT` for an invalid size.
+ * Thread-safe.
+ *
+ * Contract:
+ * `model` is NULL or has not been freed; `options` is NULL or points to `struct_size` writable bytes.
+ */
+transcdiff_status transcdiff_generate_options_init(const struct transcdiff_model *model,
+                                                   struct transcdiff_generate_options *options,
+                                                   size_t struct_size);
+
+/**
+ * Sets every field of `outputs` to its default: no buffers, and the pixel format `TRANSCDIFF_RGB8_HWC`. `struct_size` is
+ * sizeof(transcdiff_outputs) in the caller's header.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and `TRANSCDIFF_INVALID_STRUCT` for an invalid size. Thread-safe.
+ *
+ * Contract:
+ * `outputs` is NULL or points to `struct_size` writable bytes.
+ */
+transcdiff_status transcdiff_outputs_init(struct transcdiff_outputs *outputs,
+                                          size_t struct_size);
+
+/**
+ * Returns the size in bytes of one image of `height` × `width` pixels; 0 for an unknown format or a size that does not fit
+ * in memory. Thread-safe.
+ */
+size_t transcdiff_pixel_bytes(uint32_t pixel_format,
+                              size_t height,
+                              size_t width);
+
+/**
+ * Creates a session of `model` and returns the handle in `*session`, which is NULL on failure. The caller owns the handle
+ * and frees it with `transcdiff_session_free`. The session may outlive the model handle.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL. Thread-safe.
+ *
+ * Contract:
+ * `model` is NULL or has not been freed; `session` and `error` are NULL or writable.
  */
 transcdiff_status transcdiff_session_new(const struct transcdiff_model *model,
                                          struct transcdiff_session **session,
                                          struct transcdiff_error **error);
 
 /**
- * Frees a session. NULL is nothing to free. Any thread.
+ * Frees a session; does nothing for NULL. Callable from any thread, once no other call uses the session.
  *
  * Contract:
- * `session` is NULL or was not freed, and no other call is using it.
+ * `session` is NULL or has not been freed, and is not in use by another call.
  */
 void transcdiff_session_free(struct transcdiff_session *session);
 
 /**
- * Name of a status code, or "unknown status". Static memory. Any thread.
+ * Returns the name of a status code, or "unknown status". The string is static. Thread-safe.
  */
 const char *transcdiff_status_name(transcdiff_status status);
 
 /**
- * The status code of an error; `TRANSCDIFF_OK` for NULL. Any thread.
+ * Returns the status code of an error; `TRANSCDIFF_OK` for NULL. Thread-safe.
  *
  * Contract:
- * `error` is NULL or an error that was not freed.
+ * `error` is NULL or an error that has not been freed.
  */
 transcdiff_status transcdiff_error_status(const struct transcdiff_error *error);
 
 /**
- * The whole message of an error, in one line of UTF-8. It lives as long as the error; "" for NULL. Any thread.
+ * Returns the full message of an error, a single line of UTF-8; "" for NULL. The string belongs to the error and is valid
+ * until that is freed. Thread-safe.
  *
  * Contract:
- * `error` is NULL or an error that was not freed.
+ * `error` is NULL or an error that has not been freed.
  */
 const char *transcdiff_error_message(const struct transcdiff_error *error);
 
 /**
- * What the error is about: the argument, tensor, operation, stage or file. It lives as long as the error; "" where there
- * is none. Any thread.
+ * Returns the name of the argument, tensor, operation, stage or file that an error is about; "" if there is none or for
+ * NULL. The string belongs to the error and is valid until that is freed. Thread-safe.
  *
  * Contract:
- * `error` is NULL or an error that was not freed.
+ * `error` is NULL or an error that has not been freed.
  */
 const char *transcdiff_error_subject(const struct transcdiff_error *error);
 
 /**
- * What was expected, in words. It lives as long as the error; "" where that cannot be said. Any thread.
+ * Returns a description of the expected value; "" if there is none or for NULL. The string belongs to the error and is
+ * valid until that is freed. Thread-safe.
  *
  * Contract:
- * `error` is NULL or an error that was not freed.
+ * `error` is NULL or an error that has not been freed.
  */
 const char *transcdiff_error_expected(const struct transcdiff_error *error);
 
 /**
- * What came instead, in words. It lives as long as the error; "" where that cannot be said. Any thread.
+ * Returns a description of the actual value; "" if there is none or for NULL. The string belongs to the error and is
+ * valid until that is freed. Thread-safe.
  *
  * Contract:
- * `error` is NULL or an error that was not freed.
+ * `error` is NULL or an error that has not been freed.
  */
 const char *transcdiff_error_got(const struct transcdiff_error *error);
 
 /**
- * Frees an error. NULL is nothing to free. Any thread.
+ * Frees an error; does nothing for NULL. Callable from any thread, once no other call uses the error.
  *
  * Contract:
- * `error` is NULL or an error that was not freed.
+ * `error` is NULL or an error that has not been freed.
  */
 void transcdiff_error_free(struct transcdiff_error *error);
 
 /**
- * The version of the ABI that the library implements. Any thread.
+ * Returns the version of the ABI that the library implements. Thread-safe.
  */
 uint32_t transcdiff_abi_version(void);
 
 /**
- * The library's version, "MAJOR.MINOR.PATCH". Static memory. Any thread.
+ * Returns the version of the library, "MAJOR.MINOR.PATCH". The string is static. Thread-safe.
  */
 const char *transcdiff_version(void);
 

@@ -1,15 +1,16 @@
 /*
- * TransDiff for C++17 and later: transcdiff.h with handles that free themselves, results that carry errors, and lambdas.
+ * TransDiff for C++17 and later: RAII handles, results that carry errors, and callables as callbacks, over transcdiff.h.
  *
- * - Handles are move-only. A moved-from handle may be destroyed or assigned to; other calls on a Model or a Session give an
- *   Error, and a Cancellation cancels nothing.
- * - A function `try_f` returns a Result, which is a value or an Error. Where exceptions are enabled, `f` returns the value
- *   and throws the Error; it is try_f and nothing else. With -fno-exceptions only the forms `try_f` exist.
- * - What a lambda throws stops the generation that it was given to, and comes out of that call (out of `try_f` too) once
- *   the C frames in between have returned; what it throws while a model is loaded comes out when that is done.
- * - Results are in vectors, whose memory is std::allocator's: what it throws, both forms throw.
- * - Threads: a Model is shared by any number of sessions; a Session serves one call at a time; a Cancellation can be used
- *   by any thread.
+ * - Handles are move-only and free their resources. A moved-from handle may be destroyed or assigned to; calls on a
+ *   moved-from Model or Session fail with an Error, and cancelling a moved-from CancellationToken has no effect.
+ * - A function `try_f` returns a Result, which holds a value or an Error. With exceptions enabled, `f` is try_f with the
+ *   value returned and the Error thrown. With -fno-exceptions only the `try_f` forms exist. Errors are those documented in
+ *   transcdiff.h.
+ * - An exception thrown by a callback stops the generation and is rethrown from the call, `try_f` included, after the C
+ *   frames have returned; while a model is loaded, it is rethrown when loading ends.
+ * - Results are stored in vectors with std::allocator; its exceptions are thrown by both forms.
+ * - Threads: any number of sessions and threads share a Model; a Session serves one call at a time; a CancellationToken is
+ *   thread-safe.
  */
 
 #ifndef TRANSCDIFF_HPP
@@ -43,8 +44,8 @@
 #define TRANSCDIFF_EXCEPTIONS 0
 #endif
 
-// Translation units with and without std::span, with and without exceptions can be linked together: what differs has
-// different names.
+// Translation units with and without std::span or exceptions can be linked together: the inline namespace keeps their
+// differing definitions apart.
 #if defined(__cpp_lib_span) && TRANSCDIFF_EXCEPTIONS
 #define TRANSCDIFF_NAMESPACE std_span
 #elif defined(__cpp_lib_span)
@@ -59,19 +60,19 @@ namespace transcdiff {
 inline namespace TRANSCDIFF_NAMESPACE {
 
 #ifdef __cpp_lib_span
-/// Elements that belong to somebody else.
+/// Non-owning view of contiguous elements.
 template <class T>
 using Span = std::span<T>;
 #else
-/// Elements that belong to somebody else: what is needed of C++20's std::span, which takes its place where there is one.
+/// Non-owning view of contiguous elements: a subset of std::span, which replaces it from C++20 on.
 template <class T>
 class Span {
 public:
     constexpr Span() noexcept = default;
-    /// `size` elements from `data` on. As with std::span, a zero is no pointer: {0, n} are not n elements at NULL.
+    /// View of `size` elements at `data`. As with std::span, the literal 0 is not accepted as a pointer.
     template <class U, class = std::enable_if_t<std::is_convertible_v<U (*)[], T (*)[]>>>
     constexpr Span(U *data, std::size_t size) noexcept : data_(data), size_(size) {}
-    /// The elements of a container that has them one after another.
+    /// View of the elements of a contiguous container.
     template <class C, class = std::enable_if_t<std::is_convertible_v<
                            std::remove_pointer_t<decltype(std::declval<C &>().data())> (*)[], T (*)[]>>>
     constexpr Span(C &&container) noexcept : data_(container.data()), size_(container.size()) {}
@@ -90,7 +91,7 @@ private:
 };
 #endif
 
-/// What a call came to. Later versions may have values that this header does not name.
+/// Status of a call. Later versions of the library may return values that this header does not name.
 enum class Status : transcdiff_status {
     ok = TRANSCDIFF_OK,
     invalid_argument = TRANSCDIFF_INVALID_ARGUMENT,
@@ -110,27 +111,27 @@ enum class Status : transcdiff_status {
     internal = TRANSCDIFF_INTERNAL,
 };
 
-/// The sampler.
+/// Solver of the sampling process.
 enum class Solver : std::uint32_t {
     euler_maruyama = TRANSCDIFF_SOLVER_EULER_MARUYAMA,
     euler = TRANSCDIFF_SOLVER_EULER,
     heun = TRANSCDIFF_SOLVER_HEUN,
 };
 
-/// Which of a file's weights are loaded.
-enum class Weights : std::uint32_t {
+/// Weight set to load from a file.
+enum class WeightSet : std::uint32_t {
     automatic = TRANSCDIFF_WEIGHTS_AUTO,
     ema = TRANSCDIFF_WEIGHTS_EMA,
-    model = TRANSCDIFF_WEIGHTS_MODEL,
+    raw = TRANSCDIFF_WEIGHTS_RAW,
 };
 
-/// How much a message matters.
+/// Severity of a log message.
 enum class LogLevel : std::uint32_t { info = TRANSCDIFF_LOG_INFO, warning = TRANSCDIFF_LOG_WARNING };
 
-/// The type that a model computes in.
+/// Data type of the computation.
 enum class DType : std::uint32_t { f32 = TRANSCDIFF_F32, bf16 = TRANSCDIFF_BF16 };
 
-/// The order and type of an image's values.
+/// Order and type of the values of an image.
 enum class PixelFormat : std::uint32_t {
     rgb8_hwc = TRANSCDIFF_RGB8_HWC,
     rgb8_chw = TRANSCDIFF_RGB8_CHW,
@@ -138,41 +139,43 @@ enum class PixelFormat : std::uint32_t {
     f32_chw = TRANSCDIFF_F32_CHW,
 };
 
-/// What a progress or preview lambda says: whether the call goes on, or ends as cancelled.
-enum class Flow { go_on, stop };
+/// Return value of a progress or preview callback: continue the call, or stop it with Status::cancelled.
+enum class ControlFlow { proceed, cancel };
 
-/// A step of the sampler that was just done; transcdiff.h describes the fields, here and below.
+/// Progress after a solver step; transcdiff.h documents the fields, here and below.
 using Progress = transcdiff_progress;
-/// What a model is.
+/// Description of a model.
 using ModelInfo = transcdiff_model_info;
-/// What loading and generating will take, in bytes.
+/// Estimate of the memory for loading and generation, in bytes.
 using Memory = transcdiff_memory;
 
-using ProgressFunction = std::function<Flow(const Progress &)>;
-/// Told the clean latents [images, C, h, w] of the batch as predicted at this step, in the scale of the model.
-using PreviewFunction = std::function<Flow(const Progress &, Span<const float> latents)>;
-/// Told a line of UTF-8.
+/// Progress callback, invoked after every solver step on the calling thread.
+using ProgressFunction = std::function<ControlFlow(const Progress &)>;
+/// Preview callback: receives the denoised latents [images, C, h, w] of the batch as predicted at this step, in the scale
+/// of the model.
+using PreviewFunction = std::function<ControlFlow(const Progress &, Span<const float> latents)>;
+/// Log callback: receives a single line of UTF-8.
 using LogFunction = std::function<void(LogLevel, std::string_view message)>;
 
 namespace detail {
-struct Free {
+struct Deleter {
     void operator()(transcdiff_error *error) const noexcept { transcdiff_error_free(error); }
     void operator()(transcdiff_model *model) const noexcept { transcdiff_model_free(model); }
     void operator()(transcdiff_session *session) const noexcept { transcdiff_session_free(session); }
-    void operator()(transcdiff_cancellation *flag) const noexcept { transcdiff_cancellation_free(flag); }
+    void operator()(transcdiff_cancellation *token) const noexcept { transcdiff_cancellation_free(token); }
 };
 
 template <class T>
-using Handle = std::unique_ptr<T, Free>;
+using Handle = std::unique_ptr<T, Deleter>;
 
-/// NULL stands for "not given".
+/// Pointer to the elements, or NULL ("not set") if there are none.
 template <class C>
 auto data_or_null(const C &elements) noexcept -> decltype(elements.data()) {
     return elements.size() == 0 ? nullptr : elements.data();
 }
 } // namespace detail
 
-/// What went wrong in one call.
+/// Error of a call.
 class Error : public std::exception {
 public:
     Error(Status status, std::string message, std::string subject = {}, std::string expected = {},
@@ -180,23 +183,23 @@ public:
         : status_(status), message_(std::move(message)), subject_(std::move(subject)),
           expected_(std::move(expected)), got_(std::move(got)) {}
 
-    /// The error of a call that returned `status`, with what `error` knows; `error` may be NULL.
+    /// Error of a call that returned `status`, with the texts of `error`, which may be NULL.
     Error(transcdiff_status status, const transcdiff_error *error)
         : Error(static_cast<Status>(status),
                 error == nullptr ? transcdiff_status_name(status) : transcdiff_error_message(error),
                 transcdiff_error_subject(error), transcdiff_error_expected(error), transcdiff_error_got(error)) {}
 
-    /// What kind of error it is.
+    /// Status code.
     Status status() const noexcept { return status_; }
-    /// The whole message, in one line of UTF-8.
+    /// Full message, a single line of UTF-8.
     const std::string &message() const noexcept { return message_; }
-    /// What it is about: the argument, tensor, operation, stage or file; or empty.
+    /// Name of the argument, tensor, operation, stage or file that the error is about, or empty.
     const std::string &subject() const noexcept { return subject_; }
-    /// What was expected, in words; or empty.
+    /// Description of the expected value, or empty.
     const std::string &expected() const noexcept { return expected_; }
-    /// What came instead, in words; or empty.
+    /// Description of the actual value, or empty.
     const std::string &got() const noexcept { return got_; }
-    /// The message.
+    /// Full message.
     const char *what() const noexcept override { return message_.c_str(); }
 
 private:
@@ -204,7 +207,7 @@ private:
     std::string message_, subject_, expected_, got_;
 };
 
-/// A value or an Error. Asking for the one that is not there is undefined, but for `value`.
+/// Value or Error. Accessing the alternative that is not held is undefined behaviour, except through `value`.
 template <class T>
 class [[nodiscard]] Result {
 public:
@@ -222,7 +225,7 @@ public:
     Error &&error() && noexcept { return std::move(*std::get_if<1>(&state_)); }
 
 #if TRANSCDIFF_EXCEPTIONS
-    /// The value; throws the Error where there is none.
+    /// Returns the value, or throws the Error.
     T value() && {
         if (!has_value()) {
             throw std::move(*this).error();
@@ -235,7 +238,7 @@ private:
     std::variant<T, Error> state_;
 };
 
-/// Nothing, or an Error.
+/// Success without a value, or an Error.
 template <>
 class [[nodiscard]] Result<void> {
 public:
@@ -252,37 +255,37 @@ private:
 };
 
 namespace detail {
-/// Makes a call that takes an error argument.
+/// Calls a C function with an error argument and converts its error.
 template <class Call>
-Result<void> checked(Call call) {
+Result<void> call(Call function) {
     transcdiff_error *raw = nullptr;
-    const transcdiff_status status = call(&raw);
+    const transcdiff_status status = function(&raw);
     const Handle<transcdiff_error> error(raw);
     return status == TRANSCDIFF_OK ? Result<void>() : Result<void>(Error(status, error.get()));
 }
 
-inline Error invalid(Status status, std::string subject, std::string expected, std::string got) {
+inline Error mismatch(Status status, std::string subject, std::string expected, std::string got) {
     std::string message = subject + ": expected " + expected + ", got " + got;
     return {status, std::move(message), std::move(subject), std::move(expected), std::move(got)};
 }
 
-/// How many times `unit` goes into `size`, which it must do without a rest.
-inline Result<std::size_t> times(const char *subject, std::size_t size, std::size_t unit) {
+/// Returns size / unit; fails if `size` is not a multiple of `unit`.
+inline Result<std::size_t> divide_exactly(const char *subject, std::size_t size, std::size_t unit) {
     if (unit == 0 ? size == 0 : size % unit == 0) {
         return unit == 0 ? 0 : size / unit;
     }
-    return invalid(Status::invalid_shape, subject, "a multiple of " + std::to_string(unit),
+    return mismatch(Status::invalid_shape, subject, "a multiple of " + std::to_string(unit),
                    std::to_string(size));
 }
 
-inline Result<void> same(const char *subject, std::size_t size, std::size_t expected) {
+inline Result<void> check_size(const char *subject, std::size_t size, std::size_t expected) {
     if (size == expected) {
         return {};
     }
-    return invalid(Status::invalid_shape, subject, std::to_string(expected), std::to_string(size));
+    return mismatch(Status::invalid_shape, subject, std::to_string(expected), std::to_string(size));
 }
 
-/// The lambdas of one call, and the first exception that came out of one.
+/// Callbacks of one call, and the first exception that one of them threw.
 class Callbacks {
 public:
     Callbacks(const LogFunction *log, const ProgressFunction *progress = nullptr,
@@ -291,13 +294,14 @@ public:
 
     static std::int32_t on_progress(const transcdiff_progress *step, void *self) noexcept {
         auto &callbacks = *static_cast<Callbacks *>(self);
-        return callbacks.flow([&] { return *callbacks.progress_ ? (*callbacks.progress_)(*step) : Flow::go_on; });
+        return callbacks.control(
+            [&] { return *callbacks.progress_ ? (*callbacks.progress_)(*step) : ControlFlow::proceed; });
     }
 
     static std::int32_t on_preview(const transcdiff_progress *step, const float *latents, std::size_t count,
                                    void *self) noexcept {
         auto &callbacks = *static_cast<Callbacks *>(self);
-        return callbacks.flow([&] { return (*callbacks.preview_)(*step, Span<const float>(latents, count)); });
+        return callbacks.control([&] { return (*callbacks.preview_)(*step, Span<const float>(latents, count)); });
     }
 
     static void on_log(std::uint32_t level, const char *message, void *self) noexcept {
@@ -305,34 +309,34 @@ public:
         callbacks.guarded([&] { (*callbacks.log_)(static_cast<LogLevel>(level), message); });
     }
 
-    /// Throws what a lambda threw.
+    /// Rethrows the exception of a callback, if any.
     void rethrow() const {
 #if TRANSCDIFF_EXCEPTIONS
-        if (thrown_) {
-            std::rethrow_exception(thrown_);
+        if (exception_) {
+            std::rethrow_exception(exception_);
         }
 #endif
     }
 
 private:
     template <class Call>
-    std::int32_t flow(Call call) noexcept {
-        Flow flow = Flow::stop;
-        guarded([&] { flow = call(); });
-        return flow == Flow::stop ? 1 : 0;
+    std::int32_t control(Call call) noexcept {
+        ControlFlow result = ControlFlow::cancel;
+        guarded([&] { result = call(); });
+        return result == ControlFlow::cancel ? 1 : 0;
     }
 
-    /// Nothing is called any more once something was thrown.
+    /// Invokes a callback and stores its exception; after an exception no callback is invoked.
     template <class Call>
     void guarded(Call call) noexcept {
 #if TRANSCDIFF_EXCEPTIONS
-        if (thrown_) {
+        if (exception_) {
             return;
         }
         try {
             call();
         } catch (...) {
-            thrown_ = std::current_exception();
+            exception_ = std::current_exception();
         }
 #else
         call();
@@ -343,140 +347,151 @@ private:
     const ProgressFunction *progress_;
     const PreviewFunction *preview_;
 #if TRANSCDIFF_EXCEPTIONS
-    std::exception_ptr thrown_;
+    std::exception_ptr exception_;
 #endif
 };
 } // namespace detail
 
-/// A flag that stops the calls that watch it.
-class Cancellation {
+/// Cancellation token: stops the calls that it is passed to. Thread-safe.
+class CancellationToken {
 public:
-    /// A flag that is not set.
-    static Result<Cancellation> try_create() {
-        Cancellation made{transcdiff_cancellation_new()};
-        if (made.handle_ == nullptr) {
+    /// Creates a token in the state "not cancelled".
+    static Result<CancellationToken> try_create() {
+        CancellationToken token{transcdiff_cancellation_new()};
+        if (token.handle_ == nullptr) {
             return Error(TRANSCDIFF_INTERNAL, nullptr);
         }
-        return made;
+        return token;
     }
 
 #if TRANSCDIFF_EXCEPTIONS
-    static Cancellation create() { return try_create().value(); }
+    /// Throwing form of try_create.
+    static CancellationToken create() { return try_create().value(); }
 #endif
 
-    /// Sets the flag. It stays set until it is reset. May be called in a signal handler.
+    /// Cancels running and later calls with this token until it is reset. Async-signal-safe.
     void cancel() const noexcept { transcdiff_cancellation_cancel(get()); }
-    /// Clears the flag.
+    /// Resets the token to "not cancelled".
     void reset() const noexcept { transcdiff_cancellation_reset(get()); }
+    /// Returns whether the token is cancelled.
     bool is_cancelled() const noexcept { return transcdiff_cancellation_is_cancelled(get()) != 0; }
-    /// The C handle, which stays this object's.
+    /// C handle, owned by this object.
     transcdiff_cancellation *get() const noexcept { return handle_.get(); }
 
 private:
-    explicit Cancellation(transcdiff_cancellation *handle) : handle_(handle) {}
+    explicit CancellationToken(transcdiff_cancellation *handle) : handle_(handle) {}
 
     detail::Handle<transcdiff_cancellation> handle_;
 };
 
-/// A weights file: a path, or the file's bytes, which stay the caller's and are not needed after the call.
-using Source = std::variant<std::string, Span<const std::uint8_t>>;
+/// Weight file: a path, or the contents, which belong to the caller and are not used after the call returns.
+using WeightFile = std::variant<std::string, Span<const std::uint8_t>>;
 
-/// How a model is loaded.
+/// Options for loading a model.
 struct LoadOptions {
-    /// The model's file.
-    Source model;
-    /// The VAE's. Without one the model gives latents.
-    std::optional<Source> vae = std::nullopt;
-    /// "cpu", "cuda", "cuda:N" or "auto".
+    /// Model file.
+    WeightFile model;
+    /// Codec file, a KL-VAE. Without a codec the model generates latents only.
+    std::optional<WeightFile> codec = std::nullopt;
+    /// Device: "cpu", "cuda", "cuda:N" or "auto".
     std::string device = "auto";
+    /// Data type of the computation.
     DType dtype = DType::f32;
-    /// Threads of the CPU; 0: one a core.
+    /// Number of CPU threads; 0 means one thread per core.
     std::uint32_t threads = 0;
-    Weights weights = Weights::automatic;
-    /// Attention heads of a model whose file does not tell them; 0: the file, or the published sizes, tell.
+    /// Weight set to load.
+    WeightSet weights = WeightSet::automatic;
+    /// Number of attention heads, for files that do not contain it; 0 takes it from the file or from the published sizes.
     std::uint32_t heads = 0;
-    /// Files are mapped instead of read: the caller promises that nobody changes or truncates them during the call.
+    /// Memory-map files instead of reading them; the caller guarantees that they are not modified or truncated during the
+    /// call.
     bool map_files = false;
-    /// Told what was chosen, and why.
+    /// Callback for log messages.
     LogFunction log = nullptr;
 };
 
-/// What is generated, and how. What is not set is the library's default for the model. Counts follow from sizes: there are
-/// as many images as seeds.
+/// Options of a generation. Unset options take the library's defaults for the model. The number of images n is that of the
+/// seeds.
 struct GenerateOptions {
-    /// [n]: a class for each image; or none, where `features` are given.
+    /// Class per image, [n]; empty if `features` are set.
     std::vector<std::uint32_t> classes = {};
-    /// [n]: a seed for each image. With it the image is the same alone and in any batch.
+    /// Seed per image, [n]. The noise of an image depends on its own seed only, so it is the same in any batch.
     std::vector<std::uint64_t> seeds = {};
-    /// Steps of the sampler.
+    /// Number of solver steps, at least 1.
     std::optional<std::uint32_t> steps = std::nullopt;
+    /// Solver of the sampling process.
     std::optional<Solver> solver = std::nullopt;
-    /// Guidance, at least 1, which is none.
+    /// Guidance scale, at least 1; 1 disables guidance.
     std::optional<double> guidance = std::nullopt;
-    /// [groups]: with MRAR, guidance for each trajectory in place of `guidance`.
-    std::vector<double> step_guidance = {};
-    /// Guidance acts at times in [low, high].
+    /// Guidance scale per AR step, [groups], overriding `guidance`.
+    std::vector<double> ar_step_guidance = {};
+    /// Time interval [low, high] with guidance, within [0, 1].
     std::optional<double> guidance_low = std::nullopt, guidance_high = std::nullopt;
-    /// The paper's s0 and s1; for Euler–Maruyama.
+    /// Scales of the drift and of the injected noise, s0 and s1 in the paper, at least 0; Euler–Maruyama only.
     std::optional<double> drift_scale = std::nullopt, noise_scale = std::nullopt;
-    /// How many images are computed at a time; 0: all.
+    /// Number of images per batch; 0 means all.
     std::size_t batch = 0;
-    /// [n, k, feature_width]: semantic features to decode in place of classes.
+    /// Semantic features to decode instead of classes, [n, k, feature_width].
     std::vector<float> features = {};
-    /// [1 or n, k, feature_width]: what guidance leads away from.
+    /// Unconditional features for classifier-free guidance, [1 or n, k, feature_width].
     std::vector<float> unconditional = {};
-    /// [count, n, C, h, w]: with MRAR, latents in the scale of the model to use in place of the first ones.
+    /// Latents of reference images, [count, n, C, h, w], in the scale of the model: with MRAR they replace the results of the
+    /// first `count` AR steps.
     std::vector<float> references = {};
-    /// [n, C, h, w]: latents in the scale of the model to start from in place of noise.
-    std::vector<float> starting = {};
-    /// Stops the call from elsewhere; outlives it.
-    const Cancellation *cancellation = nullptr;
-    /// Called after every step.
+    /// Initial noise, [n, C, h, w], in the scale of the model, instead of noise generated from the seeds.
+    std::vector<float> initial_noise = {};
+    /// Cancellation token, or NULL. It must outlive the call.
+    const CancellationToken *cancellation = nullptr;
+    /// Progress callback, invoked after every solver step.
     ProgressFunction progress = nullptr;
-    /// Called after every `preview_interval` steps.
+    /// Preview callback, invoked after every `preview_interval` solver steps.
     PreviewFunction preview = nullptr;
-    /// At least 1.
+    /// Number of solver steps between previews, at least 1.
     std::optional<std::size_t> preview_interval = std::nullopt;
-    /// Told what is done.
+    /// Callback for log messages.
     LogFunction log = nullptr;
 };
 
-/// Images of one size, one after another.
+/// Contiguous images of one size.
 struct Images {
     PixelFormat format = PixelFormat::rgb8_hwc;
     std::size_t count = 0, height = 0, width = 0;
-    /// The values, where they are bytes.
+    /// Values of the 8-bit formats, else empty.
     std::vector<std::uint8_t> bytes = {};
-    /// The values, where they are floats.
+    /// Values of the float formats, else empty.
     std::vector<float> floats = {};
 
-    /// Black images, to be written to.
+    /// Black images.
     static Images blank(PixelFormat format, std::size_t count, std::size_t height, std::size_t width) {
-        Images made{format, count, height, width};
+        Images images{format, count, height, width};
         const auto size = count * transcdiff_pixel_bytes(static_cast<std::uint32_t>(format), height, width);
-        if (made.has_floats()) {
-            made.floats.resize(size / sizeof(float), -1.0F);
+        if (images.has_floats()) {
+            images.floats.resize(size / sizeof(float), -1.0F);
         } else {
-            made.bytes.resize(size);
+            images.bytes.resize(size);
         }
-        return made;
+        return images;
     }
 
+    /// Returns whether the format has float values.
     bool has_floats() const noexcept {
         return format == PixelFormat::f32_hwc || format == PixelFormat::f32_chw;
     }
+    /// Size of the values in bytes.
     std::size_t size_bytes() const noexcept {
         return has_floats() ? floats.size() * sizeof(float) : bytes.size();
     }
+    /// Values in `format`.
     const void *data() const noexcept {
         return has_floats() ? static_cast<const void *>(floats.data()) : bytes.data();
     }
+    /// Values in `format`.
     void *data() noexcept { return has_floats() ? static_cast<void *>(floats.data()) : bytes.data(); }
 };
 
-/// Which results of a generation are wanted: at least one.
-struct Wanted {
-    /// Takes a VAE.
+/// Results of a generation to return; at least one.
+struct OutputSelection {
+    /// Images; requires a codec.
     bool images = false;
     PixelFormat pixel_format = PixelFormat::rgb8_hwc;
     bool latents = false;
@@ -484,40 +499,42 @@ struct Wanted {
     bool features = false;
 };
 
-/// What was generated, where it was wanted.
-struct Generated {
+/// Results of a generation; those that were not selected are empty.
+struct Outputs {
     Images images = {};
-    /// [n, C, h, w], in the scale of the model.
+    /// Latents, [n, C, h, w], in the scale of the model.
     std::vector<float> latents = {};
-    /// [groups − 1, n, C, h, w], in the scale of the model: with MRAR from classes, the latents that were references on the way.
+    /// Latents of the reference images, [groups − 1, n, C, h, w], in the scale of the model: with MRAR from classes, the
+    /// results of all AR steps but the last.
     std::vector<float> references = {};
-    /// [n, k, feature_width]: the features that the latents were decoded from.
+    /// Semantic features that the latents were decoded from, [n, k, feature_width].
     std::vector<float> features = {};
 };
 
 namespace detail {
-/// Options as C has them, pointing into the C++ ones; a path with a zero byte would be another path there.
+/// C options that point into the C++ ones. Strings with zero bytes are rejected, since C would truncate them.
 class CLoadOptions {
 public:
     static Result<CLoadOptions> make(const LoadOptions &from, Callbacks &callbacks) {
-        CLoadOptions made;
-        transcdiff_load_options &to = made.options;
+        CLoadOptions result;
+        transcdiff_load_options &to = result.options;
         if (const auto status = transcdiff_load_options_init(&to, sizeof to); status != TRANSCDIFF_OK) {
             return Error(status, nullptr);
         }
         const std::pair<const char *, const std::string *> texts[] = {
             {"device", &from.device},
             {"model_path", path(&from.model)},
-            {"vae_path", path(from.vae ? &*from.vae : nullptr)},
+            {"codec_path", path(from.codec ? &*from.codec : nullptr)},
         };
         for (const auto &[name, text] : texts) {
             if (text != nullptr && text->find('\0') != std::string::npos) {
-                return invalid(Status::invalid_argument, name, "a text without zero bytes", "one with");
+                return mismatch(Status::invalid_argument, name, "a string without zero bytes",
+                                "a string with zero bytes");
             }
         }
         set(from.model, to.model_path, to.model_data, to.model_size);
-        if (from.vae) {
-            set(*from.vae, to.vae_path, to.vae_data, to.vae_size);
+        if (from.codec) {
+            set(*from.codec, to.codec_path, to.codec_data, to.codec_size);
         }
         to.device = from.device.c_str();
         to.dtype = static_cast<std::uint32_t>(from.dtype);
@@ -527,20 +544,20 @@ public:
         to.map_files = from.map_files ? 1 : 0;
         to.log = from.log ? Callbacks::on_log : nullptr;
         to.user_data = &callbacks;
-        return made;
+        return result;
     }
 
     transcdiff_load_options options;
 
 private:
-    static const std::string *path(const Source *source) { return std::get_if<std::string>(source); }
+    static const std::string *path(const WeightFile *file) { return std::get_if<std::string>(file); }
 
-    static void set(const Source &source, const char *&path, const void *&data, std::size_t &size) {
-        if (const auto *text = std::get_if<std::string>(&source)) {
+    static void set(const WeightFile &file, const char *&path, const void *&data, std::size_t &size) {
+        if (const auto *text = std::get_if<std::string>(&file)) {
             path = text->c_str();
         } else {
-            const auto bytes = *std::get_if<Span<const std::uint8_t>>(&source);
-            // A file of no bytes is a file, and not a good one: without a pointer there would be none.
+            const auto bytes = *std::get_if<Span<const std::uint8_t>>(&file);
+            // An empty file is reported as a damaged file; with a NULL pointer it would count as not set.
             data = bytes.data() == nullptr ? static_cast<const void *>("") : bytes.data();
             size = bytes.size();
         }
@@ -554,33 +571,33 @@ void set_if(To &to, const std::optional<From> &from) {
     }
 }
 
-inline const transcdiff_cancellation *handle(const Cancellation *cancellation) noexcept {
+inline const transcdiff_cancellation *handle(const CancellationToken *cancellation) noexcept {
     return cancellation == nullptr ? nullptr : cancellation->get();
 }
 
-/// A buffer that is asked for, even if nothing will be written to it: only then does the library say what is missing.
+/// Pointer that selects an output even if it is empty, so that the library reports the reason.
 template <class T>
-T *wanted_buffer(T *data) noexcept {
-    static T nothing = {};
-    return data == nullptr ? &nothing : data;
+T *non_null(T *data) noexcept {
+    static T dummy = {};
+    return data == nullptr ? &dummy : data;
 }
 
-inline float *buffer(std::vector<float> &values, std::size_t size, std::size_t &bytes) {
+inline float *allocate(std::vector<float> &values, std::size_t size, std::size_t &bytes) {
     values.resize(size);
     bytes = size * sizeof(float);
-    return wanted_buffer(values.data());
+    return non_null(values.data());
 }
 } // namespace detail
 
-/// One caller's use of a model; made by Model::session. It serves one call at a time, may outlive the Model, and is as
-/// usable after an error as before.
+/// Session: the per-caller state for using a model, created by Model::session. It serves one call at a time, may outlive
+/// the Model, and remains usable after an error.
 class Session {
 public:
-    /// The model that the session uses.
+    /// Description of the model.
     const ModelInfo &info() const noexcept { return info_; }
 
-    /// Generates what is wanted. The same options give the same values, in any batch.
-    Result<Generated> try_generate(const GenerateOptions &options, const Wanted &wanted) {
+    /// Generates images and returns the selected results. Deterministic as transcdiff_session_generate.
+    Result<Outputs> try_generate(const GenerateOptions &options, const OutputSelection &selection) {
         detail::Callbacks callbacks(&options.log, &options.progress, &options.preview);
         const auto c_options = this->c_options(options, callbacks);
         if (!c_options) {
@@ -590,21 +607,21 @@ public:
         if (const auto status = transcdiff_outputs_init(&outputs, sizeof outputs); status != TRANSCDIFF_OK) {
             return Error(status, nullptr);
         }
-        Generated made = prepare(*c_options, wanted, outputs);
-        const auto done = detail::checked([&](transcdiff_error **error) {
+        Outputs results = allocate_outputs(*c_options, selection, outputs);
+        const auto done = detail::call([&](transcdiff_error **error) {
             return transcdiff_session_generate(handle_.get(), &*c_options, &outputs, error);
         });
         callbacks.rethrow();
         if (!done) {
             return done.error();
         }
-        return made;
+        return results;
     }
 
-    /// Semantic features [n, k, feature_width] of classes; with MRAR of the first 1 + count groups, for references
-    /// [count, n, C, h, w].
+    /// Computes the semantic features [n, k, feature_width] of classes; with MRAR those of the first 1 + count groups, given
+    /// references [count, n, C, h, w].
     Result<std::vector<float>> try_features(Span<const std::uint32_t> classes, Span<const float> references = {},
-                                            const Cancellation *cancellation = nullptr) {
+                                            const CancellationToken *cancellation = nullptr) {
         const auto call = [&](auto... out) {
             return transcdiff_session_features(handle_.get(), classes.data(), classes.size(),
                                                detail::data_or_null(references), out...);
@@ -612,9 +629,9 @@ public:
         return features_of(classes.size(), references, cancellation, call);
     }
 
-    /// Semantic features for no class of n images, in the shape of try_features: what guidance leads away from.
+    /// Computes unconditional features of n images for classifier-free guidance, in the shape of try_features.
     Result<std::vector<float>> try_unconditional_features(std::size_t n, Span<const float> references = {},
-                                                          const Cancellation *cancellation = nullptr) {
+                                                          const CancellationToken *cancellation = nullptr) {
         const auto call = [&](auto... out) {
             return transcdiff_session_unconditional_features(handle_.get(), n,
                                                              detail::data_or_null(references), out...);
@@ -622,26 +639,26 @@ public:
         return features_of(n, references, cancellation, call);
     }
 
-    /// Latents [n, C, height/d, width/d] of images whose sides are multiples of the model's downsampling d: drawn from the
-    /// posterior with [n] seeds, its mean without.
+    /// Encodes images, whose sides are multiples of the model's downsampling d, to latents [n, C, height/d, width/d]: samples
+    /// of the posterior with seeds [n], else its mean.
     Result<std::vector<float>> try_encode(const Images &images, Span<const std::uint64_t> seeds = {},
-                                          const Cancellation *cancellation = nullptr) {
-        if (auto sized = detail::same("seeds", seeds.size(), seeds.empty() ? 0 : images.count); !sized) {
+                                          const CancellationToken *cancellation = nullptr) {
+        if (auto sized = detail::check_size("seeds", seeds.size(), seeds.empty() ? 0 : images.count); !sized) {
             return sized.error();
         }
         const auto format = static_cast<std::uint32_t>(images.format);
         const auto each = transcdiff_pixel_bytes(format, images.height, images.width);
-        const auto count = detail::times("images", images.size_bytes(), each);
+        const auto count = detail::divide_exactly("images", images.size_bytes(), each);
         if (!count) {
             return count.error();
         }
-        if (auto sized = detail::same("images", *count, images.count); !sized) {
+        if (auto sized = detail::check_size("images", *count, images.count); !sized) {
             return sized.error();
         }
         const auto d = info_.downsampling == 0 ? 1 : info_.downsampling;
         std::vector<float> latents(images.count * info_.latent_channels * (images.height / d) *
                                    (images.width / d));
-        return into(std::move(latents), [&](float *to, std::size_t bytes, transcdiff_error **error) {
+        return write_to(std::move(latents), [&](float *to, std::size_t bytes, transcdiff_error **error) {
             return transcdiff_session_encode(handle_.get(), images.data(), images.size_bytes(), format,
                                              images.count, images.height, images.width,
                                              detail::data_or_null(seeds), detail::handle(cancellation), to, bytes,
@@ -649,23 +666,23 @@ public:
         });
     }
 
-    /// Images of latents [n, C, height, width]; with the model's latent height and width unless others are given.
+    /// Decodes latents [n, C, height, width] to images. `size` is (height, width), by default the model's latent size.
     Result<Images> try_decode(Span<const float> latents, PixelFormat format = PixelFormat::rgb8_hwc,
                               std::optional<std::pair<std::size_t, std::size_t>> size = std::nullopt,
-                              const Cancellation *cancellation = nullptr) {
+                              const CancellationToken *cancellation = nullptr) {
         const auto height = size ? size->first : info_.latent_height;
         const auto width = size ? size->second : info_.latent_width;
-        const auto count = detail::times("latents", latents.size(), info_.latent_channels * height * width);
+        const auto count = detail::divide_exactly("latents", latents.size(), info_.latent_channels * height * width);
         if (!count) {
             return count.error();
         }
         const auto d = info_.downsampling;
         Images images = Images::blank(format, *count, d * height, d * width);
-        const auto done = detail::checked([&](transcdiff_error **error) {
+        const auto done = detail::call([&](transcdiff_error **error) {
             return transcdiff_session_decode(handle_.get(), latents.data(), latents.size() * sizeof(float), *count,
                                              height, width, static_cast<std::uint32_t>(format),
                                              detail::handle(cancellation),
-                                             detail::wanted_buffer(static_cast<char *>(images.data())),
+                                             detail::non_null(static_cast<char *>(images.data())),
                                              images.size_bytes(), error);
         });
         if (!done) {
@@ -675,29 +692,34 @@ public:
     }
 
 #if TRANSCDIFF_EXCEPTIONS
-    Generated generate(const GenerateOptions &options, const Wanted &wanted) {
-        return try_generate(options, wanted).value();
+    /// Throwing form of try_generate.
+    Outputs generate(const GenerateOptions &options, const OutputSelection &selection) {
+        return try_generate(options, selection).value();
     }
+    /// Throwing form of try_features.
     std::vector<float> features(Span<const std::uint32_t> classes, Span<const float> references = {},
-                                const Cancellation *cancellation = nullptr) {
+                                const CancellationToken *cancellation = nullptr) {
         return try_features(classes, references, cancellation).value();
     }
+    /// Throwing form of try_unconditional_features.
     std::vector<float> unconditional_features(std::size_t n, Span<const float> references = {},
-                                              const Cancellation *cancellation = nullptr) {
+                                              const CancellationToken *cancellation = nullptr) {
         return try_unconditional_features(n, references, cancellation).value();
     }
+    /// Throwing form of try_encode.
     std::vector<float> encode(const Images &images, Span<const std::uint64_t> seeds = {},
-                              const Cancellation *cancellation = nullptr) {
+                              const CancellationToken *cancellation = nullptr) {
         return try_encode(images, seeds, cancellation).value();
     }
+    /// Throwing form of try_decode.
     Images decode(Span<const float> latents, PixelFormat format = PixelFormat::rgb8_hwc,
                   std::optional<std::pair<std::size_t, std::size_t>> size = std::nullopt,
-                  const Cancellation *cancellation = nullptr) {
+                  const CancellationToken *cancellation = nullptr) {
         return try_decode(latents, format, size, cancellation).value();
     }
 #endif
 
-    /// The C handle, which stays this object's.
+    /// C handle, owned by this object.
     transcdiff_session *get() const noexcept { return handle_.get(); }
 
 private:
@@ -710,7 +732,7 @@ private:
         return info_.latent_channels * info_.latent_height * info_.latent_width;
     }
 
-    /// The options as C has them, pointing into `from` and `callbacks`.
+    /// C options that point into `from` and `callbacks`.
     Result<transcdiff_generate_options> c_options(const GenerateOptions &from,
                                                   detail::Callbacks &callbacks) const {
         transcdiff_generate_options to = defaults_;
@@ -720,15 +742,15 @@ private:
         detail::set_if(to.steps, from.steps);
         detail::set_if(to.solver, from.solver);
         detail::set_if(to.guidance, from.guidance);
-        to.step_guidance = detail::data_or_null(from.step_guidance);
-        to.step_guidance_count = from.step_guidance.size();
+        to.ar_step_guidance = detail::data_or_null(from.ar_step_guidance);
+        to.ar_step_guidance_count = from.ar_step_guidance.size();
         detail::set_if(to.guidance_low, from.guidance_low);
         detail::set_if(to.guidance_high, from.guidance_high);
         detail::set_if(to.drift_scale, from.drift_scale);
         detail::set_if(to.noise_scale, from.noise_scale);
         to.batch = from.batch;
         to.cancellation = detail::handle(from.cancellation);
-        // Always there: it stops the call for what another lambda threw.
+        // Always set: it stops the call after an exception of another callback.
         to.progress = detail::Callbacks::on_progress;
         to.preview = from.preview ? detail::Callbacks::on_preview : nullptr;
         detail::set_if(to.preview_interval, from.preview_interval);
@@ -740,26 +762,26 @@ private:
         return to;
     }
 
-    /// The arrays whose counts follow from their sizes.
+    /// Sets the arrays, with counts derived from their sizes.
     Result<void> set_arrays(const GenerateOptions &from, transcdiff_generate_options &to) const {
         const auto n = from.seeds.size();
-        if (auto sized = detail::same("classes", from.classes.size(), from.classes.empty() ? 0 : n); !sized) {
+        if (auto sized = detail::check_size("classes", from.classes.size(), from.classes.empty() ? 0 : n); !sized) {
             return sized;
         }
-        const auto start = from.starting.empty() ? 0 : n * latent_size();
-        if (auto sized = detail::same("starting", from.starting.size(), start); !sized) {
+        const auto noise = from.initial_noise.empty() ? 0 : n * latent_size();
+        if (auto sized = detail::check_size("initial_noise", from.initial_noise.size(), noise); !sized) {
             return sized;
         }
-        const auto count = detail::times("features", from.features.size(), n * info_.feature_width);
+        const auto count = detail::divide_exactly("features", from.features.size(), n * info_.feature_width);
         if (!count) {
             return count.error();
         }
         const auto others =
-            detail::times("unconditional", from.unconditional.size(), *count * info_.feature_width);
+            detail::divide_exactly("unconditional", from.unconditional.size(), *count * info_.feature_width);
         if (!others) {
             return others.error();
         }
-        const auto references = detail::times("references", from.references.size(), n * latent_size());
+        const auto references = detail::divide_exactly("references", from.references.size(), n * latent_size());
         if (!references) {
             return references.error();
         }
@@ -769,57 +791,57 @@ private:
         to.unconditional_images = *others;
         to.references = detail::data_or_null(from.references);
         to.reference_count = *references;
-        to.starting = detail::data_or_null(from.starting);
+        to.initial_noise = detail::data_or_null(from.initial_noise);
         return {};
     }
 
-    /// Memory for what is wanted, and `outputs` pointing to it.
-    Generated prepare(const transcdiff_generate_options &options, const Wanted &wanted,
-                      transcdiff_outputs &outputs) const {
-        Generated made;
+    /// Allocates the selected results, and points `outputs` to them.
+    Outputs allocate_outputs(const transcdiff_generate_options &options, const OutputSelection &selection,
+                             transcdiff_outputs &outputs) const {
+        Outputs results;
         const auto n = options.images;
         const auto latents = n * latent_size();
-        outputs.pixel_format = static_cast<std::uint32_t>(wanted.pixel_format);
-        if (wanted.images) {
-            made.images = Images::blank(wanted.pixel_format, n, info_.image_height, info_.image_width);
-            outputs.images = detail::wanted_buffer(static_cast<char *>(made.images.data()));
-            outputs.images_size = made.images.size_bytes();
+        outputs.pixel_format = static_cast<std::uint32_t>(selection.pixel_format);
+        if (selection.images) {
+            results.images = Images::blank(selection.pixel_format, n, info_.image_height, info_.image_width);
+            outputs.images = detail::non_null(static_cast<char *>(results.images.data()));
+            outputs.images_size = results.images.size_bytes();
         }
-        if (wanted.latents) {
-            outputs.latents = detail::buffer(made.latents, latents, outputs.latents_size);
+        if (selection.latents) {
+            outputs.latents = detail::allocate(results.latents, latents, outputs.latents_size);
         }
-        if (wanted.references && options.classes != nullptr) {
+        if (selection.references && options.classes != nullptr) {
             const auto steps = info_.groups == 0 ? 0 : info_.groups - 1;
-            outputs.references = detail::buffer(made.references, steps * latents, outputs.references_size);
+            outputs.references = detail::allocate(results.references, steps * latents, outputs.references_size);
         }
-        if (wanted.features) {
+        if (selection.features) {
             const auto count = options.features == nullptr ? info_.feature_count : options.feature_count;
             outputs.features =
-                detail::buffer(made.features, n * count * info_.feature_width, outputs.features_size);
+                detail::allocate(results.features, n * count * info_.feature_width, outputs.features_size);
         }
-        return made;
+        return results;
     }
 
-    /// Features of n images; `call` takes what comes after the references in C.
+    /// Computes features of n images; `call` takes the C arguments after the references.
     template <typename Call>
     Result<std::vector<float>> features_of(std::size_t n, Span<const float> references,
-                                           const Cancellation *cancellation, Call call) {
-        const auto count = detail::times("references", references.size(), n * latent_size());
+                                           const CancellationToken *cancellation, Call call) {
+        const auto count = detail::divide_exactly("references", references.size(), n * latent_size());
         if (!count) {
             return count.error();
         }
         const auto tokens = info_.groups == 0 ? 0 : info_.feature_count / info_.groups * (1 + *count);
         std::vector<float> features(n * tokens * info_.feature_width);
-        return into(std::move(features), [&](float *to, std::size_t bytes, transcdiff_error **error) {
+        return write_to(std::move(features), [&](float *to, std::size_t bytes, transcdiff_error **error) {
             return call(*count, detail::handle(cancellation), to, bytes, error);
         });
     }
 
-    /// `values`, once `call` has written them.
+    /// Returns `values` after `call` has written them.
     template <class Call>
-    static Result<std::vector<float>> into(std::vector<float> values, Call call) {
-        const auto done = detail::checked([&](transcdiff_error **error) {
-            return call(detail::wanted_buffer(values.data()), values.size() * sizeof(float), error);
+    static Result<std::vector<float>> write_to(std::vector<float> values, Call call) {
+        const auto done = detail::call([&](transcdiff_error **error) {
+            return call(detail::non_null(values.data()), values.size() * sizeof(float), error);
         });
         if (!done) {
             return done.error();
@@ -832,10 +854,10 @@ private:
     transcdiff_generate_options defaults_;
 };
 
-/// A model on a device, with a VAE or without. Any number of sessions, on any threads, use it at the same time.
+/// Model on a device, with or without a codec. Immutable: any number of sessions and threads can use it concurrently.
 class Model {
 public:
-    /// Loads a model.
+    /// Loads a model, and the codec if one is given. Thread-safe.
     static Result<Model> try_load(const LoadOptions &options) {
         detail::Callbacks callbacks(&options.log);
         const auto c_options = detail::CLoadOptions::make(options, callbacks);
@@ -843,7 +865,7 @@ public:
             return c_options.error();
         }
         transcdiff_model *raw = nullptr;
-        const auto loaded = detail::checked(
+        const auto loaded = detail::call(
             [&](transcdiff_error **error) { return transcdiff_model_load(&c_options->options, &raw, error); });
         Model model{raw};
         callbacks.rethrow();
@@ -851,15 +873,15 @@ public:
             return loaded.error();
         }
         model.info_.struct_size = sizeof model.info_;
-        const auto known = detail::checked(
+        const auto described = detail::call(
             [&](transcdiff_error **error) { return transcdiff_model_get_info(raw, &model.info_, error); });
-        if (!known) {
-            return known.error();
+        if (!described) {
+            return described.error();
         }
         return model;
     }
 
-    /// A session of one caller.
+    /// Creates a session. Thread-safe.
     Result<Session> try_session() const {
         transcdiff_generate_options defaults;
         const auto status = transcdiff_generate_options_init(get(), &defaults, sizeof defaults);
@@ -867,24 +889,26 @@ public:
             return Error(status, nullptr);
         }
         transcdiff_session *raw = nullptr;
-        const auto made = detail::checked(
+        const auto created = detail::call(
             [&](transcdiff_error **error) { return transcdiff_session_new(get(), &raw, error); });
-        if (!made) {
-            return made.error();
+        if (!created) {
+            return created.error();
         }
         return Session(raw, info_, defaults);
     }
 
 #if TRANSCDIFF_EXCEPTIONS
+    /// Throwing form of try_load.
     static Model load(const LoadOptions &options) { return try_load(options).value(); }
+    /// Throwing form of try_session.
     Session session() const { return try_session().value(); }
 #endif
 
-    /// What was loaded.
+    /// Description of the model.
     const ModelInfo &info() const noexcept { return info_; }
-    /// The device's name, for people; valid while the model lives.
+    /// Human-readable name of the device; valid while the Model lives.
     std::string_view device() const noexcept { return transcdiff_model_device(get()); }
-    /// The C handle, which stays this object's.
+    /// C handle, owned by this object.
     const transcdiff_model *get() const noexcept { return handle_.get(); }
 
 private:
@@ -894,7 +918,8 @@ private:
     ModelInfo info_ = {};
 };
 
-/// What loading with `options` and generating `images` images at a time will take, from the files' headers alone.
+/// Estimates the memory for loading with `options` and generating batches of `images` images, from the file headers alone.
+/// Thread-safe.
 inline Result<Memory> try_estimate_memory(const LoadOptions &options, std::size_t images) {
     detail::Callbacks callbacks(&options.log);
     const auto c_options = detail::CLoadOptions::make(options, callbacks);
@@ -903,7 +928,7 @@ inline Result<Memory> try_estimate_memory(const LoadOptions &options, std::size_
     }
     Memory memory = {};
     memory.struct_size = sizeof memory;
-    const auto done = detail::checked([&](transcdiff_error **error) {
+    const auto done = detail::call([&](transcdiff_error **error) {
         return transcdiff_memory_estimate(&c_options->options, images, &memory, error);
     });
     callbacks.rethrow();
@@ -913,63 +938,67 @@ inline Result<Memory> try_estimate_memory(const LoadOptions &options, std::size_
     return memory;
 }
 
-/// The first `k` features of each of n images, whose features are [n, count, width].
-inline Result<std::vector<float>> try_cut_features(Span<const float> features, std::size_t count,
-                                                   std::size_t width, std::size_t k) {
-    const auto n = detail::times("features", features.size(), count * width);
+/// Truncates features [n, count, width] to the first `k` of each image, [n, k, width]. Thread-safe.
+inline Result<std::vector<float>> try_truncate_features(Span<const float> features, std::size_t count,
+                                                        std::size_t width, std::size_t k) {
+    const auto n = detail::divide_exactly("features", features.size(), count * width);
     if (!n) {
         return n.error();
     }
-    // Nothing that is refused is allocated for.
-    std::vector<float> cut(k <= count ? *n * k * width : 0);
-    const auto done = detail::checked([&](transcdiff_error **error) {
-        return transcdiff_features_cut(features.data(), *n, count, width, k, cut.data(), error);
+    // Nothing is allocated for arguments that the library rejects.
+    std::vector<float> truncated(k <= count ? *n * k * width : 0);
+    const auto done = detail::call([&](transcdiff_error **error) {
+        return transcdiff_features_truncate(features.data(), *n, count, width, k, truncated.data(), error);
     });
     if (!done) {
         return done.error();
     }
-    return cut;
+    return truncated;
 }
 
-/// Of each of n images, whose features are [n, count, width], the first `k` features of `first`, then those of `second`.
-inline Result<std::vector<float>> try_mix_features(Span<const float> first, Span<const float> second,
-                                                   std::size_t count, std::size_t width, std::size_t k) {
-    if (auto sized = detail::same("second", second.size(), first.size()); !sized) {
+/// Splices features [n, count, width]: for each image the first `k` features of `first`, then those of `second` from index
+/// `k`. Thread-safe.
+inline Result<std::vector<float>> try_splice_features(Span<const float> first, Span<const float> second,
+                                                      std::size_t count, std::size_t width, std::size_t k) {
+    if (auto sized = detail::check_size("second", second.size(), first.size()); !sized) {
         return sized.error();
     }
-    const auto n = detail::times("first", first.size(), count * width);
+    const auto n = detail::divide_exactly("first", first.size(), count * width);
     if (!n) {
         return n.error();
     }
-    std::vector<float> mixed(first.size());
-    const auto done = detail::checked([&](transcdiff_error **error) {
-        return transcdiff_features_mix(first.data(), second.data(), *n, count, width, k, mixed.data(), error);
+    std::vector<float> spliced(first.size());
+    const auto done = detail::call([&](transcdiff_error **error) {
+        return transcdiff_features_splice(first.data(), second.data(), *n, count, width, k, spliced.data(), error);
     });
     if (!done) {
         return done.error();
     }
-    return mixed;
+    return spliced;
 }
 
 #if TRANSCDIFF_EXCEPTIONS
+/// Throwing form of try_estimate_memory.
 inline Memory estimate_memory(const LoadOptions &options, std::size_t images) {
     return try_estimate_memory(options, images).value();
 }
-inline std::vector<float> cut_features(Span<const float> features, std::size_t count, std::size_t width,
-                                       std::size_t k) {
-    return try_cut_features(features, count, width, k).value();
+/// Throwing form of try_truncate_features.
+inline std::vector<float> truncate_features(Span<const float> features, std::size_t count, std::size_t width,
+                                            std::size_t k) {
+    return try_truncate_features(features, count, width, k).value();
 }
-inline std::vector<float> mix_features(Span<const float> first, Span<const float> second, std::size_t count,
-                                       std::size_t width, std::size_t k) {
-    return try_mix_features(first, second, count, width, k).value();
+/// Throwing form of try_splice_features.
+inline std::vector<float> splice_features(Span<const float> first, Span<const float> second, std::size_t count,
+                                          std::size_t width, std::size_t k) {
+    return try_splice_features(first, second, count, width, k).value();
 }
 #endif
 
-/// The library's version, "MAJOR.MINOR.PATCH".
+/// Version of the library, "MAJOR.MINOR.PATCH".
 inline std::string_view version() noexcept { return transcdiff_version(); }
-/// The version of the ABI that the library implements.
+/// Version of the ABI that the library implements.
 inline std::uint32_t abi_version() noexcept { return transcdiff_abi_version(); }
-/// The name of a status.
+/// Name of a status.
 inline std::string_view name(Status status) noexcept {
     return transcdiff_status_name(static_cast<transcdiff_status>(status));
 }

@@ -1,5 +1,5 @@
-//! Gives the shared library its soname: programs that were linked against one version go on running with later ones
-//! of the same major version.
+//! Sets the soname of the shared library: programs linked against one version run with later ones of the same major
+//! version.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -1,5 +1,5 @@
 /*
- * Generates images of classes and writes them, side by side, to a PNG. README.md says how to build it.
+ * Generates images of classes and writes them as a grid to a PNG file. README.md has the build instructions.
  */
 
 #include <errno.h>
@@ -14,40 +14,40 @@
 #include <transcdiff.h>
 
 static const char USAGE[] =
-    "usage: generate MODEL [--vae FILE] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n"
+    "usage: generate MODEL [--codec FILE] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n"
     "                [--out grid.png] [--columns N]\n"
-    "Without seeds, image i has the seed i. Without a VAE, the k*k channels of a latent are k*k grey pixels.\n";
+    "The default seed of image i is i. Without a codec, the k*k channels of a latent become k*k grey pixels.\n";
 
-/* What was asked for. */
+/* Command line arguments. */
 typedef struct {
-    const char *model, *vae, *out;
+    const char *model, *codec, *out;
     uint32_t *classes;
     uint64_t *seeds;
     size_t images, seed_count;
-    unsigned long columns, steps; /* 0: not given */
-    double guidance;              /* 0: not given */
+    unsigned long columns, steps; /* 0: not set */
+    double guidance;              /* 0: not set */
 } arguments;
 
-/* Images of `channels` bytes a pixel, rows of pixels, one after another. */
+/* Contiguous images of height x width x channels bytes. */
 typedef struct {
     size_t count, height, width, channels;
     uint8_t *pixels;
 } images;
 
-/* What the signal handler sets: transcdiff_cancellation_cancel may be called there. */
-static transcdiff_cancellation *interrupted;
+/* Token that the signal handler cancels: transcdiff_cancellation_cancel is async-signal-safe. */
+static transcdiff_cancellation *interrupt_token;
 
 static void on_signal(int signal_number) {
     (void)signal_number;
-    transcdiff_cancellation_cancel(interrupted);
+    transcdiff_cancellation_cancel(interrupt_token);
 }
 
-static void fail(const char *what, const char *why) {
-    fprintf(stderr, "%s: %s\n", what, why);
+static void fail(const char *subject, const char *reason) {
+    fprintf(stderr, "%s: %s\n", subject, reason);
     exit(EXIT_FAILURE);
 }
 
-/* Memory for `count` elements, or the end of the program. */
+/* Allocates `count` elements, set to zero; exits on failure. */
 static void *allocate(size_t count, size_t size) {
     void *memory = calloc(count == 0 ? 1 : count, size);
     if (memory == NULL) {
@@ -57,8 +57,8 @@ static void *allocate(size_t count, size_t size) {
 }
 
 /*
- * Ends the program if a call did not succeed, with what the library says of it. The error is passed by its address: its
- * value is only known after the call, which is another argument.
+ * Exits with the library's message if a call failed. The error is passed by address, because its value is known only after
+ * the call, which is evaluated as another argument.
  */
 static void check(transcdiff_status status, transcdiff_error *const *error) {
     if (status == TRANSCDIFF_OK) {
@@ -69,46 +69,46 @@ static void check(transcdiff_status status, transcdiff_error *const *error) {
     exit(status == TRANSCDIFF_CANCELLED ? 130 : EXIT_FAILURE);
 }
 
-/* The whole number at the start of `text`, at most `most`; `*end` is what follows it. */
-static unsigned long long whole(const char *option, const char *text, unsigned long long most, char **end) {
+/* Parses the integer at the start of `text`, at most `max`; sets `*end` to the text after it. */
+static unsigned long long integer(const char *option, const char *text, unsigned long long max, char **end) {
     errno = 0;
     unsigned long long value = strtoull(text, end, 10);
-    if (*text < '0' || *text > '9' || errno != 0 || value > most) {
-        fail(option, "expected a whole number in range");
+    if (*text < '0' || *text > '9' || errno != 0 || value > max) {
+        fail(option, "expected an integer in range");
     }
     return value;
 }
 
 static unsigned long positive(const char *option, const char *text) {
     char *end;
-    unsigned long value = (unsigned long)whole(option, text, UINT32_MAX, &end);
+    unsigned long value = (unsigned long)integer(option, text, UINT32_MAX, &end);
     if (value == 0 || *end != '\0') {
-        fail(option, "expected a positive whole number");
+        fail(option, "expected a positive integer");
     }
     return value;
 }
 
-/* Numbers with commas between them. */
-static uint64_t *list(const char *option, const char *text, unsigned long long most, size_t *count) {
+/* Parses comma-separated integers, each at most `max`. */
+static uint64_t *list(const char *option, const char *text, unsigned long long max, size_t *count) {
     uint64_t *values = allocate(strlen(text) / 2 + 1, sizeof *values);
     char *end = (char *)text;
     *count = 0;
     for (;;) {
-        values[(*count)++] = whole(option, end, most, &end);
+        values[(*count)++] = integer(option, end, max, &end);
         if (*end == '\0') {
             return values;
         }
         if (*end++ != ',') {
-            fail(option, "expected numbers with commas between them");
+            fail(option, "expected comma-separated integers");
         }
     }
 }
 
-static double guidance_of(const char *option, const char *text) {
+static double guidance_scale(const char *option, const char *text) {
     char *end;
     double value = strtod(text, &end);
     if (end == text || *end != '\0' || !(value >= 1.0)) {
-        fail(option, "expected a number that is at least 1");
+        fail(option, "expected a number of at least 1");
     }
     return value;
 }
@@ -125,8 +125,8 @@ static arguments parse(int argc, char **argv) {
         if (++i >= argc) {
             fail(option, USAGE);
         }
-        if (strcmp(option, "--vae") == 0) {
-            a.vae = argv[i];
+        if (strcmp(option, "--codec") == 0 || strcmp(option, "--vae") == 0) {
+            a.codec = argv[i];
         } else if (strcmp(option, "--classes") == 0) {
             classes = argv[i];
         } else if (strcmp(option, "--seeds") == 0) {
@@ -135,7 +135,7 @@ static arguments parse(int argc, char **argv) {
         } else if (strcmp(option, "--steps") == 0) {
             a.steps = positive(option, argv[i]);
         } else if (strcmp(option, "--guidance") == 0) {
-            a.guidance = guidance_of(option, argv[i]);
+            a.guidance = guidance_scale(option, argv[i]);
         } else if (strcmp(option, "--out") == 0) {
             a.out = argv[i];
         } else if (strcmp(option, "--columns") == 0) {
@@ -160,7 +160,7 @@ static arguments parse(int argc, char **argv) {
         }
     }
     if (a.seed_count != a.images) {
-        fail("--seeds", "expected a seed for each class");
+        fail("--seeds", "expected one seed per class");
     }
     return a;
 }
@@ -181,41 +181,41 @@ static transcdiff_model *load(const arguments *a) {
     transcdiff_error *error = NULL;
     check(transcdiff_load_options_init(&options, sizeof options), &error);
     options.model_path = a->model;
-    options.vae_path = a->vae;
+    options.codec_path = a->codec;
     options.log = show_message;
     transcdiff_model *model;
     check(transcdiff_model_load(&options, &model, &error), &error);
     return model;
 }
 
-/* -1 black to 1 white, as a byte: rounded to nearest, halves to even. */
+/* Converts -1 (black) to 1 (white) to a byte, rounding to nearest with ties to even. */
 static uint8_t grey(float value) {
     return (uint8_t)rint(fmin(fmax(((double)value + 1.0) * 127.5, 0.0), 255.0));
 }
 
-/* The images of latents of k*k channels: channel k*dy + dx has the pixels (k*y + dy, k*x + dx). */
-static images unshuffled(const float *latents, size_t count, const transcdiff_model_info *info) {
+/* Converts latents of k*k channels to grey images: channel k*dy + dx holds the pixels (k*y + dy, k*x + dx). */
+static images depth_to_space(const float *latents, size_t count, const transcdiff_model_info *info) {
     size_t channels = info->latent_channels, height = info->latent_height, width = info->latent_width;
     size_t k = (size_t)(sqrt((double)channels) + 0.5);
     if (k * k != channels) {
-        fail("--vae", "without one, a latent has to have 1, 4, 9, 16, ... channels");
+        fail("--codec", "required unless the latents have 1, 4, 9, 16, ... channels");
     }
-    images made = {count, k * height, k * width, 1, allocate(count * channels, height * width)};
+    images result = {count, k * height, k * width, 1, allocate(count * channels, height * width)};
     const float *value = latents;
     for (size_t n = 0; n < count; n++) {
         for (size_t channel = 0; channel < channels; channel++) {
             for (size_t y = 0; y < height; y++) {
                 for (size_t x = 0; x < width; x++) {
-                    size_t row = n * made.height + k * y + channel / k;
-                    made.pixels[row * made.width + k * x + channel % k] = grey(*value++);
+                    size_t row = n * result.height + k * y + channel / k;
+                    result.pixels[row * result.width + k * x + channel % k] = grey(*value++);
                 }
             }
         }
     }
-    return made;
+    return result;
 }
 
-/* Generates what the arguments ask for. */
+/* Generates the images of the arguments. */
 static images generate(const arguments *a, const transcdiff_model *model) {
     transcdiff_error *error = NULL;
     transcdiff_model_info info;
@@ -228,21 +228,21 @@ static images generate(const arguments *a, const transcdiff_model *model) {
     options.seeds = a->seeds;
     options.steps = a->steps == 0 ? options.steps : (uint32_t)a->steps;
     options.guidance = a->guidance == 0.0 ? options.guidance : a->guidance;
-    options.cancellation = interrupted;
+    options.cancellation = interrupt_token;
     options.progress = show_progress;
     transcdiff_outputs outputs;
     check(transcdiff_outputs_init(&outputs, sizeof outputs), &error);
 
-    images made = {a->images, info.image_height, info.image_width, 3, NULL};
+    images result = {a->images, info.image_height, info.image_width, 3, NULL};
     float *latents = NULL;
-    if (a->vae != NULL) {
-        size_t each = transcdiff_pixel_bytes(TRANSCDIFF_RGB8_HWC, made.height, made.width);
-        outputs.images = made.pixels = allocate(made.count, each);
-        outputs.images_size = made.count * each;
+    if (a->codec != NULL) {
+        size_t size = transcdiff_pixel_bytes(TRANSCDIFF_RGB8_HWC, result.height, result.width);
+        outputs.images = result.pixels = allocate(result.count, size);
+        outputs.images_size = result.count * size;
     } else {
-        size_t each = info.latent_channels * info.latent_height * info.latent_width * sizeof(float);
-        outputs.latents = latents = allocate(a->images, each);
-        outputs.latents_size = a->images * each;
+        size_t size = info.latent_channels * info.latent_height * info.latent_width * sizeof(float);
+        outputs.latents = latents = allocate(a->images, size);
+        outputs.latents_size = a->images * size;
     }
     transcdiff_session *session;
     check(transcdiff_session_new(model, &session, &error), &error);
@@ -250,13 +250,13 @@ static images generate(const arguments *a, const transcdiff_model *model) {
     fprintf(stderr, "\n");
     transcdiff_session_free(session);
     if (latents != NULL) {
-        made = unshuffled(latents, a->images, &info);
+        result = depth_to_space(latents, a->images, &info);
         free(latents);
     }
-    return made;
+    return result;
 }
 
-/* Writes the images in rows of `columns`. */
+/* Writes the images as a grid of `columns` columns. */
 static void write_grid(const char *path, const images *from, size_t columns) {
     size_t across = columns < from->count ? columns : from->count;
     size_t rows = (from->count + across - 1) / across;
@@ -282,15 +282,15 @@ static void write_grid(const char *path, const images *from, size_t columns) {
 
 int main(int argc, char **argv) {
     arguments a = parse(argc, argv);
-    interrupted = transcdiff_cancellation_new();
+    interrupt_token = transcdiff_cancellation_new();
     signal(SIGINT, on_signal);
     transcdiff_model *model = load(&a);
-    images made = generate(&a, model);
-    write_grid(a.out, &made, a.columns == 0 ? 10 : a.columns);
-    free(made.pixels);
+    images result = generate(&a, model);
+    write_grid(a.out, &result, a.columns == 0 ? 10 : a.columns);
+    free(result.pixels);
     transcdiff_model_free(model);
     signal(SIGINT, SIG_DFL);
-    transcdiff_cancellation_free(interrupted);
+    transcdiff_cancellation_free(interrupt_token);
     free(a.classes);
     free(a.seeds);
     return EXIT_SUCCESS;

@@ -1,4 +1,4 @@
-// Generates images of classes and writes them, side by side, to a PNG. CMakeLists.txt says how to build it.
+// Generates images of classes and writes them as a grid to a PNG file. CMakeLists.txt has the build instructions.
 
 #include <algorithm>
 #include <charconv>
@@ -21,14 +21,14 @@
 namespace {
 
 constexpr char USAGE[] =
-    "usage: generate MODEL [--vae FILE] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n"
+    "usage: generate MODEL [--codec FILE] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n"
     "                [--out grid.png] [--columns N]\n"
-    "Without seeds, image i has the seed i. Without a VAE, the k*k channels of a latent are k*k grey pixels.";
+    "The default seed of image i is i. Without a codec, the k*k channels of a latent become k*k grey pixels.";
 
-/// What was asked for.
+/// Command line arguments.
 struct Arguments {
     std::string model;
-    std::optional<std::string> vae;
+    std::optional<std::string> codec;
     std::vector<std::uint32_t> classes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
     std::vector<std::uint64_t> seeds;
     std::optional<std::uint32_t> steps;
@@ -37,40 +37,40 @@ struct Arguments {
     std::size_t columns = 10;
 };
 
-/// Images of `channels` bytes a pixel, rows of pixels, one after another.
-struct Pictures {
+/// Contiguous images of height × width × channels bytes.
+struct Pixels {
     std::size_t count, height, width, channels;
-    std::vector<std::uint8_t> pixels;
+    std::vector<std::uint8_t> values;
 };
 
-/// What the signal handler sets: transcdiff_cancellation_cancel may be called there.
-const transcdiff_cancellation *interrupted = nullptr;
+/// Token that the signal handler cancels: transcdiff_cancellation_cancel is async-signal-safe.
+const transcdiff_cancellation *interrupt_token = nullptr;
 
-extern "C" void on_signal(int) { transcdiff_cancellation_cancel(interrupted); }
+extern "C" void on_signal(int) { transcdiff_cancellation_cancel(interrupt_token); }
 
 template <class T>
-T number(const std::string &option, std::string_view text) {
+T integer(const std::string &option, std::string_view text) {
     T value{};
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || end != text.data() + text.size()) {
-        throw std::invalid_argument(option + ": expected a whole number in range");
+        throw std::invalid_argument(option + ": expected an integer in range");
     }
     return value;
 }
 
 template <class T>
 T positive(const std::string &option, std::string_view text) {
-    const T value = number<T>(option, text);
-    return value != 0 ? value : throw std::invalid_argument(option + ": expected a positive whole number");
+    const T value = integer<T>(option, text);
+    return value != 0 ? value : throw std::invalid_argument(option + ": expected a positive integer");
 }
 
-/// Numbers with commas between them.
+/// Parses comma-separated integers.
 template <class T>
 std::vector<T> list(const std::string &option, std::string_view text) {
     std::vector<T> values;
     for (;;) {
         const auto comma = text.find(',');
-        values.push_back(number<T>(option, text.substr(0, comma)));
+        values.push_back(integer<T>(option, text.substr(0, comma)));
         if (comma == std::string_view::npos) {
             return values;
         }
@@ -78,11 +78,11 @@ std::vector<T> list(const std::string &option, std::string_view text) {
     }
 }
 
-double guidance_of(const std::string &option, const char *text) {
+double guidance_scale(const std::string &option, const char *text) {
     char *end = nullptr;
     const double value = std::strtod(text, &end);
     if (end == text || *end != '\0' || !(value >= 1.0)) {
-        throw std::invalid_argument(option + ": expected a number that is at least 1");
+        throw std::invalid_argument(option + ": expected a number of at least 1");
     }
     return value;
 }
@@ -98,8 +98,8 @@ Arguments parse(int argc, char **argv) {
         if (++i >= argc) {
             throw std::invalid_argument(option + ": " + USAGE);
         }
-        if (option == "--vae") {
-            a.vae = argv[i];
+        if (option == "--codec" || option == "--vae") {
+            a.codec = argv[i];
         } else if (option == "--classes") {
             a.classes = list<std::uint32_t>(option, argv[i]);
         } else if (option == "--seeds") {
@@ -107,7 +107,7 @@ Arguments parse(int argc, char **argv) {
         } else if (option == "--steps") {
             a.steps = positive<std::uint32_t>(option, argv[i]);
         } else if (option == "--guidance") {
-            a.guidance = guidance_of(option, argv[i]);
+            a.guidance = guidance_scale(option, argv[i]);
         } else if (option == "--out") {
             a.out = argv[i];
         } else if (option == "--columns") {
@@ -126,35 +126,35 @@ Arguments parse(int argc, char **argv) {
     return a;
 }
 
-/// -1 black to 1 white, as a byte: rounded to nearest, halves to even.
+/// Converts -1 (black) to 1 (white) to a byte, rounding to nearest with ties to even.
 std::uint8_t grey(float value) {
     return static_cast<std::uint8_t>(std::rint(std::clamp((double(value) + 1.0) * 127.5, 0.0, 255.0)));
 }
 
-/// The images of latents of k*k channels: channel k*dy + dx has the pixels (k*y + dy, k*x + dx).
-Pictures unshuffled(const std::vector<float> &latents, std::size_t count, const transcdiff::ModelInfo &info) {
+/// Converts latents of k*k channels to grey images: channel k*dy + dx holds the pixels (k*y + dy, k*x + dx).
+Pixels depth_to_space(const std::vector<float> &latents, std::size_t count, const transcdiff::ModelInfo &info) {
     const auto channels = info.latent_channels, height = info.latent_height, width = info.latent_width;
     const auto k = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(channels))));
     if (k * k != channels) {
-        throw std::invalid_argument("--vae: without one, a latent has to have 1, 4, 9, 16, ... channels");
+        throw std::invalid_argument("--codec: required unless the latents have 1, 4, 9, 16, ... channels");
     }
-    Pictures made{count, k * height, k * width, 1, std::vector<std::uint8_t>(latents.size())};
+    Pixels result{count, k * height, k * width, 1, std::vector<std::uint8_t>(latents.size())};
     for (std::size_t i = 0; i < latents.size(); i++) {
         const auto x = i % width, y = i / width % height;
         const auto channel = i / (width * height) % channels, n = i / (width * height * channels);
-        const auto row = n * made.height + k * y + channel / k;
-        made.pixels[row * made.width + k * x + channel % k] = grey(latents[i]);
+        const auto row = n * result.height + k * y + channel / k;
+        result.values[row * result.width + k * x + channel % k] = grey(latents[i]);
     }
-    return made;
+    return result;
 }
 
-/// Generates what the arguments ask for.
-Pictures generate(const Arguments &a, const transcdiff::Cancellation &cancellation) {
+/// Generates the images of the arguments.
+Pixels generate(const Arguments &a, const transcdiff::CancellationToken &cancellation) {
     const auto model = transcdiff::Model::load({
         a.model,
-        a.vae ? std::optional<transcdiff::Source>(*a.vae) : std::nullopt,
+        a.codec ? std::optional<transcdiff::WeightFile>(*a.codec) : std::nullopt,
     });
-    std::cerr << "on " << model.device() << '\n';
+    std::cerr << "device: " << model.device() << '\n';
 
     transcdiff::GenerateOptions options;
     options.classes = a.classes;
@@ -164,29 +164,30 @@ Pictures generate(const Arguments &a, const transcdiff::Cancellation &cancellati
     options.cancellation = &cancellation;
     options.progress = [](const transcdiff::Progress &progress) {
         std::cerr << '\r' << std::setw(3) << std::lround(100.0 * progress.fraction) << " %";
-        return transcdiff::Flow::go_on;
+        return transcdiff::ControlFlow::proceed;
     };
-    transcdiff::Wanted wanted;
-    wanted.images = a.vae.has_value();
-    wanted.latents = !wanted.images;
+    transcdiff::OutputSelection selection;
+    selection.images = a.codec.has_value();
+    selection.latents = !selection.images;
 
-    auto made = model.session().generate(options, wanted);
+    auto outputs = model.session().generate(options, selection);
     std::cerr << '\n';
-    if (wanted.latents) {
-        return unshuffled(made.latents, a.seeds.size(), model.info());
+    if (selection.latents) {
+        return depth_to_space(outputs.latents, a.seeds.size(), model.info());
     }
-    return {made.images.count, made.images.height, made.images.width, 3, std::move(made.images.bytes)};
+    auto &images = outputs.images;
+    return {images.count, images.height, images.width, 3, std::move(images.bytes)};
 }
 
-/// Writes the images in rows of `columns`.
-void write_grid(const std::string &path, const Pictures &from, std::size_t columns) {
+/// Writes the images as a grid of `columns` columns.
+void write_grid(const std::string &path, const Pixels &from, std::size_t columns) {
     const auto across = std::min(columns, from.count), rows = (from.count + across - 1) / across;
     const auto line = from.width * from.channels, stride = across * line;
     std::vector<std::uint8_t> pixels(rows * from.height * stride);
     for (std::size_t i = 0; i < from.count * from.height; i++) {
         const auto image = i / from.height, y = i % from.height;
         const auto to = (image / across * from.height + y) * stride + image % across * line;
-        std::copy_n(&from.pixels[i * line], line, &pixels[to]);
+        std::copy_n(&from.values[i * line], line, &pixels[to]);
     }
     png_image png = {};
     png.version = PNG_IMAGE_VERSION;
@@ -203,12 +204,12 @@ void write_grid(const std::string &path, const Pictures &from, std::size_t colum
 int main(int argc, char **argv) {
     try {
         const Arguments arguments = parse(argc, argv);
-        const auto cancellation = transcdiff::Cancellation::create();
-        interrupted = cancellation.get();
+        const auto cancellation = transcdiff::CancellationToken::create();
+        interrupt_token = cancellation.get();
         std::signal(SIGINT, on_signal);
-        const Pictures made = generate(arguments, cancellation);
+        const Pixels images = generate(arguments, cancellation);
         std::signal(SIGINT, SIG_DFL);
-        write_grid(arguments.out, made, arguments.columns);
+        write_grid(arguments.out, images, arguments.columns);
         return EXIT_SUCCESS;
     } catch (const transcdiff::Error &error) {
         std::cerr << '\n' << error.message() << '\n';

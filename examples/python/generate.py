@@ -1,4 +1,4 @@
-"""Generates images of classes and writes them to a PNG: the C ABI from Python alone."""
+"""Generates images of classes and writes them as a grid to a PNG file, with the C ABI and the standard library."""
 
 import argparse, math, os, signal, struct, sys, zlib
 from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, addressof, byref, c_char_p, c_double
@@ -6,11 +6,11 @@ from ctypes import c_float, c_int32, c_size_t, c_ubyte, c_uint32, c_uint64, c_vo
 
 
 def struct_of(**fields):
-    """A struct of transcdiff.h up to the last field of use; its size says where that is."""
+    """Prefix of a struct of transcdiff.h, up to the last field used here; its size marks the end."""
     return type("Struct", (Structure,), {"_fields_": [("size", c_size_t), *fields.items()]})
 
 
-Load = struct_of(model_path=c_char_p, model_data_and_size=c_size_t * 2, vae_path=c_char_p)
+Load = struct_of(model_path=c_char_p, model_data_and_size=c_size_t * 2, codec_path=c_char_p)
 Info = struct_of(before=c_size_t * 5, channels=c_size_t, latent=c_size_t * 2, image=c_size_t * 2)
 Progress = struct_of(before=c_size_t * 7, fraction=c_double)
 OnProgress = CFUNCTYPE(c_int32, POINTER(Progress), c_void_p)
@@ -21,7 +21,7 @@ Outputs = struct_of(pixel_format=c_size_t, images=c_size_t * 2, latents=c_size_t
 CANCELLED = 13
 
 
-def call(function, *arguments):  # Exits with what the error says.
+def call(function, *arguments):  # Exits with the message of the error.
     error = c_void_p()
     status = function(*arguments, byref(error))
     if status != 0:
@@ -31,15 +31,16 @@ def call(function, *arguments):  # Exits with what the error says.
 @OnProgress
 def on_progress(progress, _):
     print(f"{100 * progress.contents.fraction:3.0f} %", end="\r", file=sys.stderr)
-    return len(interrupts)  # Not 0: stop.
+    return len(interrupts)  # Not 0: cancel.
 
 
 numbers = lambda text: [int(number) for number in text.split(",")]
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("model")
-parser.add_argument("--vae", help="without one, the k*k channels of a latent are k*k grey pixels")
+parser.add_argument("--codec", "--vae", metavar="FILE",
+                    help="codec file; without it, the k*k channels of a latent become k*k grey pixels")
 parser.add_argument("--classes", type=numbers, default=list(range(10)))
-parser.add_argument("--seeds", type=numbers, help="default: i for image i")
+parser.add_argument("--seeds", type=numbers, help="one seed per class (default: i for image i)")
 parser.add_argument("--steps", type=int)
 parser.add_argument("--guidance", type=float)
 parser.add_argument("--out", default="grid.png")
@@ -48,13 +49,13 @@ parser.add_argument("--library", default="libtranscdiff.so.0")
 a = parser.parse_args()
 n, seeds = len(a.classes), a.seeds or range(len(a.classes))
 if len(seeds) != n:
-    parser.error("--seeds: expected a seed for each class")
+    parser.error("--seeds: expected one seed per class")
 
 library = CDLL(a.library)
 library.transcdiff_error_message.restype = c_char_p
 load, model, session, info = Load(), c_void_p(), c_void_p(), Info(sizeof(Info))
 library.transcdiff_load_options_init(byref(load), c_size_t(sizeof(load)))
-load.model_path, load.vae_path = os.fsencode(a.model), a.vae and os.fsencode(a.vae)
+load.model_path, load.codec_path = os.fsencode(a.model), a.codec and os.fsencode(a.codec)
 call(library.transcdiff_model_load, byref(load), byref(model))
 call(library.transcdiff_model_get_info, model, byref(info))
 call(library.transcdiff_session_new, model, byref(session))
@@ -64,19 +65,19 @@ library.transcdiff_generate_options_init(model, byref(options), c_size_t(sizeof(
 options.images, options.progress = n, on_progress
 options.classes, options.seeds = (c_uint32 * n)(*a.classes), (c_uint64 * n)(*seeds)
 options.steps, options.guidance = a.steps or options.steps, a.guidance or options.guidance
-(height, width), channels = (info.image, 3) if a.vae else (info.latent, info.channels)
-images = ((c_ubyte if a.vae else c_float) * (height * width * channels) * n)()
+(height, width), channels = (info.image, 3) if a.codec else (info.latent, info.channels)
+images = ((c_ubyte if a.codec else c_float) * (height * width * channels) * n)()
 library.transcdiff_outputs_init(byref(outputs), c_size_t(sizeof(outputs)))
-(outputs.images if a.vae else outputs.latents)[:] = addressof(images), sizeof(images)
+(outputs.images if a.codec else outputs.latents)[:] = addressof(images), sizeof(images)
 signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
 call(library.transcdiff_session_generate, session, byref(options), byref(outputs))
 library.transcdiff_session_free(session)
 library.transcdiff_model_free(model)
 
-if not a.vae:  # Channel k*dy + dx has the pixels (k*y + dy, k*x + dx), -1 black to 1 white.
+if not a.codec:  # Channel k*dy + dx holds the pixels (k*y + dy, k*x + dx), -1 (black) to 1 (white).
     k = math.isqrt(channels)
     if k * k != channels:
-        sys.exit("--vae: without one, a latent has to have 1, 4, 9, 16, ... channels")
+        sys.exit("--codec: required unless the latents have 1, 4, 9, 16, ... channels")
     places = [((y % k * k + x % k) * height + y // k) * width + x // k
               for y in range(k * height) for x in range(k * width)]
     grey = lambda value: round(min(max((value + 1) * 127.5, 0), 255))

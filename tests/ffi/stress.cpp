@@ -1,5 +1,5 @@
-// Threads and memory through the C ABI: `stress threads MODEL VAE ROUNDS` and `stress loop MODEL VAE ROUNDS`, with the
-// files of transdiff-ffi's example tiny_model. Exits with 0 if all is as it has to be, else says what is not.
+// Stress test of the C ABI with threads and over time: `stress threads MODEL VAE ROUNDS` and `stress loop MODEL VAE ROUNDS`,
+// with the files of transdiff-ffi's example tiny_model. Exits with 0 on success, else with a message.
 
 #include <malloc.h>
 
@@ -25,26 +25,26 @@ constexpr size_t kImages = 2;
 constexpr uint32_t kSteps = 4, kPreviewInterval = 2;
 
 struct Files {
-    const char *model, *vae;
+    const char *model, *codec;
 };
 
-[[noreturn]] void fail(const std::string& what) {
-    std::fprintf(stderr, "stress: %s\n", what.c_str());
+[[noreturn]] void fail(const std::string& message) {
+    std::fprintf(stderr, "stress: %s\n", message.c_str());
     std::_Exit(1);
 }
 
-void expect(bool holds, const std::string& what) {
-    if (!holds) fail(what);
+void expect(bool holds, const std::string& failure) {
+    if (!holds) fail(failure);
 }
 
-// The status of a call, whose error, if there is one, is read and freed.
+// Returns the status of a call, after checking and freeing its error.
 template <typename Call>
 transcdiff_status status_of(Call call) {
     transcdiff_error* error = nullptr;
     const transcdiff_status status = call(&error);
-    expect((status == TRANSCDIFF_OK) == (error == nullptr), "an error comes with a status that is none");
+    expect((status == TRANSCDIFF_OK) == (error == nullptr), "status and error object disagree");
     if (error != nullptr) {
-        expect(transcdiff_error_status(error) == status, "an error has another status than its call");
+        expect(transcdiff_error_status(error) == status, "the error has a different status than its call");
         expect(std::strlen(transcdiff_error_message(error)) > 0, "an error without a message");
     }
     transcdiff_error_free(error);
@@ -52,16 +52,16 @@ transcdiff_status status_of(Call call) {
 }
 
 template <typename Call>
-void succeed(const char* what, Call call) {
+void succeed(const char* name, Call call) {
     transcdiff_error* error = nullptr;
-    if (call(&error) != TRANSCDIFF_OK) fail(std::string(what) + ": " + transcdiff_error_message(error));
+    if (call(&error) != TRANSCDIFF_OK) fail(std::string(name) + ": " + transcdiff_error_message(error));
 }
 
 transcdiff_model* load(const Files& files) {
     transcdiff_load_options options;
     expect(transcdiff_load_options_init(&options, sizeof options) == TRANSCDIFF_OK, "load options");
     options.model_path = files.model;
-    options.vae_path = files.vae;
+    options.codec_path = files.codec;
     options.threads = 2;
     transcdiff_model* model = nullptr;
     succeed("load", [&](auto error) { return transcdiff_model_load(&options, &model, error); });
@@ -105,7 +105,7 @@ struct Images {
     bool operator==(const Images& other) const { return same(latents, other.latents) && same(pixels, other.pixels); }
 };
 
-// A generation of two images, by number. At a step its callback does what it is asked to, and says whether to stop.
+// Generation of two images, by number. At step `act_at` the progress callback calls `stops`, which returns whether to cancel.
 struct Request {
     transcdiff_model_info info;
     uint32_t classes[kImages];
@@ -146,8 +146,8 @@ struct Request {
     static int32_t on_preview(const transcdiff_progress* progress, const float* latents, size_t count,
                               void* user_data) {
         auto& self = *static_cast<Request*>(user_data);
-        expect(count == progress->images * latent_size(self.info), "a preview of another size");
-        for (size_t i = 0; i < count; ++i) expect(std::isfinite(latents[i]), "a preview that is not finite");
+        expect(count == progress->images * latent_size(self.info), "preview of wrong size");
+        for (size_t i = 0; i < count; ++i) expect(std::isfinite(latents[i]), "preview is not finite");
         self.previews += progress->images;
         return 0;
     }
@@ -167,12 +167,12 @@ struct Request {
         const auto status = status_of(
             [&](auto error) { return transcdiff_session_generate(session, &options, &outputs, error); });
         const size_t expected = kImages * (from_classes ? info.groups : 1) * (kSteps / kPreviewInterval);
-        expect(status != TRANSCDIFF_OK || previews == expected, "another number of previews");
+        expect(status != TRANSCDIFF_OK || previews == expected, "wrong number of previews");
         return status;
     }
 };
 
-// The features of all groups, for the references of a request that was run.
+// Features of all groups, given the references of a completed request.
 std::vector<float> features_of(transcdiff_session* session, const Request& run, const uint32_t* classes) {
     std::vector<float> features(kImages * run.info.feature_count * run.info.feature_width);
     succeed("features", [&](auto error) {
@@ -182,176 +182,177 @@ std::vector<float> features_of(transcdiff_session* session, const Request& run, 
     return features;
 }
 
-// Decodes the latents, which gives the pixels again, and encodes those.
-void check_vae(transcdiff_session* session, const transcdiff_model_info& info, const Images& images) {
-    Images again(info);
+// Decodes the latents, which must reproduce the pixels, and encodes those.
+void check_codec(transcdiff_session* session, const transcdiff_model_info& info, const Images& images) {
+    Images result(info);
     succeed("decode", [&](auto error) {
         return transcdiff_session_decode(session, images.latents.data(), bytes(images.latents), kImages,
                                          info.latent_height, info.latent_width, TRANSCDIFF_RGB8_HWC, nullptr,
-                                         again.pixels.data(), bytes(again.pixels), error);
+                                         result.pixels.data(), bytes(result.pixels), error);
     });
-    expect(same(again.pixels, images.pixels), "other pixels than on the way");
+    expect(same(result.pixels, images.pixels), "decoded pixels differ from the generated ones");
     const uint64_t seeds[kImages] = {1, 2};
     succeed("encode", [&](auto error) {
         return transcdiff_session_encode(session, images.pixels.data(), bytes(images.pixels), TRANSCDIFF_RGB8_HWC,
                                          kImages, info.image_height, info.image_width, seeds, nullptr,
-                                         again.latents.data(), bytes(again.latents), error);
+                                         result.latents.data(), bytes(result.latents), error);
     });
-    for (const float value : again.latents) expect(std::isfinite(value), "an encoded value that is not finite");
+    for (const float value : result.latents) expect(std::isfinite(value), "encoded latents are not finite");
 }
 
-// The images of a request's features, the first of each image before others of other classes: of one group, which is
-// what can be decoded.
-Images mixed(const transcdiff_model* model, transcdiff_session* session, const Request& run) {
+// Images of spliced features: the first feature per image from the request, the others from other classes, truncated to one
+// group, which is what can be decoded.
+Images generate_spliced(const transcdiff_model* model, transcdiff_session* session, const Request& run) {
     const uint32_t others[kImages] = {1, 2};
     const auto first = features_of(session, run, run.classes), second = features_of(session, run, others);
     const size_t all = run.info.feature_count, group = all / run.info.groups, width = run.info.feature_width;
-    std::vector<float> features(first.size()), cut(kImages * group * width);
-    succeed("mix", [&](auto error) {
-        return transcdiff_features_mix(first.data(), second.data(), kImages, all, width, 1, features.data(), error);
+    std::vector<float> features(first.size()), truncated(kImages * group * width);
+    succeed("splice", [&](auto error) {
+        return transcdiff_features_splice(first.data(), second.data(), kImages, all, width, 1, features.data(), error);
     });
-    succeed("cut", [&](auto error) {
-        return transcdiff_features_cut(features.data(), kImages, all, width, group, cut.data(), error);
+    succeed("truncate", [&](auto error) {
+        return transcdiff_features_truncate(features.data(), kImages, all, width, group, truncated.data(), error);
     });
     Request request(model, 0);
     request.options.classes = nullptr;
-    request.options.features = cut.data();
+    request.options.features = truncated.data();
     request.options.feature_count = group;
-    expect(request.run(session) == TRANSCDIFF_OK, "a generation from features");
-    check_vae(session, run.info, request.images);
+    expect(request.run(session) == TRANSCDIFF_OK, "generation from features failed");
+    check_codec(session, run.info, request.images);
     return request.images;
 }
 
 constexpr uint32_t kRequests = 6;
 
 struct Expected {
-    Images made, mixed;
+    Images generated, spliced;
 };
 
-std::vector<Expected> alone(const transcdiff_model* model) {
+// Results of all requests without concurrency.
+std::vector<Expected> sequential_results(const transcdiff_model* model) {
     std::vector<Expected> results;
     transcdiff_session* session = session_on(model);
     for (uint32_t number = 0; number < kRequests; ++number) {
         Request request(model, number);
-        expect(request.run(session) == TRANSCDIFF_OK, "a generation alone");
-        results.push_back({request.images, mixed(model, session, request)});
-        expect(!(results.back().made == results.back().mixed), "mixing changes the images");
+        expect(request.run(session) == TRANSCDIFF_OK, "sequential generation failed");
+        results.push_back({request.images, generate_spliced(model, session, request)});
+        expect(!(results.back().generated == results.back().spliced), "splicing does not change the images");
     }
     transcdiff_session_free(session);
     return results;
 }
 
-// What all threads share: the model, results to compare with, and a session that each tries to use at any time.
+// State shared by all threads: the model, expected results, and a session that every thread tries to use at any time.
 struct Shared {
     const transcdiff_model* model;
     std::vector<Expected> expected;
     transcdiff_session* contested;
-    std::atomic<int> busy{0}, cancelled{0}, elsewhere{0}, done{0};
+    std::atomic<int> busy{0}, cancelled{0}, cancelled_by_thread{0}, done{0};
 };
 
-// What happens to a generation: those up to kCancelAnyTime may end as cancelled, those before it have to.
-enum How { kStop, kCancel, kCancelElsewhere, kCancelAnyTime, kContest, kMix, kNothing, kHows };
+// Event during a generation: with those before kCancelAnyTime it must end as cancelled, with kCancelAnyTime it may.
+enum Event { kStop, kCancel, kCancelFromThread, kCancelAnyTime, kContend, kSplice, kNone, kEventCount };
 
-// Does it in a thread of its own, and waits for that.
-template <typename Act>
-void elsewhere(Act act) {
-    std::thread(act).join();
+// Runs a function on a new thread and waits for it.
+template <typename Function>
+void run_on_thread(Function function) {
+    std::thread(function).join();
 }
 
 void work(Shared& shared, uint32_t seed, int rounds) {
     std::mt19937 random(seed);
     transcdiff_session* own = session_on(shared.model);
-    transcdiff_cancellation* flag = transcdiff_cancellation_new();
+    transcdiff_cancellation* token = transcdiff_cancellation_new();
     for (int round = 0; round < rounds; ++round) {
         const uint32_t number = random() % kRequests;
         Request request(shared.model, number);
-        request.options.cancellation = flag;
-        const uint32_t how = random() % kHows;
-        const auto cancel = [flag] { transcdiff_cancellation_cancel(flag); };
+        request.options.cancellation = token;
+        const uint32_t event = random() % kEventCount;
+        const auto cancel = [token] { transcdiff_cancellation_cancel(token); };
         std::thread other;
-        if (how == kStop) {
+        if (event == kStop) {
             request.act_at = 1 + random() % kSteps;
             request.stops = [] { return true; };
         }
-        if (how == kCancel || how == kCancelElsewhere) {
+        if (event == kCancel || event == kCancelFromThread) {
             request.act_at = 1 + random() % (kSteps - 1);
-            request.stops = [how, cancel] {
-                if (how == kCancel) cancel(); else elsewhere(cancel);
+            request.stops = [event, cancel] {
+                if (event == kCancel) cancel(); else run_on_thread(cancel);
                 return false;
             };
         }
-        if (how == kCancelAnyTime) {
+        if (event == kCancelAnyTime) {
             const auto after = std::chrono::microseconds(random() % 3000);
             other = std::thread([cancel, after] {
                 std::this_thread::sleep_for(after);
                 cancel();
             });
         }
-        if (how == kContest) {
+        if (event == kContend) {
             request.act_at = 1;
             request.stops = [&shared] {
-                elsewhere([&shared] {
-                    Request intruder(shared.model, 0);
-                    expect(intruder.run(shared.contested) == TRANSCDIFF_BUSY, "a session at work is not busy");
+                run_on_thread([&shared] {
+                    Request concurrent(shared.model, 0);
+                    expect(concurrent.run(shared.contested) == TRANSCDIFF_BUSY, "a running session is not busy");
                     ++shared.busy;
                 });
                 return false;
             };
         }
-        const transcdiff_status status = request.run(how == kContest ? shared.contested : own);
+        const transcdiff_status status = request.run(event == kContend ? shared.contested : own);
         if (other.joinable()) other.join();
-        transcdiff_cancellation_reset(flag);
+        transcdiff_cancellation_reset(token);
         if (status == TRANSCDIFF_OK) {
-            expect(how >= kCancelAnyTime, "a call went on that was cancelled");
-            expect(request.images == shared.expected[number].made, "other bytes than alone");
-            if (how == kMix) {
-                const Images images = mixed(shared.model, own, request);
-                expect(images == shared.expected[number].mixed, "mixed: other bytes than alone");
+            expect(event >= kCancelAnyTime, "a cancelled call succeeded");
+            expect(request.images == shared.expected[number].generated, "results differ from the sequential ones");
+            if (event == kSplice) {
+                const Images images = generate_spliced(shared.model, own, request);
+                expect(images == shared.expected[number].spliced, "spliced results differ from the sequential ones");
             }
             ++shared.done;
         } else if (status == TRANSCDIFF_CANCELLED) {
-            expect(how <= kCancelAnyTime, "a call was cancelled that nobody cancelled");
-            ++(how == kCancelElsewhere ? shared.elsewhere : shared.cancelled);
+            expect(event <= kCancelAnyTime, "a call was cancelled without a cancellation");
+            ++(event == kCancelFromThread ? shared.cancelled_by_thread : shared.cancelled);
         } else {
-            expect(status == TRANSCDIFF_BUSY && how == kContest, transcdiff_status_name(status));
+            expect(status == TRANSCDIFF_BUSY && event == kContend, transcdiff_status_name(status));
             ++shared.busy;
         }
     }
-    transcdiff_cancellation_free(flag);
+    transcdiff_cancellation_free(token);
     transcdiff_session_free(own);
 }
 
 void threads(const Files& files, int rounds) {
     transcdiff_model* model = load(files);
-    Shared shared{model, alone(model), session_on(model)};
+    Shared shared{model, sequential_results(model), session_on(model)};
     std::vector<std::thread> workers;
     for (int i = 0; i < kThreads; ++i) {
         workers.emplace_back([&shared, i, rounds] { work(shared, 100 + i, rounds); });
     }
     for (auto& worker : workers) worker.join();
-    // The last session goes on without its model.
+    // The last session outlives its model handle.
     Request request(model, 0);
     transcdiff_model_free(model);
-    expect(request.run(shared.contested) == TRANSCDIFF_OK, "a session without its model's handle");
-    expect(request.images == shared.expected[0].made, "other bytes without the model's handle");
+    expect(request.run(shared.contested) == TRANSCDIFF_OK, "generation failed after the model handle was freed");
+    expect(request.images == shared.expected[0].generated, "results differ after the model handle was freed");
     transcdiff_session_free(shared.contested);
     std::printf("threads: %d done, %d cancelled, %d by another thread, %d busy\n", shared.done.load(),
-                shared.cancelled.load(), shared.elsewhere.load(), shared.busy.load());
-    expect(shared.done > 0 && shared.cancelled > 0, "nothing was done, or nothing cancelled");
-    expect(shared.elsewhere > 0, "no call was cancelled by another thread");
+                shared.cancelled.load(), shared.cancelled_by_thread.load(), shared.busy.load());
+    expect(shared.done > 0 && shared.cancelled > 0, "no call was completed, or none cancelled");
+    expect(shared.cancelled_by_thread > 0, "no call was cancelled by another thread");
     expect(shared.busy > 0, "no session was busy");
 }
 
-// What the library and the allocator keep is full-grown after half of them; then 1,000 generations are still to come.
+// Rounds of a loop whose memory is measured: caches are full after half of them, and more than 1,000 generations follow.
 constexpr int kMeasuredRounds = 2600;
 
 struct Memory {
-    // Bytes of the heap in use, and what the whole process has resident.
+    // Bytes of the heap in use, and resident bytes of the process.
     size_t used, resident;
 };
 
 Memory memory() {
-    // What is free and was not given back to the system yet changes from round to round by more than 1 %.
+    // Free memory that was not returned to the system varies by more than 1 % from round to round.
     malloc_trim(0);
     const auto heap = mallinfo2();
     std::ifstream status("/proc/self/status");
@@ -362,7 +363,7 @@ Memory memory() {
     fail("/proc/self/status has no VmRSS");
 }
 
-// Everything that a long-lived program does over and over; memory is looked at half-way, and in the end.
+// Repeats everything that a long-lived program does; memory is measured half-way and at the end.
 void loop(const Files& files, int rounds) {
     transcdiff_model* model = load(files);
     transcdiff_session* session = session_on(model);
@@ -382,14 +383,14 @@ void loop(const Files& files, int rounds) {
         const auto expected = round % 10 == 9   ? TRANSCDIFF_CANCELLED
                               : round % 10 == 5 ? TRANSCDIFF_INVALID_ARGUMENT
                                                 : TRANSCDIFF_OK;
-        expect(request.run(session) == transcdiff_status(expected), "the status of a round");
+        expect(request.run(session) == transcdiff_status(expected), "wrong status of a round");
         completed += expected == TRANSCDIFF_OK;
-        if (round % 10 == 0) mixed(model, session, request);
+        if (round % 10 == 0) generate_spliced(model, session, request);
         if (round % 50 == 49) {
             transcdiff_session_free(session);
-            transcdiff_model* again = load(files);
+            transcdiff_model* reloaded = load(files);
             transcdiff_model_free(model);
-            model = again;
+            model = reloaded;
             session = session_on(model);
         }
     }
@@ -399,9 +400,9 @@ void loop(const Files& files, int rounds) {
     std::printf("loop: %d generations in %d rounds, before them %zu bytes in use and %zu resident, then %zu and %zu\n",
                 completed, rounds - rounds / 2, warm.used, warm.resident, end.used, end.resident);
     std::fflush(stdout);
-    // Sanitizers and Valgrind keep what is freed for a while, and look for leaks themselves: their loops are shorter.
+    // Sanitizers and Valgrind delay freeing and detect leaks themselves: their loops are shorter and not measured.
     if (rounds < kMeasuredRounds) return;
-    expect(completed >= 1000, "too few generations to judge memory by");
+    expect(completed >= 1000, "too few generations to measure memory");
     expect(end.used * 100 < warm.used * 101, "memory in use grows");
     expect(end.resident * 100 < warm.resident * 101, "resident memory grows");
 }
@@ -410,15 +411,15 @@ void loop(const Files& files, int rounds) {
 
 int main(int argc, char** argv) {
     if (argc != 5) fail("usage: stress threads|loop MODEL VAE ROUNDS");
-    const std::string what = argv[1];
+    const std::string mode = argv[1];
     const Files files = {argv[2], argv[3]};
     const int rounds = std::atoi(argv[4]);
-    if (what == "threads") {
+    if (mode == "threads") {
         threads(files, rounds);
-    } else if (what == "loop") {
+    } else if (mode == "loop") {
         loop(files, rounds);
     } else {
-        fail("unknown: " + what);
+        fail("unknown mode: " + mode);
     }
     return 0;
 }

@@ -1,4 +1,4 @@
-//! What `cargo xtask ffi` needs of the library in Rust: a small model with a VAE, and a judge of generated digits.
+//! Tool of `cargo xtask ffi`: writes a small model with a VAE, and classifies generated digits.
 
 #[path = "../../examples/quickstart/digits.rs"]
 #[allow(dead_code)]
@@ -23,12 +23,12 @@ use transdiff::{Cpu, DType, HostTensor, TransDiff};
 use digits::{CLASSES, Digits, Image, PIXELS, SIDE, WHITE};
 use evaluate::Evaluator;
 
-/// Small models, and the judge of digits
+/// Writes small models and classifies digits
 #[derive(Parser)]
 enum Command {
-    /// Writes model.safetensors and vae.safetensors, random ones that give images of 256 pixels
+    /// Writes model.safetensors and vae.safetensors with random weights, for images of 256 × 256 pixels
     Small { folder: PathBuf },
-    /// Prints the share of a picture's digits that are recognised; digit i is to be an i % 10
+    /// Prints the fraction of digits in a PNG that are recognised; digit i should be i % 10
     Recognise { picture: PathBuf },
 }
 
@@ -59,7 +59,7 @@ fn write_small(folder: &Path) -> Result<(), Box<dyn Error>> {
     let vae = VaeConfig { channels: 32, multipliers: vec![1; 5], ..VaeConfig::published() };
     let backend = Cpu::new(None)?;
     let mut model = TransDiff::new(&backend, &config, DType::F32, 1)?;
-    // A new model's last layer is zero: every image would be its noise.
+    // The final layer of a new model is zero, so that every image would equal its initial noise.
     for (index, (_, param)) in model.params_mut().into_iter().enumerate() {
         let shape = param.value().shape().to_vec();
         let mut stream = StreamKey::new(2, Purpose::Initialisation, index as u32, 0).stream();
@@ -72,14 +72,14 @@ fn write_small(folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(Vae::new(&backend, &vae, DType::F32, 3)?.save(folder.join("vae.safetensors"))?)
 }
 
-/// The digits of a picture, row by row, in the data set's pixel values.
+/// Reads the digits of a PNG, row by row, in the pixel values of the dataset.
 fn read_digits(path: &Path) -> Result<Vec<Image>, Box<dyn Error>> {
     let mut reader = png::Decoder::new(BufReader::new(File::open(path)?)).read_info()?;
-    let mut pixels = vec![0; reader.output_buffer_size().ok_or("a picture too large for memory")?];
+    let mut pixels = vec![0; reader.output_buffer_size().ok_or("the PNG is too large for memory")?];
     let frame = reader.next_frame(&mut pixels)?;
     let (width, height) = (frame.width as usize, frame.height as usize);
     if frame.line_size != width || !width.is_multiple_of(SIDE) || !height.is_multiple_of(SIDE) {
-        return Err(format!("expected digits of {SIDE}×{SIDE} grey pixels, got {frame:?}").into());
+        return Err(format!("expected digits of {SIDE} × {SIDE} grey pixels, got {frame:?}").into());
     }
     let across = width / SIDE;
     let digit = |i: usize| -> Image {

@@ -1,4 +1,4 @@
-// The C++ header against the library: `wrapper MODEL VAE`, with the small model and VAE of `linking small`.
+// Test of the C++ header against the library: `wrapper MODEL VAE`, with the small model and VAE of `linking small`.
 
 #include <cstdio>
 #include <cstdlib>
@@ -14,17 +14,17 @@ using namespace transcdiff;
 #define EXPECT(condition)                                                                                              \
     do {                                                                                                               \
         if (!(condition)) {                                                                                            \
-            std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                              \
+            std::fprintf(stderr, "%s:%d: expectation failed: %s\n", __FILE__, __LINE__, #condition);                              \
             std::exit(EXIT_FAILURE);                                                                                   \
         }                                                                                                              \
     } while (false)
 
 static_assert(std::is_nothrow_move_constructible_v<Model> && !std::is_copy_constructible_v<Model>);
 static_assert(std::is_nothrow_move_constructible_v<Session> && !std::is_copy_constructible_v<Session>);
-static_assert(std::is_nothrow_move_constructible_v<Cancellation> && !std::is_copy_constructible_v<Cancellation>);
+static_assert(std::is_nothrow_move_constructible_v<CancellationToken> && !std::is_copy_constructible_v<CancellationToken>);
 static_assert(std::is_base_of_v<std::exception, Error>);
 
-/// Whether {0, 2} are two elements.
+/// Trait: S can be constructed from {0, 2}.
 template <class S, class = void>
 struct TakesZero : std::false_type {};
 template <class S>
@@ -37,7 +37,7 @@ static_assert(!std::is_constructible_v<Span<float>, const float *, std::size_t>)
 namespace {
 
 template <class T>
-T must(Result<T> result) {
+T expect_value(Result<T> result) {
     if (!result) {
         std::fprintf(stderr, "%s\n", result.error().what());
         std::exit(EXIT_FAILURE);
@@ -46,14 +46,14 @@ T must(Result<T> result) {
 }
 
 template <class T>
-void fails(const Result<T> &result, Status status, const char *subject) {
+void expect_error(const Result<T> &result, Status status, const char *subject) {
     EXPECT(!result);
     EXPECT(result.error().status() == status);
     EXPECT(result.error().subject() == subject);
     EXPECT(!result.error().message().empty());
 }
 
-GenerateOptions two_images() {
+GenerateOptions options_for_two_images() {
     GenerateOptions options;
     options.classes = {0, 2};
     options.seeds = {5, 6};
@@ -61,105 +61,107 @@ GenerateOptions two_images() {
     return options;
 }
 
-Wanted latents() {
-    Wanted wanted;
-    wanted.latents = true;
-    return wanted;
+OutputSelection latents_only() {
+    OutputSelection selection;
+    selection.latents = true;
+    return selection;
 }
 
-Wanted everything() {
-    Wanted wanted;
-    wanted.images = wanted.latents = wanted.references = wanted.features = true;
-    return wanted;
+OutputSelection all_outputs() {
+    OutputSelection selection;
+    selection.images = selection.latents = selection.references = selection.features = true;
+    return selection;
 }
 
-void results_have_the_sizes_of_the_model(const Model &model, Session &session) {
+void outputs_have_the_sizes_of_the_model(const Model &model, Session &session) {
     const auto &info = model.info();
     EXPECT(info.groups == 2 && info.image_height == 256 && !model.device().empty());
-    const auto made = must(session.try_generate(two_images(), everything()));
+    const auto outputs = expect_value(session.try_generate(options_for_two_images(), all_outputs()));
     const auto latent = info.latent_channels * info.latent_height * info.latent_width;
-    EXPECT(made.images.count == 2 && made.images.bytes.size() == 2 * 3 * 256 * 256);
-    EXPECT(made.latents.size() == 2 * latent && made.references.size() == 2 * latent);
-    EXPECT(made.features.size() == 2 * info.feature_count * info.feature_width);
-    // An image is decoded from its latent.
-    const auto decoded = must(session.try_decode(made.latents));
-    EXPECT(decoded.bytes == made.images.bytes);
-    // What was generated on the way gives the same when it is given.
-    auto options = two_images();
-    options.references = made.references;
-    EXPECT(must(session.try_generate(options, everything())).latents == made.latents);
-    // Floats, and back to latents of the same size.
-    const auto floats = must(session.try_decode(made.latents, PixelFormat::f32_chw));
+    EXPECT(outputs.images.count == 2 && outputs.images.bytes.size() == 2 * 3 * 256 * 256);
+    EXPECT(outputs.latents.size() == 2 * latent && outputs.references.size() == 2 * latent);
+    EXPECT(outputs.features.size() == 2 * info.feature_count * info.feature_width);
+    // Images are decoded from their latents.
+    const auto decoded = expect_value(session.try_decode(outputs.latents));
+    EXPECT(decoded.bytes == outputs.images.bytes);
+    // References equal to the generated ones do not change the result.
+    auto options = options_for_two_images();
+    options.references = outputs.references;
+    EXPECT(expect_value(session.try_generate(options, all_outputs())).latents == outputs.latents);
+    // Float images, encoded to latents of the same size.
+    const auto floats = expect_value(session.try_decode(outputs.latents, PixelFormat::f32_chw));
     EXPECT(floats.floats.size() == 2 * 3 * 256 * 256 && floats.bytes.empty());
-    EXPECT(must(session.try_encode(floats)).size() == made.latents.size());
+    EXPECT(expect_value(session.try_encode(floats)).size() == outputs.latents.size());
     const std::vector<std::uint64_t> seeds = {1, 2};
-    EXPECT(must(session.try_encode(floats, seeds)) != must(session.try_encode(floats)));
+    EXPECT(expect_value(session.try_encode(floats, seeds)) != expect_value(session.try_encode(floats)));
 }
 
-void guidance_leads_away_from_no_class(const Model &model, Session &session) {
+void unconditional_features_affect_guidance(const Model &model, Session &session) {
     const auto &info = model.info();
     const std::vector<std::uint32_t> classes = {0, 2};
-    const auto none = must(session.try_unconditional_features(2));
-    EXPECT(none.size() == 2 * info.feature_count / info.groups * info.feature_width);
+    const auto unconditional = expect_value(session.try_unconditional_features(2));
+    EXPECT(unconditional.size() == 2 * info.feature_count / info.groups * info.feature_width);
     GenerateOptions options;
-    options.features = must(session.try_features(classes));
+    options.features = expect_value(session.try_features(classes));
     options.seeds = {5, 6};
     options.steps = 3;
     options.guidance = 1.5;
-    const auto made = must(session.try_generate(options, everything()));
-    options.unconditional = none;
-    EXPECT(must(session.try_generate(options, everything())).images.bytes == made.images.bytes);
-    options.unconditional.assign(none.size(), 0.25F);
-    EXPECT(must(session.try_generate(options, everything())).latents != made.latents);
+    const auto outputs = expect_value(session.try_generate(options, all_outputs()));
+    options.unconditional = unconditional;
+    EXPECT(expect_value(session.try_generate(options, all_outputs())).images.bytes == outputs.images.bytes);
+    options.unconditional.assign(unconditional.size(), 0.25F);
+    EXPECT(expect_value(session.try_generate(options, all_outputs())).latents != outputs.latents);
 }
 
-void features_are_cut_and_mixed(const Model &model, Session &session) {
+void features_are_truncated_and_spliced(const Model &model, Session &session) {
     const auto &info = model.info();
     const std::vector<std::uint32_t> classes = {0, 2};
     const auto count = info.feature_count / info.groups, width = info.feature_width;
-    const auto features = must(session.try_features(classes));
+    const auto features = expect_value(session.try_features(classes));
     EXPECT(features.size() == 2 * count * width);
-    const auto cut = must(try_cut_features(features, count, width, 1));
-    EXPECT(cut.size() == 2 * width && cut[0] == features[0] && cut[width] == features[count * width]);
-    EXPECT(must(try_mix_features(features, features, count, width, 1)) == features);
+    const auto truncated = expect_value(try_truncate_features(features, count, width, 1));
+    EXPECT(truncated.size() == 2 * width && truncated[0] == features[0] && truncated[width] == features[count * width]);
+    EXPECT(expect_value(try_splice_features(features, features, count, width, 1)) == features);
     GenerateOptions options;
-    options.features = cut;
+    options.features = truncated;
     options.seeds = {1, 2};
     options.steps = 2;
-    EXPECT(!must(session.try_generate(options, everything())).latents.empty());
-    fails(try_cut_features(features, count, width, std::numeric_limits<std::size_t>::max()),
-          Status::invalid_argument, "k");
-    fails(try_mix_features(features, cut, count, width, 1), Status::invalid_shape, "second");
+    EXPECT(!expect_value(session.try_generate(options, all_outputs())).latents.empty());
+    expect_error(try_truncate_features(features, count, width, std::numeric_limits<std::size_t>::max()),
+                 Status::invalid_argument, "k");
+    expect_error(try_splice_features(features, truncated, count, width, 1), Status::invalid_shape, "second");
 }
 
-void errors_say_what_is_wrong(const Model &model, Session &session, const char *model_path) {
-    fails(Model::try_load({"nowhere.safetensors"}), Status::io, "nowhere.safetensors");
-    fails(Model::try_load({std::string("a\0b", 3)}), Status::invalid_argument, "model_path");
-    fails(try_estimate_memory({"nowhere.safetensors"}, 1), Status::io, "nowhere.safetensors");
-    EXPECT(must(try_estimate_memory({model_path}, 1)).weights >= 4 * model.info().parameters);
-    auto options = two_images();
+void errors_have_status_and_subject(const Model &model, Session &session, const char *model_path) {
+    expect_error(Model::try_load({"nowhere.safetensors"}), Status::io, "nowhere.safetensors");
+    expect_error(Model::try_load({std::string("a\0b", 3)}), Status::invalid_argument, "model_path");
+    expect_error(try_estimate_memory({"nowhere.safetensors"}, 1), Status::io, "nowhere.safetensors");
+    EXPECT(expect_value(try_estimate_memory({model_path}, 1)).weights >= 4 * model.info().parameters);
+    auto options = options_for_two_images();
     options.classes = {0, 3};
-    fails(session.try_generate(two_images(), {}), Status::invalid_argument, "outputs");
-    EXPECT(session.try_generate(options, everything()).error().status() == Status::invalid_argument);
+    expect_error(session.try_generate(options_for_two_images(), {}), Status::invalid_argument, "outputs");
+    EXPECT(session.try_generate(options, all_outputs()).error().status() == Status::invalid_argument);
     options.classes = {0};
-    fails(session.try_generate(options, everything()), Status::invalid_shape, "classes");
-    options = two_images();
-    options.starting = {1.0F};
-    fails(session.try_generate(options, everything()), Status::invalid_shape, "starting");
+    expect_error(session.try_generate(options, all_outputs()), Status::invalid_shape, "classes");
+    options = options_for_two_images();
+    options.initial_noise = {1.0F};
+    expect_error(session.try_generate(options, all_outputs()), Status::invalid_shape, "initial_noise");
     Images wrong = Images::blank(PixelFormat::rgb8_hwc, 1, 256, 256);
     wrong.count = std::numeric_limits<std::size_t>::max();
-    fails(session.try_encode(wrong), Status::invalid_shape, "images");
-    // Without a VAE there are no images, and that is said.
-    const auto alone = must(Model::try_load({model_path}));
-    auto latents_only = must(alone.try_session());
-    fails(latents_only.try_generate(two_images(), everything()), Status::invalid_argument, "images");
-    fails(latents_only.try_decode(std::vector<float>(16 * 16 * 16)), Status::invalid_argument, "images");
-    auto moved = std::move(latents_only);
-    EXPECT(latents_only.try_generate(two_images(), latents()).error().status() == Status::invalid_argument);
-    EXPECT(must(moved.try_generate(two_images(), latents())).references.empty());
+    expect_error(session.try_encode(wrong), Status::invalid_shape, "images");
+    // Without a codec, requests for images fail.
+    const auto without_codec = expect_value(Model::try_load({model_path}));
+    auto session_without_codec = expect_value(without_codec.try_session());
+    expect_error(session_without_codec.try_generate(options_for_two_images(), all_outputs()),
+                 Status::invalid_argument, "images");
+    expect_error(session_without_codec.try_decode(std::vector<float>(16 * 16 * 16)), Status::invalid_argument, "images");
+    auto moved = std::move(session_without_codec);
+    const auto from_moved = session_without_codec.try_generate(options_for_two_images(), latents_only());
+    EXPECT(from_moved.error().status() == Status::invalid_argument);
+    EXPECT(expect_value(moved.try_generate(options_for_two_images(), latents_only())).references.empty());
 }
 
-void a_model_comes_from_memory_too(const char *path) {
+void model_loads_from_memory(const char *path) {
     std::FILE *file = std::fopen(path, "rb");
     EXPECT(file != nullptr);
     std::vector<std::uint8_t> bytes;
@@ -170,38 +172,38 @@ void a_model_comes_from_memory_too(const char *path) {
     std::string log;
     LoadOptions options{Span<const std::uint8_t>(bytes)};
     options.log = [&](LogLevel, std::string_view line) { log += line; };
-    EXPECT(must(Model::try_load(options)).info().classes == 3);
+    EXPECT(expect_value(Model::try_load(options)).info().classes == 3);
     EXPECT(!log.empty());
 }
 
-void lambdas_see_every_step_and_stop(Session &session) {
-    auto options = two_images();
+void callbacks_receive_every_step_and_cancel(Session &session) {
+    auto options = options_for_two_images();
     std::size_t steps = 0, previews = 0;
     double last = 0.0;
     options.progress = [&](const Progress &p) {
         steps++;
         EXPECT(p.fraction > last);
         last = p.fraction;
-        return Flow::go_on;
+        return ControlFlow::proceed;
     };
     options.preview = [&](const Progress &p, Span<const float> latents) {
         previews++;
         EXPECT(latents.size() == p.images * 16 * 16 * 16);
-        return Flow::go_on;
+        return ControlFlow::proceed;
     };
     options.preview_interval = 3;
-    must(session.try_generate(options, latents()));
+    expect_value(session.try_generate(options, latents_only()));
     EXPECT(steps == 6 && previews == 2 && last == 1.0);
-    options.progress = [](const Progress &) { return Flow::stop; };
-    EXPECT(session.try_generate(options, latents()).error().status() == Status::cancelled);
-    const auto cancellation = must(Cancellation::try_create());
-    options = two_images();
+    options.progress = [](const Progress &) { return ControlFlow::cancel; };
+    EXPECT(session.try_generate(options, latents_only()).error().status() == Status::cancelled);
+    const auto cancellation = expect_value(CancellationToken::try_create());
+    options = options_for_two_images();
     options.cancellation = &cancellation;
     cancellation.cancel();
     EXPECT(cancellation.is_cancelled());
-    EXPECT(session.try_generate(options, latents()).error().status() == Status::cancelled);
+    EXPECT(session.try_generate(options, latents_only()).error().status() == Status::cancelled);
     cancellation.reset();
-    must(session.try_generate(options, latents()));
+    expect_value(session.try_generate(options, latents_only()));
 }
 
 #if TRANSCDIFF_EXCEPTIONS
@@ -218,28 +220,28 @@ void throws(Call call) {
     EXPECT(caught);
 }
 
-void what_lambdas_throw_comes_out(Session &session, const char *path) {
+void callback_exceptions_are_rethrown(Session &session, const char *path) {
     std::size_t steps = 0;
-    auto options = two_images();
-    options.progress = [&](const Progress &) -> Flow {
+    auto options = options_for_two_images();
+    options.progress = [&](const Progress &) -> ControlFlow {
         steps++;
         throw Thrown();
     };
-    throws<Thrown>([&] { (void)session.try_generate(options, latents()); });
-    throws<Thrown>([&] { (void)session.generate(options, latents()); });
+    throws<Thrown>([&] { (void)session.try_generate(options, latents_only()); });
+    throws<Thrown>([&] { (void)session.generate(options, latents_only()); });
     EXPECT(steps == 2);
-    options = two_images();
+    options = options_for_two_images();
     options.log = [](LogLevel, std::string_view) { throw Thrown(); };
-    throws<Thrown>([&] { (void)session.generate(options, latents()); });
-    options = two_images();
-    options.preview = [](const Progress &, Span<const float>) -> Flow { throw Thrown(); };
+    throws<Thrown>([&] { (void)session.generate(options, latents_only()); });
+    options = options_for_two_images();
+    options.preview = [](const Progress &, Span<const float>) -> ControlFlow { throw Thrown(); };
     options.preview_interval = 1;
-    throws<Thrown>([&] { (void)session.generate(options, latents()); });
+    throws<Thrown>([&] { (void)session.generate(options, latents_only()); });
     LoadOptions load{path};
     load.log = [](LogLevel, std::string_view) { throw Thrown(); };
     throws<Thrown>([&] { (void)Model::load(load); });
     throws<Error>([] { (void)Model::load({"nowhere.safetensors"}); });
-    EXPECT(session.generate(two_images(), everything()).latents.size() == 2 * 16 * 16 * 16);
+    EXPECT(session.generate(options_for_two_images(), all_outputs()).latents.size() == 2 * 16 * 16 * 16);
 }
 #endif
 
@@ -250,18 +252,18 @@ int main(int argc, char **argv) {
     EXPECT(abi_version() >= TRANSCDIFF_ABI_VERSION && !version().empty() && !name(Status::busy).empty());
     LoadOptions options{argv[1], argv[2]};
     options.device = "cpu";
-    auto model = std::make_unique<Model>(must(Model::try_load(options)));
-    auto session = must(model->try_session());
-    results_have_the_sizes_of_the_model(*model, session);
-    features_are_cut_and_mixed(*model, session);
-    guidance_leads_away_from_no_class(*model, session);
-    errors_say_what_is_wrong(*model, session, argv[1]);
-    a_model_comes_from_memory_too(argv[1]);
-    lambdas_see_every_step_and_stop(session);
+    auto model = std::make_unique<Model>(expect_value(Model::try_load(options)));
+    auto session = expect_value(model->try_session());
+    outputs_have_the_sizes_of_the_model(*model, session);
+    features_are_truncated_and_spliced(*model, session);
+    unconditional_features_affect_guidance(*model, session);
+    errors_have_status_and_subject(*model, session, argv[1]);
+    model_loads_from_memory(argv[1]);
+    callbacks_receive_every_step_and_cancel(session);
 #if TRANSCDIFF_EXCEPTIONS
-    what_lambdas_throw_comes_out(session, argv[1]);
+    callback_exceptions_are_rethrown(session, argv[1]);
 #endif
     model.reset();
-    must(session.try_generate(two_images(), latents())); // A session outlives the handle of its model.
+    expect_value(session.try_generate(options_for_two_images(), latents_only())); // A session outlives the handle of its model.
     return EXIT_SUCCESS;
 }

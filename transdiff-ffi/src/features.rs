@@ -1,4 +1,4 @@
-//! Semantic features: computed, cut and mixed.
+//! Semantic features: computation, truncation and splicing.
 
 use transdiff::HostTensor;
 use transdiff::pipeline::PipelineSession;
@@ -8,14 +8,20 @@ use crate::cancellation::transcdiff_cancellation;
 use crate::input::{array, array_mut, check_floats, product};
 use crate::request;
 use crate::session::{session_of, transcdiff_session};
-use crate::status::{Failure, Outcome, guard, transcdiff_error, transcdiff_status};
+use crate::status::{FfiError, FfiResult, guard, transcdiff_error, transcdiff_status};
 
-/// Computes the semantic features [n, k, feature_width] of `n` classes. k is the model's `feature_count` in one step; with MRAR
-/// it is (1 + reference_count)·feature_count/groups, for `references` [reference_count, n, C, h, w], the latents of the images
-/// before each group but the first. `features_size` is in bytes. `cancellation` may be NULL. One call a session at a time.
+/// Computes the semantic features of `n` classes.
+///
+/// `features` receives [n, k, feature_width]; `features_size` is in bytes. In one-step mode k is the model's `feature_count`
+/// and there are no references. With MRAR `references` are latents [reference_count, n, C, h, w], the results of the first
+/// `reference_count` AR steps, and k = (1 + reference_count)·feature_count/groups. `cancellation` is a cancellation token or
+/// NULL. All arrays belong to the caller.
+///
+/// Fails with `TRANSCDIFF_INVALID_ARGUMENT` or `_INVALID_SHAPE` for invalid arguments, `_CANCELLED`, `_NON_FINITE`,
+/// `_OUT_OF_MEMORY`, `_BACKEND` or `_BUSY`. One call per session at a time, on any thread.
 ///
 /// # Safety
-/// The pointers are NULL or valid for their sizes; `features` overlaps nothing.
+/// The pointers are NULL or valid for their sizes; `features` does not overlap other arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn transcdiff_session_features(
     session: *mut transcdiff_session,
@@ -29,14 +35,15 @@ pub unsafe extern "C" fn transcdiff_session_features(
     error: *mut *mut transcdiff_error,
 ) -> transcdiff_status {
     let body = || {
-        // SAFETY: the caller promises what the functions called here ask for.
+        // SAFETY: the caller promises what the functions called here require.
         unsafe {
             let session = session_of(session)?;
             if classes.is_null() {
-                return Err(Failure::Null("classes"));
+                return Err(FfiError::Null("classes"));
             }
-            let asked = Asked { n, references, reference_count, cancellation, features, features_size };
-            asked.run(session, |session, references| {
+            let arguments =
+                FeatureArguments { n, references, reference_count, cancellation, features, features_size };
+            arguments.run(session, |session, references| {
                 Ok(session.features(&request::classes(classes, n)?, references)?)
             })
         }
@@ -45,11 +52,11 @@ pub unsafe extern "C" fn transcdiff_session_features(
     unsafe { guard(error, body) }
 }
 
-/// Computes the semantic features for no class of `n` images, as `transcdiff_session_features`: what guidance leads away from.
-/// With MRAR they depend on the references.
+/// Computes unconditional features of `n` images, for classifier-free guidance. Shapes, errors, ownership and thread rules
+/// are those of `transcdiff_session_features`. With MRAR the features depend on the references.
 ///
 /// # Safety
-/// The pointers are NULL or valid for their sizes; `features` overlaps nothing.
+/// The pointers are NULL or valid for their sizes; `features` does not overlap other arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn transcdiff_session_unconditional_features(
     session: *mut transcdiff_session,
@@ -62,19 +69,20 @@ pub unsafe extern "C" fn transcdiff_session_unconditional_features(
     error: *mut *mut transcdiff_error,
 ) -> transcdiff_status {
     let body = || {
-        // SAFETY: the caller promises what the functions called here ask for.
+        // SAFETY: the caller promises what the functions called here require.
         unsafe {
             let session = session_of(session)?;
-            let asked = Asked { n, references, reference_count, cancellation, features, features_size };
-            asked.run(session, |session, references| Ok(session.unconditional_features(n, references)?))
+            let arguments =
+                FeatureArguments { n, references, reference_count, cancellation, features, features_size };
+            arguments.run(session, |session, references| Ok(session.unconditional_features(n, references)?))
         }
     };
     // SAFETY: the caller promises it.
     unsafe { guard(error, body) }
 }
 
-/// The arguments of both functions that compute features.
-struct Asked {
+/// Arguments shared by the functions that compute features.
+struct FeatureArguments {
     n: usize,
     references: *const f32,
     reference_count: usize,
@@ -83,53 +91,58 @@ struct Asked {
     features_size: usize,
 }
 
-impl Asked {
+impl FeatureArguments {
+    /// Checks the arguments, computes features and writes them.
+    ///
     /// # Safety
-    /// The pointers are as [`transcdiff_session_features`] says.
+    /// The pointers are valid as [`transcdiff_session_features`] documents.
     unsafe fn run(
         self,
         session: &transcdiff_session,
-        compute: impl FnOnce(&mut PipelineSession, &[HostTensor]) -> Outcome<HostTensor>,
-    ) -> Outcome {
+        compute: impl FnOnce(&mut PipelineSession, &[HostTensor]) -> FfiResult<HostTensor>,
+    ) -> FfiResult {
         if self.features.is_null() {
-            return Err(Failure::Null("features"));
+            return Err(FfiError::Null("features"));
         }
         let config = &session.info().config;
-        // SAFETY: the caller promises what the functions called here ask for.
+        // SAFETY: the caller promises what the functions called here require.
         unsafe {
             let count = self.reference_count;
             request::reference_values(session.info(), count, self.n)?;
             let shape = [self.n, 1 + count, config.group_tokens(), config.width, size_of::<f32>()];
             check_floats("features", self.features, product("features", &shape)?, self.features_size)?;
-            let mut entered = session.enter(self.cancellation)?;
+            let mut pipeline = session.lock(self.cancellation)?;
             let references = request::references(session.info(), self.references, count, self.n)?;
-            let made = compute(&mut entered, &references)?;
-            write_floats(&[&made], self.features, "features")
+            let result = compute(&mut pipeline, &references)?;
+            write_floats(&[&result], self.features, "features")
         }
     }
 }
 
-/// Cuts features [n, count, width]: the first `k` of each image go to `cut` [n, k, width]. Any thread.
+/// Truncates features [n, count, width] to the first `k` of each image and writes them to `truncated` [n, k, width]. Both
+/// arrays belong to the caller.
+///
+/// Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and for `k` outside 1 to `count`. Thread-safe.
 ///
 /// # Safety
-/// The pointers are NULL or valid for their shapes; `cut` overlaps nothing.
+/// The pointers are NULL or valid for their shapes; `truncated` does not overlap `features`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn transcdiff_features_cut(
+pub unsafe extern "C" fn transcdiff_features_truncate(
     features: *const f32,
     n: usize,
     count: usize,
     width: usize,
     k: usize,
-    cut: *mut f32,
+    truncated: *mut f32,
     error: *mut *mut transcdiff_error,
 ) -> transcdiff_status {
     let body = || {
-        check_part(k, count)?;
+        check_prefix(k, count)?;
         let (whole, part) = (product("features", &[count, width])?, k * width);
-        // SAFETY: the caller promises what the functions called here ask for.
+        // SAFETY: the caller promises what the functions called here require.
         let (from, to) = unsafe {
             let from = array(features, product("features", &[n, whole])?, "features")?;
-            (from, array_mut(cut, product("features", &[n, part])?, "cut")?)
+            (from, array_mut(truncated, product("features", &[n, part])?, "truncated")?)
         };
         for (to, from) in to.chunks_exact_mut(part.max(1)).zip(from.chunks_exact(whole.max(1))) {
             to.copy_from_slice(&from[..part]);
@@ -140,34 +153,36 @@ pub unsafe extern "C" fn transcdiff_features_cut(
     unsafe { guard(error, body) }
 }
 
-/// Mixes features `first` and `second`, both [n, count, width]: of each image the first `k` of `first`, then those of `second`
-/// from `k` on, go to `mixed` [n, count, width]. Any thread.
+/// Splices features `first` and `second`, both [n, count, width]: `spliced` [n, count, width] receives, for each image, the
+/// first `k` features of `first` followed by the features of `second` from index `k`. All arrays belong to the caller.
+///
+/// Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and for `k` outside 1 to `count`. Thread-safe.
 ///
 /// # Safety
-/// The pointers are NULL or valid for their shapes; `mixed` overlaps nothing.
+/// The pointers are NULL or valid for their shapes; `spliced` does not overlap other arguments.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn transcdiff_features_mix(
+pub unsafe extern "C" fn transcdiff_features_splice(
     first: *const f32,
     second: *const f32,
     n: usize,
     count: usize,
     width: usize,
     k: usize,
-    mixed: *mut f32,
+    spliced: *mut f32,
     error: *mut *mut transcdiff_error,
 ) -> transcdiff_status {
     let body = || {
-        check_part(k, count)?;
+        check_prefix(k, count)?;
         let whole = product("features", &[count, width])?;
         let all = product("features", &[n, whole])?;
-        // SAFETY: the caller promises what the functions called here ask for.
-        let (first, second, mixed) = unsafe {
-            (array(first, all, "first")?, array(second, all, "second")?, array_mut(mixed, all, "mixed")?)
+        // SAFETY: the caller promises what the functions called here require.
+        let (first, second, spliced) = unsafe {
+            (array(first, all, "first")?, array(second, all, "second")?, array_mut(spliced, all, "spliced")?)
         };
         let images = first.chunks_exact(whole.max(1)).zip(second.chunks_exact(whole.max(1)));
-        for (mixed, (first, second)) in mixed.chunks_exact_mut(whole.max(1)).zip(images) {
-            mixed[..k * width].copy_from_slice(&first[..k * width]);
-            mixed[k * width..].copy_from_slice(&second[k * width..]);
+        for (spliced, (first, second)) in spliced.chunks_exact_mut(whole.max(1)).zip(images) {
+            spliced[..k * width].copy_from_slice(&first[..k * width]);
+            spliced[k * width..].copy_from_slice(&second[k * width..]);
         }
         Ok(())
     };
@@ -175,10 +190,6 @@ pub unsafe extern "C" fn transcdiff_features_mix(
     unsafe { guard(error, body) }
 }
 
-fn check_part(k: usize, count: usize) -> Outcome {
-    if (1..=count).contains(&k) {
-        Ok(())
-    } else {
-        Err(Failure::argument("k", format!("a number in 1..={count}"), k))
-    }
+fn check_prefix(k: usize, count: usize) -> FfiResult {
+    if (1..=count).contains(&k) { Ok(()) } else { Err(FfiError::argument("k", format!("1 to {count}"), k)) }
 }

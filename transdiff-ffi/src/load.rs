@@ -1,4 +1,4 @@
-//! Loading: from files or memory to a model.
+//! Loading models from files or memory, and estimating the memory required.
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
@@ -8,63 +8,64 @@ use transdiff::models::transdiff::{LoadHints, WeightSet};
 use transdiff::pipeline::{LoadOptions, Pipeline};
 use transdiff::{DType, Device};
 
-use crate::input::{array, path, slot, text};
+use crate::input::{array, out_handle, path, text};
 use crate::log::{Log, transcdiff_log_callback};
 use crate::model::{TRANSCDIFF_BF16, TRANSCDIFF_F32, transcdiff_model};
-use crate::status::{Failure, Outcome, guard, transcdiff_error, transcdiff_status};
+use crate::status::{FfiError, FfiResult, guard, transcdiff_error, transcdiff_status};
 use crate::versioned::{self, Versioned};
 
-/// The averaged weights where the file has them, else the others.
+/// EMA (exponential moving average) weights if the file contains them, else the raw weights.
 pub const TRANSCDIFF_WEIGHTS_AUTO: u32 = 0;
-/// The averaged weights (EMA); an error where the file has none.
+/// EMA weights; loading fails if the file does not contain them.
 pub const TRANSCDIFF_WEIGHTS_EMA: u32 = 1;
-/// The weights that are not averaged.
-pub const TRANSCDIFF_WEIGHTS_MODEL: u32 = 2;
+/// Raw weights, without averaging.
+pub const TRANSCDIFF_WEIGHTS_RAW: u32 = 2;
 
-/// How a model is loaded. Set up by `transcdiff_load_options_init`.
+/// Options for loading a model. Initialise with `transcdiff_load_options_init`.
 ///
-/// A model, and the VAE, come from a path or from memory: exactly one of the two is set for the model, at most one for the
-/// VAE. Formats (safetensors, PyTorch's `.pth` and `.ckpt`) are told by their contents.
+/// Model and codec are read from a path or from memory: set exactly one of the two for the model, and at most one for the
+/// codec. Formats (safetensors, PyTorch `.pth` and `.ckpt`) are detected from the contents. Strings and memory belong to the
+/// caller, and are not used after the call returns.
 #[repr(C)]
 #[derive(Clone, Copy)]
 #[allow(non_camel_case_types)]
 pub struct transcdiff_load_options {
     /// sizeof(transcdiff_load_options).
     pub struct_size: usize,
-    /// The model's file: on Unix any bytes, elsewhere UTF-8.
+    /// Path of the model file: any bytes on Unix, UTF-8 elsewhere.
     pub model_path: *const c_char,
-    /// The model's file in memory. Not needed any more when the call returns.
+    /// Contents of the model file in memory.
     pub model_data: *const c_void,
-    /// Its size in bytes.
+    /// Size of `model_data` in bytes.
     pub model_size: usize,
-    /// The VAE's file, as `model_path`. Without a VAE the model gives latents.
-    pub vae_path: *const c_char,
-    /// The VAE's file in memory. Not needed any more when the call returns.
-    pub vae_data: *const c_void,
-    /// Its size in bytes.
-    pub vae_size: usize,
-    /// "cpu", "cuda", "cuda:N" or "auto", which NULL means too.
+    /// Path of the codec file, a KL-VAE, with the rules of `model_path`. Without a codec the model generates latents only.
+    pub codec_path: *const c_char,
+    /// Contents of the codec file in memory.
+    pub codec_data: *const c_void,
+    /// Size of `codec_data` in bytes.
+    pub codec_size: usize,
+    /// Device: "cpu", "cuda", "cuda:N" or "auto"; NULL means "auto".
     pub device: *const c_char,
-    /// `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`: the type that the model computes in.
+    /// Data type of the computation: `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
     pub dtype: u32,
-    /// Threads of the CPU; 0: one a core.
+    /// Number of CPU threads; 0 means one thread per core.
     pub threads: u32,
-    /// `TRANSCDIFF_WEIGHTS_AUTO`, `_EMA` or `_MODEL`.
+    /// Weight set: `TRANSCDIFF_WEIGHTS_AUTO`, `_EMA` or `_RAW`.
     pub weights: u32,
-    /// Attention heads of a model whose file does not tell them; 0: the file, or the published sizes, tell.
+    /// Number of attention heads, for files that do not contain it; 0 takes it from the file or from the published sizes.
     pub heads: u32,
-    /// Not 0: files are mapped instead of read, and the caller promises that nobody changes or truncates them during the
-    /// call. 0: files may change underneath.
+    /// Not 0: memory-map files instead of reading them; the caller guarantees that they are not modified or truncated during
+    /// the call. 0: read files, which may change meanwhile.
     pub map_files: u32,
-    /// 0.
+    /// Reserved; must be 0.
     pub reserved: u32,
-    /// Told what was chosen, and why. May be NULL.
+    /// Callback for log messages, or NULL.
     pub log: transcdiff_log_callback,
-    /// Handed to `log`.
+    /// Pointer passed to `log`.
     pub user_data: *mut c_void,
 }
 
-// SAFETY: repr(C) without padding, begins with its size; pointers, integers and nullable functions take any bits.
+// SAFETY: repr(C) without padding, begins with its size; every bit pattern is a valid pointer, integer or nullable function.
 unsafe impl Versioned for transcdiff_load_options {
     const NAME: &'static str = "transcdiff_load_options";
 }
@@ -74,9 +75,9 @@ const LOAD_DEFAULTS: transcdiff_load_options = transcdiff_load_options {
     model_path: ptr::null(),
     model_data: ptr::null(),
     model_size: 0,
-    vae_path: ptr::null(),
-    vae_data: ptr::null(),
-    vae_size: 0,
+    codec_path: ptr::null(),
+    codec_data: ptr::null(),
+    codec_size: 0,
     device: ptr::null(),
     dtype: TRANSCDIFF_F32,
     threads: 0,
@@ -88,18 +89,19 @@ const LOAD_DEFAULTS: transcdiff_load_options = transcdiff_load_options {
     user_data: ptr::null_mut(),
 };
 
-/// What loading and generating will take, in bytes. Host memory on the CPU, the device's elsewhere.
+/// Estimate of the memory for loading and generation, in bytes: host memory on the CPU, device memory elsewhere. Set
+/// `struct_size` before the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 #[allow(non_camel_case_types)]
 pub struct transcdiff_memory {
     /// sizeof(transcdiff_memory).
     pub struct_size: usize,
-    /// Kept while the model lives: the weights of model and VAE.
+    /// Memory of the weights of model and codec, held while the model lives.
     pub weights: u64,
-    /// On top of what is kept, while it is loaded.
+    /// Additional memory during loading.
     pub loading: u64,
-    /// On top of the weights, while the images of one batch are generated.
+    /// Additional memory during the generation of one batch.
     pub generation: u64,
 }
 
@@ -108,11 +110,12 @@ unsafe impl Versioned for transcdiff_memory {
     const NAME: &'static str = "transcdiff_memory";
 }
 
-/// Sets every field of `options` to its default. `struct_size` is sizeof(transcdiff_load_options) as the caller's header
-/// has it. Any thread.
+/// Sets every field of `options` to its default. `struct_size` is sizeof(transcdiff_load_options) in the caller's header.
+///
+/// Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and `TRANSCDIFF_INVALID_STRUCT` for an invalid size. Thread-safe.
 ///
 /// # Safety
-/// `options` is NULL or points to `struct_size` bytes that can be written.
+/// `options` is NULL or points to `struct_size` writable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn transcdiff_load_options_init(
     options: *mut transcdiff_load_options,
@@ -122,10 +125,15 @@ pub unsafe extern "C" fn transcdiff_load_options_init(
     unsafe { guard(ptr::null_mut(), || versioned::write(options, "options", struct_size, LOAD_DEFAULTS)) }
 }
 
-/// Loads a model to `*model`, which is NULL if that fails. Any thread.
+/// Loads a model, and the codec if one is given, and returns the handle in `*model`, which is NULL on failure. The caller
+/// owns the handle and frees it with `transcdiff_model_free`.
+///
+/// Fails with `TRANSCDIFF_INVALID_ARGUMENT`, `_INVALID_STRUCT` or `_INVALID_DTYPE` for invalid options,
+/// `_DEVICE_UNAVAILABLE`, `_OUT_OF_MEMORY` or `_BACKEND` for the device, and `_IO`, `_FORMAT`, `_TENSOR` or
+/// `_INVALID_CONFIG` for the files. Thread-safe.
 ///
 /// # Safety
-/// The pointers are NULL or valid as their documentation says; `model` and `error` can be written.
+/// Each pointer is NULL or valid as documented; `model` and `error` are NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn transcdiff_model_load(
     options: *const transcdiff_load_options,
@@ -134,24 +142,26 @@ pub unsafe extern "C" fn transcdiff_model_load(
 ) -> transcdiff_status {
     let body = || {
         // SAFETY: the caller promises it.
-        let slot = unsafe { slot(model, "model") }?;
-        // SAFETY: the caller promises that the options are as their documentation says.
+        let out_handle = unsafe { out_handle(model, "model") }?;
+        // SAFETY: the caller promises that the options are valid as documented.
         let inputs = unsafe { Inputs::read(options) }?;
         let mut log = |level, message: &str| inputs.log.message(level, message);
-        let pipeline = Pipeline::load(&inputs.model, inputs.vae.as_ref(), &inputs.options, &mut log)?;
-        // SAFETY: the caller promises that it can be written.
-        unsafe { slot.write(Box::into_raw(Box::new(transcdiff_model::new(pipeline)))) };
+        let pipeline = Pipeline::load(&inputs.model, inputs.codec.as_ref(), &inputs.options, &mut log)?;
+        // SAFETY: `out_handle` checked the pointer, which the caller promises is writable.
+        unsafe { out_handle.write(Box::into_raw(Box::new(transcdiff_model::new(pipeline)))) };
         Ok(())
     };
     // SAFETY: the caller promises it.
     unsafe { guard(error, body) }
 }
 
-/// Estimates, from the headers of the files alone, what loading with `options` and generating `images` images at a time
-/// will take. Any thread.
+/// Estimates the memory for loading with `options` and generating batches of `images` images, from the file headers alone.
+/// The caller sets `memory->struct_size`.
+///
+/// Fails as `transcdiff_model_load` does for the options and the files. Thread-safe.
 ///
 /// # Safety
-/// As `transcdiff_model_load`.
+/// Each pointer is NULL or valid as documented; `memory` and `error` are NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn transcdiff_memory_estimate(
     options: *const transcdiff_load_options,
@@ -160,9 +170,9 @@ pub unsafe extern "C" fn transcdiff_memory_estimate(
     error: *mut *mut transcdiff_error,
 ) -> transcdiff_status {
     let body = || {
-        // SAFETY: the caller promises that the options are as their documentation says.
+        // SAFETY: the caller promises that the options are valid as documented.
         let inputs = unsafe { Inputs::read(options) }?;
-        let e = Pipeline::estimate(&inputs.model, inputs.vae.as_ref(), &inputs.options, images)?;
+        let e = Pipeline::estimate(&inputs.model, inputs.codec.as_ref(), &inputs.options, images)?;
         let value = transcdiff_memory {
             struct_size: size_of::<transcdiff_memory>(),
             weights: e.weights,
@@ -176,27 +186,28 @@ pub unsafe extern "C" fn transcdiff_memory_estimate(
     unsafe { guard(error, body) }
 }
 
-/// What the options say, with the files opened.
+/// Validated load options with their files opened.
 struct Inputs {
     model: WeightFile,
-    vae: Option<WeightFile>,
+    codec: Option<WeightFile>,
     options: LoadOptions,
     log: Log,
 }
 
 impl Inputs {
     /// # Safety
-    /// `options` is NULL or as its documentation says.
-    unsafe fn read(options: *const transcdiff_load_options) -> Outcome<Self> {
-        // SAFETY: the caller promises what the functions called here ask for.
-        let (o, model, vae, device) = unsafe {
+    /// `options` is NULL or valid as documented.
+    unsafe fn read(options: *const transcdiff_load_options) -> FfiResult<Self> {
+        // SAFETY: the caller promises what the functions called here require.
+        let (o, model, codec, device) = unsafe {
             let o = versioned::read(options, "options", LOAD_DEFAULTS)?;
             let map = o.map_files != 0;
             let model = open("model", o.model_path, o.model_data, o.model_size, map)?;
-            let vae = open("vae", o.vae_path, o.vae_data, o.vae_size, map)?;
-            (o, model, vae, text(o.device, "device")?.unwrap_or("auto"))
+            let codec = open("codec", o.codec_path, o.codec_data, o.codec_size, map)?;
+            (o, model, codec, text(o.device, "device")?.unwrap_or("auto"))
         };
-        let model = model.ok_or_else(|| Failure::argument("model", "model_path or model_data", "neither"))?;
+        let model =
+            model.ok_or_else(|| FfiError::argument("model", "model_path or model_data", "neither"))?;
         let device: Device = device.parse()?;
         let options = LoadOptions {
             device,
@@ -208,50 +219,50 @@ impl Inputs {
             },
         };
         if o.reserved != 0 {
-            return Err(Failure::argument("reserved", "0", o.reserved));
+            return Err(FfiError::argument("reserved", "0", o.reserved));
         }
-        Ok(Self { model, vae, options, log: Log { callback: o.log, user_data: o.user_data } })
+        Ok(Self { model, codec, options, log: Log { callback: o.log, user_data: o.user_data } })
     }
 }
 
-fn dtype(code: u32) -> Outcome<DType> {
+fn dtype(code: u32) -> FfiResult<DType> {
     match code {
         TRANSCDIFF_F32 => Ok(DType::F32),
         TRANSCDIFF_BF16 => Ok(DType::BF16),
-        other => Err(Failure::argument("dtype", "TRANSCDIFF_F32 or TRANSCDIFF_BF16", other)),
+        other => Err(FfiError::argument("dtype", "TRANSCDIFF_F32 or TRANSCDIFF_BF16", other)),
     }
 }
 
-fn weights(code: u32) -> Outcome<Option<WeightSet>> {
+fn weights(code: u32) -> FfiResult<Option<WeightSet>> {
     match code {
         TRANSCDIFF_WEIGHTS_AUTO => Ok(None),
         TRANSCDIFF_WEIGHTS_EMA => Ok(Some(WeightSet::Ema)),
-        TRANSCDIFF_WEIGHTS_MODEL => Ok(Some(WeightSet::Raw)),
-        other => Err(Failure::argument("weights", "one of TRANSCDIFF_WEIGHTS_…", other)),
+        TRANSCDIFF_WEIGHTS_RAW => Ok(Some(WeightSet::Raw)),
+        other => Err(FfiError::argument("weights", "one of TRANSCDIFF_WEIGHTS_…", other)),
     }
 }
 
-/// The file `name`, from its path or from memory, if it was given.
+/// Opens the file of argument `name` from its path or from memory; `None` if neither is set.
 ///
 /// # Safety
-/// The pointers are as [`transcdiff_load_options`] says, and the memory outlives the file.
+/// The pointers are valid as [`transcdiff_load_options`] documents, and the memory outlives the file.
 unsafe fn open(
     name: &'static str,
     file: *const c_char,
     data: *const c_void,
     size: usize,
     map: bool,
-) -> Outcome<Option<WeightFile>> {
+) -> FfiResult<Option<WeightFile>> {
     // SAFETY: the caller promises it.
     match (unsafe { path(file, name) }?, data.is_null()) {
-        (None, true) if size != 0 => Err(Failure::Null(name)),
+        (None, true) if size != 0 => Err(FfiError::Null(name)),
         (None, true) => Ok(None),
-        (Some(_), false) => Err(Failure::argument(name, "a path or memory", "both")),
-        // SAFETY: whoever asks for mapping promises that the file stays as it is.
+        (Some(_), false) => Err(FfiError::argument(name, "a path or memory", "both")),
+        // SAFETY: by setting `map_files` the caller promises that the file does not change.
         (Some(path), true) if map => Ok(Some(unsafe { WeightFile::open_mapped(path) }?)),
         (Some(path), true) => Ok(Some(WeightFile::open(path)?)),
         (None, false) => {
-            // SAFETY: the caller promises `size` bytes, which live until the call returns, as the file does.
+            // SAFETY: the caller promises `size` bytes that live until the call returns; the file is dropped before that.
             let bytes: &'static [u8] = unsafe { array(data.cast::<u8>(), size, name) }?;
             Ok(Some(WeightFile::from_bytes(format!("{name} in memory"), bytes)?))
         }

@@ -1,22 +1,23 @@
-//! Messages to the caller.
+//! Log messages to the caller.
 
 use std::ffi::{c_char, c_void};
 
 use transdiff::pipeline::LogLevel;
 
-use crate::status::line;
+use crate::status::single_line;
 
-/// What was chosen, and why.
+/// Information, such as a setting that was chosen and the reason.
 pub const TRANSCDIFF_LOG_INFO: u32 = 0;
-/// What the caller would probably want otherwise.
+/// Warning: the result may not be what the caller intends.
 pub const TRANSCDIFF_LOG_WARNING: u32 = 1;
 
-/// Called with messages of one call, from the thread that made it. `message` is one line of UTF-8, as those of an error,
-/// that lives until the callback returns.
+/// Log callback, invoked on the calling thread during the call. `level` is `TRANSCDIFF_LOG_INFO` or
+/// `TRANSCDIFF_LOG_WARNING`; `message` is a single line of UTF-8 and valid until the callback returns. The callback must
+/// return normally: no exception, longjmp or thread exit may leave it.
 pub type transcdiff_log_callback =
     Option<unsafe extern "C" fn(level: u32, message: *const c_char, user_data: *mut c_void)>;
 
-/// A log callback and what it is called with.
+/// Log callback with its user data.
 #[derive(Clone, Copy)]
 pub(crate) struct Log {
     pub callback: transcdiff_log_callback,
@@ -30,7 +31,7 @@ impl Log {
             LogLevel::Info => TRANSCDIFF_LOG_INFO,
             LogLevel::Warning => TRANSCDIFF_LOG_WARNING,
         };
-        // SAFETY: the caller gave the callback for this, and the message lives until it returns.
-        unsafe { callback(level, line(message).as_ptr(), self.user_data) };
+        // SAFETY: the caller provided the callback for this, and the message lives until it returns.
+        unsafe { callback(level, single_line(message).as_ptr(), self.user_data) };
     }
 }

@@ -1,4 +1,4 @@
-//! Models: loaded once, shared by any number of sessions on any threads.
+//! Models: loaded once, shared by any number of sessions and threads.
 
 use std::ffi::{CString, c_char};
 
@@ -6,20 +6,20 @@ use transdiff::DType;
 use transdiff::models::transdiff::Mode;
 use transdiff::pipeline::Pipeline;
 
-use crate::status::{Failure, guard, guard_value, transcdiff_error, transcdiff_status};
+use crate::status::{FfiError, guard, guard_value, transcdiff_error, transcdiff_status};
 use crate::versioned::{self, Versioned};
 
-/// Computes in f32.
+/// Computation in f32.
 pub const TRANSCDIFF_F32: u32 = 0;
-/// Computes in bf16 with f32 sums; weights are kept in bf16.
+/// Computation in bf16 with f32 accumulation; weights are stored in bf16.
 pub const TRANSCDIFF_BF16: u32 = 1;
 
-/// All features at once.
+/// One-step mode: all features are computed at once.
 pub const TRANSCDIFF_MODE_ONE_STEP: u32 = 0;
-/// Multi-reference autoregression (MRAR).
+/// Multi-reference autoregression (MRAR): one group of features per AR step.
 pub const TRANSCDIFF_MODE_MULTI_REFERENCE: u32 = 1;
 
-/// What a model is.
+/// Description of a model. Set `struct_size` before the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 #[allow(non_camel_case_types)]
@@ -28,41 +28,43 @@ pub struct transcdiff_model_info {
     pub struct_size: usize,
     /// Number of classes.
     pub classes: usize,
-    /// `TRANSCDIFF_MODE_ONE_STEP` or `TRANSCDIFF_MODE_MULTI_REFERENCE`.
+    /// Generation mode: `TRANSCDIFF_MODE_ONE_STEP` or `TRANSCDIFF_MODE_MULTI_REFERENCE`.
     pub mode: u32,
-    /// `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
+    /// Data type of the computation: `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
     pub dtype: u32,
-    /// Trajectories of one generation: 1 in one step, else as many as there are groups of features.
+    /// Number of AR steps per generation, each with one group of features; 1 in one-step mode.
     pub groups: usize,
-    /// Semantic features of an image.
+    /// Number of semantic features per image.
     pub feature_count: usize,
-    /// Values of a feature.
+    /// Number of values per feature.
     pub feature_width: usize,
-    /// Channels of a latent.
+    /// Number of latent channels, C.
     pub latent_channels: usize,
-    /// Height of a latent.
+    /// Latent height, h.
     pub latent_height: usize,
-    /// Width of a latent.
+    /// Latent width, w.
     pub latent_width: usize,
-    /// Height of an image in pixels; 0 without a VAE.
+    /// Image height in pixels; 0 without a codec.
     pub image_height: usize,
-    /// Width of an image in pixels; 0 without a VAE.
+    /// Image width in pixels; 0 without a codec.
     pub image_width: usize,
-    /// Pixels for one position of a latent in both directions; 0 without a VAE.
+    /// Downsampling factor d of the codec, in pixels per latent position along each side; 0 without a codec.
     pub downsampling: usize,
-    /// Values in the parameters of the model.
+    /// Number of parameters of the model.
     pub parameters: u64,
-    /// Values in the parameters of the VAE; 0 without one.
-    pub vae_parameters: u64,
+    /// Number of parameters of the codec; 0 without a codec.
+    pub codec_parameters: u64,
 }
 
-// SAFETY: repr(C) without padding, begins with its size; integers take any bits.
+// SAFETY: repr(C) without padding, begins with its size; every bit pattern is a valid integer.
 unsafe impl Versioned for transcdiff_model_info {
     const NAME: &'static str = "transcdiff_model_info";
 }
 
-/// A model on a device, with a VAE or without. It does not change: any number of sessions, on any threads, use it at the
-/// same time. It can be freed while sessions live; its memory is given back with the last of them.
+/// Model on a device, with or without a codec. Created by `transcdiff_model_load` and freed by `transcdiff_model_free`.
+///
+/// A model is immutable: any number of sessions and threads can use it concurrently. The handle may be freed while sessions
+/// exist; the memory is released with the last of them.
 #[allow(non_camel_case_types)]
 pub struct transcdiff_model {
     pub(crate) pipeline: Pipeline,
@@ -76,10 +78,13 @@ impl transcdiff_model {
     }
 }
 
-/// What the model is. Any thread.
+/// Writes the description of a model to `*info`. The caller sets `info->struct_size`.
+///
+/// Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and `TRANSCDIFF_INVALID_STRUCT` for an invalid size. Thread-safe.
 ///
 /// # Safety
-/// `model` is NULL or was not freed; `info` is NULL or points to a struct of the size that its first field says.
+/// `model` is NULL or has not been freed; `info` is NULL or points to a struct of the size given by its first field; `error`
+/// is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn transcdiff_model_get_info(
     model: *const transcdiff_model,
@@ -88,7 +93,7 @@ pub unsafe extern "C" fn transcdiff_model_get_info(
 ) -> transcdiff_status {
     let body = || {
         // SAFETY: the caller promises it.
-        let model = unsafe { model.as_ref() }.ok_or(Failure::Null("model"))?;
+        let model = unsafe { model.as_ref() }.ok_or(FfiError::Null("model"))?;
         // SAFETY: the caller promises it.
         unsafe { versioned::fill(info, "info", info_of(&model.pipeline)) }
     };
@@ -96,24 +101,26 @@ pub unsafe extern "C" fn transcdiff_model_get_info(
     unsafe { guard(error, body) }
 }
 
-/// The device's name, for people. It lives as long as the model; "" for NULL. Any thread.
+/// Returns the human-readable name of the device; "" for NULL. The string belongs to the model handle and is valid until
+/// that is freed. Thread-safe.
 ///
 /// # Safety
-/// `model` is NULL or was not freed.
+/// `model` is NULL or has not been freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn transcdiff_model_device(model: *const transcdiff_model) -> *const c_char {
     // SAFETY: the caller promises it.
     guard_value(c"".as_ptr(), || unsafe { model.as_ref() }.map_or(c"".as_ptr(), |m| m.device.as_ptr()))
 }
 
-/// Frees a model. NULL is nothing to free. Any thread.
+/// Frees a model handle; does nothing for NULL. Sessions of the model remain usable. Callable from any thread, once no other
+/// call uses the handle.
 ///
 /// # Safety
-/// `model` is NULL or was not freed, and no other call is using the handle. Sessions may go on.
+/// `model` is NULL or has not been freed, and the handle is not in use by another call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn transcdiff_model_free(model: *mut transcdiff_model) {
     if !model.is_null() {
-        // SAFETY: the caller promises it; handles are made by `Box::into_raw`.
+        // SAFETY: the caller promises it; handles come from `Box::into_raw`.
         guard_value((), || drop(unsafe { Box::from_raw(model) }));
     }
 }
@@ -139,6 +146,6 @@ fn info_of(pipeline: &Pipeline) -> transcdiff_model_info {
         image_width: side,
         downsampling: info.vae.as_ref().map_or(0, |vae| vae.downsampling),
         parameters: info.parameters as u64,
-        vae_parameters: info.vae.as_ref().map_or(0, |vae| vae.parameters as u64),
+        codec_parameters: info.vae.as_ref().map_or(0, |vae| vae.parameters as u64),
     }
 }

@@ -1,4 +1,4 @@
-//! From a caller's options to a request, and from the sampler's steps to the caller's callbacks.
+//! Conversion of options to a pipeline request, and of solver steps to callbacks.
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -8,35 +8,34 @@ use transdiff::models::transdiff::Sampling;
 use transdiff::pipeline::{Info, Request, Source, Step, Wanted};
 use transdiff::{Error, HostTensor};
 
-use crate::generate::{
+use crate::input::{array, product, try_copy, try_map};
+use crate::options::{
     TRANSCDIFF_SOLVER_EULER, TRANSCDIFF_SOLVER_EULER_MARUYAMA, TRANSCDIFF_SOLVER_HEUN,
     transcdiff_generate_options, transcdiff_progress,
 };
-use crate::input::{array, converted, copied, product};
-use crate::status::{Failure, Outcome};
+use crate::status::{FfiError, FfiResult};
 
-/// What can be said of the options before their arrays are looked at: counts are in range, and features and classes do
-/// not come together.
-pub(crate) fn check(info: &Info, o: &transcdiff_generate_options) -> Outcome {
+/// Checks the options that do not depend on the contents of arrays: counts, and the consistency of features and guidance.
+pub(crate) fn check(info: &Info, o: &transcdiff_generate_options) -> FfiResult {
     if o.images == 0 {
-        return Err(Failure::argument("images", "at least one", 0));
+        return Err(FfiError::argument("images", "at least 1", 0));
     }
     if o.preview.is_some() && o.preview_interval == 0 {
-        return Err(Failure::argument("preview_interval", "at least 1", 0));
+        return Err(FfiError::argument("preview_interval", "at least 1", 0));
     }
     let ar_steps = if o.features.is_null() { info.config.groups() } else { 1 };
-    check_count("step_guidance_count", o.step_guidance_count, &[0, ar_steps])?;
-    let most = info.config.feature_tokens;
+    check_count("ar_step_guidance_count", o.ar_step_guidance_count, &[0, ar_steps])?;
+    let max = info.config.feature_tokens;
     match o.features.is_null() {
         true if !o.unconditional.is_null() => {
-            Err(Failure::argument("unconditional", "none without features", "some"))
+            Err(FfiError::argument("unconditional", "NULL without features", "unconditional features"))
         }
         true => {
             check_count("feature_count", o.feature_count, &[0])?;
             check_count("unconditional_images", o.unconditional_images, &[0])
         }
-        false if !(1..=most).contains(&o.feature_count) => {
-            Err(Failure::argument("feature_count", format!("1 to {most}"), o.feature_count))
+        false if !(1..=max).contains(&o.feature_count) => {
+            Err(FfiError::argument("feature_count", format!("1 to {max}"), o.feature_count))
         }
         false if o.unconditional.is_null() => {
             check_count("unconditional_images", o.unconditional_images, &[0])
@@ -45,35 +44,35 @@ pub(crate) fn check(info: &Info, o: &transcdiff_generate_options) -> Outcome {
     }
 }
 
-fn check_count(name: &'static str, count: usize, allowed: &[usize]) -> Outcome {
+fn check_count(name: &'static str, count: usize, allowed: &[usize]) -> FfiResult {
     if allowed.contains(&count) {
         return Ok(());
     }
     let allowed: Vec<_> = allowed.iter().map(usize::to_string).collect();
-    Err(Failure::argument(name, allowed.join(" or "), count))
+    Err(FfiError::argument(name, allowed.join(" or "), count))
 }
 
-/// The request that the options describe.
+/// Builds the pipeline request described by the options.
 ///
 /// # Safety
-/// The pointers within `o` are as the struct's documentation says.
+/// The pointers within `o` are valid as documented in the struct.
 pub(crate) unsafe fn request(
     info: &Info,
     o: &transcdiff_generate_options,
     wanted: Wanted,
-) -> Outcome<Request> {
+) -> FfiResult<Request> {
     let n = o.images;
-    // SAFETY: the caller promises what the functions called here ask for.
+    // SAFETY: the caller promises what the functions called here require.
     unsafe {
         let source = source(info, o)?;
         Ok(Request {
             source,
-            seeds: copied(required(o.seeds, n, "seeds")?, "seeds")?,
+            seeds: try_copy(required(o.seeds, n, "seeds")?, "seeds")?,
             sampling: Sampling { solver: solver(o)?, guidance: guidance(o)? },
             references: references(info, o.references, o.reference_count, n)?,
-            starting: match o.starting.is_null() {
+            starting: match o.initial_noise.is_null() {
                 true => None,
-                false => Some(tensor(o.starting, &info.config.latent_shape(n), "starting")?),
+                false => Some(tensor(o.initial_noise, &info.config.latent_shape(n), "initial_noise")?),
             },
             batch: NonZeroUsize::new(o.batch),
             wanted,
@@ -83,9 +82,9 @@ pub(crate) unsafe fn request(
 
 /// # Safety
 /// As [`array`].
-unsafe fn required<'a, T>(from: *const T, len: usize, name: &'static str) -> Outcome<&'a [T]> {
+unsafe fn required<'a, T>(from: *const T, len: usize, name: &'static str) -> FfiResult<&'a [T]> {
     if from.is_null() {
-        return Err(Failure::Null(name));
+        return Err(FfiError::Null(name));
     }
     // SAFETY: the caller promises it.
     unsafe { array(from, len, name) }
@@ -93,10 +92,10 @@ unsafe fn required<'a, T>(from: *const T, len: usize, name: &'static str) -> Out
 
 /// # Safety
 /// As [`request`].
-unsafe fn source(info: &Info, o: &transcdiff_generate_options) -> Outcome<Source> {
+unsafe fn source(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Source> {
     match (o.classes.is_null(), o.features.is_null()) {
-        (true, true) => Err(Failure::argument("classes", "classes or features", "neither")),
-        (false, false) => Err(Failure::argument("classes", "classes or features", "both")),
+        (true, true) => Err(FfiError::argument("classes", "classes or features", "neither")),
+        (false, false) => Err(FfiError::argument("classes", "classes or features", "both")),
         (false, true) => {
             // SAFETY: the caller promises it.
             Ok(Source::Classes(unsafe { classes(o.classes, o.images) }?))
@@ -114,40 +113,40 @@ unsafe fn source(info: &Info, o: &transcdiff_generate_options) -> Outcome<Source
     }
 }
 
-/// A caller's classes.
+/// Classes of a caller's array.
 ///
 /// # Safety
 /// `from` is NULL or points to `n` classes.
-pub(crate) unsafe fn classes(from: *const u32, n: usize) -> Outcome<Vec<usize>> {
+pub(crate) unsafe fn classes(from: *const u32, n: usize) -> FfiResult<Vec<usize>> {
     // SAFETY: the caller promises it.
-    converted(unsafe { required(from, n, "classes") }?, "classes", |class| class as usize)
+    try_map(unsafe { required(from, n, "classes") }?, "classes", |class| class as usize)
 }
 
-/// A copy of a caller's floats as a tensor.
+/// Copies a caller's floats to a tensor.
 ///
 /// # Safety
 /// `from` is NULL or points to the elements of the shape.
-pub(crate) unsafe fn tensor(from: *const f32, shape: &[usize], name: &'static str) -> Outcome<HostTensor> {
+pub(crate) unsafe fn tensor(from: *const f32, shape: &[usize], name: &'static str) -> FfiResult<HostTensor> {
     let len = product(name, shape)?;
     // SAFETY: the caller promises it.
-    let values = copied(unsafe { required(from, len, name) }?, name)?;
+    let values = try_copy(unsafe { required(from, len, name) }?, name)?;
     Ok(HostTensor::f32(shape, values)?)
 }
 
-/// Values of one of `count` references for `n` images, if the model takes so many and memory can hold them.
-pub(crate) fn reference_values(info: &Info, count: usize, n: usize) -> Outcome<usize> {
+/// Number of values per reference of `n` images; fails if the model takes fewer than `count` references or they do not fit
+/// in memory.
+pub(crate) fn reference_values(info: &Info, count: usize, n: usize) -> FfiResult<usize> {
     const NAME: &str = "references";
-    let most = info.config.groups() - 1;
-    if count > most {
-        let expected = format!("at most {most} times the latents of {n} images");
-        return Err(Failure::argument(NAME, expected, count));
+    let max = info.config.groups() - 1;
+    if count > max {
+        return Err(FfiError::argument(NAME, format!("at most {max} references of {n} images"), count));
     }
-    let each = product(NAME, &info.config.latent_shape(n))?;
-    product(NAME, &[each, count])?;
-    Ok(each)
+    let values = product(NAME, &info.config.latent_shape(n))?;
+    product(NAME, &[values, count])?;
+    Ok(values)
 }
 
-/// `count` references, latents [n, C, h, w] that lie one after another.
+/// Copies `count` contiguous references, each of latents [n, C, h, w].
 ///
 /// # Safety
 /// `from` is NULL or points to their elements.
@@ -156,10 +155,10 @@ pub(crate) unsafe fn references(
     from: *const f32,
     count: usize,
     n: usize,
-) -> Outcome<Vec<HostTensor>> {
-    let (each, shape) = (reference_values(info, count, n)?, info.config.latent_shape(n));
-    // SAFETY: the caller promises the elements of all; the last begins within them.
-    (0..count).map(|i| unsafe { tensor(offset(from, i * each), &shape, "references") }).collect()
+) -> FfiResult<Vec<HostTensor>> {
+    let (values, shape) = (reference_values(info, count, n)?, info.config.latent_shape(n));
+    // SAFETY: the caller promises the elements of all references; the offset of each is within them.
+    (0..count).map(|i| unsafe { tensor(offset(from, i * values), &shape, "references") }).collect()
 }
 
 /// # Safety
@@ -169,7 +168,7 @@ unsafe fn offset(from: *const f32, by: usize) -> *const f32 {
     if from.is_null() { from } else { unsafe { from.add(by) } }
 }
 
-fn solver(o: &transcdiff_generate_options) -> Outcome<Solver> {
+fn solver(o: &transcdiff_generate_options) -> FfiResult<Solver> {
     let (steps, interpolant) = (o.steps as usize, Interpolant::Linear);
     Ok(match o.solver {
         TRANSCDIFF_SOLVER_EULER_MARUYAMA => {
@@ -177,26 +176,26 @@ fn solver(o: &transcdiff_generate_options) -> Outcome<Solver> {
         }
         TRANSCDIFF_SOLVER_EULER => Euler { timesteps: Timesteps::uniform(steps)?, interpolant }.into(),
         TRANSCDIFF_SOLVER_HEUN => Heun { timesteps: Timesteps::uniform(steps)?, interpolant }.into(),
-        other => return Err(Failure::argument("solver", "one of TRANSCDIFF_SOLVER_…", other)),
+        other => return Err(FfiError::argument("solver", "one of TRANSCDIFF_SOLVER_…", other)),
     })
 }
 
 /// # Safety
 /// As [`request`].
-unsafe fn guidance(o: &transcdiff_generate_options) -> Outcome<Vec<Guidance>> {
+unsafe fn guidance(o: &transcdiff_generate_options) -> FfiResult<Vec<Guidance>> {
     // SAFETY: the caller promises it.
-    let each = unsafe { array(o.step_guidance, o.step_guidance_count, "step_guidance") }?;
+    let each = unsafe { array(o.ar_step_guidance, o.ar_step_guidance_count, "ar_step_guidance") }?;
     let scales = if each.is_empty() { &[o.guidance] } else { each };
     let within = |&scale: &f64| match Guidance::within(scale, o.guidance_low, o.guidance_high) {
         Err(Error::Argument { argument: "guidance", expected, got }) if !each.is_empty() => {
-            Err(Failure::argument("step_guidance", expected, got))
+            Err(FfiError::argument("ar_step_guidance", expected, got))
         }
         guidance => Ok(guidance?),
     };
     scales.iter().map(within).collect()
 }
 
-/// Calls the caller's callbacks for a step.
+/// Invokes the caller's callbacks after a solver step.
 pub(crate) fn report(o: &transcdiff_generate_options, step: &Step<'_>) -> ControlFlow<()> {
     let progress = transcdiff_progress {
         struct_size: size_of::<transcdiff_progress>(),
@@ -209,13 +208,13 @@ pub(crate) fn report(o: &transcdiff_generate_options, step: &Step<'_>) -> Contro
         t: step.t,
         fraction: step.fraction,
     };
-    // SAFETY: the caller gave the callback for this.
+    // SAFETY: the caller provided the callback for this.
     let mut stop = o.progress.is_some_and(|call| unsafe { call(&progress, o.user_data) } != 0);
     if let (Some(call), false, true) = (o.preview, stop, step.step.is_multiple_of(o.preview_interval)) {
-        // A preview that cannot be made is not worth a generation: what is wrong will be found there.
+        // A failed preview does not end the generation, which reports the cause itself.
         let preview = step.preview();
         if let Some(latents) = preview.as_ref().ok().and_then(|latents| latents.as_f32()) {
-            // SAFETY: the caller gave the callback for this; the values live until it returns.
+            // SAFETY: the caller provided the callback for this; the values live until it returns.
             stop = unsafe { call(&progress, latents.as_ptr(), latents.len(), o.user_data) } != 0;
         }
     }

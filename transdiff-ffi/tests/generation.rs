@@ -1,4 +1,4 @@
-//! What comes out of the C ABI, beside what the library gives a Rust program.
+//! Results of the C ABI compared with those of the Rust library.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::ptr;
 
 use common::files::{self, model_with, shared, vae_with};
-use common::{Made, Model, Order, call, in_memory, no_outputs, refused};
+use common::{GenerationRequest, Model, Outputs, call, expect_error, load_from_memory, no_outputs};
 use transcdiff::*;
 use transdiff::HostTensor;
 use transdiff::checkpoint::WeightFile;
@@ -21,91 +21,93 @@ fn pipeline(model: &'static [u8], vae: Option<&'static [u8]>) -> Pipeline {
     Pipeline::load(&open(model), vae.map(open).as_ref(), &options, &mut |_, _| ()).unwrap()
 }
 
-fn request(order: &Order) -> Request {
+fn pipeline_request(request: &GenerationRequest) -> Request {
     let solver =
-        EulerMaruyama::new(Timesteps::paper(order.steps as usize).unwrap(), FlowPath::Linear, 1.0, 1.0);
+        EulerMaruyama::new(Timesteps::paper(request.steps as usize).unwrap(), FlowPath::Linear, 1.0, 1.0);
     let sampling = Sampling::new(solver.unwrap(), Guidance::new(1.5).unwrap());
-    let classes = order.classes.iter().map(|&class| class as usize).collect();
-    Request::new(classes, order.seeds.clone(), sampling)
+    let classes = request.classes.iter().map(|&class| class as usize).collect();
+    Request::new(classes, request.seeds.clone(), sampling)
 }
 
 fn values(tensor: &HostTensor) -> Vec<f32> {
     tensor.to_f32()
 }
 
-/// The pipeline's own generation, as the ABI's buffers would have it.
-fn expected(pipeline: &Pipeline, mut request: Request) -> Made {
+/// Results of the pipeline, in the form of the buffers of the ABI.
+fn expected(pipeline: &Pipeline, mut request: Request) -> Outputs {
     request.wanted = Wanted { images: pipeline.info().vae.is_some(), features: true };
-    let made = pipeline.session().generate(&request, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
-    let images = made.images.map_or(Vec::new(), |images| {
+    let outputs =
+        pipeline.session().generate(&request, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+    let images = outputs.images.map_or(Vec::new(), |images| {
         let format = transdiff::pipeline::PixelFormat::Rgb8Hwc;
         let mut bytes = vec![0; images.to_f32().len()];
         transdiff::pipeline::to_pixels(&images, format, &mut bytes).unwrap();
         bytes
     });
-    Made {
-        latents: values(&made.latents),
-        references: made.references.iter().flat_map(values).collect(),
-        features: values(&made.features.unwrap()),
+    Outputs {
+        latents: values(&outputs.latents),
+        references: outputs.references.iter().flat_map(values).collect(),
+        features: values(&outputs.features.unwrap()),
         images,
     }
 }
 
 #[test]
-fn the_abi_gives_what_the_library_gives() {
+fn results_equal_those_of_the_rust_library() {
     let files = shared();
-    let order = Order::of(3, 4);
+    let request = GenerationRequest::new(3, 4);
     for (file, vae) in [(&files.one_step, Some(&*files.vae)), (&files.one_step, None), (&files.mrar, None)] {
         let model = Model::from_memory(file, vae);
-        let made = model.session().generate(&order.options(&model)).unwrap();
-        assert_eq!(made, expected(&pipeline(file, vae), request(&order)));
-        assert!(made.latents.iter().any(|&x| x != made.latents[0]), "a model that does something");
+        let outputs = model.session().generate(&request.options(&model)).unwrap();
+        assert_eq!(outputs, expected(&pipeline(file, vae), pipeline_request(&request)));
+        assert!(outputs.latents.iter().any(|&x| x != outputs.latents[0]), "the latents vary");
     }
 }
 
 #[test]
-fn a_batch_of_any_size_gives_the_same_bytes() {
+fn results_are_batch_invariant() {
     for (file, vae) in [(&shared().one_step, Some(&*shared().vae)), (&shared().mrar, None)] {
         let model = Model::from_memory(file, vae);
-        let order = Order::of(5, 3);
-        let all = model.session().generate(&order.options(&model)).unwrap();
+        let request = GenerationRequest::new(5, 3);
+        let all = model.session().generate(&request.options(&model)).unwrap();
         for batch in [1, 2, 5, 7, usize::MAX] {
-            let o = transcdiff_generate_options { batch, ..order.options(&model) };
+            let o = transcdiff_generate_options { batch, ..request.options(&model) };
             assert_eq!(model.session().generate(&o).unwrap(), all, "batch {batch}");
         }
-        let alone = Order { classes: vec![order.classes[3]], seeds: vec![order.seeds[3]], ..order };
-        let one = model.session().generate(&alone.options(&model)).unwrap();
+        let alone =
+            GenerationRequest { classes: vec![request.classes[3]], seeds: vec![request.seeds[3]], ..request };
+        let single = model.session().generate(&alone.options(&model)).unwrap();
         let latent = model.session().latent();
-        assert_eq!(one.latents, all.latents[3 * latent..4 * latent], "alone");
+        assert_eq!(single.latents, all.latents[3 * latent..4 * latent], "alone");
     }
 }
 
 #[test]
-fn memory_and_path_and_mapping_load_the_same() {
+fn loading_from_memory_path_and_mapping_is_equivalent() {
     let file = &shared().one_step;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.model");
     std::fs::write(&path, file).unwrap();
     let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
     let from_path = transcdiff_load_options { model_path: path.as_ptr(), ..common::load_options() };
-    let order = Order::of(2, 3);
+    let request = GenerationRequest::new(2, 3);
     let generate = |options: &transcdiff_load_options| {
         let model = Model::load(options).unwrap();
-        model.session().generate(&order.options(&model)).unwrap()
+        model.session().generate(&request.options(&model)).unwrap()
     };
-    let expected = generate(&in_memory(file, None));
+    let expected = generate(&load_from_memory(file, None));
     assert_eq!(generate(&from_path), expected);
     assert_eq!(generate(&transcdiff_load_options { map_files: 1, ..from_path }), expected);
-    // The file is not needed any more once the model is loaded.
+    // The memory is not used after the model is loaded.
     let copy = file.clone();
     let model = Model::from_memory(&copy, None);
     drop(copy);
-    assert_eq!(model.session().generate(&order.options(&model)).unwrap(), expected);
+    assert_eq!(model.session().generate(&request.options(&model)).unwrap(), expected);
 }
 
-/// A checkpoint of the published implementation, and the same weights as this library saves them.
+/// Checkpoint of the published implementation, and the same weights saved by this library.
 #[test]
-fn a_checkpoint_and_its_safetensors_generate_the_same() {
+fn pytorch_checkpoint_and_safetensors_generate_the_same() {
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pth/checkpoint-last.pth");
     let backend = transdiff::Cpu::new(Some(1)).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -119,21 +121,21 @@ fn a_checkpoint_and_its_safetensors_generate_the_same() {
         let options =
             transcdiff_load_options { model_path: path.as_ptr(), heads: 4, ..common::load_options() };
         let model = Model::load(&options).unwrap();
-        model.session().generate(&Order::of(2, 3).options(&model)).unwrap()
+        model.session().generate(&GenerationRequest::new(2, 3).options(&model)).unwrap()
     };
     assert_eq!(generate(&checkpoint), generate(&saved));
 }
 
-/// Features out of one call, cut and mixed, and into another: as the library does it.
+/// Features of one call, spliced and truncated, as the input of another.
 #[test]
-fn features_go_out_are_mixed_and_come_in() {
+fn truncated_and_spliced_features_generate_as_in_the_rust_library() {
     let model = Model::from_memory(&shared().one_step, None);
     let (session, info) = (model.session(), model.info());
     let (n, k, width) = (2, info.feature_count, info.feature_width);
     let features = |classes: &[u32]| {
         let mut out = vec![f32::NAN; n * k * width];
         let size = size_of_val(&*out);
-        // SAFETY: the buffers are as large as they say.
+        // SAFETY: the buffers have the given sizes.
         call(|error| unsafe {
             let (none, to) = (ptr::null(), out.as_mut_ptr());
             transcdiff_session_features(
@@ -152,49 +154,51 @@ fn features_go_out_are_mixed_and_come_in() {
         out
     };
     let (first, second) = (features(&[0, 1]), features(&[2, 2]));
-    let mut mixed = vec![f32::NAN; n * k * width];
-    let mut cut = vec![f32::NAN; n * 3 * width];
+    let mut spliced = vec![f32::NAN; n * k * width];
+    let mut truncated = vec![f32::NAN; n * 3 * width];
     // SAFETY: as above.
     unsafe {
         let (a, b) = (first.as_ptr(), second.as_ptr());
-        call(|error| transcdiff_features_mix(a, b, n, k, width, 1, mixed.as_mut_ptr(), error)).unwrap();
-        call(|error| transcdiff_features_cut(mixed.as_ptr(), n, k, width, 3, cut.as_mut_ptr(), error))
-            .unwrap();
+        call(|error| transcdiff_features_splice(a, b, n, k, width, 1, spliced.as_mut_ptr(), error)).unwrap();
+        call(|error| {
+            transcdiff_features_truncate(spliced.as_ptr(), n, k, width, 3, truncated.as_mut_ptr(), error)
+        })
+        .unwrap();
     }
     let row = |from: &[f32], image: usize, i: usize| from[(image * k + i) * width..][..width].to_vec();
     let by_hand = |image| [row(&first, image, 0), row(&second, image, 1), row(&second, image, 2)].concat();
-    assert_eq!(cut, [by_hand(0), by_hand(1)].concat());
+    assert_eq!(truncated, [by_hand(0), by_hand(1)].concat());
 
-    let order = Order::of(n, 4);
+    let request = GenerationRequest::new(n, 4);
     let from_features = transcdiff_generate_options {
         classes: ptr::null(),
-        features: cut.as_ptr(),
+        features: truncated.as_ptr(),
         feature_count: 3,
-        ..order.options(&model)
+        ..request.options(&model)
     };
-    let made = session.generate(&from_features).unwrap();
-    let features = HostTensor::f32(&[n, 3, width], cut.clone()).unwrap();
+    let outputs = session.generate(&from_features).unwrap();
+    let features = HostTensor::f32(&[n, 3, width], truncated.clone()).unwrap();
     let source = Source::Features { features, unconditional: None };
     let pipeline = pipeline(&shared().one_step, None);
-    assert_eq!(made, expected(&pipeline, Request { source, ..request(&order) }));
+    assert_eq!(outputs, expected(&pipeline, Request { source, ..pipeline_request(&request) }));
 
-    // Led away from features of the caller's own: one for all, or one for each.
-    let against = [row(&second, 0, 0), row(&second, 0, 1), row(&second, 0, 2)].concat();
-    let each = [&against[..], &against[..]].concat();
+    // Unconditional features of the caller: one set for all images, or one per image.
+    let shared_features = [row(&second, 0, 0), row(&second, 0, 1), row(&second, 0, 2)].concat();
+    let per_image = [&shared_features[..], &shared_features[..]].concat();
     let with = |unconditional: &[f32], images| {
         let unconditional = unconditional.as_ptr();
         let o = transcdiff_generate_options { unconditional, unconditional_images: images, ..from_features };
         session.generate(&o).unwrap()
     };
-    assert_eq!(with(&against, 1), with(&each, 2));
-    assert_ne!(with(&against, 1).latents, made.latents);
+    assert_eq!(with(&shared_features, 1), with(&per_image, 2));
+    assert_ne!(with(&shared_features, 1).latents, outputs.latents);
 }
 
-/// The features for no class of `n` images.
-fn unconditional(session: &common::Session, n: usize) -> Result<Vec<f32>, common::Failed> {
+/// Unconditional features of `n` images.
+fn unconditional(session: &common::Session, n: usize) -> Result<Vec<f32>, common::ErrorInfo> {
     let mut out = vec![f32::NAN; n * session.features(session.info.feature_count / session.info.groups)];
     let size = size_of_val(&*out);
-    // SAFETY: the buffer is as large as it says.
+    // SAFETY: the buffer has the given size.
     call(|error| unsafe {
         let (none, to) = (ptr::null(), out.as_mut_ptr());
         transcdiff_session_unconditional_features(session.session, n, none, 0, ptr::null(), to, size, error)
@@ -202,49 +206,49 @@ fn unconditional(session: &common::Session, n: usize) -> Result<Vec<f32>, common
     .map(|()| out)
 }
 
-/// What guidance leads away from unless features are given are those for no class.
 #[test]
-fn features_for_no_class_are_the_default() {
+fn unconditional_features_default_to_those_of_the_model() {
     for (file, vae) in [(&shared().one_step, Some(&*shared().vae)), (&shared().mrar, None)] {
         let model = Model::from_memory(file, vae);
-        let (session, order) = (model.session(), Order::of(2, 3));
-        let against = unconditional(&session, 2).unwrap();
-        assert_eq!(against[..against.len() / 2], against[against.len() / 2..], "the same for every image");
+        let (session, request) = (model.session(), GenerationRequest::new(2, 3));
+        let features_without_class = unconditional(&session, 2).unwrap();
+        let (first, second) = features_without_class.split_at(features_without_class.len() / 2);
+        assert_eq!(first, second, "the same for every image");
         let k = model.info().feature_count / model.info().groups;
         let features: Vec<f32> = (0..2 * session.features(k)).map(|i| (i % 7) as f32 / 7.0 - 0.4).collect();
         let o = transcdiff_generate_options {
             classes: ptr::null(),
             features: features.as_ptr(),
             feature_count: k,
-            ..order.options(&model)
+            ..request.options(&model)
         };
-        let made = session.generate(&o).unwrap();
+        let outputs = session.generate(&o).unwrap();
         for images in [1, 2] {
             let given = transcdiff_generate_options {
-                unconditional: against.as_ptr(),
+                unconditional: features_without_class.as_ptr(),
                 unconditional_images: images,
                 ..o
             };
-            assert_eq!(session.generate(&given).unwrap(), made, "{images} given");
+            assert_eq!(session.generate(&given).unwrap(), outputs, "{images} given");
         }
         let unguided = transcdiff_generate_options { guidance: 1.0, ..o };
-        assert_ne!(session.generate(&unguided).unwrap().latents, made.latents);
+        assert_ne!(session.generate(&unguided).unwrap().latents, outputs.latents);
     }
 }
 
 #[test]
-fn references_are_given_and_taken() {
+fn given_references_replace_generated_ones() {
     let model = Model::from_memory(&shared().mrar, None);
     let session = model.session();
-    let (order, groups, latent) = (Order::of(2, 3), model.info().groups, session.latent());
-    let free = session.generate(&order.options(&model)).unwrap();
+    let (request, groups, latent) = (GenerationRequest::new(2, 3), model.info().groups, session.latent());
+    let free = session.generate(&request.options(&model)).unwrap();
     assert_eq!(free.references.len(), (groups - 1) * 2 * latent);
     for given in 1..groups {
-        // With the references that it would have made itself, what it makes of them is the same.
+        // References equal to the generated ones do not change the result.
         let o = transcdiff_generate_options {
             references: free.references.as_ptr(),
             reference_count: given,
-            ..order.options(&model)
+            ..request.options(&model)
         };
         assert_eq!(session.generate(&o).unwrap(), free, "{given} references");
     }
@@ -252,11 +256,11 @@ fn references_are_given_and_taken() {
     let o = transcdiff_generate_options {
         references: other.as_ptr(),
         reference_count: 1,
-        ..order.options(&model)
+        ..request.options(&model)
     };
-    let made = session.generate(&o).unwrap();
-    assert_eq!(made.references[..2 * latent], other[..2 * latent]);
-    assert_ne!(made.latents, free.latents);
+    let outputs = session.generate(&o).unwrap();
+    assert_eq!(outputs.references[..2 * latent], other[..2 * latent]);
+    assert_ne!(outputs.latents, free.latents);
     let o = transcdiff_generate_options { reference_count: groups, ..o };
     let too_many = [&other[..], &other[..]].concat();
     let o = transcdiff_generate_options { references: too_many.as_ptr(), ..o };
@@ -264,23 +268,23 @@ fn references_are_given_and_taken() {
 }
 
 #[test]
-fn every_group_has_its_guidance() {
+fn guidance_is_set_per_ar_step() {
     let model = Model::from_memory(&shared().mrar, None);
-    let (session, order) = (model.session(), Order::of(2, 3));
-    let with = |each: &[f64]| {
+    let (session, request) = (model.session(), GenerationRequest::new(2, 3));
+    let with = |scales: &[f64]| {
         let o = transcdiff_generate_options {
-            step_guidance: each.as_ptr(),
-            step_guidance_count: each.len(),
-            ..order.options(&model)
+            ar_step_guidance: scales.as_ptr(),
+            ar_step_guidance_count: scales.len(),
+            ..request.options(&model)
         };
         session.generate(&o)
     };
-    let all = session.generate(&order.options(&model)).unwrap();
+    let all = session.generate(&request.options(&model)).unwrap();
     assert_eq!(with(&[1.5; 4]).unwrap(), all);
     let last = with(&[1.5, 1.5, 1.5, 3.0]).unwrap();
     assert_eq!(last.references, all.references, "the last group's guidance comes after the references");
     assert_ne!(last.latents, all.latents);
-    assert_eq!(with(&[1.5; 3]).unwrap_err().subject, "step_guidance_count");
+    assert_eq!(with(&[1.5; 3]).unwrap_err().subject, "ar_step_guidance_count");
 }
 
 fn encode(
@@ -289,12 +293,12 @@ fn encode(
     format: u32,
     (n, height, width): (usize, usize, usize),
     seeds: Option<&[u64]>,
-) -> Result<Vec<f32>, common::Failed> {
+) -> Result<Vec<f32>, common::ErrorInfo> {
     let d = session.info.downsampling;
     let mut latents = vec![f32::NAN; n * session.info.latent_channels * (height / d) * (width / d)];
     let size = size_of_val(&*latents);
     let seeds = seeds.map_or(ptr::null(), <[u64]>::as_ptr);
-    // SAFETY: the buffers are as large as they say.
+    // SAFETY: the buffers have the given sizes.
     call(|error| unsafe {
         let (from, to) = (images.as_ptr().cast(), latents.as_mut_ptr());
         transcdiff_session_encode(
@@ -320,7 +324,7 @@ fn decode(
     latents: &[f32],
     format: u32,
     (n, height, width): (usize, usize, usize),
-) -> Result<Vec<u8>, common::Failed> {
+) -> Result<Vec<u8>, common::ErrorInfo> {
     let d = session.info.downsampling;
     let mut images = vec![0; n * transcdiff_pixel_bytes(format, height * d, width * d)];
     let size = images.len();
@@ -349,11 +353,11 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 #[test]
-fn images_are_encoded_and_decoded_in_every_format() {
+fn encode_and_decode_support_every_pixel_format() {
     let files = shared();
     let model = Model::from_memory(&files.one_step, Some(&files.vae));
     let session = model.session();
-    // Neither square nor of the model's own size.
+    // Neither square nor of the model's size.
     let (n, height, width) = (2, 4, 6);
     let bytes: Vec<u8> = (0..n * height * width * 3).map(|i| (i * 37 % 256) as u8).collect();
     let chw = |hwc: &[u8]| -> Vec<u8> {
@@ -394,7 +398,7 @@ fn images_are_encoded_and_decoded_in_every_format() {
 }
 
 #[test]
-fn images_that_the_vae_cannot_take_are_refused() {
+fn images_invalid_for_the_codec_are_rejected() {
     let files = shared();
     let model = Model::from_memory(&files.one_step, Some(&files.vae));
     let session = model.session();
@@ -418,7 +422,7 @@ fn images_that_the_vae_cannot_take_are_refused() {
 }
 
 #[test]
-fn a_weight_that_is_not_finite_is_named() {
+fn non_finite_weights_are_rejected_by_name() {
     for bad in [f32::NAN, f32::NEG_INFINITY] {
         let mut tensor = None;
         let file = model_with(&files::one_step(), |name, values| {
@@ -427,7 +431,7 @@ fn a_weight_that_is_not_finite_is_named() {
                 *values.last_mut().unwrap() = bad;
             }
         });
-        let failed = Model::load(&in_memory(&file, None)).unwrap_err();
+        let failed = Model::load(&load_from_memory(&file, None)).unwrap_err();
         assert_eq!((failed.status, Some(failed.subject)), (TRANSCDIFF_TENSOR, tensor));
     }
     let file = vae_with(&files::vae(), |name, values| {
@@ -435,23 +439,22 @@ fn a_weight_that_is_not_finite_is_named() {
             values[0] = f32::NAN;
         }
     });
-    let failed = Model::load(&in_memory(&shared().one_step, Some(&file))).unwrap_err();
+    let failed = Model::load(&load_from_memory(&shared().one_step, Some(&file))).unwrap_err();
     assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_TENSOR, "decoder.conv_in.weight"));
 }
 
-/// Images have three colours: what a VAE of others would make fits no buffer.
 #[test]
-fn a_vae_of_other_channels_is_refused() {
+fn vae_without_three_image_channels_is_rejected() {
     let grey = VaeConfig { image_channels: 1, ..files::vae() };
     let file = vae_with(&grey, |_, _| ());
-    let failed = Model::load(&in_memory(&shared().one_step, Some(&file))).unwrap_err();
+    let failed = Model::load(&load_from_memory(&shared().one_step, Some(&file))).unwrap_err();
     assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_INVALID_CONFIG, "image_channels"));
     assert_eq!((&*failed.expected, &*failed.got), ("3", "1"));
 }
 
-/// Whatever a file's names are, an error is one line that does not steer a terminal.
+/// Error texts are single lines without control characters, for any names in a file.
 #[test]
-fn names_from_files_are_written_out() {
+fn names_from_files_are_escaped() {
     let tensor = HostTensor::f32(&[1], vec![f32::NAN]).unwrap();
     let name = format!("diffdecoder.net.\u{1b}[2J\n\0{}", "x".repeat(1 << 17));
     let folder = tempfile::tempdir().unwrap();
@@ -465,11 +468,11 @@ fn names_from_files_are_written_out() {
 }
 
 #[test]
-fn what_overflows_is_named_by_its_stage() {
+fn overflow_errors_name_the_stage() {
     let huge = |_: &str, values: &mut Vec<f32>| values.iter_mut().for_each(|x| *x *= 1e25);
-    let order = Order::of(1, 2);
+    let request = GenerationRequest::new(1, 2);
     let model = Model::from_memory(&model_with(&files::one_step(), huge), None);
-    let failed = model.session().generate(&order.options(&model)).unwrap_err();
+    let failed = model.session().generate(&request.options(&model)).unwrap_err();
     assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_NON_FINITE, "sampler"));
     let failed = unconditional(&model.session(), 1).unwrap_err();
     assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_NON_FINITE, "features"));
@@ -481,25 +484,24 @@ fn what_overflows_is_named_by_its_stage() {
     });
     let model = Model::from_memory(&shared().one_step, Some(&vae));
     let session = model.session();
-    let failed = session.generate(&order.options(&model)).unwrap_err();
+    let failed = session.generate(&request.options(&model)).unwrap_err();
     assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_NON_FINITE, "vae decoder"));
     let failed = encode(&session, &[9; 48], TRANSCDIFF_RGB8_HWC, (1, 4, 4), None).unwrap_err();
     assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_NON_FINITE, "vae encoder"));
-    // Latents alone are fine still.
+    // Latents alone do not overflow.
     let mut latents = vec![0.0; session.latent()];
     let out = transcdiff_outputs {
         latents: latents.as_mut_ptr(),
         latents_size: size_of_val(&*latents),
         ..no_outputs()
     };
-    session.run(&order.options(&model), &out).unwrap();
+    session.run(&request.options(&model), &out).unwrap();
 }
 
-/// Outputs are untouched by a call that fails, whatever it fails at.
 #[test]
-fn a_failed_call_writes_nothing() {
+fn failed_call_leaves_outputs_unchanged() {
     let model = Model::from_memory(&shared().one_step, None);
-    let (session, order) = (model.session(), Order::of(2, 3));
+    let (session, request) = (model.session(), GenerationRequest::new(2, 3));
     let mut latents = vec![7.5; 2 * session.latent()];
     let out = transcdiff_outputs {
         latents: latents.as_mut_ptr(),
@@ -507,10 +509,10 @@ fn a_failed_call_writes_nothing() {
         ..no_outputs()
     };
     let mut stop = |p: &transcdiff_progress| i32::from(p.step == p.steps);
-    let o = common::watched(&order.options(&model), &mut stop);
+    let o = common::with_progress(&request.options(&model), &mut stop);
     assert_eq!(session.run(&o, &out).unwrap_err().status, TRANSCDIFF_CANCELLED);
-    refused(TRANSCDIFF_INVALID_ARGUMENT, "classes", |error| {
-        let o = transcdiff_generate_options { classes: ptr::null(), ..order.options(&model) };
+    expect_error(TRANSCDIFF_INVALID_ARGUMENT, "classes", |error| {
+        let o = transcdiff_generate_options { classes: ptr::null(), ..request.options(&model) };
         // SAFETY: the pointers are valid or NULL.
         unsafe { transcdiff_session_generate(session.session, &o, &out, error) }
     });

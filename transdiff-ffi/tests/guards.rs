@@ -1,8 +1,8 @@
-//! No function is exported whose body is not guarded: a panic must not reach the caller's frames.
+//! Source check that the body of every exported function is guarded, so that no panic reaches the caller's frames.
 
 use std::path::Path;
 
-/// The bodies of a source's exported functions, by name.
+/// Names and bodies of the exported functions in a source file.
 fn exported(source: &str) -> Vec<(String, String)> {
     let marked = source.split("#[unsafe(no_mangle)]").skip(1);
     let function = |text: &str| {
@@ -15,7 +15,7 @@ fn exported(source: &str) -> Vec<(String, String)> {
     marked.map(function).collect()
 }
 
-/// Whether all that a body does is to define closures, and to run the last one in a guard.
+/// Returns whether a body only defines closures and runs the last one in a guard.
 fn is_guarded(body: &str) -> bool {
     let rest = match body.trim_start().strip_prefix("let body = || {") {
         // A closure's braces close at its own indentation.
@@ -42,19 +42,19 @@ fn every_exported_function_is_guarded() {
     }
     names.sort();
     let listed = std::fs::read_to_string(crate_root.join("../include/transcdiff.symbols")).unwrap();
-    assert_eq!(names, listed.lines().collect::<Vec<_>>(), "every symbol was looked at");
+    assert_eq!(names, listed.lines().collect::<Vec<_>>(), "every symbol was checked");
 }
 
-/// The texts of errors are read through `text`, whose own body is looked at here.
+/// Accessors of error texts delegate to `text`, whose body is checked here.
 #[test]
-fn the_reader_of_texts_is_guarded() {
+fn error_text_accessor_is_guarded() {
     let source = include_str!("../src/status.rs");
     let body = source.split_once("unsafe fn text(").unwrap().1.split_once("{\n").unwrap().1;
     assert!(is_guarded(body.split_once("\n}").unwrap().0));
 }
 
 #[test]
-fn what_is_not_guarded_is_found() {
+fn unguarded_bodies_are_detected() {
     for body in
         ["    1", "    let x = f();\n    guard(error, body)", "    let body = || {\n    };\n    body()"]
     {

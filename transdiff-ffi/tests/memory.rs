@@ -1,4 +1,4 @@
-//! The estimate of memory beside what is allocated.
+//! Memory estimates compared with measured allocations.
 
 #[path = "../../tests/common/allocation.rs"]
 #[allow(dead_code)]
@@ -9,7 +9,7 @@ use std::ptr;
 
 use allocation::Counting;
 use common::files::{self, one_step};
-use common::{Model, Order, call, in_memory, no_outputs};
+use common::{GenerationRequest, Model, call, load_from_memory, no_outputs};
 use transcdiff::*;
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::VaeConfig;
@@ -29,7 +29,7 @@ fn estimate(options: &transcdiff_load_options, images: usize) -> transcdiff_memo
     memory
 }
 
-/// A model's settings, and how many images are generated at a time.
+/// Model configuration, batch size and other settings of a measurement.
 struct Case {
     name: &'static str,
     model: TransDiffConfig,
@@ -39,14 +39,14 @@ struct Case {
     steps: u32,
 }
 
-/// Bytes that were taken: kept by the model, on top while it was loaded, and on top while it generated.
+/// Measured bytes: held by the model, additional peak during loading, and additional peak during generation.
 fn measure(case: &Case, options: &transcdiff_load_options) -> [u64; 3] {
     let before = allocation::held();
     let (model, loading) = allocation::peak_of(|| Model::load(options).unwrap());
     let kept = allocation::held() - before;
     let (session, n) = (model.session(), case.images);
-    let order = Order::of(n, case.steps);
-    let o = transcdiff_generate_options { batch: case.batch, ..order.options(&model) };
+    let request = GenerationRequest::new(n, case.steps);
+    let o = transcdiff_generate_options { batch: case.batch, ..request.options(&model) };
     let mut latents = vec![0.0f32; n * session.latent()];
     let mut images = vec![0u8; 3 * n * session.info.image_height * session.info.image_width];
     let out = transcdiff_outputs {
@@ -63,7 +63,7 @@ fn measure(case: &Case, options: &transcdiff_load_options) -> [u64; 3] {
 fn check(case: &Case) {
     let file = files::model(&case.model);
     let vae = case.vae.as_ref().map(|vae| files::vae_with(vae, |_, _| ()));
-    let options = in_memory(&file, vae.as_deref());
+    let options = load_from_memory(&file, vae.as_deref());
     let estimate = estimate(&options, case.batch);
     let [kept, loading, generation] = measure(case, &options);
     println!(
@@ -77,10 +77,9 @@ fn check(case: &Case) {
     assert!((1.0..3.0).contains(&ratio), "{}: generation {ratio:.2}", case.name);
 }
 
-/// One test, so that nothing else allocates; each case in a thread of its own, so that none finds another's scratch
-/// memory.
+/// A single test, so that nothing else allocates; one thread per case, so that no case reuses the scratch memory of another.
 #[test]
-fn the_estimate_is_near_what_is_allocated() {
+fn memory_estimate_bounds_measured_allocations() {
     let model = TransDiffConfig {
         width: 128,
         heads: 4,
@@ -117,8 +116,8 @@ fn the_estimate_is_near_what_is_allocated() {
         case("deep, many", &deep, None, 6, 6, 2),
         case("large latents", &fine, None, 3, 3, 2),
         case("many steps", &shallow, None, 2, 2, 100),
-        case("a VAE, one image", &shallow, Some(&vae), 1, 1, 2),
-        case("a VAE, many", &shallow, Some(&vae), 4, 4, 2),
+        case("codec, one image", &shallow, Some(&vae), 1, 1, 2),
+        case("codec, many", &shallow, Some(&vae), 4, 4, 2),
     ] {
         std::thread::scope(|scope| scope.spawn(|| check(&case)).join().unwrap());
     }

@@ -1,4 +1,4 @@
-//! Random sequences of calls: what the fuzz target `c_api` does, for a moment.
+//! Random sequences of calls: a short run of the fuzz target `c_api`.
 
 #[path = "../../tests/common/allocation.rs"]
 #[allow(dead_code)]
@@ -22,7 +22,7 @@ proptest! {
     })]
 
     #[test]
-    fn any_sequence_of_calls_leaves_sessions_usable(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+    fn sessions_remain_usable_after_any_sequence_of_calls(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         sequences::run(&[]);
         let ((), peak) = allocation::peak_of(|| sequences::run(&bytes));
         prop_assert!(peak < 8 << 20, "{peak} bytes");

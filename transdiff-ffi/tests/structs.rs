@@ -1,19 +1,19 @@
-//! Structs as older and newer callers have them, and options with any values in them.
+//! Structs of older and newer callers, and options with arbitrary values.
 
 mod common;
 
 use std::ptr;
 
 use common::files::shared;
-use common::{Failed, Model, Order, Session, call, in_memory, no_outputs};
+use common::{ErrorInfo, GenerationRequest, Model, Session, call, load_from_memory, no_outputs};
 use proptest::prelude::*;
 use proptest::sample::select;
 use transcdiff::*;
 
-/// The first `size` bytes of a struct in memory of just that size, and zeros where it is larger than the struct.
+/// First `size` bytes of a struct in an allocation of that size, padded with zeros.
 fn resized<T>(value: &T, size: usize) -> Vec<u64> {
     let mut words = vec![0u64; size / 8];
-    // SAFETY: both reach this far, and the structs have no padding.
+    // SAFETY: both have at least this many bytes, and the structs have no padding.
     unsafe {
         ptr::copy_nonoverlapping(
             ptr::from_ref(value).cast::<u8>(),
@@ -25,20 +25,19 @@ fn resized<T>(value: &T, size: usize) -> Vec<u64> {
     words
 }
 
-fn generate(session: &Session, options: &[u64], outputs: &[u64]) -> Result<(), Failed> {
-    // SAFETY: the words begin with their size; the pointers among them are valid.
+fn generate(session: &Session, options: &[u64], outputs: &[u64]) -> Result<(), ErrorInfo> {
+    // SAFETY: the words begin with their size, and their pointers are valid.
     call(|error| unsafe {
         let (options, outputs) = (options.as_ptr().cast(), outputs.as_ptr().cast());
         transcdiff_session_generate(session.session, options, outputs, error)
     })
 }
 
-/// A caller that knows the first fields only gets the defaults of the others.
 #[test]
-fn older_options_are_completed_by_defaults() {
+fn fields_beyond_older_options_take_defaults() {
     let model = Model::from_memory(&shared().one_step, None);
-    let (session, order) = (model.session(), Order::of(2, 3));
-    let full = transcdiff_generate_options { drift_scale: 0.9, batch: 1, ..order.options(&model) };
+    let (session, request) = (model.session(), GenerationRequest::new(2, 3));
+    let full = transcdiff_generate_options { drift_scale: 0.9, batch: 1, ..request.options(&model) };
     let plain = model.generate_options();
     let all = resized(&full, size_of_val(&full));
     let defaults = resized(&plain, size_of_val(&plain));
@@ -53,18 +52,18 @@ fn older_options_are_completed_by_defaults() {
         let cut = resized(&full, 8 * known);
         let mut completed = [&all[..known], &defaults[known..]].concat();
         completed[0] = all[0];
-        let outcome = generate(&session, &cut, &out);
-        assert_eq!(outcome, generate(&session, &completed, &out), "{known} words");
-        // Number, classes and seeds of the images have no defaults.
-        assert_eq!(outcome.is_ok(), known >= 4, "{known} words: {outcome:?}");
+        let result = generate(&session, &cut, &out);
+        assert_eq!(result, generate(&session, &completed, &out), "{known} words");
+        // The image count, classes and seeds have no defaults.
+        assert_eq!(result.is_ok(), known >= 4, "{known} words: {result:?}");
     }
 }
 
 #[test]
-fn older_outputs_want_less() {
+fn older_outputs_omit_results() {
     let model = Model::from_memory(&shared().one_step, Some(&shared().vae));
-    let (session, order) = (model.session(), Order::of(1, 2));
-    let options = order.options(&model);
+    let (session, request) = (model.session(), GenerationRequest::new(1, 2));
+    let options = request.options(&model);
     let options = resized(&options, size_of_val(&options));
     let (mut images, mut latents, mut features) = ([9u8; 48], [9.0f32; 8], [9.0f32; 32]);
     let out = transcdiff_outputs {
@@ -77,8 +76,8 @@ fn older_outputs_want_less() {
         ..no_outputs()
     };
     let failed = generate(&session, &options, &resized(&out, 16)).unwrap_err();
-    assert_eq!(&*failed.subject, "outputs", "it reaches to no buffer");
-    // As far as the images, the latents, and to the end.
+    assert_eq!(&*failed.subject, "outputs", "it contains no buffer");
+    // Up to the images, up to the latents, and all fields.
     for (words, written) in [(4, [true, false, false]), (6, [true, true, false]), (10, [true; 3])] {
         (images, latents, features) = ([9; 48], [9.0; 8], [9.0; 32]);
         generate(&session, &options, &resized(&out, 8 * words)).unwrap();
@@ -90,23 +89,23 @@ fn older_outputs_want_less() {
 #[test]
 fn older_load_options_load() {
     let file = &shared().one_step;
-    let full = in_memory(file, None);
+    let full = load_from_memory(file, None);
     for known in 1..=size_of_val(&full) / 8 {
         let cut = resized(&full, 8 * known);
         let mut model = ptr::null_mut();
-        // SAFETY: the words begin with their size; the pointers among them are valid.
-        let outcome = call(|e| unsafe { transcdiff_model_load(cut.as_ptr().cast(), &mut model, e) });
-        assert_eq!(outcome.is_ok(), known >= 4, "{known} words: {outcome:?}");
+        // SAFETY: the words begin with their size, and their pointers are valid.
+        let result = call(|e| unsafe { transcdiff_model_load(cut.as_ptr().cast(), &mut model, e) });
+        assert_eq!(result.is_ok(), known >= 4, "{known} words: {result:?}");
         drop(Model(model));
     }
 }
 
-/// Fields that this version does not know have to be zero, so that nothing is ignored in silence.
+/// Unknown fields must be zero, so that no setting is silently ignored.
 #[test]
-fn newer_structs_are_taken_while_their_new_fields_are_zero() {
+fn newer_structs_are_accepted_if_unknown_fields_are_zero() {
     let model = Model::from_memory(&shared().one_step, None);
-    let (session, order) = (model.session(), Order::of(1, 2));
-    let options = order.options(&model);
+    let (session, request) = (model.session(), GenerationRequest::new(1, 2));
+    let options = request.options(&model);
     let (size, out_size) = (size_of_val(&options), size_of::<transcdiff_outputs>());
     let mut newer = resized(&options, size + 24);
     let mut latents = [0.0f32; 8];
@@ -121,43 +120,36 @@ fn newer_structs_are_taken_while_their_new_fields_are_zero() {
     assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_INVALID_STRUCT, "transcdiff_outputs"));
 }
 
-/// Results and defaults are written as far as the caller's struct reaches, and zeros beyond what is known.
+/// Results and defaults fill the caller's struct, with zeros in unknown fields.
 #[test]
 fn results_stay_within_the_callers_struct() {
     let model = Model::from_memory(&shared().one_step, None);
     let info = model.info();
     let whole = resized(&info, size_of_val(&info));
-    for words in 1..=whole.len() + 2 {
-        let mut try_with_capacity = vec![u64::MAX; words + 1];
-        try_with_capacity[0] = 8 * words as u64;
-        // SAFETY: the room begins with its size, and is larger.
-        call(|e| unsafe { transcdiff_model_get_info(model.0, try_with_capacity.as_mut_ptr().cast(), e) })
-            .unwrap();
-        let expected =
-            (0..words).map(|i| if i == 0 { 8 * words as u64 } else { *whole.get(i).unwrap_or(&0) });
-        assert!(try_with_capacity[..words].iter().copied().eq(expected), "{words} words");
-        assert_eq!(try_with_capacity[words], u64::MAX, "nothing beyond {words} words");
+    for len in 1..=whole.len() + 2 {
+        let mut words = vec![u64::MAX; len + 1];
+        words[0] = 8 * len as u64;
+        // SAFETY: the words begin with a size and are larger than that.
+        call(|e| unsafe { transcdiff_model_get_info(model.0, words.as_mut_ptr().cast(), e) }).unwrap();
+        let expected = (0..len).map(|i| if i == 0 { 8 * len as u64 } else { *whole.get(i).unwrap_or(&0) });
+        assert!(words[..len].iter().copied().eq(expected), "{len} words");
+        assert_eq!(words[len], u64::MAX, "nothing beyond {len} words");
 
-        let mut try_with_capacity = vec![u64::MAX; words + 1];
-        // SAFETY: the room is larger than what is said to be the struct's size.
-        let status = unsafe {
-            transcdiff_generate_options_init(model.0, try_with_capacity.as_mut_ptr().cast(), 8 * words)
-        };
-        assert_eq!(
-            (status, try_with_capacity[0], try_with_capacity[words]),
-            (TRANSCDIFF_OK, 8 * words as u64, u64::MAX)
-        );
+        let mut words = vec![u64::MAX; len + 1];
+        // SAFETY: the words are larger than the given size.
+        let status = unsafe { transcdiff_generate_options_init(model.0, words.as_mut_ptr().cast(), 8 * len) };
+        assert_eq!((status, words[0], words[len]), (TRANSCDIFF_OK, 8 * len as u64, u64::MAX));
     }
 }
 
-/// The numbers of a generation; arrays are as large as small counts need.
+/// Numeric options of a generation; arrays are large enough for small counts.
 #[derive(Clone, Debug)]
 struct Numbers {
     images: usize,
     steps: u32,
     solver: u32,
     guidance: f64,
-    step_guidance_count: usize,
+    ar_step_guidance_count: usize,
     interval: (f64, f64),
     scales: (f64, f64),
     batch: usize,
@@ -165,14 +157,14 @@ struct Numbers {
     feature_count: usize,
     unconditional_images: Option<usize>,
     reference_count: usize,
-    starting: bool,
+    initial_noise: bool,
     pixel_format: u32,
     size_error: usize,
 }
 
-const ABSURD: [usize; 3] = [usize::MAX, usize::MAX / 4, 1 << 61];
+const OVERFLOWING: [usize; 3] = [usize::MAX, usize::MAX / 4, 1 << 61];
 
-/// Mostly what is allowed.
+/// Float, mostly one of `allowed`.
 fn float(allowed: &'static [f64]) -> impl Strategy<Value = f64> {
     prop_oneof![
         12 => select(allowed),
@@ -182,7 +174,7 @@ fn float(allowed: &'static [f64]) -> impl Strategy<Value = f64> {
 }
 
 fn count(allowed: std::ops::Range<usize>) -> impl Strategy<Value = usize> {
-    prop_oneof![12 => allowed, 1 => select(&ABSURD[..])]
+    prop_oneof![12 => allowed, 1 => select(&OVERFLOWING[..])]
 }
 
 fn numbers() -> impl Strategy<Value = Numbers> {
@@ -192,9 +184,9 @@ fn numbers() -> impl Strategy<Value = Numbers> {
     let source = (any::<bool>(), count(0..6), proptest::option::of(count(0..4)), count(0..2));
     let last = (any::<usize>(), any::<bool>(), 0u32..5, prop_oneof![9 => Just(0), 1 => any::<usize>()]);
     (first, interval, scales, source, last).prop_map(|(first, interval, scales, source, last)| {
-        let (images, steps, solver, guidance, step_guidance_count) = first;
+        let (images, steps, solver, guidance, ar_step_guidance_count) = first;
         let (from_features, feature_count, unconditional_images, reference_count) = source;
-        let (batch, starting, pixel_format, size_error) = last;
+        let (batch, initial_noise, pixel_format, size_error) = last;
         let feature_count = if from_features { feature_count } else { 0 };
         let unconditional_images = unconditional_images.filter(|_| from_features);
         Numbers {
@@ -202,7 +194,7 @@ fn numbers() -> impl Strategy<Value = Numbers> {
             steps,
             solver,
             guidance,
-            step_guidance_count,
+            ar_step_guidance_count,
             interval,
             scales,
             batch,
@@ -210,7 +202,7 @@ fn numbers() -> impl Strategy<Value = Numbers> {
             feature_count,
             unconditional_images,
             reference_count,
-            starting,
+            initial_noise,
             pixel_format,
             size_error,
         }
@@ -218,7 +210,7 @@ fn numbers() -> impl Strategy<Value = Numbers> {
 }
 
 impl Numbers {
-    /// Whether the header allows them for the model of one step.
+    /// Returns whether the header allows the numbers for the one-step model.
     fn are_valid(&self) -> bool {
         let (low, high) = self.interval;
         let within = |x: f64| (0.0..=1.0).contains(&x);
@@ -229,8 +221,8 @@ impl Numbers {
         (1..4).contains(&self.images)
             && self.steps > 0
             && self.solver <= TRANSCDIFF_SOLVER_HEUN
-            && (self.step_guidance_count == 1 || (self.guidance.is_finite() && self.guidance >= 1.0))
-            && self.step_guidance_count <= 1
+            && (self.ar_step_guidance_count == 1 || (self.guidance.is_finite() && self.guidance >= 1.0))
+            && self.ar_step_guidance_count <= 1
             && within(low)
             && within(high)
             && low <= high
@@ -241,8 +233,8 @@ impl Numbers {
             && self.size_error == 0
     }
 
-    /// Whether results can be so large that they overflow, which is another outcome that is right.
-    fn are_tame(&self) -> bool {
+    /// Returns whether the numbers are too small for results to overflow; otherwise overflow is a valid result.
+    fn are_moderate(&self) -> bool {
         [self.guidance, self.scales.0, self.scales.1].iter().all(|x| x.abs() <= 4.0)
     }
 }
@@ -255,9 +247,8 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Any numbers give a status: success where they are allowed, a refusal where not.
     #[test]
-    fn any_options_give_a_status(numbers in numbers()) {
+    fn options_succeed_if_and_only_if_they_are_valid(numbers in numbers()) {
         static MODEL: std::sync::OnceLock<Model> = std::sync::OnceLock::new();
         let model = MODEL.get_or_init(|| Model::from_memory(&shared().one_step, None));
         let session = model.session();
@@ -272,8 +263,8 @@ proptest! {
             steps: numbers.steps,
             solver: numbers.solver,
             guidance: numbers.guidance,
-            step_guidance: guidances.as_ptr(),
-            step_guidance_count: numbers.step_guidance_count,
+            ar_step_guidance: guidances.as_ptr(),
+            ar_step_guidance_count: numbers.ar_step_guidance_count,
             guidance_low: numbers.interval.0,
             guidance_high: numbers.interval.1,
             drift_scale: numbers.scales.0,
@@ -285,7 +276,7 @@ proptest! {
             unconditional_images: numbers.unconditional_images.unwrap_or(0),
             references: given(numbers.reference_count > 0, floats.as_ptr()),
             reference_count: numbers.reference_count,
-            starting: given(numbers.starting, floats.as_ptr()),
+            initial_noise: given(numbers.initial_noise, floats.as_ptr()),
             ..model.generate_options()
         };
         let outputs = transcdiff_outputs {
@@ -294,11 +285,11 @@ proptest! {
             latents_size: numbers.images.wrapping_mul(32).wrapping_add(numbers.size_error),
             ..no_outputs()
         };
-        let outcome = session.run(&options, &outputs);
-        match &outcome {
+        let result = session.run(&options, &outputs);
+        match &result {
             Ok(()) => prop_assert!(numbers.are_valid()),
             Err(failed) if numbers.are_valid() => {
-                prop_assert!(failed.status == TRANSCDIFF_NON_FINITE && !numbers.are_tame(), "{failed:?}");
+                prop_assert!(failed.status == TRANSCDIFF_NON_FINITE && !numbers.are_moderate(), "{failed:?}");
             }
             Err(failed) => prop_assert!(
                 [TRANSCDIFF_INVALID_ARGUMENT, TRANSCDIFF_INVALID_SHAPE].contains(&failed.status),

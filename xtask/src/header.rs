@@ -1,4 +1,4 @@
-//! The C header, made from the source of the C ABI.
+//! Generation of the C header from the source of the C ABI.
 
 use std::fs;
 use std::path::Path;
@@ -6,19 +6,18 @@ use std::path::Path;
 use crate::Result;
 
 const CRATE: &str = "transdiff-ffi";
-/// The C header.
+/// Path of the C header.
 pub const HEADER: &str = "include/transcdiff.h";
-/// The functions that it declares, a line each.
+/// Path of the list of functions that the header declares, one per line.
 pub const SYMBOLS: &str = "include/transcdiff.symbols";
 
-/// Writes the header and the list of exported symbols, or with `check` compares those that are committed with what
-/// the source says.
+/// Writes the header and the list of exported symbols, or with `check` compares the committed files with the source.
 pub fn run(check: bool) -> Result {
     let config = cbindgen::Config::from_file(Path::new(CRATE).join("cbindgen.toml"))?;
     let bindings = cbindgen::Builder::new().with_crate(CRATE).with_config(config).generate()?;
     let mut header = Vec::new();
     bindings.write(&mut header);
-    // Rust's heading for what a caller has to keep to.
+    // Rust's heading for the contract of an unsafe function.
     let header = String::from_utf8(header)?.replace(" * # Safety\n", " * Contract:\n");
     let symbols = symbols(&header);
     for (path, text) in [(HEADER, header), (SYMBOLS, symbols)] {
@@ -26,7 +25,7 @@ pub fn run(check: bool) -> Result {
             fs::write(path, text)?;
         } else if fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))? != text {
             return Err(format!(
-                "{path} is not what the source says: run `cargo xtask header` and look at what changed"
+                "{path} does not match the source: run `cargo xtask header` and review the changes"
             )
             .into());
         }
@@ -34,7 +33,7 @@ pub fn run(check: bool) -> Result {
     Ok(())
 }
 
-/// The names of the functions that a header declares, sorted, a line each.
+/// Sorted names of the functions that a header declares, one per line.
 fn symbols(header: &str) -> String {
     let name = |line: &str| {
         let before = line.split_once('(')?.0;
@@ -52,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn functions_are_found() {
+    fn declared_functions_are_found() {
         let header = "typedef void (*transcdiff_log_callback)(uint32_t level);\n#define X 1\n/*\n * int no(void)\n */\n\
                       uint32_t transcdiff_b(const char *x,\n                      int y);\nconst char *transcdiff_a(void);\n";
         assert_eq!(symbols(header), "transcdiff_a\ntranscdiff_b\n");

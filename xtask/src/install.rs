@@ -1,4 +1,4 @@
-//! Installs the C ABI as `make install` would: libraries, headers, and what pkg-config and CMake want to know.
+//! Installation of the C ABI, as `make install` would do it: libraries, headers, pkg-config and CMake files.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,24 +14,24 @@ use crate::process::cargo;
 const PACKAGING: &str = "transdiff-ffi/packaging";
 const HEADERS: [&str; 2] = ["transcdiff.h", "transcdiff.hpp"];
 
-/// Where the C ABI goes, and how it is built.
+/// Options of the installation.
 #[derive(Args)]
 pub struct Options {
-    /// Folder that lib/ and include/ are in
+    /// Folder for lib/ and include/
     #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute)]
     pub prefix: PathBuf,
-    /// Folder that stands for the root, for building packages
+    /// Root folder for staged installs, as DESTDIR in make
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub destdir: Option<PathBuf>,
-    /// Cargo's profile
+    /// Cargo profile
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     pub profile: Profile,
-    /// With the CUDA backend, which takes nvcc; the libraries still load on machines without a driver
+    /// Build with the CUDA backend, which requires nvcc; the libraries still load on machines without a driver
     #[arg(long)]
     pub cuda: bool,
 }
 
-/// Cargo's profiles that are worth installing.
+/// Cargo profile of a build.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Profile {
     Release,
@@ -39,7 +39,7 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// The name that Cargo has for it.
+    /// Name of the profile in Cargo.
     pub fn name(self) -> &'static str {
         match self {
             Self::Release => "release",
@@ -48,15 +48,15 @@ impl Profile {
     }
 }
 
-/// Relative to where the command is given, not to the workspace.
+/// Absolute path, relative to the current folder of the command rather than the workspace.
 fn absolute(path: &str) -> std::io::Result<PathBuf> {
     std::path::absolute(path)
 }
 
-/// Builds the libraries and installs them; the folder that stands for the prefix.
+/// Builds and installs the libraries; returns the folder of the prefix, below `destdir` if that is set.
 pub fn run(options: &Options) -> Result<PathBuf> {
     if !cfg!(any(target_os = "linux", target_os = "freebsd")) {
-        return Err("only systems with ELF libraries, Linux and FreeBSD, are known to it".into());
+        return Err("installation is supported on Linux and FreeBSD only".into());
     }
     let version = version()?;
     let built = build(options)?;
@@ -81,23 +81,23 @@ pub fn run(options: &Options) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// The shared library under its version, with the links that the loader and the linker look for, and the static one.
+/// Installs the shared library under its version, with links for the loader and the linker, and the static library.
 fn libraries(built: &Built, version: &str, lib: &Path) -> Result {
     let name = format!("libtranscdiff.so.{version}");
-    copy(&built.shared, &lib.join(&name))?;
+    copy(&built.shared_library, &lib.join(&name))?;
     for link in [format!("libtranscdiff.so.{}", major(version)), "libtranscdiff.so".into()] {
         let link = lib.join(link);
         remove(&link)?;
         symlink(&name, &link).map_err(|e| format!("{}: {e}", link.display()))?;
     }
-    copy(&built.fixed, &lib.join("libtranscdiff.a"))
+    copy(&built.static_library, &lib.join("libtranscdiff.a"))
 }
 
-/// What Cargo made.
+/// Build artifacts.
 struct Built {
-    shared: PathBuf,
-    fixed: PathBuf,
-    /// Flags of the system's libraries that the static library needs.
+    shared_library: PathBuf,
+    static_library: PathBuf,
+    /// Linker flags of the system libraries that the static library needs.
     system_libraries: Vec<String>,
 }
 
@@ -107,7 +107,7 @@ fn build(options: &Options) -> Result<Built> {
     let (printed, success) = cargo(&command)
         .args(features)
         .args(&["--profile", options.profile.name(), "--", "--print", "native-static-libs"])
-        .stdout_even_if_failed()?;
+        .stdout_and_result()?;
     let messages: Vec<Value> = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let note = |message: &Value| system_libraries(message.pointer("/message/message")?.as_str()?);
     for message in
@@ -119,26 +119,27 @@ fn build(options: &Options) -> Result<Built> {
     let files: Vec<PathBuf> = messages.iter().flat_map(artifacts).collect();
     let find = |name: &str| {
         let found = files.iter().find(|file| file.ends_with(name)).cloned();
-        found.ok_or_else(|| format!("cargo made no {name}"))
+        found.ok_or_else(|| format!("cargo did not build {name}"))
     };
-    let system_libraries = messages.iter().find_map(note).ok_or("rustc did not tell native-static-libs")?;
-    Ok(Built { shared: find("libtranscdiff.so")?, fixed: find("libtranscdiff.a")?, system_libraries })
+    let system_libraries = messages.iter().find_map(note).ok_or("rustc did not print native-static-libs")?;
+    let (shared_library, static_library) = (find("libtranscdiff.so")?, find("libtranscdiff.a")?);
+    Ok(Built { shared_library, static_library, system_libraries })
 }
 
-/// The flags in rustc's note of what a static library needs, but for the driver: bindings ask for it, forwarders that are
-/// in the library stand for it, and it is looked for at run time.
+/// Linker flags in rustc's note about the static library, without the CUDA driver: the bindings name it, but the library
+/// contains forwarders for it and loads it at run time.
 fn system_libraries(note: &str) -> Option<Vec<String>> {
     let flags = note.strip_prefix("native-static-libs: ")?.split_whitespace();
     Some(flags.filter(|&flag| flag != "-lcuda").map(str::to_owned).collect())
 }
 
-/// The files that a message of Cargo says it made.
+/// Files named by a message of Cargo.
 fn artifacts(message: &Value) -> Vec<PathBuf> {
     let files = message.get("filenames").and_then(Value::as_array);
     files.into_iter().flatten().filter_map(Value::as_str).map(PathBuf::from).collect()
 }
 
-/// The version of the workspace.
+/// Version of the workspace.
 pub fn version() -> Result<String> {
     let manifest: toml::Value = toml::from_str(&fs::read_to_string("Cargo.toml")?)?;
     let version = manifest.get("workspace").and_then(|w| w.get("package")?.get("version")?.as_str());
@@ -149,7 +150,7 @@ fn major(version: &str) -> &str {
     version.split('.').next().unwrap_or(version)
 }
 
-/// A template with its @NAMES@ replaced.
+/// Reads a template and replaces its @NAMES@.
 fn fill(template: &str, version: &str, system_libraries: &[String]) -> Result<String> {
     let path = Path::new(PACKAGING).join(template);
     let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -162,7 +163,7 @@ fn fill(template: &str, version: &str, system_libraries: &[String]) -> Result<St
         .replace("@POINTER_BYTES@", &size_of::<usize>().to_string()))
 }
 
-/// Removes a file first: programs that run with the old one keep it.
+/// Copies a file after removing the old one, which running programs keep using.
 fn copy(from: &Path, to: &Path) -> Result {
     remove(to)?;
     fs::copy(from, to).map_err(|e| format!("{} to {}: {e}", from.display(), to.display()))?;
@@ -186,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_linked_to_a_driver() {
+    fn driver_is_not_among_the_linker_flags() {
         let flags = system_libraries("native-static-libs: -lcuda -lgcc_s -lutil -lcudart").unwrap();
         assert_eq!(flags, ["-lgcc_s", "-lutil", "-lcudart"]);
         assert_eq!(system_libraries("unused variable"), None);

@@ -1,4 +1,4 @@
-//! Running other programs.
+//! Child processes.
 
 use std::ffi::OsStr;
 use std::io::{BufReader, Read};
@@ -8,23 +8,23 @@ use std::thread;
 
 use crate::Result;
 
-/// A program to run; what it prints is shown as it comes, but for what the caller reads.
+/// Child process to run; its output is inherited unless it is captured.
 pub struct Process(Command);
 
-/// Cargo, the one that runs this program.
+/// The Cargo that runs this program.
 pub fn cargo(args: &[&str]) -> Process {
     Process::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args(args)
 }
 
-/// Runs `processes` to their ends, as many at a time as there are cores; the first error of any.
+/// Runs `processes` in parallel, at most one per core; returns the first error.
 pub fn run_all(processes: Vec<Process>) -> Result {
     let left = Mutex::new(processes.into_iter());
-    let next = || left.lock().expect("nobody panics with it").next();
+    let next = || left.lock().expect("the lock is not poisoned").next();
     let work = || std::iter::from_fn(next).try_for_each(|process| process.run().map_err(|e| e.to_string()));
     let cores = thread::available_parallelism()?.get();
     let outcomes: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("running does not panic")).collect()
+        threads.into_iter().map(|thread| thread.join().expect("the thread does not panic")).collect()
     });
     Ok(outcomes.into_iter().collect::<std::result::Result<(), String>>()?)
 }
@@ -37,43 +37,43 @@ impl Process {
         Self(command)
     }
 
-    /// With `args` after the arguments so far.
+    /// Appends `args`.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.0.args(args);
         self
     }
 
-    /// With `arg` after the arguments so far.
+    /// Appends `arg`.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.0.arg(arg);
         self
     }
 
-    /// With an environment variable.
+    /// Sets an environment variable.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.0.env(name, value);
         self
     }
 
-    /// Runs it to its end; an exit code other than 0 is an error.
+    /// Runs the process; an exit code other than 0 is an error.
     pub fn run(mut self) -> Result {
         let status = self.0.status().map_err(|e| format!("{}: {e}", self.name()))?;
         self.expect_success(status.success())
     }
 
-    /// Runs it to its end and returns what it wrote to its standard output.
+    /// Runs the process and returns its standard output; an exit code other than 0 is an error.
     pub fn stdout(self) -> Result<String> {
-        let (stdout, success) = self.stdout_even_if_failed()?;
+        let (stdout, success) = self.stdout_and_result()?;
         success.map(|()| stdout)
     }
 
-    /// As [`stdout`](Self::stdout), with what was written before a failure.
-    pub fn stdout_even_if_failed(mut self) -> Result<(String, Result)> {
+    /// Runs the process and returns its standard output together with its success.
+    pub fn stdout_and_result(mut self) -> Result<(String, Result)> {
         let out = self.0.stderr(Stdio::inherit()).output().map_err(|e| format!("{}: {e}", self.name()))?;
         Ok((String::from_utf8(out.stdout)?, self.expect_success(out.status.success())))
     }
 
-    /// Runs it to its end without showing what it writes, unless it fails; an exit code other than 0 is an error.
+    /// Runs the process and shows its output only if it fails; an exit code other than 0 is an error.
     pub fn run_quietly(mut self) -> Result {
         let out = self.0.output().map_err(|e| format!("{}: {e}", self.name()))?;
         if !out.status.success() {
@@ -82,18 +82,18 @@ impl Process {
         self.expect_success(out.status.success())
     }
 
-    /// Runs it to its end: its exit code, and what it wrote to its standard error.
-    pub fn complaint(mut self) -> Result<(Option<i32>, String)> {
+    /// Runs the process and returns its exit code and standard error.
+    pub fn code_and_stderr(mut self) -> Result<(Option<i32>, String)> {
         let out = self.0.output().map_err(|e| format!("{}: {e}", self.name()))?;
         Ok((out.status.code(), String::from_utf8(out.stderr)?))
     }
 
-    /// Interrupts it, as Ctrl-C does, once it has written `mark` to its standard error; its exit code.
-    pub fn interrupted_after(mut self, mark: u8) -> Result<Option<i32>> {
+    /// Runs the process, sends SIGINT once it has written `byte` to its standard error, and returns its exit code.
+    pub fn interrupt_after(mut self, byte: u8) -> Result<Option<i32>> {
         let started = self.0.stderr(Stdio::piped()).spawn();
         let mut child = started.map_err(|e| format!("{}: {e}", self.name()))?;
         let mut written = BufReader::new(child.stderr.take().expect("it is piped")).bytes();
-        if !written.by_ref().any(|byte| byte.is_ok_and(|b| b == mark)) {
+        if !written.by_ref().any(|b| b.is_ok_and(|b| b == byte)) {
             return Err(format!("{} ended before it could be interrupted", self.name()).into());
         }
         Self::new("kill").args(&["-INT", &child.id().to_string()]).run()?;

@@ -1,5 +1,5 @@
-//! The C ABI under threads and over time: `tests/ffi/stress.cpp`, plain and under the compiler's sanitizers; under these
-//! the C++ header's test and the example in C as well.
+//! Stress test of the C ABI, `tests/ffi/stress.cpp`, without and with the compiler's sanitizers, with which the test of the
+//! C++ header and the C example run as well.
 
 use std::path::{Path, PathBuf};
 
@@ -8,36 +8,36 @@ use clap::Args;
 use crate::Result;
 use crate::process::{Process, cargo};
 
-/// Where everything is built.
+/// Build folder.
 const ROOT: &str = "target/sanitize";
 
-/// What is run
+/// Options of the stress test
 #[derive(Args)]
 pub struct Options {
-    /// A build to leave out: plain, address or thread (which needs the toolchain's component rust-src)
+    /// Build to skip: plain, address or thread, which requires the toolchain component rust-src
     #[arg(long, value_name = "BUILD", value_parser = ["plain", "address", "thread"])]
     without: Vec<String>,
 }
 
-/// A way of building the library and the program, and what the program then does.
+/// Build of the library and the programs, and the length of the run.
 struct Mode {
     name: &'static str,
-    /// Of the library and of the program alike.
+    /// Sanitizer of both the library and the programs.
     sanitizer: Option<Sanitizer>,
-    /// Rounds of each of the eight threads, and of the loop.
+    /// Number of rounds per thread, and of the loop.
     rounds: [&'static str; 2],
 }
 
 struct Sanitizer {
     flag: &'static str,
-    /// The runtime library that comes with the Rust toolchain. The C++ compiler's own may be of another version.
+    /// Runtime library of the Rust toolchain, since that of the C++ compiler may have a different version.
     runtime: &'static str,
-    /// Whether the standard library has to be built too. Without its locks ThreadSanitizer sees races that are none.
+    /// Builds the standard library as well: ThreadSanitizer reports false races for uninstrumented locks.
     builds_std: bool,
 }
 
 const MODES: [Mode; 3] = [
-    // The loop's memory is measured here; sanitizers keep what is freed for a while.
+    // Memory is measured in this mode only, because sanitizers delay freeing.
     Mode { name: "plain", sanitizer: None, rounds: ["100", "2600"] },
     Mode {
         name: "address",
@@ -51,8 +51,8 @@ const MODES: [Mode; 3] = [
     },
 ];
 
-/// Builds and runs every mode. Needs compilers of C and C++ (`CC` and `CXX`, else `cc` and `c++`), libpng, and for the last
-/// mode the toolchain's component rust-src.
+/// Builds and runs every mode. Requires C and C++ compilers (`CC` and `CXX`, by default `cc` and `c++`), libpng, and for the
+/// last mode the toolchain component rust-src.
 pub fn run(options: &Options) -> Result {
     std::fs::create_dir_all(ROOT)?;
     let tiny = [format!("{ROOT}/model.safetensors"), format!("{ROOT}/vae.safetensors")];
@@ -71,15 +71,15 @@ impl Mode {
             Process::new(&stress).args(&[what, model, vae, rounds]).run()?;
         }
         if self.sanitizer.is_none() {
-            return Ok(()); // `cargo xtask ffi` runs the others without one.
+            return Ok(()); // `cargo xtask ffi` runs the other programs without a sanitizer.
         }
         let generate = Process::new(self.program("examples/c/generate.c", &library)?);
-        let asked = ["--classes", "0,1", "--steps", "2", "--out", &format!("{ROOT}/generated.png")];
-        generate.args(&[model, "--vae", vae]).args(&asked).run()?;
+        let arguments = ["--classes", "0,1", "--steps", "2", "--out", &format!("{ROOT}/generated.png")];
+        generate.args(&[model, "--codec", vae]).args(&arguments).run()?;
         self.wrapper(&library)
     }
 
-    /// Builds and runs the C++ header's test, with the model that it is written for.
+    /// Builds and runs the test of the C++ header with its small model.
     fn wrapper(&self, library: &Path) -> Result {
         println!("wrapper, {}", self.name);
         let small = format!("{ROOT}/small");
@@ -99,17 +99,17 @@ impl Mode {
         let host = Process::new("rustc").args(&["--print=host-tuple"]).stdout()?;
         let (folder, target) = (format!("{ROOT}/{}", self.name), format!("--target={}", host.trim()));
         let std: &[&str] = if sanitizer.builds_std { &["-Zbuild-std=std,panic_unwind"] } else { &[] };
-        // With a target named, build scripts are not instrumented. Sanitizers are part of the stable compiler, their
-        // flag is not.
+        // With an explicit target, build scripts are not instrumented. The stable compiler contains the sanitizers, but
+        // accepts their flag only with RUSTC_BOOTSTRAP.
         let build = build.args(&[&target]).args(std).env("RUSTC_BOOTSTRAP", "1");
-        // Compiling takes longer than running here.
+        // Compile time dominates here.
         let build = build.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "none");
         let flags = format!("-Zsanitizer={}", sanitizer.flag);
         build.env("RUSTFLAGS", &flags).env("CARGO_TARGET_DIR", &folder).run()?;
         Ok(Path::new(&folder).join(host.trim()).join("debug/libtranscdiff.a"))
     }
 
-    /// Compiles the program and links it with the library.
+    /// Compiles a program and links it with the library.
     fn program(&self, source: &str, library: &Path) -> Result<PathBuf> {
         let (variable, compiler, standard) = match source.ends_with(".c") {
             true => ("CC", "cc", "-std=c99"),
@@ -137,7 +137,7 @@ impl Mode {
 }
 
 impl Sanitizer {
-    /// The path of the runtime library.
+    /// Path of the runtime library.
     fn runtime(&self) -> Result<String> {
         let folder = Process::new("rustc").args(&["--print=target-libdir"]).stdout()?;
         let suffix = format!("_rt.{}.a", self.runtime);

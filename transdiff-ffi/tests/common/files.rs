@@ -1,4 +1,4 @@
-//! Weights of tiny models, as bytes of safetensors files.
+//! Weight files of tiny models, as bytes in the safetensors format.
 
 use std::sync::OnceLock;
 
@@ -26,12 +26,12 @@ pub fn one_step() -> TransDiffConfig {
     }
 }
 
-/// Four groups of one token.
+/// MRAR with four groups of one token.
 pub fn mrar() -> TransDiffConfig {
     TransDiffConfig { mode: Mode::MultiReference { groups: 4 }, ..one_step() }
 }
 
-/// Goes with [`one_step`]: images of 4×4 pixels.
+/// VAE for [`one_step`]: images of 4×4 pixels.
 pub fn vae() -> VaeConfig {
     VaeConfig {
         image_channels: 3,
@@ -43,7 +43,7 @@ pub fn vae() -> VaeConfig {
     }
 }
 
-/// The bytes of a file that `save` writes.
+/// Bytes of the file that `save` writes.
 fn saved(save: impl FnOnce(&std::path::Path)) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
@@ -51,7 +51,7 @@ fn saved(save: impl FnOnce(&std::path::Path)) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// A model's file, none of whose values is zero but by chance; `change` sees every parameter's name and values.
+/// Model file with random values, modified by `change`, which receives the name and values of every parameter.
 pub fn model_with(config: &TransDiffConfig, mut change: impl FnMut(&str, &mut Vec<f32>)) -> Vec<u8> {
     let mut model = TransDiff::placeholder(&Cpu::new(Some(1)).unwrap(), config, DType::F32).unwrap();
     for (index, (name, param)) in model.params_mut().into_iter().enumerate() {
@@ -70,7 +70,7 @@ pub fn model(config: &TransDiffConfig) -> Vec<u8> {
     model_with(config, |_, _| ())
 }
 
-/// A VAE's file; `change` sees every parameter's name and values.
+/// VAE file, modified by `change`, which receives the name and values of every parameter.
 pub fn vae_with(config: &VaeConfig, mut change: impl FnMut(&str, &mut Vec<f32>)) -> Vec<u8> {
     let mut vae = Vae::new(&Cpu::new(Some(1)).unwrap(), config, DType::F32, 5).unwrap();
     for (name, param) in vae.params_mut() {
@@ -82,7 +82,7 @@ pub fn vae_with(config: &VaeConfig, mut change: impl FnMut(&str, &mut Vec<f32>))
     saved(|path| vae.save(path).unwrap())
 }
 
-/// Files that many tests share: one step, four groups, and the VAE of the first.
+/// Files shared by many tests: the one-step model, the MRAR model, and the VAE of the former.
 pub struct Files {
     pub one_step: Vec<u8>,
     pub mrar: Vec<u8>,

@@ -1,6 +1,6 @@
-//! The C ABI from Rust, as a careful C program would use it, and models small enough for thousands of calls.
+//! Rust wrappers that use the C ABI as a careful C program would, and models small enough for thousands of calls.
 
-// Each test crate uses a part of this.
+// Each test crate uses only a part of this module.
 #![allow(dead_code)]
 
 pub mod files;
@@ -11,9 +11,9 @@ use std::ptr;
 
 use transcdiff::*;
 
-/// What a call that failed said.
+/// Status and texts of a failed call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
+pub struct ErrorInfo {
     pub status: transcdiff_status,
     pub message: String,
     pub subject: String,
@@ -22,23 +22,23 @@ pub struct Failed {
 }
 
 fn text(from: *const c_char) -> String {
-    // SAFETY: the library's texts end with a zero byte.
+    // SAFETY: strings of the library end with a zero byte.
     unsafe { CStr::from_ptr(from) }.to_str().unwrap().to_owned()
 }
 
-/// Makes a call and holds it to the contract of errors: an object exactly where the status is not OK, of that status,
-/// with a message.
-pub fn call(f: impl FnOnce(*mut *mut transcdiff_error) -> transcdiff_status) -> Result<(), Failed> {
+/// Makes a call and checks the contract of errors: an error object if and only if the status is not OK, with the same
+/// status and a message.
+pub fn call(f: impl FnOnce(*mut *mut transcdiff_error) -> transcdiff_status) -> Result<(), ErrorInfo> {
     let mut error = ptr::without_provenance_mut(8);
     let status = f(&mut error);
     if status == TRANSCDIFF_OK {
-        assert!(error.is_null(), "success comes without an error");
+        assert!(error.is_null(), "success with an error object");
         return Ok(());
     }
-    assert!(!error.is_null(), "status {status} comes with an error");
-    // SAFETY: the error is the library's, and freed once.
+    assert!(!error.is_null(), "status {status} without an error object");
+    // SAFETY: the error comes from the library and is freed once.
     let failed = unsafe {
-        let failed = Failed {
+        let failed = ErrorInfo {
             status: transcdiff_error_status(error),
             message: text(transcdiff_error_message(error)),
             subject: text(transcdiff_error_subject(error)),
@@ -54,9 +54,9 @@ pub fn call(f: impl FnOnce(*mut *mut transcdiff_error) -> transcdiff_status) -> 
     Err(failed)
 }
 
-/// The call fails with `status` and says that it is about `subject`.
+/// Asserts that the call fails with `status` and `subject`.
 #[track_caller]
-pub fn refused(
+pub fn expect_error(
     status: transcdiff_status,
     subject: &str,
     f: impl FnOnce(*mut *mut transcdiff_error) -> transcdiff_status,
@@ -67,55 +67,55 @@ pub fn refused(
 }
 
 pub fn load_options() -> transcdiff_load_options {
-    // SAFETY: zeros are a value of the struct, and its size is given.
+    // SAFETY: zeros are a valid value of the struct, and its size is passed.
     unsafe {
         let mut options: transcdiff_load_options = std::mem::zeroed();
         assert_eq!(transcdiff_load_options_init(&mut options, size_of_val(&options)), TRANSCDIFF_OK);
-        // The numbers are the same with any number of threads; tests run beside each other.
+        // Results do not depend on the number of threads, and tests run in parallel.
         transcdiff_load_options { threads: 1, ..options }
     }
 }
 
-/// Options that take model, and VAE, from memory.
-pub fn in_memory(model: &[u8], vae: Option<&[u8]>) -> transcdiff_load_options {
+/// Options that load the model and an optional VAE from memory.
+pub fn load_from_memory(model: &[u8], vae: Option<&[u8]>) -> transcdiff_load_options {
     transcdiff_load_options {
         model_data: model.as_ptr().cast(),
         model_size: model.len(),
-        vae_data: vae.map_or(ptr::null(), |vae| vae.as_ptr().cast()),
-        vae_size: vae.map_or(0, <[u8]>::len),
+        codec_data: vae.map_or(ptr::null(), |vae| vae.as_ptr().cast()),
+        codec_size: vae.map_or(0, <[u8]>::len),
         ..load_options()
     }
 }
 
-/// A model, freed in the end.
+/// Model handle, freed on drop.
 #[derive(Debug)]
 pub struct Model(pub *mut transcdiff_model);
 
-// SAFETY: as the header says.
+// SAFETY: the header documents the handle as usable from any thread.
 unsafe impl Send for Model {}
-// SAFETY: as the header says.
+// SAFETY: the header documents the handle as usable from any thread.
 unsafe impl Sync for Model {}
 
 impl Model {
-    pub fn load(options: &transcdiff_load_options) -> Result<Self, Failed> {
+    pub fn load(options: &transcdiff_load_options) -> Result<Self, ErrorInfo> {
         let mut model = ptr::without_provenance_mut(8);
-        // SAFETY: the options' pointers are those of the test, which are valid.
-        let outcome = call(|error| unsafe { transcdiff_model_load(options, &mut model, error) });
-        assert_eq!(model.is_null(), outcome.is_err());
-        outcome.map(|()| Self(model))
+        // SAFETY: the pointers of the options come from the test and are valid.
+        let result = call(|error| unsafe { transcdiff_model_load(options, &mut model, error) });
+        assert_eq!(model.is_null(), result.is_err());
+        result.map(|()| Self(model))
     }
 
     pub fn from_memory(model: &[u8], vae: Option<&[u8]>) -> Self {
-        Self::load(&in_memory(model, vae)).unwrap()
+        Self::load(&load_from_memory(model, vae)).unwrap()
     }
 
-    pub fn from_path(path: &std::path::Path) -> Result<Self, Failed> {
+    pub fn from_path(path: &std::path::Path) -> Result<Self, ErrorInfo> {
         let path = CString::new(path.to_str().unwrap()).unwrap();
         Self::load(&transcdiff_load_options { model_path: path.as_ptr(), ..load_options() })
     }
 
     pub fn info(&self) -> transcdiff_model_info {
-        // SAFETY: the model lives, and the struct says its size.
+        // SAFETY: the model is alive, and the struct holds its size.
         unsafe {
             let mut info: transcdiff_model_info = std::mem::zeroed();
             info.struct_size = size_of_val(&info);
@@ -126,13 +126,13 @@ impl Model {
 
     pub fn session(&self) -> Session {
         let mut session = ptr::null_mut();
-        // SAFETY: the model lives.
+        // SAFETY: the model is alive.
         call(|error| unsafe { transcdiff_session_new(self.0, &mut session, error) }).unwrap();
         Session { session, info: self.info() }
     }
 
     pub fn generate_options(&self) -> transcdiff_generate_options {
-        // SAFETY: the model lives; zeros are a value of the struct.
+        // SAFETY: the model is alive; zeros are a valid value of the struct.
         unsafe {
             let mut options: transcdiff_generate_options = std::mem::zeroed();
             let status = transcdiff_generate_options_init(self.0, &mut options, size_of_val(&options));
@@ -150,7 +150,7 @@ impl Drop for Model {
 }
 
 pub fn no_outputs() -> transcdiff_outputs {
-    // SAFETY: zeros are a value of the struct.
+    // SAFETY: zeros are a valid value of the struct.
     unsafe {
         let mut outputs: transcdiff_outputs = std::mem::zeroed();
         assert_eq!(transcdiff_outputs_init(&mut outputs, size_of_val(&outputs)), TRANSCDIFF_OK);
@@ -158,67 +158,67 @@ pub fn no_outputs() -> transcdiff_outputs {
     }
 }
 
-/// Everything that a generation gives; what the model does not have is empty.
+/// All results of a generation; those that the model does not provide are empty.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Made {
+pub struct Outputs {
     pub latents: Vec<f32>,
     pub references: Vec<f32>,
     pub features: Vec<f32>,
     pub images: Vec<u8>,
 }
 
-/// A session, freed in the end.
+/// Session handle, freed on drop.
 pub struct Session {
     pub session: *mut transcdiff_session,
     pub info: transcdiff_model_info,
 }
 
-// SAFETY: as the header says.
+// SAFETY: the header documents the handle as usable from any thread.
 unsafe impl Send for Session {}
-// SAFETY: as the header says.
+// SAFETY: the header documents the handle as usable from any thread.
 unsafe impl Sync for Session {}
 
 impl Session {
-    /// Values of one latent.
+    /// Number of values per latent.
     pub fn latent(&self) -> usize {
         self.info.latent_channels * self.info.latent_height * self.info.latent_width
     }
 
-    /// Values of `k` features.
+    /// Number of values of `k` features.
     pub fn features(&self, k: usize) -> usize {
         k * self.info.feature_width
     }
 
-    pub fn run(&self, o: &transcdiff_generate_options, out: &transcdiff_outputs) -> Result<(), Failed> {
-        // SAFETY: the pointers are those of the test, which are valid.
+    pub fn run(&self, o: &transcdiff_generate_options, out: &transcdiff_outputs) -> Result<(), ErrorInfo> {
+        // SAFETY: the pointers come from the test and are valid.
         call(|error| unsafe { transcdiff_session_generate(self.session, o, out, error) })
     }
 
-    /// Generates with buffers for everything that the model can give.
-    pub fn generate(&self, o: &transcdiff_generate_options) -> Result<Made, Failed> {
+    /// Generates with buffers for all results of the model.
+    pub fn generate(&self, o: &transcdiff_generate_options) -> Result<Outputs, ErrorInfo> {
         let (n, latent) = (o.images, self.latent());
         let from_classes = !o.classes.is_null();
         let steps = if from_classes { self.info.groups - 1 } else { 0 };
         let k = if from_classes { self.info.feature_count } else { o.feature_count };
         let pixels = 3 * self.info.image_height * self.info.image_width;
-        let mut made = Made {
+        let mut outputs = Outputs {
             latents: vec![f32::NAN; n * latent],
             references: vec![f32::NAN; steps * n * latent],
             features: vec![f32::NAN; n * self.features(k)],
             images: vec![0; n * pixels],
         };
         let out = transcdiff_outputs {
-            latents: made.latents.as_mut_ptr(),
-            latents_size: size_of_val(&*made.latents),
-            references: made.references.as_mut_ptr(),
-            references_size: size_of_val(&*made.references),
-            features: made.features.as_mut_ptr(),
-            features_size: size_of_val(&*made.features),
-            images: if pixels == 0 { ptr::null_mut() } else { made.images.as_mut_ptr().cast() },
-            images_size: made.images.len(),
+            latents: outputs.latents.as_mut_ptr(),
+            latents_size: size_of_val(&*outputs.latents),
+            references: outputs.references.as_mut_ptr(),
+            references_size: size_of_val(&*outputs.references),
+            features: outputs.features.as_mut_ptr(),
+            features_size: size_of_val(&*outputs.features),
+            images: if pixels == 0 { ptr::null_mut() } else { outputs.images.as_mut_ptr().cast() },
+            images_size: outputs.images.len(),
             ..no_outputs()
         };
-        self.run(o, &out).map(|()| made)
+        self.run(o, &out).map(|()| outputs)
     }
 }
 
@@ -229,21 +229,21 @@ impl Drop for Session {
     }
 }
 
-/// Classes and seeds of a request, which outlive its options.
+/// Classes, seeds and step count of a generation; owns the arrays of its options.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct GenerationRequest {
     pub classes: Vec<u32>,
     pub seeds: Vec<u64>,
     pub steps: u32,
 }
 
-impl Order {
-    /// `n` images of the classes 0, 1, 2, 0, …
-    pub fn of(n: usize, steps: u32) -> Self {
+impl GenerationRequest {
+    /// Request of `n` images of the classes 0, 1, 2, 0, …
+    pub fn new(n: usize, steps: u32) -> Self {
         Self { classes: (0..n as u32).map(|i| i % 3).collect(), seeds: (0..n as u64).collect(), steps }
     }
 
-    /// The options: guided, from classes.
+    /// Options with guidance, from classes.
     pub fn options(&self, model: &Model) -> transcdiff_generate_options {
         transcdiff_generate_options {
             images: self.classes.len(),
@@ -255,30 +255,30 @@ impl Order {
         }
     }
 
-    /// The same without a model: tiny ones have no settings of their own.
+    /// Options without a model: the tiny models have no settings of their own.
     pub fn plain_options(&self) -> transcdiff_generate_options {
         self.options(&Model(ptr::null_mut()))
     }
 }
 
-/// A cancellation flag, freed in the end.
+/// Cancellation token, freed on drop.
 #[derive(Debug)]
-pub struct Flag(pub *mut transcdiff_cancellation);
+pub struct Token(pub *mut transcdiff_cancellation);
 
-// SAFETY: as the header says.
-unsafe impl Send for Flag {}
-// SAFETY: as the header says.
-unsafe impl Sync for Flag {}
+// SAFETY: the header documents the handle as usable from any thread.
+unsafe impl Send for Token {}
+// SAFETY: the header documents the handle as usable from any thread.
+unsafe impl Sync for Token {}
 
-impl Flag {
+impl Token {
     pub fn new() -> Self {
-        let flag = transcdiff_cancellation_new();
-        assert!(!flag.is_null());
-        Self(flag)
+        let token = transcdiff_cancellation_new();
+        assert!(!token.is_null());
+        Self(token)
     }
 
     pub fn cancel(&self) {
-        // SAFETY: the flag lives, here and below.
+        // SAFETY: the token is alive, here and below.
         unsafe { transcdiff_cancellation_cancel(self.0) }
     }
 
@@ -287,33 +287,33 @@ impl Flag {
         unsafe { transcdiff_cancellation_reset(self.0) }
     }
 
-    pub fn is_set(&self) -> bool {
+    pub fn is_cancelled(&self) -> bool {
         // SAFETY: as above.
         unsafe { transcdiff_cancellation_is_cancelled(self.0) == 1 }
     }
 }
 
-impl Drop for Flag {
+impl Drop for Token {
     fn drop(&mut self) {
         // SAFETY: it is freed once.
         unsafe { transcdiff_cancellation_free(self.0) }
     }
 }
 
-/// Calls a Rust closure as a progress callback: `user_data` is a `&mut F`.
+/// Progress callback that calls a Rust closure: `user_data` is a `&mut F`.
 ///
 /// # Safety
-/// `user_data` is a `&mut F` that nobody else uses, and `progress` is the library's.
+/// `user_data` is a `&mut F` that is not used otherwise meanwhile, and `progress` comes from the library.
 pub unsafe extern "C" fn on_progress<F: FnMut(&transcdiff_progress) -> i32>(
     progress: *const transcdiff_progress,
     user_data: *mut c_void,
 ) -> i32 {
-    // SAFETY: as promised.
+    // SAFETY: the caller promises it.
     unsafe { (*user_data.cast::<F>())(&*progress) }
 }
 
-/// The options with `f` as their progress callback.
-pub fn watched<F: FnMut(&transcdiff_progress) -> i32>(
+/// Options with `f` as the progress callback.
+pub fn with_progress<F: FnMut(&transcdiff_progress) -> i32>(
     options: &transcdiff_generate_options,
     f: &mut F,
 ) -> transcdiff_generate_options {

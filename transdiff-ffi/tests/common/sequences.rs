@@ -1,22 +1,22 @@
-//! Sequences of calls that an input spells: handles, arguments and buffers within the contract of the header, with any
-//! numbers in them. Whatever they are, every call gives a status, and sessions work afterwards.
+//! Sequences of calls decoded from input bytes: handles, arguments and buffers within the contract of the header, with
+//! arbitrary numbers. Every call returns a status, and sessions work afterwards.
 
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::OnceLock;
 
 use super::files::shared;
-use super::{Failed, Flag, Made, Model, Order, Session, call, no_outputs, watched};
+use super::{ErrorInfo, GenerationRequest, Model, Outputs, Session, Token, call, no_outputs, with_progress};
 use transcdiff::*;
 
-/// Counts that buffers are made for, and counts of which no memory holds three bytes each.
+/// Counts that the buffers are large enough for, and counts whose sizes overflow.
 const COUNTS: [usize; 10] = [0, 1, 2, 3, 4, 5, usize::MAX, usize::MAX / 4, 1 << 62, 1 << 63];
 const FLOATS: [f64; 10] =
     [1.0, 0.5, 0.0, 1.5, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, f64::MIN_POSITIVE];
-/// Calls that one input can make.
-const MOST: usize = 24;
+/// Maximum number of calls per input.
+const MAX_CALLS: usize = 24;
 
-/// The bytes that are left; zeros when there are none.
+/// Remaining input bytes, followed by zeros.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -42,15 +42,15 @@ impl Input<'_> {
         FLOATS[self.below(FLOATS.len())]
     }
 
-    /// Mostly `allowed`.
-    fn code(&mut self, allowed: u32) -> u32 {
+    /// Code, mostly in 0..=`max`.
+    fn code(&mut self, max: u32) -> u32 {
         match self.byte() {
             255 => u32::MAX,
-            byte => u32::from(byte) % (allowed + 1),
+            byte => u32::from(byte) % (max + 1),
         }
     }
 
-    /// The size of a buffer: mostly the right one.
+    /// Size of a buffer, mostly the right one.
     fn size(&mut self, right: usize) -> usize {
         match self.byte() {
             byte if byte < 224 => right,
@@ -68,8 +68,8 @@ fn product(sizes: &[usize]) -> usize {
     sizes.iter().fold(1, |n, &size| n.wrapping_mul(size))
 }
 
-/// Memory of the caller's, as large as the largest counts within [`COUNTS`] that are no nonsense need.
-struct Room {
+/// Arrays of the caller, large enough for the largest valid counts within [`COUNTS`].
+struct Scratch {
     classes: [u32; 8],
     seeds: [u64; 8],
     guidances: [f64; 8],
@@ -78,33 +78,33 @@ struct Room {
     pixels: Vec<f32>,
 }
 
-/// The models, and a generation of each that has to come out the same at any time.
-struct Ground {
+/// Models, and the expected results of a generation of each.
+struct Fixture {
     models: [Model; 2],
-    expected: [Made; 2],
+    expected: [Outputs; 2],
 }
 
-fn ground() -> &'static Ground {
-    static GROUND: OnceLock<Ground> = OnceLock::new();
-    GROUND.get_or_init(|| {
+fn fixture() -> &'static Fixture {
+    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+    FIXTURE.get_or_init(|| {
         let files = shared();
         let models =
             [Model::from_memory(&files.one_step, Some(&files.vae)), Model::from_memory(&files.mrar, None)];
-        let expected = [0, 1].map(|i: usize| made(&models[i], &models[i].session()).unwrap());
-        Ground { models, expected }
+        let expected = [0, 1].map(|i: usize| generate_expected(&models[i], &models[i].session()).unwrap());
+        Fixture { models, expected }
     })
 }
 
-fn made(model: &Model, session: &Session) -> Result<Made, Failed> {
-    let order = Order::of(2, 2);
-    session.generate(&order.options(model))
+fn generate_expected(model: &Model, session: &Session) -> Result<Outputs, ErrorInfo> {
+    let request = GenerationRequest::new(2, 2);
+    session.generate(&request.options(model))
 }
 
-/// Makes the calls that `bytes` spell. The models are made by the first call, which takes more memory than others.
+/// Makes the calls encoded by `bytes`. The first run also creates the models, which takes more memory.
 pub fn run(bytes: &[u8]) {
-    let ground = ground();
+    let fixture = fixture();
     let mut input = Input(bytes);
-    let mut try_with_capacity = Room {
+    let mut scratch = Scratch {
         classes: [0, 1, 2, 0, 1, 2, 3, u32::MAX],
         seeds: [0, 1, 2, 3, u64::MAX, 5, 6, 7],
         guidances: [1.5; 8],
@@ -113,62 +113,62 @@ pub fn run(bytes: &[u8]) {
         pixels: vec![0.5; 4096],
     };
     if input.flip() {
-        try_with_capacity.floats[usize::from(input.byte())] = f32::NAN;
+        scratch.floats[usize::from(input.byte())] = f32::NAN;
     }
-    let sessions = ground.models.each_ref().map(Model::session);
-    let flag = Flag::new();
-    for _ in 0..MOST {
+    let sessions = fixture.models.each_ref().map(Model::session);
+    let token = Token::new();
+    for _ in 0..MAX_CALLS {
         if input.0.is_empty() {
             break;
         }
         let session = &sessions[input.below(2)];
         let handle = input.or_null(session.session);
-        // A call that is refused, or fails, says why; that is all there is to see here.
+        // `call` checks the contract of errors; any status is valid here.
         let _ = match input.below(10) {
-            0 | 1 => generate(&mut input, &mut try_with_capacity, session, handle, &flag),
-            2 => features(&mut input, &mut try_with_capacity, handle, &flag),
-            7 => unconditional(&mut input, &mut try_with_capacity, handle, &flag),
+            0 | 1 => generate(&mut input, &mut scratch, session, handle, &token),
+            2 => features(&mut input, &mut scratch, handle, &token),
+            7 => unconditional(&mut input, &mut scratch, handle, &token),
             8 => load(&mut input),
-            3 => encode(&mut input, &mut try_with_capacity, handle, &flag),
-            4 => decode(&mut input, &mut try_with_capacity, handle, &flag),
-            5 => cut_or_mix(&mut input, &mut try_with_capacity),
-            6 => describe(&mut input, &ground.models),
+            3 => encode(&mut input, &mut scratch, handle, &token),
+            4 => decode(&mut input, &mut scratch, handle, &token),
+            5 => truncate_or_splice(&mut input, &mut scratch),
+            6 => describe(&mut input, &fixture.models),
             _ => {
                 if input.flip() {
-                    flag.cancel()
+                    token.cancel()
                 } else {
-                    flag.reset()
+                    token.reset()
                 };
                 Ok(())
             }
         };
     }
-    for ((model, session), expected) in ground.models.iter().zip(&sessions).zip(&ground.expected) {
-        assert_eq!(&made(model, session).unwrap(), expected, "a session is as before");
+    for ((model, session), expected) in fixture.models.iter().zip(&sessions).zip(&fixture.expected) {
+        assert_eq!(&generate_expected(model, session).unwrap(), expected, "the session is unchanged");
     }
 }
 
 fn generate(
     input: &mut Input<'_>,
-    try_with_capacity: &mut Room,
+    scratch: &mut Scratch,
     session: &Session,
     handle: *mut transcdiff_session,
-    flag: &Flag,
-) -> Result<(), Failed> {
+    token: &Token,
+) -> Result<(), ErrorInfo> {
     let (n, k) = (input.count(), input.count());
-    let floats = try_with_capacity.floats.as_mut_ptr();
+    let floats = scratch.floats.as_mut_ptr();
     let from_features = input.byte().is_multiple_of(4);
     let other = input.byte() == 255;
     let given = |is: bool| if is { floats.cast_const() } else { ptr::null() };
     let options = transcdiff_generate_options {
         images: n,
-        classes: if from_features != other { ptr::null() } else { try_with_capacity.classes.as_ptr() },
-        seeds: input.or_null(try_with_capacity.seeds.as_mut_ptr()),
+        classes: if from_features != other { ptr::null() } else { scratch.classes.as_ptr() },
+        seeds: input.or_null(scratch.seeds.as_mut_ptr()),
         steps: [1, 2, 3, 0, u32::MAX][input.below(5)],
         solver: input.code(2),
         guidance: input.float(),
-        step_guidance: try_with_capacity.guidances.as_ptr(),
-        step_guidance_count: if input.flip() { 0 } else { input.count() },
+        ar_step_guidance: scratch.guidances.as_ptr(),
+        ar_step_guidance_count: if input.flip() { 0 } else { input.count() },
         guidance_low: input.float(),
         guidance_high: input.float(),
         drift_scale: input.float(),
@@ -180,15 +180,15 @@ fn generate(
         unconditional_images: if from_features { input.count() } else { 0 },
         references: given(input.flip()),
         reference_count: if input.flip() { 0 } else { input.count() },
-        starting: given(input.flip()),
-        cancellation: input.or_null(flag.0),
+        initial_noise: given(input.flip()),
+        cancellation: input.or_null(token.0),
         ..no_options()
     };
-    let results = try_with_capacity.results.as_mut_ptr();
+    let results = scratch.results.as_mut_ptr();
     let latents = product(&[n, session.latent(), 4]);
     let outputs = transcdiff_outputs {
         pixel_format: input.code(3),
-        images: if input.flip() { ptr::null_mut() } else { try_with_capacity.pixels.as_mut_ptr().cast() },
+        images: if input.flip() { ptr::null_mut() } else { scratch.pixels.as_mut_ptr().cast() },
         images_size: input.size(product(&[n, 48])),
         latents: input.or_null(results),
         latents_size: input.size(latents),
@@ -199,79 +199,79 @@ fn generate(
         calls += 1;
         i32::from(calls > 16)
     };
-    let options = watched(&options, &mut stop);
-    // SAFETY: the room is as large as the counts that are not refused need, here and below.
+    let options = with_progress(&options, &mut stop);
+    // SAFETY: the scratch arrays are large enough for all counts that are not rejected, here and below.
     call(|error| unsafe { transcdiff_session_generate(handle, &options, &outputs, error) })
 }
 
 fn no_options() -> transcdiff_generate_options {
-    Order::of(0, 0).plain_options()
+    GenerationRequest::new(0, 0).plain_options()
 }
 
 fn features(
     input: &mut Input<'_>,
-    try_with_capacity: &mut Room,
+    scratch: &mut Scratch,
     handle: *mut transcdiff_session,
-    flag: &Flag,
-) -> Result<(), Failed> {
+    token: &Token,
+) -> Result<(), ErrorInfo> {
     let (n, count) = (input.count(), if input.flip() { 0 } else { input.count() });
     let tokens = if input.flip() { 4 } else { 1 };
     let size = input.size(product(&[n, count.wrapping_add(1), tokens, 8, 4]));
-    let classes = input.or_null(try_with_capacity.classes.as_mut_ptr());
-    let references = input.or_null(try_with_capacity.floats.as_mut_ptr());
-    let (to, flag) = (input.or_null(try_with_capacity.results.as_mut_ptr()), input.or_null(flag.0));
+    let classes = input.or_null(scratch.classes.as_mut_ptr());
+    let references = input.or_null(scratch.floats.as_mut_ptr());
+    let (to, token) = (input.or_null(scratch.results.as_mut_ptr()), input.or_null(token.0));
     // SAFETY: as above.
     call(|error| unsafe {
-        transcdiff_session_features(handle, classes, n, references, count, flag, to, size, error)
+        transcdiff_session_features(handle, classes, n, references, count, token, to, size, error)
     })
 }
 
 fn unconditional(
     input: &mut Input<'_>,
-    try_with_capacity: &mut Room,
+    scratch: &mut Scratch,
     handle: *mut transcdiff_session,
-    flag: &Flag,
-) -> Result<(), Failed> {
+    token: &Token,
+) -> Result<(), ErrorInfo> {
     let (n, count) = (input.count(), if input.flip() { 0 } else { input.count() });
     let tokens = if input.flip() { 4 } else { 1 };
     let size = input.size(product(&[n, count.wrapping_add(1), tokens, 8, 4]));
-    let references = input.or_null(try_with_capacity.floats.as_mut_ptr());
-    let (to, flag) = (input.or_null(try_with_capacity.results.as_mut_ptr()), input.or_null(flag.0));
+    let references = input.or_null(scratch.floats.as_mut_ptr());
+    let (to, token) = (input.or_null(scratch.results.as_mut_ptr()), input.or_null(token.0));
     // SAFETY: as above.
     call(|error| unsafe {
-        transcdiff_session_unconditional_features(handle, n, references, count, flag, to, size, error)
+        transcdiff_session_unconditional_features(handle, n, references, count, token, to, size, error)
     })
 }
 
-/// A model, and often a VAE, some of whose bytes are others.
-fn load(input: &mut Input<'_>) -> Result<(), Failed> {
+/// Loads a model, and often a VAE, with some bytes changed.
+fn load(input: &mut Input<'_>) -> Result<(), ErrorInfo> {
     let files = shared();
     let mut model = if input.flip() { files.one_step.clone() } else { files.mrar.clone() };
     let mut vae = files.vae.clone();
     for _ in 0..input.below(4) {
         let file = if input.byte() < 192 { &mut model } else { &mut vae };
-        // Most of the bytes that matter are in the header.
+        // Most of the relevant bytes are in the header.
         let at = usize::from(input.byte()) << input.below(8) | usize::from(input.byte());
         let at = at % file.len();
         file[at] = input.byte();
     }
-    Model::load(&super::in_memory(&model, input.flip().then_some(&vae))).map(drop)
+    Model::load(&super::load_from_memory(&model, input.flip().then_some(&vae))).map(drop)
 }
 
 fn encode(
     input: &mut Input<'_>,
-    try_with_capacity: &mut Room,
+    scratch: &mut Scratch,
     handle: *mut transcdiff_session,
-    flag: &Flag,
-) -> Result<(), Failed> {
+    token: &Token,
+) -> Result<(), ErrorInfo> {
     let (n, height, width, format) = (input.count(), input.count(), input.count(), input.code(3));
     let bytes = if format < TRANSCDIFF_F32_HWC { 3 } else { 12 };
     let images_size = input.size(product(&[n, height, width, bytes]));
     let latents_size = input.size(product(&[n, 2, height / 2, width / 2, 4]));
-    let images = input.or_null(try_with_capacity.pixels.as_mut_ptr()).cast::<c_void>();
-    let latents = input.or_null(try_with_capacity.results.as_mut_ptr());
-    let seeds = if input.flip() { ptr::null() } else { try_with_capacity.seeds.as_ptr() };
-    let flag = input.or_null(flag.0);
+    let images = input.or_null(scratch.pixels.as_mut_ptr()).cast::<c_void>();
+    let latents = input.or_null(scratch.results.as_mut_ptr());
+    let seeds = if input.flip() { ptr::null() } else { scratch.seeds.as_ptr() };
+    let token = input.or_null(token.0);
     // SAFETY: as above.
     call(|error| unsafe {
         transcdiff_session_encode(
@@ -283,7 +283,7 @@ fn encode(
             height,
             width,
             seeds,
-            flag,
+            token,
             latents,
             latents_size,
             error,
@@ -293,16 +293,16 @@ fn encode(
 
 fn decode(
     input: &mut Input<'_>,
-    try_with_capacity: &mut Room,
+    scratch: &mut Scratch,
     handle: *mut transcdiff_session,
-    flag: &Flag,
-) -> Result<(), Failed> {
+    token: &Token,
+) -> Result<(), ErrorInfo> {
     let (n, height, width, format) = (input.count(), input.count(), input.count(), input.code(3));
     let bytes = if format < TRANSCDIFF_F32_HWC { 3 } else { 12 };
     let images_size = input.size(product(&[n, height, width, 4, bytes]));
     let latents_size = input.size(product(&[n, 2, height, width, 4]));
-    let images = input.or_null(try_with_capacity.pixels.as_mut_ptr()).cast::<c_void>();
-    let (latents, flag) = (input.or_null(try_with_capacity.floats.as_mut_ptr()), input.or_null(flag.0));
+    let images = input.or_null(scratch.pixels.as_mut_ptr()).cast::<c_void>();
+    let (latents, token) = (input.or_null(scratch.floats.as_mut_ptr()), input.or_null(token.0));
     // SAFETY: as above.
     call(|error| unsafe {
         transcdiff_session_decode(
@@ -313,7 +313,7 @@ fn decode(
             height,
             width,
             format,
-            flag,
+            token,
             images,
             images_size,
             error,
@@ -321,23 +321,23 @@ fn decode(
     })
 }
 
-fn cut_or_mix(input: &mut Input<'_>, try_with_capacity: &mut Room) -> Result<(), Failed> {
+fn truncate_or_splice(input: &mut Input<'_>, scratch: &mut Scratch) -> Result<(), ErrorInfo> {
     let [n, count, width, k] = [(); 4].map(|()| input.count());
-    let from = input.or_null(try_with_capacity.floats.as_mut_ptr());
-    let to = input.or_null(try_with_capacity.results.as_mut_ptr());
-    let cuts = input.flip();
+    let from = input.or_null(scratch.floats.as_mut_ptr());
+    let to = input.or_null(scratch.results.as_mut_ptr());
+    let truncates = input.flip();
     // SAFETY: as above.
     call(|error| unsafe {
-        if cuts {
-            transcdiff_features_cut(from, n, count, width, k, to, error)
+        if truncates {
+            transcdiff_features_truncate(from, n, count, width, k, to, error)
         } else {
-            transcdiff_features_mix(from, from, n, count, width, k, to, error)
+            transcdiff_features_splice(from, from, n, count, width, k, to, error)
         }
     })
 }
 
-/// Sizes, descriptions and estimates, into structs of any size.
-fn describe(input: &mut Input<'_>, models: &[Model; 2]) -> Result<(), Failed> {
+/// Queries sizes, descriptions and estimates, into structs of any size.
+fn describe(input: &mut Input<'_>, models: &[Model; 2]) -> Result<(), ErrorInfo> {
     let model = models[input.below(2)].0;
     let model = input.or_null(model);
     let mut words = [0usize; 64];
@@ -347,9 +347,9 @@ fn describe(input: &mut Input<'_>, models: &[Model; 2]) -> Result<(), Failed> {
     };
     let images = input.count();
     transcdiff_pixel_bytes(input.code(3), images, input.count());
-    let options = super::in_memory(&shared().one_step, None);
+    let options = super::load_from_memory(&shared().one_step, None);
     let (to, what) = (words.as_mut_ptr(), input.below(2));
-    // SAFETY: the words are more than any size that is not refused.
+    // SAFETY: there are more words than any size that is not rejected covers.
     call(|error| unsafe {
         match what {
             0 => transcdiff_model_get_info(model, to.cast(), error),

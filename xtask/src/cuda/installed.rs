@@ -40,7 +40,7 @@ pub fn run(programs: &[Program], [model, vae]: [&str; 2], emulator: Option<&Path
     for program in programs {
         let out = format!("{FOLDER}/{}.png", program.name);
         let process = program.run_with(emulator).args(&[model, "--vae", vae, "--classes", "1,2"]);
-        let (code, said) = process.args(&["--steps", "4", "--out", &out]).complaint()?;
+        let (code, said) = process.args(&["--steps", "4", "--out", &out]).code_and_stderr()?;
         let is_named = program.name.starts_with("c-") || said.contains(&format!("on {device}"));
         if code != Some(0) || !is_named || !Path::new(&out).exists() {
             return Err(format!("{}, on {device}: exit code {code:?}, {said}", program.name).into());

@@ -158,7 +158,7 @@ fn sample(device: &str, emulator: Option<&Path>) -> Result<(Option<i32>, String)
     let sample = Process::new(COMMAND).args(&["sample", "--model", model, "--vae", vae, "--class", "1"]);
     let sample = sample.args(&["--steps", "4", "--out", "target/cuda-out", "--force", "--device", device]);
     match emulator {
-        Some(emulator) => sample.env("LD_LIBRARY_PATH", emulator).complaint(),
-        None => sample.complaint(),
+        Some(emulator) => sample.env("LD_LIBRARY_PATH", emulator).code_and_stderr(),
+        None => sample.code_and_stderr(),
     }
 }

@@ -1,4 +1,4 @@
-//! The headers under every compiler and standard, and the programs of the README.
+//! Compilation of the headers and of the README's programs with every compiler and language standard.
 
 use std::fs;
 use std::path::Path;
@@ -6,12 +6,13 @@ use std::path::Path;
 use crate::Result;
 use crate::process::{Process, run_all};
 
-/// Every warning that is worth an error.
+/// Warnings that are treated as errors.
 pub const WARNINGS: [&str; 6] = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"];
 const C: [&str; 2] = ["gcc", "clang"];
 const CXX: [&str; 2] = ["g++", "clang++"];
 
-/// Compiles every header and every program of the README, against what is installed, in every way that is supported.
+/// Compiles every header and every program of the README against the installation, with every supported compiler and
+/// standard.
 pub fn check(folder: &Path, installed: &Path) -> Result {
     let folder = folder.join("headers");
     fs::create_dir_all(&folder)?;
@@ -42,14 +43,14 @@ pub fn check(folder: &Path, installed: &Path) -> Result {
     run_all(commands)
 }
 
-/// The one program in `language` of a text in Markdown.
+/// The only program in `language` in a Markdown text.
 fn program<'a>(markdown: &'a str, language: &str) -> Result<&'a str> {
     let fence = format!("\n```{language}\n");
     let (_, rest) =
         markdown.split_once(&fence).ok_or_else(|| format!("README.md: no program in {language}"))?;
-    let (program, rest) = rest.split_once("```").ok_or("README.md: a program without an end")?;
+    let (program, rest) = rest.split_once("```").ok_or("README.md: unterminated code block")?;
     if rest.contains(&fence) {
-        return Err(format!("README.md: a second program in {language}, which would not be compiled").into());
+        return Err(format!("README.md: expected one program in {language}, got more").into());
     }
     Ok(program)
 }
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readmes_programs_are_found() {
+    fn programs_in_markdown_are_found() {
         let text = "\n```sh\nmake\n```\n\n```c\nint x;\n```\n```cpp\nint y;\n```\n";
         assert_eq!(program(text, "c").unwrap(), "int x;\n");
         assert_eq!(program(text, "cpp").unwrap(), "int y;\n");

@@ -1,6 +1,5 @@
-//! The C ABI as its users meet it: headers that every compiler takes, the symbols and layouts that were promised, an
-//! installation that programs are built against in every way, and the same pictures from each of them and from the
-//! `transdiff` command.
+//! Checks of the C ABI from the user's side: headers with every compiler, symbols and layouts, programs built against an
+//! installation in every supported way, and equal images from all of them and from the `transdiff` command.
 
 mod headers;
 pub mod layout;
@@ -18,20 +17,20 @@ use crate::install::{self, Profile};
 use crate::process::Process;
 use crate::{Result, header};
 
-/// What the check makes is made anew.
+/// Folder for the files of the checks, which are created again in every run.
 const FOLDER: &str = "target/ffi";
-/// Not where the files are: what is installed has to work wherever it was moved to.
+/// Prefix other than the location of the files: the installation must be relocatable.
 const PREFIX: &str = "/opt/transcdiff";
 
-/// How it is checked.
+/// Options of the checks.
 #[derive(Args)]
 pub struct Options {
-    /// Cargo's profile for everything that is built
+    /// Cargo profile of all builds
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
 }
 
-/// Everything that programs in C, C++ and Python rely on.
+/// Checks everything that programs in C, C++ and Python depend on.
 pub fn check(options: &Options) -> Result {
     tools::present()?;
     header::run(true)?;
@@ -48,7 +47,7 @@ pub fn check(options: &Options) -> Result {
     pictures::check(&folder, &small, &programs, options.profile)
 }
 
-/// Installs as a packager would, to a folder that is then not the prefix.
+/// Installs to a staging folder, as a packager would.
 fn install(folder: &Path, profile: Profile) -> Result<PathBuf> {
     let stage = folder.join("stage");
     if stage.exists() {
@@ -57,22 +56,23 @@ fn install(folder: &Path, profile: Profile) -> Result<PathBuf> {
     install::run(&install::Options { prefix: PREFIX.into(), destdir: Some(stage), profile, cuda: false })
 }
 
-/// The shared library exports what include/transcdiff.symbols lists, and nothing else.
+/// Checks that the shared library exports exactly the symbols of include/transcdiff.symbols.
 pub fn symbols(library: &Path) -> Result {
     let printed = Process::new("nm").args(&["-D", "--defined-only", "-P"]).arg(library).stdout()?;
     let mut exported: Vec<&str> = printed.lines().filter_map(|line| line.split(' ').next()).collect();
     exported.sort_unstable();
-    let promised = fs::read_to_string(header::SYMBOLS)?;
-    let promised: Vec<&str> = promised.lines().collect();
+    let listed = fs::read_to_string(header::SYMBOLS)?;
+    let listed: Vec<&str> = listed.lines().collect();
     let without =
         |a: &[&str], b: &[&str]| a.iter().filter(|x| !b.contains(x)).copied().collect::<Vec<_>>().join(" ");
-    let (missing, extra) = (without(&promised, &exported), without(&exported, &promised));
+    let (missing, extra) = (without(&listed, &exported), without(&exported, &listed));
     if missing.is_empty() && extra.is_empty() {
         return Ok(());
     }
     Err(format!(
-        "{}: symbols that are missing: [{missing}], that nobody promised: [{extra}]",
-        library.display()
+        "{}: missing symbols: [{missing}]; symbols not in {}: [{extra}]",
+        library.display(),
+        header::SYMBOLS
     )
     .into())
 }

@@ -1,4 +1,4 @@
-//! What the programs make: the same pixels from each, digits that are recognised, and an end when they are told to.
+//! Checks of the example programs: equal images, recognisable digits, exit on SIGINT, and error messages.
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -9,20 +9,20 @@ use crate::Result;
 use crate::install::Profile;
 use crate::process::{Process, cargo};
 
-/// Training steps after which most digits are recognised.
+/// Number of training steps after which most digits are recognised.
 const TRAINING_STEPS: &str = "300";
 const DIGITS: usize = 120;
-/// Of these, those that every program makes.
+/// Number of digits that every program generates for comparison.
 const COMPARED: usize = 20;
-/// Chance is 0.1. `quickstart --steps 300 --samples 600` reports 0.947 without guidance, and the share of this many digits
-/// scatters by 0.02 around what training reached, which is a little different on every kind of processor.
-const LEAST_RECOGNISED: f64 = 0.8;
-/// Exit code of a program that Ctrl-C ended.
+/// Minimum recognised fraction. Chance is 0.1. `quickstart --steps 300 --samples 600` reports 0.947 without guidance; the
+/// fraction of this many digits scatters by 0.02 around the trained accuracy, which varies slightly between processors.
+const MIN_RECOGNISED: f64 = 0.8;
+/// Exit code after Ctrl-C.
 const INTERRUPTED: i32 = 130;
-/// More steps of the sampler than can be done before a program is interrupted.
-const ENDLESS: &str = "100000";
+/// Number of solver steps that outlasts the time until a program is interrupted.
+const ENDLESS_STEPS: &str = "100000";
 
-/// Every program makes what the first one makes; `small` is a folder with a random model and its VAE.
+/// Checks that all programs generate the images of the first one; `small` is a folder with a random model and its VAE.
 pub fn check(folder: &Path, small: &Path, programs: &[Program], profile: Profile) -> Result {
     let digits = folder.join("digits/model.safetensors");
     train(&folder.join("digits"), profile)?;
@@ -44,27 +44,29 @@ pub fn check(folder: &Path, small: &Path, programs: &[Program], profile: Profile
     commanded(&small.join("command"), &programs[0], small_model, command, profile)?;
 
     for program in programs {
-        let endless = program.run().arg(&digits).args(&["--steps", ENDLESS, "--out", "never.png"]);
-        let code = endless.interrupted_after(b'%')?;
+        let endless = program.run().arg(&digits).args(&["--steps", ENDLESS_STEPS, "--out", "never.png"]);
+        let code = endless.interrupt_after(b'%')?;
         if code != Some(INTERRUPTED) {
-            return Err(format!("{}: Ctrl-C: exit code {code:?}, not {INTERRUPTED}", program.name).into());
+            return Err(
+                format!("{}: Ctrl-C: expected exit code {INTERRUPTED}, got {code:?}", program.name).into()
+            );
         }
-        refused(program)?;
+        reports_missing_model(program)?;
     }
-    println!("{} programs make the same pictures, stop when told to, and say what is wrong", programs.len());
+    println!("{} programs generate equal images, exit on Ctrl-C and report errors", programs.len());
     Ok(())
 }
 
 fn train(folder: &Path, profile: Profile) -> Result {
-    let folder = folder.to_str().ok_or("a folder name that is not UTF-8")?;
+    let folder = folder.to_str().ok_or("the folder name is not UTF-8")?;
     let command =
         ["run", "--quiet", "--locked", "--example", "quickstart", "--profile", profile.name(), "--"];
-    // What it generates and measures is not looked at.
+    // Its own samples and metrics are not used.
     let few = ["--fresh", "--samples", "100", "--sampling-steps", "1"];
     cargo(&command).args(&["--steps", TRAINING_STEPS, "--out", folder]).args(&few).run()
 }
 
-/// Runs every program with the same arguments in `folder`: all pictures are equal.
+/// Runs every program with the same arguments and checks that all images in `folder` are equal.
 fn same(folder: &Path, programs: &[Program], ask: impl Fn(Process) -> Process) -> Result {
     fs::create_dir_all(folder)?;
     let path = |program: &Program| folder.join(format!("{}.png", program.name));
@@ -84,7 +86,7 @@ fn same(folder: &Path, programs: &[Program], ask: impl Fn(Process) -> Process) -
     Ok(())
 }
 
-/// The `transdiff` command, which writes a file an image, makes what the program makes one by one.
+/// Checks that the `transdiff` command, which writes one file per image, generates the same images as the program.
 fn commanded(
     folder: &Path,
     program: &Program,
@@ -101,38 +103,48 @@ fn commanded(
         let one = ask_program(program.run()).args(&sampler).args(&["--classes", class, "--seeds", seed]);
         one.arg("--out").arg(&alone).run_quietly()?;
         if read(&alone)? != read(&folder.join(&name))? {
-            return Err(format!("{}: {name} of the command is another", folder.display()).into());
+            return Err(format!(
+                "{}: {name} of the command differs from the program's image",
+                folder.display()
+            )
+            .into());
         }
     }
     Ok(())
 }
 
-/// Sizes and pixels.
+/// Reads the size, colour type and pixels of a PNG.
 fn read(path: &Path) -> Result<(u32, u32, png::ColorType, Vec<u8>)> {
     let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut reader = png::Decoder::new(BufReader::new(file)).read_info()?;
-    let mut pixels = vec![0; reader.output_buffer_size().ok_or("a picture too large for memory")?];
+    let mut pixels = vec![0; reader.output_buffer_size().ok_or("the image is too large for memory")?];
     let frame = reader.next_frame(&mut pixels)?;
     Ok((frame.width, frame.height, frame.color_type, pixels))
 }
 
-/// The quickstart's classifier sees in most of the picture's digits what they should be.
+/// Checks that the quickstart's classifier recognises most digits of an image.
 fn recognised(linking: &Path, picture: &Path) -> Result {
-    let share: f64 = Process::new(linking).arg("recognise").arg(picture).stdout()?.trim().parse()?;
-    println!("{share} of {DIGITS} digits are recognised");
-    if share >= LEAST_RECOGNISED {
+    let fraction: f64 = Process::new(linking).arg("recognise").arg(picture).stdout()?.trim().parse()?;
+    println!("recognised fraction of {DIGITS} digits: {fraction}");
+    if fraction >= MIN_RECOGNISED {
         return Ok(());
     }
-    Err(format!("{}: {share} are recognised, expected {LEAST_RECOGNISED} or more", picture.display()).into())
+    let image = picture.display();
+    Err(format!("{image}: expected a recognised fraction of at least {MIN_RECOGNISED}, got {fraction}")
+        .into())
 }
 
-/// A program that cannot read its model says so, names it, and fails.
-fn refused(program: &Program) -> Result {
-    let (code, said) = program.run().arg("nowhere.safetensors").complaint()?;
-    if code == Some(1) && said.contains("nowhere.safetensors") {
+/// Checks that a program without a readable model fails and names the file.
+fn reports_missing_model(program: &Program) -> Result {
+    let (code, stderr) = program.run().arg("nowhere.safetensors").code_and_stderr()?;
+    if code == Some(1) && stderr.contains("nowhere.safetensors") {
         return Ok(());
     }
-    Err(format!("{}: without a model: exit code {code:?}, and \"{said}\"", program.name).into())
+    let name = &program.name;
+    Err(format!(
+        "{name}: missing model: expected exit code 1 and the file name, got {code:?} and \"{stderr}\""
+    )
+    .into())
 }
 
 fn joined(numbers: impl Iterator<Item = usize>) -> String {

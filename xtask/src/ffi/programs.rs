@@ -1,5 +1,5 @@
-//! The examples in every language, built against what is installed as their documentation says. All take the same
-//! arguments and make the same pictures; who adds another one adds it to [`build`].
+//! Example programs in every language, built against the installation as they document. All take the same arguments and
+//! generate the same images. New examples are added to [`build`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,9 @@ use crate::Result;
 use crate::install::Profile;
 use crate::process::{Process, cargo};
 
-/// A program, and how it is run.
+/// Example program.
 pub struct Program {
-    /// What it is, for people; a file's name too.
+    /// Human-readable name, also used as a file name.
     pub name: String,
     path: PathBuf,
     first: Vec<String>,
@@ -23,12 +23,12 @@ impl Program {
         Self { name, path: path.into(), first: Vec::new(), library_path: None }
     }
 
-    /// The program, to be given its arguments.
+    /// Process of the program, without its arguments.
     pub fn run(&self) -> Process {
         self.run_with(None)
     }
 
-    /// The same, with the libraries in the folder `more`.
+    /// Process of the program, with an additional folder of libraries.
     pub fn run_with(&self, more: Option<&Path>) -> Process {
         let first: Vec<&str> = self.first.iter().map(String::as_str).collect();
         let process = Process::new(&self.path).args(&first);
@@ -40,7 +40,7 @@ impl Program {
     }
 }
 
-/// Every program; the first is the one in Rust, without the C ABI.
+/// Builds every program; the first one is in Rust, without the C ABI.
 pub fn build(folder: &Path, installed: &Path, profile: Profile) -> Result<Vec<Program>> {
     let mut programs = vec![rust(profile)?];
     for compiler in ["gcc", "clang"] {
@@ -55,17 +55,17 @@ pub fn build(folder: &Path, installed: &Path, profile: Profile) -> Result<Vec<Pr
     Ok(programs)
 }
 
-/// The example's file.
+/// Builds a Rust example and returns its path.
 pub fn rust_example(name: &str, profile: Profile) -> Result<PathBuf> {
     built(&["--example", name], profile)
 }
 
-/// The file of the `transdiff` command.
+/// Builds the `transdiff` command and returns its path.
 pub fn command_line(profile: Profile) -> Result<PathBuf> {
     built(&["--package", "transdiff-cli", "--bin", "transdiff"], profile)
 }
 
-/// Builds `target`, and asks Cargo where its file is.
+/// Builds `target` and returns the path of its executable.
 fn built(target: &[&str], profile: Profile) -> Result<PathBuf> {
     let command = ["build", "--quiet", "--locked", "--message-format", "json", "--profile", profile.name()];
     let printed = cargo(&command).args(target).stdout()?;
@@ -73,7 +73,10 @@ fn built(target: &[&str], profile: Profile) -> Result<PathBuf> {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message.get("executable")?.as_str()?))
     };
-    Ok(printed.lines().find_map(executable).ok_or_else(|| format!("cargo made no program of {target:?}"))?)
+    Ok(printed
+        .lines()
+        .find_map(executable)
+        .ok_or_else(|| format!("cargo built no executable for {target:?}"))?)
 }
 
 fn rust(profile: Profile) -> Result<Program> {
@@ -84,7 +87,7 @@ fn link_name(shared: bool) -> &'static str {
     if shared { "shared" } else { "static" }
 }
 
-/// The commands of examples/c/README.md.
+/// Builds the C example with the commands of examples/c/README.md.
 pub fn c(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Result<Program> {
     let name = format!("c-{compiler}-{}", link_name(shared));
     let path = folder.join("programs").join(&name);
@@ -102,12 +105,12 @@ pub fn c(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Resul
     let command = Process::new(compiler).args(&["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
     command.arg("examples/c/generate.c").arg("-o").arg(&path).args(&flags).args(&["-lm"]).run()?;
     let mut program = Program::new(name, path);
-    // Without it the static ones would not run if they needed the shared library.
+    // Statically linked programs run without it, which shows that they do not need the shared library.
     program.library_path = shared.then(|| installed.join("lib"));
     Ok(program)
 }
 
-/// The commands of examples/cpp/CMakeLists.txt.
+/// Builds the C++ example with the commands of examples/cpp/CMakeLists.txt.
 pub fn cpp(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Result<Program> {
     let name = format!("cpp-{compiler}-{}", link_name(shared));
     let build = folder.join("cmake").join(&name);
@@ -115,7 +118,7 @@ pub fn cpp(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Res
         fs::remove_dir_all(&build)?;
     }
     let define = |name: &str, value: &str| format!("-D{name}={value}");
-    let prefix = define("CMAKE_PREFIX_PATH", installed.to_str().ok_or("a folder name that is not UTF-8")?);
+    let prefix = define("CMAKE_PREFIX_PATH", installed.to_str().ok_or("the folder name is not UTF-8")?);
     let compiler = define("CMAKE_CXX_COMPILER", compiler);
     let link = define("STATIC_TRANSCDIFF", if shared { "OFF" } else { "ON" });
     let warnings = define("CMAKE_CXX_FLAGS", "-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror");
@@ -127,7 +130,7 @@ pub fn cpp(folder: &Path, installed: &Path, compiler: &str, shared: bool) -> Res
 
 fn python(installed: &Path) -> Result<Program> {
     let library =
-        installed.join("lib/libtranscdiff.so").to_str().ok_or("a folder name that is not UTF-8")?.into();
+        installed.join("lib/libtranscdiff.so").to_str().ok_or("the folder name is not UTF-8")?.into();
     let first = vec!["examples/python/generate.py".into(), "--library".into(), library];
     Ok(Program { first, ..Program::new("python".into(), "python3") })
 }

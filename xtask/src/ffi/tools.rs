@@ -1,11 +1,11 @@
-//! What has to be there besides Rust.
+//! Required tools besides Rust.
 
 use std::process::{Command, Stdio};
 
 use crate::Result;
 use crate::process::Process;
 
-/// Programs, and Debian's packages that have them.
+/// Required programs and their Debian packages.
 const PROGRAMS: [(&str, &str); 9] = [
     ("gcc", "gcc"),
     ("g++", "g++"),
@@ -18,7 +18,7 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("python3", "python3"),
 ];
 
-/// Fails naming everything that is missing, and what to install.
+/// Checks that all tools are installed; the error names the missing ones and their packages.
 pub fn present() -> Result {
     let runs = |program: &str, args: &[&str]| {
         let mut command = Command::new(program);
@@ -38,9 +38,9 @@ pub fn present() -> Result {
     Err(format!("missing: {}; on Debian, apt-get install {}", names.join(", "), packages.join(" ")).into())
 }
 
-/// The words of `pkg-config`'s answer about the library installed in `installed`, and libpng.
+/// Output of `pkg-config`, split into words, for the library in `installed` and for libpng.
 pub fn pkg_config(installed: &std::path::Path, args: &[&str]) -> Result<Vec<String>> {
     let path = installed.join("lib/pkgconfig");
-    let answer = Process::new("pkg-config").args(args).env("PKG_CONFIG_PATH", path).stdout()?;
-    Ok(answer.split_whitespace().map(str::to_owned).collect())
+    let output = Process::new("pkg-config").args(args).env("PKG_CONFIG_PATH", path).stdout()?;
+    Ok(output.split_whitespace().map(str::to_owned).collect())
 }
