@@ -1,6 +1,6 @@
 //! Reading everything in a file that the library can read.
 
-use transdiff_core::checkpoint::{WeightFile};
+use transdiff_core::checkpoint::WeightFile;
 use transdiff_core::models::FileKind;
 use transdiff_core::models::LoadHints;
 use transdiff_core::models::transdiff::StoredTransDiff;
@@ -18,7 +18,7 @@ pub fn read_everything(file: Result<WeightFile>) -> Result<()> {
         .and_then(|source| source.load(&Reference, DType::F32));
     match FileKind::of(&file) {
         FileKind::Model | FileKind::TrainingRun => model.map(drop),
-        FileKind::Vae { .. } => {
+        FileKind::Codec => {
             StoredVae::find(&file).and_then(|source| source.load(&Reference, DType::F32)).map(drop)
         }
         FileKind::Unknown => Ok(()),

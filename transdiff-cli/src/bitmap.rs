@@ -63,18 +63,18 @@ impl Bitmap {
     }
 }
 
-/// Reads a PNG file of side×side pixels as an image [1, 3, side, side] in [-1, 1].
+/// Reads a PNG file of rows×columns pixels as an image [1, 3, rows, columns] in [-1, 1].
 ///
 /// Grey is expanded to RGB; an alpha channel is ignored.
-pub fn read_rgb(path: &Path, side: usize) -> Result<HostTensor> {
+pub fn read_rgb(path: &Path, [rows, columns]: [usize; 2]) -> Result<HostTensor> {
     let error = |e: &dyn std::fmt::Display| Failure::Message(format!("{}: {e}", path.display()));
     let file = File::open(path).map_err(Error::io(path))?;
     let mut decoder = Decoder::new(BufReader::new(file));
     decoder.set_transformations(Transformations::normalize_to_color8());
     let mut reader = decoder.read_info().map_err(|e| error(&format!("not a PNG file: {e}")))?;
     let (height, width) = (reader.info().height as usize, reader.info().width as usize);
-    if (height, width) != (side, side) {
-        return Err(error(&format!("expected an image of {side}×{side} pixels, got {width}×{height}")));
+    if (height, width) != (rows, columns) {
+        return Err(error(&format!("expected an image of {columns}×{rows} pixels, got {width}×{height}")));
     }
     let mut bytes = vec![0; reader.output_buffer_size().unwrap_or(0)];
     let frame = reader.next_frame(&mut bytes).map_err(|e| error(&e))?;
@@ -83,7 +83,7 @@ pub fn read_rgb(path: &Path, side: usize) -> Result<HostTensor> {
         ColorType::Grayscale | ColorType::GrayscaleAlpha => pixels.flat_map(|p| [p[0]; 3]).collect(),
         _ => pixels.flat_map(|p| [p[0], p[1], p[2]]).collect(),
     };
-    Ok(from_pixels(&rgb, PixelFormat::Rgb8Hwc, 1, side, side)?)
+    Ok(from_pixels(&rgb, PixelFormat::Rgb8Hwc, 1, rows, columns)?)
 }
 
 #[cfg(test)]
@@ -101,12 +101,12 @@ mod tests {
             let bytes: Vec<u8> = (0..9 * samples).map(|i| (i * 29 % 256) as u8).collect();
             Bitmap { height: 3, width: 3, color, bytes: bytes.clone() }.write_png(&path).unwrap();
             let mut read = vec![0; 27];
-            to_pixels(&read_rgb(&path, 3).unwrap(), PixelFormat::Rgb8Hwc, &mut read).unwrap();
+            to_pixels(&read_rgb(&path, [3, 3]).unwrap(), PixelFormat::Rgb8Hwc, &mut read).unwrap();
             let rgb = |p: &[u8]| if samples < 3 { [p[0]; 3] } else { [p[0], p[1], p[2]] };
             let want: Vec<u8> = bytes.chunks_exact(samples).flat_map(rgb).collect();
             assert_eq!(read, want, "{color:?}");
         }
-        assert!(read_rgb(&path, 4).is_err());
+        assert!(read_rgb(&path, [4, 4]).is_err());
     }
 
     #[test]

@@ -6,13 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Serialize;
 use transdiff::checkpoint::{Entry, StoredDType, View, WeightFile, WeightView, write_atomic};
-use transdiff::models::FileKind;
-use transdiff::models::transdiff::{CONFIG_KEY, WeightSet};
-use transdiff::models::vae::{StoredVae, VAE_CONFIG_KEY, Vae};
-use transdiff::nn::Module;
-use transdiff::{Cpu, DType, Error, HostTensor, TransDiff};
+use transdiff::models::{FileKind, StoredCodec, StoredConfig, WeightSet};
+use transdiff::{DType, Error, HostTensor};
 
 use crate::failure::{Failure, Result};
 use crate::load_hints::{DTypeArg, LoadHintArgs};
@@ -77,7 +73,7 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
 fn find(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
     match FileKind::of(file) {
         FileKind::Model | FileKind::TrainingRun => model(file, hints),
-        FileKind::Vae { .. } => vae(file, hints),
+        FileKind::Codec => codec(file, hints),
         FileKind::Unknown => {
             let path = file.path().display();
             Err(format!(
@@ -90,17 +86,16 @@ fn find(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
 
 fn model(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
     let model = hints.find_model(file)?;
-    let tensors = model.tensors().clone();
-    tensors.check(&shapes(&TransDiff::placeholder(&Cpu::new(Some(1))?, model.config(), DType::F32)?))?;
+    model.check()?;
     let description = match model.weights() {
         WeightSet::Ema => "model (EMA weights)",
         WeightSet::Raw => "model (raw weights)",
         WeightSet::Single => "model",
     };
-    Ok(LoadTarget { description, tensors, metadata: config_metadata(CONFIG_KEY, model.config()) })
+    Ok(LoadTarget { description, tensors: model.tensors().clone(), metadata: metadata(model.config()) })
 }
 
-fn vae(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
+fn codec(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
     for (flag, given) in [("--heads", hints.heads.is_some()), ("--weights", hints.weights.is_some())] {
         if given {
             return Err(
@@ -108,22 +103,15 @@ fn vae(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
             );
         }
     }
-    let vae = StoredVae::find(file)?;
-    let tensors = vae.tensors().clone();
-    tensors.check(&shapes(&Vae::placeholder(&Cpu::new(Some(1))?, vae.config(), DType::F32)?))?;
-    let metadata = config_metadata(VAE_CONFIG_KEY, vae.config());
-    Ok(LoadTarget { description: "VAE", tensors, metadata })
+    let codec = StoredCodec::find(file)?;
+    codec.check()?;
+    let metadata = metadata(codec.config());
+    Ok(LoadTarget { description: "VAE", tensors: codec.tensors().clone(), metadata })
 }
 
 /// Metadata with the configuration, as the library writes it.
-fn config_metadata(key: &str, config: &impl Serialize) -> BTreeMap<String, String> {
-    let text = serde_json::to_string(config).expect("a configuration is plain data");
-    BTreeMap::from([(key.to_owned(), text)])
-}
-
-/// Names and shapes of a module's parameters.
-fn shapes(module: &dyn Module<Cpu>) -> Vec<(String, Vec<usize>)> {
-    module.params().into_iter().map(|(name, param)| (name, param.value().shape().to_vec())).collect()
+fn metadata(config: StoredConfig) -> BTreeMap<String, String> {
+    BTreeMap::from([(config.key.to_owned(), config.json)])
 }
 
 /// Writes the tensors one by one, so that only one of them is in memory at a time.

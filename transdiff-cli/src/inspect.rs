@@ -6,10 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use transdiff::checkpoint::{Entry, Format, WeightFile, WeightView};
-use transdiff::models::FileKind;
-use transdiff::models::transdiff::Preset;
-use transdiff::models::transdiff::{CONFIG_KEY, TransDiffConfig, WeightSet};
-use transdiff::models::vae::{StoredVae, VAE_CONFIG_KEY};
+use transdiff::diffusion::Preset;
+use transdiff::models::{FileKind, StoredCodec, StoredConfig, WeightSet};
 use transdiff_core::text::{printable, shortened};
 
 use crate::failure::{Failure, Result};
@@ -68,7 +66,7 @@ struct FileSummary {
 
 /// Summary of a model or a codec.
 struct ModuleSummary {
-    config: Value,
+    config: StoredConfig,
     /// Set of weights that the other fields describe. Models only.
     weights: Option<WeightSet>,
     /// Sampling settings of the paper. Published models only.
@@ -82,7 +80,7 @@ impl FileSummary {
         let (kind, module) = match FileKind::of(file) {
             FileKind::Model => ("TransDiff model", model(file, hints)),
             FileKind::TrainingRun => ("training run", model(file, hints)),
-            FileKind::Vae { .. } => ("VAE", vae(file)),
+            FileKind::Codec => ("VAE", codec(file)),
             FileKind::Unknown => {
                 let kind = "unknown (neither a TransDiff model nor a VAE)";
                 return Self { kind, module: None, config_error: None };
@@ -104,10 +102,11 @@ impl FileSummary {
         if let Some(error) = &self.config_error {
             out.push_str(&format!("\nconfiguration\n  not available: {}\n", printable(error)));
         }
-        let config = self.module.iter().filter_map(|module| module.config.as_object()).flatten();
-        section(&mut out, "configuration", config.map(|(key, value)| (key.clone(), plain(value))));
+        let config = self.module.as_ref().map(ModuleSummary::config_json);
+        let fields = config.iter().filter_map(Value::as_object).flatten();
+        section(&mut out, "configuration", fields.map(|(key, value)| (key.clone(), plain(value))));
         // The configuration is shown above already.
-        let is_shown = |key: &str| self.module.is_some() && [CONFIG_KEY, VAE_CONFIG_KEY].contains(&key);
+        let is_shown = |key: &str| self.module.as_ref().is_some_and(|module| module.config.key == key);
         let metadata = file.metadata().iter().filter(|(key, _)| !is_shown(key));
         section(&mut out, "metadata", metadata.map(|(key, text)| (key.clone(), text.clone())));
         section(&mut out, "other values", values(file.values()));
@@ -142,7 +141,7 @@ impl FileSummary {
             "path": file.path().display().to_string(),
             "format": format_name(file),
             "kind": kind_name(FileKind::of(file)),
-            "config": module.map(|m| &m.config),
+            "config": module.map(ModuleSummary::config_json),
             "config_missing": self.config_error,
             "weights": module.and_then(|m| m.weights).map(weight_set_name),
             "parameters": module.map(|m| m.parameters),
@@ -156,21 +155,24 @@ impl FileSummary {
 
 fn model(file: &WeightFile, hints: LoadHintArgs) -> Result<ModuleSummary> {
     let model = hints.find_model(file)?;
-    let config: &TransDiffConfig = model.config();
-    let summary = ModuleSummary::new(json!(config), model.tensors());
-    Ok(ModuleSummary { weights: Some(model.weights()), preset: Preset::of(config), ..summary })
+    let summary = ModuleSummary::new(model.config(), model.tensors());
+    Ok(ModuleSummary { weights: Some(model.weights()), preset: model.published_preset(), ..summary })
 }
 
-fn vae(file: &WeightFile) -> Result<ModuleSummary> {
-    let vae = StoredVae::find(file)?;
-    Ok(ModuleSummary::new(json!(vae.config()), vae.tensors()))
+fn codec(file: &WeightFile) -> Result<ModuleSummary> {
+    let codec = StoredCodec::find(file)?;
+    Ok(ModuleSummary::new(codec.config(), codec.tensors()))
 }
 
 impl ModuleSummary {
-    fn new(config: Value, tensors: &WeightView<'_>) -> Self {
+    fn new(config: StoredConfig, tensors: &WeightView<'_>) -> Self {
         let total = TensorTotals::of(tensors.entries().map(|(_, entry)| entry));
         let (tensors, parameters) = (total.tensors, total.elements as usize);
         Self { config, weights: None, preset: None, tensors, parameters }
+    }
+
+    fn config_json(&self) -> Value {
+        serde_json::from_str(&self.config.json).expect("the library wrote it as JSON")
     }
 }
 
@@ -295,7 +297,7 @@ fn kind_name(kind: FileKind) -> &'static str {
     match kind {
         FileKind::Model => "model",
         FileKind::TrainingRun => "training_run",
-        FileKind::Vae { .. } => "vae",
+        FileKind::Codec => "vae",
         FileKind::Unknown => "unknown",
     }
 }

@@ -2,9 +2,9 @@
 
 use clap::{Args, ValueEnum};
 use transdiff::checkpoint::WeightFile;
-use transdiff::models::transdiff::{LoadHints, StoredTransDiff, WeightSet};
-use transdiff_core::text::printable;
+use transdiff::models::{LoadHints, StoredModel, WeightSet};
 use transdiff::{DType, Error};
+use transdiff_core::text::printable;
 
 use crate::failure::{Failure, Result};
 
@@ -59,11 +59,11 @@ impl From<LoadHintArgs> for LoadHints {
 
 impl LoadHintArgs {
     /// Finds the model in `file`. If only the number of heads is missing, the error says which flag to add.
-    pub fn find_model(self, file: &WeightFile) -> Result<StoredTransDiff<'_>> {
+    pub fn find_model(self, file: &WeightFile) -> Result<StoredModel<'_>> {
         let hints = LoadHints::from(self);
-        StoredTransDiff::find(file, &hints).map_err(|error| {
+        StoredModel::find(file, &hints).map_err(|error| {
             // A single head divides any width: if the model is found with it, only the number of heads was missing.
-            let with_heads = StoredTransDiff::find(file, &LoadHints { heads: Some(1), ..hints });
+            let with_heads = StoredModel::find(file, &LoadHints { heads: Some(1), ..hints });
             match (error, with_heads) {
                 (Error::Config { field: "heads", expected, got }, _) if hints.heads.is_some() => {
                     Failure::Message(format!("--heads: expected {expected}, got {got}"))
@@ -72,7 +72,7 @@ impl LoadHintArgs {
                     "{}: the file does not record the number of attention heads; \
                      add --heads N, where N divides the width {}",
                     file.path().display(),
-                    model.config().width,
+                    model.info().features.unwrap_or_default().width,
                 )),
                 (error, _) => error.into(),
             }

@@ -2,8 +2,7 @@
 
 use std::ffi::c_void;
 
-use transdiff::models::transdiff::Mode;
-use transdiff::pipeline::{Info, Output, PixelFormat, Wanted, to_pixels};
+use transdiff::pipeline::{Info, Output, OutputSelection, PixelFormat, to_pixels};
 use transdiff::{Error, HostTensor};
 
 use crate::input::{array_mut, check_floats, check_size, product};
@@ -26,8 +25,8 @@ impl Buffers {
     }
 
     /// Optional results with a buffer.
-    pub(crate) fn wanted(&self) -> Wanted {
-        Wanted { images: !self.out.images.is_null(), features: !self.out.features.is_null() }
+    pub(crate) fn selection(&self) -> OutputSelection {
+        OutputSelection { images: !self.out.images.is_null(), features: !self.out.features.is_null() }
     }
 
     /// Checks that there is a buffer, and that every buffer has the size of its result.
@@ -42,25 +41,23 @@ impl Buffers {
                 "none",
             ));
         }
-        let latents = product("images", &[&info.config.latent_shape(n)[..], &[float]].concat())?;
+        let latents = product("images", &[&info.generator.codes_shape(n)[..], &[float]].concat())?;
         if !out.images.is_null() {
-            let side = info.vae_image_size()?;
-            check_size("images", pixel_bytes(self.format, n, side, side)?, out.images_size)?;
+            let [height, width] = info.require_image_size()?;
+            check_size("images", pixel_bytes(self.format, n, height, width)?, out.images_size)?;
         }
         if !out.latents.is_null() {
             check_floats("latents", out.latents, latents, out.latents_size)?;
         }
         if !out.references.is_null() {
-            let count = match (info.config.mode, o.classes.is_null()) {
-                (Mode::MultiReference { groups }, false) => groups - 1,
-                _ => 0,
-            };
+            let count = if o.classes.is_null() { 0 } else { info.generator.max_references() };
             let size = product("images", &[count, latents])?;
             check_floats("references", out.references, size, out.references_size)?;
         }
         if !out.features.is_null() {
-            let count = if o.features.is_null() { info.config.feature_tokens } else { o.feature_count };
-            let size = product("images", &[n, count, info.config.width, float])?;
+            let shape = info.generator.feature_shape()?;
+            let count = if o.features.is_null() { shape.count } else { o.feature_count };
+            let size = product("images", &[n, count, shape.width, float])?;
             check_floats("features", out.features, size, out.features_size)?;
         }
         Ok(())

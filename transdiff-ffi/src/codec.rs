@@ -48,10 +48,9 @@ pub unsafe extern "C" fn transcdiff_session_encode(
                 return Err(FfiError::Null(if images.is_null() { "images" } else { "latents" }));
             }
             check_size("images", pixel_bytes(format, n, height, width)?, images_size)?;
-            let vae = session.info().vae.as_ref();
-            if let Some(d) = vae.map(|vae| vae.downsampling) {
+            if let Some(d) = session.info().codec.as_ref().map(|codec| codec.downsampling) {
                 let shape =
-                    [n, session.info().config.latent_channels, height / d, width / d, size_of::<f32>()];
+                    [n, session.info().generator.code_shape[0], height / d, width / d, size_of::<f32>()];
                 check_floats("latents", latents, product("latents", &shape)?, latents_size)?;
             }
             let seeds = if seeds.is_null() { None } else { Some(array(seeds, n, "seeds")?) };
@@ -98,14 +97,14 @@ pub unsafe extern "C" fn transcdiff_session_decode(
             if images.is_null() {
                 return Err(FfiError::Null("images"));
             }
-            let shape = [n, session.info().config.latent_channels, height, width];
+            let shape = [n, session.info().generator.code_shape[0], height, width];
             check_size(
                 "latents",
                 product("latents", &[&shape[..], &[size_of::<f32>()]].concat())?,
                 latents_size,
             )?;
-            if let Some(vae) = &session.info().vae {
-                let pixels = |size: usize| product("images", &[size, vae.downsampling]);
+            if let Some(codec) = &session.info().codec {
+                let pixels = |size: usize| product("images", &[size, codec.downsampling]);
                 check_size("images", pixel_bytes(format, n, pixels(height)?, pixels(width)?)?, images_size)?;
             }
             let mut session = session.lock(cancellation)?;

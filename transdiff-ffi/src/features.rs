@@ -104,12 +104,12 @@ impl FeatureArguments {
         if self.features.is_null() {
             return Err(FfiError::Null("features"));
         }
-        let config = &session.info().config;
+        let features = session.info().generator.feature_shape()?;
         // SAFETY: the caller promises what the functions called here require.
         unsafe {
             let count = self.reference_count;
             request::reference_values(session.info(), count, self.n)?;
-            let shape = [self.n, 1 + count, config.group_tokens(), config.width, size_of::<f32>()];
+            let shape = [self.n, 1 + count, features.per_ar_step, features.width, size_of::<f32>()];
             check_floats("features", self.features, product("features", &shape)?, self.features_size)?;
             let mut pipeline = session.lock(self.cancellation)?;
             let references = request::references(session.info(), self.references, count, self.n)?;

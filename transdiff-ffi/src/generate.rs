@@ -31,16 +31,16 @@ pub unsafe extern "C" fn transcdiff_session_generate(
         unsafe {
             let session = session_of(session)?;
             let info = session.info();
-            let o = versioned::read(options, "options", default_options(info.preset()))?;
+            let o = versioned::read(options, "options", default_options(info.generator.preset))?;
             let out = Buffers::new(versioned::read(outputs, "outputs", DEFAULT_OUTPUTS)?)?;
             check(info, &o)?;
             // Before anything is copied: buffers of the right size confirm that the image count fits in memory.
             out.check(info, &o)?;
             let mut pipeline = session.lock(o.cancellation)?;
-            let request = request(info, &o, out.wanted())?;
+            let request = request(info, &o, out.selection())?;
             let log = Log { callback: o.log, user_data: o.user_data };
             log.message(LogLevel::Info, &format!("generating {} images in {} steps", o.images, o.steps));
-            let output = pipeline.generate(&request, &mut |step| report(&o, step))?;
+            let output = pipeline.generate(&request, &mut |progress| report(&o, progress))?;
             out.write(&output)
         }
     };

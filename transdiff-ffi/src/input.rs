@@ -118,7 +118,7 @@ pub(crate) fn try_map<T: Copy, U>(
     from: &[T],
     op: &'static str,
     convert: impl Fn(T) -> U,
-) -> Outcome<Vec<U>> {
+) -> FfiResult<Vec<U>> {
     let mut out = transdiff_core::try_with_capacity(op, from.len())?;
     out.extend(from.iter().map(|&x| convert(x)));
     Ok(out)

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::ptr;
 
 use transdiff::checkpoint::WeightFile;
-use transdiff::models::transdiff::{LoadHints, WeightSet};
+use transdiff::models::{LoadHints, WeightSet};
 use transdiff::pipeline::{LoadOptions, Pipeline};
 use transdiff::{DType, Device};
 

@@ -3,7 +3,6 @@
 use std::ffi::{CString, c_char};
 
 use transdiff::DType;
-use transdiff::models::transdiff::Mode;
 use transdiff::pipeline::Pipeline;
 
 use crate::status::{FfiError, guard, guard_value, transcdiff_error, transcdiff_status};
@@ -127,25 +126,27 @@ pub unsafe extern "C" fn transcdiff_model_free(model: *mut transcdiff_model) {
 
 fn info_of(pipeline: &Pipeline) -> transcdiff_model_info {
     let info = pipeline.info();
-    let (config, side) = (&info.config, info.image_size().unwrap_or(0));
+    let (generator, features) = (&info.generator, info.generator.features.unwrap_or_default());
+    let [latent_channels, latent_height, latent_width] = generator.code_shape;
+    let [image_height, image_width] = info.image_size().unwrap_or_default();
     transcdiff_model_info {
         struct_size: size_of::<transcdiff_model_info>(),
-        classes: config.classes,
-        mode: match config.mode {
-            Mode::OneStep => TRANSCDIFF_MODE_ONE_STEP,
-            Mode::MultiReference { .. } => TRANSCDIFF_MODE_MULTI_REFERENCE,
+        classes: generator.classes,
+        mode: match generator.multi_reference {
+            false => TRANSCDIFF_MODE_ONE_STEP,
+            true => TRANSCDIFF_MODE_MULTI_REFERENCE,
         },
         dtype: if info.dtype == DType::BF16 { TRANSCDIFF_BF16 } else { TRANSCDIFF_F32 },
-        groups: config.groups(),
-        feature_count: config.feature_tokens,
-        feature_width: config.width,
-        latent_channels: config.latent_channels,
-        latent_height: config.latent_size,
-        latent_width: config.latent_size,
-        image_height: side,
-        image_width: side,
-        downsampling: info.vae.as_ref().map_or(0, |vae| vae.downsampling),
+        groups: generator.ar_steps,
+        feature_count: features.count,
+        feature_width: features.width,
+        latent_channels,
+        latent_height,
+        latent_width,
+        image_height,
+        image_width,
+        downsampling: info.codec.as_ref().map_or(0, |codec| codec.downsampling),
         parameters: info.parameters as u64,
-        codec_parameters: info.vae.as_ref().map_or(0, |vae| vae.parameters as u64),
+        codec_parameters: info.codec_parameters as u64,
     }
 }

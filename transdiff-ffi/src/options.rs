@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ptr;
 
-use transdiff::models::transdiff::Preset;
+use transdiff::diffusion::Preset;
 
 use crate::cancellation::transcdiff_cancellation;
 use crate::log::transcdiff_log_callback;
@@ -240,7 +240,7 @@ pub unsafe extern "C" fn transcdiff_generate_options_init(
 ) -> transcdiff_status {
     let body = || {
         // SAFETY: the caller promises it.
-        let preset = unsafe { model.as_ref() }.map_or(Preset::PLAIN, |m| m.pipeline.info().preset());
+        let preset = unsafe { model.as_ref() }.map_or(Preset::PLAIN, |m| m.pipeline.info().generator.preset);
         // SAFETY: the caller promises it.
         unsafe { versioned::write(options, "options", struct_size, default_options(preset)) }
     };

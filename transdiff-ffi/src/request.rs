@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use transdiff::diffusion::{Euler, EulerMaruyama, Guidance, Heun, Interpolant, Solver, Timesteps};
-use transdiff::models::transdiff::Sampling;
-use transdiff::pipeline::{Info, Request, Source, Step, Wanted};
+use transdiff::diffusion::{Sampling, SamplingSettings, SolverKind};
+use transdiff::models::Conditioning;
+use transdiff::pipeline::{Info, OutputSelection, Progress, Request};
 use transdiff::{Error, HostTensor};
 
 use crate::input::{array, product, try_copy, try_map};
@@ -23,9 +23,9 @@ pub(crate) fn check(info: &Info, o: &transcdiff_generate_options) -> FfiResult {
     if o.preview.is_some() && o.preview_interval == 0 {
         return Err(FfiError::argument("preview_interval", "at least 1", 0));
     }
-    let ar_steps = if o.features.is_null() { info.config.groups() } else { 1 };
+    let ar_steps = if o.features.is_null() { info.generator.ar_steps } else { 1 };
     check_count("ar_step_guidance_count", o.ar_step_guidance_count, &[0, ar_steps])?;
-    let max = info.config.feature_tokens;
+    let max = info.generator.features.unwrap_or_default().count;
     match o.features.is_null() {
         true if !o.unconditional.is_null() => {
             Err(FfiError::argument("unconditional", "NULL without features", "unconditional features"))
@@ -59,23 +59,23 @@ fn check_count(name: &'static str, count: usize, allowed: &[usize]) -> FfiResult
 pub(crate) unsafe fn request(
     info: &Info,
     o: &transcdiff_generate_options,
-    wanted: Wanted,
+    outputs: OutputSelection,
 ) -> FfiResult<Request> {
     let n = o.images;
     // SAFETY: the caller promises what the functions called here require.
     unsafe {
-        let source = source(info, o)?;
+        let conditioning = conditioning(info, o)?;
         Ok(Request {
-            source,
+            conditioning,
             seeds: try_copy(required(o.seeds, n, "seeds")?, "seeds")?,
-            sampling: Sampling { solver: solver(o)?, guidance: guidance(o)? },
+            sampling: sampling(info, o)?,
             references: references(info, o.references, o.reference_count, n)?,
-            starting: match o.initial_noise.is_null() {
+            initial_noise: match o.initial_noise.is_null() {
                 true => None,
-                false => Some(tensor(o.initial_noise, &info.config.latent_shape(n), "initial_noise")?),
+                false => Some(tensor(o.initial_noise, &info.generator.codes_shape(n), "initial_noise")?),
             },
             batch: NonZeroUsize::new(o.batch),
-            wanted,
+            outputs,
         })
     }
 }
@@ -92,23 +92,24 @@ unsafe fn required<'a, T>(from: *const T, len: usize, name: &'static str) -> Ffi
 
 /// # Safety
 /// As [`request`].
-unsafe fn source(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Source> {
+unsafe fn conditioning(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Conditioning<HostTensor>> {
     match (o.classes.is_null(), o.features.is_null()) {
         (true, true) => Err(FfiError::argument("classes", "classes or features", "neither")),
         (false, false) => Err(FfiError::argument("classes", "classes or features", "both")),
         (false, true) => {
             // SAFETY: the caller promises it.
-            Ok(Source::Classes(unsafe { classes(o.classes, o.images) }?))
+            Ok(Conditioning::Classes(unsafe { classes(o.classes, o.images) }?))
         }
         // SAFETY: the caller promises it.
         (true, false) => unsafe {
-            let shape = |images| [images, o.feature_count, info.config.width];
+            let width = info.generator.feature_shape()?.width;
+            let shape = |images| [images, o.feature_count, width];
             let features = tensor(o.features, &shape(o.images), "features")?;
             let unconditional = match o.unconditional.is_null() {
                 true => None,
                 false => Some(tensor(o.unconditional, &shape(o.unconditional_images), "unconditional")?),
             };
-            Ok(Source::Features { features, unconditional })
+            Ok(Conditioning::Features { features, unconditional })
         },
     }
 }
@@ -137,11 +138,11 @@ pub(crate) unsafe fn tensor(from: *const f32, shape: &[usize], name: &'static st
 /// in memory.
 pub(crate) fn reference_values(info: &Info, count: usize, n: usize) -> FfiResult<usize> {
     const NAME: &str = "references";
-    let max = info.config.groups() - 1;
+    let max = info.generator.max_references();
     if count > max {
         return Err(FfiError::argument(NAME, format!("at most {max} references of {n} images"), count));
     }
-    let values = product(NAME, &info.config.latent_shape(n))?;
+    let values = product(NAME, &info.generator.codes_shape(n))?;
     product(NAME, &[values, count])?;
     Ok(values)
 }
@@ -156,7 +157,7 @@ pub(crate) unsafe fn references(
     count: usize,
     n: usize,
 ) -> FfiResult<Vec<HostTensor>> {
-    let (values, shape) = (reference_values(info, count, n)?, info.config.latent_shape(n));
+    let (values, shape) = (reference_values(info, count, n)?, info.generator.codes_shape(n));
     // SAFETY: the caller promises the elements of all references; the offset of each is within them.
     (0..count).map(|i| unsafe { tensor(offset(from, i * values), &shape, "references") }).collect()
 }
@@ -168,51 +169,54 @@ unsafe fn offset(from: *const f32, by: usize) -> *const f32 {
     if from.is_null() { from } else { unsafe { from.add(by) } }
 }
 
-fn solver(o: &transcdiff_generate_options) -> FfiResult<Solver> {
-    let (steps, interpolant) = (o.steps as usize, Interpolant::Linear);
-    Ok(match o.solver {
-        TRANSCDIFF_SOLVER_EULER_MARUYAMA => {
-            EulerMaruyama::new(Timesteps::paper(steps)?, interpolant, o.drift_scale, o.noise_scale)?.into()
-        }
-        TRANSCDIFF_SOLVER_EULER => Euler { timesteps: Timesteps::uniform(steps)?, interpolant }.into(),
-        TRANSCDIFF_SOLVER_HEUN => Heun { timesteps: Timesteps::uniform(steps)?, interpolant }.into(),
-        other => return Err(FfiError::argument("solver", "one of TRANSCDIFF_SOLVER_…", other)),
-    })
-}
-
 /// # Safety
 /// As [`request`].
-unsafe fn guidance(o: &transcdiff_generate_options) -> FfiResult<Vec<Guidance>> {
+unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sampling> {
+    let solver = match o.solver {
+        TRANSCDIFF_SOLVER_EULER_MARUYAMA => SolverKind::EulerMaruyama,
+        TRANSCDIFF_SOLVER_EULER => SolverKind::Euler,
+        TRANSCDIFF_SOLVER_HEUN => SolverKind::Heun,
+        other => return Err(FfiError::argument("solver", "one of TRANSCDIFF_SOLVER_…", other)),
+    };
     // SAFETY: the caller promises it.
     let each = unsafe { array(o.ar_step_guidance, o.ar_step_guidance_count, "ar_step_guidance") }?;
-    let scales = if each.is_empty() { &[o.guidance] } else { each };
-    let within = |&scale: &f64| match Guidance::within(scale, o.guidance_low, o.guidance_high) {
+    let settings = SamplingSettings {
+        solver,
+        steps: o.steps as usize,
+        guidance: if each.is_empty() { vec![o.guidance] } else { try_copy(each, "ar_step_guidance")? },
+        guidance_interval: (o.guidance_low, o.guidance_high),
+        drift_scale: Some(o.drift_scale),
+        noise_scale: Some(o.noise_scale),
+    };
+    let ar_steps = if o.features.is_null() { info.generator.ar_steps } else { 1 };
+    // The struct always has scales; solvers without them ignore them.
+    match settings.with_solver(solver).build(ar_steps) {
         Err(Error::Argument { argument: "guidance", expected, got }) if !each.is_empty() => {
             Err(FfiError::argument("ar_step_guidance", expected, got))
         }
-        guidance => Ok(guidance?),
-    };
-    scales.iter().map(within).collect()
+        sampling => Ok(sampling?),
+    }
 }
 
 /// Invokes the caller's callbacks after a solver step.
-pub(crate) fn report(o: &transcdiff_generate_options, step: &Step<'_>) -> ControlFlow<()> {
+pub(crate) fn report(o: &transcdiff_generate_options, progress: &Progress<'_>) -> ControlFlow<()> {
+    let (step, preview) = (progress.step, || progress.preview());
     let progress = transcdiff_progress {
         struct_size: size_of::<transcdiff_progress>(),
-        first_image: step.images.start,
-        images: step.images.len(),
+        first_image: progress.images.start,
+        images: progress.images.len(),
         ar_step: step.ar_step.index,
         ar_steps: step.ar_step.count,
-        step: step.step,
-        steps: step.steps,
+        step: step.done,
+        steps: step.total,
         t: step.t,
-        fraction: step.fraction,
+        fraction: progress.fraction,
     };
     // SAFETY: the caller provided the callback for this.
     let mut stop = o.progress.is_some_and(|call| unsafe { call(&progress, o.user_data) } != 0);
-    if let (Some(call), false, true) = (o.preview, stop, step.step.is_multiple_of(o.preview_interval)) {
+    if let (Some(call), false, true) = (o.preview, stop, step.done.is_multiple_of(o.preview_interval)) {
         // A failed preview does not end the generation, which reports the cause itself.
-        let preview = step.preview();
+        let preview = preview();
         if let Some(latents) = preview.as_ref().ok().and_then(|latents| latents.as_f32()) {
             // SAFETY: the caller provided the callback for this; the values live until it returns.
             stop = unsafe { call(&progress, latents.as_ptr(), latents.len(), o.user_data) } != 0;

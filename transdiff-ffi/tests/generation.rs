@@ -10,10 +10,10 @@ use common::{GenerationRequest, Model, Outputs, call, expect_error, load_from_me
 use transcdiff::*;
 use transdiff::HostTensor;
 use transdiff::checkpoint::WeightFile;
-use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant as FlowPath, Timesteps};
-use transdiff::models::transdiff::{LoadHints, Sampling};
+use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Sampling, Timesteps};
 use transdiff::models::vae::VaeConfig;
-use transdiff::pipeline::{LoadOptions, Pipeline, Request, Source, Wanted};
+use transdiff::models::{Conditioning, LoadHints, Model as _};
+use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, Request};
 
 fn pipeline(model: &'static [u8], vae: Option<&'static [u8]>) -> Pipeline {
     let open = |bytes: &'static [u8]| WeightFile::from_bytes("in memory", bytes).unwrap();
@@ -23,7 +23,7 @@ fn pipeline(model: &'static [u8], vae: Option<&'static [u8]>) -> Pipeline {
 
 fn pipeline_request(request: &GenerationRequest) -> Request {
     let solver =
-        EulerMaruyama::new(Timesteps::paper(request.steps as usize).unwrap(), FlowPath::Linear, 1.0, 1.0);
+        EulerMaruyama::new(Timesteps::paper(request.steps as usize).unwrap(), Interpolant::Linear, 1.0, 1.0);
     let sampling = Sampling::new(solver.unwrap(), Guidance::new(1.5).unwrap());
     let classes = request.classes.iter().map(|&class| class as usize).collect();
     Request::new(classes, request.seeds.clone(), sampling)
@@ -35,7 +35,7 @@ fn values(tensor: &HostTensor) -> Vec<f32> {
 
 /// Results of the pipeline, in the form of the buffers of the ABI.
 fn expected(pipeline: &Pipeline, mut request: Request) -> Outputs {
-    request.wanted = Wanted { images: pipeline.info().vae.is_some(), features: true };
+    request.outputs = OutputSelection { images: pipeline.info().codec.is_some(), features: true };
     let outputs =
         pipeline.session().generate(&request, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     let images = outputs.images.map_or(Vec::new(), |images| {
@@ -178,9 +178,9 @@ fn truncated_and_spliced_features_generate_as_in_the_rust_library() {
     };
     let outputs = session.generate(&from_features).unwrap();
     let features = HostTensor::f32(&[n, 3, width], truncated.clone()).unwrap();
-    let source = Source::Features { features, unconditional: None };
+    let conditioning = Conditioning::Features { features, unconditional: None };
     let pipeline = pipeline(&shared().one_step, None);
-    assert_eq!(outputs, expected(&pipeline, Request { source, ..pipeline_request(&request) }));
+    assert_eq!(outputs, expected(&pipeline, Request { conditioning, ..pipeline_request(&request) }));
 
     // Unconditional features of the caller: one set for all images, or one per image.
     let shared_features = [row(&second, 0, 0), row(&second, 0, 1), row(&second, 0, 2)].concat();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use transdiff::Device;
-use transdiff::models::transdiff::Preset;
+use transdiff::diffusion::{Preset, SolverKind};
 use transdiff::pipeline::LoadOptions;
 
 use crate::load_hints::{DTypeArg, LoadHintArgs};
@@ -21,13 +21,12 @@ pub enum SolverArg {
     Heun,
 }
 
-impl SolverArg {
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::EulerMaruyama => "euler-maruyama",
-            Self::Euler => "euler",
-            Self::Heun => "heun",
+impl From<SolverArg> for SolverKind {
+    fn from(solver: SolverArg) -> Self {
+        match solver {
+            SolverArg::EulerMaruyama => Self::EulerMaruyama,
+            SolverArg::Euler => Self::Euler,
+            SolverArg::Heun => Self::Heun,
         }
     }
 }

@@ -7,12 +7,12 @@ mod plan;
 mod preview;
 mod progress;
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use transdiff::checkpoint::WeightFile;
-use transdiff::models::vae::StoredVae;
-use transdiff::pipeline::{LoadOptions, Output, Pipeline, PipelineSession, Request, Step, Wanted};
+use transdiff::models::StoredCodec;
+use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PipelineSession, Progress, Request};
 use transdiff::{CancellationToken, Error, HostTensor};
 
 use crate::failure::{INTERRUPTED, Result};
@@ -26,13 +26,13 @@ use progress::GenerationBar;
 pub fn run(args: &SampleArgs) -> Result<()> {
     let model = WeightFile::open(&args.model)?;
     let codec = args.codec.as_ref().map(WeightFile::open).transpose()?;
-    let config = args.hints.find_model(&model)?.config().clone();
-    let codec_config = codec.as_ref().map(StoredVae::find).transpose()?.map(|vae| vae.config().clone());
-    let plan = SamplePlan::new(args, &config, codec_config.as_ref())?;
+    let generator = args.hints.find_model(&model)?.info();
+    let codec_info = codec.as_ref().map(StoredCodec::find).transpose()?.map(|codec| codec.info());
+    let plan = SamplePlan::new(args, &generator, codec_info.as_ref())?;
     if args.estimate {
         return print_estimate(args, &model, codec.as_ref(), &plan);
     }
-    let writer = OutputWriter::new(args, &plan, &config)?;
+    let writer = OutputWriter::new(args, &plan, generator.code_shape)?;
     let pipeline = load(args, &model, codec.as_ref())?;
     print_to_stderr(&plan.to_string());
     writer.create_directories()?;
@@ -103,7 +103,7 @@ impl Generation<'_> {
         let started = Instant::now();
         let count = self.plan.images.len();
         let mut bar = GenerationBar::new(count);
-        let generated = self.batches(&mut bar);
+        let generated = self.generate(&mut bar);
         bar.finish();
         let done = self.writer.images();
         let written = self.writer.finish();
@@ -123,39 +123,25 @@ impl Generation<'_> {
         print(format!("{count} {images} in {seconds:.1} s ({rate:.3} images/s){destination}\n"))
     }
 
-    fn batches(&mut self, bar: &mut GenerationBar) -> Result<()> {
+    fn generate(&mut self, bar: &mut GenerationBar) -> Result<()> {
         let encode = |image: &HostTensor| self.session.encode(image, None);
         let references = self.plan.references.iter().map(encode).collect::<transdiff::Result<Vec<_>>>()?;
-        let (count, size) = (self.plan.images.len(), self.args.batch.get());
-        for start in (0..count).step_by(size) {
-            let batch = start..count.min(start.saturating_add(size));
-            let output = self.batch(&batch, &references, bar)?;
-            self.writer.write_batch(&batch, &output)?;
+        let (classes, seeds) = self.plan.images.iter().copied().unzip();
+        let request = Request {
+            references,
+            batch: Some(self.args.batch),
+            outputs: OutputSelection { images: self.args.codec.is_some(), features: false },
+            ..Request::new(classes, seeds, self.plan.sampling.clone())
+        };
+        let count = self.plan.images.len() as f64;
+        let mut observer = |progress: &Progress<'_>| {
+            bar.update(progress.fraction * count);
+            ControlFlow::Continue(())
+        };
+        for batch in self.session.batches(&request, &mut observer)? {
+            let batch = batch?;
+            self.writer.write_batch(&batch.images, &batch.output)?;
         }
         Ok(())
     }
-
-    fn batch(
-        &mut self,
-        batch: &Range<usize>,
-        references: &[HostTensor],
-        bar: &mut GenerationBar,
-    ) -> Result<Output> {
-        let (classes, seeds) = self.plan.images[batch.clone()].iter().copied().unzip();
-        let mut request = Request::new(classes, seeds, self.plan.sampling.clone());
-        request.references =
-            references.iter().map(|latent| repeated(latent, batch.len())).collect::<Result<_>>()?;
-        request.wanted = Wanted { images: self.args.codec.is_some(), features: false };
-        let mut observer = |step: &Step<'_>| {
-            bar.update(batch.start as f64 + step.fraction * batch.len() as f64);
-            ControlFlow::Continue(())
-        };
-        Ok(self.session.generate(&request, &mut observer)?)
-    }
-}
-
-/// Repeats a latent [1, C, h, w] for every image of a batch.
-fn repeated(latent: &HostTensor, images: usize) -> Result<HostTensor> {
-    let shape = [&[images], &latent.shape()[1..]].concat();
-    Ok(HostTensor::f32(&shape, latent.to_f32().repeat(images))?)
 }

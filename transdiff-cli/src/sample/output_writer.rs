@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use transdiff::checkpoint::write_atomic;
-use transdiff::models::transdiff::TransDiffConfig;
 use transdiff::pipeline::Output;
 use transdiff::{Error, HostTensor};
 
@@ -28,10 +27,8 @@ pub struct OutputWriter<'a> {
 
 impl<'a> OutputWriter<'a> {
     /// Creates a writer for the images of `plan`. Fails if a file to be written exists, unless `--force` is given.
-    pub fn new(args: &'a SampleArgs, plan: &'a SamplePlan, config: &TransDiffConfig) -> Result<Self> {
-        let [_, channels, rows, columns] = config.latent_shape(1);
+    pub fn new(args: &'a SampleArgs, plan: &'a SamplePlan, latent_shape: [usize; 3]) -> Result<Self> {
         let grid = Grid::new(plan.images.len(), plan.seeds_per_class);
-        let latent_shape = [channels, rows, columns];
         let writer = Self { args, plan, latent_shape, grid, latents: Vec::new(), images: 0 };
         if !args.force {
             writer.check_no_file_exists()?;

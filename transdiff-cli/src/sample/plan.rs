@@ -4,12 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use transdiff::HostTensor;
-use transdiff::diffusion::{Euler, Guidance, Heun, Interpolant, Solver, Timesteps};
-use transdiff::models::transdiff::Preset;
-use transdiff::models::transdiff::{Mode, Sampling, TransDiffConfig};
-use transdiff::models::vae::VaeConfig;
+use transdiff::diffusion::{Sampling, SamplingSettings, Solver, SolverKind};
+use transdiff::models::{CodecInfo, GeneratorInfo};
 
-use super::args::{SampleArgs, SolverArg};
+use super::args::SampleArgs;
 use super::preview::PreviewMode;
 use crate::bitmap::read_rgb;
 use crate::classes;
@@ -35,32 +33,32 @@ pub struct SamplePlan {
 }
 
 impl SamplePlan {
-    pub fn new(args: &SampleArgs, config: &TransDiffConfig, codec: Option<&VaeConfig>) -> Result<Self> {
+    pub fn new(args: &SampleArgs, generator: &GeneratorInfo, codec: Option<&CodecInfo>) -> Result<Self> {
         if let Some(codec) = codec {
-            check_channels_match(args, config, codec)?;
+            check_channels_match(args, generator, codec)?;
         }
-        let classes = chosen_classes(args, config)?;
+        let classes = chosen_classes(args, generator)?;
         let seeds = chosen_seeds(args, classes.len())?;
         let preview = match codec {
             Some(_) => Some(PreviewMode::Images),
-            None => PreviewMode::for_latents(config.latent_channels),
+            None => PreviewMode::for_latents(generator.code_shape[0]),
         };
         if preview.is_none() && args.latents.is_none() && !args.estimate {
             return Err(format!(
                 "{}: latents of {} channels cannot be shown as images (expected a square number of channels); \
                  add --codec FILE to decode them or --latents FILE to save them",
                 args.model.display(),
-                config.latent_channels
+                generator.code_shape[0]
             )
             .into());
         }
         Ok(Self {
             images: classes.iter().flat_map(|&class| seeds.iter().map(move |&seed| (class, seed))).collect(),
             seeds_per_class: seeds.len(),
-            sampling: sampling(args, config)?,
-            references: references(args, config, codec)?,
+            sampling: sampling(args, generator)?,
+            references: references(args, generator, codec)?,
             preview,
-            class_labels: classes.iter().map(|&class| classes::label(class, config.classes)).collect(),
+            class_labels: classes.iter().map(|&class| classes::label(class, generator.classes)).collect(),
         })
     }
 }
@@ -84,8 +82,8 @@ impl fmt::Display for SamplePlan {
 }
 
 /// Checks that the codec decodes latents with as many channels as the model generates.
-fn check_channels_match(args: &SampleArgs, config: &TransDiffConfig, codec: &VaeConfig) -> Result<()> {
-    let (expected, got) = (config.latent_channels, codec.latent_channels);
+fn check_channels_match(args: &SampleArgs, generator: &GeneratorInfo, codec: &CodecInfo) -> Result<()> {
+    let (expected, got) = (generator.code_shape[0], codec.code_channels);
     if expected == got {
         return Ok(());
     }
@@ -97,8 +95,8 @@ fn check_channels_match(args: &SampleArgs, config: &TransDiffConfig, codec: &Vae
     .into())
 }
 
-fn chosen_classes(args: &SampleArgs, config: &TransDiffConfig) -> Result<Vec<usize>> {
-    let parse = |text: &String| classes::parse(text, config.classes);
+fn chosen_classes(args: &SampleArgs, generator: &GeneratorInfo) -> Result<Vec<usize>> {
+    let parse = |text: &String| classes::parse(text, generator.classes);
     let classes = args.classes.iter().map(parse).collect::<Result<Vec<_>>>()?;
     check_distinct("--class", &classes)?;
     Ok(classes)
@@ -129,67 +127,32 @@ fn check_distinct<T: Copy + Ord + fmt::Display>(flag: &str, values: &[T]) -> Res
     }
 }
 
-fn sampling(args: &SampleArgs, config: &TransDiffConfig) -> Result<Sampling> {
-    let preset = Preset::of(config).unwrap_or(Preset::PLAIN);
-    Ok(Sampling { solver: solver(args, preset)?, guidance: guidance(args, config, preset)? })
-}
-
-fn solver(args: &SampleArgs, preset: Preset) -> Result<Solver> {
-    let steps = args.steps as usize;
-    if args.solver == SolverArg::EulerMaruyama {
-        let drift_scale = args.drift_scale.unwrap_or(preset.drift_scale);
-        let noise_scale = args.noise_scale.unwrap_or(preset.noise_scale);
-        return Ok(Preset { drift_scale, noise_scale, ..preset }.sampler(steps)?.into());
+fn sampling(args: &SampleArgs, generator: &GeneratorInfo) -> Result<Sampling> {
+    let solver = SolverKind::from(args.solver);
+    let mut settings =
+        SamplingSettings::from(generator.preset).with_solver(solver).with_steps(args.steps as usize);
+    if !args.guidance.is_empty() {
+        settings.guidance.clone_from(&args.guidance);
     }
-    for (flag, given) in [("--drift-scale", args.drift_scale), ("--noise-scale", args.noise_scale)] {
-        if given.is_some() {
-            return Err(
-                format!("{flag}: requires --solver euler-maruyama, got {}", args.solver.name()).into()
-            );
-        }
-    }
-    let (timesteps, interpolant) = (Timesteps::uniform(steps)?, Interpolant::Linear);
-    Ok(match args.solver {
-        SolverArg::Heun => Heun { timesteps, interpolant }.into(),
-        _ => Euler { timesteps, interpolant }.into(),
-    })
-}
-
-fn guidance(args: &SampleArgs, config: &TransDiffConfig, preset: Preset) -> Result<Vec<Guidance>> {
-    let scales = if args.guidance.is_empty() { vec![preset.guidance] } else { args.guidance.clone() };
-    let groups = config.groups();
-    if scales.len() != 1 && scales.len() != groups {
-        let expected = if groups == 1 {
-            "1 scale".to_owned()
-        } else {
-            format!("1 scale, or {groups} (one per AR step)")
-        };
-        return Err(format!("--guidance: expected {expected}, got {}", scales.len()).into());
-    }
-    let (low, high) = match args.guidance_interval[..] {
-        [] => (0.0, 1.0),
+    settings.guidance_interval = match args.guidance_interval[..] {
+        [] => settings.guidance_interval,
         [low, high] => (low, high),
         ref other => {
-            return Err(
-                format!("--guidance-interval: expected 2 numbers LOW,HIGH, got {}", other.len()).into()
-            );
+            let got = other.len();
+            return Err(format!("--guidance-interval: expected 2 numbers LOW,HIGH, got {got}").into());
         }
     };
-    Ok(scales
-        .into_iter()
-        .map(|scale| Guidance::within(scale, low, high))
-        .collect::<transdiff::Result<_>>()?)
+    settings.drift_scale = args.drift_scale.or(settings.drift_scale);
+    settings.noise_scale = args.noise_scale.or(settings.noise_scale);
+    Ok(settings.build(generator.ar_steps)?)
 }
 
 fn references(
     args: &SampleArgs,
-    config: &TransDiffConfig,
-    codec: Option<&VaeConfig>,
+    generator: &GeneratorInfo,
+    codec: Option<&CodecInfo>,
 ) -> Result<Vec<HostTensor>> {
-    let max = match config.mode {
-        Mode::OneStep => 0,
-        Mode::MultiReference { groups } => groups - 1,
-    };
+    let max = generator.max_references();
     let (given, model) = (args.references.len(), args.model.display());
     if given > max {
         let expected = match max {
@@ -198,6 +161,7 @@ fn references(
         };
         return Err(format!("--reference: expected {expected}, got {given}").into());
     }
-    let side = codec.map_or(0, |codec| codec.downsampling() * config.latent_size);
-    args.references.iter().map(|path| read_rgb(path, side)).collect()
+    let [_, height, width] = generator.code_shape;
+    let size = [height, width].map(|side| codec.map_or(0, |codec| codec.downsampling * side));
+    args.references.iter().map(|path| read_rgb(path, size)).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use transdiff::checkpoint::{WeightFile, write_atomic};
-use transdiff::models::transdiff::CONFIG_KEY;
+use transdiff::models::transdiff::TransDiffConfig;
 use transdiff::train::{TrainConfig, Trainer};
 use transdiff::{DType, HostData, HostTensor};
 
@@ -50,7 +50,7 @@ fn pytorch_checkpoint_keeps_values() {
         let (once, twice) = (folder.path("once.safetensors"), folder.path("twice.safetensors"));
         succeed(&[&["convert", &path, &once, "--heads", "4", "--force"], flags].concat());
         let converted = WeightFile::open(&once).unwrap();
-        assert!(converted.metadata()[CONFIG_KEY].contains("\"heads\":4"));
+        assert!(converted.metadata()[TransDiffConfig::METADATA_KEY].contains("\"heads\":4"));
         assert_eq!(converted.entries().len(), source.select(prefix).entries().count());
         for (name, _) in source.select(prefix).entries() {
             assert_eq!(converted.tensor(name).unwrap(), source.tensor(&format!("{prefix}{name}")).unwrap());

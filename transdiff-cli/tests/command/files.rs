@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tempfile::TempDir;
+use transdiff::models::Model;
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::nn::Module;

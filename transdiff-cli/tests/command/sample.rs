@@ -4,11 +4,12 @@ use std::fs::{self, File};
 use std::io::BufReader;
 
 use transdiff::checkpoint::WeightFile;
-use transdiff::diffusion::{Euler, Guidance, Interpolant, Solver, Timesteps};
-use transdiff::models::transdiff::Preset;
-use transdiff::models::transdiff::{Sampling, TransDiffConfig};
+use transdiff::diffusion::{
+    Euler, Guidance, Interpolant, Preset, Sampling, SamplingSettings, Solver, Timesteps,
+};
+use transdiff::models::transdiff::TransDiffConfig;
 use transdiff::pipeline::{
-    LoadOptions, Output, Pipeline, PixelFormat, Request, Wanted, from_pixels, to_pixels,
+    LoadOptions, Output, OutputSelection, Pipeline, PixelFormat, Request, from_pixels, to_pixels,
 };
 
 use crate::files::{Folder, mrar, one_step};
@@ -30,9 +31,9 @@ fn expected(model: &str, vae: Option<&str>, change: impl FnOnce(&Pipeline, &mut 
     let vae = vae.map(open);
     let pipeline =
         Pipeline::load(&open(model), vae.as_ref(), &LoadOptions::default(), &mut |_, _| ()).unwrap();
-    let sampling = Sampling::new(Preset::PLAIN.sampler(3).unwrap(), Guidance::NONE);
+    let sampling = SamplingSettings::from(Preset::PLAIN).with_steps(3).build(1).unwrap();
     let mut request = Request::new(vec![7, 7, 2, 2], vec![4, 5, 4, 5], sampling);
-    request.wanted = Wanted { images: vae.is_some(), features: false };
+    request.outputs = OutputSelection { images: vae.is_some(), features: false };
     change(&pipeline, &mut request);
     pipeline.session().generate(&request, &mut |_| std::ops::ControlFlow::Continue(())).unwrap()
 }
@@ -94,7 +95,10 @@ fn sampling_flags_reach_the_solver() {
         let scales = [1.0, 1.2, 1.3, 1.4];
         let guidance = scales.map(|scale| Guidance::within(scale, 0.2, 0.9).unwrap()).to_vec();
         let preset = Preset { guidance: 1.0, drift_scale: 0.9, noise_scale: 0.8 };
-        request.sampling = Sampling { solver: preset.sampler(5).unwrap().into(), guidance };
+        request.sampling = Sampling {
+            solver: SamplingSettings::from(preset).with_steps(5).build(1).unwrap().solver,
+            guidance,
+        };
     });
     let flags = ["--guidance", "1,1.2,1.3,1.4", "--guidance-interval", "0.2,0.9", "--drift-scale", "0.9"];
     let stochastic = latents_with(&[&flags[..], &["--noise-scale", "0.8", "--steps", "5"]].concat());

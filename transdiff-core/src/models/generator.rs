@@ -7,7 +7,7 @@ use crate::diffusion::{Preset, Sampling, SamplingStep};
 use crate::{Backend, CancellationToken, DType, Error, Result, Tensor};
 
 /// Shape of a model's semantic features.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeatureShape {
     /// Number of features per image.
     pub count: usize,

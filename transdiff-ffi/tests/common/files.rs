@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use transdiff::models::Model;
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::nn::Module;

@@ -20,6 +20,7 @@ use encoder::Encoder;
 use layers::Conv2d;
 pub use posterior::Posterior;
 pub use stored::StoredVae;
+pub(crate) use stored::names_prefix;
 
 use super::Model;
 use crate::checkpoint::WeightView;

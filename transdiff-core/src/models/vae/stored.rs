@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::{Vae, VaeConfig};
 use crate::checkpoint::{WeightFile, WeightView};
-use crate::models::file_kind::FileKind;
 use crate::models::{Model, metadata_value};
 use crate::{Backend, DType, Error, Result};
 
@@ -27,7 +26,7 @@ impl<'a> StoredVae<'a> {
     /// [`Error::Format`] if the file holds none or says other sizes; [`Error::TensorNames`] or [`Error::Tensor`] if a tensor that tells a size
     /// is missing or of no possible shape; [`Error::Config`] if the sizes do not fit together.
     pub fn find(file: &'a WeightFile) -> Result<Self> {
-        let FileKind::Vae { prefix } = FileKind::of(file) else {
+        let Some(prefix) = names_prefix(file) else {
             return Err(Error::format(file.path(), "no autoencoder: no tensors encoder.conv_in.*"));
         };
         let tensors = file.select(prefix).filtered(|name| PREFIXES.iter().any(|p| name.starts_with(p)));
@@ -61,6 +60,12 @@ impl<'a> StoredVae<'a> {
     pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<Vae<B>> {
         Vae::read(backend, &self.config, &self.tensors, dtype)
     }
+}
+
+/// Prefix of the names of the autoencoder's tensors in a file, if it holds one.
+pub(crate) fn names_prefix(file: &WeightFile) -> Option<&'static str> {
+    let holds = |prefix: &&str| file.entries().contains_key(&format!("{prefix}encoder.conv_in.weight"));
+    ["", "model.", "state_dict."].into_iter().find(holds)
 }
 
 impl<B: Backend> Vae<B> {
