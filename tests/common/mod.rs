@@ -1,4 +1,4 @@
-//! What several test files share.
+//! Parts shared by several test files.
 
 // Every test file is a crate of its own and uses its part.
 #![allow(dead_code)]
