@@ -4,11 +4,9 @@
 
 pub mod flops;
 
-use transdiff::autograd::Context;
-use transdiff::autograd::Var;
+use transdiff::autograd::{Context, Var};
 use transdiff::data::MemoryDataset;
-use transdiff::diffusion::{KeyedNoise, NoopObserver};
-use transdiff::diffusion::{Preset, SamplingSettings};
+use transdiff::diffusion::{KeyedNoise, NoopObserver, Preset, SamplingSettings};
 use transdiff::models::Model;
 use transdiff::models::transdiff::{
     Condition, FlowObjective, Mode, Session, Size, TimeEmbedding, TransDiff, TransDiffConfig,

@@ -17,8 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use transdiff::diffusion::Sampling;
-use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, KeyedNoise, Progress, Timesteps};
+use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, KeyedNoise, Progress, Sampling, Timesteps};
 use transdiff::models::Model;
 use transdiff::models::transdiff::Session;
 use transdiff::{Backend, DType, DeviceTask, Tensor, TransDiff};
