@@ -11,6 +11,9 @@ mod cuda;
 mod elementwise;
 mod embedding;
 mod errors;
+#[path = "../common/guarded.rs"]
+mod guarded;
+mod guards;
 mod harness;
 mod image;
 mod linear;

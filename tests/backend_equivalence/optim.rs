@@ -2,7 +2,6 @@
 
 use transdiff_core::backend::AdamW;
 use transdiff_core::tensor::Slot;
-use transdiff_core::testing::margins_intact;
 use transdiff_core::{Backend, Result, Tensor};
 
 use crate::harness::{Case, Suite, check};
@@ -63,7 +62,6 @@ fn in_place<B: Backend>(case: &mut Case<'_, B>) {
         Tensor::adamw_step(g.backend(), &hyper, &mut [slot])?;
         Tensor::ema_step(g.backend(), 0.9, &mut [(&mut p, &m)])?;
         assert_eq!(before, std::ptr::from_ref(p.view().buffer));
-        assert!(margins_intact(&p)?);
         Ok(vec![p, m, v])
     }
     let shape = [case.pick(&[1, 3, 70]), case.pick(&[1, 5, 200])];
@@ -81,7 +79,7 @@ fn squared_norms<B: Backend>(case: &mut Case<'_, B>) {
         .collect();
     let ours: Vec<_> = tensors.iter().map(|t| &t.ours).collect();
     let oracle: Vec<_> = tensors.iter().map(|t| &t.oracle).collect();
-    let norm = || Tensor::squared_norm(case.suite.backend, &ours).unwrap();
+    let norm = || Tensor::squared_norm(&case.backend, &ours).unwrap();
     let want = Tensor::squared_norm(&transdiff_core::reference::Reference, &oracle).unwrap();
     assert_eq!(norm().to_bits(), norm().to_bits());
     case.judge("squared_norm", &[norm()], &[want]);

@@ -4,6 +4,7 @@ use transdiff_core::backend::Activation;
 use transdiff_core::tensor::{Attention, ChannelMap, Conv, Modulation};
 use transdiff_core::{Backend, Result, Tensor};
 
+use crate::guarded::Guarded;
 use crate::harness::{Case, Suite, digest};
 
 /// Checks that rows have the same bits alone as among others.
@@ -62,7 +63,7 @@ fn images<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
     let [c, o, k] = [case.pick(&[2, 16, 64]), case.pick(&[3, 50, 130]), case.pick(&[1, 3])];
     let [x, weight, bias, scale] =
         [&[b, h, w, c][..], &[o, c, k, k], &[o], &[c]].map(|shape| case.normal(shape).ours);
-    let y = |x: &Tensor<B>| {
+    let y = |x: &Tensor<Guarded<B>>| {
         let map = ChannelMap { coefficients: x.group_norm(&scale, &scale, 2, 1e-6)?, silu: true };
         x.conv2d(&weight, &bias, &Conv { map: Some(&map), ..Conv::default() })
     };

@@ -1,6 +1,6 @@
 //! Reading everything in a file that the library can read.
 
-use transdiff_core::checkpoint::{WeightFile};
+use transdiff_core::checkpoint::WeightFile;
 use transdiff_core::models::FileKind;
 use transdiff_core::models::LoadHints;
 use transdiff_core::models::transdiff::StoredTransDiff;

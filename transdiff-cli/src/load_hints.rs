@@ -3,8 +3,8 @@
 use clap::{Args, ValueEnum};
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::transdiff::{LoadHints, StoredTransDiff, WeightSet};
-use transdiff_core::text::printable;
 use transdiff::{DType, Error};
+use transdiff_core::text::printable;
 
 use crate::failure::{Failure, Result};
 

@@ -18,7 +18,6 @@ pub mod nn;
 pub mod reference;
 pub mod rng;
 pub mod tensor;
-pub mod testing;
 pub mod text;
 pub mod train;
 

@@ -114,11 +114,7 @@ pub(crate) fn try_copy<T: Copy>(from: &[T], op: &'static str) -> FfiResult<Vec<T
 }
 
 /// [`try_copy`] with a conversion of every element.
-pub(crate) fn try_map<T: Copy, U>(
-    from: &[T],
-    op: &'static str,
-    convert: impl Fn(T) -> U,
-) -> Outcome<Vec<U>> {
+pub(crate) fn try_map<T: Copy, U>(from: &[T], op: &'static str, convert: impl Fn(T) -> U) -> Outcome<Vec<U>> {
     let mut out = transdiff_core::try_with_capacity(op, from.len())?;
     out.extend(from.iter().map(|&x| convert(x)));
     Ok(out)

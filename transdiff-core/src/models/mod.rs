@@ -27,6 +27,6 @@ pub use memory::ElementCount;
 pub use model::Model;
 pub(crate) use model::{expected, json, load_params, named_params};
 pub use registry::{StoredCodec, StoredConfig, StoredModel};
-pub use stored::{LoadHints, WeightSet};
 pub(crate) use stored::metadata_value;
+pub use stored::{LoadHints, WeightSet};
 pub use trainable::{DrawKey, ParamGroup, SampleShape, Samples, Trainable};

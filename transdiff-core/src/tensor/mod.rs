@@ -51,15 +51,7 @@ impl<B: Backend> Output<B> {
     pub(crate) fn new(backend: &B, dtype: DType, shape: &[usize]) -> Result<Self> {
         crate::layout::checked_numel("alloc", shape)?;
         let layout = Layout::contiguous(shape);
-        let margin = crate::testing::margin();
-        let buffer = backend.alloc(dtype, layout.numel() + 2 * margin)?;
-        let mut out = Self { buffer, layout: layout.shifted(margin), dtype };
-        if margin > 0 {
-            let all = Layout::contiguous(&[layout.numel() + 2 * margin]);
-            backend
-                .fill(crate::testing::SENTINEL, ViewMut { buffer: &mut out.buffer, layout: &all, dtype })?;
-        }
-        Ok(out)
+        Ok(Self { buffer: backend.alloc(dtype, layout.numel())?, layout, dtype })
     }
 
     pub(crate) fn view(&mut self) -> ViewMut<'_, B> {
@@ -119,7 +111,7 @@ impl<B: Backend> Tensor<B> {
     pub fn zeros_like(&self) -> Result<Self> {
         let mut out = Output::new(&self.backend, self.dtype, self.shape())?;
         self.backend.fill(0.0, out.view())?;
-        out.layout = self.dense_layout()?.shifted(out.layout.offset());
+        out.layout = self.dense_layout()?;
         Ok(out.finish(&self.backend))
     }
 
@@ -333,7 +325,7 @@ impl<B: Backend> Tensor<B> {
             return Ok(self.clone());
         }
         let mut out = Output::new(&self.backend, self.dtype, self.shape())?;
-        out.layout = layout.shifted(out.layout.offset());
+        out.layout = layout;
         self.backend.copy(self.view(), out.view())?;
         Ok(out.finish(&self.backend))
     }
@@ -342,7 +334,7 @@ impl<B: Backend> Tensor<B> {
     pub(crate) fn make_mut(&mut self) -> Result<ViewMut<'_, B>> {
         if Arc::get_mut(&mut self.buffer).is_none() || !self.is_dense() {
             let mut out = Output::new(&self.backend, self.dtype, self.shape())?;
-            out.layout = self.dense_layout()?.shifted(out.layout.offset());
+            out.layout = self.dense_layout()?;
             self.backend.copy(self.view(), out.view())?;
             *self = out.finish(&self.backend);
         }

@@ -128,7 +128,7 @@ impl<B: Backend> Tensor<B> {
         let mut dw = self.output_if(wanted[1], &[n, k])?;
         let mut db = self.output_if(wanted[2], &[n])?;
         if let Some(dw) = &mut dw {
-            dw.layout = w.dense_layout()?.shifted(dw.layout.offset());
+            dw.layout = w.dense_layout()?;
         }
         let grads = LinearGrads { dx: view_of(&mut dx), dw: view_of(&mut dw), db: view_of(&mut db) };
         self.backend.linear_backward(
