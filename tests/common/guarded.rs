@@ -61,6 +61,10 @@ impl<B: Storage> Write<'_, B> {
     }
 }
 
+fn shifted(layout: &Layout, by: usize) -> Layout {
+    Layout::new(layout.shape(), layout.strides(), layout.offset() + by)
+}
+
 fn view<'a, B: Storage>(input: &'a Option<Read<'_, B>>) -> Option<View<'a, B>> {
     input.as_ref().map(Read::view)
 }
@@ -82,11 +86,11 @@ impl<B: Backend> Guarded<B> {
     }
 
     fn read<'a>(&self, x: In<'a, B>) -> Read<'a, B> {
-        Read { buffer: &x.buffer.inner, layout: x.layout.shifted(self.start), dtype: x.dtype }
+        Read { buffer: &x.buffer.inner, layout: shifted(x.layout, self.start), dtype: x.dtype }
     }
 
     fn write<'a>(&self, out: Out<'a, B>) -> Write<'a, B> {
-        Write { layout: out.layout.shifted(self.start), buffer: out.buffer, dtype: out.dtype }
+        Write { layout: shifted(out.layout, self.start), buffer: out.buffer, dtype: out.dtype }
     }
 
     fn reborrow<'a>(&self, out: &'a mut Out<'_, B>) -> Write<'a, B> {
@@ -105,7 +109,7 @@ impl<B: Backend> Guarded<B> {
     /// Whether the margins around an output still hold their sentinels.
     fn is_intact(&self, out: &Write<'_, B>) -> Result<bool> {
         for start in [0, self.margin + out.buffer.len] {
-            let layout = Layout::contiguous(&[self.margin]).shifted(start);
+            let layout = Layout::new(&[self.margin], &[1], start);
             let margin = View::<B> { buffer: &out.buffer.inner, layout: &layout, dtype: out.dtype };
             if self.inner.to_host(margin)?.to_f64().iter().any(|&x| x != SENTINEL) {
                 return Ok(false);
