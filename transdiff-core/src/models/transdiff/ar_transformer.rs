@@ -1,7 +1,7 @@
 //! The autoregressive transformer: from a class, and earlier images, to semantic features (paper §3.4–3.5).
 
 use super::{Mode, TransDiffConfig, patchify};
-use crate::autograd::{Context, Param, Var, checkpoint};
+use crate::autograd::{Context, Param, Var, gradient_checkpoint};
 use crate::nn::{Init, KeyValue, LayerNorm, Linear, Mlp, SelfAttention, module};
 use crate::{Backend, Error, Result, Tensor};
 
@@ -203,7 +203,9 @@ impl<B: Backend> ArTransformer<B> {
         for block in &self.encoder_blocks {
             ctx.check_cancelled()?;
             let (block, blocks) = (block.clone(), blocks.clone());
-            h = checkpoint(ctx, &[&h], move |ctx, inputs| block.forward(ctx, &inputs[0], blocks.as_deref()))?;
+            h = gradient_checkpoint(ctx, &[&h], move |ctx, inputs| {
+                block.forward(ctx, &inputs[0], blocks.as_deref())
+            })?;
         }
         let h = self.encoder_norm.forward(ctx, &h)?;
         h.narrow(1, self.config.buffer_size, h.dim(1) - self.config.buffer_size)
