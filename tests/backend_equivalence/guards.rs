@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use transdiff_core::backend::{Activation, AdamW, BinaryOp, Storage, UnaryOp, ViewMut};
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
-use transdiff_core::tensor::{Attention, ChannelMap, Conv, Modulation, Slot};
+use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
 use transdiff_core::{DType, Layout, Result};
 
 use crate::guarded::Guarded;
@@ -64,20 +64,23 @@ const OPERATIONS: &[Operation] = &[
     ("embedding_backward", "dtable", |b| of(b, &[2, 3]).embedding_backward(&[2, 0], 4).map(drop)),
     ("mse", "loss", |b| of(b, &[3]).mse(&of(b, &[3])).map(drop)),
     ("mse_backward", "da", |b| of(b, &[3]).mse_backward(&of(b, &[3]), &of(b, &[])).map(drop)),
-    ("group_norm", "map", |b| of(b, &[1, 2, 2, 4]).group_norm(&of(b, &[4]), &of(b, &[4]), 2, 1e-6).map(drop)),
+    ("group_norm", "scale_shift", |b| {
+        of(b, &[1, 2, 2, 4]).group_norm(&of(b, &[4]), &of(b, &[4]), 2, 1e-6).map(drop)
+    }),
     ("conv2d", "y", |b| {
-        let map = ChannelMap { coefficients: of(b, &[1, 2, 4]), silu: true };
+        let scale_shift = ScaleShift { coefficients: of(b, &[1, 2, 4]), silu: true };
         // In the order in memory that backends take: core makes no copy.
         let w = of(b, &[3, 3, 4, 3]).permute(&[3, 2, 0, 1])?;
         let (x, residual) = (of(b, &[1, 2, 2, 4]), of(b, &[1, 2, 2, 3]));
-        let how = Conv { map: Some(&map), residual: Some(&residual), ..Conv::default() };
+        let how = Conv { scale_shift: Some(&scale_shift), residual: Some(&residual), ..Conv::default() };
         x.conv2d(&w, &of(b, &[3]), &how).map(drop)
     }),
     ("adamw_step", "param, m, v", |b| {
         let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, grad_scale: 1.0 };
         let [mut param, grad, mut m, mut v] = [(); 4].map(|()| of(b, &[3]));
-        let slot = Slot { param: &mut param, grad: Some(&grad), m: &mut m, v: &mut v, weight_decay: 0.1 };
-        Tensor::adamw_step(b, &hyper, &mut [slot])
+        let adamw =
+            AdamWParam { param: &mut param, grad: Some(&grad), m: &mut m, v: &mut v, weight_decay: 0.1 };
+        Tensor::adamw_step(b, &hyper, &mut [adamw])
     }),
     ("ema_step", "average", |b| Tensor::ema_step(b, 0.9, &mut [(&mut of(b, &[3]), &of(b, &[3]))])),
 ];

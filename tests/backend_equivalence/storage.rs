@@ -17,14 +17,14 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
 fn copies<B: Backend>(case: &mut Case<'_, B>) {
     let shape = case.shape();
     let x = case.normal(&shape);
-    assert_eq!(x.ours.to_f64().unwrap(), x.oracle.to_f64().unwrap());
+    assert_eq!(x.ours.to_f64().unwrap(), x.reference.to_f64().unwrap());
     check!(case, "copy", [x] => x.copy());
     check!(case, "copy", [x] => x.contiguous());
     check!(case, "copy", [x] => x.reshape(&[x.numel()]));
     if shape.len() >= 2 {
         check!(case, "copy", [x] => x.transpose().and_then(|t| t.copy()));
     }
-    // Types that are stored but perhaps not computed in.
+    // Types that are supported for storage, but perhaps not for computation.
     for dtype in [DType::BF16, DType::I32] {
         let values: Vec<f64> = (0..60).map(f64::from).collect();
         let host = HostTensor::new(&[3, 20], HostData::from_f64(values, dtype)).unwrap();
@@ -82,12 +82,12 @@ fn fills<B: Backend>(case: &mut Case<'_, B>) {
     backend.sync().unwrap();
 }
 
-/// Values of every size, and those that conversions get wrong.
+/// Values of all magnitudes, and those that are hard to round.
 fn casts<B: Backend>(case: &mut Case<'_, B>) {
     let types = [DType::F32, DType::BF16, DType::F64];
     let types = if case.backend.supports(DType::F64) { &types[..] } else { &types[..2] };
     let (from, to) = (case.pick(types), case.pick(types));
-    // Zeros, subnormals, overflows; ties between neighbours in bf16 and in f32, and what is just beside a tie.
+    // Zeros, subnormals, overflows; ties between neighbours in bf16 and in f32, and values next to a tie.
     #[rustfmt::skip]
     let special = [
         0.0, -0.0, 1.0 / 3.0, 1e-40, -1e-42, 1e-46, 3.4e38, 3.5e38, -1e300, 5e-324, f64::INFINITY, f64::NAN,
@@ -95,13 +95,13 @@ fn casts<B: Backend>(case: &mut Case<'_, B>) {
         1.0 + 1.0 / 256.0 + 1e-14, 1.0 + 3.0 / 256.0 - 1e-14, 1.0 + 2f64.powi(-24), 1.0 + 3.0 * 2f64.powi(-24),
     ];
     let (rows, scale) = (1 + case.below(40), case.pick(&[1.0, 1e-30, 1e30]));
-    let mut values = case.normal(&[rows, special.len()]).oracle.to_f64().unwrap();
+    let mut values = case.normal(&[rows, special.len()]).reference.to_f64().unwrap();
     values.iter_mut().for_each(|v| *v *= scale);
     values[..special.len()].copy_from_slice(&special);
     let host = HostTensor::new(&[rows, special.len()], HostData::from_f64(values, from)).unwrap();
     let ours = Tensor::from_host(&case.backend, &host).unwrap().transpose().unwrap();
-    let oracle = Tensor::from_host(&Reference, &host).unwrap().transpose().unwrap();
-    let (got, want) = (ours.cast(to).unwrap(), oracle.cast(to).unwrap());
+    let reference = Tensor::from_host(&Reference, &host).unwrap().transpose().unwrap();
+    let (got, want) = (ours.cast(to).unwrap(), reference.cast(to).unwrap());
     assert_eq!((got.dtype(), got.shape()), (to, want.shape()));
     let values = host.to_f64();
     let columns = (0..special.len()).flat_map(|c| (0..rows).map(move |r| r * special.len() + c));

@@ -457,23 +457,25 @@ impl<B: Backend> ImageOps for Guarded<B> {
         affine: (In<'_, B>, In<'_, B>),
         groups: usize,
         eps: f64,
-        map: Out<'_, B>,
+        scale_shift: Out<'_, B>,
     ) -> Result<()> {
-        let (x, (weight, bias), mut map) = (self.read(x), self.read_pair(affine), self.write(map));
-        self.inner.group_norm(x.view(), (weight.view(), bias.view()), groups, eps, map.view())?;
-        self.check("group_norm", [("map", Some(&map))])
+        let (x, (weight, bias)) = (self.read(x), self.read_pair(affine));
+        let mut scale_shift = self.write(scale_shift);
+        self.inner.group_norm(x.view(), (weight.view(), bias.view()), groups, eps, scale_shift.view())?;
+        self.check("group_norm", [("scale_shift", Some(&scale_shift))])
     }
 
     fn conv2d(&self, args: ConvArgs<'_, Self>, y: Out<'_, B>) -> Result<()> {
         let (x, w, b) = (self.read(args.x), self.read(args.w), self.read(args.b));
-        let (map, silu) = args.map.unzip();
-        let [map, residual] = [map, args.residual].map(|input| input.map(|input| self.read(input)));
+        let (scale_shift, silu) = args.scale_shift.unzip();
+        let [scale_shift, residual] =
+            [scale_shift, args.residual].map(|input| input.map(|input| self.read(input)));
         let mut y = self.write(y);
         let args = ConvArgs {
             x: x.view(),
             w: w.view(),
             b: b.view(),
-            map: view(&map).zip(silu),
+            scale_shift: view(&scale_shift).zip(silu),
             residual: view(&residual),
             resample: args.resample,
         };
@@ -501,12 +503,12 @@ impl<B: Backend> TrainOps for Guarded<B> {
         self.check("adamw_step", outputs.map(|(name, out)| (name, Some(out))))
     }
 
-    fn ema_step(&self, rate: f64, pairs: &mut [(Out<'_, B>, In<'_, B>)]) -> Result<()> {
+    fn ema_step(&self, decay: f64, pairs: &mut [(Out<'_, B>, In<'_, B>)]) -> Result<()> {
         let mut guarded: Vec<_> =
             pairs.iter_mut().map(|(average, param)| (self.reborrow(average), self.read(*param))).collect();
         let mut inner: Vec<_> =
             guarded.iter_mut().map(|(average, param)| (average.view(), param.view())).collect();
-        self.inner.ema_step(rate, &mut inner)?;
+        self.inner.ema_step(decay, &mut inner)?;
         self.check("ema_step", guarded.iter().map(|(average, _)| ("average", Some(average))))
     }
 

@@ -1,4 +1,4 @@
-//! Core of TransDiff: the traits that backends implement, and the whole architecture and training mathematics once.
+//! Core of TransDiff: the backend traits, and the models, samplers and training on top of them.
 //!
 //! Paper: "Marrying Autoregressive Transformer and Diffusion with Multi-Reference Autoregression",
 //! arXiv 2506.09482.

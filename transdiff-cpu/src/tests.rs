@@ -3,7 +3,7 @@
 
 use transdiff_core::backend::{Activation, AdamW, BinaryOp, UnaryOp};
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
-use transdiff_core::tensor::{Attention, Modulation, Slot};
+use transdiff_core::tensor::{AdamWParam, Attention, Modulation};
 use transdiff_core::{DType, Error, Result, Tensor};
 
 use crate::Cpu;
@@ -331,7 +331,7 @@ fn adamw_follows_its_formula() {
     let t = |i: u32| noise(&cpu, &[300, 150], i, DType::F64);
     let (mut p, g, mut m, mut v) = (t(0), t(1), t(2), t(3).mul(&t(3)).unwrap());
     let [p0, g0, m0, v0] = [&p, &g, &m, &v].map(|x| x.to_f64().unwrap());
-    let slot = Slot { param: &mut p, grad: Some(&g), m: &mut m, v: &mut v, weight_decay: 0.1 };
+    let slot = AdamWParam { param: &mut p, grad: Some(&g), m: &mut m, v: &mut v, weight_decay: 0.1 };
     T::adamw_step(&cpu, &hyper, &mut [slot]).unwrap();
     for (i, got) in p.to_f64().unwrap().into_iter().enumerate() {
         let g = 0.5 * g0[i];

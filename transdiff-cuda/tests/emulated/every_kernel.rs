@@ -6,7 +6,7 @@ use std::process::Command;
 
 use transdiff_core::backend::{Activation, AdamW, Resample, UnaryOp};
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
-use transdiff_core::tensor::{Attention, Conv, Modulation, Slot};
+use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation};
 use transdiff_core::{DType, Result, Tensor};
 use transdiff_cuda::Cuda;
 
@@ -111,7 +111,7 @@ impl Inputs<'_> {
     fn optimiser(&self) -> Result<()> {
         let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, grad_scale: 1.0 };
         let [mut param, mut m, mut v, mut average] = [(); 4].map(|()| self.of(&[50]).unwrap());
-        let slot = Slot { param: &mut param, grad: None, m: &mut m, v: &mut v, weight_decay: 0.0 };
+        let slot = AdamWParam { param: &mut param, grad: None, m: &mut m, v: &mut v, weight_decay: 0.0 };
         Tensor::adamw_step(self.cuda, &hyper, &mut [slot])?;
         Tensor::ema_step(self.cuda, 0.9, &mut [(&mut average, &param)])?;
         Tensor::squared_norm(self.cuda, &[&param]).map(drop)
