@@ -217,8 +217,8 @@ impl<'a, B: Backend> Case<'a, B> {
         let class = ar.class_embedding(&ctx, &labels).unwrap();
         let references = self.references();
         let embedded = ar.embed(&ctx, &class, &references).unwrap();
-        let blocks = ar.attention_blocks(1 + references.len());
-        let block0 = ar.blocks()[0].forward(&ctx, &embedded, blocks.as_deref()).unwrap();
+        let segment_ends = ar.segment_ends(1 + references.len());
+        let block0 = ar.blocks()[0].forward(&ctx, &embedded, segment_ends.as_deref()).unwrap();
         self.close("act.encoder_block0", block0.value(), self.limits.activation);
         if self.golden.get("act.encoder_out").is_some() {
             self.close("act.encoder_out", self.features().tensor(), self.limits.activation);

@@ -222,11 +222,16 @@ fn residual<B: Backend>() -> Vec<Case<B>> {
     cases
 }
 
-/// The masks of an attention: none, and blocks whose last ends at the number of keys.
-fn masks(blocks: &'static [usize]) -> impl Iterator<Item = Attention> {
-    let of = |blocks: Option<&[usize]>, dropout| Attention { blocks: blocks.map(<[_]>::to_vec), dropout };
-    [of(None, None), of(None, dropout(0.3)), of(Some(blocks), None), of(Some(blocks), dropout(0.3))]
-        .into_iter()
+/// Attentions with and without a block-causal mask, whose last segment ends at the number of keys, and dropout.
+fn masks(segment_ends: &'static [usize]) -> impl Iterator<Item = Attention> {
+    let of = |ends: Option<&[usize]>, dropout| Attention { segment_ends: ends.map(<[_]>::to_vec), dropout };
+    [
+        of(None, None),
+        of(None, dropout(0.3)),
+        of(Some(segment_ends), None),
+        of(Some(segment_ends), dropout(0.3)),
+    ]
+    .into_iter()
 }
 
 fn attention<B: Backend>() -> Vec<Case<B>> {
@@ -240,12 +245,12 @@ fn attention<B: Backend>() -> Vec<Case<B>> {
         ([&[1, 1, 1, 1], &[1, 1, 1, 1], &[1, 1, 1, 1]], &[1]),
         ([&[2, 0, 2, 3], &[2, 3, 2, 3], &[2, 3, 2, 3]], &[1, 3]),
     ];
-    for (qkv, blocks) in shapes {
-        for how in masks(blocks) {
+    for (qkv, segment_ends) in shapes {
+        for how in masks(segment_ends) {
             cases.push(case("attention", &qkv, move |x| x[0].attention(&x[1], &x[2], how.clone())));
         }
     }
-    let more = Attention { blocks: None, dropout: dropout(0.2) };
+    let more = Attention { segment_ends: None, dropout: dropout(0.2) };
     cases.push(case("attention, more queries", &[&[1, 5, 2, 3], &[1, 2, 2, 3], &[1, 2, 2, 3]], move |x| {
         x[0].attention(&x[1], &x[2], more.clone())
     }));
@@ -257,13 +262,13 @@ fn attention<B: Backend>() -> Vec<Case<B>> {
 
 fn self_attention<B: Backend>() -> Vec<Case<B>> {
     let mut cases = Vec::new();
-    for (shape, heads, blocks) in [
+    for (shape, heads, segment_ends) in [
         (&[2, 4, 12], 2, &[1, 4][..]),
         (&[1, 3, 9], 1, &[2, 3]),
         (&[1, 1, 3], 1, &[1]),
         (&[0, 2, 6], 2, &[2]),
     ] {
-        for how in masks(blocks) {
+        for how in masks(segment_ends) {
             cases.push(case("self-attention", &[shape], move |x| x[0].self_attention(heads, how.clone())));
         }
     }

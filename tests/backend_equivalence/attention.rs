@@ -19,7 +19,7 @@ fn widths<B: Backend>(case: &mut Case<'_, B>) {
         let [b, h, n, nkv] =
             [case.pick(&[1, 2]), case.pick(&[1, 2]), case.pick(&[1, 5, 17]), case.pick(&[17, 33])];
         let how = Attention {
-            blocks: case.one_in(2).then(|| vec![nkv - 6, nkv]),
+            segment_ends: case.one_in(2).then(|| vec![nkv - 6, nkv]),
             dropout: case.one_in(3).then(|| case.dropout()),
         };
         case.note(&how);
@@ -43,13 +43,13 @@ fn setting<B: Backend>(case: &mut Case<'_, B>) -> ([usize; 5], Attention) {
     let [b, h, e] = [case.pick(&[1, 1, 2, 3]), case.pick(&[1, 2, 3]), case.pick(&[1, 3, 8, 24, 64])];
     let sizes = [1, 2, 5, 16, 33, 65, 150];
     let (mut nq, mut nkv) = (case.pick(&sizes), case.pick(&sizes));
-    let mut how = Attention { blocks: None, dropout: case.one_in(3).then(|| case.dropout()) };
+    let mut how = Attention { segment_ends: None, dropout: case.one_in(3).then(|| case.dropout()) };
     if case.one_in(2) {
         (nq, nkv) = (nq.min(nkv), nq.max(nkv));
         let every = 1 + case.below(nkv);
         let mut ends: Vec<usize> = (1..nkv).filter(|_| case.one_in(every)).collect();
         ends.push(nkv);
-        how.blocks = Some(ends);
+        how.segment_ends = Some(ends);
     } else if case.one_in(8) {
         (nq, nkv) = case.pick(&[(0, 3), (3, 0), (0, 0)]);
     }
@@ -95,7 +95,7 @@ fn masks<B: Backend>(case: &mut Case<'_, B>) {
     let (q, dropout) = (case.input(&[b, n, h, n], |_| 0.0), case.dropout());
     let unit = |i: usize| f64::from(u8::from(i / (h * n) == i % n));
     let v = case.given(&[1, n, h, n], (0..n * h * n).map(unit).collect());
-    let how = Attention { blocks: None, dropout: Some(dropout) };
+    let how = Attention { segment_ends: None, dropout: Some(dropout) };
     let (y, _) = q.ours.attention(&q.ours, &v.ours, &how, false).unwrap();
     let y = y.permute(&[0, 2, 1, 3]).unwrap().to_f64().unwrap();
     assert!(y.iter().enumerate().all(|(i, &y)| (y == 0.0) == (dropout.factor(i) == 0.0)));

@@ -150,11 +150,11 @@ fn attention<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) 
     let other = ids.reshape(&[1, 1, 6, 1]).unwrap();
     dtype(new(&[1, 1, 6, 1]).attention(&other, &other, &plain, false));
     for ends in [&[][..], &[4], &[3, 3, 5], &[0, 5], &[5, 4], &[6]] {
-        let how = Attention { blocks: Some(ends.to_vec()), dropout: None };
+        let how = Attention { segment_ends: Some(ends.to_vec()), dropout: None };
         argument(q.attention(&k, &k, &how, false));
     }
-    let blocks = Attention { blocks: Some(vec![3]), dropout: None };
-    argument(k.attention(&q, &q, &blocks, false));
+    let masked = Attention { segment_ends: Some(vec![3]), dropout: None };
+    argument(k.attention(&q, &q, &masked, false));
     let lse = saved(&new(&[2, 2, 3]));
     shape(q.attention_backward(&k, &k, &plain, &k, &lse, &q));
     shape(q.attention_backward(&k, &k, &plain, &q, &saved(&q), &q));

@@ -83,10 +83,10 @@ fn attention<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
     }
     // Queries of a block-causal mask are at the end of the keys, so that the last queries alone see the same keys.
     let how = Attention {
-        blocks: Some((0..=nq.max(nkv)).step_by(4).skip(1).chain([nq.max(nkv) + 5]).collect()),
+        segment_ends: Some((0..=nq.max(nkv)).step_by(4).skip(1).chain([nq.max(nkv) + 5]).collect()),
         dropout: None,
     };
-    let n = *how.blocks.as_ref().unwrap().last().unwrap();
+    let n = *how.segment_ends.as_ref().unwrap().last().unwrap();
     let [q, k, v] = [(); 3].map(|()| case.normal(&[1, n, h, e]).ours);
     let (y, _) = q.attention(&k, &v, &how, false)?;
     let (start, len) = (n / 2, n - n / 2);

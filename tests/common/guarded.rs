@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use transdiff_core::backend::{
-    Activation, AdamW, AdamWSlot, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
+    Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
     NnOps, NormArgs, NormGrads, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut,
 };
 use transdiff_core::rng::Dropout;
@@ -441,8 +441,8 @@ impl<'a, B: Backend> AttentionInputs<'a, B> {
     }
 
     fn args(&self) -> AttentionArgs<'_, B> {
-        let AttentionArgs { scale, blocks, dropout, .. } = self.args;
-        AttentionArgs { q: self.q.view(), k: self.k.view(), v: self.v.view(), scale, blocks, dropout }
+        let AttentionArgs { scale, segment_ends, dropout, .. } = self.args;
+        AttentionArgs { q: self.q.view(), k: self.k.view(), v: self.v.view(), scale, segment_ends, dropout }
     }
 }
 
@@ -485,18 +485,18 @@ impl<B: Backend> ImageOps for Guarded<B> {
 }
 
 impl<B: Backend> TrainOps for Guarded<B> {
-    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Self>]) -> Result<()> {
-        let mut guarded: Vec<_> = slots
+    fn adamw_step(&self, hyper: &AdamW, params: &mut [AdamWArgs<'_, Self>]) -> Result<()> {
+        let mut guarded: Vec<_> = params
             .iter_mut()
-            .map(|slot| {
-                let written = [&mut slot.param, &mut slot.m, &mut slot.v].map(|out| self.reborrow(out));
-                (written, slot.grad.map(|grad| self.read(grad)), slot.weight_decay)
+            .map(|args| {
+                let written = [&mut args.param, &mut args.m, &mut args.v].map(|out| self.reborrow(out));
+                (written, args.grad.map(|grad| self.read(grad)), args.weight_decay)
             })
             .collect();
         let mut inner = Vec::with_capacity(guarded.len());
         for ([param, m, v], grad, weight_decay) in &mut guarded {
             let (param, m, v) = (param.view(), m.view(), v.view());
-            inner.push(AdamWSlot { param, grad: view(grad), m, v, weight_decay: *weight_decay });
+            inner.push(AdamWArgs { param, grad: view(grad), m, v, weight_decay: *weight_decay });
         }
         self.inner.adamw_step(hyper, &mut inner)?;
         let outputs = guarded.iter().flat_map(|([param, m, v], ..)| [("param", param), ("m", m), ("v", v)]);

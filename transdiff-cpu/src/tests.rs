@@ -46,10 +46,10 @@ type Backward = dyn Fn(&[T], &T) -> Result<Vec<T>>;
 fn attention_case(
     name: &'static str,
     [b, nq, nkv, h, e]: [usize; 5],
-    blocks: Option<Vec<usize>>,
+    segment_ends: Option<Vec<usize>>,
     drop: bool,
 ) -> Case {
-    let how = Attention { blocks, dropout: drop.then(mask) };
+    let how = Attention { segment_ends, dropout: drop.then(mask) };
     let again = how.clone();
     // Keys and values interleaved, as a joint projection leaves them.
     let parts = |i: &[T]| {
@@ -251,7 +251,7 @@ fn threads_change_nothing() {
 fn an_image_is_the_same_alone_and_in_company() {
     let cpu = cpu(2);
     let (q, kv) = (noise(&cpu, &[5, 40, 3, 24], 0, DType::F32), noise(&cpu, &[5, 140, 3, 24], 1, DType::F32));
-    let how = Attention { blocks: Some(vec![110, 120, 140]), dropout: None };
+    let how = Attention { segment_ends: Some(vec![110, 120, 140]), dropout: None };
     let all = q.attention(&kv, &kv, &how, false).unwrap().0;
     let one = |t: &T| t.narrow(0, 3, 1).unwrap();
     let alone = one(&q).attention(&one(&kv), &one(&kv), &how, false).unwrap().0;
@@ -274,7 +274,7 @@ fn attention_matches_its_definition() {
     let [nq, nkv, e] = [30, 137, 12];
     let (q, k) = (noise(&cpu, &[1, nq, 1, e], 0, DType::F64), noise(&cpu, &[1, nkv, 1, e], 1, DType::F64));
     let v = noise(&cpu, &[1, nkv, 1, e], 2, DType::F64);
-    let how = Attention { blocks: Some(vec![3, 110, 130, 137]), dropout: Some(mask()) };
+    let how = Attention { segment_ends: Some(vec![3, 110, 130, 137]), dropout: Some(mask()) };
     let (y, lse) = q.attention(&k, &v, &how, true).unwrap();
     let [q, k, v, y, lse] = [q, k, v, y, lse.unwrap()].map(|t| t.to_f64().unwrap());
     for i in 0..nq {

@@ -67,9 +67,9 @@ pub struct AttentionArgs<'a, S: Storage> {
     pub v: View<'a, S>,
     /// Factor of the scores.
     pub scale: f64,
-    /// `None`: every query sees every key. Otherwise the ascending ends of the blocks of keys, the last being
-    /// Nkv ≥ Nq: query i, which stands at key position i + Nkv − Nq, sees its own block and all earlier ones.
-    pub blocks: Option<&'a [usize]>,
+    /// Block-causal mask as the ascending ends of the segments of keys, the last of which is Nkv ≥ Nq: query i, at key
+    /// position i + Nkv − Nq, attends to its own segment and all earlier ones. `None`: no mask.
+    pub segment_ends: Option<&'a [usize]>,
     /// Dropout of the probabilities; the element of (b, h, i, j) is ((b·H + h)·Nq + i)·Nkv + j.
     pub dropout: Option<Dropout>,
 }
@@ -93,11 +93,12 @@ pub struct AttentionGrads<'a, S: Storage> {
     pub dv: ViewMut<'a, S>,
 }
 
-/// How many leading keys query `i` sees, for `nq` queries and the block ends `blocks`.
-pub fn visible_len(blocks: &[usize], nq: usize, i: usize) -> usize {
-    let nkv = blocks.last().copied().unwrap_or(0);
+/// Visible length: number of leading keys that query `i` of `nq` attends to under a block-causal mask; see
+/// [`AttentionArgs::segment_ends`].
+pub fn visible_len(segment_ends: &[usize], nq: usize, i: usize) -> usize {
+    let nkv = segment_ends.last().copied().unwrap_or(0);
     let position = i + nkv - nq;
-    blocks[blocks.partition_point(|&end| end <= position)]
+    segment_ends[segment_ends.partition_point(|&end| end <= position)]
 }
 
 /// Fused operations. Forward methods write the tensors saved for the backward pass to outputs that are `None` in

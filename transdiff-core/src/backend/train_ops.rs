@@ -20,10 +20,10 @@ pub struct AdamW {
     pub grad_scale: f64,
 }
 
-/// One parameter in [`TrainOps::adamw_step`]. All four are of one shape and lie in memory in the same order
-/// without gaps.
+/// Arguments of [`TrainOps::adamw_step`] for one parameter. All four tensors have the same shape and the same order in
+/// memory, without gaps.
 #[derive(Debug)]
-pub struct AdamWSlot<'a, S: Storage> {
+pub struct AdamWArgs<'a, S: Storage> {
     /// The parameter.
     pub param: ViewMut<'a, S>,
     /// Its gradient; `None` is a gradient of zero (moments and weight decay still apply).
@@ -41,7 +41,7 @@ pub trait TrainOps: Storage {
     /// For each parameter, with g = grad_scale · grad:
     /// p ← p·(1 − lr·wd), m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g²,
     /// p ← p − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps).
-    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Self>]) -> Result<()>;
+    fn adamw_step(&self, hyper: &AdamW, params: &mut [AdamWArgs<'_, Self>]) -> Result<()>;
 
     /// average ← decay · average + (1 − decay) · param, for each pair; same shape and order in memory, no gaps.
     fn ema_step(&self, decay: f64, pairs: &mut [(ViewMut<'_, Self>, View<'_, Self>)]) -> Result<()>;

@@ -34,9 +34,9 @@ impl<B: Backend> SelfAttention<B> {
     }
 
     /// [B, N, D] → [B, N, D], with an optional block-causal mask; see
-    /// [`AttentionArgs::blocks`](crate::backend::AttentionArgs::blocks).
-    pub fn forward(&self, ctx: &Context<B>, x: &Var<B>, blocks: Option<&[usize]>) -> Result<Var<B>> {
-        let how = Attention { blocks: blocks.map(<[_]>::to_vec), dropout: ctx.next_dropout() };
+    /// [`AttentionArgs::segment_ends`](crate::backend::AttentionArgs::segment_ends).
+    pub fn forward(&self, ctx: &Context<B>, x: &Var<B>, segment_ends: Option<&[usize]>) -> Result<Var<B>> {
+        let how = Attention { segment_ends: segment_ends.map(<[_]>::to_vec), dropout: ctx.next_dropout() };
         let y = self.qkv.forward(ctx, x)?.self_attention(self.heads, how)?;
         self.proj.forward(ctx, &y.reshape(x.shape())?)
     }
@@ -47,7 +47,7 @@ impl<B: Backend> SelfAttention<B> {
         &self,
         ctx: &Context<B>,
         x: &Var<B>,
-        blocks: &[usize],
+        segment_ends: &[usize],
         cache: &mut Option<KeyValue<Tensor<B>>>,
     ) -> Result<Var<B>> {
         let [q, k, v] = self.qkv.forward(ctx, x)?.split_qkv(self.heads)?;
@@ -55,7 +55,7 @@ impl<B: Backend> SelfAttention<B> {
             Some(old) => KeyValue { k: Tensor::cat(&[&old.k, &k], 1)?, v: Tensor::cat(&[&old.v, &v], 1)? },
             None => KeyValue { k: k.copy()?, v: v.copy()? },
         };
-        let how = Attention { blocks: Some(blocks.to_vec()), dropout: None };
+        let how = Attention { segment_ends: Some(segment_ends.to_vec()), dropout: None };
         let (y, _) = q.attention(&joined.k, &joined.v, &how, false)?;
         *cache = Some(joined);
         self.proj.forward(ctx, &y.reshape(x.shape())?.into())
@@ -96,7 +96,7 @@ impl<B: Backend> CrossAttention<B> {
 
     /// Attention of x [r·B, N, D] to the conditioning of B images, each of which serves r consecutive rows of the batch.
     pub fn forward(&self, ctx: &Context<B>, x: &Var<B>, c: &KeyValue<Var<B>>) -> Result<Var<B>> {
-        let how = Attention { blocks: None, dropout: ctx.next_dropout() };
+        let how = Attention { segment_ends: None, dropout: ctx.next_dropout() };
         let q = self.split(&self.wq.forward(ctx, x)?)?;
         let &[rows, n, h, e] = q.shape() else { unreachable!("split returns four axes") };
         let images = c.k.dim(0);

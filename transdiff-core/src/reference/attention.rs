@@ -21,10 +21,10 @@ impl Inputs {
     fn new(args: AttentionArgs<'_, Reference>) -> Self {
         let &[b, nq, h, e] = args.q.layout.shape() else { panic!("q is [B, Nq, H, E]") };
         let nkv = args.k.layout.shape()[1];
-        let visible = match args.blocks {
-            Some(blocks) => {
-                assert_eq!(blocks.last(), Some(&nkv));
-                (0..nq).map(|i| visible_len(blocks, nq, i)).collect()
+        let visible = match args.segment_ends {
+            Some(ends) => {
+                assert_eq!(ends.last(), Some(&nkv));
+                (0..nq).map(|i| visible_len(ends, nq, i)).collect()
             }
             None => vec![nkv; nq],
         };
@@ -188,7 +188,7 @@ mod tests {
         let (q, k) = (tensor(&[1, 2, 1, 1], &[0.0; 2]), tensor(&[1, 4, 1, 1], &[0.0; 4]));
         let v = tensor(&[1, 4, 1, 1], &[1.0, 2.0, 4.0, 8.0]);
         // The queries are at key positions 2 and 3, in the segments 1..3 and 3..4.
-        let how = Attention { blocks: Some(vec![1, 3, 4]), dropout: None };
+        let how = Attention { segment_ends: Some(vec![1, 3, 4]), dropout: None };
         let (y, _) = q.attention(&k, &v, &how, false).unwrap();
         assert_close(&y, &[7.0 / 3.0, 15.0 / 4.0]);
     }

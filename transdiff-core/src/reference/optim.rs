@@ -1,7 +1,7 @@
 //! Optimiser steps.
 
 use super::{In, Out, Reference, gather, positions, read, scatter};
-use crate::backend::{AdamW, AdamWSlot, TrainOps};
+use crate::backend::{AdamW, AdamWArgs, TrainOps};
 use crate::{Layout, Result};
 
 /// Asserts that the layouts have no gaps and lie in memory in one order.
@@ -17,27 +17,27 @@ fn reborrow<'a>(out: &'a mut Out<'_>) -> Out<'a> {
 }
 
 impl TrainOps for Reference {
-    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Self>]) -> Result<()> {
+    fn adamw_step(&self, hyper: &AdamW, params: &mut [AdamWArgs<'_, Self>]) -> Result<()> {
         let AdamW { lr, beta1, beta2, eps, step, grad_scale } = *hyper;
-        for slot in slots {
-            let mut layouts = vec![slot.param.layout, slot.m.layout, slot.v.layout];
-            layouts.extend(slot.grad.map(|g| g.layout));
+        for args in params {
+            let mut layouts = vec![args.param.layout, args.m.layout, args.v.layout];
+            layouts.extend(args.grad.map(|g| g.layout));
             assert_same_order(&layouts);
             let values = |t: &Out<'_>| read(t.buffer, t.layout, t.dtype);
-            let (mut p, mut m, mut v) = (values(&slot.param), values(&slot.m), values(&slot.v));
-            let grad = slot.grad.map_or_else(|| vec![0.0; p.len()], gather);
+            let (mut p, mut m, mut v) = (values(&args.param), values(&args.m), values(&args.v));
+            let grad = args.grad.map_or_else(|| vec![0.0; p.len()], gather);
             for i in 0..p.len() {
                 let g = grad_scale * grad[i];
-                p[i] *= 1.0 - lr * slot.weight_decay;
+                p[i] *= 1.0 - lr * args.weight_decay;
                 m[i] = beta1 * m[i] + (1.0 - beta1) * g;
                 v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
                 let m_hat = m[i] / (1.0 - beta1.powf(step as f64));
                 let v_hat = v[i] / (1.0 - beta2.powf(step as f64));
                 p[i] -= lr * m_hat / (v_hat.sqrt() + eps);
             }
-            scatter(reborrow(&mut slot.param), p);
-            scatter(reborrow(&mut slot.m), m);
-            scatter(reborrow(&mut slot.v), v);
+            scatter(reborrow(&mut args.param), p);
+            scatter(reborrow(&mut args.m), m);
+            scatter(reborrow(&mut args.v), v);
         }
         Ok(())
     }

@@ -10,8 +10,8 @@ use crate::{Error, Result};
 /// Mask and dropout of an attention.
 #[derive(Clone, Debug, Default)]
 pub struct Attention {
-    /// Ends of the blocks of a block-causal mask, or none; see [`AttentionArgs::blocks`].
-    pub blocks: Option<Vec<usize>>,
+    /// Segment ends of a block-causal mask, if there is one; see [`AttentionArgs::segment_ends`].
+    pub segment_ends: Option<Vec<usize>>,
     /// Dropout of the probabilities.
     pub dropout: Option<Dropout>,
 }
@@ -73,11 +73,11 @@ impl<B: Backend> Tensor<B> {
                 *t = t.copy()?;
             }
         }
-        if let Some(blocks) = &how.blocks {
-            let ascending = blocks.windows(2).all(|w| w[0] < w[1]) && blocks.first() != Some(&0);
-            if !ascending || blocks.last() != Some(&nkv) || nq > nkv {
-                let expected = format!("ascending ends of blocks up to Nkv = {nkv} ≥ Nq = {nq}");
-                return Err(Error::argument("blocks", expected, format!("{blocks:?}")));
+        if let Some(ends) = &how.segment_ends {
+            let ascending = ends.windows(2).all(|w| w[0] < w[1]) && ends.first() != Some(&0);
+            if !ascending || ends.last() != Some(&nkv) || nq > nkv {
+                let expected = format!("ascending segment ends up to Nkv = {nkv} ≥ Nq = {nq}");
+                return Err(Error::argument("segment_ends", expected, format!("{ends:?}")));
             }
         }
         Ok(out)
@@ -95,7 +95,7 @@ fn attention_args<'a, B: Backend>(
         k: k.view(),
         v: v.view(),
         scale: (q.dim(3) as f64).powf(-0.5),
-        blocks: how.blocks.as_deref(),
+        segment_ends: how.segment_ends.as_deref(),
         dropout: how.dropout,
     }
 }

@@ -1,7 +1,7 @@
 //! Optimiser steps, in place.
 
 use super::array::Tensor;
-use crate::backend::{AdamW, AdamWSlot, Backend};
+use crate::backend::{AdamW, AdamWArgs, Backend};
 use crate::{Error, Result};
 
 /// One parameter of an AdamW step, with its gradient and moments.
@@ -36,7 +36,7 @@ impl<B: Backend> Tensor<B> {
             for state in [&mut *entry.m, &mut *entry.v] {
                 *state = state.ordered_like(entry.param)?;
             }
-            out.push(AdamWSlot {
+            out.push(AdamWArgs {
                 param: entry.param.make_mut()?,
                 grad: grad.as_ref().map(Tensor::view),
                 m: entry.m.make_mut()?,
