@@ -10,7 +10,7 @@ use std::hint::black_box;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use transdiff::backend::{Activation, AdamW, Resample};
-use transdiff::tensor::{Attention, ChannelMap, Conv, Modulation, Slot};
+use transdiff::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
 use transdiff::{Cpu, DType, Result, Tensor};
 
 /// Width of the base preset, its number of heads and the head size.
@@ -105,8 +105,9 @@ fn images(group: &mut Group<'_>, inputs: &mut Inputs) {
         bench(group, format!("group_norm {side}x{side}x{c}"), bytes, || {
             x.group_norm(&scale, &scale, 32, 1e-6)
         });
-        let map = ChannelMap { coefficients: x.group_norm(&scale, &scale, 32, 1e-6).unwrap(), silu: true };
-        let options = Conv { map: Some(&map), resample, residual: None };
+        let scale_shift =
+            ScaleShift { coefficients: x.group_norm(&scale, &scale, 32, 1e-6).unwrap(), silu: true };
+        let options = Conv { scale_shift: Some(&scale_shift), resample, residual: None };
         let outputs = x.conv2d(&w, &b, &options).unwrap().numel();
         let name = format!("conv2d {side}x{side}x{c}x{o} {resample:?}");
         bench(group, name, 2 * outputs * 9 * c, || x.conv2d(&w, &b, &options));
@@ -133,7 +134,7 @@ fn training(group: &mut Group<'_>, inputs: &mut Inputs) {
             .iter_mut()
             .zip(&grads)
             .zip(&mut moments)
-            .map(|((param, grad), (m, v))| Slot { param, grad: Some(grad), m, v, weight_decay: 0.02 })
+            .map(|((param, grad), (m, v))| AdamWParam { param, grad: Some(grad), m, v, weight_decay: 0.02 })
             .collect();
         Tensor::adamw_step(&backend, &hyper, &mut slots)
     });

@@ -1,4 +1,4 @@
-//! bf16, on the oracle: it rounds where tensors change their type, and finds every place where types do not fit.
+//! bf16 on the reference implementation, which rounds where tensors change their type and panics where types do not match.
 
 mod common;
 
@@ -15,8 +15,9 @@ use transdiff_core::train::{LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff_core::{DType, Error, Tensor};
 use transdiff_cpu::Cpu;
 
-/// Weights and inputs are off by up to 2⁻⁸ (0.4 %), most by half of that, and errors add up over the steps.
-const BAND: f64 = 0.03;
+/// Largest relative error. Weights and inputs are off by up to 2⁻⁸ (0.4 %), most by half of that, and errors add up over
+/// the steps.
+const LIMIT: f64 = 0.03;
 
 fn configs() -> [TransDiffConfig; 3] {
     [tiny::one_step(), tiny::mrar(), tiny::mrar_of_singles()]
@@ -31,11 +32,11 @@ fn error(got: &Tensor<Reference>, want: &Tensor<Reference>) -> f64 {
     length(&difference) / length(&want)
 }
 
-/// Near, but not the same: bf16 was computed in.
+/// Close but not equal, so that bf16 was computed in.
 #[track_caller]
-fn assert_near(got: &Tensor<Reference>, want: &Tensor<Reference>) {
+fn assert_close(got: &Tensor<Reference>, want: &Tensor<Reference>) {
     let error = error(got, want);
-    assert!((1e-6..BAND).contains(&error), "off by {error}");
+    assert!((1e-6..LIMIT).contains(&error), "off by {error}");
 }
 
 fn solvers() -> [Solver; 2] {
@@ -55,9 +56,9 @@ fn generate(
     Session::new(model).generate(&[0, 2], references, sampling, &mut noise, &mut NoopObserver).unwrap()
 }
 
-/// From f32 noise to f32 latents, with references on the way: the state of a sampler is never rounded to bf16.
+/// Noise, latents and references are f32: the state of a sampler is never rounded to bf16.
 #[test]
-fn generation_stays_near_f32() {
+fn generations_are_close_to_f32() {
     for config in configs() {
         let [wide, narrow] = [DType::F32, DType::BF16].map(|dtype| tiny::model(&Reference, &config, dtype));
         for (solver, scale) in solvers().into_iter().zip([1.0, 1.4]) {
@@ -67,22 +68,22 @@ fn generation_stays_near_f32() {
                 (got.codes.dtype(), got.features.as_ref().unwrap().tensor().dtype()),
                 (DType::F32, DType::BF16)
             );
-            assert_near(&got.codes, &want.codes);
-            assert_near(got.features.as_ref().unwrap().tensor(), want.features.as_ref().unwrap().tensor());
+            assert_close(&got.codes, &want.codes);
+            assert_close(got.features.as_ref().unwrap().tensor(), want.features.as_ref().unwrap().tensor());
             for (got, want) in got.references.iter().zip(&want.references) {
                 assert_eq!(got.dtype(), DType::F32);
-                assert_near(got, want);
+                assert_close(got, want);
             }
             // Given references come back as they were given.
             let given = &want.references[..want.references.len().min(1)];
             let again = generate(&narrow, given, &sampling);
-            assert_near(&again.codes, &want.codes);
+            assert_close(&again.codes, &want.codes);
             assert!(given.iter().zip(&again.references).all(|(a, b)| bits(a) == bits(b)));
         }
     }
 }
 
-/// Features come from anywhere, in any type.
+/// Features may have another type than the model.
 #[test]
 fn features_of_both_types_are_decoded() {
     let [wide, narrow] =
@@ -96,10 +97,10 @@ fn features_of_both_types_are_decoded() {
     };
     let want = decode(&wide, &features);
     let got = [&features, &rounded].map(|features| decode(&narrow, features));
-    assert_near(&got[0], &want);
+    assert_close(&got[0], &want);
     assert_eq!(bits(&got[0]), bits(&got[1]));
     for (got, want) in rounded.diversity().unwrap().iter().zip(features.diversity().unwrap()) {
-        assert!((got.root_mean_square - want.root_mean_square).abs() < BAND, "{got:?}, {want:?}");
+        assert!((got.root_mean_square - want.root_mean_square).abs() < LIMIT, "{got:?}, {want:?}");
     }
 }
 
@@ -114,8 +115,8 @@ fn settings(compute: DType) -> TrainConfig {
     }
 }
 
-/// A model as training leaves it. One of large random weights, as for generation above, is no measure here: rounding
-/// its weights alone turns its gradient by a third.
+/// A trained model. The large random weights used for generation above are unsuitable here: rounding them alone changes
+/// the gradient by a third.
 fn trained(config: &TransDiffConfig) -> TransDiff<Reference> {
     let model = TransDiff::new(&Reference, config, DType::F32, 3).unwrap();
     let mut run = Trainer::new(model, settings(DType::F32)).unwrap();
@@ -135,14 +136,14 @@ fn wider() -> [TransDiffConfig; 3] {
 }
 
 #[test]
-fn losses_stay_near_f32() {
+fn losses_are_close_to_f32() {
     for config in wider() {
         let (model, set) = (trained(&config), tiny::set(&config, 5));
         let [mut wide, mut narrow] = [DType::F32, DType::BF16].map(|dtype| trainer(&model, settings(dtype)));
         for _ in 0..6 {
             let (want, got) = (wide.step(&set).unwrap(), narrow.step(&set).unwrap());
             let error = (got.loss / want.loss - 1.0).abs();
-            assert!(error < BAND && got.loss != want.loss, "{got:?}, {want:?}");
+            assert!(error < LIMIT && got.loss != want.loss, "{got:?}, {want:?}");
         }
         for (name, param) in narrow.model().params().iter().chain(&narrow.ema().params()) {
             assert_eq!(param.value().dtype(), DType::F32, "{name}");
@@ -150,9 +151,9 @@ fn losses_stay_near_f32() {
     }
 }
 
-/// Every gradient is f32 and near what f32 gives; blocks that are computed again give the same, to the bit.
+/// Gradients are f32, close to those of an f32 run, and bitwise identical with gradient checkpointing.
 #[test]
-fn gradients_stay_near_f32() {
+fn gradients_are_close_to_f32() {
     for config in wider() {
         let model = trained(&config);
         let wide = trainer(&model, settings(DType::F32));
@@ -178,12 +179,12 @@ fn gradients_stay_near_f32() {
         }
         let [got, want] = [all_got, all_want]
             .map(|values| Tensor::from_f64(&Reference, &[values.len()], values, DType::F64).unwrap());
-        assert_near(&got, &want);
+        assert_close(&got, &want);
     }
 }
 
 #[test]
-fn a_resumed_run_computes_in_the_same_type() {
+fn resumed_runs_keep_their_compute_type() {
     let (folder, config) = (tempfile::tempdir().unwrap(), tiny::one_step());
     let (path, set) = (folder.path().join("run.safetensors"), tiny::set(&config, 5));
     let mut run = trainer(&trained(&config), settings(DType::BF16));
@@ -192,12 +193,13 @@ fn a_resumed_run_computes_in_the_same_type() {
     let mut resumed: Trainer<_> = Trainer::resume(&Reference, &path).unwrap();
     assert_eq!((resumed.config().compute, resumed.model().dtype()), (DType::BF16, DType::F32));
     let (want, got) = (run.step(&set).unwrap(), resumed.step(&set).unwrap());
-    // The oracle's f32 is wider than the file's, and a weight near a tie may be rounded to its other neighbour.
-    assert!((got.loss / want.loss - 1.0).abs() < BAND, "{got:?}, {want:?}");
+    // The reference implementation holds f32 tensors in f64, the file does not: a weight near a tie may be rounded to its
+    // other neighbour.
+    assert!((got.loss / want.loss - 1.0).abs() < LIMIT, "{got:?}, {want:?}");
 }
 
 #[test]
-fn a_type_that_the_backend_does_not_compute_in_is_refused() {
+fn unsupported_compute_types_are_refused() {
     let cpu = Cpu::new(Some(1)).unwrap();
     let model = tiny::model(&cpu, &tiny::one_step(), DType::F32);
     let refused = Trainer::new(model.clone(), settings(DType::BF16)).map(drop);

@@ -1,4 +1,4 @@
-//! The operations that the benchmarks count, against a count by hand.
+//! Operation counts of the benchmarks against counts by hand.
 
 #[path = "../benches/workloads/flops.rs"]
 mod flops;
@@ -23,11 +23,11 @@ fn model(mode: Mode) -> TransDiffConfig {
     }
 }
 
-/// Multiply-adds of an encoder block a token: queries, keys, values 3·8·8, the projection 8·8, the perceptron twice 8·32.
+/// Multiply-adds of an encoder block per token: queries, keys, values 3·8·8, the projection 8·8, the MLP twice 8·32.
 const TOKEN: usize = 192 + 64 + 512;
 
-/// Multiply-adds of the decoder for one latent of 16 tokens that sees `features` features: in and out 2·3·8 a token; the
-/// block's projections 4·64 and 2·64 and its perceptron 512 a token, and 2·8 for each of 16 and `features` keys.
+/// Multiply-adds of the decoder for one latent of 16 tokens that sees `features` features: in and out 2·3·8 per token; the
+/// block's projections 4·64 and 2·64 and its MLP 512 per token, and 2·8 for each of 16 and `features` keys.
 fn velocity(features: usize) -> usize {
     16 * (48 + (256 + 128 + 512) + 16 * 16 + 16 * features)
 }
@@ -36,7 +36,7 @@ fn velocity(features: usize) -> usize {
 const TIME: usize = 2048 + 64 + 384;
 
 #[test]
-fn one_step() {
+fn one_step_counts_match() {
     let config = model(Mode::OneStep);
     // 6 tokens, each of which sees 6.
     let features = 2 * (6 * TOKEN + 6 * 6 * 16);
@@ -52,7 +52,7 @@ fn one_step() {
 }
 
 #[test]
-fn multi_reference() {
+fn multi_reference_counts_match() {
     let config = model(Mode::MultiReference { groups: 4 });
     // Groups of one token, a patch of 4×4 positions with 48 values. Class tokens see 2 keys, group k sees 3 + k.
     let first = 2 * (3 * TOKEN + (2 * 2 + 3) * 16);
@@ -65,7 +65,7 @@ fn multi_reference() {
 
 /// Two levels of 32 and 64 channels; images of 4×4, latents of 2×2 with 2 channels.
 #[test]
-fn autoencoder() {
+fn vae_counts_match() {
     let config = VaeConfig {
         image_channels: 3,
         latent_channels: 2,

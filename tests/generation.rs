@@ -40,10 +40,10 @@ fn configs() -> [TransDiffConfig; 3] {
     [tiny::one_step(), tiny::mrar(), tiny::mrar_of_singles()]
 }
 
-/// (label, seed) of each image.
+/// (label, seed) per image.
 type Images<'a> = &'a [(usize, u64)];
 
-/// What a new session generates.
+/// Generates with a new session.
 fn generate<B: Backend>(model: &TransDiff<B>, images: Images<'_>, sampling: &Sampling) -> Generation<B> {
     generate_from(&mut Session::new(model), images, &[], sampling).unwrap()
 }
@@ -60,15 +60,15 @@ fn generate_from<B: Backend>(
     session.generate(&labels, references, sampling, &mut noise, &mut NoopObserver)
 }
 
-/// Image `index` of everything in a generation, as bits.
+/// Bits of image `index` in the latents, features and references of a generation.
 fn image<B: Backend>(generation: &Generation<B>, index: usize) -> Vec<Vec<u64>> {
     let of = |t: &Tensor<B>| bits(&t.narrow(0, index, 1).unwrap());
     let tensors = [&generation.codes, generation.features.as_ref().unwrap().tensor()];
     tensors.into_iter().chain(&generation.references).map(of).collect()
 }
 
-/// Every layout of groups that fits a latent of side 4.
-fn layouts() -> impl Strategy<Value = (TransDiffConfig, usize)> {
+/// Layouts of groups that fit a latent of side 4, each with a number of references.
+fn group_layouts() -> impl Strategy<Value = (TransDiffConfig, usize)> {
     let sizes = (1usize..=5, prop::sample::select(vec![1usize, 2, 4]), 1usize..=4, 1usize..=3);
     sizes.prop_flat_map(|(groups, side, buffer_size, encoder_blocks)| {
         let config = TransDiffConfig {
@@ -86,9 +86,9 @@ fn layouts() -> impl Strategy<Value = (TransDiffConfig, usize)> {
 proptest! {
     #![proptest_config(common::cases(40))]
 
-    /// Computing each group's tokens alone, with the keys and values of the earlier ones kept, is computing them all.
+    /// Features computed group by group, with cached keys and values of earlier groups, equal those of a single pass.
     #[test]
-    fn the_prefix_cache_changes_nothing((config, references) in layouts(), seed: u64) {
+    fn cached_features_equal_uncached_ones((config, references) in group_layouts(), seed: u64) {
         let model = tiny::model(&Reference, &config, DType::F64);
         let (ar, ctx, labels) = (model.ar(), Context::inference(), [2, 0]);
         let class = ar.class_embedding(&ctx, &labels).unwrap();
@@ -109,7 +109,7 @@ proptest! {
         prop_assert_eq!(cached.shape(), whole.shape());
         let difference = cached.sub(&whole).unwrap().to_f64().unwrap();
         prop_assert!(difference.iter().all(|d| d.abs() < 1e-12), "{:?}", difference);
-        // Later images change nothing in the features of earlier groups.
+        // Later references do not change the features of earlier groups.
         if let Some(last) = latents.len().checked_sub(1) {
             let fewer = ar.features(&ctx, &class, &latents[..last]).unwrap();
             let kept = whole.narrow(1, 0, fewer.dim(1)).unwrap();
@@ -118,9 +118,9 @@ proptest! {
         }
     }
 
-    /// An image is the same to the bit alone and in any batch, in any order.
+    /// An image is bitwise identical alone and in any batch, in any order.
     #[test]
-    fn an_image_is_its_own(
+    fn images_are_batch_invariant(
         which in 0usize..3,
         images in prop::collection::vec((0usize..3, 0u64..1000), 1..7),
         scale in prop::sample::select(vec![1.0, 1.4]),
@@ -133,9 +133,9 @@ proptest! {
     }
 }
 
-/// Labels, seeds and guidance each count; the number of threads does not.
+/// Latents depend on label, seed and guidance, and not on the number of threads.
 #[test]
-fn what_an_image_depends_on() {
+fn latents_depend_on_label_seed_and_guidance_only() {
     for config in configs() {
         let config = TransDiffConfig { width: 48, ..config };
         let model = tiny::model(&cpu(), &config, DType::F32);
@@ -154,9 +154,9 @@ fn what_an_image_depends_on() {
     }
 }
 
-/// Guidance 1 does not read what stands for no class: it may be anything.
+/// With guidance 1 the unconditional embedding is not read.
 #[test]
-fn without_guidance_there_is_no_unconditional_branch() {
+fn guidance_one_ignores_the_unconditional_embedding() {
     for config in configs() {
         let model = tiny::model(&cpu(), &config, DType::F32);
         let mut other = model.clone();
@@ -170,9 +170,9 @@ fn without_guidance_there_is_no_unconditional_branch() {
     }
 }
 
-/// Guidance follows v = v_u + w (v_c − v_u): a linear function of w in the first step.
+/// Guidance is v = v_u + w (v_c − v_u): linear in w for a single step.
 #[test]
-fn guidance_is_linear_in_one_step() {
+fn guided_latents_are_linear_in_the_scale() {
     let model = tiny::model(&Reference, &tiny::one_step(), DType::F64);
     let one_step = Heun { timesteps: Timesteps::uniform(1).unwrap(), interpolant: Interpolant::Linear };
     let euler =
@@ -184,7 +184,7 @@ fn guidance_is_linear_in_one_step() {
     let [one, two, three] = [1.0, 2.0, 3.0].map(image);
     let expected = two.affine(2.0, 0.0).unwrap().sub(&one).unwrap();
     assert!(expected.sub(&three).unwrap().to_f64().unwrap().iter().all(|d| d.abs() < 1e-12));
-    // w = 0 would be the branch without class, so v_u = 2 v(1) − v(2).
+    // w = 0 would be the unconditional branch, so v_u = 2 v(1) − v(2).
     let features = model.unconditional_features(&model.inference(), &[]).unwrap();
     let both = Features::new(Tensor::cat(&[features.tensor(), features.tensor()], 0).unwrap()).unwrap();
     let mut noise = KeyedNoise::new(&Reference, DType::F64, &[2, 3]);
@@ -194,9 +194,9 @@ fn guidance_is_linear_in_one_step() {
     assert!(expected.sub(&bare).unwrap().to_f64().unwrap().iter().all(|d| d.abs() < 1e-12));
 }
 
-/// Each trajectory of multi-reference autoregression has its guidance, and counts alone from its place on.
+/// Each AR step has its own guidance scale, which changes its latents and those of later AR steps only.
 #[test]
-fn guidance_of_each_trajectory() {
+fn guidance_acts_from_its_ar_step_on() {
     let model = tiny::model(&cpu(), &tiny::mrar_of_singles(), DType::F32);
     let run = |scales: &[f64]| generate(&model, &[(1, 2), (2, 9)], &guided(scales));
     let steps = |scales: &[f64]| {
@@ -209,16 +209,16 @@ fn guidance_of_each_trajectory() {
     for place in 0..4 {
         let mut scales = [1.0; 4];
         scales[place] = 1.6;
-        // The branch without class, not run before, catches up with all its groups.
+        // The unconditional branch, not run so far, computes all earlier groups first.
         let changed = steps(&scales);
         assert_eq!(changed[..place], plain[..place]);
         assert!((place..4).all(|i| changed[i] != plain[i]), "{place}");
     }
 }
 
-/// The model's own first references, given by the caller, lead to the same image.
+/// The first references of a generation, given by the caller, reproduce it.
 #[test]
-fn given_references_go_on_where_they_end() {
+fn given_references_reproduce_the_generation() {
     for config in [tiny::mrar(), tiny::mrar_of_singles()] {
         let (model, images) = (tiny::model(&cpu(), &config, DType::F32), [(1, 2), (2, 9), (0, 4)]);
         for scale in [1.0, 1.4] {
@@ -231,7 +231,7 @@ fn given_references_go_on_where_they_end() {
                 assert_eq!(run.references.len(), own.references.len());
                 assert!((0..3).all(|i| image(&run, i) == image(&own, i)), "{count} references given");
             }
-            // Others lead elsewhere.
+            // Other references give other latents.
             let other = own.references[0].affine(0.5, 0.1).unwrap();
             let run = generate_from(&mut Session::new(&model), &images, &[other], &sampling).unwrap();
             assert_ne!(bits(&run.codes), bits(&own.codes));
@@ -239,9 +239,9 @@ fn given_references_go_on_where_they_end() {
     }
 }
 
-/// The features of a generation are those that the model computes from its labels and references.
+/// The features of a generation equal those of its labels and references.
 #[test]
-fn features_are_the_ones_decoded() {
+fn generations_return_the_features_of_their_references() {
     for config in configs() {
         let model = tiny::model(&Reference, &config, DType::F64);
         let generation = generate(&model, &[(1, 2), (2, 9)], &guided(&[1.0]));
@@ -252,9 +252,9 @@ fn features_are_the_ones_decoded() {
     }
 }
 
-/// Stopped after any step, a session says so and is as good as new; the observer sees every step once.
+/// A session stopped after any step fails with `Cancelled` and can be used again; the observer sees every step once.
 #[test]
-fn cancellation_leaves_nothing_behind() {
+fn cancelled_sessions_are_reusable() {
     for config in configs() {
         let model = tiny::model(&cpu(), &config, DType::F32);
         let (images, sampling) = ([(1usize, 2u64), (0, 3)], guided(&[1.4]));
@@ -280,9 +280,9 @@ fn cancellation_leaves_nothing_behind() {
     }
 }
 
-/// Given references are nothing to wait for: progress begins with the first step that is made.
+/// Progress leaves out the AR steps of given references.
 #[test]
-fn progress_counts_what_is_computed() {
+fn progress_excludes_given_references() {
     let model = tiny::model(&cpu(), &tiny::mrar_of_singles(), DType::F32);
     let (images, sampling) = ([(1usize, 2u64)], guided(&[1.4]));
     let own = generate(&model, &images, &sampling).references;
@@ -302,7 +302,7 @@ fn progress_counts_what_is_computed() {
     }
 }
 
-/// Many threads may use one model.
+/// Sessions on several threads share a model.
 #[test]
 fn sessions_share_a_model_between_threads() {
     let model = tiny::model(&cpu(), &tiny::mrar(), DType::F32);
@@ -316,9 +316,9 @@ fn sessions_share_a_model_between_threads() {
     assert!(alone == together);
 }
 
-/// Features can be cut and mixed, and what is decoded from them differs.
+/// Truncated and spliced features decode to different latents.
 #[test]
-fn features_are_cut_and_mixed() {
+fn truncated_and_spliced_features_decode_differently() {
     let model = tiny::model(&cpu(), &tiny::one_step(), DType::F32);
     let mut session = Session::new(&model);
     let mut decode = |features: &Features<Cpu>, scale| {
@@ -338,7 +338,7 @@ fn features_are_cut_and_mixed() {
         let count = all.len();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), count, "every cut and every mix gives another image");
+        assert_eq!(all.len(), count, "every truncation and every splice gives other latents");
     }
     assert_eq!(bits(a.splice(&b, 4).unwrap().tensor()), bits(a.tensor()));
     assert_eq!(bits(a.splice(&b, 0).unwrap().tensor()), bits(b.tensor()));
@@ -348,9 +348,9 @@ fn features_are_cut_and_mixed() {
     assert_eq!(rest(&mixed), rest(&b));
 }
 
-/// Against the definition: pairs of rows, one by one.
+/// Diversity against its definition, pair by pair.
 #[test]
-fn diversity_is_that_of_the_pairs() {
+fn diversity_matches_its_definition() {
     let (images, n, d) = (2, 5, 3);
     let values = common::difference::normals(3, images * n * d);
     let features =
@@ -372,14 +372,14 @@ fn diversity_is_that_of_the_pairs() {
         );
     }
     let mean = cosine_mean(&Var::from(features.tensor().clone())).unwrap().value().item().unwrap();
-    assert!((mean - all).abs() < 1e-12, "the training term has the diagonal, too");
+    assert!((mean - all).abs() < 1e-12, "the training term includes the diagonal");
     let zeros = Features::new(Tensor::zeros(&Reference, &[1, 3, 2], DType::F32).unwrap()).unwrap();
     assert_eq!(zeros.diversity().unwrap()[0].mean, 0.0);
     assert!(matches!(zeros.truncate(1).unwrap().diversity(), Err(Error::Argument { .. })));
 }
 
 #[test]
-fn misuse_is_refused() {
+fn invalid_arguments_are_refused() {
     let [one_step, mrar] =
         [tiny::one_step(), tiny::mrar_of_singles()].map(|c| tiny::model(&cpu(), &c, DType::F32));
     let latent = |batch: usize| Tensor::zeros(&cpu(), &[batch, 2, 2, 2], DType::F32).unwrap();
@@ -401,11 +401,11 @@ fn misuse_is_refused() {
     }
     argument(run(&one_step, &[0], &[latent(1)], &[1.0]), "references");
     let shape = |result: Result<()>| assert!(matches!(result, Err(Error::Shape { .. })), "{result:?}");
-    // A reference for each image, of the model's latents.
+    // One reference per image, of the shape of the model's latents.
     shape(run(&mrar, &[0, 1], &[latent(1)], &[1.0]));
     shape(run(&mrar, &[0], &[latent(2)], &[1.4]));
     shape(run(&mrar, &[0], &[Tensor::zeros(&cpu(), &[1, 2, 4, 4], DType::F32).unwrap()], &[1.0]));
-    // One seed for each image.
+    // One seed per image.
     let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[1, 2]);
     shape(
         Session::new(&one_step).generate(&[0], &[], &guided(&[1.0]), &mut noise, &mut NoopObserver).map(drop),
@@ -436,36 +436,36 @@ fn misuse_is_refused() {
     assert!(matches!(single, Err(Error::Config { field: "mode", .. })));
 }
 
-/// A flag stops a generation in the middle of a pass, from any thread, and the session stays usable.
+/// A token cancels a generation within a step, from any thread, and the session stays usable.
 #[test]
-fn a_session_stops_at_its_flag() {
+fn tokens_cancel_within_a_step() {
     for config in configs() {
         let model = tiny::model(&cpu(), &config, DType::F32);
-        let (mut session, flag) = (Session::new(&model), CancellationToken::new());
-        session.set_cancellation(&flag);
+        let (mut session, token) = (Session::new(&model), CancellationToken::new());
+        session.set_cancellation(&token);
         let whole = generate_from(&mut session, &[(1, 5)], &[], &guided(&[1.4])).unwrap();
-        flag.clone().cancel();
+        token.clone().cancel();
         let stopped = generate_from(&mut session, &[(1, 5)], &[], &guided(&[1.4]));
         assert!(matches!(stopped, Err(Error::Cancelled)), "before the first block");
-        flag.reset();
+        token.reset();
         let again = generate_from(&mut session, &[(1, 5)], &[], &guided(&[1.4])).unwrap();
         assert_eq!(again.codes.to_f32().unwrap(), whole.codes.to_f32().unwrap());
         let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[5]);
         let mut steps = 0;
         let mut in_step = |_: &Progress<'_, Cpu>| {
             steps += 1;
-            flag.cancel();
+            token.cancel();
             ControlFlow::Continue(())
         };
         let stopped = session.generate(&[1], &[], &guided(&[1.4]), &mut noise, &mut in_step);
         assert!(matches!(stopped, Err(Error::Cancelled)));
-        assert_eq!(steps, 1, "the next step is not made");
+        assert_eq!(steps, 1, "the next step does not run");
     }
 }
 
-/// A given starting state takes the place of the drawn one; the injected noise stays the seed's.
+/// Given initial noise replaces the drawn noise; injected noise still follows the seed.
 #[test]
-fn generation_starts_from_a_given_state() {
+fn given_initial_noise_replaces_the_drawn_noise() {
     let model = tiny::model(&cpu(), &tiny::one_step(), DType::F32);
     let sampling = guided(&[1.0]);
     let keyed = || KeyedNoise::<Cpu>::new(&cpu(), DType::F32, &[9]);
@@ -482,9 +482,9 @@ fn generation_starts_from_a_given_state() {
     assert!(matches!(run(keyed().with_initial(wrong)), Err(Error::Shape { .. })));
 }
 
-/// Weights that are not finite give an error, not an image.
+/// Non-finite weights are an error.
 #[test]
-fn a_broken_model_gives_no_image() {
+fn non_finite_weights_are_an_error() {
     let mut model = tiny::model(&cpu(), &tiny::one_step(), DType::F32);
     let (_, param) = model.params_mut().into_iter().find(|(name, _)| name == "z_proj_ln.bias").unwrap();
     let infinite = param.value().affine(0.0, f64::INFINITY).unwrap();
@@ -500,7 +500,7 @@ fn initial_weights_follow_the_seed() {
         let model = new(&config, 1);
         assert_eq!(differing(&model, &new(&config, 1)), [""; 0]);
         let reference = TransDiff::new(&Reference, &config, DType::F32, 1).unwrap();
-        assert_eq!(differing(&model, &reference), [""; 0], "the backend does not matter");
+        assert_eq!(differing(&model, &reference), [""; 0], "independent of the backend");
         let other = differing(&model, &new(&config, 2));
         for (name, param) in model.params() {
             let values = param.value().to_f64().unwrap();
@@ -513,7 +513,8 @@ fn initial_weights_follow_the_seed() {
     }
 }
 
-/// The published sizes (the paper's table), in millions of parameters: whole, and the two halves in one step.
+/// Published sizes (the paper's table) in millions of parameters: of MRAR models; of one-step models, their encoders and
+/// their decoders.
 #[test]
 fn presets_have_the_published_numbers_of_parameters() {
     let published = [

@@ -1,6 +1,6 @@
 //! The model against the published implementation: every recorded activation, velocity, sample, loss, gradient and
-//! weight. The configuration comes from each file's metadata, so that other files of the same kind can be put in
-//! place of ours (`TRANSDIFF_GOLDEN`).
+//! weight. The configuration comes from each file's metadata, so that other files of the same kind can replace
+//! ours (`TRANSDIFF_GOLDEN`).
 
 mod common;
 
@@ -19,18 +19,18 @@ use transdiff_core::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig, Trainer
 use transdiff_core::{Backend, DType, HostTensor, Tensor};
 use transdiff_cpu::Cpu;
 
-/// How close to the recording each kind of value has to be.
+/// Largest relative error per kind of value.
 #[derive(Clone, Copy)]
 struct Limits {
     activation: f64,
     gradient: f64,
     sample: f64,
     weight: f64,
-    /// What a gradient that is truly zero may come to, as a share of the gradient norm.
+    /// Largest norm of a gradient that is truly zero, as a share of the gradient norm.
     zero: f64,
 }
 
-/// The closeness that the golden files are specified with, for f32.
+/// Tolerances that the golden files are specified with, for f32.
 const SINGLE: Limits = Limits { activation: 3e-6, gradient: 2e-5, sample: 2e-5, weight: 1e-5, zero: 1e-6 };
 
 /// A gradient below this share of the gradient norm is a true zero: the recording holds rounding noise.
@@ -58,8 +58,8 @@ fn mrar_256() {
 mod cuda {
     use super::*;
 
-    /// In bf16, which rounds to 4e-3 and adds up over blocks and steps; some twice what was measured. Adam makes steps of
-    /// one size of gradients of any: where rounding turns a sign, a weight that began at zero goes the other way.
+    /// Tolerances for bf16, about twice the measured errors: roundings of 4e-3 add up over blocks and steps. Adam takes
+    /// steps of one size for gradients of any: where rounding flips a sign, a weight that began at zero moves the other way.
     const HALF: Limits = Limits { activation: 2e-2, gradient: 5e-2, sample: 2e-2, weight: 8e-2, zero: 1e-4 };
 
     fn check(name: &str, dtype: DType, limits: Limits) {
@@ -99,8 +99,8 @@ mod cuda {
     }
 }
 
-/// `compute` is what the model computes in: its weights are of that type where it generates, and f32 where it is
-/// trained.
+/// Compares all values of a file. `compute` is the type that the model computes in; weights have that type for generation,
+/// and f32 for training.
 fn check_file<B: Backend>(backend: &B, name: &str, compute: DType, limits: Limits) {
     let golden = Golden::load(name);
     let mut case = Case::new(backend, &golden, compute, limits);
@@ -113,7 +113,7 @@ fn check_file<B: Backend>(backend: &B, name: &str, compute: DType, limits: Limit
     case.report(name);
 }
 
-/// One file, the model that it describes, and what did not agree.
+/// A file, the model that it describes, and the values that did not agree.
 struct Case<'a, B: Backend> {
     golden: &'a Golden,
     backend: B,
@@ -217,8 +217,8 @@ impl<'a, B: Backend> Case<'a, B> {
         let class = ar.class_embedding(&ctx, &labels).unwrap();
         let references = self.references();
         let embedded = ar.embed(&ctx, &class, &references).unwrap();
-        let blocks = ar.attention_blocks(1 + references.len());
-        let block0 = ar.blocks()[0].forward(&ctx, &embedded, blocks.as_deref()).unwrap();
+        let segment_ends = ar.segment_ends(1 + references.len());
+        let block0 = ar.blocks()[0].forward(&ctx, &embedded, segment_ends.as_deref()).unwrap();
         self.close("act.encoder_block0", block0.value(), self.limits.activation);
         if self.golden.get("act.encoder_out").is_some() {
             self.close("act.encoder_out", self.features().tensor(), self.limits.activation);
@@ -226,7 +226,7 @@ impl<'a, B: Backend> Case<'a, B> {
         self.close("out.z", self.conditioning().value(), self.limits.activation);
     }
 
-    /// Velocities given all features, and given the first k where those were recorded.
+    /// Compares the velocities for all features, and for the first k where those were recorded.
     fn check_velocities(&mut self) {
         let (ctx, decoder, z) = (
             Context::inference().with_compute_dtype(self.model.dtype()),
@@ -366,7 +366,7 @@ impl<'a, B: Backend> Case<'a, B> {
         }
     }
 
-    /// Weights after the steps. Adam turns the rounding noise of a zero gradient into steps, so key biases are
+    /// Compares the weights after the steps. Adam turns the rounding noise of a zero gradient into steps, so key biases are
     /// held to the distance `travelled` that the steps allow.
     fn check_weights(&mut self, prefix: &str, model: &TransDiff<B>, travelled: f64) {
         for (name, param) in model.params() {
@@ -376,7 +376,7 @@ impl<'a, B: Backend> Case<'a, B> {
             for (part, range) in parts(&name, out.len()) {
                 let (out, reference) = (&out[range.clone()], &reference[range]);
                 if part == KEY_PART {
-                    // What is not a number is the furthest in this order.
+                    // NaN is the largest in this order.
                     let distances = out.iter().zip(reference).map(|(a, b)| (a - b).abs());
                     let furthest = distances.max_by(f64::total_cmp).unwrap_or(0.0);
                     self.note(&format!("{key}{part}"), furthest, travelled);
@@ -390,7 +390,7 @@ impl<'a, B: Backend> Case<'a, B> {
 
 const KEY_PART: &str = " (keys)";
 
-/// The ranges of a parameter that are looked at by themselves: key biases apart from the rest.
+/// Ranges of a parameter that are compared separately: key biases apart from the rest.
 fn parts(name: &str, len: usize) -> Vec<(&'static str, std::ops::Range<usize>)> {
     if name.ends_with("qkv.bias") {
         let third = len / 3;

@@ -66,7 +66,7 @@ fn run<B: Backend>(backend: &B, dtype: DType, golden: &Golden, name: &str, confi
     let out = sampler
         .sample(&Guided::new(&field, guidance), x, ArStep::ONLY, &mut noise, &mut NoopObserver)
         .unwrap_or_else(|e| panic!("{name}: {e}"));
-    // Without injected noise nothing is drawn; otherwise one draw for each step but the last.
+    // Without injected noise nothing is drawn; otherwise once per step but the last.
     let used = if number("scale_1") == 0.0 { 0 } else { timesteps.steps() - 1 };
     assert_eq!(draws.dim(0) - noise.remaining(), used, "{name}: number of draws");
     out.to_host().unwrap()
@@ -86,14 +86,14 @@ fn all_runs<B: Backend>(backend: &B, dtype: DType, limit: f64) {
     }
 }
 
-/// The reference's float64, but for inputs and outputs that were stored in f32.
+/// In f64, as the published implementation, but with inputs and outputs that were stored in f32.
 #[test]
-fn runs_in_f64() {
+fn runs_match_in_f64() {
     all_runs(&Reference, DType::F64, 1e-6);
 }
 
 #[test]
-fn runs_in_f32() {
+fn runs_match_in_f32() {
     all_runs(&Cpu::new(Some(2)).unwrap(), DType::F32, 2e-5);
     all_runs(&Reference, DType::F32, 2e-5);
 }
@@ -104,7 +104,7 @@ mod cuda {
     use super::*;
 
     #[test]
-    fn runs_on_cuda() {
+    fn runs_match_on_cuda() {
         let Some(cuda) = common::cuda::device() else { return };
         all_runs(&cuda, DType::F32, 2e-5);
     }

@@ -16,9 +16,9 @@ use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_core::{Backend, CancellationToken, DType, Error, HostTensor, Tensor};
 use transdiff_cpu::Cpu;
 
-/// The closeness that the golden file is specified with, for f32.
+/// Tolerance that the golden file is specified with, for f32.
 const SINGLE: f64 = 1e-5;
-/// In f64 what is left is that the recording, weights included, is rounded to f32.
+/// Tolerance for f64: the recording, weights included, is rounded to f32.
 const DOUBLE: f64 = 3e-7;
 
 /// A token that is never cancelled.
@@ -46,8 +46,8 @@ fn load<B: Backend>(backend: &B, golden: &Golden, dtype: DType) -> Vae<B> {
 
 /// A file, in memory, of these tensors.
 fn stored<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a HostTensor)>) -> WeightFile {
-    let try_with_capacity = tempfile::tempdir().unwrap();
-    let path = try_with_capacity.path().join("vae.safetensors");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vae.safetensors");
     write_atomic(&path, tensors, &BTreeMap::new()).unwrap();
     WeightFile::from_bytes("vae", std::fs::read(&path).unwrap()).unwrap()
 }
@@ -73,26 +73,26 @@ fn check<B: Backend>(backend: &B, golden: &Golden, dtype: DType, limit: f64) {
 }
 
 #[test]
-fn vae_in_f32() {
+fn vae_matches_in_f32() {
     if let Some(golden) = Golden::find("vae") {
         check(&Cpu::new(None).unwrap(), &golden, DType::F32, SINGLE);
     }
 }
 
 #[test]
-fn vae_in_f64() {
+fn vae_matches_in_f64() {
     if let Some(golden) = Golden::find("vae") {
         check(&Cpu::new(None).unwrap(), &golden, DType::F64, DOUBLE);
     }
 }
 
-/// On the first GPU, if there is one. In bf16 some forty layers round to 2e-3 each.
+/// On the first GPU, if there is one. In bf16 about forty layers round to 2e-3 each.
 #[cfg(feature = "cuda")]
 mod cuda {
     use super::*;
 
     #[test]
-    fn vae_on_cuda() {
+    fn vae_matches_on_cuda() {
         let (Some(cuda), Some(golden)) = (common::cuda::device(), Golden::find("vae")) else { return };
         check(&cuda, &golden, DType::F32, SINGLE);
         check(&cuda, &golden, DType::BF16, 3e-2);
@@ -117,18 +117,18 @@ fn normal<B: Backend>(backend: &B, shape: &[usize], dtype: DType) -> Tensor<B> {
 }
 
 #[test]
-fn the_oracle_agrees() {
+fn cpu_matches_the_reference_implementation() {
     let cpu = Cpu::new(Some(2)).unwrap();
-    let (ours, oracle) = (
+    let (ours, reference) = (
         Vae::new(&cpu, &tiny(), DType::F64, 5).unwrap(),
         Vae::new(&Reference, &tiny(), DType::F64, 5).unwrap(),
     );
     let image = [1, 3, 6, 4];
     let got = ours.encode(&normal(&cpu, &image, DType::F64), &token()).unwrap();
-    let want = oracle.encode(&normal(&Reference, &image, DType::F64), &token()).unwrap();
+    let want = reference.encode(&normal(&Reference, &image, DType::F64), &token()).unwrap();
     let host = |t: &Tensor<_>| t.to_host().unwrap();
     assert_close("moments", &host(got.moments()), &want.moments().to_host().unwrap(), 1e-12);
-    let decoded = oracle.decode(want.mean(), &token()).unwrap();
+    let decoded = reference.decode(want.mean(), &token()).unwrap();
     assert_close(
         "decoded",
         &host(&ours.decode(got.mean(), &token()).unwrap()),
@@ -138,7 +138,7 @@ fn the_oracle_agrees() {
 }
 
 #[test]
-fn an_image_is_the_same_in_any_batch_on_any_number_of_threads() {
+fn images_are_independent_of_batch_and_threads() {
     let results = [1, 2, 3].map(|threads| {
         let cpu = Cpu::new(Some(threads)).unwrap();
         let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
@@ -159,7 +159,7 @@ fn an_image_is_the_same_in_any_batch_on_any_number_of_threads() {
 }
 
 #[test]
-fn sides_follow_the_latent() {
+fn image_sides_follow_the_latent() {
     let cpu = Cpu::new(Some(2)).unwrap();
     let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
     assert_eq!(vae.downsampling(), 2);
@@ -174,7 +174,7 @@ fn sides_follow_the_latent() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn mismatched_shapes_and_types_are_refused() {
     let cpu = Cpu::new(Some(1)).unwrap();
     let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
     for shape in [&[1, 3, 5, 4][..], &[1, 3, 4, 5], &[1, 4, 4, 4], &[3, 4, 4], &[1, 3, 0, 4]] {
@@ -220,22 +220,22 @@ fn a_cancelled_token_stops_both_directions() {
 }
 
 #[test]
-fn infinities_are_named() {
+fn non_finite_results_name_their_stage() {
     let cpu = Cpu::new(Some(1)).unwrap();
     let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
-    let endless = |shape: &[usize]| Tensor::full(&cpu, shape, f64::INFINITY, DType::F32).unwrap();
-    let encoded = vae.encode(&endless(&[1, 3, 4, 4]), &token());
+    let infinite = |shape: &[usize]| Tensor::full(&cpu, shape, f64::INFINITY, DType::F32).unwrap();
+    let encoded = vae.encode(&infinite(&[1, 3, 4, 4]), &token());
     assert!(matches!(encoded, Err(Error::NonFinite { stage: "vae encoder" })));
-    let decoded = vae.decode(&endless(&[1, 2, 2, 2]), &token());
+    let decoded = vae.decode(&infinite(&[1, 2, 2, 2]), &token());
     assert!(matches!(decoded, Err(Error::NonFinite { stage: "vae decoder" })));
 }
 
 type Named = Vec<(String, HostTensor)>;
 
 #[test]
-fn files_come_back_and_strangers_are_named() {
-    let (cpu, try_with_capacity) = (Cpu::new(Some(1)).unwrap(), tempfile::tempdir().unwrap());
-    let path = try_with_capacity.path().join("vae.safetensors");
+fn files_round_trip_and_mismatched_tensors_are_named() {
+    let (cpu, folder) = (Cpu::new(Some(1)).unwrap(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("vae.safetensors");
     let vae = Vae::new(&cpu, &tiny(), DType::F32, 0).unwrap();
     vae.save(&path).unwrap();
     let back = Vae::load(&cpu, &path, DType::F32).unwrap();
@@ -253,7 +253,7 @@ fn files_come_back_and_strangers_are_named() {
         StoredVae::find(&file)?.load(&cpu, DType::F32).map(|vae| vae.config().clone())
     };
     let scalar = |value| HostTensor::f32(&[1], vec![value]).unwrap();
-    // What training left behind is nobody's concern.
+    // Tensors of the training loss are ignored.
     assert_eq!(with(&|t| t.push(("loss.logvar".to_owned(), scalar(0.0)))).unwrap(), tiny());
     let extra = with(&|t| t.push(("decoder.up.1.attn.0.norm.bias".to_owned(), scalar(0.0))));
     let name = "decoder.up.1.attn.0.norm.bias";
@@ -271,7 +271,7 @@ fn files_come_back_and_strangers_are_named() {
 }
 
 #[test]
-fn the_published_one_has_its_size() {
+fn the_published_config_has_its_number_of_parameters() {
     let vae = Vae::placeholder(&Reference, &VaeConfig::published(), DType::F32).unwrap();
     let millions = vae.param_count() as f64 / 1e6;
     assert!((millions - 66.46).abs() < 0.005, "{millions} M parameters");

@@ -13,12 +13,12 @@ use transdiff_core::{Backend, DType, Error, Tensor};
 use transdiff_cpu::Cpu;
 
 #[test]
-fn reference() {
+fn gradients_match_differences_on_the_reference() {
     check_all(&Reference);
 }
 
 #[test]
-fn cpu() {
+fn gradients_match_differences_on_the_cpu() {
     check_all(&Cpu::new(None).unwrap());
 }
 
@@ -175,7 +175,7 @@ fn norm<B: Backend>() -> Vec<Case<B>> {
             x[0].norm_modulate(None, Some(modulation), EPS)
         }),
     ];
-    // Of each image, shared by all, one image, no rows.
+    // One modulation per image, one shared by all images, one image, no rows.
     let shapes: [[&[usize]; 2]; 5] = [
         [&[2, 3, 5], &[2, 1, 5]],
         [&[2, 3, 5], &[1, 1, 5]],
@@ -222,11 +222,16 @@ fn residual<B: Backend>() -> Vec<Case<B>> {
     cases
 }
 
-/// The masks of an attention: none, and blocks whose last ends at the number of keys.
-fn masks(blocks: &'static [usize]) -> impl Iterator<Item = Attention> {
-    let of = |blocks: Option<&[usize]>, dropout| Attention { blocks: blocks.map(<[_]>::to_vec), dropout };
-    [of(None, None), of(None, dropout(0.3)), of(Some(blocks), None), of(Some(blocks), dropout(0.3))]
-        .into_iter()
+/// Attentions with and without a block-causal mask, whose last segment ends at the number of keys, and dropout.
+fn masks(segment_ends: &'static [usize]) -> impl Iterator<Item = Attention> {
+    let of = |ends: Option<&[usize]>, dropout| Attention { segment_ends: ends.map(<[_]>::to_vec), dropout };
+    [
+        of(None, None),
+        of(None, dropout(0.3)),
+        of(Some(segment_ends), None),
+        of(Some(segment_ends), dropout(0.3)),
+    ]
+    .into_iter()
 }
 
 fn attention<B: Backend>() -> Vec<Case<B>> {
@@ -240,12 +245,12 @@ fn attention<B: Backend>() -> Vec<Case<B>> {
         ([&[1, 1, 1, 1], &[1, 1, 1, 1], &[1, 1, 1, 1]], &[1]),
         ([&[2, 0, 2, 3], &[2, 3, 2, 3], &[2, 3, 2, 3]], &[1, 3]),
     ];
-    for (qkv, blocks) in shapes {
-        for how in masks(blocks) {
+    for (qkv, segment_ends) in shapes {
+        for how in masks(segment_ends) {
             cases.push(case("attention", &qkv, move |x| x[0].attention(&x[1], &x[2], how.clone())));
         }
     }
-    let more = Attention { blocks: None, dropout: dropout(0.2) };
+    let more = Attention { segment_ends: None, dropout: dropout(0.2) };
     cases.push(case("attention, more queries", &[&[1, 5, 2, 3], &[1, 2, 2, 3], &[1, 2, 2, 3]], move |x| {
         x[0].attention(&x[1], &x[2], more.clone())
     }));
@@ -257,22 +262,22 @@ fn attention<B: Backend>() -> Vec<Case<B>> {
 
 fn self_attention<B: Backend>() -> Vec<Case<B>> {
     let mut cases = Vec::new();
-    for (shape, heads, blocks) in [
+    for (shape, heads, segment_ends) in [
         (&[2, 4, 12], 2, &[1, 4][..]),
         (&[1, 3, 9], 1, &[2, 3]),
         (&[1, 1, 3], 1, &[1]),
         (&[0, 2, 6], 2, &[2]),
     ] {
-        for how in masks(blocks) {
+        for how in masks(segment_ends) {
             cases.push(case("self-attention", &[shape], move |x| x[0].self_attention(heads, how.clone())));
         }
     }
     cases
 }
 
-/// f32 in the middle: the backward pass goes through the same types, and is exact for powers of two.
+/// The backward pass goes through the same types, here f32; powers of two are exact.
 #[test]
-fn a_cast_returns_the_gradient_in_the_input_type() {
+fn casts_return_gradients_in_the_input_type() {
     let tape = Tape::new();
     let x = tensor(&Reference, &[3], vec![1.0, -2.0, 0.5]);
     let (x, key) = tape.input(x);
@@ -285,9 +290,9 @@ fn a_cast_returns_the_gradient_in_the_input_type() {
     assert_eq!((grad.dtype(), grad.to_f64().unwrap()), (DType::F64, vec![0.5, 2.0, -4.0]));
 }
 
-/// What the loss does not depend on has no gradient, and a leaf that is the loss has 1.
+/// Leaves that the loss does not depend on have no gradient; a leaf that is the loss has gradient 1.
 #[test]
-fn only_what_the_loss_depends_on_has_a_gradient() {
+fn only_dependencies_of_the_loss_have_gradients() {
     let tape = Tape::new();
     let (x, x_key) = tape.input(tensor(&Reference, &[], vec![3.0]));
     let (y, y_key) = tape.input(tensor(&Reference, &[], vec![4.0]));
@@ -300,9 +305,9 @@ fn only_what_the_loss_depends_on_has_a_gradient() {
     assert!(tape.backward(&constant).unwrap().get(x_key).is_none());
 }
 
-/// Two leaves of one key are one parameter.
+/// Two leaves of the same key are the same parameter.
 #[test]
-fn gradients_of_one_key_add_up() {
+fn gradients_of_equal_keys_add_up() {
     let tape = Tape::new();
     let (x, key) = tape.input(tensor(&Reference, &[], vec![3.0]));
     let again = tape.leaf(key, x.value().clone());
@@ -317,7 +322,7 @@ fn gradients_of_one_key_add_up() {
 }
 
 #[test]
-fn misuse_is_refused() {
+fn invalid_uses_of_tapes_are_refused() {
     let (one, other) = (Tape::new(), Tape::new());
     let values = || tensor(&Reference, &[2], vec![1.0, 2.0]);
     let ((a, _), (b, _)) = (one.input(values()), other.input(values()));

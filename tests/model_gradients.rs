@@ -1,4 +1,4 @@
-//! The gradients of whole models: against differences of the loss in f64, and which of them are zero.
+//! Gradients of whole models against central differences of the loss in f64, and which of them are zero.
 
 mod common;
 
@@ -16,23 +16,23 @@ use transdiff_core::train::{EmaConfig, TrainConfig, Trainer};
 use transdiff_core::{Backend, DType, Tensor};
 use transdiff_cpu::Cpu;
 
-/// Along a direction of length 1 in a parameter; the loss is of order 10, so rounding is of order 1e-10.
+/// Step along a direction of length 1 in a parameter; the loss is of order 10, so rounding is of order 1e-10.
 const STEP: f64 = 1e-5;
-/// In units of the parameter's gradient norm, with 1e-3 of the whole norm as the smallest unit.
+/// Largest error in units of the parameter's gradient norm, with 1e-3 of the whole norm as the smallest unit.
 const LIMIT: f64 = 1e-6;
-/// What a true zero may come to, as a share of the whole gradient norm: f64 rounding.
+/// Largest norm of a true zero, as a share of the whole gradient norm: f64 rounding.
 const ZERO: f64 = 1e-13;
-/// What every other part of a parameter comes to at the least: far below the smallest here, far above rounding.
+/// Smallest norm of any other part of a parameter: far below the smallest here, far above rounding.
 const NON_ZERO: f64 = 1e-7;
 const DIVERSITY: f64 = 0.3;
 
 #[test]
-fn reference() {
+fn gradients_match_differences_on_the_reference() {
     check_all(&Reference);
 }
 
 #[test]
-fn cpu() {
+fn gradients_match_differences_on_the_cpu() {
     check_all(&Cpu::new(None).unwrap());
 }
 
@@ -134,8 +134,8 @@ impl<B: Backend> Check<B> {
     }
 }
 
-/// The parts of a parameter that are looked at by themselves, and whether it is a bias of keys: that shifts all
-/// scores of a query alike, which a softmax does not see.
+/// Parts of a parameter that are checked separately, and whether each is a key bias: it shifts all scores of a query
+/// equally, to which a softmax is invariant.
 fn parts<'a>(name: &str, grad: &'a [f64]) -> Vec<(&'a [f64], bool)> {
     if name.ends_with("qkv.bias") {
         grad.chunks(grad.len() / 3).zip([false, true, false]).collect()
@@ -158,22 +158,22 @@ fn configs() -> [TransDiffConfig; 3] {
     [tiny::one_step(), tiny::mrar(), tiny::mrar_of_singles()]
 }
 
-/// Blocks that are computed again see the same dropout masks and give the same gradients, to the bit.
+/// Recomputed blocks draw the same dropout masks and give bitwise identical gradients.
 #[test]
-fn checkpointed_blocks_give_the_same_gradients() {
+fn gradient_checkpointing_is_bitwise_identical() {
     fn check<B: Backend>(backend: &B) {
         for config in configs() {
             let model = tiny::model(backend, &config, DType::F64);
             let batches = [1, 2].map(|seed| tiny::batch(&model, &[true, false], 2, seed));
             let settings = TrainConfig { compute: DType::F64, ..settings() };
             let plain = Trainer::new(model.clone(), settings.clone()).unwrap();
-            let replayed = TrainConfig { gradient_checkpointing: true, ..settings };
-            let replayed = Trainer::new(model, replayed).unwrap();
+            let recomputed = TrainConfig { gradient_checkpointing: true, ..settings };
+            let recomputed = Trainer::new(model, recomputed).unwrap();
             let (loss, grads) = plain.gradients(&batches).unwrap();
-            let (loss_again, grads_again) = replayed.gradients(&batches).unwrap();
-            assert_eq!(loss.to_bits(), loss_again.to_bits());
+            let (recomputed_loss, recomputed_grads) = recomputed.gradients(&batches).unwrap();
+            assert_eq!(loss.to_bits(), recomputed_loss.to_bits());
             for (name, param) in plain.model().params() {
-                let [a, b] = [&grads, &grads_again].map(|g| g.get(param.key()).map(bits));
+                let [a, b] = [&grads, &recomputed_grads].map(|g| g.get(param.key()).map(bits));
                 assert_eq!(a, b, "{name}");
             }
         }
@@ -182,9 +182,9 @@ fn checkpointed_blocks_give_the_same_gradients() {
     check(&Cpu::new(None).unwrap());
 }
 
-/// Frozen parameters have no gradient and no moments, and neither they nor their averages move.
+/// Frozen parameters have no gradient and no moments, and neither they nor their EMA weights change.
 #[test]
-fn frozen_parameters_stay() {
+fn frozen_parameters_do_not_change() {
     let backend = Cpu::new(Some(1)).unwrap();
     for ((config, gradient_checkpointing), rate) in
         configs().into_iter().zip([false, true, true]).zip([0.7, 0.9999, 0.997])
@@ -216,10 +216,10 @@ fn frozen_parameters_stay() {
         moments.sort_unstable();
         expected.sort_unstable();
         assert_eq!(moments, expected);
-        // A run of its own on the result trains everything, and resumes.
+        // A new run from the result trains all parameters, and resumes.
         let settings = TrainConfig { trainable_prefixes: Vec::new(), ..trainer.config().clone() };
         let mut whole = Trainer::new(trainer.ema().clone(), settings).unwrap();
-        // The first step's rate is 0.
+        // The learning rate of the first step is 0.
         for _ in 0..2 {
             whole.step(&tiny::set(&config, 5)).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Pipelines: what they share with the model below them, and what they add.
+//! Pipelines: batches, initial latents, features, encoding and memory estimates.
 
 mod common;
 
@@ -47,7 +47,7 @@ fn normals(shape: &[usize], seed: u64) -> HostTensor {
 }
 
 #[test]
-fn batches_join_to_the_same_output() {
+fn output_is_independent_of_the_batch_size() {
     let mut session = session(&tiny::mrar_of_singles());
     let noise = normals(&[5, 2, 2, 2], 1);
     for initial_noise in [None, Some(noise)] {
@@ -62,7 +62,7 @@ fn batches_join_to_the_same_output() {
 }
 
 #[test]
-fn starting_latents_take_the_place_of_the_seeds_noise() {
+fn initial_latents_replace_the_seeds_noise() {
     let mut session = session(&tiny::one_step());
     let free = generate(&mut session, &request(2));
     let from = |seed| Request { initial_noise: Some(normals(&[2, 2, 2, 2], seed)), ..request(2) };
@@ -71,13 +71,13 @@ fn starting_latents_take_the_place_of_the_seeds_noise() {
     assert_ne!(one.latents, other.latents);
     assert_same(&generate(&mut session, &from(1)), &one);
     assert_eq!(one.features, free.features, "features come before the noise");
-    // The noise that is injected on the way is still that of the seeds.
+    // Injected noise still follows the seeds.
     let reseeded = Request { seeds: vec![7, 8], ..from(1) };
     assert_ne!(generate(&mut session, &reseeded).latents, one.latents);
 }
 
 #[test]
-fn features_that_went_out_come_in_again() {
+fn returned_features_reproduce_the_output() {
     let mut session = session(&tiny::one_step());
     let made = generate(&mut session, &request(3));
     let conditioning =
@@ -86,7 +86,7 @@ fn features_that_went_out_come_in_again() {
 }
 
 #[test]
-fn images_are_encoded_with_a_seed_each() {
+fn posterior_samples_have_one_seed_per_image() {
     let mut session = session(&tiny::one_step());
     let images =
         HostTensor::f32(&[2, 3, 4, 6], (0..144).map(|i| (i % 7) as f32 / 4.0 - 0.8).collect()).unwrap();
@@ -109,7 +109,7 @@ fn images_are_encoded_with_a_seed_each() {
 }
 
 #[test]
-fn estimates_grow_with_the_batch_and_do_not_wrap_around() {
+fn estimates_grow_with_the_batch_and_saturate() {
     let [model, vae] = tiny::files(&Cpu::new(Some(1)).unwrap(), &tiny::one_step());
     let estimate = |vae, images| Pipeline::estimate(&model, vae, &options(), images).unwrap();
     let with = estimate(Some(&vae), 4);

@@ -1,7 +1,6 @@
-//! How close samples come to what they should be: distributions that are known in closed form, and orders of
-//! convergence.
+//! Accuracy of the samplers: distributions known in closed form, and orders of convergence.
 //!
-//! Every case is drawn from fixed seeds, so that a statistical bound that holds once holds always.
+//! Cases are drawn from fixed seeds, so that a statistical bound that holds once always holds.
 
 mod common;
 
@@ -17,7 +16,7 @@ use transdiff_core::{Backend, DType, Tensor};
 
 const ONLY: ArStep = ArStep::ONLY;
 
-/// Mean and variance of one element after Euler–Maruyama, exactly: for Gaussian data every step is
+/// Exact mean and variance of an element after Euler–Maruyama: for Gaussian data every step is
 /// x ← g x + d + e z with constants, so the mean goes to g·mean + d and the variance to g²·var + e².
 fn propagate(data: &Gaussian, timesteps: Timesteps, s0: f64, s1: f64) -> (f64, f64) {
     let (mut mean, mut var) = (0.0, 1.0);
@@ -61,9 +60,9 @@ fn draw<B: Backend>(
 proptest! {
     #![proptest_config(cases(16))]
 
-    /// Whatever the steps and scales: the moments are those of the discrete scheme, which are known exactly.
+    /// For all steps and scales, the moments are those of the discrete scheme, which are known exactly.
     #[test]
-    fn sampled_moments_are_those_of_the_scheme(
+    fn sampled_moments_match_the_scheme(
         interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.1..2.0f64,
         steps in 2..60usize, s0 in 0.8..1.0f64, s1 in 0.0..1.0f64, seed: u64,
     ) {
@@ -80,14 +79,14 @@ proptest! {
     /// With scales of 1 and steps enough that the scheme's own bias is below half a standard error (checked, not
     /// assumed), the samples have the mean and the variance of the data.
     #[test]
-    fn sampled_moments_are_those_of_the_data(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.25..2.0f64, seed: u64) {
+    fn sampled_moments_match_the_data(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.25..2.0f64, seed: u64) {
         let data = Gaussian { interpolant, mean, std };
         let (se_mean, se_var) = standard_errors(std * std, DRAWS);
-        let even = Timesteps::uniform(600).unwrap();
-        let (bias_mean, bias_var) = propagate(&data, even, 1.0, 1.0);
+        let uniform = Timesteps::uniform(600).unwrap();
+        let (bias_mean, bias_var) = propagate(&data, uniform, 1.0, 1.0);
         prop_assert!((bias_mean - mean).abs() <= 0.5 * se_mean, "bias of the mean {}", bias_mean - mean);
         prop_assert!((bias_var - std * std).abs() <= 0.5 * se_var, "bias of the variance {}", bias_var - std * std);
-        let stochastic = EulerMaruyama::new(even, interpolant, 1.0, 1.0).unwrap();
+        let stochastic = EulerMaruyama::new(uniform, interpolant, 1.0, 1.0).unwrap();
         let deterministic = Heun { timesteps: Timesteps::uniform(100).unwrap(), interpolant };
         for (m, v) in [
             draw(&Reference, DType::F64, &data, &stochastic, seed),
@@ -98,7 +97,7 @@ proptest! {
         }
     }
 
-    /// The bias that is left shrinks like 1/n, so the scheme converges to the data's distribution.
+    /// The remaining bias shrinks like 1/n, so the scheme converges to the data's distribution.
     #[test]
     fn discretisation_bias_has_order_one(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.2..2.0f64) {
         let data = Gaussian { interpolant, mean, std };
@@ -111,14 +110,14 @@ proptest! {
     }
 }
 
-/// The largest error over a few starting states of the logistic field, against `exact`.
+/// Largest error over a few initial states of the logistic field, against `exact`.
 fn logistic_error(solver: &dyn Sampler<Reference>, exact: impl Fn(f64) -> f64) -> f64 {
     let start = vec![0.1, 0.3, 0.5, 0.7, 0.9, 1.1];
     let expected: Vec<f64> = start.iter().map(|&x| exact(x)).collect();
     let x = Tensor::from_f64(&Reference, &[start.len(), 1], start, DType::F64).unwrap();
     let out = solver.sample(&Logistic, x, ONLY, &mut NoNoise, &mut NoopObserver).unwrap().to_f64().unwrap();
     assert_eq!(out.len(), expected.len());
-    // What is not a number is the largest in this order.
+    // NaN is the largest in this order.
     out.iter().zip(expected).map(|(a, b)| (a - b).abs()).max_by(f64::total_cmp).unwrap_or(0.0)
 }
 
@@ -130,10 +129,10 @@ fn assert_order(what: &str, order: f64, errors: &[f64]) {
 }
 
 #[test]
-fn deterministic_solvers_converge_with_their_order() {
+fn deterministic_solvers_have_their_order_of_convergence() {
     let errors = |solver: &dyn Fn(Timesteps) -> Solver| -> Vec<f64> {
-        let schedules = [32, 64, 128, 256].map(|n| Timesteps::uniform(n).unwrap());
-        schedules.iter().map(|&s| logistic_error(&solver(s), |x| Logistic::exact(x, 0.0))).collect()
+        let timesteps = [32, 64, 128, 256].map(|n| Timesteps::uniform(n).unwrap());
+        timesteps.iter().map(|&s| logistic_error(&solver(s), |x| Logistic::exact(x, 0.0))).collect()
     };
     assert_order(
         "Euler",
@@ -147,20 +146,20 @@ fn deterministic_solvers_converge_with_their_order() {
     );
 }
 
-/// On the paper's times the last step, 0.04 → 0, does not shrink: the solvers converge, with their order, to the
-/// exact state at 0.04 followed by that one step.
+/// With the paper's timesteps the final step, 0.04 → 0, does not shrink: the solvers converge, with their order, to the
+/// exact state at 0.04 followed by that step.
 #[test]
-fn on_the_papers_times_the_last_step_stays() {
+fn the_papers_final_step_limits_convergence() {
     const LAST: f64 = 0.04;
     let euler = |x: f64| x - LAST * Logistic::slope(x, LAST);
     let heun = |x: f64| x - LAST / 2.0 * (Logistic::slope(x, LAST) + Logistic::slope(euler(x), 0.0));
-    let schedules = [32, 64, 128, 256].map(|n| Timesteps::paper(n + 1).unwrap());
+    let timesteps = [32, 64, 128, 256].map(|n| Timesteps::paper(n + 1).unwrap());
     let interpolant = Interpolant::Linear;
     let limit = |x: f64, step: &dyn Fn(f64) -> f64| step(Logistic::exact(x, LAST));
     let errors =
-        schedules.map(|timesteps| logistic_error(&Euler { timesteps, interpolant }, |x| limit(x, &euler)));
+        timesteps.map(|timesteps| logistic_error(&Euler { timesteps, interpolant }, |x| limit(x, &euler)));
     assert_order("Euler", 1.0, &errors);
     let errors =
-        schedules.map(|timesteps| logistic_error(&Heun { timesteps, interpolant }, |x| limit(x, &heun)));
+        timesteps.map(|timesteps| logistic_error(&Heun { timesteps, interpolant }, |x| limit(x, &heun)));
     assert_order("Heun", 2.0, &errors);
 }

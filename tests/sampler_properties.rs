@@ -1,6 +1,6 @@
-//! What must hold for any field, seed and setting of the samplers.
+//! Properties of the samplers for any field, seed and setting.
 //!
-//! How accurate they are is measured in `sampler_accuracy.rs`.
+//! Their accuracy is measured in `sampler_accuracy.rs`.
 
 mod common;
 
@@ -25,11 +25,11 @@ const ONLY: ArStep = ArStep::ONLY;
 fn any_solver() -> impl Strategy<Value = Solver> {
     (1..12usize, any_interpolant(), 0.5..1.2f64, 0.1..1.2f64, 0..3u8).prop_map(
         |(steps, interpolant, s0, s1, kind)| {
-            let (paper, even) = (Timesteps::paper(steps).unwrap(), Timesteps::uniform(steps).unwrap());
+            let (paper, uniform) = (Timesteps::paper(steps).unwrap(), Timesteps::uniform(steps).unwrap());
             match kind {
                 0 => Solver::EulerMaruyama(EulerMaruyama::new(paper, interpolant, s0, s1).unwrap()),
-                1 => Solver::Euler(Euler { timesteps: even, interpolant }),
-                _ => Solver::Heun(Heun { timesteps: even, interpolant }),
+                1 => Solver::Euler(Euler { timesteps: uniform, interpolant }),
+                _ => Solver::Heun(Heun { timesteps: uniform, interpolant }),
             }
         },
     )
@@ -44,7 +44,7 @@ fn network<B: Backend>(backend: &B, seed: u64, dtype: DType) -> Network<B> {
     Network { weight, condition: 0.3 }
 }
 
-/// Images of these seeds, starting noise included, in f32.
+/// Images from the initial noise of `seeds`, in f32.
 fn generate<B: Backend>(
     backend: &B,
     solver: &Solver,
@@ -60,7 +60,7 @@ proptest! {
     #![proptest_config(cases(24))]
 
     #[test]
-    fn guidance_one_is_no_guidance(
+    fn guidance_one_equals_no_guidance(
         solver in any_solver(), low in 0.0..1.0f64, share in 0.0..1.0f64, seed: u64,
     ) {
         struct OneBranch(Network<Reference>);
@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn without_noise_scale_the_source_is_never_asked(
+    fn zero_noise_scale_draws_no_noise(
         steps in 1..20usize, interpolant in any_interpolant(), s0 in 0.5..1.2f64, seed: u64,
     ) {
         let timesteps = Timesteps::paper(steps).unwrap();
@@ -106,7 +106,7 @@ proptest! {
         ] {
             let x = KeyedNoise::new(&Reference, DType::F32, &[seed]).initial(&[1, TOKENS, CHANNELS]).unwrap();
             let silent = solver.sample(&field, x.clone(), ONLY, &mut NoNoise, &mut NoopObserver).unwrap();
-            // Nor does any stream matter.
+            // Nor does the stream matter.
             let mut other = KeyedNoise::new(&Reference, DType::F32, &[!seed]);
             let noisy = solver.sample(&field, x, ONLY, &mut other, &mut NoopObserver).unwrap();
             prop_assert_eq!(silent.to_f32().unwrap(), noisy.to_f32().unwrap());
@@ -114,20 +114,20 @@ proptest! {
     }
 
     #[test]
-    fn an_image_is_the_same_in_any_batch_and_order(
+    fn images_are_batch_and_order_invariant(
         solver in any_solver(), seeds in prop::collection::vec(any::<u64>(), 1..6), turn in 0..6usize, w in 1.0..3.0f64,
     ) {
-        same_in_any_batch(&Reference, &solver, &seeds, turn, w)?;
-        same_in_any_batch(&Cpu::new(Some(2)).unwrap(), &solver, &seeds, turn, w)?;
+        check_batch_invariance(&Reference, &solver, &seeds, turn, w)?;
+        check_batch_invariance(&Cpu::new(Some(2)).unwrap(), &solver, &seeds, turn, w)?;
     }
 
     #[test]
-    fn a_cancelled_run_leaves_no_trace(solver in any_solver(), at in 1..12usize, seed: u64) {
+    fn cancelled_runs_leave_no_state(solver in any_solver(), at in 1..12usize, seed: u64) {
         let field = network(&Reference, seed, DType::F32);
         let field = Guided::new(&field, Guidance::new(1.3).unwrap());
         let mut noise = KeyedNoise::new(&Reference, DType::F32, &[seed]);
         let x = noise.initial(&[1, TOKENS, CHANNELS]).unwrap();
-        let undisturbed = generate(&Reference, &solver, &field, &[seed]).unwrap();
+        let uninterrupted = generate(&Reference, &solver, &field, &[seed]).unwrap();
         let steps = solver.timesteps().steps();
         let mut seen = Vec::new();
         let mut stop = |p: &Progress<'_, Reference>| {
@@ -141,11 +141,11 @@ proptest! {
         prop_assert_eq!(seen, expected);
         // The same sampler, field and noise source again.
         let again = solver.sample(&field, x, ONLY, &mut noise, &mut NoopObserver).unwrap();
-        prop_assert_eq!(again.to_f32().unwrap(), undisturbed);
+        prop_assert_eq!(again.to_f32().unwrap(), uninterrupted);
     }
 
     #[test]
-    fn schedules_fall_strictly_to_zero(steps in 1..3000usize) {
+    fn timesteps_fall_strictly_to_zero(steps in 1..3000usize) {
         for (timesteps, last) in [(Timesteps::paper(steps), 0.04), (Timesteps::uniform(steps), 1.0 / steps as f64)] {
             let times: Vec<f64> = timesteps.unwrap().times().collect();
             prop_assert_eq!(times.len(), steps + 1);
@@ -159,16 +159,16 @@ proptest! {
         }
     }
 
-    /// Streams of one seed share no counter: the cipher can be inverted, so different counters give different
-    /// blocks, and purpose, index, step and block are four words of the counter.
+    /// Philox can be inverted, so different counters give different blocks; purpose, index, step and block are the four words
+    /// of the counter, so the streams of a seed share no block.
     #[test]
     fn philox_is_injective(counter: [u32; 4], key: [u32; 2]) {
         prop_assert_eq!(philox_inverse(philox4x32(counter, key), key), counter);
     }
 
-    /// Gaussian data: the score from the exact velocity is −(x − μ_t)/σ_t².
+    /// For Gaussian data the score from the exact velocity is −(x − μ_t)/σ_t².
     #[test]
-    fn score_identity(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.05..3.0f64, t in 0.01..=1.0f64) {
+    fn score_follows_from_the_velocity(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.05..3.0f64, t in 0.01..=1.0f64) {
         let data = Gaussian { interpolant, mean, std };
         let ((vc, vk), (c, k)) = (data.affine(t), data.score(t));
         let score = interpolant.score(t);
@@ -176,7 +176,7 @@ proptest! {
         prop_assert!(close(score.v * vc, c) && close(score.v * vk + score.x, k));
     }
 
-    /// Gaussian data: the preview is the posterior mean E[x₀ | x] = m + α s² (x − μ_t)/σ_t².
+    /// For Gaussian data the preview is the posterior mean E[x₀ | x] = m + α s² (x − μ_t)/σ_t².
     #[test]
     fn previews_are_posterior_means(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.05..3.0f64, seed: u64) {
         let data = Gaussian { interpolant, mean, std };
@@ -190,7 +190,7 @@ proptest! {
             ControlFlow::Continue(())
         };
         x = Euler { timesteps, interpolant }.sample(&data, x, ONLY, &mut noise, &mut observer).unwrap();
-        // At t = 1 nothing is known but the mean; at the last step Euler on the linear path ends at the preview.
+        // At t = 1 only the mean is known; the last Euler step of the linear interpolant ends at the preview.
         prop_assert!(previews[0].1.iter().all(|p| (p - mean).abs() < 1e-12 * (1.0 + start[0].abs() + mean.abs())));
         if interpolant == Interpolant::Linear {
             prop_assert!(previews[5].1.iter().zip(x.to_f64().unwrap()).all(|(a, b)| (a - b).abs() < 1e-12));
@@ -204,7 +204,7 @@ proptest! {
     }
 }
 
-fn same_in_any_batch<B: Backend>(
+fn check_batch_invariance<B: Backend>(
     backend: &B,
     solver: &Solver,
     seeds: &[u64],
@@ -227,7 +227,7 @@ fn same_in_any_batch<B: Backend>(
     Ok(())
 }
 
-/// The rounds of Philox4x32-10 backwards.
+/// Inverse of Philox4x32-10.
 fn philox_inverse(mut counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     // Newton's iteration doubles the correct bits of an inverse modulo 2³²; a·a = 1 modulo 8 for odd a.
     let inverse = |a: u32| (0..4).fold(a, |x, _| x.wrapping_mul(2u32.wrapping_sub(a.wrapping_mul(x))));
@@ -245,7 +245,7 @@ fn philox_inverse(mut counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// The words that are drawn: no block occurs twice among neighbouring keys, seeds included.
+/// No block of words occurs twice among neighbouring keys and seeds.
 #[test]
 fn streams_of_different_keys_share_no_block() {
     let mut blocks = HashSet::new();
@@ -263,7 +263,7 @@ fn streams_of_different_keys_share_no_block() {
 }
 
 #[test]
-fn trajectories_share_their_start_and_nothing_else() {
+fn ar_steps_share_only_their_initial_noise() {
     let mut noise = KeyedNoise::new(&Reference, DType::F32, &[3, 4]);
     let shape = [2, 6];
     let start = noise.initial(&shape).unwrap().to_f32().unwrap();
@@ -288,7 +288,7 @@ fn refused<T>(name: &str, result: Result<T>) {
 }
 
 #[test]
-fn bad_arguments_are_refused_by_name() {
+fn invalid_arguments_are_refused_by_name() {
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.999_999, 0.0, -1.3] {
         refused("guidance", Guidance::new(bad));
     }
@@ -315,7 +315,7 @@ fn bad_arguments_are_refused_by_name() {
         refused("drift_scale", EulerMaruyama::new(timesteps, Interpolant::Linear, bad, 1.0));
         refused("noise_scale", EulerMaruyama::new(timesteps, Interpolant::Linear, 1.0, bad));
     }
-    // The extremes that are allowed.
+    // The allowed extremes.
     assert!(Guidance::within(1.0, 0.0, 0.0).is_ok() && Guidance::within(f64::MAX, 1.0, 1.0).is_ok());
     let most = Timesteps::paper(u32::MAX as usize).unwrap();
     assert!(
@@ -324,7 +324,7 @@ fn bad_arguments_are_refused_by_name() {
 }
 
 #[test]
-fn guidance_acts_within_its_interval_ends_included() {
+fn guidance_intervals_include_their_ends() {
     let guidance = Guidance::within(1.5, 0.21, 0.69).unwrap();
     let active = [0.0, 0.2, 0.21, 0.5, 0.69, 0.7, 1.0].map(|t| guidance.is_active(t));
     assert_eq!(active, [false, false, true, true, true, false, false]);
@@ -337,7 +337,7 @@ fn solver(preset: Preset, steps: usize) -> Solver {
 }
 
 #[test]
-fn what_goes_wrong_in_a_run_is_a_typed_error() {
+fn failed_runs_return_typed_errors() {
     let sampler = solver(Preset::LARGE, 3);
     let start = || Tensor::zeros(&Reference, &[2, 3], DType::F32).unwrap();
     let still = Field(|x: &Tensor<Reference>, _| x.affine(0.0, 0.0));
@@ -372,7 +372,7 @@ fn what_goes_wrong_in_a_run_is_a_typed_error() {
 
 /// A model may compute in bf16, and recorded noise may be f64: the state keeps its own type.
 #[test]
-fn velocity_and_noise_of_another_float_type_are_taken() {
+fn the_state_keeps_its_type() {
     let sampler = solver(Preset::LARGE, 4);
     let x = Tensor::full(&Reference, &[1, 2], 0.7, DType::F32).unwrap();
     let run = |velocity: DType, noise: DType| {
@@ -388,7 +388,7 @@ fn velocity_and_noise_of_another_float_type_are_taken() {
 }
 
 #[test]
-fn a_batch_may_be_empty() {
+fn empty_batches_are_allowed() {
     let mut noise = KeyedNoise::new(&Reference, DType::F32, &[]);
     let x = noise.initial(&[0, 4]).unwrap();
     let field = Gaussian { interpolant: Interpolant::Linear, mean: 0.0, std: 1.0 };
@@ -396,9 +396,9 @@ fn a_batch_may_be_empty() {
     assert_eq!(out.shape(), [0, 4]);
 }
 
-/// The table of Appendix F, written a second time.
+/// Table of Appendix F of the paper.
 #[test]
-fn presets_are_those_of_the_paper() {
+fn presets_match_the_paper() {
     for (preset, guidance, s0, s1) in [
         (Preset::BASE, 1.30, 0.87, 0.91),
         (Preset::LARGE, 1.30, 0.89, 0.95),

@@ -1,4 +1,4 @@
-//! The training loop and its files: resumed, interrupted, damaged and misused runs.
+//! The training loop and its checkpoints: resumed, interrupted and damaged runs, and invalid arguments.
 
 mod common;
 
@@ -49,7 +49,7 @@ fn steps<B: Backend>(trainer: &mut Trainer<B>, set: &dyn Dataset, count: usize) 
     (0..count).map(step).collect::<Result<_>>().unwrap()
 }
 
-/// Everything that a run keeps, as it is written.
+/// The checkpoint of a run, in bytes.
 fn state<B: Backend>(trainer: &Trainer<B>, folder: &Path) -> Vec<u8> {
     let path = folder.join("state.safetensors");
     trainer.save(&path).unwrap();
@@ -57,33 +57,33 @@ fn state<B: Backend>(trainer: &Trainer<B>, folder: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn a_resumed_run_is_the_uninterrupted_one() {
-    const HALF: usize = 4;
+fn resumed_runs_are_bitwise_identical() {
+    const STEPS: usize = 4;
     let folder = tempfile::tempdir().unwrap();
     for config in [tiny::one_step(), tiny::mrar()] {
         let set = tiny::set(&config, 5);
         let mut whole = trainer(&cpu(1), &config);
-        let reports = steps(&mut whole, &set, 2 * HALF);
+        let reports = steps(&mut whole, &set, 2 * STEPS);
         let mut first = trainer(&cpu(1), &config);
-        assert_eq!(steps(&mut first, &set, HALF), reports[..HALF]);
+        assert_eq!(steps(&mut first, &set, STEPS), reports[..STEPS]);
         let path = folder.path().join("run.safetensors");
         first.save(&path).unwrap();
         drop(first);
-        // On another number of threads, too.
+        // With another number of threads, too.
         let mut second = Run::<Cpu>::resume(&cpu(2), &path).unwrap();
-        assert_eq!((second.steps_done(), second.config()), (HALF as u64, whole.config()));
-        assert_eq!(steps(&mut second, &set, HALF), reports[HALF..]);
+        assert_eq!((second.steps_done(), second.config()), (STEPS as u64, whole.config()));
+        assert_eq!(steps(&mut second, &set, STEPS), reports[STEPS..]);
         assert_eq!(differing(whole.model(), second.model()), [""; 0]);
         assert_eq!(differing(whole.ema(), second.ema()), [""; 0]);
         assert!(!differing(whole.model(), whole.ema()).is_empty());
-        // The files hold the moments and the step, too, and equal contents make equal files.
+        // Files also hold the moments and the step, and equal states are written to equal files.
         assert!(state(&whole, folder.path()) == state(&second, folder.path()), "{:?}", config.mode);
     }
 }
 
-/// On a model wide enough that its operations are worth sharing between threads.
+/// The model is wide enough for its operations to use several threads.
 #[test]
-fn the_number_of_threads_does_not_matter() {
+fn training_is_independent_of_the_number_of_threads() {
     let folder = tempfile::tempdir().unwrap();
     for config in [tiny::one_step(), tiny::mrar()] {
         let config = TransDiffConfig { width: 48, latent_channels: 8, ..config };
@@ -105,9 +105,9 @@ fn the_number_of_threads_does_not_matter() {
 proptest! {
     #![proptest_config(common::cases(100))]
 
-    /// Settings survive the file to the bit: a rate that is one rounding off would end the equality of runs.
+    /// Settings are stored exactly: a learning rate that is off by one rounding would make runs diverge.
     #[test]
-    fn settings_survive_the_file(peak in 1e-9f64..1.0, beta in 0.0f64..1.0, dropout in 0.0f32..0.9, seed: u64) {
+    fn settings_round_trip_through_files(peak in 1e-9f64..1.0, beta in 0.0f64..1.0, dropout in 0.0f32..0.9, seed: u64) {
         let folder = tempfile::tempdir().unwrap();
         let config = tiny::one_step();
         let lr = LrSchedule { peak, decay: LrDecay::Linear { from: beta }, ..settings().lr };
@@ -122,7 +122,7 @@ proptest! {
 }
 
 #[test]
-fn the_loss_goes_down() {
+fn loss_decreases() {
     for config in [tiny::one_step(), tiny::mrar()] {
         let config = TransDiffConfig { width: 32, ..config };
         let set = tiny::set(&config, 8);
@@ -169,13 +169,13 @@ fn accumulated_gradients_are_the_average() {
             let error = a.add(b).unwrap().affine(0.5, 0.0).unwrap().sub(both).unwrap().to_f64().unwrap();
             assert!(error.iter().all(|e| e.abs() < 1e-12), "{name}");
         }
-        assert!(trainer.gradients(&[]).is_err(), "there is no average of nothing");
+        assert!(trainer.gradients(&[]).is_err(), "an average needs a batch");
     }
 }
 
-/// Passes of one step, steps, and runs of different seeds draw different dropout masks.
+/// Passes of one step and runs of different seeds draw different dropout masks.
 #[test]
-fn passes_draw_different_masks() {
+fn dropout_masks_differ_between_passes_and_seeds() {
     let settings = TrainConfig { dropout: 0.5, ..settings() };
     let model = tiny::model(&Reference, &tiny::one_step(), DType::F64);
     let loss = |passes: usize, seed: u64| {
@@ -189,9 +189,10 @@ fn passes_draw_different_masks() {
     assert_eq!(loss(2, 1), loss(2, 1));
 }
 
-/// So do the places of one pass, and each step and pass draws noise of its own: seen where nothing else changes.
+/// The dropouts of one pass have different streams, and each step and pass draws its own noise: losses differ where nothing
+/// else changes.
 #[test]
-fn draws_are_fresh() {
+fn every_step_and_pass_draws_its_own_noise() {
     let ctx = Context::<Reference>::inference().with_dropout(0.1, 1, 2).unwrap();
     let mut places: Vec<u32> = (0..20).map(|_| ctx.next_dropout().unwrap().key.index).collect();
     places.sort_unstable();
@@ -218,9 +219,9 @@ fn draws_are_fresh() {
     assert!(one[0] != one[1] && two[0] != two[1] && one[0] != two[0]);
 }
 
-/// The loss of a batch is the mean of its samples' own: copy m of sample b is row m·B + b of the draws.
+/// The loss of a batch is the mean over its samples: copy m of sample b is row m·B + b of the draws.
 #[test]
-fn the_loss_is_the_mean_over_samples() {
+fn loss_is_the_mean_over_samples() {
     const SAMPLES: usize = 3;
     const COPIES: usize = 2;
     for config in [tiny::one_step(), tiny::mrar()] {
@@ -251,35 +252,35 @@ fn the_loss_is_the_mean_over_samples() {
     }
 }
 
-/// A pass that overflows or meets a NaN is refused, and the run is as it was.
+/// A step that overflows or meets a NaN fails and leaves the run unchanged.
 #[test]
-fn what_is_not_finite_is_refused() {
+fn non_finite_steps_leave_the_run_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     for config in [tiny::one_step(), tiny::mrar()] {
         let set = tiny::set(&config, 5);
-        let [mut run, mut undisturbed] = [0, 0].map(|_| trainer(&cpu(1), &config));
+        let [mut run, mut uninterrupted] = [0, 0].map(|_| trainer(&cpu(1), &config));
         steps(&mut run, &set, 2);
-        steps(&mut undisturbed, &set, 2);
+        steps(&mut uninterrupted, &set, 2);
         let before = state(&run, folder.path());
-        // The last is finite, and its square is not.
+        // The last value is finite, and its square is not.
         for bad in [f32::NAN, f32::INFINITY, 1e25] {
-            let error = run.step(&Spoilt { set: &set, value: bad }).unwrap_err();
+            let error = run.step(&Corrupted { set: &set, value: bad }).unwrap_err();
             assert!(matches!(error, Error::NonFinite { .. }), "{bad}: {error}");
             assert_eq!(run.steps_done(), 2);
             assert!(before == state(&run, folder.path()), "{bad}: the run has changed");
         }
-        assert_eq!(steps(&mut run, &set, 2), steps(&mut undisturbed, &set, 2));
-        assert!(state(&run, folder.path()) == state(&undisturbed, folder.path()));
+        assert_eq!(steps(&mut run, &set, 2), steps(&mut uninterrupted, &set, 2));
+        assert!(state(&run, folder.path()) == state(&uninterrupted, folder.path()));
     }
 }
 
-/// A set all of whose latents begin with one value.
-struct Spoilt<'a> {
+/// A dataset whose latents all begin with `value`.
+struct Corrupted<'a> {
     set: &'a MemoryDataset,
     value: f32,
 }
 
-impl Dataset for Spoilt<'_> {
+impl Dataset for Corrupted<'_> {
     fn len(&self) -> usize {
         self.set.len()
     }
@@ -301,7 +302,7 @@ impl Dataset for Spoilt<'_> {
 }
 
 #[test]
-fn exploded_parameters_are_refused() {
+fn non_finite_parameters_are_refused() {
     let config = tiny::one_step();
     let mut model = tiny::model(&cpu(1), &config, DType::F32);
     let (_, param) = model.params_mut().into_iter().find(|(name, _)| name == "z_proj_ln.bias").unwrap();
@@ -312,9 +313,9 @@ fn exploded_parameters_are_refused() {
     assert_eq!((trainer.steps_done(), differing(&model, trainer.model())), (0, vec![]));
 }
 
-/// Sets that do not go with the model.
+/// Datasets that do not match the model.
 #[test]
-fn unfit_data_is_refused() {
+fn mismatched_datasets_are_refused() {
     let config = tiny::mrar();
     let mut trainer = trainer(&cpu(1), &config);
     let set = |shape: [usize; 3], labels: &[usize]| {
@@ -330,7 +331,7 @@ fn unfit_data_is_refused() {
     let error = trainer.step(&set([2, 4, 4], &[3, 3])).unwrap_err();
     assert!(matches!(&error, Error::Argument { argument: "class", got, .. } if got == "3"), "{error}");
     assert_eq!(trainer.steps_done(), 0);
-    // A set of another size or with other labels than the last is no reason to panic.
+    // Steps may take datasets of different sizes and labels.
     trainer.step(&tiny::set(&config, 9)).unwrap();
     trainer.step(&set([2, 4, 4], &[1, 1, 0, 0])).unwrap();
     trainer.step(&set([2, 4, 4], &[2, 2, 0, 0])).unwrap();
@@ -340,21 +341,21 @@ fn unfit_data_is_refused() {
 }
 
 #[test]
-fn a_failed_save_leaves_the_old_file() {
+fn failed_saves_keep_the_old_file() {
     let folder = tempfile::tempdir().unwrap();
     let config = tiny::one_step();
     let path = folder.path().join("run.safetensors");
     let run = trainer(&cpu(1), &config);
     run.save(&path).unwrap();
     let before = std::fs::read(&path).unwrap();
-    // The rename cannot replace a folder that is not empty; the temporary file must not stay behind.
+    // The rename cannot replace a non-empty folder; the temporary file must be removed.
     let blocked = folder.path().join("blocked");
     std::fs::create_dir_all(blocked.join("something")).unwrap();
     let error = run.save(&blocked).unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if *path == blocked), "{error}");
     let error = run.save(folder.path().join("nowhere/run.safetensors")).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
-    // What a crash in the middle of a save leaves: a part of the new file, beside the old one.
+    // A crash during a save leaves a part of the new file beside the old one.
     let stray = folder.path().join(".writing-crashed");
     std::fs::write(&stray, &before[..before.len() / 2]).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), before);
@@ -365,7 +366,7 @@ fn a_failed_save_leaves_the_old_file() {
     assert_eq!(names, [".writing-crashed", "blocked", "run.safetensors"]);
 }
 
-/// The whole of a file, to be edited.
+/// Contents of a checkpoint, for editing.
 struct Contents {
     metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, HostTensor>,
@@ -394,9 +395,9 @@ fn edited(path: &Path, edit: impl Fn(&mut Contents)) -> PathBuf {
     out
 }
 
-/// What is wrong with the tensors of a checkpoint: the error names the file and the tensor.
+/// Errors about the tensors of a checkpoint name the file and the tensor.
 #[test]
-fn a_checkpoint_with_other_tensors_is_refused() {
+fn mismatched_checkpoint_tensors_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let mut run = trainer(&cpu(1), &tiny::one_step());
@@ -438,9 +439,9 @@ fn a_checkpoint_with_other_tensors_is_refused() {
     }
 }
 
-/// Runs could not always choose the type that they compute in.
+/// Checkpoints from before the setting `compute` was introduced.
 #[test]
-fn a_checkpoint_from_before_compute_is_resumed_in_f32() {
+fn checkpoints_without_compute_resume_in_f32() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let run = trainer(&cpu(1), &tiny::one_step());
@@ -453,9 +454,9 @@ fn a_checkpoint_from_before_compute_is_resumed_in_f32() {
     assert!(matches!(refused, Err(Error::Config { field: "compute", .. })));
 }
 
-/// Metadata that is missing, malformed or lying.
+/// Metadata that is missing, malformed, or does not match the tensors.
 #[test]
-fn a_checkpoint_with_other_metadata_is_refused() {
+fn invalid_checkpoint_metadata_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     trainer(&cpu(1), &tiny::one_step()).save(&path).unwrap();
@@ -490,7 +491,7 @@ fn a_checkpoint_with_other_metadata_is_refused() {
         let error = refused(edit);
         assert!(matches!(&error, Error::Config { field, .. } if *field == name), "{error}");
     }
-    // Sizes that are not those of the tensors, up to absurd ones: refused before anything of them is allocated.
+    // Sizes far beyond those of the tensors are refused before any allocation.
     let absurd: [Edit; 2] = [
         |file| config_json(file, "\"width\":8", "\"width\":1048576"),
         |file| config_json(file, "\"latent_size\":2", "\"latent_size\":1048576"),
@@ -499,14 +500,14 @@ fn a_checkpoint_with_other_metadata_is_refused() {
         let error = refused(edit);
         assert!(matches!(&error, Error::Config { field: "width", .. }), "{error}");
     }
-    let lying: [Edit; 5] = [
+    let mismatched: [Edit; 5] = [
         |file| config_json(file, "\"width\":8", "\"width\":16"),
         |file| config_json(file, "\"width\":8", "\"width\":65536"),
         |file| config_json(file, "\"classes\":3", "\"classes\":1000000"),
         |file| config_json(file, "\"decoder_blocks\":2", "\"decoder_blocks\":1"),
         |file| config_json(file, "\"decoder_blocks\":2", "\"decoder_blocks\":400"),
     ];
-    for edit in lying {
+    for edit in mismatched {
         let error = refused(edit);
         assert!(matches!(&error, Error::Tensor { .. } | Error::TensorNames { .. }), "{error}");
     }
@@ -530,13 +531,13 @@ fn a_checkpoint_with_other_metadata_is_refused() {
         matches!(&error, Error::Tensor { .. } | Error::TensorNames { .. } | Error::Config { .. }),
         "{error}"
     );
-    // Blocks without end are refused by number.
+    // So is an excessive number of blocks.
     let error = refused(|file| config_json(file, "\"encoder_blocks\":2", "\"encoder_blocks\":1048576"));
     assert!(matches!(&error, Error::Config { field: "encoder_blocks", .. }), "{error}");
 }
 
 #[test]
-fn a_truncated_file_is_refused() {
+fn truncated_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let run = trainer(&cpu(1), &tiny::one_step());
@@ -557,9 +558,9 @@ fn a_truncated_file_is_refused() {
     assert!(matches!(&error, Error::Io { path, .. } if *path == absent), "{error}");
 }
 
-/// Both of a run's models can be read from its file.
+/// A checkpoint of a run holds its EMA weights, which are the default, and its raw weights.
 #[test]
-fn a_run_holds_models() {
+fn ema_and_raw_weights_load_from_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let mut run = trainer(&cpu(1), &tiny::one_step());
@@ -578,7 +579,7 @@ fn a_run_holds_models() {
 }
 
 #[test]
-fn a_model_survives_its_file() {
+fn models_round_trip_through_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     for config in [tiny::one_step(), tiny::mrar(), tiny::mrar_of_singles()] {
@@ -593,7 +594,7 @@ fn a_model_survives_its_file() {
     }
 }
 
-/// Names of the parameters that a transfer reports, after checking that all others are the source's.
+/// Source, model initialised from it, and the reported names of new parameters; all others are checked to equal the source's.
 fn transferred(
     from: &TransDiffConfig,
     to: &TransDiffConfig,
@@ -615,7 +616,7 @@ fn value<B: Backend>(model: &TransDiff<B>, name: &str) -> Tensor<B> {
 }
 
 #[test]
-fn weights_are_taken_over() {
+fn pretrained_weights_initialise_other_configurations() {
     let one_step = TransDiffConfig { feature_tokens: 16, latent_size: 4, ..tiny::one_step() };
     let mrar = one_step.with_mode(Mode::MultiReference { groups: 4 });
     let (source, model, new) = transferred(&one_step, &mrar);

@@ -1,4 +1,4 @@
-//! Attention.
+//! Multi-head attention.
 
 use transdiff_core::Backend;
 use transdiff_core::tensor::Attention;
@@ -13,13 +13,13 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("attention of wide heads", 12, wide);
 }
 
-/// Widths of heads that kernels are made for, and that they pad to them.
+/// Head sizes that kernels are specialised for, and those that are padded to them.
 fn widths<B: Backend>(case: &mut Case<'_, B>) {
     for e in [32, 65, 80, 81, 100, 128] {
         let [b, h, n, nkv] =
             [case.pick(&[1, 2]), case.pick(&[1, 2]), case.pick(&[1, 5, 17]), case.pick(&[17, 33])];
         let how = Attention {
-            blocks: case.one_in(2).then(|| vec![nkv - 6, nkv]),
+            segment_ends: case.one_in(2).then(|| vec![nkv - 6, nkv]),
             dropout: case.one_in(3).then(|| case.dropout()),
         };
         case.note(&how);
@@ -27,7 +27,7 @@ fn widths<B: Backend>(case: &mut Case<'_, B>) {
     }
 }
 
-/// Heads as wide as the autoencoder's, forward alone.
+/// Heads as wide as the autoencoder's, forward only.
 fn wide<B: Backend>(case: &mut Case<'_, B>) {
     let [b, h, e] = [case.pick(&[1, 2]), case.pick(&[1, 1, 2]), case.pick(&[129, 160, 512])];
     let [nq, nkv] = [(); 2].map(|()| case.pick(&[0, 1, 5, 16, 33]));
@@ -43,13 +43,13 @@ fn setting<B: Backend>(case: &mut Case<'_, B>) -> ([usize; 5], Attention) {
     let [b, h, e] = [case.pick(&[1, 1, 2, 3]), case.pick(&[1, 2, 3]), case.pick(&[1, 3, 8, 24, 64])];
     let sizes = [1, 2, 5, 16, 33, 65, 150];
     let (mut nq, mut nkv) = (case.pick(&sizes), case.pick(&sizes));
-    let mut how = Attention { blocks: None, dropout: case.one_in(3).then(|| case.dropout()) };
+    let mut how = Attention { segment_ends: None, dropout: case.one_in(3).then(|| case.dropout()) };
     if case.one_in(2) {
         (nq, nkv) = (nq.min(nkv), nq.max(nkv));
         let every = 1 + case.below(nkv);
         let mut ends: Vec<usize> = (1..nkv).filter(|_| case.one_in(every)).collect();
         ends.push(nkv);
-        how.blocks = Some(ends);
+        how.segment_ends = Some(ends);
     } else if case.one_in(8) {
         (nq, nkv) = case.pick(&[(0, 3), (3, 0), (0, 0)]);
     }
@@ -62,10 +62,10 @@ fn attention<B: Backend>(case: &mut Case<'_, B>) {
     checked(case, sizes, &how);
 }
 
-/// Forward, with and without what the backward pass wants, and backward.
+/// Forward, with and without the saved log-sum-exp, and backward.
 fn checked<B: Backend>(case: &mut Case<'_, B>, [b, h, e, nq, nkv]: [usize; 5], how: &Attention) {
     let q = case.distinct(&[b, nq, h, e], |z| z);
-    // One image of keys and values may serve all images of queries.
+    // Keys and values of one image may serve all images of queries.
     let images = if case.one_in(4) { 1 } else { b };
     let [k, v] = [(); 2].map(|()| case.distinct(&[images, nkv, h, e], |z| z));
     check!(case, "attention", [q, k, v] => q.attention(k, v, how, true));
@@ -74,7 +74,7 @@ fn checked<B: Backend>(case: &mut Case<'_, B>, [b, h, e, nq, nkv]: [usize; 5], h
 }
 
 fn backward<B: Backend>(case: &mut Case<'_, B>, [q, k, v]: [&Input<B>; 3], how: &Attention) {
-    let (y, lse) = q.oracle.attention(&k.oracle, &v.oracle, how, true).unwrap();
+    let (y, lse) = q.reference.attention(&k.reference, &v.reference, how, true).unwrap();
     let (y, lse) = (case.result(&y), case.saved(&lse.unwrap()));
     let dy = case.distinct(q.ours.shape(), |z| z);
     check!(case, "attention_backward", [q, k, v, y, lse, dy] =>
@@ -89,13 +89,13 @@ fn steep<B: Backend>(case: &mut Case<'_, B>) {
     check!(case, "attention, scores in the hundreds", [q, k, v] => q.attention(k, v, how, true));
 }
 
-/// With equal scores and the unit matrix as values, the output is the mask.
+/// With equal scores and the identity matrix as values, the output is the dropout mask.
 fn masks<B: Backend>(case: &mut Case<'_, B>) {
     let [b, h, n] = [2, 2, case.pick(&[7, 64])];
     let (q, dropout) = (case.input(&[b, n, h, n], |_| 0.0), case.dropout());
     let unit = |i: usize| f64::from(u8::from(i / (h * n) == i % n));
     let v = case.given(&[1, n, h, n], (0..n * h * n).map(unit).collect());
-    let how = Attention { blocks: None, dropout: Some(dropout) };
+    let how = Attention { segment_ends: None, dropout: Some(dropout) };
     let (y, _) = q.ours.attention(&q.ours, &v.ours, &how, false).unwrap();
     let y = y.permute(&[0, 2, 1, 3]).unwrap().to_f64().unwrap();
     assert!(y.iter().enumerate().all(|(i, &y)| (y == 0.0) == (dropout.factor(i) == 0.0)));

@@ -1,9 +1,9 @@
 //! Elementwise arithmetic, sums and matrix products.
 
 use transdiff_core::backend::{BinaryOp, UnaryOp, View, ViewMut};
-use transdiff_core::testing::SENTINEL;
 use transdiff_core::{Backend, Layout, Result};
 
+use crate::guarded::SENTINEL;
 use crate::harness::{Case, Place, Suite, check, positions};
 
 pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
@@ -17,7 +17,7 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
 fn unary<B: Backend>(case: &mut Case<'_, B>) {
     let shape = case.shape();
     let op = case.pick(&[UnaryOp::Silu, UnaryOp::Square, UnaryOp::Rsqrt]);
-    // Far from 0, where exponentials overflow, too.
+    // Also far from 0, where exponentials overflow.
     let size = case.pick(&[1.0, 1.0, 60.0]);
     let x = case.input(&shape, |z| if op == UnaryOp::Rsqrt { z.abs() + 0.1 } else { size * z });
     let dy = case.normal(&shape);
@@ -29,7 +29,7 @@ fn unary<B: Backend>(case: &mut Case<'_, B>) {
 
 fn binary<B: Backend>(case: &mut Case<'_, B>) {
     let shape = case.shape();
-    // Either side may miss leading axes and have axes of size 1.
+    // Either operand may lack leading axes and have axes of size 1.
     let mut side = || {
         let missing = if case.one_in(2) { case.below(shape.len() + 1) } else { 0 };
         let shape: Vec<_> = shape[missing..].iter().map(|&n| if case.one_in(4) { 1 } else { n }).collect();
@@ -40,7 +40,7 @@ fn binary<B: Backend>(case: &mut Case<'_, B>) {
     check!(case, "binary", [a, b] => a.binary(op, b));
 }
 
-/// Sums of numbers around 1, so that they do not cancel and the error has a scale.
+/// Sums of numbers around 1, which do not cancel, so that the error has a scale.
 fn sums<B: Backend>(case: &mut Case<'_, B>) {
     let shape = case.shape();
     let x = case.input(&shape, |z| z + 1.0);
@@ -68,7 +68,7 @@ fn products<B: Backend>(case: &mut Case<'_, B>) {
     check!(case, "matmul", [a, b] => a.matmul(b));
 }
 
-/// Tensors only ask for contiguous outputs; the trait allows any.
+/// Strided outputs: tensors only pass contiguous ones, but the trait allows any.
 fn strided_outputs<B: Backend>(case: &mut Case<'_, B>) {
     fn apply<B: Backend>(
         which: usize,
@@ -86,7 +86,7 @@ fn strided_outputs<B: Backend>(case: &mut Case<'_, B>) {
             _ => b.binary(BinaryOp::Sub, x, y, out),
         }
     }
-    /// The elements of the output, and whether the rest of the buffer is as it was.
+    /// The elements of the output, and whether the rest of the buffer is unchanged.
     fn run<B: Backend>(
         which: usize,
         b: &B,
@@ -105,9 +105,9 @@ fn strided_outputs<B: Backend>(case: &mut Case<'_, B>) {
     }
     let (shape, which) = (case.shape(), case.pick(&[0, 1, 2, 3, 4, 5]));
     let (x, y, place) = (case.normal(&shape), case.normal(&shape), case.place(&shape));
-    let (got, intact) = run(which, case.suite.backend, x.ours.view(), y.ours.view(), &place).unwrap();
-    let reference = x.oracle.backend();
-    let (want, _) = run(which, reference, x.oracle.view(), y.oracle.view(), &place).unwrap();
+    let (got, intact) = run(which, &case.backend, x.ours.view(), y.ours.view(), &place).unwrap();
+    let reference = x.reference.backend();
+    let (want, _) = run(which, reference, x.reference.view(), y.reference.view(), &place).unwrap();
     assert!(intact, "written between the elements of an output");
     case.judge("strided outputs", &got, &want);
 }

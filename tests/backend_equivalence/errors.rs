@@ -1,8 +1,8 @@
-//! Arguments that do not fit: each is a typed error, whatever the backend.
+//! Invalid arguments: each is a typed error on every backend.
 
 use transdiff_core::backend::{Activation, AdamW, Resample, UnaryOp};
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
-use transdiff_core::tensor::{Attention, ChannelMap, Conv, Modulation, Slot};
+use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
 use transdiff_core::{Backend, DType, Error, HostData, HostTensor, Result, Tensor};
 
 #[track_caller]
@@ -20,7 +20,7 @@ fn argument<T>(result: Result<T>) {
     assert!(matches!(result.err(), Some(Error::Argument { .. })), "an argument error");
 }
 
-/// In the type of what a forward pass saves.
+/// The tensor in the type of those saved by forward passes.
 fn saved<B: Backend>(tensor: &Tensor<B>) -> Tensor<B> {
     tensor.cast(tensor.dtype().accumulator()).unwrap()
 }
@@ -50,7 +50,7 @@ fn views<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
     shape(HostTensor::f32(&[2, 3], vec![0.0; 5]));
     shape(HostTensor::f32(&[usize::MAX, 3], vec![]));
     shape(x.reshape(&[7]));
-    // Products that wrap around to a small number must not become a small buffer.
+    // Sizes whose product wraps around must not allocate a small buffer.
     let wrapping = usize::MAX / 3 + 2;
     shape(x.narrow(0, 0, 1).unwrap().narrow(1, 0, 1).unwrap().broadcast_to(&[3, wrapping]));
     shape(x.reshape(&[3, wrapping]));
@@ -150,11 +150,11 @@ fn attention<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) 
     let other = ids.reshape(&[1, 1, 6, 1]).unwrap();
     dtype(new(&[1, 1, 6, 1]).attention(&other, &other, &plain, false));
     for ends in [&[][..], &[4], &[3, 3, 5], &[0, 5], &[5, 4], &[6]] {
-        let how = Attention { blocks: Some(ends.to_vec()), dropout: None };
+        let how = Attention { segment_ends: Some(ends.to_vec()), dropout: None };
         argument(q.attention(&k, &k, &how, false));
     }
-    let blocks = Attention { blocks: Some(vec![3]), dropout: None };
-    argument(k.attention(&q, &q, &blocks, false));
+    let masked = Attention { segment_ends: Some(vec![3]), dropout: None };
+    argument(k.attention(&q, &q, &masked, false));
     let lse = saved(&new(&[2, 2, 3]));
     shape(q.attention_backward(&k, &k, &plain, &k, &lse, &q));
     shape(q.attention_backward(&k, &k, &plain, &q, &saved(&q), &q));
@@ -185,8 +185,8 @@ fn image<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
     // Five columns have no half.
     shape(x.conv2d(&w, &one, &Conv { resample: Resample::Halve, ..plain.clone() }));
     let with = |coefficients: &Tensor<B>| {
-        let map = ChannelMap { coefficients: coefficients.clone(), silu: true };
-        x.conv2d(&w, &one, &Conv { map: Some(&map), ..Conv::default() })
+        let scale_shift = ScaleShift { coefficients: coefficients.clone(), silu: true };
+        x.conv2d(&w, &one, &Conv { scale_shift: Some(&scale_shift), ..Conv::default() })
     };
     shape(with(&saved(&new(&[1, 2, 4]))));
     dtype(with(ids));
@@ -220,8 +220,8 @@ fn optimiser<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) 
     let step = |param: &[usize], grad: &Tensor<B>, m: &[usize]| {
         let (mut p, mut m, mut v) = (new(param), new(m), new(param));
         let hyper = AdamW { lr: 1.0, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, grad_scale: 1.0 };
-        let slot = Slot { param: &mut p, grad: Some(grad), m: &mut m, v: &mut v, weight_decay: 0.0 };
-        Tensor::adamw_step(grad.backend(), &hyper, &mut [slot])
+        let param = AdamWParam { param: &mut p, grad: Some(grad), m: &mut m, v: &mut v, weight_decay: 0.0 };
+        Tensor::adamw_step(grad.backend(), &hyper, &mut [param])
     };
     shape(step(&[2, 3], &new(&[3, 2]), &[2, 3]));
     shape(step(&[2, 3], &new(&[2, 3]), &[6]));

@@ -2,7 +2,7 @@
 
 use transdiff_core::Backend;
 use transdiff_core::backend::Resample;
-use transdiff_core::tensor::{ChannelMap, Conv};
+use transdiff_core::tensor::{Conv, ScaleShift};
 
 use crate::harness::{Case, Suite, check};
 
@@ -17,15 +17,15 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
 
 fn group_norms<B: Backend>(case: &mut Case<'_, B>) {
     let (groups, each) = (case.pick(&[1, 2, 4, 32]), case.pick(&[0, 1, 2, 3, 5]));
-    // Around the pixels of a task, and of a run.
+    // Around the number of pixels of a task, and of a run.
     let [b, h, w] = [case.pick(&[0, 1, 2, 3]), case.pick(&[1, 2, 9, 130]), case.pick(&[1, 3, 16, 33])];
     let x = case.distinct(&[b, h, w, groups * each], |z| 2.0 * z + 1.0);
     let (weight, bias) = (case.normal(&[groups * each]), case.normal(&[groups * each]));
-    // A single number has no variance: 1/√eps is then all there is.
+    // A single element has no variance: its scale is 1/√eps.
     check!(case, "group_norm", [x, weight, bias] => x.group_norm(weight, bias, groups, 1e-2));
 }
 
-/// Where the mean of the squares less the square of the mean has few digits left; the bound is the same.
+/// Inputs for which mean(x²) − mean(x)² has few digits left; the bound is the same.
 fn far_from_zero<B: Backend>(case: &mut Case<'_, B>) {
     let (h, w) = (case.pick(&[8, 70]), case.pick(&[8, 40]));
     let x = case.distinct(&[2, h, w, 8], |z| z + 300.0);
@@ -47,7 +47,7 @@ fn convolutions<B: Backend>(case: &mut Case<'_, B>) {
     convolution(case, sizes, resample);
 }
 
-/// Images that backends cut.
+/// Images that backends partition into bands.
 fn bands<B: Backend>(case: &mut Case<'_, B>) {
     let resample = case.pick(&[Resample::Same, Resample::Double, Resample::Halve]);
     let [h, w] = [case.pick(&[20, 66]), case.pick(&[32, 90])];
@@ -55,7 +55,7 @@ fn bands<B: Backend>(case: &mut Case<'_, B>) {
     convolution(case, [1, h, w, c, 5], resample);
 }
 
-/// Channels that vectors divide, and outputs that are many.
+/// Channels that are a multiple of vectors, and many outputs.
 fn tiles<B: Backend>(case: &mut Case<'_, B>) {
     let resample = case.pick(&[Resample::Same, Resample::Double, Resample::Halve]);
     let [h, w] = [case.pick(&[10, 20]), case.pick(&[14, 34])];
@@ -63,7 +63,7 @@ fn tiles<B: Backend>(case: &mut Case<'_, B>) {
     convolution(case, [2, h, w, c, o], resample);
 }
 
-/// Few channels, and more tiles than a GPU has multiprocessors: of the largest kind then, of a smaller one above.
+/// Few channels, and more tiles than a GPU has multiprocessors, so that the largest tiles are chosen.
 fn many_tiles<B: Backend>(case: &mut Case<'_, B>) {
     let kernel = if case.number == 0 { 1 } else { 3 };
     convolve(case, [2, 80, 80, 8, 130], kernel, Resample::Same);
@@ -76,9 +76,9 @@ fn convolution<B: Backend>(case: &mut Case<'_, B>, sizes: [usize; 5], resample: 
 
 fn convolve<B: Backend>(case: &mut Case<'_, B>, [b, h, w, c, o]: [usize; 5], k: usize, resample: Resample) {
     let (x, weight, bias) = (case.normal(&[b, h, w, c]), case.normal(&[o, c, k, k]), case.normal(&[o]));
-    let map = case.one_in(2).then(|| {
-        let map = case.normal(&[b, 2, c]);
-        case.saved(&map.oracle)
+    let scale_shift = case.one_in(2).then(|| {
+        let drawn = case.normal(&[b, 2, c]);
+        case.saved(&drawn.reference)
     });
     let silu = case.pick(&[false, true]);
     let side = |n: usize| match resample {
@@ -87,8 +87,8 @@ fn convolve<B: Backend>(case: &mut Case<'_, B>, [b, h, w, c, o]: [usize; 5], k: 
         Resample::Halve => n / 2,
     };
     let residual = case.one_in(2).then(|| case.normal(&[b, side(h), side(w), o]));
-    check!(case, "conv2d", [x, weight, bias, map, residual] => {
-        let map = map.map(|map| ChannelMap { coefficients: map.clone(), silu });
-        x.conv2d(weight, bias, &Conv { resample, map: map.as_ref(), residual })
+    check!(case, "conv2d", [x, weight, bias, scale_shift, residual] => {
+        let scale_shift = scale_shift.map(|s| ScaleShift { coefficients: s.clone(), silu });
+        x.conv2d(weight, bias, &Conv { resample, scale_shift: scale_shift.as_ref(), residual })
     });
 }

@@ -23,7 +23,7 @@ fn linear<B: Backend>(case: &mut Case<'_, B>) {
     check!(case, "linear", [x, w, b] => x.linear(w, b, act, true));
     check!(case, "linear", [x, w, b] => x.linear(w, b, act, false));
 
-    // Before the activation: around 0, and far from it in both directions (in one alone, nothing would be left).
+    // Pre-activations around 0, and far from it in both directions (in one direction alone all gradients would vanish).
     let out = [&lead[..], &[n]].concat();
     let size = case.pick(&[1.0, 30.0]);
     let pre = (act == Activation::Gelu).then(|| case.distinct(&out, |z| size * z));

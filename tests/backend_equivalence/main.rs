@@ -1,9 +1,10 @@
-//! Every operation of a backend, forward and backward, against the f64 oracle, on random shapes and layouts.
+//! Every operation of a backend, forward and backward, against the f64 reference implementation, on random shapes and
+//! layouts.
 //!
-//! The inputs are views into buffers that are NaN elsewhere, the outputs lie between sentinels, and both are
-//! looked at after every operation: a kernel that reads or writes past its tensors shows. The error of an output
-//! is ‖got − want‖ / ‖want‖ where the oracle works on the same values, so that each operation has one bound for
-//! all shapes. A new backend joins with one line: `check_all(&backend, dtype, bound)`.
+//! Inputs are views into buffers that are NaN elsewhere, outputs lie between sentinels (see [`guarded`]), and both are
+//! checked after every operation, so that kernels that read or write past their tensors are caught. The error of an output
+//! is ‖got − want‖ / ‖want‖, with the reference on the same values, so that each operation has one bound for all shapes. A
+//! new backend needs one line: `check_all(&backend, dtype, bound)`.
 
 mod attention;
 #[cfg(feature = "cuda")]
@@ -11,6 +12,9 @@ mod cuda;
 mod elementwise;
 mod embedding;
 mod errors;
+#[path = "../common/guarded.rs"]
+mod guarded;
+mod guards;
 mod harness;
 mod image;
 mod linear;
@@ -26,7 +30,7 @@ use transdiff_core::reference::Reference;
 use transdiff_core::{Backend, DType};
 use transdiff_cpu::Cpu;
 
-/// Checks `backend` in `dtype`. `bound` gives the largest error of each operation.
+/// Checks `backend` in `dtype`. `bound` is the largest error of each operation.
 fn check_all<B: Backend>(backend: &B, dtype: DType, bound: impl Fn(&str) -> f64) -> Report {
     let suite = Suite { backend, dtype, bound: &bound, report: RefCell::default() };
     storage::check_all(&suite);
@@ -41,23 +45,23 @@ fn check_all<B: Backend>(backend: &B, dtype: DType, bound: impl Fn(&str) -> f64)
     suite.report.into_inner()
 }
 
-/// The oracle agrees with itself to the bit whatever the layouts: the harness and core's views are right.
+/// The reference is bitwise identical for all layouts, which tests the harness and core's views.
 #[test]
-fn reference() {
+fn reference_is_independent_of_layouts() {
     check_all(&Reference, DType::F64, |_| 0.0);
 }
 
-/// In bf16 the oracle still computes in f64 and rounds what it hands out, to 8 bits: by half a unit in the last place
-/// at the most. So a backend's bounds in bf16 begin at this one.
+/// In bf16 the reference computes in f64 and rounds its results to 8 bits, by at most half a unit in the last place, which
+/// is the smallest bound of a backend in bf16.
 #[test]
-fn reference_bf16() {
+fn reference_bf16_rounds_results_only() {
     check_all(&Reference, DType::BF16, |_| 2f64.powi(-8));
 }
 
-/// The largest errors of the CPU in f32 and f64: some three times what was measured. Half a unit in the last
+/// Largest errors of the CPU in f32 and f64, about three times the measured ones. Half a unit in the last
 /// place is 6e-8 in f32 and 1.1e-16 in f64.
 const BOUNDS: &[(&str, f64, f64)] = &[
-    // Bits are moved.
+    // Exact.
     ("copy", 0.0, 0.0),
     ("embedding", 0.0, 0.0),
     // A few roundings.
@@ -79,23 +83,23 @@ const BOUNDS: &[(&str, f64, f64)] = &[
     ("linear", 1e-6, 3e-15),
     ("linear_backward", 2e-6, 3e-15),
     ("matmul", 1e-6, 3e-15),
-    // Rows of up to 8,201, one after the other on the oracle.
+    // Rows of up to 8,201, summed sequentially by the reference.
     ("norm_modulate", 5e-7, 8e-15),
     ("norm_modulate_backward", 1e-6, 3e-15),
     // The mean is rounded at 300 times the deviation.
     ("norm_modulate, mean 300", 1e-4, 5e-13),
-    // 20,000 terms, one after the other on the oracle.
+    // 20,000 terms, summed sequentially by the reference.
     ("group_norm", 5e-7, 2e-14),
     // Scores enter an exponent, so their absolute error counts: around 5, and around 500.
     ("attention", 2e-6, 5e-15),
     ("attention, scores in the hundreds", 1e-5, 1e-13),
     // Where one of two keys takes nearly all, the gradient is a difference of nearly equal numbers.
     ("attention_backward", 1.5e-5, 4e-14),
-    // Half of a step is a ratio whose root and powers are rounded.
+    // Half of a step is a ratio of a rounded root and rounded powers.
     ("adamw", 2e-6, 3e-15),
-    // Among them 60,000 equal numbers, whose roundings all err to one side, in f64 on the oracle too.
+    // Among them 60,000 equal numbers, whose roundings all err to one side, in f64 on the reference too.
     ("sum", 2e-5, 3e-12),
-    // Summed in f64 whatever the type, 200,000 terms one after the other on the oracle.
+    // Summed in f64 for all types; 200,000 terms, summed sequentially by the reference.
     ("mse", 2e-7, 1e-13),
     ("squared_norm", 1e-12, 1e-12),
 ];
@@ -108,7 +112,7 @@ fn bounds(op: &str) -> (f64, f64) {
 fn check_cpu(dtype: DType, bound: impl Fn(&str) -> f64) {
     let [one, two] = [1, 2].map(|threads| check_all(&Cpu::new(Some(threads)).unwrap(), dtype, &bound));
     for (a, b) in one.digests.iter().zip(&two.digests) {
-        assert_eq!(a, b, "the same bits with one thread and with two");
+        assert_eq!(a, b, "bitwise identical with one thread and with two");
     }
     for (op, error) in one.worst {
         println!("{op:36} {dtype} {error:.1e} of {:.1e}", bound(op));
@@ -118,11 +122,11 @@ fn check_cpu(dtype: DType, bound: impl Fn(&str) -> f64) {
 }
 
 #[test]
-fn cpu_f32() {
+fn cpu_f32_matches_the_reference() {
     check_cpu(DType::F32, |op| bounds(op).0);
 }
 
 #[test]
-fn cpu_f64() {
+fn cpu_f64_matches_the_reference() {
     check_cpu(DType::F64, |op| bounds(op).1);
 }

@@ -1,4 +1,4 @@
-//! Layer normalisation with modulation, gated residuals and dropout.
+//! LayerNorm with modulation, gated residual connections and dropout.
 
 use transdiff_core::tensor::Modulation;
 use transdiff_core::{Backend, Tensor};
@@ -10,7 +10,7 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
         let dims = dims(case);
         norms(case, dims);
     });
-    // Beyond the registers of a warp, and of a block.
+    // Rows that exceed the registers of a warp, and of a thread block.
     suite.cases("norms of long rows", 24, |case| {
         let dims = [2, 9, case.pick(&[1104, 4097, 4104, 8200, 8201])];
         norms(case, dims);
@@ -30,8 +30,8 @@ fn dims<B: Backend>(case: &mut Case<'_, B>) -> [usize; 3] {
 }
 
 fn norms<B: Backend>(case: &mut Case<'_, B>, [g, r, d]: [usize; 3]) {
-    // Two numbers always normalise to ±1: the true gradient is of the order of eps, and with a small eps the
-    // error of any float type exceeds it.
+    // Two elements always normalise to ±1: the true gradient is of the order of eps, and for a small eps the error of any
+    // float type exceeds it.
     let eps = if d == 2 { 0.5 } else { 1e-6 };
     let mut pair = |shape: &[usize]| {
         if case.one_in(3) { [None, None] } else { [(); 2].map(|()| Some(case.normal(shape))) }
@@ -40,12 +40,12 @@ fn norms<B: Backend>(case: &mut Case<'_, B>, [g, r, d]: [usize; 3]) {
     let [w, b] = pair(&[d]);
     let [s, t] = pair(&[images, 1, d]);
     let (x, dy) = (case.distinct(&[g, r, d], |z| 2.0 * z + 1.0), case.distinct(&[g, r, d], |z| z));
-    // The mean of nothing has no value.
+    // The mean of an empty row is undefined.
     let save = d > 0;
     check!(case, "norm_modulate", [x, w, b, s, t] =>
         x.norm_modulate(w.zip(b), modulation(s, t).as_ref(), eps, save));
 
-    let stats = x.oracle.norm_modulate(None, None, eps, true).unwrap().stats.unwrap();
+    let stats = x.reference.norm_modulate(None, None, eps, true).unwrap().stats.unwrap();
     // Without a modulation all rows are one group.
     let groups = if s.is_some() { [g, r, 2] } else { [1, g * r, 2] };
     let stats = case.saved(&stats.reshape(&groups).unwrap());
@@ -54,7 +54,7 @@ fn norms<B: Backend>(case: &mut Case<'_, B>, [g, r, d]: [usize; 3]) {
         x.norm_modulate_backward(w.zip(b), modulation(s, t).as_ref(), eps, stats, dy, wanted));
 }
 
-/// Where the mean of the squares less the square of the mean has no digit left.
+/// Inputs for which mean(x²) − mean(x)² has no digit left.
 fn far_from_zero<B: Backend>(case: &mut Case<'_, B>) {
     let d = case.pick(&[8, 65, 256]);
     let x = case.distinct(&[3, d], |z| z + 300.0);

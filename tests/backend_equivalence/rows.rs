@@ -1,12 +1,13 @@
-//! What one row (token, image) gives alone and in a batch.
+//! Batch invariance: results of a row (token, image) alone and in a batch.
 
 use transdiff_core::backend::Activation;
-use transdiff_core::tensor::{Attention, ChannelMap, Conv, Modulation};
+use transdiff_core::tensor::{Attention, Conv, Modulation, ScaleShift};
 use transdiff_core::{Backend, Result, Tensor};
 
+use crate::guarded::Guarded;
 use crate::harness::{Case, Suite, digest};
 
-/// Checks that rows have the same bits alone as among others.
+/// Checks that results per row are bitwise identical alone and in a batch.
 pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("rows of linear layers", 20, |case| linear(case).unwrap());
     suite.cases("images of norms and residuals", 20, |case| norms(case).unwrap());
@@ -14,7 +15,7 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("rows of attention", 20, |case| attention(case).unwrap());
 }
 
-/// Compares each part of `len` along `axis` of `whole` with what `f` makes of that part alone.
+/// Compares each part of `len` along `axis` of `whole` with the result of `f` for that part alone.
 fn parts<B: Backend>(
     whole: &Tensor<B>,
     axis: usize,
@@ -62,9 +63,9 @@ fn images<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
     let [c, o, k] = [case.pick(&[2, 16, 64]), case.pick(&[3, 50, 130]), case.pick(&[1, 3])];
     let [x, weight, bias, scale] =
         [&[b, h, w, c][..], &[o, c, k, k], &[o], &[c]].map(|shape| case.normal(shape).ours);
-    let y = |x: &Tensor<B>| {
-        let map = ChannelMap { coefficients: x.group_norm(&scale, &scale, 2, 1e-6)?, silu: true };
-        x.conv2d(&weight, &bias, &Conv { map: Some(&map), ..Conv::default() })
+    let y = |x: &Tensor<Guarded<B>>| {
+        let scale_shift = ScaleShift { coefficients: x.group_norm(&scale, &scale, 2, 1e-6)?, silu: true };
+        x.conv2d(&weight, &bias, &Conv { scale_shift: Some(&scale_shift), ..Conv::default() })
     };
     parts(&y(&x)?, 0, 1, |cut| y(&cut(&x)?))
 }
@@ -80,12 +81,12 @@ fn attention<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
     for len in [1, 5, nq.div_ceil(2)] {
         parts(&y, 1, len, |cut| Ok(cut(&q)?.attention(&k, &v, &plain, false)?.0))?;
     }
-    // Queries of a block-causal pass stand at the end of the keys: a later part sees what it would see with all.
+    // Queries of a block-causal mask are at the end of the keys, so that the last queries alone see the same keys.
     let how = Attention {
-        blocks: Some((0..=nq.max(nkv)).step_by(4).skip(1).chain([nq.max(nkv) + 5]).collect()),
+        segment_ends: Some((0..=nq.max(nkv)).step_by(4).skip(1).chain([nq.max(nkv) + 5]).collect()),
         dropout: None,
     };
-    let n = *how.blocks.as_ref().unwrap().last().unwrap();
+    let n = *how.segment_ends.as_ref().unwrap().last().unwrap();
     let [q, k, v] = [(); 3].map(|()| case.normal(&[1, n, h, e]).ours);
     let (y, _) = q.attention(&k, &v, &how, false)?;
     let (start, len) = (n / 2, n - n / 2);

@@ -2,7 +2,7 @@
 
 use transdiff::{Cuda, Error};
 
-/// The first GPU. Without one the test that asks says so and is over; any other failure is one.
+/// The first GPU, or `None`, after a line with SKIPPED, where there is none; panics on any other error.
 pub fn device() -> Option<Cuda> {
     match Cuda::new(0) {
         Ok(cuda) => Some(cuda),

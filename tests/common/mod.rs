@@ -1,6 +1,6 @@
 //! Parts shared by several test files.
 
-// Every test file is a crate of its own and uses its part.
+// Every test file is a separate crate and uses a part of them.
 #![allow(dead_code)]
 
 pub mod archive;
@@ -14,7 +14,7 @@ pub mod tiny;
 
 use proptest::test_runner::{Config, RngSeed};
 
-/// This many cases, drawn from a fixed seed: a property that holds once holds always.
+/// Configuration of property tests: `cases` cases, drawn from a fixed seed so that runs are reproducible.
 pub fn cases(cases: u32) -> Config {
     let rng_seed = RngSeed::Fixed(0x7472_616e_7364_6966);
     Config { cases, rng_seed, failure_persistence: None, ..Config::default() }

@@ -1,4 +1,4 @@
-//! Velocity fields with known solutions, and what else the tests of samplers share.
+//! Velocity fields with known solutions, and other helpers of the sampler tests.
 
 use std::f64::consts::FRAC_PI_2;
 
@@ -16,8 +16,8 @@ impl<B: Backend, F: Fn(&Tensor<B>, f64) -> Result<Tensor<B>>> VelocityField<B> f
     }
 }
 
-/// The exact velocity of a path for data N(mean, std²), every element for itself. α, σ and their derivatives are
-/// written out here, so that `Path` is tested and not believed.
+/// Exact velocity of an interpolant for elementwise data N(mean, std²). α, σ and their derivatives are written out here,
+/// independently of [`Interpolant`], which is under test.
 #[derive(Clone, Copy, Debug)]
 pub struct Gaussian {
     pub interpolant: Interpolant,
@@ -104,20 +104,20 @@ impl<B: Backend> GuidedField<B> for Network<B> {
     }
 }
 
-/// Any path.
+/// Any interpolant.
 pub fn any_interpolant() -> impl Strategy<Value = Interpolant> {
     prop_oneof![Just(Interpolant::Linear), Just(Interpolant::Cosine)]
 }
 
-/// A source that fails the test when it is asked.
+/// A noise source that panics when noise is drawn.
 pub struct NoNoise;
 
 impl<B: Backend> NoiseSource<B> for NoNoise {
     fn initial(&mut self, _: &[usize]) -> Result<Tensor<B>> {
-        panic!("starting noise was asked for")
+        panic!("initial noise was drawn")
     }
 
     fn injected(&mut self, _: ArStep, step: usize, _: &[usize]) -> Result<Tensor<B>> {
-        panic!("noise was asked for in step {step}")
+        panic!("noise was drawn in step {step}")
     }
 }

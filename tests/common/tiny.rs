@@ -10,7 +10,7 @@ use transdiff_core::nn::Module;
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_core::{Backend, DType, HostData, HostTensor, Tensor};
 
-/// Four features at once.
+/// One-step model with four feature tokens.
 pub fn one_step() -> TransDiffConfig {
     TransDiffConfig {
         width: 8,
@@ -27,19 +27,19 @@ pub fn one_step() -> TransDiffConfig {
     }
 }
 
-/// Two groups of 2×2 tokens; references in patches of 2×2.
+/// MRAR model with two groups of 2×2 tokens; references in patches of 2×2.
 pub fn mrar() -> TransDiffConfig {
     let mode = Mode::MultiReference { groups: 2 };
     TransDiffConfig { feature_tokens: 8, latent_size: 4, mode, ..one_step() }
 }
 
-/// Four groups of one token, as deep as the published models' four groups.
+/// MRAR model with four groups, as the published models have, of one token each.
 pub fn mrar_of_singles() -> TransDiffConfig {
     TransDiffConfig { mode: Mode::MultiReference { groups: 4 }, ..one_step() }
 }
 
-/// A model none of whose parameters is zero or one: training starts with a last layer of zeros, and through that
-/// no gradient flows.
+/// A model without parameters of exactly 0 or 1: the usual initialisation has a last layer of zeros, through which no
+/// gradient flows.
 pub fn model<B: Backend>(backend: &B, config: &TransDiffConfig, dtype: DType) -> TransDiff<B> {
     let mut model = TransDiff::placeholder(backend, config, dtype).unwrap();
     for (index, (name, param)) in model.params_mut().into_iter().enumerate() {
@@ -52,7 +52,7 @@ pub fn model<B: Backend>(backend: &B, config: &TransDiffConfig, dtype: DType) ->
     model
 }
 
-/// A pass of `dropped.len()` samples, each noised `mul` times. Different seeds, different values.
+/// A training batch of `dropped.len()` samples, each noised `mul` times, with values drawn from `seed`.
 pub fn batch<B: Backend>(model: &TransDiff<B>, dropped: &[bool], mul: usize, seed: u64) -> FlowBatch<B> {
     let (config, backend) = (model.config(), model.backend());
     let dtype = model.dtype();
@@ -75,7 +75,7 @@ pub fn batch<B: Backend>(model: &TransDiff<B>, dropped: &[bool], mul: usize, see
     }
 }
 
-/// `each` latents of every class: a pattern of the class's own, and noise of a fifth of it.
+/// Dataset of `each` latents per class: the pattern of the class, and noise of a fifth of its size.
 pub fn set(config: &TransDiffConfig, each: usize) -> MemoryDataset {
     let [_, c, h, w] = config.latent_shape(1);
     let draw = |index: usize, step| StreamKey::new(4, Purpose::Data, index as u32, step).normals(c * h * w);
@@ -91,12 +91,12 @@ pub fn set(config: &TransDiffConfig, each: usize) -> MemoryDataset {
     MemoryDataset::new([c, h, w], values, labels).unwrap()
 }
 
-/// The bits of every value of a tensor.
+/// Bits of the values of a tensor.
 pub fn bits<B: Backend>(tensor: &Tensor<B>) -> Vec<u64> {
     tensor.to_f64().unwrap().into_iter().map(f64::to_bits).collect()
 }
 
-/// The names of the parameters in which two models differ by a bit.
+/// Names of the parameters that are not bitwise identical in two models.
 pub fn differing<B: Backend, C: Backend>(a: &TransDiff<B>, b: &TransDiff<C>) -> Vec<String> {
     let (a, b) = (a.params(), b.params());
     assert_eq!(a.len(), b.len());
@@ -116,7 +116,7 @@ pub fn vae() -> VaeConfig {
     }
 }
 
-/// The files of a model and of its VAE, opened in memory.
+/// Files of a model and its VAE, in memory.
 pub fn files<B: Backend>(backend: &B, config: &TransDiffConfig) -> [WeightFile; 2] {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["model", "vae"].map(|name| folder.path().join(name));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use transdiff_core::backend::{
-    Activation, AdamW, AdamWSlot, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
+    Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
     NnOps, NormArgs, NormGrads, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut,
 };
 use transdiff_core::reference::{self, Reference};
@@ -259,10 +259,14 @@ impl NnOps for Recorder {
 
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {
         assert!(lse.is_none(), "{NOT_HERE}");
-        let (scale, dropout, blocks) = (args.scale, args.dropout, args.blocks.map(<[_]>::to_vec));
+        let (scale, dropout, ends) = (args.scale, args.dropout, args.segment_ends.map(<[_]>::to_vec));
         self.issue(&[Some(args.q), Some(args.k), Some(args.v)], y, move |x, y| {
             let [q, k, v] = [0, 1, 2].map(|i| x[i].unwrap());
-            Reference.attention(AttentionArgs { q, k, v, scale, blocks: blocks.as_deref(), dropout }, y, None)
+            Reference.attention(
+                AttentionArgs { q, k, v, scale, segment_ends: ends.as_deref(), dropout },
+                y,
+                None,
+            )
         })
     }
 
@@ -311,7 +315,7 @@ impl ImageOps for Recorder {
 }
 
 impl TrainOps for Recorder {
-    fn adamw_step(&self, _: &AdamW, _: &mut [AdamWSlot<'_, Self>]) -> Result<()> {
+    fn adamw_step(&self, _: &AdamW, _: &mut [AdamWArgs<'_, Self>]) -> Result<()> {
         unreachable!("{NOT_HERE}")
     }
 

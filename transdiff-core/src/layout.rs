@@ -56,12 +56,6 @@ impl Layout {
         self.offset + self.shape.iter().zip(&self.strides).map(|(n, s)| (n - 1) * s).sum::<usize>() + 1
     }
 
-    /// Returns the same layout, shifted by `by` elements.
-    #[must_use]
-    pub fn shifted(&self, by: usize) -> Self {
-        Self { offset: self.offset + by, ..self.clone() }
-    }
-
     /// Returns whether the elements are in row-major order without gaps (at any offset).
     pub fn is_contiguous(&self) -> bool {
         let mut expected = 1;

@@ -1,4 +1,4 @@
-//! Core of TransDiff: the traits that backends implement, and the whole architecture and training mathematics once.
+//! Core of TransDiff: the backend traits, and the models, samplers and training on top of them.
 //!
 //! Paper: "Marrying Autoregressive Transformer and Diffusion with Multi-Reference Autoregression",
 //! arXiv 2506.09482.
@@ -18,7 +18,6 @@ pub mod nn;
 pub mod reference;
 pub mod rng;
 pub mod tensor;
-pub mod testing;
 pub mod text;
 pub mod train;
 

@@ -71,7 +71,7 @@ impl<'a, T: Real> Problem<'a, T> {
             nkv: args.k.layout.shape()[1],
             size,
             scale: T::of(args.scale),
-            blocks: args.blocks,
+            blocks: args.segment_ends,
             dropout: args.dropout,
         }
     }

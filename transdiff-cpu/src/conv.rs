@@ -90,7 +90,7 @@ impl<'a, T: Real> Problem<'a, T> {
             x: input(&args.x),
             w: if scale == 1 { Cow::Borrowed(w) } else { Cow::Owned(phases(cpu, w, kernel)?) },
             b: input(&args.b),
-            map: args.map.as_ref().map(|(map, silu)| (input(map), *silu)),
+            map: args.scale_shift.as_ref().map(|(map, silu)| (input(map), *silu)),
             residual: args.residual.as_ref().map(input),
             images,
             from: [height, width, channels],

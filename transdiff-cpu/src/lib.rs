@@ -68,7 +68,7 @@ pub use pool::Cpu;
 pub use storage::Buffer;
 
 use transdiff_core::backend::{
-    Activation, AdamW, AdamWSlot, AttentionArgs, AttentionGrads, ConvArgs, ImageOps, LinearGrads, NnOps,
+    Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, ConvArgs, ImageOps, LinearGrads, NnOps,
     NormArgs, NormGrads, TrainOps, View, ViewMut,
 };
 use transdiff_core::{Result, rng::Dropout};
@@ -220,7 +220,7 @@ impl ImageOps for Cpu {
 }
 
 impl TrainOps for Cpu {
-    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Self>]) -> Result<()> {
+    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWArgs<'_, Self>]) -> Result<()> {
         optim::adamw_step(self, hyper, slots)
     }
 

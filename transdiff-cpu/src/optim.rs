@@ -1,6 +1,6 @@
 //! What an optimiser does to parameters: one pass over memory for all tensors.
 
-use transdiff_core::backend::{AdamW, AdamWSlot, View, ViewMut};
+use transdiff_core::backend::{AdamW, AdamWArgs, View, ViewMut};
 use transdiff_core::{DType, Error, Result};
 
 use crate::Cpu;
@@ -89,7 +89,7 @@ fn of_type<S>(items: &mut [S], dtype: impl Fn(&S) -> DType, wanted: DType) -> Ve
     items.iter_mut().filter(|s| dtype(s) == wanted).collect()
 }
 
-pub(crate) fn adamw_step(cpu: &Cpu, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Cpu>]) -> Result<()> {
+pub(crate) fn adamw_step(cpu: &Cpu, hyper: &AdamW, slots: &mut [AdamWArgs<'_, Cpu>]) -> Result<()> {
     for slot in slots.iter() {
         expect_real("adamw_step", slot.param.dtype)?;
     }
@@ -102,7 +102,7 @@ fn reborrow<'a, T: Real>(view: &'a mut ViewMut<'_, Cpu>) -> Shared<'a, T> {
     Shared::new(output(ViewMut { buffer: &mut *view.buffer, layout: view.layout, dtype: view.dtype }))
 }
 
-fn adamw_of<T: Real>(cpu: &Cpu, hyper: &AdamW, mut slots: Vec<&mut AdamWSlot<'_, Cpu>>) {
+fn adamw_of<T: Real>(cpu: &Cpu, hyper: &AdamW, mut slots: Vec<&mut AdamWArgs<'_, Cpu>>) {
     let (chunks, total) = chunks(slots.iter().map(|s| s.param.layout.numel()));
     let slots: Vec<_> = slots
         .iter_mut()

@@ -72,9 +72,9 @@ impl Problem {
         if shape[3] > SIZES[3] {
             return Err(Error::shape(op, format!("heads of at most {} numbers", SIZES[3]), shape));
         }
-        let blocks = args.blocks.unwrap_or_default();
+        let blocks = args.segment_ends.unwrap_or_default();
         if blocks.len() > MAX_ENDS {
-            return Err(Error::argument("blocks", format!("at most {MAX_ENDS} ends"), blocks.len()));
+            return Err(Error::argument("segment_ends", format!("at most {MAX_ENDS} ends"), blocks.len()));
         }
         let mut end = [0; MAX_ENDS];
         for (end, &block) in end.iter_mut().zip(blocks) {
@@ -174,7 +174,7 @@ pub(crate) fn forward(
     lse: Option<Out<'_>>,
 ) -> Result<()> {
     let &[images, queries, heads, size] = args.q.layout.shape() else { unreachable!("core checks the rank") };
-    if size > SIZES[3] && args.blocks.is_none() && args.dropout.is_none() && lse.is_none() {
+    if size > SIZES[3] && args.segment_ends.is_none() && args.dropout.is_none() && lse.is_none() {
         return if y.layout.numel() == 0 || args.k.layout.shape()[1] == 0 {
             cuda.fill(0.0, y)
         } else {

@@ -204,7 +204,7 @@ fn params(
 ) -> Result<ConvParams> {
     let (channels, outputs) = (args.x.layout.shape()[3], args.w.layout.shape()[3]);
     let [x, w, b, y] = [args.x.address(), args.w.address(), args.b.address(), y.address()];
-    let map = address_of(args.map.as_ref().map(|(map, _)| map));
+    let map = address_of(args.scale_shift.as_ref().map(|(map, _)| map));
     let residual = address_of(args.residual.as_ref());
     let count = |n| counted(args, n);
     let ([height, width], [to_height, to_width]) = (seen.from, seen.to);
@@ -234,7 +234,7 @@ fn params(
         patch_width: count(cut.patch[1])?,
         patch_pixels: count(cut.patch[0] * cut.patch[1])?,
         columns: count(columns)?,
-        silu: args.map.is_some_and(|(_, silu)| silu) as u32,
+        silu: args.scale_shift.is_some_and(|(_, silu)| silu) as u32,
         vector_in: vectors(args.x.dtype, channels, &[x, map]),
         vector_out: vectors(args.x.dtype, outputs, &[w, b, residual, y]),
     })

@@ -68,7 +68,7 @@ pub use storage::Buffer;
 
 use device::{In, Out};
 use transdiff_core::backend::{
-    Activation, AdamW, AdamWSlot, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
+    Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
     NnOps, NormArgs, NormGrads, TensorOps, TrainOps, UnaryOp,
 };
 use transdiff_core::{Result, rng::Dropout};
@@ -228,7 +228,7 @@ impl ImageOps for Cuda {
 }
 
 impl TrainOps for Cuda {
-    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Self>]) -> Result<()> {
+    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWArgs<'_, Self>]) -> Result<()> {
         optim::adamw_step(self, hyper, slots)
     }
 

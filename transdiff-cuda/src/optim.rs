@@ -1,6 +1,6 @@
 //! What an optimiser does to parameters, many tensors a launch.
 
-use transdiff_core::backend::{AdamW, AdamWSlot, Storage, View};
+use transdiff_core::backend::{AdamW, AdamWArgs, Storage, View};
 use transdiff_core::{DType, Layout, Result};
 
 use crate::device::{Address, Cuda, In, Out, address_of};
@@ -110,7 +110,7 @@ fn launch(blocks: u32) -> Launch {
     Launch { grid: [blocks, 1, 1], block: THREADS, shared: 0 }
 }
 
-pub(crate) fn adamw_step(cuda: &Cuda, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Cuda>]) -> Result<()> {
+pub(crate) fn adamw_step(cuda: &Cuda, hyper: &AdamW, slots: &mut [AdamWArgs<'_, Cuda>]) -> Result<()> {
     const OP: &str = "adamw_step";
     let correction = |beta: f64| 1.0 - beta.powf(hyper.step as f64);
     for (kernel, batch) in batches(slots, |s| s.param.dtype, |t| kernel!(OP, "optim", "adamw", t))? {

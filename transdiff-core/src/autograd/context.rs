@@ -1,42 +1,44 @@
-//! What a forward pass is for.
+//! Settings of a forward pass.
 
 use std::cell::Cell;
 
-use super::{Param, Tape, Var};
+use super::param::Param;
+use super::tape::Tape;
+use super::var::Var;
 use crate::rng::{Dropout, Purpose, StreamKey};
 use crate::{Backend, CancellationToken, DType, Error, Result, Tensor};
 
-/// A forward pass: whether it is recorded, its dropout, and the type it computes in.
+/// A forward pass: its tape, its dropout, and the type that it computes in.
 #[derive(Debug)]
 pub struct Context<B: Backend> {
     tape: Option<Tape<B>>,
     dropout: Option<Dropout>,
-    /// Number of dropouts so far: each place has its own stream.
-    sites: Cell<u32>,
+    /// Number of dropouts so far: each has its own stream.
+    dropouts: Cell<u32>,
     compute: Option<DType>,
-    checkpoints: bool,
+    gradient_checkpointing: bool,
     cancellation: CancellationToken,
 }
 
 impl<B: Backend> Context<B> {
-    /// A pass without recording and without dropout.
+    /// A pass without a tape and without dropout.
     pub fn inference() -> Self {
         Self {
             tape: None,
             dropout: None,
-            sites: Cell::new(0),
+            dropouts: Cell::new(0),
             compute: None,
-            checkpoints: false,
+            gradient_checkpointing: false,
             cancellation: CancellationToken::new(),
         }
     }
 
-    /// A pass recorded on `tape`, without dropout.
+    /// A pass that is recorded on `tape`, without dropout.
     pub fn recording(tape: Tape<B>) -> Self {
         Self { tape: Some(tape), ..Self::inference() }
     }
 
-    /// The same pass with dropout at `rate`; masks depend on (seed, step) and the place in the model.
+    /// The same pass with dropout at `rate`; masks depend on (seed, step) and the number of the dropout in the pass.
     ///
     /// # Errors
     /// [`Error::Argument`] if the rate is not in [0, 1).
@@ -48,28 +50,29 @@ impl<B: Backend> Context<B> {
         Ok(Self { dropout: (rate > 0.0).then_some(Dropout { rate, key }), ..self })
     }
 
-    /// The same pass, computing in `dtype` whatever the type of the parameters.
+    /// The same pass, computing in `dtype` for parameters of any type.
     #[must_use]
     pub fn with_compute_dtype(self, dtype: DType) -> Self {
         Self { compute: Some(dtype), ..self }
     }
 
-    /// The same pass, storing only the inputs of each block and running blocks again to differentiate them.
+    /// The same pass with gradient checkpointing: only the inputs of each block are saved, and the backward pass recomputes
+    /// the block.
     #[must_use]
     pub fn with_gradient_checkpointing(self) -> Self {
-        Self { checkpoints: true, ..self }
+        Self { gradient_checkpointing: true, ..self }
     }
 
-    /// The same pass, which stops when `cancellation` is set.
+    /// The same pass, which fails once `token` is cancelled.
     #[must_use]
-    pub fn with_cancellation(self, cancellation: &CancellationToken) -> Self {
-        Self { cancellation: cancellation.clone(), ..self }
+    pub fn with_cancellation(self, token: &CancellationToken) -> Self {
+        Self { cancellation: token.clone(), ..self }
     }
 
-    /// Asked by the halves of the model before each of their blocks.
+    /// Checks for cancellation; models call it before each of their blocks.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] if the pass is to stop.
+    /// [`Error::Cancelled`].
     pub fn check_cancelled(&self) -> Result<()> {
         self.cancellation.check()
     }
@@ -86,7 +89,7 @@ impl<B: Backend> Context<B> {
         }
     }
 
-    /// Data as a variable of this pass.
+    /// Data as a constant of this pass.
     pub fn input(&self, value: &Tensor<B>) -> Result<Var<B>> {
         Ok(Var::constant(match self.compute {
             Some(dtype) => value.cast(dtype)?,
@@ -94,35 +97,36 @@ impl<B: Backend> Context<B> {
         }))
     }
 
-    /// The dropout of the next place in the model.
+    /// The next dropout of the pass.
     pub fn next_dropout(&self) -> Option<Dropout> {
         let dropout = self.dropout?;
-        let index = self.sites.replace(self.sites.get() + 1);
+        let index = self.dropouts.replace(self.dropouts.get() + 1);
         Some(Dropout { key: StreamKey { index, ..dropout.key }, ..dropout })
     }
 
-    pub(crate) fn tape(&self) -> Option<&Tape<B>> {
+    pub(super) fn tape(&self) -> Option<&Tape<B>> {
         self.tape.as_ref()
     }
 
-    pub(crate) fn checkpoints(&self) -> bool {
-        self.checkpoints
+    pub(super) fn gradient_checkpointing(&self) -> bool {
+        self.gradient_checkpointing
     }
 
-    /// This pass from here on, on another tape and without checkpoints.
-    pub(crate) fn replayed_on(&self, tape: Option<Tape<B>>) -> Self {
+    /// The rest of this pass on another tape, without gradient checkpointing.
+    pub(super) fn recomputation(&self, tape: Option<Tape<B>>) -> Self {
         Self {
             tape,
             dropout: self.dropout,
-            sites: self.sites.clone(),
+            dropouts: self.dropouts.clone(),
             compute: self.compute,
-            checkpoints: false,
+            gradient_checkpointing: false,
             cancellation: self.cancellation.clone(),
         }
     }
 
-    /// Counts the dropouts of `segment`, which began where this pass is, as this pass's.
-    pub(crate) fn continue_after(&self, segment: &Self) {
-        self.sites.set(segment.sites.get());
+    /// Continues after `segment`, a [`recomputation`](Self::recomputation) of this pass, whose dropouts count as this
+    /// pass's.
+    pub(super) fn continue_after(&self, segment: &Self) {
+        self.dropouts.set(segment.dropouts.get());
     }
 }

@@ -1,26 +1,28 @@
-//! Segments that are computed again in the backward pass instead of being stored.
+//! Gradient (activation) checkpointing: segments are recomputed in the backward pass instead of stored.
 
-use super::Context;
-use super::{Gradients, Tape, Var, Vjp};
+use super::context::Context;
+use super::gradients::Gradients;
+use super::tape::{Tape, Vjp};
+use super::var::Var;
 use crate::{Backend, Result, Tensor};
 
-/// Runs `segment` on `inputs`. If `ctx` records and asks for checkpoints, only the inputs are kept, and the
-/// backward pass runs the segment again, with the same dropout masks, to differentiate it.
-pub fn checkpoint<B, F>(ctx: &Context<B>, inputs: &[&Var<B>], segment: F) -> Result<Var<B>>
+/// Runs `segment` on `inputs`. With [gradient checkpointing](Context::with_gradient_checkpointing) on a recorded pass,
+/// only the inputs are saved, and the backward pass runs the segment again, with the same dropout masks, to
+/// differentiate it.
+pub fn gradient_checkpoint<B, F>(ctx: &Context<B>, inputs: &[&Var<B>], segment: F) -> Result<Var<B>>
 where
     B: Backend,
     F: Fn(&Context<B>, &[Var<B>]) -> Result<Var<B>> + Send + 'static,
 {
     let owned: Vec<Var<B>> = inputs.iter().map(|&v| v.clone()).collect();
-    let Some(tape) = ctx.tape().filter(|_| ctx.checkpoints()) else { return segment(ctx, &owned) };
-    let replay = ctx.replayed_on(None);
-    let untaped = ctx.replayed_on(None);
+    let Some(tape) = ctx.tape().filter(|_| ctx.gradient_checkpointing()) else { return segment(ctx, &owned) };
+    let recomputation = ctx.recomputation(None);
+    let untaped = ctx.recomputation(None);
     let detached: Vec<Var<B>> = owned.iter().map(Var::detach).collect();
     let output = segment(&untaped, &detached)?;
     ctx.continue_after(&untaped);
-    let inputs_saved = detached.into_iter().map(Var::into_value).collect();
-    let vjp = Segment { inputs: inputs_saved, ctx: replay, segment };
-    tape.record(output.into_value(), inputs, Box::new(vjp))
+    let saved = detached.into_iter().map(Var::into_value).collect();
+    tape.record(output.into_value(), inputs, Box::new(Segment { inputs: saved, ctx: recomputation, segment }))
 }
 
 struct Segment<B: Backend, F> {
@@ -53,7 +55,7 @@ where
                 false => (Var::constant(value), None),
             })
             .unzip();
-        let output = (self.segment)(&self.ctx.replayed_on(Some(tape.clone())), &vars)?;
+        let output = (self.segment)(&self.ctx.recomputation(Some(tape.clone())), &vars)?;
         tape.backward_from(&output, dy, grads)?;
         Ok(keys.into_iter().map(|key| grads.remove(key?)).collect())
     }

@@ -1,9 +1,10 @@
-//! A tensor and its place on a tape.
+//! Tensors with a place on a tape.
 
-use super::{Tape, Vjp};
+use super::gradients::{GradKey, Gradients};
+use super::tape::{Tape, Vjp};
 use crate::{Backend, Error, Result, Tensor};
 
-/// A tensor that may be part of a recording. Its operations are in `super::vjp`.
+/// A tensor that may be recorded on a tape. Its operations are in `super::vjp`.
 #[derive(Debug)]
 pub struct Var<B: Backend> {
     value: Tensor<B>,
@@ -23,13 +24,9 @@ impl<B: Backend> From<Tensor<B>> for Var<B> {
 }
 
 impl<B: Backend> Var<B> {
-    /// A variable that no gradient flows into.
+    /// A variable without a gradient.
     pub fn constant(value: Tensor<B>) -> Self {
         Self { value, node: None }
-    }
-
-    pub(super) fn at(value: Tensor<B>, tape: Tape<B>, id: usize) -> Self {
-        Self { value, node: Some((tape, id)) }
     }
 
     /// The tensor.
@@ -57,17 +54,17 @@ impl<B: Backend> Var<B> {
         self.node.is_some()
     }
 
-    /// The same tensor, cut off from its recording.
+    /// The same tensor as a constant.
     #[must_use]
     pub fn detach(&self) -> Self {
         Self::constant(self.value.clone())
     }
 
-    /// The variable's node on `tape`.
-    pub(super) fn node_on(&self, tape: &Tape<B>) -> Result<Option<usize>> {
+    /// Number of the variable's node on `tape`; `None` for a constant.
+    fn node_on(&self, tape: &Tape<B>) -> Result<Option<usize>> {
         match &self.node {
             Some((own, _)) if own.is_consumed() => {
-                let expected = "one whose recording has not been differentiated yet";
+                let expected = "one whose tape has not been differentiated yet";
                 Err(Error::argument("variable", expected, "one of a consumed tape"))
             }
             Some((own, id)) if own.is(tape) => Ok(Some(*id)),
@@ -77,12 +74,59 @@ impl<B: Backend> Var<B> {
     }
 }
 
-/// Whether an operation on `inputs` will be recorded: then it saves what its backward pass needs.
+impl<B: Backend> Tape<B> {
+    /// A variable whose gradient is found under `key`.
+    pub fn leaf(&self, key: GradKey, value: Tensor<B>) -> Var<B> {
+        Var { value, node: Some((self.clone(), self.push_leaf(key))) }
+    }
+
+    /// A variable for `value`, with a new key.
+    pub fn input(&self, value: Tensor<B>) -> (Var<B>, GradKey) {
+        let key = GradKey::unique();
+        (self.leaf(key, value), key)
+    }
+
+    /// Records the operation on `inputs` with the result `value`.
+    pub(super) fn record(
+        &self,
+        value: Tensor<B>,
+        inputs: &[&Var<B>],
+        vjp: Box<dyn Vjp<B>>,
+    ) -> Result<Var<B>> {
+        let inputs = inputs.iter().map(|v| v.node_on(self)).collect::<Result<_>>()?;
+        Ok(Var { value, node: Some((self.clone(), self.push_op(inputs, vjp))) })
+    }
+
+    /// Gradients of the scalar `loss` for every leaf that it depends on. Consumes the tape: a second call, and
+    /// operations on its variables, are errors.
+    pub fn backward(&self, loss: &Var<B>) -> Result<Gradients<B>> {
+        if loss.value().numel() != 1 {
+            return Err(Error::shape("backward", "a loss of one element", loss.shape()));
+        }
+        let value = loss.value();
+        let one = Tensor::full(value.backend(), value.shape(), 1.0, value.dtype())?;
+        let mut grads = Gradients::new();
+        self.backward_from(loss, one, &mut grads)?;
+        Ok(grads)
+    }
+
+    /// Adds to `grads` the gradients of every leaf, from the gradient `dy` of `output`. Consumes the tape.
+    pub(super) fn backward_from(
+        &self,
+        output: &Var<B>,
+        dy: Tensor<B>,
+        grads: &mut Gradients<B>,
+    ) -> Result<()> {
+        output.node_on(self)?.map_or(Ok(()), |root| self.run_backward(root, dy, grads))
+    }
+}
+
+/// Whether an operation on `inputs` is recorded, and so has to save tensors for its backward pass.
 pub(super) fn recorded<B: Backend>(inputs: &[&Var<B>]) -> bool {
     inputs.iter().any(|v| v.is_recorded())
 }
 
-/// The variable for the result `value` of an operation on `inputs`; `vjp` is made only if it is recorded.
+/// The variable for the result `value` of an operation on `inputs`; `vjp` is called only if it is recorded.
 pub(super) fn record<B: Backend, V: Vjp<B> + 'static>(
     value: Tensor<B>,
     inputs: &[&Var<B>],

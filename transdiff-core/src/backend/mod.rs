@@ -1,20 +1,20 @@
 //! The traits that a backend implements.
 //!
-//! Core owns tensors: shape, strides, offset and type. A backend owns memory and kernels and sees a [`View`] of
-//! its buffer. Core checks shapes, types and ranges before it calls; a backend trusts its arguments and returns an
-//! error only for what cannot be foreseen (out of memory, a lost device).
+//! Core owns tensors: shape, strides, offset and type. A backend owns memory and kernels and gets a [`View`] of its
+//! buffer. Core checks shapes, types and ranges before it calls; a backend trusts its arguments and returns errors only
+//! for failures that cannot be foreseen (out of memory, a lost device).
 //!
-//! What core guarantees to every method unless its documentation says otherwise:
+//! Core guarantees to every method, unless its documentation says otherwise:
 //! - every view lies within its buffer, and has the shape that the method's documentation gives;
 //! - outputs ([`ViewMut`]) do not overlap any input, and no two elements of an output share a position;
 //! - "contiguous" means row-major without gaps at any offset; "any strides" includes 0;
 //! - axes may have size 0 or 1.
 //!
-//! What a backend guarantees:
-//! - it writes every element of its outputs and nothing else;
-//! - the result for one row (token, image) does not depend on which other rows are in the call, on the CPU to
-//!   the bit, elsewhere within the stated error;
-//! - the same call gives the same bits, whatever the number of threads.
+//! A backend guarantees:
+//! - it writes all elements of its outputs and nothing else;
+//! - results are batch invariant: the result for a row (token, image) does not depend on the other rows of the call. On the
+//!   CPU it is bitwise identical, elsewhere within the stated error;
+//! - calls are deterministic: equal calls give bitwise identical results for any number of threads.
 
 mod image_ops;
 mod nn_ops;
@@ -28,9 +28,9 @@ pub use nn_ops::{
 };
 pub use storage::{Storage, View, ViewMut};
 pub use tensor_ops::{BinaryOp, TensorOps, UnaryOp};
-pub use train_ops::{AdamW, AdamWSlot, TrainOps};
+pub use train_ops::{AdamW, AdamWArgs, TrainOps};
 
-/// A device that runs the model: the sum of the five traits.
+/// A device that runs models: the sum of the five traits.
 pub trait Backend: Storage + TensorOps + NnOps + ImageOps + TrainOps {}
 
 impl<T: Storage + TensorOps + NnOps + ImageOps + TrainOps> Backend for T {}

@@ -1,18 +1,19 @@
-//! The fused operations of the model, each with its backward pass.
+//! Fused operations of models, each with its backward pass.
 
-use super::{Storage, View, ViewMut};
-use crate::{Result, rng::Dropout};
+use super::storage::{Storage, View, ViewMut};
+use crate::Result;
+use crate::rng::Dropout;
 
-/// What is applied to the output of a linear layer.
+/// Activation of a linear layer's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// Nothing.
+    /// The identity.
     None,
     /// x·Φ(x) with the exact (erf) Φ.
     Gelu,
 }
 
-/// Where [`NnOps::linear_backward`] puts the gradients that are wanted.
+/// Outputs of [`NnOps::linear_backward`]; `None` where a gradient is not wanted.
 #[derive(Debug)]
 pub struct LinearGrads<'a, S: Storage> {
     /// [M, K], contiguous.
@@ -30,7 +31,7 @@ pub struct NormArgs<'a, S: Storage> {
     pub x: View<'a, S>,
     /// Weight and bias, each `[D]`, contiguous.
     pub affine: Option<(View<'a, S>, View<'a, S>)>,
-    /// Scale and shift, each [G, D]; the last stride is 1, the first may be anything.
+    /// Scale and shift, each [G, D]; the last stride is 1, the first is arbitrary.
     pub modulation: Option<(View<'a, S>, View<'a, S>)>,
     /// Added to the variance.
     pub eps: f64,
@@ -44,7 +45,7 @@ impl<S: Storage> Clone for NormArgs<'_, S> {
 
 impl<S: Storage> Copy for NormArgs<'_, S> {}
 
-/// Where [`NnOps::norm_modulate_backward`] puts the gradients that are wanted; all contiguous.
+/// Outputs of [`NnOps::norm_modulate_backward`], all contiguous; `None` where a gradient is not wanted.
 #[derive(Debug)]
 pub struct NormGrads<'a, S: Storage> {
     /// [G, R, D].
@@ -58,17 +59,17 @@ pub struct NormGrads<'a, S: Storage> {
 /// Arguments of [`NnOps::attention`]. B images, H heads of size E, Nq queries, Nkv keys.
 #[derive(Debug)]
 pub struct AttentionArgs<'a, S: Storage> {
-    /// Queries [B, Nq, H, E]; the last stride is 1, the others may be anything.
+    /// Queries [B, Nq, H, E]; the last stride is 1, the others are arbitrary.
     pub q: View<'a, S>,
-    /// Keys [B, Nkv, H, E], strides alike.
+    /// Keys [B, Nkv, H, E], with the same condition on strides.
     pub k: View<'a, S>,
-    /// Values [B, Nkv, H, E], strides alike.
+    /// Values [B, Nkv, H, E], with the same condition on strides.
     pub v: View<'a, S>,
     /// Factor of the scores.
     pub scale: f64,
-    /// `None`: every query sees every key. Otherwise the ascending ends of the blocks of keys, the last being
-    /// Nkv ≥ Nq: query i, which stands at key position i + Nkv − Nq, sees its own block and all earlier ones.
-    pub blocks: Option<&'a [usize]>,
+    /// Block-causal mask as the ascending ends of the segments of keys, the last of which is Nkv ≥ Nq: query i, at key
+    /// position i + Nkv − Nq, attends to its own segment and all earlier ones. `None`: no mask.
+    pub segment_ends: Option<&'a [usize]>,
     /// Dropout of the probabilities; the element of (b, h, i, j) is ((b·H + h)·Nq + i)·Nkv + j.
     pub dropout: Option<Dropout>,
 }
@@ -81,7 +82,7 @@ impl<S: Storage> Clone for AttentionArgs<'_, S> {
 
 impl<S: Storage> Copy for AttentionArgs<'_, S> {}
 
-/// Where [`NnOps::attention_backward`] puts its gradients: shapes of q, k and v; the last stride is 1.
+/// Outputs of [`NnOps::attention_backward`], in the shapes of q, k and v; the last stride is 1.
 #[derive(Debug)]
 pub struct AttentionGrads<'a, S: Storage> {
     /// [B, Nq, H, E].
@@ -92,18 +93,19 @@ pub struct AttentionGrads<'a, S: Storage> {
     pub dv: ViewMut<'a, S>,
 }
 
-/// How many leading keys query `i` sees, for `nq` queries and the block ends `blocks`.
-pub fn visible_len(blocks: &[usize], nq: usize, i: usize) -> usize {
-    let nkv = blocks.last().copied().unwrap_or(0);
+/// Visible length: number of leading keys that query `i` of `nq` attends to under a block-causal mask; see
+/// [`AttentionArgs::segment_ends`].
+pub fn visible_len(segment_ends: &[usize], nq: usize, i: usize) -> usize {
+    let nkv = segment_ends.last().copied().unwrap_or(0);
     let position = i + nkv - nq;
-    blocks[blocks.partition_point(|&end| end <= position)]
+    segment_ends[segment_ends.partition_point(|&end| end <= position)]
 }
 
-/// Fused operations. Each forward method writes what its backward method needs into outputs that are `None` in
-/// inference. Tensors of one call have one type, but for what is said to be of the accumulator's: of bf16 tensors it
-/// is f32. Internal sums are at least as wide as f32.
+/// Fused operations. Forward methods write the tensors saved for the backward pass to outputs that are `None` in
+/// inference. The tensors of a call have one type, except for those documented to have the accumulator's, which is f32 for
+/// bf16. Internal sums are at least as wide as f32.
 pub trait NnOps: Storage {
-    /// y ← act(x wᵀ + b); pre ← x wᵀ + b where it is asked for (it is, in training, with an activation).
+    /// y ← act(x wᵀ + b); pre ← x wᵀ + b (the pre-activation) if it is given, as in training with an activation.
     /// x [M, K] contiguous; w [N, K], row-major or column-major without gaps; b `[N]`; y, pre [M, N] contiguous.
     fn linear(
         &self,
@@ -128,8 +130,8 @@ pub trait NnOps: Storage {
     ) -> Result<()>;
 
     /// y ← (x̂·weight + bias)·(1 + scale) + shift with x̂ = (x − mean)·rstd over the last axis.
-    /// stats ← (mean, rstd) of each row, [G, R, 2] contiguous, of the [accumulator's](crate::DType::accumulator)
-    /// type, where it is asked for; y [G, R, D] contiguous.
+    /// stats ← (mean, rstd) per row, [G, R, 2] contiguous, of the [accumulator's](crate::DType::accumulator) type, if it
+    /// is given; y [G, R, D] contiguous.
     fn norm_modulate(
         &self,
         args: NormArgs<'_, Self>,
@@ -146,8 +148,8 @@ pub trait NnOps: Storage {
         grads: NormGrads<'_, Self>,
     ) -> Result<()>;
 
-    /// y ← x + gate · dropout(u). x, u, y [G, R, D] contiguous; gate [G, D] with last stride 1, absent: 1. The
-    /// dropout's element is the row-major index in u.
+    /// y ← x + gate · dropout(u). x, u, y [G, R, D] contiguous; gate [G, D] with last stride 1, or 1 if absent.
+    /// The dropout's element is the row-major index in u.
     fn gated_residual(
         &self,
         x: View<'_, Self>,
@@ -172,9 +174,10 @@ pub trait NnOps: Storage {
     /// y ← dropout(x), both contiguous; its own backward pass.
     fn dropout(&self, x: View<'_, Self>, dropout: Dropout, y: ViewMut<'_, Self>) -> Result<()>;
 
-    /// y ← dropout(softmax(scale · q kᵀ)) v, y [B, Nq, H, E] contiguous; lse ← ln Σ exp(scale · q kᵀ) of each
-    /// row, [B, H, Nq] contiguous, of the [accumulator's](crate::DType::accumulator) type, where it is asked for.
-    /// The matrix of scores is never stored whole. Every query sees at least one key, or Nkv = 0 and y is 0.
+    /// y ← dropout(softmax(scale · q kᵀ)) v, y [B, Nq, H, E] contiguous; lse ← ln Σ exp(scale · q kᵀ) per query,
+    /// [B, H, Nq] contiguous, of the [accumulator's](crate::DType::accumulator) type, if it is given. Tiled
+    /// (FlashAttention-style): the score matrix is never materialised. There are no fully masked rows, except that y is 0
+    /// if Nkv = 0.
     fn attention(
         &self,
         args: AttentionArgs<'_, Self>,
@@ -192,8 +195,7 @@ pub trait NnOps: Storage {
         grads: AttentionGrads<'_, Self>,
     ) -> Result<()>;
 
-    /// `out[i] ← table[ids[i]]`: table [V, D] contiguous, ids `[n]` i32 contiguous and within 0..V (core has checked
-    /// them), out [n, D] contiguous.
+    /// `out[i] ← table[ids[i]]`: table [V, D] contiguous, ids `[n]` i32 contiguous, checked by core to be in 0..V, out [n, D] contiguous.
     fn embedding(&self, table: View<'_, Self>, ids: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()>;
 
     /// `dtable[v]` ← Σ over the i with `ids[i] = v`, in ascending order, of `dy[i]`.

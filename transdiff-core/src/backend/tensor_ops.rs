@@ -1,9 +1,9 @@
 //! Elementwise arithmetic, sums and products.
 
-use super::{Storage, View, ViewMut};
+use super::storage::{Storage, View, ViewMut};
 use crate::Result;
 
-/// Functions of one number.
+/// Elementwise functions of one argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnaryOp {
     /// x · sigmoid(x).
@@ -14,7 +14,7 @@ pub enum UnaryOp {
     Rsqrt,
 }
 
-/// Functions of two numbers.
+/// Elementwise functions of two arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BinaryOp {
     /// a + b.
@@ -25,7 +25,7 @@ pub enum BinaryOp {
     Mul,
 }
 
-/// Arithmetic on tensors of one float type. Inputs are already broadcast to the shape of the output.
+/// Arithmetic on tensors of one float type. Inputs are broadcast to the shape of the output.
 pub trait TensorOps: Storage {
     /// out ← op(x). Any strides.
     fn unary(&self, op: UnaryOp, x: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()>;
@@ -51,8 +51,8 @@ pub trait TensorOps: Storage {
     /// out ← mul · x + add. Any strides.
     fn affine(&self, x: View<'_, Self>, mul: f64, add: f64, out: ViewMut<'_, Self>) -> Result<()>;
 
-    /// out ← Σ x over every axis where `out` has size 1 and `x` has not. Equal rank, `x` of any strides,
-    /// `out` contiguous. A sum over nothing is 0.
+    /// out ← Σ x over all axes where `out` has size 1 and `x` does not. Equal rank, `x` of any strides, `out`
+    /// contiguous. An empty sum is 0.
     fn sum(&self, x: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()>;
 
     /// out ← a · b for matrices in the last two axes: a [.., M, K], b [.., K, N], out [.., M, N], with equal

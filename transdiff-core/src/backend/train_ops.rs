@@ -1,9 +1,9 @@
-//! What an optimiser step does to the parameters.
+//! Updates of an optimiser step.
 
-use super::{Storage, View, ViewMut};
+use super::storage::{Storage, View, ViewMut};
 use crate::Result;
 
-/// AdamW with decoupled weight decay (Loshchilov and Hutter 2019), for one step.
+/// Hyperparameters of an AdamW step (Loshchilov and Hutter 2019: decoupled weight decay).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate of this step.
@@ -12,21 +12,21 @@ pub struct AdamW {
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
-    /// Number of this step, counted from 1.
+    /// Number of this step, from 1.
     pub step: u64,
-    /// Factor of the gradients: the clipping of their norm.
+    /// Factor of the gradients, which clips their norm.
     pub grad_scale: f64,
 }
 
-/// One parameter in [`TrainOps::adamw_step`]. All four are of one shape and lie in memory in the same order
-/// without gaps.
+/// Arguments of [`TrainOps::adamw_step`] for one parameter. All four tensors have the same shape and the same order in
+/// memory, without gaps.
 #[derive(Debug)]
-pub struct AdamWSlot<'a, S: Storage> {
+pub struct AdamWArgs<'a, S: Storage> {
     /// The parameter.
     pub param: ViewMut<'a, S>,
-    /// Its gradient; `None` is a gradient of zero (moments and weight decay still act).
+    /// Its gradient; `None` is a gradient of zero (moments and weight decay still apply).
     pub grad: Option<View<'a, S>>,
     /// First moment.
     pub m: ViewMut<'a, S>,
@@ -36,16 +36,16 @@ pub struct AdamWSlot<'a, S: Storage> {
     pub weight_decay: f64,
 }
 
-/// Operations of an optimiser step, over many tensors at once.
+/// Operations of an optimiser step, on many tensors at once.
 pub trait TrainOps: Storage {
     /// For each parameter, with g = grad_scale · grad:
     /// p ← p·(1 − lr·wd), m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g²,
     /// p ← p − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps).
-    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Self>]) -> Result<()>;
+    fn adamw_step(&self, hyper: &AdamW, params: &mut [AdamWArgs<'_, Self>]) -> Result<()>;
 
-    /// average ← rate · average + (1 − rate) · param, for each pair; same shape and order in memory, no gaps.
-    fn ema_step(&self, rate: f64, pairs: &mut [(ViewMut<'_, Self>, View<'_, Self>)]) -> Result<()>;
+    /// average ← decay · average + (1 − decay) · param, for each pair; same shape and order in memory, no gaps.
+    fn ema_step(&self, decay: f64, pairs: &mut [(ViewMut<'_, Self>, View<'_, Self>)]) -> Result<()>;
 
-    /// Σ x² over all elements of all tensors, summed in f64 on the CPU. Tensors have no gaps.
+    /// Σ x² over all elements of `tensors`, summed in f64 on the CPU. Tensors have no gaps.
     fn squared_norm(&self, tensors: &[View<'_, Self>]) -> Result<f64>;
 }

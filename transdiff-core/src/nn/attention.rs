@@ -1,9 +1,11 @@
 //! Multi-head attention.
 
-use super::{Init, Linear, module};
+use super::init::Init;
+use super::linear::Linear;
+use super::module;
 use crate::autograd::{Context, Var};
 use crate::tensor::Attention;
-use crate::{Backend, Result, Tensor};
+use crate::{Backend, Error, Result, Tensor};
 
 /// Keys and values, each [B, N, H, E].
 #[derive(Clone, Debug)]
@@ -14,7 +16,7 @@ pub struct KeyValue<T> {
     pub v: T,
 }
 
-/// Attention of tokens to each other. The dropout after the projection is part of the residual connection.
+/// Self-attention. The dropout after the projection is part of the residual connection.
 #[derive(Clone, Debug)]
 pub struct SelfAttention<B: Backend> {
     qkv: Linear<B>,
@@ -25,26 +27,27 @@ pub struct SelfAttention<B: Backend> {
 module!(SelfAttention { "qkv" => qkv, "proj" => proj });
 
 impl<B: Backend> SelfAttention<B> {
-    /// `heads` divides `width`.
+    /// Layers for tokens of `width` channels; `heads` divides `width`.
     pub fn new(init: &mut Init<B>, width: usize, heads: usize) -> Result<Self> {
         let qkv = Linear::new(init, width, 3 * width)?;
         Ok(Self { qkv, proj: Linear::new(init, width, width)?, heads })
     }
 
-    /// [B, N, D] → [B, N, D]; `blocks` are the ends of the blocks of a block-causal mask.
-    pub fn forward(&self, ctx: &Context<B>, x: &Var<B>, blocks: Option<&[usize]>) -> Result<Var<B>> {
-        let how = Attention { blocks: blocks.map(<[_]>::to_vec), dropout: ctx.next_dropout() };
+    /// [B, N, D] → [B, N, D], with an optional block-causal mask; see
+    /// [`AttentionArgs::segment_ends`](crate::backend::AttentionArgs::segment_ends).
+    pub fn forward(&self, ctx: &Context<B>, x: &Var<B>, segment_ends: Option<&[usize]>) -> Result<Var<B>> {
+        let how = Attention { segment_ends: segment_ends.map(<[_]>::to_vec), dropout: ctx.next_dropout() };
         let y = self.qkv.forward(ctx, x)?.self_attention(self.heads, how)?;
         self.proj.forward(ctx, &y.reshape(x.shape())?)
     }
 
-    /// The same for the tokens x [B, N, D] that follow those in `cache`, whose keys and values are appended to
-    /// it. `blocks` are the ends of the blocks of all tokens, cached ones included. Inference only.
+    /// [`forward`](Self::forward) for the tokens x [B, N, D] that follow those in `cache`, to which their keys and values are
+    /// appended. The block-causal mask is that of all tokens, including the cached ones. Inference only.
     pub fn forward_cached(
         &self,
         ctx: &Context<B>,
         x: &Var<B>,
-        blocks: &[usize],
+        segment_ends: &[usize],
         cache: &mut Option<KeyValue<Tensor<B>>>,
     ) -> Result<Var<B>> {
         let [q, k, v] = self.qkv.forward(ctx, x)?.split_qkv(self.heads)?;
@@ -52,14 +55,14 @@ impl<B: Backend> SelfAttention<B> {
             Some(old) => KeyValue { k: Tensor::cat(&[&old.k, &k], 1)?, v: Tensor::cat(&[&old.v, &v], 1)? },
             None => KeyValue { k: k.copy()?, v: v.copy()? },
         };
-        let how = Attention { blocks: Some(blocks.to_vec()), dropout: None };
+        let how = Attention { segment_ends: Some(segment_ends.to_vec()), dropout: None };
         let (y, _) = q.attention(&joined.k, &joined.v, &how, false)?;
         *cache = Some(joined);
         self.proj.forward(ctx, &y.reshape(x.shape())?.into())
     }
 }
 
-/// Attention of tokens to the conditioning.
+/// Cross-attention of tokens to the conditioning.
 #[derive(Clone, Debug)]
 pub struct CrossAttention<B: Backend> {
     wq: Linear<B>,
@@ -72,7 +75,7 @@ pub struct CrossAttention<B: Backend> {
 module!(CrossAttention { "wq" => wq, "wk" => wk, "wv" => wv, "proj" => proj });
 
 impl<B: Backend> CrossAttention<B> {
-    /// `heads` divides `width`.
+    /// Layers for tokens of `width` channels; `heads` divides `width`.
     pub fn new(init: &mut Init<B>, width: usize, heads: usize) -> Result<Self> {
         let mut linear = || Linear::new(init, width, width);
         Ok(Self { wq: linear()?, wk: linear()?, wv: linear()?, proj: linear()?, heads })
@@ -80,28 +83,28 @@ impl<B: Backend> CrossAttention<B> {
 
     fn split(&self, x: &Var<B>) -> Result<Var<B>> {
         let &[b, n, d] = x.shape() else {
-            return Err(crate::Error::shape("cross_attention", "[B, N, D]", x.shape()));
+            return Err(Error::shape("cross_attention", "[B, N, D]", x.shape()));
         };
         x.reshape(&[b, n, self.heads, d / self.heads])
     }
 
-    /// Keys and values of the conditioning c [B, Nc, D]. They do not change while a trajectory is integrated.
+    /// Keys and values of the conditioning c [B, Nc, D], which are constant within an AR step.
     pub fn key_value(&self, ctx: &Context<B>, c: &Var<B>) -> Result<KeyValue<Var<B>>> {
         let part = |w: &Linear<B>| self.split(&w.forward(ctx, c)?);
         Ok(KeyValue { k: part(&self.wk)?, v: part(&self.wv)? })
     }
 
-    /// x [r·B, N, D] attends to the conditioning of B images, each serving r consecutive rows of the batch.
+    /// Attention of x [r·B, N, D] to the conditioning of B images, each of which serves r consecutive rows of the batch.
     pub fn forward(&self, ctx: &Context<B>, x: &Var<B>, c: &KeyValue<Var<B>>) -> Result<Var<B>> {
-        let how = Attention { blocks: None, dropout: ctx.next_dropout() };
+        let how = Attention { segment_ends: None, dropout: ctx.next_dropout() };
         let q = self.split(&self.wq.forward(ctx, x)?)?;
-        let &[rows, n, h, e] = q.shape() else { unreachable!("split makes four axes") };
+        let &[rows, n, h, e] = q.shape() else { unreachable!("split returns four axes") };
         let images = c.k.dim(0);
         if images == 0 || rows % images != 0 {
             let expected = format!("a multiple of {images} rows for {images} conditionings");
-            return Err(crate::Error::shape("cross_attention", expected, x.shape()));
+            return Err(Error::shape("cross_attention", expected, x.shape()));
         }
-        // Queries do not see each other: the rows of one image are one long row of queries.
+        // Queries do not interact: the r rows of an image are one longer sequence of queries.
         let y = q.reshape(&[images, rows / images * n, h, e])?.attention(&c.k, &c.v, how)?;
         self.proj.forward(ctx, &y.reshape(x.shape())?)
     }

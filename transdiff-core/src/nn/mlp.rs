@@ -1,6 +1,8 @@
-//! The two-layer perceptron of a block.
+//! The two-layer MLP of a block.
 
-use super::{Init, Linear, module};
+use super::init::Init;
+use super::linear::Linear;
+use super::module;
 use crate::autograd::{Context, Var};
 use crate::backend::Activation;
 use crate::{Backend, Result};
@@ -15,7 +17,7 @@ pub struct Mlp<B: Backend> {
 module!(Mlp { "fc1" => fc1, "fc2" => fc2 });
 
 impl<B: Backend> Mlp<B> {
-    /// D → hidden → D.
+    /// Layers D → hidden → D.
     pub fn new(init: &mut Init<B>, width: usize, hidden: usize) -> Result<Self> {
         Ok(Self { fc1: Linear::new(init, width, hidden)?, fc2: Linear::new(init, hidden, width)? })
     }

@@ -1,4 +1,4 @@
-//! Layers: parameters, and how they are applied.
+//! Layers: parameters and their forward passes.
 
 mod attention;
 mod init;

@@ -1,31 +1,31 @@
-//! Modules: what holds parameters.
+//! Modules: named parameters.
 
 use crate::Backend;
 use crate::autograd::Param;
 
-/// Something that holds parameters under names. The names are the keys of checkpoints.
+/// A layer or model with named parameters. The names are the keys of checkpoints.
 pub trait Module<B: Backend> {
-    /// Calls `f` with every parameter and its name, `prefix` in front, in a fixed order.
+    /// Calls `f` with every parameter and its name, prefixed by `prefix`, in a fixed order.
     fn visit<'a>(&'a self, prefix: &str, f: &mut dyn FnMut(String, &'a Param<B>));
 
-    /// [`visit`](Self::visit) for writing.
+    /// [`visit`](Self::visit) with mutable parameters.
     fn visit_mut<'a>(&'a mut self, prefix: &str, f: &mut dyn FnMut(String, &'a mut Param<B>));
 
-    /// Every parameter with its name.
+    /// All parameters with their names.
     fn params(&self) -> Vec<(String, &Param<B>)> {
         let mut out = Vec::new();
         self.visit("", &mut |name, param| out.push((name, param)));
         out
     }
 
-    /// [`params`](Self::params) for writing.
+    /// [`params`](Self::params), mutable.
     fn params_mut(&mut self) -> Vec<(String, &mut Param<B>)> {
         let mut out = Vec::new();
         self.visit_mut("", &mut |name, param| out.push((name, param)));
         out
     }
 
-    /// Number of values in all parameters.
+    /// Number of elements of all parameters.
     fn param_count(&self) -> usize {
         self.params().iter().map(|(_, p)| p.value().numel()).sum()
     }

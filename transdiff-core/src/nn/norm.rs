@@ -1,10 +1,11 @@
 //! LayerNorm.
 
-use super::{Init, module};
+use super::init::Init;
+use super::module;
 use crate::autograd::{Context, Param, Var};
 use crate::{Backend, Result};
 
-/// Added to the variance in every LayerNorm of the model.
+/// Epsilon of every LayerNorm, added to the variance.
 pub const LAYER_NORM_EPS: f64 = 1e-6;
 
 /// LayerNorm over the last axis, with weight and bias.

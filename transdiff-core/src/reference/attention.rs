@@ -1,18 +1,18 @@
-//! Attention.
+//! Multi-head attention.
 
 use super::{In, Out, Reference, gather, gather_contiguous, kept, scatter, scatter_contiguous};
 use crate::backend::{AttentionArgs, AttentionGrads, visible_len};
 use crate::rng::Dropout;
 
-/// The inputs of an attention, dense.
+/// Inputs of an attention, gathered.
 struct Inputs {
     /// B, Nq, Nkv, H, E.
     dims: [usize; 5],
     q: Vec<f64>,
     k: Vec<f64>,
     v: Vec<f64>,
-    /// How many leading keys each query sees.
-    limits: Vec<usize>,
+    /// Number of leading keys that each query attends to.
+    visible: Vec<usize>,
     scale: f64,
     dropout: Option<Dropout>,
 }
@@ -21,10 +21,10 @@ impl Inputs {
     fn new(args: AttentionArgs<'_, Reference>) -> Self {
         let &[b, nq, h, e] = args.q.layout.shape() else { panic!("q is [B, Nq, H, E]") };
         let nkv = args.k.layout.shape()[1];
-        let limits = match args.blocks {
-            Some(blocks) => {
-                assert_eq!(blocks.last(), Some(&nkv));
-                (0..nq).map(|i| visible_len(blocks, nq, i)).collect()
+        let visible = match args.segment_ends {
+            Some(ends) => {
+                assert_eq!(ends.last(), Some(&nkv));
+                (0..nq).map(|i| visible_len(ends, nq, i)).collect()
             }
             None => vec![nkv; nq],
         };
@@ -34,7 +34,7 @@ impl Inputs {
             gather(t)
         };
         let (q, k, v) = (heads(args.q, nq), heads(args.k, nkv), heads(args.v, nkv));
-        Self { dims: [b, nq, nkv, h, e], q, k, v, limits, scale: args.scale, dropout: args.dropout }
+        Self { dims: [b, nq, nkv, h, e], q, k, v, visible, scale: args.scale, dropout: args.dropout }
     }
 
     /// Calls `f` with image, head and query.
@@ -45,22 +45,23 @@ impl Inputs {
         }
     }
 
-    /// Where the vector of a query begins in q (and y), and that of a key in k and v.
+    /// Position of a query's vector in q and y.
     fn query_at(&self, [b, h, i]: [usize; 3]) -> usize {
         let [_, nq, _, heads, e] = self.dims;
         ((b * nq + i) * heads + h) * e
     }
 
+    /// Position of a key's vector in k and v.
     fn key_at(&self, [b, h, _]: [usize; 3], j: usize) -> usize {
         let [_, _, nkv, heads, e] = self.dims;
         ((b * nkv + j) * heads + h) * e
     }
 
-    /// The log-sum-exp of a row's scores, and its probabilities before dropout.
+    /// Log-sum-exp of a row's scores, and its probabilities before dropout.
     fn softmax(&self, row: [usize; 3]) -> (f64, Vec<f64>) {
         let q = &self.q[self.query_at(row)..][..self.dims[4]];
         let score = |j| self.scale * dot(q, &self.k[self.key_at(row, j)..]);
-        let scores: Vec<f64> = (0..self.limits[row[2]]).map(score).collect();
+        let scores: Vec<f64> = (0..self.visible[row[2]]).map(score).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         if scores.is_empty() {
             return (max, scores);
@@ -104,7 +105,7 @@ pub(super) fn forward(args: AttentionArgs<'_, Reference>, y: Out<'_>, lse: Optio
     }
 }
 
-/// Computes the softmax anew instead of reading `y` and `lse`: the oracle depends on as little as it can.
+/// Recomputes the softmax instead of reading `y` and `lse`, so that the reference depends on as little as possible.
 pub(super) fn backward(
     args: AttentionArgs<'_, Reference>,
     y: In<'_>,
@@ -147,7 +148,7 @@ mod tests {
     use crate::tensor::Attention;
 
     #[test]
-    fn one_key_gives_its_value() {
+    fn single_key_returns_its_value() {
         let (q, k) = (tensor(&[1, 1, 1, 2], &[0.3, -2.0]), tensor(&[1, 1, 1, 2], &[1.5, 0.25]));
         let v = tensor(&[1, 1, 1, 2], &[7.0, 8.0]);
         let (y, lse) = q.attention(&k, &v, &Attention::default(), true).unwrap();
@@ -158,9 +159,9 @@ mod tests {
         assert_close(&y, &[0.0, 0.0]);
     }
 
-    /// Two keys with scores 0 and ln 3, that is, probabilities ¼ and ¾.
+    /// Two keys with scores 0 and ln 3, and so with probabilities ¼ and ¾.
     #[test]
-    fn two_keys_by_hand() {
+    fn two_keys_match_hand_computed_values() {
         let ln3 = 3f64.ln();
         let (q, k) = (tensor(&[1, 1, 1, 1], &[1.0]), tensor(&[1, 2, 1, 1], &[0.0, ln3]));
         let (v, dy) = (tensor(&[1, 2, 1, 1], &[4.0, 8.0]), tensor(&[1, 1, 1, 1], &[2.0]));
@@ -183,11 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn blocks_hide_later_keys() {
+    fn block_causal_mask_hides_later_segments() {
         let (q, k) = (tensor(&[1, 2, 1, 1], &[0.0; 2]), tensor(&[1, 4, 1, 1], &[0.0; 4]));
         let v = tensor(&[1, 4, 1, 1], &[1.0, 2.0, 4.0, 8.0]);
-        // The queries stand at key positions 2 and 3, in the blocks 1..3 and 3..4.
-        let how = Attention { blocks: Some(vec![1, 3, 4]), dropout: None };
+        // The queries are at key positions 2 and 3, in the segments 1..3 and 3..4.
+        let how = Attention { segment_ends: Some(vec![1, 3, 4]), dropout: None };
         let (y, _) = q.attention(&k, &v, &how, false).unwrap();
         assert_close(&y, &[7.0 / 3.0, 15.0 / 4.0]);
     }

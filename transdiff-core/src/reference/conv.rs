@@ -1,17 +1,17 @@
-//! Convolution of images.
+//! 2-D convolution.
 
 use super::{In, Out, Reference, gather_contiguous, scatter_contiguous};
 use crate::backend::{ConvArgs, Resample};
 
-/// x after the map of its channels.
-fn mapped(x: In<'_>, map: Option<(In<'_>, bool)>) -> Vec<f64> {
+/// x after scale, shift and SiLU.
+fn scaled(x: In<'_>, scale_shift: Option<(In<'_>, bool)>) -> Vec<f64> {
     let &[b, h, w, c] = x.layout.shape() else { panic!("x is [B, H, W, C]") };
     let mut x = gather_contiguous(x, &[b, h, w, c]);
-    let Some((map, silu)) = map else { return x };
-    let map = gather_contiguous(map, &[b, 2, c]);
+    let Some((scale_shift, silu)) = scale_shift else { return x };
+    let scale_shift = gather_contiguous(scale_shift, &[b, 2, c]);
     for (i, x) in x.iter_mut().enumerate() {
         let (image, channel) = (i / (h * w * c), i % c);
-        *x = map[image * 2 * c + channel] * *x + map[(image * 2 + 1) * c + channel];
+        *x = scale_shift[image * 2 * c + channel] * *x + scale_shift[(image * 2 + 1) * c + channel];
         if silu {
             *x /= 1.0 + (-*x).exp();
         }
@@ -19,8 +19,8 @@ fn mapped(x: In<'_>, map: Option<(In<'_>, bool)>) -> Vec<f64> {
     x
 }
 
-/// The position of the input, if it is no padding, that output position `at` sees with row or column `tap` of the
-/// kernel, along a side of `n`.
+/// Input position for output position `at` and row or column `tap` of the kernel, along a side of `n`; `None` in the
+/// padding.
 fn source(resample: Resample, n: usize, k: usize, at: usize, tap: usize) -> Option<usize> {
     match resample {
         Resample::Same => (at + tap).checked_sub(k / 2).filter(|&i| i < n),
@@ -38,7 +38,7 @@ pub(super) fn forward(args: ConvArgs<'_, Reference>, y: Out<'_>) {
         Resample::Halve => n / 2,
     };
     let shape @ [_, oh, ow, _] = [b, side(h), side(w), o];
-    let x = mapped(args.x, args.map);
+    let x = scaled(args.x, args.scale_shift);
     let (weight, bias) = (gather_contiguous(args.w, &[k, k, c, o]), gather_contiguous(args.b, &[o]));
     let residual = args.residual.map(|r| gather_contiguous(r, &shape));
     let value = |i: usize| {
@@ -60,10 +60,10 @@ pub(super) fn forward(args: ConvArgs<'_, Reference>, y: Out<'_>) {
 mod tests {
     use super::super::testing::{assert_close, tensor};
     use crate::backend::Resample;
-    use crate::tensor::{ChannelMap, Conv};
+    use crate::tensor::{Conv, ScaleShift};
 
     #[test]
-    fn neighbours_and_padding() {
+    fn taps_padding_and_resampling_match_hand_computed_values() {
         let x = tensor(&[1, 2, 2, 1], &[1.0, 2.0, 3.0, 4.0]);
         // Ten times the neighbour above, and the one on the right.
         let w = tensor(&[1, 1, 3, 3], &[0.0, 10.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
@@ -71,7 +71,7 @@ mod tests {
         let conv = |how: &Conv<'_, _>| x.conv2d(&w, &b, how).unwrap();
         assert_close(&conv(&Conv::default()), &[102.0, 100.0, 114.0, 120.0]);
         let halved = conv(&Conv { resample: Resample::Halve, ..Conv::default() });
-        // The window of the only position begins at the first pixel: what is above its middle is 2.
+        // The window of the only position begins at the first pixel: the pixel above its centre is 2.
         assert_close(&halved, &[120.0]);
         let doubled = conv(&Conv { resample: Resample::Double, ..Conv::default() });
         let rows = [[101.0, 102.0, 102.0, 100.0], [111.0, 112.0, 122.0, 120.0]];
@@ -80,14 +80,14 @@ mod tests {
     }
 
     #[test]
-    fn map_and_residual() {
+    fn scale_shift_and_residual_match_hand_computed_values() {
         let x = tensor(&[1, 1, 1, 2], &[1.0, 2.0]);
         let (w, b) = (tensor(&[1, 2, 1, 1], &[1.0, 1.0]), tensor(&[1], &[0.0]));
         let coefficients = tensor(&[1, 2, 2], &[3.0, 4.0, 5.0, 6.0]);
         let residual = tensor(&[1, 1, 1, 1], &[0.5]);
         let conv = |silu| {
-            let map = ChannelMap { coefficients: coefficients.clone(), silu };
-            let how = Conv { map: Some(&map), residual: Some(&residual), ..Conv::default() };
+            let scale_shift = ScaleShift { coefficients: coefficients.clone(), silu };
+            let how = Conv { scale_shift: Some(&scale_shift), residual: Some(&residual), ..Conv::default() };
             x.conv2d(&w, &b, &how).unwrap()
         };
         assert_close(&conv(false), &[8.0 + 14.0 + 0.5]);

@@ -93,7 +93,7 @@ mod tests {
     use crate::backend::UnaryOp;
 
     #[test]
-    fn unary_values_and_slopes() {
+    fn unary_values_and_derivatives() {
         let x = tensor(&[2], &[1.0, 4.0]);
         let two = tensor(&[2], &[2.0, 2.0]);
         assert_close(&x.unary(UnaryOp::Silu).unwrap(), &[0.731_058_578_630_004_9, 3.928_055_160_151_634]);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn broadcast_arithmetic() {
+    fn binary_operations_broadcast() {
         let (row, col) = (tensor(&[3], &[1.0, 2.0, 3.0]), tensor(&[2, 1], &[10.0, 20.0]));
         assert_close(&col.sub(&row).unwrap(), &[9.0, 8.0, 7.0, 19.0, 18.0, 17.0]);
         assert_close(&col.mul(&row).unwrap(), &[10.0, 20.0, 30.0, 20.0, 40.0, 60.0]);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn sums() {
+    fn sums_match_hand_computed_values() {
         let x = tensor(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         assert_close(&x.sum(&[0]).unwrap(), &[5.0, 7.0, 9.0]);
         assert_close(&x.sum(&[1]).unwrap(), &[6.0, 15.0]);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn products() {
+    fn products_match_hand_computed_values() {
         let a = tensor(&[2, 2, 1], &[1.0, 2.0, 3.0, 4.0]);
         let b = tensor(&[1, 2], &[5.0, 6.0]);
         assert_close(&a.matmul(&b).unwrap(), &[5.0, 6.0, 10.0, 12.0, 15.0, 18.0, 20.0, 24.0]);

@@ -1,9 +1,9 @@
-//! Rows of a table.
+//! Embeddings: rows of a table.
 
 use super::{In, Out, gather_contiguous, scatter_contiguous};
 use crate::DType;
 
-/// The row numbers in `ids`.
+/// Row numbers of `ids`.
 fn rows(ids: In<'_>) -> Vec<usize> {
     assert_eq!(ids.dtype, DType::I32);
     gather_contiguous(ids, ids.layout.shape()).into_iter().map(|id| id as usize).collect()
@@ -34,7 +34,7 @@ mod tests {
     use super::super::testing::{assert_close, tensor};
 
     #[test]
-    fn rows_and_their_gradients() {
+    fn rows_and_gradients_match_hand_computed_values() {
         let table = tensor(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let out = table.embedding(&[2, 0, 2]).unwrap();
         assert_close(&out, &[5.0, 6.0, 1.0, 2.0, 5.0, 6.0]);

@@ -1,4 +1,4 @@
-//! The operations on images: each is a function of its family's file.
+//! Operations on images, each a function in the file of its family.
 
 use super::{In, Out, Reference, conv, group_norm};
 use crate::Result;
@@ -15,9 +15,9 @@ impl ImageOps for Reference {
         affine: (In<'_>, In<'_>),
         groups: usize,
         eps: f64,
-        map: Out<'_>,
+        scale_shift: Out<'_>,
     ) -> Result<()> {
-        group_norm::forward(x, affine, groups, eps, map);
+        group_norm::forward(x, affine, groups, eps, scale_shift);
         Ok(())
     }
 

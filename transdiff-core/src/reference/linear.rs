@@ -3,7 +3,7 @@
 use super::{In, Out, gather, gather_contiguous, scatter, scatter_contiguous};
 use crate::backend::{Activation, LinearGrads};
 
-/// Φ(x), the normal distribution function.
+/// Φ(x), the standard normal distribution function.
 fn phi(x: f64) -> f64 {
     0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))
 }
@@ -15,7 +15,7 @@ fn activate(act: Activation, x: f64) -> f64 {
     }
 }
 
-fn slope(act: Activation, x: f64) -> f64 {
+fn derivative(act: Activation, x: f64) -> f64 {
     let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
     match act {
         Activation::None => 1.0,
@@ -67,7 +67,7 @@ pub(super) fn backward(
     let (x, mut g) = (gather_contiguous(x, &[m, k]), gather_contiguous(dy, &[m, n]));
     if let Some(pre) = pre {
         for (g, pre) in g.iter_mut().zip(gather_contiguous(pre, &[m, n])) {
-            *g *= slope(act, pre);
+            *g *= derivative(act, pre);
         }
     }
     let (mut dx, mut dw, mut db) = (vec![0.0; m * k], vec![0.0; n * k], vec![0.0; n]);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn linear_by_hand() {
+    fn linear_matches_hand_computed_values() {
         let x = tensor(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
         let w = tensor(&[3, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, -1.0]);
         let b = tensor(&[3], &[10.0, 20.0, 30.0]);

@@ -24,7 +24,7 @@ mod tests {
     use super::super::testing::{assert_close, tensor};
 
     #[test]
-    fn by_hand() {
+    fn mse_matches_hand_computed_values() {
         let (a, b) = (tensor(&[2], &[1.0, 5.0]), tensor(&[2], &[3.0, 4.0]));
         assert_close(&a.mse(&b).unwrap(), &[2.5]);
         assert_close(&a.mse_backward(&b, &tensor(&[], &[10.0])).unwrap(), &[-20.0, 10.0]);

@@ -1,9 +1,9 @@
-//! Plain f64 backend: the oracle that other backends are tested against.
+//! Reference implementation of the backend traits in plain f64, which other backends are tested against.
 //!
 //! Every operation gathers its inputs into row-major vectors, computes the formula of the trait's documentation
-//! as it stands there, and scatters the result. All arithmetic is in f64 whatever the type of the tensors; only
-//! [`cast`](Storage::cast) and [`to_host`](Storage::to_host) round. The oracle also asserts what core promises
-//! to backends, so that core's checks are tested by every test that runs on it.
+//! literally, and scatters the result. Arithmetic is in f64 for tensors of all types; only [`cast`](Storage::cast) and
+//! [`to_host`](Storage::to_host) round. The guarantees of core to backends are asserted, so that every test that runs on
+//! this backend also tests core's checks.
 
 mod attention;
 mod conv;
@@ -23,11 +23,11 @@ use crate::backend::{Storage, View, ViewMut};
 use crate::rng::Dropout;
 use crate::{DType, HostData, Layout, Result};
 
-/// The oracle. Slow and obvious.
+/// The reference backend: slow and simple.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reference;
 
-/// Memory of [`Reference`]: f64 values that stand for elements of some type.
+/// Memory of [`Reference`]: f64 values in place of elements of `dtype`.
 #[derive(Clone, Debug)]
 pub struct Buffer {
     dtype: DType,
@@ -55,7 +55,7 @@ fn read(buffer: &Buffer, layout: &Layout, dtype: DType) -> Vec<f64> {
     positions(layout).into_iter().map(|p| buffer.data[p]).collect()
 }
 
-/// As [`gather`], where the trait promises a contiguous input of this shape.
+/// [`gather`] for an input that the trait guarantees to be contiguous and of this shape.
 fn gather_contiguous(x: In<'_>, shape: &[usize]) -> Vec<f64> {
     assert_eq!(x.layout.shape(), shape);
     assert!(x.layout.is_contiguous(), "{:?} is contiguous", x.layout);
@@ -72,7 +72,7 @@ fn scatter(out: Out<'_>, values: impl IntoIterator<Item = f64>) {
     assert!(values.next().is_none(), "an element for every value");
 }
 
-/// As [`scatter`], where the trait promises a contiguous output of this shape.
+/// [`scatter`] for an output that the trait guarantees to be contiguous and of this shape.
 fn scatter_contiguous(out: Out<'_>, shape: &[usize], values: impl IntoIterator<Item = f64>) {
     assert_eq!(out.layout.shape(), shape);
     assert!(out.layout.is_contiguous(), "{:?} is contiguous", out.layout);
@@ -96,7 +96,7 @@ impl Storage for Reference {
         dtype.is_float()
     }
 
-    /// NaNs, so that an element that nobody writes shows.
+    /// Memory filled with NaN, so that unwritten elements show.
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
         Ok(Buffer { dtype, data: vec![f64::NAN; len] })
     }

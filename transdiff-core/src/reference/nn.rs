@@ -1,4 +1,4 @@
-//! The fused operations: each is a function of its family's file.
+//! Fused operations, each a function in the file of its family.
 
 use super::{In, Out, Reference, attention, embedding, linear, loss, norm};
 use crate::Result;

@@ -1,10 +1,10 @@
-//! Layer normalisation with modulation, gated residuals and dropout.
+//! LayerNorm with modulation, gated residual connections and dropout.
 
 use super::{In, Out, Reference, gather, gather_contiguous, kept, scatter_contiguous};
 use crate::backend::{NormArgs, NormGrads};
 use crate::rng::Dropout;
 
-/// The inputs of a norm, dense: factors are 1 and summands 0 where the arguments leave them out.
+/// Inputs of a norm, gathered; absent weights are 1, absent biases, scales and shifts 0.
 struct Norm {
     dims: [usize; 3],
     x: Vec<f64>,
@@ -66,7 +66,7 @@ pub(super) fn forward(args: NormArgs<'_, Reference>, y: Out<'_>, stats: Option<O
     }
 }
 
-/// Draws mean and rstd anew instead of reading `stats`: the oracle depends on as little as it can.
+/// Recomputes mean and rstd instead of reading `stats`, so that the reference depends on as little as possible.
 pub(super) fn backward(
     args: NormArgs<'_, Reference>,
     stats: In<'_>,

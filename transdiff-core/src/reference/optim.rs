@@ -1,7 +1,7 @@
 //! Optimiser steps.
 
 use super::{In, Out, Reference, gather, positions, read, scatter};
-use crate::backend::{AdamW, AdamWSlot, TrainOps};
+use crate::backend::{AdamW, AdamWArgs, TrainOps};
 use crate::{Layout, Result};
 
 /// Asserts that the layouts have no gaps and lie in memory in one order.
@@ -17,36 +17,36 @@ fn reborrow<'a>(out: &'a mut Out<'_>) -> Out<'a> {
 }
 
 impl TrainOps for Reference {
-    fn adamw_step(&self, hyper: &AdamW, slots: &mut [AdamWSlot<'_, Self>]) -> Result<()> {
+    fn adamw_step(&self, hyper: &AdamW, params: &mut [AdamWArgs<'_, Self>]) -> Result<()> {
         let AdamW { lr, beta1, beta2, eps, step, grad_scale } = *hyper;
-        for slot in slots {
-            let mut layouts = vec![slot.param.layout, slot.m.layout, slot.v.layout];
-            layouts.extend(slot.grad.map(|g| g.layout));
+        for args in params {
+            let mut layouts = vec![args.param.layout, args.m.layout, args.v.layout];
+            layouts.extend(args.grad.map(|g| g.layout));
             assert_same_order(&layouts);
             let values = |t: &Out<'_>| read(t.buffer, t.layout, t.dtype);
-            let (mut p, mut m, mut v) = (values(&slot.param), values(&slot.m), values(&slot.v));
-            let grad = slot.grad.map_or_else(|| vec![0.0; p.len()], gather);
+            let (mut p, mut m, mut v) = (values(&args.param), values(&args.m), values(&args.v));
+            let grad = args.grad.map_or_else(|| vec![0.0; p.len()], gather);
             for i in 0..p.len() {
                 let g = grad_scale * grad[i];
-                p[i] *= 1.0 - lr * slot.weight_decay;
+                p[i] *= 1.0 - lr * args.weight_decay;
                 m[i] = beta1 * m[i] + (1.0 - beta1) * g;
                 v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
                 let m_hat = m[i] / (1.0 - beta1.powf(step as f64));
                 let v_hat = v[i] / (1.0 - beta2.powf(step as f64));
                 p[i] -= lr * m_hat / (v_hat.sqrt() + eps);
             }
-            scatter(reborrow(&mut slot.param), p);
-            scatter(reborrow(&mut slot.m), m);
-            scatter(reborrow(&mut slot.v), v);
+            scatter(reborrow(&mut args.param), p);
+            scatter(reborrow(&mut args.m), m);
+            scatter(reborrow(&mut args.v), v);
         }
         Ok(())
     }
 
-    fn ema_step(&self, rate: f64, pairs: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
+    fn ema_step(&self, decay: f64, pairs: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
         for (average, param) in pairs {
             assert_same_order(&[average.layout, param.layout]);
             let old = read(average.buffer, average.layout, average.dtype);
-            let new = old.into_iter().zip(gather(*param)).map(|(a, p)| rate * a + (1.0 - rate) * p);
+            let new = old.into_iter().zip(gather(*param)).map(|(a, p)| decay * a + (1.0 - decay) * p);
             scatter(reborrow(average), new);
         }
         Ok(())
@@ -63,21 +63,21 @@ mod tests {
     use super::super::testing::{assert_close, tensor};
     use super::*;
     use crate::Tensor;
-    use crate::tensor::Slot;
+    use crate::tensor::AdamWParam;
 
     #[test]
-    fn one_step_by_hand() {
+    fn adamw_matches_hand_computed_values() {
         let (mut p, mut m, mut v) = (tensor(&[1], &[2.0]), tensor(&[1], &[0.0]), tensor(&[1], &[0.0]));
         let grad = tensor(&[1], &[8.0]);
         let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1.0, step: 1, grad_scale: 0.5 };
-        let slot = Slot { param: &mut p, grad: Some(&grad), m: &mut m, v: &mut v, weight_decay: 0.5 };
-        Tensor::adamw_step(&Reference, &hyper, &mut [slot]).unwrap();
+        let param = AdamWParam { param: &mut p, grad: Some(&grad), m: &mut m, v: &mut v, weight_decay: 0.5 };
+        Tensor::adamw_step(&Reference, &hyper, &mut [param]).unwrap();
         // g = 4; after bias correction m̂ = 4 and v̂ = 16; p = 2·0.95 − 0.1·4/(4 + 1).
         assert_close(&m, &[0.4]);
         assert_close(&v, &[0.16]);
         assert_close(&p, &[1.82]);
-        let slot = Slot { param: &mut p, grad: None, m: &mut m, v: &mut v, weight_decay: 0.0 };
-        Tensor::adamw_step(&Reference, &AdamW { step: 2, ..hyper }, &mut [slot]).unwrap();
+        let param = AdamWParam { param: &mut p, grad: None, m: &mut m, v: &mut v, weight_decay: 0.0 };
+        Tensor::adamw_step(&Reference, &AdamW { step: 2, ..hyper }, &mut [param]).unwrap();
         assert_close(&m, &[0.36]);
         assert_close(&v, &[0.1584]);
         let root = (0.1584f64 / (1.0 - 0.99 * 0.99)).sqrt();
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn averages_and_norms() {
+    fn ema_and_norms_match_hand_computed_values() {
         let (mut average, param) = (tensor(&[2], &[1.0, 2.0]), tensor(&[2], &[5.0, -2.0]));
         Tensor::ema_step(&Reference, 0.75, &mut [(&mut average, &param)]).unwrap();
         assert_close(&average, &[2.0, 1.0]);

@@ -1,20 +1,24 @@
-//! A computation that is asked for again and again: done once, then recorded, then replayed.
+//! Cached graph of a repeated computation: run once, captured the second time, then launched.
 
-use crate::{Backend, Error, Result, Tensor};
+use super::array::Tensor;
+use crate::backend::Backend;
+use crate::{Error, Result};
 
-/// A function of `N` tensors whose shapes and types stay, and of nothing else that changes. A device that
-/// [records](crate::backend::Storage::capture) does it in one go from the second time on.
+/// Cache for a function of `N` tensors of constant shapes and types, and of nothing else that changes. A device that
+/// supports [graphs](crate::backend::Storage::capture) launches it as a graph from the second time on.
 #[derive(Debug)]
 pub(crate) enum GraphCache<B: Backend, const N: usize> {
+    /// Not run yet.
     Cold,
-    /// Done once. What a device prepares when it first meets an operation is not to be recorded.
+    /// Run once: what a device initialises at the first use of an operation is not captured.
     Warm,
-    /// The device does not record, or has no room for what a recording keeps to itself.
+    /// The device does not support graphs, or has no memory for the buffers of one.
     Eager,
+    /// Captured: launched from now on.
     Captured(CapturedGraph<B, N>),
 }
 
-/// The function from `inputs`, which stay where they are in memory, to `output`.
+/// Graph that reads `inputs` and writes `output`, whose addresses are constant.
 #[derive(Debug)]
 pub(crate) struct CapturedGraph<B: Backend, const N: usize> {
     inputs: Vec<Tensor<B>>,
@@ -23,7 +27,7 @@ pub(crate) struct CapturedGraph<B: Backend, const N: usize> {
 }
 
 impl<B: Backend, const N: usize> GraphCache<B, N> {
-    /// The function `work` at `inputs`, in a tensor of its own. `work` is the same every time.
+    /// Runs `work`, the same function every time, on `inputs`. The result is a new tensor.
     pub(crate) fn run(
         &mut self,
         inputs: [&Tensor<B>; N],
@@ -62,7 +66,7 @@ impl<B: Backend, const N: usize> CapturedGraph<B, N> {
         Ok(graph.zip(output).map(|(graph, output)| Self { inputs: own, output, graph }))
     }
 
-    /// The next launch writes to `output`, and callers may hold this result by then: it is a copy.
+    /// Returns a copy of `output`, which the next launch overwrites.
     fn launch(&mut self, inputs: [&Tensor<B>; N]) -> Result<Tensor<B>> {
         for (own, input) in self.inputs.iter_mut().zip(inputs) {
             own.overwrite(input)?;

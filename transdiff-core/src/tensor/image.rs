@@ -1,41 +1,41 @@
-//! Operations on images [B, H, W, C]. They are for inference, and have no backward pass.
+//! Operations on images [B, H, W, C], for inference: they have no backward pass.
 
-use super::{Output, Tensor};
+use super::array::{Output, Tensor};
 use crate::backend::{Backend, ConvArgs, Resample};
 use crate::{Error, Result};
 
-/// What a convolution applies to its input first: see [`ConvArgs::map`].
+/// Scale and shift of a convolution's input, followed by an optional SiLU; see [`ConvArgs::scale_shift`].
 #[derive(Clone, Debug)]
-pub struct ChannelMap<B: Backend> {
-    /// Factor and summand of every image and channel, [B, 2, C], in the [accumulator's](crate::DType::accumulator) type.
+pub struct ScaleShift<B: Backend> {
+    /// Scale and shift per image and channel, [B, 2, C], in the [accumulator's](crate::DType::accumulator) type.
     pub coefficients: Tensor<B>,
-    /// Whether x·sigmoid(x) of the mapped input is what the convolution sees.
+    /// Whether SiLU, x·sigmoid(x), follows.
     pub silu: bool,
 }
 
-/// What goes with a convolution.
+/// Options of a convolution.
 #[derive(Clone, Debug)]
 pub struct Conv<'a, B: Backend> {
-    /// Which sides the result has.
+    /// Sides of the result.
     pub resample: Resample,
     /// Applied to the input.
-    pub map: Option<&'a ChannelMap<B>>,
-    /// Added to the result, and of its shape.
+    pub scale_shift: Option<&'a ScaleShift<B>>,
+    /// Added to the result; of its shape.
     pub residual: Option<&'a Tensor<B>>,
 }
 
 impl<B: Backend> Default for Conv<'_, B> {
-    /// Sides kept, input as it is, nothing added.
+    /// A plain convolution that keeps the sides.
     fn default() -> Self {
-        Self { resample: Resample::Same, map: None, residual: None }
+        Self { resample: Resample::Same, scale_shift: None, residual: None }
     }
 }
 
-/// Sides of a kernel that backends take.
+/// Kernel sizes that backends support.
 const KERNELS: [usize; 2] = [1, 3];
 
 impl<B: Backend> Tensor<B> {
-    /// The map of every channel that the group normalisation of `self` [B, H, W, C] comes to, [B, 2, C]: see
+    /// Group normalisation of `self` [B, H, W, C] as a scale and shift per image and channel, [B, 2, C]; see
     /// [`ImageOps::group_norm`](crate::backend::ImageOps::group_norm). weight, bias `[C]`.
     ///
     /// # Errors
@@ -56,30 +56,30 @@ impl<B: Backend> Tensor<B> {
             vector.expect_shape(OP, "weight and bias", &[c])?;
         }
         let (x, weight, bias) = (self.contiguous()?, weight.contiguous()?, bias.contiguous()?);
-        let mut map = Output::new(&self.backend, self.dtype.accumulator(), &[b, 2, c])?;
-        self.backend.group_norm(x.view(), (weight.view(), bias.view()), groups, eps, map.view())?;
-        Ok(map.finish(&self.backend))
+        let mut scale_shift = Output::new(&self.backend, self.dtype.accumulator(), &[b, 2, c])?;
+        self.backend.group_norm(x.view(), (weight.view(), bias.view()), groups, eps, scale_shift.view())?;
+        Ok(scale_shift.finish(&self.backend))
     }
 
     /// The convolution of `self` [B, H, W, C] with w [O, C, K, K] and b `[O]` → [B, H', W', O]; K is 1 or 3.
-    /// Cheapest if the weight lies in memory as [K, K, C, O].
+    /// Avoids a copy if the weight is [K, K, C, O] in memory.
     ///
     /// # Errors
-    /// [`Error::Shape`] for shapes that do not fit together, or sides that are odd and halved; [`Error::DType`].
+    /// [`Error::Shape`] for shapes that do not fit together, or odd sides that are to be halved; [`Error::DType`].
     pub fn conv2d(&self, w: &Self, b: &Self, how: &Conv<'_, B>) -> Result<Self> {
         const OP: &str = "conv2d";
         self.expect_float(OP)?;
-        let coefficients = how.map.map(|m| &m.coefficients);
+        let coefficients = how.scale_shift.map(|s| &s.coefficients);
         for other in [Some(w), Some(b), how.residual].into_iter().flatten() {
             self.expect_dtype(OP, other)?;
         }
         if let Some(coefficients) = coefficients {
             self.expect_saved(OP, coefficients)?;
         }
-        let shape = self.convolved(w, how.resample)?;
+        let shape = self.convolved_shape(w, how.resample)?;
         b.expect_shape(OP, "a bias", &[shape[3]])?;
         if let Some(coefficients) = coefficients {
-            coefficients.expect_shape(OP, "a map", &[shape[0], 2, self.dim(3)])?;
+            coefficients.expect_shape(OP, "scale and shift", &[shape[0], 2, self.dim(3)])?;
         }
         if let Some(residual) = how.residual {
             residual.expect_shape(OP, "a residual", &shape)?;
@@ -92,7 +92,7 @@ impl<B: Backend> Tensor<B> {
             x: x.view(),
             w: w.view(),
             b: b.view(),
-            map: coefficients.as_ref().map(Self::view).zip(how.map.map(|m| m.silu)),
+            scale_shift: coefficients.as_ref().map(Self::view).zip(how.scale_shift.map(|s| s.silu)),
             residual: residual.as_ref().map(Self::view),
             resample: how.resample,
         };
@@ -101,7 +101,7 @@ impl<B: Backend> Tensor<B> {
     }
 
     /// Shape of the convolution of `self` with w.
-    fn convolved(&self, w: &Self, resample: Resample) -> Result<[usize; 4]> {
+    fn convolved_shape(&self, w: &Self, resample: Resample) -> Result<[usize; 4]> {
         const OP: &str = "conv2d";
         let &[b, height, width, c] = self.shape() else {
             return Err(Error::shape(OP, "[B, H, W, C]", self.shape()));
@@ -112,7 +112,7 @@ impl<B: Backend> Tensor<B> {
         };
         let side = |n: usize| match resample {
             Resample::Same => Some(n),
-            // No overflow: a tensor has far fewer elements than numbers reach.
+            // No overflow: a tensor has far fewer elements than usize::MAX.
             Resample::Double => Some(2 * n),
             Resample::Halve => n.is_multiple_of(2).then_some(n / 2),
         };

@@ -6,7 +6,7 @@ use crate::autograd::Param;
 use crate::backend::AdamW;
 use crate::models::{ParamGroup, Trainable};
 use crate::nn::Module;
-use crate::tensor::Slot;
+use crate::tensor::AdamWParam;
 use crate::{Backend, Error, Result, Tensor};
 
 /// First and second moment of a parameter.
@@ -86,7 +86,7 @@ impl<B: Backend> Optimizer<B> {
                 if group.lr_factor != factor {
                     continue;
                 }
-                slots.push(Slot {
+                slots.push(AdamWParam {
                     grad: grads.get(param.key()),
                     param: param.value_mut(),
                     m,

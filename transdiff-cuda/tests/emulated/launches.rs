@@ -1,7 +1,7 @@
 //! Sizes of launches, computed by hand from what the kernels' sources say of their blocks.
 
 use transdiff_core::backend::{Activation, AdamW, UnaryOp};
-use transdiff_core::tensor::{Attention, Conv, Slot};
+use transdiff_core::tensor::{AdamWParam, Attention, Conv};
 use transdiff_core::{DType, Tensor};
 use transdiff_cuda::Cuda;
 
@@ -14,8 +14,10 @@ fn zeros(cuda: &Cuda, shape: &[usize], dtype: DType) -> Tensor<Cuda> {
 fn adamw(cuda: &Cuda, sizes: &[usize]) {
     let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, grad_scale: 1.0 };
     let mut states: Vec<_> = sizes.iter().map(|&n| [(); 3].map(|()| zeros(cuda, &[n], DType::F32))).collect();
-    let mut slots: Vec<_> =
-        states.iter_mut().map(|[param, m, v]| Slot { param, grad: None, m, v, weight_decay: 0.0 }).collect();
+    let mut slots: Vec<_> = states
+        .iter_mut()
+        .map(|[param, m, v]| AdamWParam { param, grad: None, m, v, weight_decay: 0.0 })
+        .collect();
     Tensor::adamw_step(cuda, &hyper, &mut slots).unwrap();
 }
 

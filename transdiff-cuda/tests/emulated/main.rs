@@ -7,6 +7,9 @@
 mod emulator;
 mod every_kernel;
 mod failures;
+#[allow(dead_code)] // other tests use the rest
+#[path = "../../../tests/common/guarded.rs"]
+mod guarded;
 mod launches;
 mod memory;
 mod opening;

@@ -1,7 +1,7 @@
 //! Some work that asks for all kinds of things: what is made to fail.
 
 use transdiff_core::backend::{Activation, AdamW, Storage};
-use transdiff_core::tensor::{Attention, Slot};
+use transdiff_core::tensor::{AdamWParam, Attention};
 use transdiff_core::{DType, Result, Tensor};
 use transdiff_cuda::Cuda;
 
@@ -55,7 +55,7 @@ fn adamw(cuda: &Cuda) -> Result<Tensor<Cuda>> {
     let (mut param, grad) = (input(cuda, &[20], 7)?, input(cuda, &[20], 8)?);
     let (mut m, mut v) = (param.zeros_like()?, param.zeros_like()?);
     let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, grad_scale: 1.0 };
-    let slot = Slot { param: &mut param, grad: Some(&grad), m: &mut m, v: &mut v, weight_decay: 0.1 };
+    let slot = AdamWParam { param: &mut param, grad: Some(&grad), m: &mut m, v: &mut v, weight_decay: 0.1 };
     Tensor::adamw_step(cuda, &hyper, &mut [slot])?;
     Ok(param)
 }

@@ -1,13 +1,14 @@
-//! Attention.
+//! Multi-head attention.
 
-use crate::autograd::var::{record, recorded};
-use crate::autograd::{Gradients, Var, Vjp};
+use crate::autograd::gradients::Gradients;
+use crate::autograd::tape::Vjp;
+use crate::autograd::var::{Var, record, recorded};
 use crate::tensor::Attention;
 use crate::{Backend, Error, Result, Tensor};
 
 type Grads<B> = Result<Vec<Option<Tensor<B>>>>;
 
-/// Saves queries, keys, values, the result and the log-sum-exp of each row; never the probabilities.
+/// Saves queries, keys, values, the result and the log-sum-exp per row; not the probabilities.
 struct AttentionOp<B: Backend> {
     q: Tensor<B>,
     k: Tensor<B>,
@@ -32,7 +33,7 @@ impl<B: Backend> Vjp<B> for AttentionOp<B> {
     }
 }
 
-/// The same for queries, keys and values that are thirds of one tensor.
+/// [`AttentionOp`] for queries, keys and values that are thirds of one tensor.
 struct SelfAttentionOp<B: Backend>(AttentionOp<B>);
 
 impl<B: Backend> Vjp<B> for SelfAttentionOp<B> {
@@ -67,7 +68,7 @@ impl<B: Backend> Var<B> {
             v: v.value().clone(),
             how,
             y,
-            lse: lse.expect("a recorded attention keeps its log-sum-exp"),
+            lse: lse.expect("a recorded attention saves its log-sum-exp"),
         })
     }
 
@@ -77,12 +78,12 @@ impl<B: Backend> Var<B> {
         let [q, k, v] = thirds(self.value(), heads)?;
         let (y, lse) = q.attention(&k, &v, &how, recorded(&[self]))?;
         record(y.clone(), &[self], || {
-            let lse = lse.expect("a recorded attention keeps its log-sum-exp");
+            let lse = lse.expect("a recorded attention saves its log-sum-exp");
             SelfAttentionOp(AttentionOp { q, k, v, how, y, lse })
         })
     }
 
-    /// The thirds [B, N, H, E] of the joint projection `self`, without a recording: for cached generation.
+    /// The thirds [B, N, H, E] of the joint projection `self`, not recorded: for cached generation.
     pub fn split_qkv(&self, heads: usize) -> Result<[Tensor<B>; 3]> {
         thirds(self.value(), heads)
     }

@@ -1,7 +1,8 @@
-//! Arithmetic on elements and sums of them.
+//! Elementwise arithmetic, sums and matrix products.
 
-use crate::autograd::var::record;
-use crate::autograd::{Gradients, Var, Vjp};
+use crate::autograd::gradients::Gradients;
+use crate::autograd::tape::Vjp;
+use crate::autograd::var::{Var, record};
 use crate::backend::{BinaryOp, UnaryOp};
 use crate::{Backend, Result, Tensor};
 
@@ -18,11 +19,11 @@ impl<B: Backend> Vjp<B> for Unary<B> {
     }
 }
 
-/// Saves the factors of a product; a sum needs only the shapes.
+/// Saves the operands of a product; a sum needs only the shapes.
 struct Binary<B: Backend> {
     op: BinaryOp,
     shapes: [Vec<usize>; 2],
-    factors: Option<[Tensor<B>; 2]>,
+    operands: Option<[Tensor<B>; 2]>,
 }
 
 impl<B: Backend> Vjp<B> for Binary<B> {
@@ -31,8 +32,8 @@ impl<B: Backend> Vjp<B> for Binary<B> {
             if !wanted[i] {
                 return Ok(None);
             }
-            let full = match (&self.factors, self.op) {
-                (Some(factors), _) => dy.mul(&factors[1 - i])?,
+            let full = match (&self.operands, self.op) {
+                (Some(operands), _) => dy.mul(&operands[1 - i])?,
                 (None, BinaryOp::Sub) if i == 1 => dy.affine(-1.0, 0.0)?,
                 (None, _) => dy.clone(),
             };
@@ -87,7 +88,7 @@ impl<B: Backend> Var<B> {
         record(y, &[self, other], || Binary {
             op,
             shapes: [self.shape().to_vec(), other.shape().to_vec()],
-            factors: (op == BinaryOp::Mul).then(|| [self.value().clone(), other.value().clone()]),
+            operands: (op == BinaryOp::Mul).then(|| [self.value().clone(), other.value().clone()]),
         })
     }
 

@@ -1,7 +1,8 @@
-//! Views, joins and changes of type.
+//! Views, concatenation and casts.
 
-use crate::autograd::var::record;
-use crate::autograd::{Gradients, Var, Vjp};
+use crate::autograd::gradients::Gradients;
+use crate::autograd::tape::Vjp;
+use crate::autograd::var::{Var, record};
 use crate::{Backend, DType, Result, Tensor};
 
 type Grads<B> = Result<Vec<Option<Tensor<B>>>>;
@@ -101,14 +102,14 @@ impl<B: Backend> Var<B> {
         record(self.value().broadcast_to(shape)?, &[self], || Broadcast { shape: self.shape().to_vec() })
     }
 
-    /// Joins variables along `axis`.
+    /// Concatenates variables along `axis`.
     pub fn cat(parts: &[&Self], axis: usize) -> Result<Self> {
         let values: Vec<&Tensor<B>> = parts.iter().map(|v| v.value()).collect();
         let sizes = || parts.iter().map(|v| v.dim(axis)).collect();
         record(Tensor::cat(&values, axis)?, parts, || Cat { axis, sizes: sizes() })
     }
 
-    /// The same values in another float type; the gradient comes back in the type of `self`.
+    /// The same values in another float type; the gradient has the type of `self`.
     pub fn cast(&self, dtype: DType) -> Result<Self> {
         if self.value().dtype() == dtype {
             return Ok(self.clone());

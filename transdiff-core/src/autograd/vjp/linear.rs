@@ -1,11 +1,12 @@
 //! Linear layers.
 
-use crate::autograd::var::{record, recorded};
-use crate::autograd::{Gradients, Var, Vjp};
+use crate::autograd::gradients::Gradients;
+use crate::autograd::tape::Vjp;
+use crate::autograd::var::{Var, record, recorded};
 use crate::backend::Activation;
 use crate::{Backend, Result, Tensor};
 
-/// Saves the input, the weight and, with an activation, the value before it.
+/// Saves the input, the weight and, with an activation, the pre-activation.
 struct Linear<B: Backend> {
     x: Tensor<B>,
     w: Tensor<B>,

@@ -1,7 +1,8 @@
-//! The mean squared error.
+//! Mean squared error.
 
-use crate::autograd::var::record;
-use crate::autograd::{Gradients, Var, Vjp};
+use crate::autograd::gradients::Gradients;
+use crate::autograd::tape::Vjp;
+use crate::autograd::var::{Var, record};
 use crate::{Backend, Result, Tensor};
 
 struct Mse<B: Backend> {

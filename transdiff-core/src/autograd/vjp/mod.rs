@@ -1,4 +1,4 @@
-//! The operations of [`Var`](super::Var), each beside its backward pass.
+//! Operations of [`Var`](super::Var), each beside its backward pass.
 
 mod attention;
 mod elementwise;

@@ -1,11 +1,12 @@
 //! LayerNorm with optional weight and bias and optional modulation.
 
-use crate::autograd::var::{record, recorded};
-use crate::autograd::{Gradients, Var, Vjp};
+use crate::autograd::gradients::Gradients;
+use crate::autograd::tape::Vjp;
+use crate::autograd::var::{Var, record, recorded};
 use crate::tensor::Modulation;
 use crate::{Backend, Result, Tensor};
 
-/// Saves the input and (mean, rstd) of its rows; the normalised input is computed again.
+/// Saves the input and (mean, rstd) per row; the normalised input is recomputed.
 struct Norm<B: Backend> {
     x: Tensor<B>,
     affine: Option<(Tensor<B>, Tensor<B>)>,
@@ -25,21 +26,21 @@ impl<B: Backend> Vjp<B> for Norm<B> {
         let (has_affine, has_mod) = (affine.is_some(), self.modulation.is_some());
         let first_mod = if has_affine { 3 } else { 1 };
         let pair = |present: bool, at: usize| present && (wanted[at] || wanted[at + 1]);
-        let asked = [wanted[0], pair(has_affine, 1), pair(has_mod, first_mod)];
+        let wanted = [wanted[0], pair(has_affine, 1), pair(has_mod, first_mod)];
         let [dx, dw, db, dscale, dshift] = self.x.norm_modulate_backward(
             affine,
             self.modulation.as_ref(),
             self.eps,
             &self.stats,
             &dy,
-            asked,
+            wanted,
         )?;
         let mut out = vec![dx];
         if has_affine {
             out.extend([dw, db]);
         }
         if let Some(m) = &self.modulation {
-            // A modulation shared by all images has gradients from each.
+            // A modulation shared by all images sums the gradients of each.
             let to =
                 |grad: Option<Tensor<B>>, like: &Tensor<B>| grad.map(|g| g.sum_to(like.shape())).transpose();
             out.extend([to(dscale, &m.scale)?, to(dshift, &m.shift)?]);
@@ -69,7 +70,7 @@ impl<B: Backend> Var<B> {
             affine: pair.map(|(w, b)| (w.clone(), b.clone())),
             modulation,
             eps,
-            stats: out.stats.expect("a recorded norm keeps its statistics"),
+            stats: out.stats.expect("a recorded norm saves its statistics"),
         };
         record(out.y, &inputs, vjp)
     }

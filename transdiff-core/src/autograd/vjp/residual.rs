@@ -1,13 +1,14 @@
 //! Residual connections and dropout.
 
-use crate::autograd::var::record;
-use crate::autograd::{Gradients, Var, Vjp};
+use crate::autograd::gradients::Gradients;
+use crate::autograd::tape::Vjp;
+use crate::autograd::var::{Var, record};
 use crate::rng::Dropout;
 use crate::{Backend, Result, Tensor};
 
 type Grads<B> = Result<Vec<Option<Tensor<B>>>>;
 
-/// Saves the branch and its gate; the dropout mask is drawn again.
+/// Saves the branch and its gate; the dropout mask is recomputed.
 struct GatedResidual<B: Backend> {
     u: Tensor<B>,
     gate: Option<Tensor<B>>,
@@ -21,7 +22,7 @@ impl<B: Backend> Vjp<B> for GatedResidual<B> {
             self.u.gated_residual_backward(self.gate.as_ref(), self.dropout, &dy, gate_wanted)?;
         let mut out = vec![Some(dy), du];
         if let Some(gate) = &self.gate {
-            // A gate shared by all images has gradients from each.
+            // A gate shared by all images sums the gradients of each.
             out.push(dgate.map(|g| g.sum_to(gate.shape())).transpose()?);
         }
         Ok(out)
@@ -50,7 +51,7 @@ impl<B: Backend> Var<B> {
         })
     }
 
-    /// dropout(self), or self where there is none.
+    /// dropout(self), or self without dropout.
     pub fn dropout(&self, dropout: Option<Dropout>) -> Result<Self> {
         match dropout {
             Some(dropout) => record(self.value().dropout(dropout)?, &[self], || DropoutOp { dropout }),

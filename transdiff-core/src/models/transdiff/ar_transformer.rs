@@ -1,7 +1,7 @@
 //! The autoregressive transformer: from a class, and earlier images, to semantic features (paper §3.4–3.5).
 
 use super::{Mode, TransDiffConfig, patchify};
-use crate::autograd::{Context, Param, Var, checkpoint};
+use crate::autograd::{Context, Param, Var, gradient_checkpoint};
 use crate::nn::{Init, KeyValue, LayerNorm, Linear, Mlp, SelfAttention, module};
 use crate::{Backend, Error, Result, Tensor};
 
@@ -30,9 +30,9 @@ impl<B: Backend> EncoderBlock<B> {
         })
     }
 
-    /// [B, N, D] → [B, N, D]; `blocks` are the ends of the blocks of a block-causal mask.
-    pub fn forward(&self, ctx: &Context<B>, x: &Var<B>, blocks: Option<&[usize]>) -> Result<Var<B>> {
-        let attended = self.attn.forward(ctx, &self.norm1.forward(ctx, x)?, blocks)?;
+    /// [B, N, D] → [B, N, D], with the segment ends of an optional block-causal mask.
+    pub fn forward(&self, ctx: &Context<B>, x: &Var<B>, segment_ends: Option<&[usize]>) -> Result<Var<B>> {
+        let attended = self.attn.forward(ctx, &self.norm1.forward(ctx, x)?, segment_ends)?;
         self.after_attention(ctx, x, &attended)
     }
 
@@ -40,10 +40,10 @@ impl<B: Backend> EncoderBlock<B> {
         &self,
         ctx: &Context<B>,
         x: &Var<B>,
-        blocks: &[usize],
+        segment_ends: &[usize],
         cache: &mut Option<KeyValue<Tensor<B>>>,
     ) -> Result<Var<B>> {
-        let attended = self.attn.forward_cached(ctx, &self.norm1.forward(ctx, x)?, blocks, cache)?;
+        let attended = self.attn.forward_cached(ctx, &self.norm1.forward(ctx, x)?, segment_ends, cache)?;
         self.after_attention(ctx, x, &attended)
     }
 
@@ -149,8 +149,8 @@ impl<B: Backend> ArTransformer<B> {
         kept.add(&self.unconditional_embedding(ctx)?.mul(&column(f64::from)?)?)
     }
 
-    /// The ends of the attention's blocks for the first `groups` groups; none in one step.
-    pub fn attention_blocks(&self, groups: usize) -> Option<Vec<usize>> {
+    /// Segment ends of the block-causal mask for the first `groups` groups; `None` for one-step models.
+    pub fn segment_ends(&self, groups: usize) -> Option<Vec<usize>> {
         match self.config.mode {
             Mode::OneStep => None,
             Mode::MultiReference { .. } => {
@@ -199,11 +199,13 @@ impl<B: Backend> ArTransformer<B> {
     /// Semantic features [B, (1 + references)·g, D], before their positions are added.
     pub fn features(&self, ctx: &Context<B>, class: &Var<B>, references: &[Tensor<B>]) -> Result<Var<B>> {
         let mut h = self.embed(ctx, class, references)?;
-        let blocks = self.attention_blocks(1 + references.len());
+        let segment_ends = self.segment_ends(1 + references.len());
         for block in &self.encoder_blocks {
             ctx.check_cancelled()?;
-            let (block, blocks) = (block.clone(), blocks.clone());
-            h = checkpoint(ctx, &[&h], move |ctx, inputs| block.forward(ctx, &inputs[0], blocks.as_deref()))?;
+            let (block, segment_ends) = (block.clone(), segment_ends.clone());
+            h = gradient_checkpoint(ctx, &[&h], move |ctx, inputs| {
+                block.forward(ctx, &inputs[0], segment_ends.as_deref())
+            })?;
         }
         let h = self.encoder_norm.forward(ctx, &h)?;
         h.narrow(1, self.config.buffer_size, h.dim(1) - self.config.buffer_size)
@@ -228,7 +230,7 @@ impl<B: Backend> ArTransformer<B> {
             let expected = format!("no latent for group 0, one for groups 1..{}", self.config.groups());
             return Err(Error::argument("reference", expected, format!("{reference:?} for group {group}")));
         }
-        let Some(blocks) = self.attention_blocks(group + 1) else {
+        let Some(segment_ends) = self.segment_ends(group + 1) else {
             return Err(Error::config("mode", "multi-reference autoregression", "one step"));
         };
         let mut h = match reference {
@@ -236,11 +238,13 @@ impl<B: Backend> ArTransformer<B> {
                 let [buffer, masks] = self.opening_tokens(ctx, class)?;
                 self.positioned(ctx, &[&buffer, &masks], 0)?
             }
-            Some(latent) => self.positioned(ctx, &[&self.reference_tokens(ctx, latent)?], blocks[group])?,
+            Some(latent) => {
+                self.positioned(ctx, &[&self.reference_tokens(ctx, latent)?], segment_ends[group])?
+            }
         };
         for (block, cache) in self.encoder_blocks.iter().zip(&mut cache.layers) {
             ctx.check_cancelled()?;
-            h = block.forward_cached(ctx, &h, &blocks, cache)?;
+            h = block.forward_cached(ctx, &h, &segment_ends, cache)?;
         }
         cache.groups += 1;
         let g = self.config.group_tokens();

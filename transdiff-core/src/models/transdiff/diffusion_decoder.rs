@@ -2,7 +2,7 @@
 
 use super::TransDiffConfig;
 use super::ar_transformer::EMBEDDING_STD;
-use crate::autograd::{Context, Param, Var, checkpoint};
+use crate::autograd::{Context, Param, Var, gradient_checkpoint};
 use crate::backend::UnaryOp;
 use crate::nn::{
     CrossAttention, Init, KeyValue, LAYER_NORM_EPS, LayerNorm, Linear, Mlp, SelfAttention, module,
@@ -255,7 +255,7 @@ impl<B: Backend> DiffusionDecoder<B> {
         for (block, kv) in self.res_blocks.iter().zip(&condition.layers) {
             ctx.check_cancelled()?;
             let block = block.clone();
-            h = checkpoint(ctx, &[&h, &time.modulation, &kv.k, &kv.v], move |ctx, inputs| {
+            h = gradient_checkpoint(ctx, &[&h, &time.modulation, &kv.k, &kv.v], move |ctx, inputs| {
                 let kv = KeyValue { k: inputs[2].clone(), v: inputs[3].clone() };
                 block.forward(ctx, &inputs[0], &inputs[1], &kv)
             })?;

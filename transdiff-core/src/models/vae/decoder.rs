@@ -78,6 +78,6 @@ impl<B: Backend> Decoder<B> {
             x = level.forward(x, token)?;
         }
         token.check()?;
-        self.conv_out.forward(&x, Some(&self.norm_out.map(&x, true)?))
+        self.conv_out.forward(&x, Some(&self.norm_out.scale_shift(&x, true)?))
     }
 }

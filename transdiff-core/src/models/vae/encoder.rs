@@ -88,6 +88,6 @@ impl<B: Backend> Encoder<B> {
             x = level.forward(x, token)?;
         }
         let x = self.mid.forward(&x, token)?;
-        self.conv_out.forward(&x, Some(&self.norm_out.map(&x, true)?))
+        self.conv_out.forward(&x, Some(&self.norm_out.scale_shift(&x, true)?))
     }
 }

@@ -3,7 +3,7 @@
 use crate::autograd::Param;
 use crate::backend::Resample;
 use crate::nn::{Init, module};
-use crate::tensor::{Attention, ChannelMap, Conv};
+use crate::tensor::{Attention, Conv, ScaleShift};
 use crate::{Backend, Result, Tensor};
 
 /// Groups of every group normalisation.
@@ -28,9 +28,9 @@ impl<B: Backend> Conv2d<B> {
         Ok(Self { weight, bias: init.constant(&[outputs], 0.0)? })
     }
 
-    /// [B, H, W, inputs], mapped → [B, H, W, outputs].
-    pub(super) fn forward(&self, x: &Tensor<B>, map: Option<&ChannelMap<B>>) -> Result<Tensor<B>> {
-        self.forward_with(x, &Conv { map, ..Conv::default() })
+    /// [B, H, W, inputs], after an optional scale and shift → [B, H, W, outputs].
+    pub(super) fn forward(&self, x: &Tensor<B>, scale_shift: Option<&ScaleShift<B>>) -> Result<Tensor<B>> {
+        self.forward_with(x, &Conv { scale_shift, ..Conv::default() })
     }
 
     pub(super) fn forward_with(&self, x: &Tensor<B>, how: &Conv<'_, B>) -> Result<Tensor<B>> {
@@ -59,9 +59,9 @@ impl<B: Backend> GroupNorm<B> {
     }
 
     /// What it does to each channel of x; x·sigmoid(x) follows if `silu`.
-    pub(super) fn map(&self, x: &Tensor<B>, silu: bool) -> Result<ChannelMap<B>> {
+    pub(super) fn scale_shift(&self, x: &Tensor<B>, silu: bool) -> Result<ScaleShift<B>> {
         let (weight, bias) = (self.weight.value(), self.bias.value());
-        Ok(ChannelMap { coefficients: x.group_norm(weight, bias, NORM_GROUPS, NORM_EPS)?, silu })
+        Ok(ScaleShift { coefficients: x.group_norm(weight, bias, NORM_GROUPS, NORM_EPS)?, silu })
     }
 }
 
@@ -97,11 +97,11 @@ impl<B: Backend> ResBlock<B> {
 
     /// [B, H, W, inputs] → [B, H, W, outputs].
     pub(super) fn forward(&self, x: &Tensor<B>) -> Result<Tensor<B>> {
-        let h = self.conv1.forward(x, Some(&self.norm1.map(x, true)?))?;
-        let map = self.norm2.map(&h, true)?;
+        let h = self.conv1.forward(x, Some(&self.norm1.scale_shift(x, true)?))?;
+        let scale_shift = self.norm2.scale_shift(&h, true)?;
         let shortcut = self.nin_shortcut.as_ref().map(|conv| conv.forward(x, None)).transpose()?;
         let residual = Some(shortcut.as_ref().unwrap_or(x));
-        self.conv2.forward_with(&h, &Conv { map: Some(&map), residual, ..Conv::default() })
+        self.conv2.forward_with(&h, &Conv { scale_shift: Some(&scale_shift), residual, ..Conv::default() })
     }
 }
 
@@ -126,9 +126,9 @@ impl<B: Backend> AttnBlock<B> {
 
     /// [B, H, W, C] → [B, H, W, C].
     pub(super) fn forward(&self, x: &Tensor<B>) -> Result<Tensor<B>> {
-        let map = self.norm.map(x, false)?;
+        let scale_shift = self.norm.scale_shift(x, false)?;
         let tokens = [x.dim(0), x.dim(1) * x.dim(2), 1, x.dim(3)];
-        let project = |conv: &Conv2d<B>| conv.forward(x, Some(&map))?.reshape(&tokens);
+        let project = |conv: &Conv2d<B>| conv.forward(x, Some(&scale_shift))?.reshape(&tokens);
         let (q, k, v) = (project(&self.q)?, project(&self.k)?, project(&self.v)?);
         let (y, _) = q.attention(&k, &v, &Attention::default(), false)?;
         let how = Conv { residual: Some(x), ..Conv::default() };

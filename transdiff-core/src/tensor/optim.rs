@@ -1,12 +1,12 @@
-//! What an optimiser does to tensors, in place.
+//! Optimiser steps, in place.
 
-use super::Tensor;
-use crate::backend::{AdamW, AdamWSlot, Backend};
+use super::array::Tensor;
+use crate::backend::{AdamW, AdamWArgs, Backend};
 use crate::{Error, Result};
 
-/// One parameter of an optimiser step.
+/// One parameter of an AdamW step, with its gradient and moments.
 #[derive(Debug)]
-pub struct Slot<'a, B: Backend> {
+pub struct AdamWParam<'a, B: Backend> {
     /// The parameter.
     pub param: &'a mut Tensor<B>,
     /// Its gradient; `None` is zero.
@@ -21,36 +21,36 @@ pub struct Slot<'a, B: Backend> {
 
 impl<B: Backend> Tensor<B> {
     /// One step of AdamW over many parameters; see [`crate::backend::TrainOps::adamw_step`].
-    pub fn adamw_step(backend: &B, hyper: &AdamW, slots: &mut [Slot<'_, B>]) -> Result<()> {
-        let mut grads = Vec::with_capacity(slots.len());
-        for slot in slots.iter() {
-            slot.param.expect_float("adamw_step")?;
-            for other in [Some(&*slot.m), Some(&*slot.v), slot.grad].into_iter().flatten() {
-                slot.param.expect_dtype("adamw_step", other)?;
-                other.expect_shape("adamw_step", "a tensor like the parameter", slot.param.shape())?;
+    pub fn adamw_step(backend: &B, hyper: &AdamW, params: &mut [AdamWParam<'_, B>]) -> Result<()> {
+        let mut grads = Vec::with_capacity(params.len());
+        for entry in params.iter() {
+            entry.param.expect_float("adamw_step")?;
+            for other in [Some(&*entry.m), Some(&*entry.v), entry.grad].into_iter().flatten() {
+                entry.param.expect_dtype("adamw_step", other)?;
+                other.expect_shape("adamw_step", "a tensor like the parameter", entry.param.shape())?;
             }
-            grads.push(slot.grad.map(|g| g.ordered_like(slot.param)).transpose()?);
+            grads.push(entry.grad.map(|g| g.ordered_like(entry.param)).transpose()?);
         }
-        let mut out = Vec::with_capacity(slots.len());
-        for (slot, grad) in slots.iter_mut().zip(&grads) {
-            for state in [&mut *slot.m, &mut *slot.v] {
-                *state = state.ordered_like(slot.param)?;
+        let mut out = Vec::with_capacity(params.len());
+        for (entry, grad) in params.iter_mut().zip(&grads) {
+            for state in [&mut *entry.m, &mut *entry.v] {
+                *state = state.ordered_like(entry.param)?;
             }
-            out.push(AdamWSlot {
-                param: slot.param.make_mut()?,
+            out.push(AdamWArgs {
+                param: entry.param.make_mut()?,
                 grad: grad.as_ref().map(Tensor::view),
-                m: slot.m.make_mut()?,
-                v: slot.v.make_mut()?,
-                weight_decay: slot.weight_decay,
+                m: entry.m.make_mut()?,
+                v: entry.v.make_mut()?,
+                weight_decay: entry.weight_decay,
             });
         }
         backend.adamw_step(hyper, &mut out)
     }
 
-    /// average ← rate · average + (1 − rate) · param, for each pair.
-    pub fn ema_step(backend: &B, rate: f64, pairs: &mut [(&mut Self, &Self)]) -> Result<()> {
-        if !(0.0..=1.0).contains(&rate) {
-            return Err(Error::argument("rate", "a number in [0, 1]", rate));
+    /// average ← decay · average + (1 − decay) · param, for each pair.
+    pub fn ema_step(backend: &B, decay: f64, pairs: &mut [(&mut Self, &Self)]) -> Result<()> {
+        if !(0.0..=1.0).contains(&decay) {
+            return Err(Error::argument("decay", "a number in [0, 1]", decay));
         }
         let params: Vec<Self> = pairs.iter().map(|(_, param)| param.dense()).collect::<Result<_>>()?;
         let mut out = Vec::with_capacity(pairs.len());
@@ -60,7 +60,7 @@ impl<B: Backend> Tensor<B> {
             **average = average.ordered_like(param)?;
             out.push((average.make_mut()?, param.view()));
         }
-        backend.ema_step(rate, &mut out)
+        backend.ema_step(decay, &mut out)
     }
 
     /// Σ x² over all elements of `tensors`.

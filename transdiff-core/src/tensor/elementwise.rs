@@ -1,12 +1,12 @@
-//! Elementwise arithmetic, sums and products.
+//! Elementwise arithmetic, sums and matrix products.
 
-use super::{Output, Tensor};
+use super::array::{Output, Tensor};
 use crate::backend::{Backend, BinaryOp, UnaryOp};
 use crate::layout::broadcast_shape;
 use crate::{Error, Result};
 
 impl<B: Backend> Tensor<B> {
-    /// Applies `op` to every element.
+    /// Applies `op` to all elements.
     pub fn unary(&self, op: UnaryOp) -> Result<Self> {
         self.expect_float("unary")?;
         let mut out = Output::new(&self.backend, self.dtype, self.shape())?;

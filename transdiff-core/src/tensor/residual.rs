@@ -1,0 +1,69 @@
+//! Gated residual connections and dropout.
+
+use super::array::{Output, Tensor};
+use super::optional::{Grad, finish, view_of};
+use crate::backend::Backend;
+use crate::rng::Dropout;
+use crate::{Error, Result};
+
+/// Checks that the rate is in [0, 1).
+pub(super) fn check_rate(dropout: Option<Dropout>) -> Result<()> {
+    match dropout {
+        Some(dropout) if !dropout.is_valid() => {
+            Err(Error::argument("dropout", "a rate in [0, 1)", dropout.rate))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl<B: Backend> Tensor<B> {
+    /// self + gate · dropout(u); with a gate, [G, 1, D] or [1, 1, D], self and u are [G, R, D].
+    pub fn gated_residual(&self, u: &Self, gate: Option<&Self>, dropout: Option<Dropout>) -> Result<Self> {
+        const OP: &str = "gated_residual";
+        self.expect_float(OP)?;
+        self.expect_dtype(OP, u)?;
+        u.expect_shape(OP, "u", self.shape())?;
+        check_rate(dropout)?;
+        let dims = u.groups(OP, gate.is_some())?;
+        let gate = gate.map(|g| g.per_group(OP, self, dims)).transpose()?;
+        let (x, u) = (self.contiguous()?.reshape(&dims)?, u.contiguous()?.reshape(&dims)?);
+        let mut y = Output::new(&self.backend, self.dtype, &dims)?;
+        let gate = gate.as_ref().map(Self::view);
+        self.backend.gated_residual(x.view(), u.view(), gate, dropout, y.view())?;
+        y.finish(&self.backend).reshape(self.shape())
+    }
+
+    /// Gradients (du, dgate [G, 1, D]) of [`gated_residual`](Self::gated_residual) with u = `self`.
+    pub fn gated_residual_backward(
+        &self,
+        gate: Option<&Self>,
+        dropout: Option<Dropout>,
+        dy: &Self,
+        gate_wanted: bool,
+    ) -> Result<[Grad<B>; 2]> {
+        const OP: &str = "gated_residual_backward";
+        self.expect_float(OP)?;
+        self.expect_dtype(OP, dy)?;
+        dy.expect_shape(OP, "dy", self.shape())?;
+        let dims = self.groups(OP, gate.is_some())?;
+        let gate = gate.map(|g| g.per_group(OP, self, dims)).transpose()?;
+        let (u, dy) = (self.contiguous()?.reshape(&dims)?, dy.contiguous()?.reshape(&dims)?);
+        let mut du = Output::new(&self.backend, self.dtype, &dims)?;
+        let mut dgate = self.output_if(gate_wanted && gate.is_some(), &[dims[0], dims[2]])?;
+        let gate = gate.as_ref().map(Self::view);
+        let (du_view, dgate_view) = (du.view(), view_of(&mut dgate));
+        self.backend.gated_residual_backward(u.view(), gate, dropout, dy.view(), du_view, dgate_view)?;
+        let dgate = finish(dgate, &self.backend).map(|t| t.reshape(&[dims[0], 1, dims[2]])).transpose()?;
+        Ok([Some(du.finish(&self.backend).reshape(self.shape())?), dgate])
+    }
+
+    /// dropout(self).
+    pub fn dropout(&self, dropout: Dropout) -> Result<Self> {
+        self.expect_float("dropout")?;
+        check_rate(Some(dropout))?;
+        let x = self.contiguous()?;
+        let mut y = Output::new(&self.backend, self.dtype, self.shape())?;
+        self.backend.dropout(x.view(), dropout, y.view())?;
+        Ok(y.finish(&self.backend))
+    }
+}
