@@ -11,12 +11,12 @@
 //! ```
 //! use std::ops::ControlFlow;
 //!
-//! use transdiff::models::transdiff::{Mode, TransDiffConfig, Sampling, Session};
-//! use transdiff::diffusion::{EulerMaruyama, Guidance, KeyedNoise, Interpolant, Progress, Timesteps};
+//! use transdiff::models::transdiff::{Mode, Session, TransDiffConfig};
+//! use transdiff::diffusion::{KeyedNoise, Preset, Progress, SamplingSettings};
 //! use transdiff::{Cpu, DType, TransDiff};
 //!
 //! # fn main() -> transdiff::Result<()> {
-//! let backend = Cpu::new(None)?; // a thread a core
+//! let backend = Cpu::new(None)?; // one thread per core
 //! let config = TransDiffConfig {
 //!     width: 32,
 //!     heads: 2,
@@ -34,8 +34,8 @@
 //! let model = TransDiff::new(&backend, &config, DType::F32, 0)?;
 //!
 //! let mut session = Session::new(&model);
-//! let solver = EulerMaruyama::new(Timesteps::paper(5)?, Interpolant::Linear, 0.87, 0.91)?;
-//! let sampling = Sampling::new(solver, Guidance::new(1.3)?);
+//! let settings = SamplingSettings { guidance: vec![1.3], ..Preset::PLAIN.into() };
+//! let sampling = settings.with_steps(5).build(1)?;
 //! // Each image has a seed of its own and is the same alone and in any batch.
 //! let mut noise = KeyedNoise::new(&backend, DType::F32, &[1, 2, 3]);
 //! let mut progress = |p: &Progress<'_, Cpu>| {
@@ -43,10 +43,11 @@
 //!     ControlFlow::Continue(()) // or Break, to cancel
 //! };
 //! let made = session.generate(&[7, 7, 2], &[], &sampling, &mut noise, &mut progress)?;
-//! assert_eq!(made.latents.shape(), [3, 4, 4, 4]);
+//! assert_eq!(made.codes.shape(), [3, 4, 4, 4]);
 //!
 //! // Half of the features of one image, half of another's.
-//! let features = made.features.narrow_images(0, 1)?.splice(&made.features.narrow_images(2, 1)?, 8)?;
+//! let made = session.features(&[7, 2], &[])?;
+//! let features = made.narrow_images(0, 1)?.splice(&made.narrow_images(1, 1)?, 8)?;
 //! let mut noise = KeyedNoise::new(&backend, DType::F32, &[4]);
 //! let mixed = session.decode(&features, &sampling, &mut noise, &mut progress)?;
 //! assert_eq!(mixed.shape(), [1, 4, 4, 4]);

@@ -1,6 +1,6 @@
 //! The session as a [`Generator`]: noise from seeds, advanced by the caller.
 
-use super::run::{Run, not_done};
+use super::run::{Run, SeededRun, not_done};
 use super::{Session, latent_tokens};
 use crate::diffusion::KeyedNoise;
 use crate::models::{
@@ -8,13 +8,6 @@ use crate::models::{
 };
 use crate::nn::Module;
 use crate::{Backend, CancellationToken, DType, Error, Result, Tensor};
-
-/// A generation that was begun.
-#[derive(Debug)]
-pub(super) struct Current<B: Backend> {
-    run: Run<B>,
-    noise: KeyedNoise<B>,
-}
 
 impl<B: Backend> Generator<B> for Session<B> {
     fn info(&self) -> &GeneratorInfo {
@@ -57,15 +50,15 @@ impl<B: Backend> Generator<B> for Session<B> {
             noise = noise.with_initial(latent_tokens(&initial)?);
         }
         let run = Run::new(&self.model, &self.token, conditioning, references, &sampling)?;
-        self.current = Some(Current { run, noise });
+        self.current = Some(SeededRun { run, noise });
         Ok(())
     }
 
     fn advance(&mut self) -> Result<Advance> {
         let none = || Error::argument("advance", "a generation that was begun", "none");
-        let Current { mut run, mut noise } = self.current.take().ok_or_else(none)?;
+        let SeededRun { mut run, mut noise } = self.current.take().ok_or_else(none)?;
         let advanced = run.advance(&mut noise, &mut |count| self.cached_unconditional(count))?;
-        self.current = Some(Current { run, noise });
+        self.current = Some(SeededRun { run, noise });
         Ok(advanced)
     }
 

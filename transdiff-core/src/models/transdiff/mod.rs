@@ -13,6 +13,7 @@ mod preset;
 mod run;
 mod session;
 mod stored;
+#[expect(clippy::module_inception, reason = "the type that the module is about")]
 mod transdiff;
 
 pub use ar_transformer::{ArTransformer, EncoderBlock, PrefixCache};

@@ -4,7 +4,9 @@
 use super::field::DecoderField;
 use super::{Condition, Mode, PrefixCache, TransDiff, unpatchify};
 use crate::autograd::{Context, Var};
-use crate::diffusion::{ArStep, Guided, NoiseSource, Sampler, Sampling, SamplingStep, SolverState};
+use crate::diffusion::{
+    ArStep, Guided, KeyedNoise, NoiseSource, Sampler, Sampling, SamplingStep, SolverState,
+};
 use crate::models::{Advance, Conditioning, Features, Generation, Model};
 use crate::{Backend, CancellationToken, Error, Result, Tensor};
 
@@ -216,6 +218,13 @@ impl<B: Backend> Run<B> {
         let codes = self.latents.ok_or_else(not_done)?;
         Ok(Generation { codes, references: self.references, features: self.features })
     }
+}
+
+/// A generation and the noise that it draws from.
+#[derive(Debug)]
+pub(super) struct SeededRun<B: Backend> {
+    pub(super) run: Run<B>,
+    pub(super) noise: KeyedNoise<B>,
 }
 
 /// Context of inference that `token` cancels.

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 
 use super::TransDiff;
-use super::run::Run;
+use super::run::{Run, SeededRun};
 use crate::autograd::Context;
 use crate::diffusion::{NoiseSource, Observer, Progress, Sampling};
-use crate::models::{Advance, Conditioning, Features, Generation, Model};
+use crate::models::{Advance, Conditioning, Features, Generation, GeneratorInfo, Model};
 use crate::{Backend, CancellationToken, Error, Result, Tensor};
 
 /// One caller's use of a model. The model is shared; a session owns what it caches (the unconditional features). It
@@ -19,8 +19,8 @@ pub struct Session<B: Backend> {
     pub(super) model: TransDiff<B>,
     pub(super) unconditional: Option<Features<B>>,
     pub(super) token: CancellationToken,
-    pub(super) info: crate::models::GeneratorInfo,
-    pub(super) current: Option<super::generator::Current<B>>,
+    pub(super) info: GeneratorInfo,
+    pub(super) current: Option<SeededRun<B>>,
 }
 
 impl<B: Backend> Session<B> {

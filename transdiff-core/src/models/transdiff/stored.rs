@@ -1,5 +1,7 @@
 //! The model on disk: finding it in a file, and its sizes.
 
+use std::path::Path;
+
 use super::{TransDiff, TransDiffConfig, infer_config};
 use crate::checkpoint::{WeightFile, WeightView};
 use crate::models::stored::check_agreement;
@@ -75,6 +77,34 @@ impl<'a> StoredTransDiff<'a> {
     /// finite; [`Error::Io`] if the system cannot read it.
     pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<TransDiff<B>> {
         TransDiff::read(backend, &self.config, &self.tensors, dtype)
+    }
+}
+
+impl<B: Backend> TransDiff<B> {
+    /// Configuration of the model in a file; no tensor is read.
+    ///
+    /// # Errors
+    /// As [`WeightFile::open`] and [`StoredTransDiff::find`].
+    pub fn read_config(path: impl AsRef<Path>) -> Result<TransDiffConfig> {
+        let file = WeightFile::open(path)?;
+        Ok(StoredTransDiff::find(&file, &LoadHints::default())?.config().clone())
+    }
+
+    /// Loads a model in the type `dtype`: a file of [`save`](Model::save), of a training run, or of the published
+    /// implementation.
+    ///
+    /// # Errors
+    /// As [`WeightFile::open`] and [`from_file`](Self::from_file).
+    pub fn load(backend: &B, path: impl AsRef<Path>, dtype: DType) -> Result<Self> {
+        Self::from_file(backend, &WeightFile::open(path)?, dtype, &LoadHints::default())
+    }
+
+    /// Loads the model that [`StoredTransDiff::find`] finds in `file`.
+    ///
+    /// # Errors
+    /// As [`StoredTransDiff::find`] and [`StoredTransDiff::load`].
+    pub fn from_file(backend: &B, file: &WeightFile, dtype: DType, hints: &LoadHints) -> Result<Self> {
+        StoredTransDiff::find(file, hints)?.load(backend, dtype)
     }
 }
 

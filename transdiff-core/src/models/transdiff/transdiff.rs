@@ -1,11 +1,9 @@
 //! The whole model.
 
-use std::path::Path;
-
-use super::{ArTransformer, Condition, DiffusionDecoder, StoredTransDiff, TransDiffConfig, infer_config};
+use super::{ArTransformer, Condition, DiffusionDecoder, TransDiffConfig, infer_config};
 use crate::autograd::Context;
-use crate::checkpoint::{WeightFile, WeightView};
-use crate::models::{Features, LoadHints, Model};
+use crate::checkpoint::WeightView;
+use crate::models::{Features, Model};
 use crate::nn::{Init, Module, module};
 use crate::{Backend, DType, Result, Tensor};
 
@@ -66,32 +64,6 @@ impl<B: Backend> TransDiff<B> {
         let ar = ArTransformer::new(init, config)?;
         let decoder = DiffusionDecoder::new(init, config)?;
         Ok(Self { ar, decoder, config: config.clone(), backend: backend.clone(), dtype })
-    }
-
-    /// Configuration of the model in a file; no tensor is read.
-    ///
-    /// # Errors
-    /// As [`WeightFile::open`] and [`StoredTransDiff::find`].
-    pub fn read_config(path: impl AsRef<Path>) -> Result<TransDiffConfig> {
-        let file = WeightFile::open(path)?;
-        Ok(StoredTransDiff::find(&file, &LoadHints::default())?.config().clone())
-    }
-
-    /// Loads a model in the type `dtype`: a file of [`save`](Model::save), of a training run, or of the published
-    /// implementation.
-    ///
-    /// # Errors
-    /// As [`WeightFile::open`] and [`from_file`](Self::from_file).
-    pub fn load(backend: &B, path: impl AsRef<Path>, dtype: DType) -> Result<Self> {
-        Self::from_file(backend, &WeightFile::open(path)?, dtype, &LoadHints::default())
-    }
-
-    /// Loads the model that [`StoredTransDiff::find`] finds in `file`.
-    ///
-    /// # Errors
-    /// As [`StoredTransDiff::find`] and [`StoredTransDiff::load`].
-    pub fn from_file(backend: &B, file: &WeightFile, dtype: DType, hints: &LoadHints) -> Result<Self> {
-        StoredTransDiff::find(file, hints)?.load(backend, dtype)
     }
 
     /// A model of the sizes `config` initialised from the pretrained weights of this one: every tensor whose name and
