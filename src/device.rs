@@ -1,11 +1,11 @@
-//! Choosing a backend by name.
+//! Devices by name.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{Backend, Cpu, Error, Result};
 
-/// Where to compute.
+/// Device to compute on.
 ///
 /// ```
 /// # use transdiff::{Backend, Device, DeviceTask};
@@ -28,29 +28,29 @@ use crate::{Backend, Cpu, Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Device {
-    /// The best that is there: the first GPU if this build has CUDA and the machine a GPU, otherwise the CPU.
+    /// The first GPU if this build has CUDA and the machine a usable GPU, otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The NVIDIA GPU of this number, counted from 0.
+    /// The NVIDIA GPU with this number, from 0.
     #[cfg(feature = "cuda")]
     Cuda(u32),
 }
 
-/// What is done on a device: code for any backend. (A closure cannot be generic.)
+/// Task for any backend. (A trait, because a closure cannot be generic.)
 pub trait DeviceTask {
-    /// What it gives.
+    /// Result of the task.
     type Output;
 
-    /// Does it.
+    /// Runs the task.
     ///
     /// # Errors
-    /// Its own.
+    /// Those of the task.
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
 }
 
-/// A device that is there.
+/// A device that was opened.
 #[derive(Clone, Debug)]
 pub struct OpenDevice {
     backend: Opened,
@@ -66,12 +66,12 @@ enum Opened {
 }
 
 impl Device {
-    /// Opens the device. `threads` are the CPU's, by default one a core.
+    /// Opens the device with `threads` CPU threads, by default one per core.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] with the reason if a device that was asked for by name is not there,
-    /// [`Error::OutOfMemory`] or [`Error::Backend`] if it cannot be used. There is no other in its place;
-    /// [`Device::Auto`] alone chooses. [`Error::Argument`] for a number of threads that cannot be.
+    /// [`Error::Unavailable`] with the reason if a device requested by name is not there, [`Error::OutOfMemory`] or
+    /// [`Error::Backend`] if it cannot be used: only [`Device::Auto`] falls back to another device.
+    /// [`Error::Argument`] for an invalid number of threads.
     pub fn open(self, threads: Option<usize>) -> Result<OpenDevice> {
         let opened = |backend, choice| OpenDevice { backend, choice, substitute: false };
         let cpu = |choice: String| Ok(opened(Opened::Cpu(Cpu::new(threads)?), choice));
@@ -98,7 +98,7 @@ impl Device {
         }
     }
 
-    /// Opens the device and does `task` on it.
+    /// Opens the device and runs `task` on it.
     ///
     /// # Errors
     /// Those of [`open`](Self::open) and of the task.
@@ -108,17 +108,17 @@ impl Device {
 }
 
 impl OpenDevice {
-    /// Which device it is, in the name that parses to it, and why if [`Device::Auto`] chose it.
+    /// Name of the device, as [`Device::from_str`] parses it, and the reason if [`Device::Auto`] chose it.
     pub fn choice(&self) -> &str {
         &self.choice
     }
 
-    /// Whether [`Device::Auto`] chose it for want of the better one that this build is for.
+    /// Returns `true` if [`Device::Auto`] fell back to it because the GPU that this build supports cannot be used.
     pub fn is_substitute(&self) -> bool {
         self.substitute
     }
 
-    /// What opens this very device again.
+    /// The device by name, without [`Device::Auto`].
     pub fn device(&self) -> Device {
         match &self.backend {
             Opened::Cpu(_) => Device::Cpu,
@@ -127,7 +127,7 @@ impl OpenDevice {
         }
     }
 
-    /// Does `task` on it.
+    /// Runs `task` on it.
     ///
     /// # Errors
     /// Those of the task.
@@ -146,7 +146,7 @@ impl FromStr for Device {
     /// `cpu`, `cuda` (which is `cuda:0`), `cuda:N` or `auto`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] for a device that this build is without; [`Error::Argument`] for any other name.
+    /// [`Error::Unavailable`] for a device that this build does not support; [`Error::Argument`] for any other name.
     fn from_str(name: &str) -> Result<Self> {
         match (name, cuda_ordinal(name)) {
             ("cpu", _) => Ok(Self::Cpu),
@@ -162,7 +162,7 @@ impl FromStr for Device {
     }
 }
 
-/// The number in `cuda` or `cuda:N`.
+/// Number in `cuda` or `cuda:N`.
 fn cuda_ordinal(name: &str) -> Option<u32> {
     match name.strip_prefix("cuda")? {
         "" => Some(0),
@@ -171,7 +171,7 @@ fn cuda_ordinal(name: &str) -> Option<u32> {
 }
 
 impl fmt::Display for Device {
-    /// The name that parses to it.
+    /// Writes the name that [`FromStr`] parses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_parsed() {
+    fn names_round_trip() {
         for (name, device) in [("cpu", Device::Cpu), ("auto", Device::Auto)] {
             assert_eq!(name.parse::<Device>().unwrap(), device);
             assert_eq!(device.to_string(), name);
@@ -200,7 +200,7 @@ mod tests {
 
     #[cfg(not(feature = "cuda"))]
     #[test]
-    fn cuda_is_not_built_in() {
+    fn cuda_is_unavailable_without_the_feature() {
         for name in ["cuda", "cuda:0", "cuda:12"] {
             let error = name.parse::<Device>().unwrap_err();
             assert!(matches!(&error, Error::Unavailable { device, .. } if device == name), "{error}");
@@ -211,10 +211,10 @@ mod tests {
         assert_eq!((device.device(), device.is_substitute()), (Device::Cpu, false));
     }
 
-    /// On a machine with fewer GPUs than a hundred thousand.
+    /// Assumes a machine with fewer than 100,000 GPUs.
     #[cfg(feature = "cuda")]
     #[test]
-    fn a_gpu_that_is_not_there_is_not_replaced() {
+    fn missing_gpu_is_an_error() {
         for (name, ordinal) in [("cuda", 0), ("cuda:0", 0), ("cuda:12", 12)] {
             assert_eq!(name.parse::<Device>().unwrap(), Device::Cuda(ordinal));
         }

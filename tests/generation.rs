@@ -423,7 +423,7 @@ fn invalid_arguments_are_refused() {
         session.decode(features, &guided(&[1.4]), &mut noise, &mut NoopObserver).map(drop)
     };
     decode(&features).unwrap();
-    shape(decode(&features.concat(&features).unwrap()));
+    argument(decode(&features.concat(&features).unwrap()), "k");
     shape(decode(&Features::new(Tensor::zeros(&cpu(), &[1, 4, 6], DType::F32).unwrap()).unwrap()));
 
     let (ctx, ar) = (Context::inference(), mrar.ar());

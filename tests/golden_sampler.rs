@@ -45,10 +45,10 @@ impl<B: Backend> GuidedField<B> for Recorded {
 /// The final state of run `name`; every recorded draw must be used.
 fn run<B: Backend>(backend: &B, dtype: DType, golden: &Golden, name: &str, config: &Value) -> HostTensor {
     let number = |key: &str| config[key].as_f64().unwrap_or_else(|| panic!("{name}: no number {key}"));
-    let interpolant = match config["interpolant"].as_str() {
+    let interpolant = match config["path"].as_str() {
         Some("linear") => Interpolant::Linear,
         Some("cosine") => Interpolant::Cosine,
-        other => panic!("{name}: interpolant {other:?}"),
+        other => panic!("{name}: path {other:?}"),
     };
     let tensor = |key: &str| golden.tensor(&format!("{name}.{key}"));
     let values = |key: &str| tensor(key).to_f64();

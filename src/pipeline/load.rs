@@ -3,7 +3,7 @@
 use super::info::check_match;
 use super::pipeline::Pipeline;
 use crate::checkpoint::WeightFile;
-use crate::models::{LoadHints, StoredCodec, StoredModel, WeightSet};
+use crate::models::{LoadHints, StoredCodec, StoredModel};
 use crate::{Backend, DType, Device, DeviceTask, Error, Result};
 
 /// Options of [`Pipeline::load`].
@@ -73,7 +73,7 @@ impl DeviceTask for Load<'_> {
         }
         let model = StoredModel::find(self.model, &self.options.hints)?;
         let path = self.model.path().display();
-        (self.log)(LogLevel::Info, &format!("{path}: {}", described(model.weights())));
+        (self.log)(LogLevel::Info, &format!("{path}: {}", model.weights().describe()));
         let codec = self.codec.map(StoredCodec::find).transpose()?;
         if let Some(codec) = &codec {
             check_match(&model.info(), &codec.info())?;
@@ -82,14 +82,6 @@ impl DeviceTask for Load<'_> {
         let model = model.load(&backend, dtype)?;
         let codec = codec.map(|codec| codec.load(&backend, dtype)).transpose()?;
         Pipeline::new(model, codec, weights)
-    }
-}
-
-fn described(weights: WeightSet) -> &'static str {
-    match weights {
-        WeightSet::Ema => "EMA weights",
-        WeightSet::Raw => "raw weights",
-        WeightSet::Single => "the only weights",
     }
 }
 
@@ -134,7 +126,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut model = TransDiff::new(&Reference, &config, DType::F32, 1).unwrap();
         for (_, param) in model.params_mut() {
-            // The last layer begins with zeros, which give no velocity.
+            // The final layer is initialised to zero, which gives no velocity.
             let moved = param.value().affine(1.0, 0.1).unwrap();
             param.set(&moved).unwrap();
         }
@@ -167,11 +159,11 @@ mod tests {
         let length = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
         let (got, want) = (got.to_f64(), want.to_f64());
         let error = length(&mut got.iter().zip(&want).map(|(g, w)| g - w)) / length(&mut want.into_iter());
-        // Weights are off by up to 2⁻⁸, and not by nothing.
+        // Weights differ by up to 2⁻⁸, and they do differ.
         assert!((1e-6..0.03).contains(&error), "off by {error}");
     }
 
-    /// What goes in and comes out is f32, whatever model and VAE compute in. The reference backend computes in bf16 too.
+    /// Inputs and outputs are f32, whatever model and codec compute in. The reference backend supports bf16.
     #[test]
     fn bf16_stays_near_f32() {
         let [mut wide, mut narrow] = [DType::F32, DType::BF16].map(session);
@@ -185,7 +177,7 @@ mod tests {
         assert_near(got.images.as_ref().unwrap(), want.images.as_ref().unwrap());
         assert_near(got.features.as_ref().unwrap(), want.features.as_ref().unwrap());
 
-        // From what was given and not computed, in batches.
+        // With given references and initial noise, in batches.
         let references = want.references[..2].to_vec();
         let batch = NonZeroUsize::new(1);
         let given =

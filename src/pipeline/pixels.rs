@@ -1,32 +1,32 @@
-//! Images as callers want them: bytes or floats, interleaved or in planes.
+//! Pixel formats: bytes or floats, interleaved or planar.
 
 use transdiff_core::try_with_capacity;
 
 use crate::{Error, HostTensor, Result};
 
-/// Colours of an image.
+/// Colour channels of an image.
 pub(super) const CHANNELS: usize = 3;
 
-/// The order and type of an image's values in memory.
+/// Order and type of an image's elements in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PixelFormat {
-    /// Bytes, row by row, the colours of a pixel together: what PNG writers take.
+    /// Bytes, interleaved by pixel, row by row, as PNG writers take them.
     Rgb8Hwc,
-    /// Bytes, a plane a colour.
+    /// Bytes, one plane per colour.
     Rgb8Chw,
-    /// f32 in [-1, 1], the colours of a pixel together.
+    /// f32 in [-1, 1], interleaved by pixel.
     F32Hwc,
-    /// f32 in [-1, 1], a plane a colour: the order of the model.
+    /// f32 in [-1, 1], one plane per colour: the order of the model.
     F32Chw,
 }
 
 impl PixelFormat {
-    /// Bytes of an image of `height`×`width` pixels; `None` if they cannot be counted.
+    /// Size in bytes of an image of `height`×`width` pixels; `None` on overflow.
     pub fn image_bytes(self, height: usize, width: usize) -> Option<usize> {
         height.checked_mul(width)?.checked_mul(CHANNELS)?.checked_mul(self.value_bytes())
     }
 
-    /// Bytes of a value.
+    /// Size of an element in bytes.
     pub fn value_bytes(self) -> usize {
         match self {
             Self::Rgb8Hwc | Self::Rgb8Chw => 1,
@@ -38,23 +38,23 @@ impl PixelFormat {
         matches!(self, Self::Rgb8Hwc | Self::F32Hwc)
     }
 
-    /// Where the value at `index` of an image in memory stands in planes of `area` pixels.
+    /// Index, in planes of `area` pixels, of the element at `index` in memory.
     fn planar(self, index: usize, area: usize) -> usize {
         if self.interleaves() { index % CHANNELS * area + index / CHANNELS } else { index }
     }
 }
 
-/// Writes images [n, 3, H, W] in [-1, 1] to `out`, one after another, as `format` has them. Bytes are
-/// 255·(x + 1)/2, clamped and rounded to nearest even; floats are the values as they are.
+/// Writes images [n, 3, H, W] in [-1, 1] to `out` in `format`, one after another. Bytes are 255·(x + 1)/2, clamped and
+/// rounded to nearest even; floats are unchanged.
 ///
 /// # Errors
 /// [`Error::Shape`] for a tensor of another shape, [`Error::DType`] for one that is not f32, [`Error::Argument`] if `out`
-/// has not the bytes of the images.
+/// does not have the size of the images.
 pub fn to_pixels(images: &HostTensor, format: PixelFormat, out: &mut [u8]) -> Result<()> {
     let (n, h, w) = extent(images)?;
     let bytes = format.image_bytes(h, w).and_then(|each| each.checked_mul(n));
     if bytes != Some(out.len()) {
-        let expected = bytes.map_or_else(|| "a size that can be counted".into(), |b| format!("{b} bytes"));
+        let expected = bytes.map_or_else(|| "a size that fits in memory".into(), |b| format!("{b} bytes"));
         return Err(Error::argument("image buffer", expected, format!("{} bytes", out.len())));
     }
     let wrong = || Error::DType { op: "to_pixels", expected: "f32".into(), got: images.dtype() };
@@ -77,11 +77,11 @@ pub fn to_pixels(images: &HostTensor, format: PixelFormat, out: &mut [u8]) -> Re
     Ok(())
 }
 
-/// Images [n, 3, H, W] in [-1, 1] from `n` images of `height`×`width` pixels that lie in `bytes` one after another as
-/// `format` has them. A byte b is 2·b/255 − 1.
+/// Reads images [n, 3, H, W] in [-1, 1] from `bytes`, which holds `n` images of `height`×`width` pixels in `format`, one
+/// after another. A byte b is 2·b/255 − 1.
 ///
 /// # Errors
-/// [`Error::Argument`] if `bytes` are not those of the images, or a float is not finite.
+/// [`Error::Argument`] if `bytes` does not have the size of the images, or a float is not finite.
 pub fn from_pixels(
     bytes: &[u8],
     format: PixelFormat,
@@ -91,7 +91,7 @@ pub fn from_pixels(
 ) -> Result<HostTensor> {
     let want = format.image_bytes(height, width).and_then(|each| each.checked_mul(n));
     if want != Some(bytes.len()) {
-        let expected = want.map_or_else(|| "a size that can be counted".into(), |b| format!("{b} bytes"));
+        let expected = want.map_or_else(|| "a size that fits in memory".into(), |b| format!("{b} bytes"));
         return Err(Error::argument("images", expected, format!("{} bytes", bytes.len())));
     }
     let (size, area) = (format.value_bytes(), height * width);
@@ -111,7 +111,7 @@ pub fn from_pixels(
 }
 
 fn to_byte(x: f32) -> u8 {
-    // In f64, so that the rounding is of the value and not of the arithmetic.
+    // In f64, so that only the result is rounded.
     ((f64::from(x) + 1.0) * 127.5).clamp(0.0, 255.0).round_ties_even() as u8
 }
 
@@ -130,7 +130,7 @@ mod tests {
         [PixelFormat::Rgb8Hwc, PixelFormat::Rgb8Chw, PixelFormat::F32Hwc, PixelFormat::F32Chw];
 
     #[test]
-    fn bytes_survive_every_format() {
+    fn every_format_round_trips() {
         let (n, h, w) = (2, 3, 5);
         for format in FORMATS {
             let bytes: Vec<u8> = match format.value_bytes() {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn planes_and_pixels_hold_the_same_values() {
+    fn planar_and_interleaved_hold_the_same_elements() {
         let planes: Vec<f32> = (0..12).map(|i| i as f32 / 10.0 - 0.5).collect();
         let images = HostTensor::f32(&[1, 3, 2, 2], planes.clone()).unwrap();
         let mut out = vec![0; 48];
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_sizes_are_refused() {
+    fn wrong_sizes_are_errors() {
         let images = HostTensor::f32(&[1, 3, 2, 2], vec![0.0; 12]).unwrap();
         assert!(to_pixels(&images, PixelFormat::Rgb8Hwc, &mut [0; 11]).is_err());
         assert!(

@@ -323,7 +323,14 @@ impl TrainOps for Recorder {
         unreachable!("{NOT_HERE}")
     }
 
-    fn squared_norm(&self, _: &[In<'_>]) -> Result<f64> {
-        unreachable!("{NOT_HERE}")
+    fn squared_norm(&self, tensors: &[In<'_>]) -> Result<f64> {
+        self.assert_not_noting();
+        let guards: Vec<_> = tensors.iter().map(|x| x.buffer.read().unwrap()).collect();
+        let views: Vec<RefIn<'_>> = tensors
+            .iter()
+            .zip(&guards)
+            .map(|(x, buffer)| View { buffer: &**buffer, layout: x.layout, dtype: x.dtype })
+            .collect();
+        Reference.squared_norm(&views)
     }
 }

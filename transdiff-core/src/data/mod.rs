@@ -1,4 +1,4 @@
-//! Training data: latents with class labels, and the order in which training sees them.
+//! Training data: datasets of latents with class labels, and their shuffled order.
 
 mod shuffled_order;
 
@@ -6,12 +6,12 @@ pub use shuffled_order::ShuffledOrder;
 
 use crate::{Error, Result};
 
-/// Latents with labels. Implementations may read from disk: training asks for one latent at a time.
+/// Dataset of latents with labels. Implementations may read from disk: training reads one latent at a time.
 pub trait Dataset {
     /// Number of latents.
     fn len(&self) -> usize;
 
-    /// Whether there is none.
+    /// Returns `true` if there are no latents.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -22,14 +22,14 @@ pub trait Dataset {
     /// Class of latent `index`.
     fn label(&self, index: usize) -> usize;
 
-    /// Appends the C·h·w values of latent `index`.
+    /// Appends the C·h·w elements of latent `index` to `out`.
     ///
     /// # Errors
-    /// Whatever reading it meets.
+    /// Those of reading it.
     fn read(&self, index: usize, out: &mut Vec<f32>) -> Result<()>;
 }
 
-/// Latents in host memory.
+/// Dataset in host memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryDataset {
     shape: [usize; 3],
@@ -38,7 +38,7 @@ pub struct MemoryDataset {
 }
 
 impl MemoryDataset {
-    /// Latents of `shape` [C, h, w], one after another in `values`, and the label of each.
+    /// A dataset of latents of `shape` [C, h, w], one after another in `values`, with their labels.
     ///
     /// # Errors
     /// [`Error::Shape`] if there are not as many values as labels need; [`Error::NonFinite`].

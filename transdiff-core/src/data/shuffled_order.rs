@@ -1,4 +1,4 @@
-//! Which latents a training step sees.
+//! Shuffled order of the samples of a training run.
 
 use std::collections::BTreeMap;
 
@@ -6,25 +6,27 @@ use super::Dataset;
 use crate::rng::{Purpose, StreamKey};
 use crate::{Error, Result};
 
-/// Step word of the streams that permute; companions are drawn from the words after it, one an epoch.
+/// Step word of the streams that permute an epoch.
 const PERMUTATION: u32 = 0;
-const COMPANIONS: u32 = 1;
+/// Step word, plus the epoch, of the streams that draw same-class references.
+const REFERENCES: u32 = 1;
 
-/// Every latent once an epoch, in an order that depends on (seed, epoch) alone. What sample n of a run is needs no
-/// state, so a resumed run goes on where it stopped.
+/// Shuffled order: every latent once per epoch, in an order that depends on (seed, epoch) alone. Sample n of a run is a
+/// function of n, so a resumed run continues where it stopped.
 #[derive(Clone, Debug)]
 pub struct ShuffledOrder {
     seed: u64,
     len: usize,
-    /// Latents of each class, and how many of one class make a sample.
+    /// Latents of each class.
     by_class: BTreeMap<usize, Vec<usize>>,
+    /// Number of latents per sample, all of one class.
     group: usize,
-    /// The epoch that was asked for last, and its permutation.
+    /// Latest epoch and its permutation.
     current: Option<(u64, Vec<u32>)>,
 }
 
 impl ShuffledOrder {
-    /// An order over `set` in samples of `group` different latents of one class.
+    /// Order of `set` in samples of `group` different latents of one class.
     ///
     /// # Errors
     /// [`Error::Argument`] if the set is empty or a class has fewer than `group` latents.
@@ -44,8 +46,8 @@ impl ShuffledOrder {
         Ok(Self { seed, len, by_class, group, current: None })
     }
 
-    /// The latents of sample `n` of the run: the first is the epoch's next, the others are drawn from its class,
-    /// all different. `None` if `set` is seen to be another than the one that the order was made for.
+    /// Indices of the latents of sample `n` of the run: the first is the next of the epoch, the others are different ones
+    /// drawn from its class. `None` if `set` turns out not to be the set that the order was made for.
     pub fn sample(&mut self, n: u64, set: &dyn Dataset) -> Option<Vec<usize>> {
         if set.len() != self.len {
             return None;
@@ -55,7 +57,7 @@ impl ShuffledOrder {
         let class = set.label(chosen[0]);
         let members = self.by_class.get(&class)?;
         let mut stream =
-            StreamKey::new(self.seed, Purpose::Data, place as u32, COMPANIONS + epoch as u32).stream();
+            StreamKey::new(self.seed, Purpose::Data, place as u32, REFERENCES + epoch as u32).stream();
         while chosen.len() < self.group {
             let candidate = members[stream.below(members.len() as u32) as usize];
             if set.label(candidate) != class {
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_sees_every_latent_once() {
+    fn epoch_contains_every_latent_once() {
         let set = set();
         let mut order = ShuffledOrder::new(&set, 1, 5).unwrap();
         let mut epoch =
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_of_one_class_and_all_different() {
+    fn sample_has_different_latents_of_one_class() {
         let set = set();
         let mut order = ShuffledOrder::new(&set, 4, 5).unwrap();
         for n in 0..60 {

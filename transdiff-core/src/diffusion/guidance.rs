@@ -3,7 +3,7 @@
 use super::{GuidedField, VelocityField};
 use crate::{Backend, Error, Result, Tensor};
 
-/// Strength of guidance, and the times at which it acts.
+/// Guidance scale, and the interval of times in which guidance acts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guidance {
     scale: f64,
@@ -23,7 +23,7 @@ impl Guidance {
         Self::within(scale, 0.0, 1.0)
     }
 
-    /// Guidance of `scale` at the times low ≤ t ≤ high, none at others.
+    /// Guidance of `scale` at times low ≤ t ≤ high, and none at other times.
     ///
     /// # Errors
     /// [`Error::Argument`] unless `scale` is finite and at least 1, and 0 ≤ low ≤ high ≤ 1.
@@ -40,26 +40,26 @@ impl Guidance {
         Ok(Self { scale, low, high })
     }
 
-    /// The weight w.
+    /// Guidance scale w.
     pub fn scale(&self) -> f64 {
         self.scale
     }
 
-    /// The times at which guidance acts, both included.
+    /// First and last time at which guidance acts.
     pub fn interval(&self) -> (f64, f64) {
         (self.low, self.high)
     }
 
-    /// Whether the unconditional branch is needed at time `t`.
+    /// Returns `true` if the unconditional branch is needed at time `t`.
     pub fn is_active(&self, t: f64) -> bool {
         self.scale > 1.0 && self.low <= t && t <= self.high
     }
 }
 
-/// `field` under guidance: v_u + w (v_c − v_u) where guidance is active, else v_c with the unconditional branch
-/// not evaluated.
+/// Field under guidance: v_u + w (v_c − v_u) where guidance is active, else v_c, without evaluating the unconditional
+/// branch.
 ///
-/// The reference guides drifts, d = d_u + w (d_c − d_u). Both branches see the same x, and a drift is a(t) v +
+/// The published implementation guides drifts, d = d_u + w (d_c − d_u). Both branches see the same x, and a drift is a(t) v +
 /// b(t) x, so d_u + w (d_c − d_u) = a (v_u + w (v_c − v_u)) + b x: guiding the velocity is the same, and works
 /// for deterministic solvers too.
 #[derive(Debug)]

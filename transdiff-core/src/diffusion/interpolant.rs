@@ -1,9 +1,9 @@
-//! The path between data and noise, x_t = α(t) x₀ + σ(t) ε, and what follows from it (paper Eq. 4; spec of the
-//! reverse SDE: Appendix F, Eq. 16).
+//! Interpolants between data and noise, x_t = α(t) x₀ + σ(t) ε (paper Eq. 4), and the quantities derived from them
+//! (reverse SDE: Appendix F, Eq. 16).
 //!
-//! A velocity v = E[α′ x₀ + σ′ ε | x] determines, together with x, everything else that a sampler wants: the
+//! A velocity v = E[α′ x₀ + σ′ ε | x] determines, together with x, everything else that a sampler needs: the
 //! score, the drift of the reverse SDE and the predicted clean latent. Each is a linear combination of v and x
-//! whose two factors depend on t alone, so each is one [`LinearCombination`], computed in f64 once a step.
+//! whose two factors depend on t alone, so each is one [`LinearCombination`], computed in f64 once per step.
 
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 
@@ -19,7 +19,7 @@ pub struct LinearCombination {
 }
 
 impl LinearCombination {
-    /// self.v · v + self.x · x. Tensors of one shape and float type.
+    /// Returns self.v · v + self.x · x, for tensors of one shape and float type.
     ///
     /// # Errors
     /// Those of tensor arithmetic.
@@ -28,10 +28,10 @@ impl LinearCombination {
     }
 }
 
-/// How data (t = 0) and noise (t = 1) are mixed on the way.
+/// Interpolant between data (t = 0) and noise (t = 1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Interpolant {
-    /// α = 1 − t, σ = t: rectified flow (paper Eq. 4), what the published weights were trained with.
+    /// α = 1 − t, σ = t: rectified flow (paper Eq. 4), which the published weights were trained with.
     #[default]
     Linear,
     /// α = cos(πt/2), σ = sin(πt/2).
@@ -39,7 +39,7 @@ pub enum Interpolant {
 }
 
 impl Interpolant {
-    /// α(t), the share of the data.
+    /// α(t), the factor of the data.
     pub fn alpha(self, t: f64) -> f64 {
         match self {
             Self::Linear => 1.0 - t,
@@ -47,7 +47,7 @@ impl Interpolant {
         }
     }
 
-    /// σ(t), the share of the noise.
+    /// σ(t), the factor of the noise.
     pub fn sigma(self, t: f64) -> f64 {
         match self {
             Self::Linear => t,
@@ -73,7 +73,7 @@ impl Interpolant {
 
     /// ∇ log p_t(x) = ((α/α′) v − x) / (σ² − (α/α′) σ′ σ), for t in (0, 1]; at t = 0 its factors may be infinite.
     ///
-    /// Both paths simplify it, and the simplified forms have no 0/0: linear −((1 − t) v + x)/t, where the
+    /// Both interpolants simplify it, and the simplified forms have no 0/0: linear −((1 − t) v + x)/t, where the
     /// denominator above is t; cosine −(2/π) cot(πt/2) v − x, where it is 1.
     pub fn score(self, t: f64) -> LinearCombination {
         match self {
@@ -82,7 +82,7 @@ impl Interpolant {
         }
     }
 
-    /// The drift of the reverse SDE, v − ½ g² ∇ log p_t(x) with g² = 2t (paper Eq. 16), for t in [0, 1].
+    /// Drift of the reverse SDE, v − ½ g² ∇ log p_t(x) with g² = 2t (paper Eq. 16), for t in [0, 1].
     ///
     /// g² cancels the score's pole at t = 0: linear (2 − t) v + x; cosine (1 + (2t/π) cot(πt/2)) v + t x, whose
     /// first factor tends to 1 + 4/π².
@@ -94,12 +94,12 @@ impl Interpolant {
         }
     }
 
-    /// g(t) = √(2t), the strength of the injected noise (paper Eq. 16), for t in [0, 1].
+    /// Diffusion coefficient g(t) = √(2t) (paper Eq. 16), for t in [0, 1].
     pub fn diffusion(self, t: f64) -> f64 {
         (2.0 * t).sqrt()
     }
 
-    /// The predicted clean latent E[x₀ | x] = (σ′ x − σ v) / (α σ′ − α′ σ), for t in [0, 1]: linear x − t v;
+    /// Predicted clean latent E[x₀ | x] = (σ′ x − σ v) / (α σ′ − α′ σ), for t in [0, 1]: linear x − t v;
     /// cosine cos(πt/2) x − (2/π) sin(πt/2) v.
     pub fn clean(self, t: f64) -> LinearCombination {
         match self {
@@ -113,7 +113,7 @@ impl Interpolant {
 mod tests {
     use super::*;
 
-    const PATHS: [Interpolant; 2] = [Interpolant::Linear, Interpolant::Cosine];
+    const INTERPOLANTS: [Interpolant; 2] = [Interpolant::Linear, Interpolant::Cosine];
 
     fn times() -> impl Iterator<Item = f64> {
         (1..=200).map(|i| f64::from(i) / 200.0)
@@ -123,10 +123,10 @@ mod tests {
         (a - b).abs() <= 1e-12 * (1.0 + a.abs().max(b.abs()))
     }
 
-    /// The simplified forms against the general formulas that the documentation quotes.
+    /// Simplified forms against the general formulas in the documentation.
     #[test]
     fn simplified_forms_equal_the_general_ones() {
-        for (interpolant, t) in PATHS.into_iter().flat_map(|p| times().map(move |t| (p, t))) {
+        for (interpolant, t) in INTERPOLANTS.into_iter().flat_map(|p| times().map(move |t| (p, t))) {
             let (a, s) = (interpolant.alpha(t), interpolant.sigma(t));
             let (da, ds) = (interpolant.alpha_derivative(t), interpolant.sigma_derivative(t));
             let ratio = a / da;
@@ -144,9 +144,9 @@ mod tests {
     }
 
     #[test]
-    fn derivatives_are_derivatives() {
+    fn derivatives_match_finite_differences() {
         let h = 1e-6;
-        for (interpolant, t) in PATHS.into_iter().flat_map(|p| times().map(move |t| (p, t))) {
+        for (interpolant, t) in INTERPOLANTS.into_iter().flat_map(|p| times().map(move |t| (p, t))) {
             let slope =
                 |f: fn(Interpolant, f64) -> f64| (f(interpolant, t + h) - f(interpolant, t - h)) / (2.0 * h);
             assert!((slope(Interpolant::alpha) - interpolant.alpha_derivative(t)).abs() < 1e-8);
@@ -155,8 +155,8 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_the_paths() {
-        for interpolant in PATHS {
+    fn ends_are_data_and_noise() {
+        for interpolant in INTERPOLANTS {
             assert_eq!((interpolant.alpha(0.0), interpolant.sigma(0.0)), (1.0, 0.0));
             assert!(interpolant.alpha(1.0).abs() < 1e-15 && interpolant.sigma(1.0) == 1.0);
             let (at, near) = (interpolant.drift(0.0), interpolant.drift(1e-9));

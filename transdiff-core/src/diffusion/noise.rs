@@ -6,28 +6,27 @@ use super::ArStep;
 use crate::rng::{Purpose, StreamKey};
 use crate::{Backend, DType, Error, Result, Tensor};
 
-/// Draws from N(0, 1) for a batch; axis 0 of every shape is the batch.
+/// Source of draws from N(0, 1) for a batch; axis 0 of every shape is the batch.
 pub trait NoiseSource<B: Backend> {
-    /// The state at t = 1, of `shape`. All trajectories of one generation start from the same.
+    /// Initial noise, the state at t = 1, of `shape`. All AR steps of one generation start from the same.
     ///
     /// # Errors
-    /// Whatever the source meets.
+    /// Those of the source.
     fn initial(&mut self, shape: &[usize]) -> Result<Tensor<B>>;
 
-    /// The noise injected in step `step` of `ar_step`, of `shape` and any float type. A sampler asks in order,
-    /// once a step that needs noise.
+    /// Noise injected in sampling step `step` of `ar_step`, of `shape` and any float type. Called in order, once per step
+    /// that needs noise.
     ///
     /// # Errors
-    /// Whatever the source meets.
+    /// Those of the source.
     fn injected(&mut self, ar_step: ArStep, step: usize, shape: &[usize]) -> Result<Tensor<B>>;
 }
 
 /// Noise that is a function of each image's own seed.
 ///
 /// Image i draws from the Philox streams (seedᵢ, [`Purpose::InitialNoise`], 0, 0) and (seedᵢ,
-/// [`Purpose::InjectedNoise`], trajectory, step), its elements in row-major order. Nothing else enters: an image
-/// gets the same noise alone, at any place of any batch, and on any backend. Two images with one seed get the
-/// same noise.
+/// [`Purpose::InjectedNoise`], AR step, step), in row-major order. Nothing else enters: an image gets the same noise alone,
+/// at any place of any batch, and on any backend. Two images with one seed get the same noise.
 #[derive(Clone, Debug)]
 pub struct KeyedNoise<B: Backend> {
     backend: B,
@@ -42,7 +41,7 @@ impl<B: Backend> KeyedNoise<B> {
         Self { backend: backend.clone(), dtype, seeds: seeds.to_vec(), initial: None }
     }
 
-    /// The same noise, but with the state at t = 1 given, in the shape of the sampler's state.
+    /// The same noise with the given initial noise, in the shape of the sampler's state.
     #[must_use]
     pub fn with_initial(self, initial: Tensor<B>) -> Self {
         Self { initial: Some(initial), ..self }
@@ -83,7 +82,7 @@ impl<B: Backend> NoiseSource<B> for KeyedNoise<B> {
     }
 }
 
-/// Noise that was drawn elsewhere: a caller's own latents, or another implementation's draws.
+/// Recorded noise: a caller's own, or the draws of another implementation.
 #[derive(Clone, Debug)]
 pub struct RecordedNoise<B: Backend> {
     initial: Tensor<B>,
@@ -91,12 +90,12 @@ pub struct RecordedNoise<B: Backend> {
 }
 
 impl<B: Backend> RecordedNoise<B> {
-    /// The starting state, and the injected draws in the order of use (trajectory after trajectory).
+    /// The initial noise, and the injected draws in the order of use, one AR step after another.
     pub fn new(initial: Tensor<B>, injected: impl IntoIterator<Item = Tensor<B>>) -> Self {
         Self { initial, injected: injected.into_iter().collect() }
     }
 
-    /// How many draws are left.
+    /// Number of draws left.
     pub fn remaining(&self) -> usize {
         self.injected.len()
     }

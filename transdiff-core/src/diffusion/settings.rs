@@ -147,10 +147,10 @@ impl SamplingSettings {
         let count = self.guidance.len();
         if count != 1 && count != ar_steps {
             let expected = match ar_steps {
-                1 => "1 value".to_owned(),
-                n => format!("1 value, or {n}, one per AR step"),
+                1 => "1 scale".to_owned(),
+                n => format!("1 scale, or {n} (one per AR step)"),
             };
-            return Err(Error::argument("guidance", expected, format!("{count} values")));
+            return Err(Error::argument("guidance", expected, count));
         }
         let (low, high) = self.guidance_interval;
         self.guidance.iter().map(|&scale| Guidance::within(scale, low, high)).collect()

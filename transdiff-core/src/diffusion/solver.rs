@@ -98,13 +98,13 @@ impl Sampling {
             [one] => Ok(one),
             ref each if each.len() == ar_step.count => Ok(each[ar_step.index]),
             ref other => {
-                let expected = format!("1 or {} values, one per AR step", ar_step.count);
+                let expected = format!("1 scale, or {} (one per AR step)", ar_step.count);
                 Err(Error::argument("guidance", expected, other.len()))
             }
         }
     }
 
-    /// Whether any AR step has a guidance scale above 1, and so needs unconditional features.
+    /// Returns `true` if any AR step has a guidance scale above 1, and so needs unconditional features.
     pub fn is_guided(&self) -> bool {
         self.guidance.iter().any(|guidance| guidance.scale() > 1.0)
     }

@@ -16,7 +16,7 @@ impl ArStep {
     /// The AR step of a generation that has only one.
     pub const ONLY: Self = Self { index: 0, count: 1, given: 0 };
 
-    /// Whether this is the last AR step of the generation.
+    /// Returns `true` if this is the last AR step of the generation.
     pub fn is_last(&self) -> bool {
         self.index + 1 == self.count
     }
@@ -42,7 +42,7 @@ impl SamplingStep {
         ((index - given) as f64 + self.done as f64 / self.total as f64) / (count - given) as f64
     }
 
-    /// Whether this is the last step of the generation.
+    /// Returns `true` if this is the last step of the generation.
     pub fn is_last(&self) -> bool {
         self.done == self.total && self.ar_step.is_last()
     }

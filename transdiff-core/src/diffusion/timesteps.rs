@@ -14,7 +14,7 @@ pub struct Interval {
     pub next: f64,
     /// next − t, negative.
     pub dt: f64,
-    /// Whether the step ends at t = 0.
+    /// True for the step that ends at t = 0.
     pub is_final: bool,
 }
 

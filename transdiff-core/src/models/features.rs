@@ -1,15 +1,15 @@
-//! Semantic features: to be looked at, cut, mixed and compared.
+//! Semantic features: truncated, spliced and compared.
 
 use crate::autograd::Var;
 use crate::backend::UnaryOp;
 use crate::{Backend, Error, Result, Tensor};
 
 /// Semantic features of images, [B, n, D], before their positions are added. Feature i of an image stands at
-/// position i whether it was computed for it or put there.
+/// position i, whether it was computed for that position or spliced in.
 #[derive(Clone, Debug)]
 pub struct Features<B: Backend>(Tensor<B>);
 
-/// How alike the features of an image are: smaller is more diverse (paper, Appendix D).
+/// Similarity of the features of an image; smaller is more diverse (paper, Appendix D).
 ///
 /// Rows are L2-normalised, M = F Fᵀ, and both numbers are over the off-diagonal entries of M. The paper's
 /// formula names a norm whose normalisation it does not give; the root mean square is the closer reading.
@@ -43,15 +43,15 @@ impl<B: Backend> Features<B> {
         self.0.dim(0)
     }
 
-    /// Number of features an image.
+    /// Number of features per image.
     pub fn count(&self) -> usize {
         self.0.dim(1)
     }
 
-    /// The first `k` features of every image.
+    /// Truncates to the first `k` features of every image.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `k` is 0 or more than there are.
+    /// [`Error::Argument`] if `k` is 0 or exceeds the number of features.
     pub fn truncate(&self, k: usize) -> Result<Self> {
         if k == 0 || k > self.count() {
             return Err(Error::argument("k", format!("a number in 1..={}", self.count()), k));
@@ -59,10 +59,10 @@ impl<B: Backend> Features<B> {
         Ok(Self(self.0.narrow(1, 0, k)?))
     }
 
-    /// The first `k` features of every image of `self`, then those of `other` from `k` on.
+    /// Splices the first `k` features of every image of `self` with those of `other` from `k` on.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `k` is more than there are; [`Error::Shape`] if the shapes differ.
+    /// [`Error::Argument`] if `k` exceeds the number of features; [`Error::Shape`] if the shapes differ.
     pub fn splice(&self, other: &Self, k: usize) -> Result<Self> {
         if k > self.count() {
             return Err(Error::argument("k", format!("a number in 0..={}", self.count()), k));
@@ -74,20 +74,20 @@ impl<B: Backend> Features<B> {
         Ok(Self(Tensor::cat(&[&self.0.narrow(1, 0, k)?, &rest], 1)?))
     }
 
-    /// Features with those of `other` behind them.
+    /// Concatenates the features of each image with those of `other`.
     pub fn concat(&self, other: &Self) -> Result<Self> {
         Ok(Self(Tensor::cat(&[&self.0, &other.0], 1)?))
     }
 
-    /// The images `start..start + len`.
+    /// Features of the images `start..start + len`.
     pub fn narrow_images(&self, start: usize, len: usize) -> Result<Self> {
         Ok(Self(self.0.narrow(0, start, len)?))
     }
 
-    /// The diversity of each image's features.
+    /// Diversity of each image's features.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is one feature only.
+    /// [`Error::Argument`] if there is only one feature.
     pub fn diversity(&self) -> Result<Vec<Diversity>> {
         let n = self.count();
         if n < 2 {

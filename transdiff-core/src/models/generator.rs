@@ -28,7 +28,8 @@ pub struct GeneratorInfo {
     pub code_shape: [usize; 3],
     /// Number of AR steps of a generation.
     pub ar_steps: usize,
-    /// Whether later AR steps refer to the results of earlier ones (MRAR), so that references can be given.
+    /// True for multi-reference autoregression (MRAR): later AR steps refer to the results of earlier ones, so that
+    /// references can be given.
     pub multi_reference: bool,
     /// Shape of the semantic features; none if the model has no features.
     pub features: Option<FeatureShape>,

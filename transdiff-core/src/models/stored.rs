@@ -1,4 +1,4 @@
-//! What the stored forms of all models share.
+//! Parts shared by the stored forms of all models.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -17,6 +17,17 @@ pub enum WeightSet {
     Raw,
     /// The only set of the file: a model by itself.
     Single,
+}
+
+impl WeightSet {
+    /// Description for messages.
+    pub fn describe(&self) -> &'static str {
+        match self {
+            Self::Ema => "EMA weights",
+            Self::Raw => "raw weights",
+            Self::Single => "a single set of weights",
+        }
+    }
 }
 
 /// Information that a file may lack and the caller may have.

@@ -51,11 +51,11 @@ impl DrawKey {
 /// Treatment of a parameter by the optimiser.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ParamGroup {
-    /// Whether the run's weight decay applies.
+    /// Applies the run's weight decay.
     pub weight_decay: bool,
     /// Factor of the learning rate.
     pub lr_factor: f64,
-    /// Whether the parameter is never trained.
+    /// Excludes the parameter from training.
     pub frozen: bool,
 }
 

@@ -9,21 +9,21 @@ use crate::{DType, Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LrDecay {
-    /// The peak rate to the end.
+    /// Peak rate to the end.
     Constant,
     /// A half cosine from the peak rate to `min`, reached after the last step.
     Cosine {
-        /// The rate at the end.
+        /// Rate at the end.
         min: f64,
     },
     /// The peak rate until `from` (a fraction of all steps), then linearly to 0 after the last step.
     Linear {
-        /// Where the fall begins, in [0, 1).
+        /// Share of all steps after which the decay begins, in [0, 1).
         from: f64,
     },
 }
 
-/// The learning rate of each step.
+/// Schedule of the learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LrSchedule {
     /// The rate after the warm-up.
@@ -42,7 +42,7 @@ impl LrSchedule {
         base_rate * effective_batch as f64 / 256.0
     }
 
-    /// The rate of step `step`, counted from 0. Step s of the warm-up has s/warmup of the peak: the first step does not
+    /// Learning rate of step `step`, from 0. Step s of the warm-up has s/warmup of the peak: the first step does not
     /// move the weights.
     pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup {
@@ -67,7 +67,7 @@ impl LrSchedule {
 pub struct EmaConfig {
     /// Decay, in [0, 1]: 0.9999 in the paper (0.999 at 512 px).
     pub decay: f64,
-    /// Whether step s uses min(decay, (1 + s)/(10 + s)): short runs forget their beginning.
+    /// Uses min(decay, (1 + s)/(10 + s)) in step s, so that short runs forget their beginning.
     pub warmup: bool,
 }
 
@@ -79,16 +79,16 @@ impl EmaConfig {
     }
 }
 
-/// Every setting of a training run. [`TrainConfig::new`] gives the paper's values.
+/// Settings of a training run. [`TrainConfig::new`] has the paper's values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig<O = FlowObjective> {
-    /// Seed of everything random in the run but the initial weights.
+    /// Seed of everything random in the run except the initial weights.
     pub seed: u64,
     /// Samples of one forward pass: images in one step, groups of images with multi-reference autoregression.
     pub batch: usize,
     /// Forward passes of one step, whose gradients are averaged.
     pub accumulate: usize,
-    /// Rate of dropout in both halves.
+    /// Dropout rate of AR transformer and decoder.
     pub dropout: f32,
     /// Settings of the loss.
     pub objective: O,
@@ -96,7 +96,7 @@ pub struct TrainConfig<O = FlowObjective> {
     pub lr: LrSchedule,
     /// Decay rates of AdamW's moments.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// Epsilon, added to the root of the second moment.
     pub eps: f64,
     /// Weight decay, for the parameters whose [group](crate::models::ParamGroup) has it.
     pub weight_decay: f64,
@@ -110,12 +110,12 @@ pub struct TrainConfig<O = FlowObjective> {
     pub gradient_checkpointing: bool,
     /// Type that forward and backward passes compute in. In bf16, loss, gradients of parameters, weights, moments and EMA
     /// stay f32, if the model is.
-    #[serde(default = "single")]
+    #[serde(default = "default_compute")]
     pub compute: DType,
 }
 
-/// What runs computed in before they could choose.
-fn single() -> DType {
+/// Default for checkpoints that do not record the type.
+fn default_compute() -> DType {
     DType::F32
 }
 
@@ -137,7 +137,7 @@ impl<O: Default> TrainConfig<O> {
             ema: EmaConfig { decay: 0.9999, warmup: false },
             trainable_prefixes: Vec::new(),
             gradient_checkpointing: false,
-            compute: single(),
+            compute: default_compute(),
         }
     }
 }
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_rise_hold_and_fall() {
+    fn learning_rate_follows_its_schedule() {
         let lr = |decay| LrSchedule { peak: 2.0, warmup: 4, total: 100, decay };
         let linear = lr(LrDecay::Linear { from: 0.6 });
         assert_eq!([0, 3, 4, 59].map(|s| linear.at(s)), [0.0, 1.5, 2.0, 2.0]);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         let good: TrainConfig = TrainConfig::new(8, 100);
         good.validate().unwrap();
         let field = |config: TrainConfig| match config.validate() {

@@ -11,7 +11,7 @@ use crate::{Backend, Error, Result, Tensor};
 /// Report of a training step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
-    /// Number of the step, counted from 0.
+    /// Index of the step, from 0.
     pub step: u64,
     /// The loss, averaged over the step's passes.
     pub loss: f64,
@@ -37,7 +37,7 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// A run that starts from the weights of `model`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad setting, a type that the backend does not compute in, or if `trainable_prefixes` matches no
+    /// [`Error::Config`] for an invalid setting, a type that the backend does not compute in, or if `trainable_prefixes` matches no
     /// parameter.
     pub fn new(mut model: M, config: TrainConfig<M::Objective>) -> Result<Self> {
         prepare(&mut model, &config)?;
@@ -68,8 +68,8 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// Changes the settings from the next step on.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad setting, another `trainable_prefixes` (moments exist for what it names), or another
-    /// `batch` or `accumulate` (the place in the data is counted in them).
+    /// [`Error::Config`] for an invalid setting, another `trainable_prefixes` (moments exist for the parameters that it names), or another
+    /// `batch` or `accumulate` (the position in the data is counted in them).
     pub fn reconfigure(&mut self, config: TrainConfig<M::Objective>) -> Result<()> {
         check::<B, M>(&config, self.model.backend())?;
         if config.trainable_prefixes != self.config.trainable_prefixes {
@@ -105,8 +105,8 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// # Errors
     /// [`Error::Shape`] if the latents are not of the model's shape; [`Error::Argument`] if the set is empty,
     /// has a label that is no class or a class with too few images; [`Error::NonFinite`] if the loss or the
-    /// gradients are. The run is as it was before the step then;
-    /// only if the device itself fails in the middle of an update is it to be resumed from a checkpoint.
+    /// gradients are. The run is then as it was before the step. Only
+    /// if the device itself fails in the middle of an update does it have to be resumed from a checkpoint.
     pub fn step(&mut self, set: &dyn Dataset) -> Result<StepReport> {
         let batches =
             (0..self.config.accumulate).map(|pass| self.batch(set, pass)).collect::<Result<Vec<_>>>()?;

@@ -54,7 +54,7 @@ impl<B: Backend> EncoderBlock<B> {
     }
 }
 
-/// Keys and values of the tokens so far, in every block. Attention is block-causal, so they are final.
+/// Cache of the keys and values of the tokens so far, per block. Attention is block-causal, so they are final.
 #[derive(Clone, Debug)]
 pub struct PrefixCache<B: Backend> {
     layers: Vec<Option<KeyValue<Tensor<B>>>>,
@@ -96,7 +96,7 @@ module!(ArTransformer {
 });
 
 impl<B: Backend> ArTransformer<B> {
-    /// A transformer of the given sizes.
+    /// A transformer with initialised weights.
     pub fn new(init: &mut Init<B>, config: &TransDiffConfig) -> Result<Self> {
         let (d, s) = (config.width, config.feature_tokens);
         Ok(Self {
@@ -129,7 +129,7 @@ impl<B: Backend> ArTransformer<B> {
         ctx.param(&self.class_emb)?.embedding(labels)
     }
 
-    /// The embedding [1, D] that stands for no class.
+    /// Unconditional embedding [1, D].
     pub fn unconditional_embedding(&self, ctx: &Context<B>) -> Result<Var<B>> {
         ctx.param(&self.fake_latent)
     }
@@ -160,14 +160,14 @@ impl<B: Backend> ArTransformer<B> {
         }
     }
 
-    /// Tokens of one earlier image, latent [B, C, h, w] → [B, g, D].
+    /// Tokens of a reference, latent [B, C, h, w] → [B, g, D].
     fn reference_tokens(&self, ctx: &Context<B>, latent: &Tensor<B>) -> Result<Var<B>> {
         let batch = latent.shape().first().copied().unwrap_or(0);
         latent.expect_shape("reference", "a latent", &self.config.latent_shape(batch))?;
         self.z_proj.forward(ctx, &ctx.input(&patchify(latent, self.config.reference_patch())?)?)
     }
 
-    /// Adds the positions from `start` on and normalises: what enters the first block.
+    /// Input of the first block: adds the positions from `start` on and normalises.
     fn positioned(&self, ctx: &Context<B>, tokens: &[&Var<B>], start: usize) -> Result<Var<B>> {
         let sequence = Var::cat(tokens, 1)?;
         let positions = ctx.param(&self.encoder_pos_embed)?.narrow(1, start, sequence.dim(1))?;
@@ -182,7 +182,7 @@ impl<B: Backend> ArTransformer<B> {
         Ok([buffer, masks])
     }
 
-    /// The sequence that enters the first block: class [B, D] and the latents [B, C, h, w] of the images before
+    /// Input of the first block: class [B, D] and the latents [B, C, h, w] of the images before
     /// each group but the first → [B, buffer + (1 + references)·g, D] (paper Eq. 9 and 11).
     pub fn embed(&self, ctx: &Context<B>, class: &Var<B>, references: &[Tensor<B>]) -> Result<Var<B>> {
         if references.len() >= self.config.groups() {
@@ -251,7 +251,7 @@ impl<B: Backend> ArTransformer<B> {
         self.encoder_norm.forward(ctx, &h.narrow(1, h.dim(1) - g, g)?)
     }
 
-    /// What the decoder is conditioned on: features [B, n, D] plus the first n diffusion positions.
+    /// Input of the decoder's cross-attention: features [B, n, D] plus the first n diffusion positions.
     pub fn conditioning(&self, ctx: &Context<B>, features: &Var<B>) -> Result<Var<B>> {
         let &[_, n, _] = features.shape() else {
             return Err(Error::shape("features", "[B, n, D]", features.shape()));

@@ -15,7 +15,7 @@ pub enum Mode {
     /// Multi-reference autoregression (paper §3.5.2): features in `groups` groups, each after the first seeing
     /// an earlier image of the same class, with block-causal attention.
     MultiReference {
-        /// Number of groups: of reference images in training, of steps in generation.
+        /// Number of groups: images per sample in training, AR steps in generation.
         groups: usize,
     },
 }
@@ -31,22 +31,22 @@ pub enum Size {
     Huge,
 }
 
-/// Every size of a model; two models with equal configurations have the same parameters.
+/// Configuration of a model: every size. Two models with equal configurations have the same parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransDiffConfig {
-    /// Width D of both halves.
+    /// Width D of AR transformer and decoder.
     pub width: usize,
-    /// Attention heads of both halves; divides `width`.
+    /// Attention heads of AR transformer and decoder; divides `width`.
     pub heads: usize,
     /// Blocks of the autoregressive transformer.
     pub encoder_blocks: usize,
     /// Blocks of the diffusion decoder.
     pub decoder_blocks: usize,
-    /// Hidden width of the blocks' perceptrons, as a multiple of `width`.
+    /// Hidden width of the blocks' MLPs, as a multiple of `width`.
     pub mlp_ratio: usize,
     /// Number of classes.
     pub classes: usize,
-    /// Number of class tokens in front of the sequence.
+    /// Number of class tokens at the beginning of the sequence.
     pub buffer_size: usize,
     /// Number S of semantic features.
     pub feature_tokens: usize,
@@ -65,7 +65,7 @@ impl TransDiffConfig {
     /// A published model for images of side `resolution` (a multiple of 16; 256 or 512 in the paper).
     ///
     /// # Errors
-    /// [`Error::Config`] if the resolution is not a multiple of 16 or does not go with the mode.
+    /// [`Error::Config`] if the resolution is not a multiple of 16 or does not match the mode.
     pub fn published(size: Size, resolution: usize, mode: Mode) -> Result<Self> {
         if resolution == 0 || !resolution.is_multiple_of(16) {
             return Err(Error::config("resolution", "a positive multiple of 16", resolution));
@@ -109,7 +109,7 @@ impl TransDiffConfig {
             ("latent_channels", self.latent_channels),
             ("latent_size", self.latent_size),
         ];
-        // Generous, but products of sizes stay far from overflow and a lying file from absurd allocations.
+        // Generous, but products of sizes stay far from overflow, and a malformed file from absurd allocations.
         const LIMIT: usize = 1 << 20;
         for (field, value) in positive {
             if value == 0 || value > LIMIT {
@@ -119,7 +119,7 @@ impl TransDiffConfig {
         if !self.width.is_multiple_of(self.heads) {
             return Err(Error::config("heads", format!("a divisor of width {}", self.width), self.heads));
         }
-        // Each block is a dozen tensors even before it has values.
+        // Each block is a dozen tensors even before it has elements.
         const DEPTH_LIMIT: usize = 1 << 12;
         for (field, value) in
             [("encoder_blocks", self.encoder_blocks), ("decoder_blocks", self.decoder_blocks)]
@@ -128,7 +128,7 @@ impl TransDiffConfig {
                 return Err(Error::config(field, format!("a number in 1..={DEPTH_LIMIT}"), value));
             }
         }
-        // Sizes that are possible one by one may not be together.
+        // Sizes that are possible individually may not be possible together.
         const LARGEST: u128 = 1 << 40;
         let inner = self.mlp_ratio.max(6).max(self.latent_channels * self.latent_size) as u128;
         let product = self.width as u128 * inner * self.width.max(self.latent_size) as u128;
@@ -171,7 +171,7 @@ impl TransDiffConfig {
         self.group_tokens().isqrt()
     }
 
-    /// Side p of the patches that references are cut into; 1 where there are none.
+    /// Patch size p of references; 1 without references.
     pub fn reference_patch(&self) -> usize {
         match self.mode {
             Mode::OneStep => 1,

@@ -9,7 +9,7 @@ use crate::nn::{
 };
 use crate::{Backend, Error, Result, Tensor};
 
-/// Sines and cosines of the timestep embedding.
+/// Number of sines and cosines of the timestep embedding.
 const TIME_FEATURES: usize = 256;
 
 /// A transformer block with self-attention, cross-attention to the features, and shared adaptive norms.
@@ -34,7 +34,7 @@ module!(DecoderBlock {
     "scale_shift_table" => scale_shift_table,
 });
 
-/// Initial values of a table of modulations: N(0, 1)/√D.
+/// Initial values of a modulation table: N(0, 1)/√D.
 fn table<B: Backend>(init: &mut Init<B>, rows: usize, width: usize) -> Result<Param<B>> {
     init.normal(&[1, rows, width], (width as f32).powf(-0.5))
 }
@@ -95,7 +95,7 @@ struct FinalLayer<B: Backend> {
 
 module!(FinalLayer { "linear" => linear, "scale_shift_table" => scale_shift_table });
 
-/// What depends on the timestep alone.
+/// Time embedding: everything that depends on the timestep alone.
 #[derive(Clone, Debug)]
 pub struct TimeEmbedding<B: Backend> {
     /// [T, D].
@@ -105,14 +105,15 @@ pub struct TimeEmbedding<B: Backend> {
 }
 
 impl<B: Backend> TimeEmbedding<B> {
-    /// The embedding of one timestep, for all images.
+    /// Embedding of the timestep `index`, for all images.
     pub fn at(&self, index: usize) -> Result<Self> {
         let row = |v: &Var<B>| v.narrow(0, index, 1);
         Ok(Self { temb: row(&self.temb)?, modulation: row(&self.modulation)? })
     }
 }
 
-/// What depends on the features alone: keys and values of every cross-attention, each [B, n, H, E].
+/// Condition of the decoder: keys and values of every cross-attention, each [B, n, H, E], which depend on the features
+/// alone.
 #[derive(Clone, Debug)]
 pub struct Condition<B: Backend> {
     layers: Vec<KeyValue<Var<B>>>,
@@ -129,7 +130,7 @@ impl<B: Backend> Condition<B> {
         &self.layers[index]
     }
 
-    /// One condition repeated for `images` images.
+    /// The condition of one image, repeated for `images` images.
     pub fn repeated(&self, images: usize) -> Result<Self> {
         self.map(|v| {
             let mut shape = v.shape().to_vec();
@@ -179,7 +180,7 @@ module!(DiffusionDecoder {
 });
 
 impl<B: Backend> DiffusionDecoder<B> {
-    /// A decoder of the given sizes.
+    /// A decoder with initialised weights.
     pub fn new(init: &mut Init<B>, config: &TransDiffConfig) -> Result<Self> {
         let (d, c) = (config.width, config.latent_channels);
         Ok(Self {
@@ -207,8 +208,8 @@ impl<B: Backend> DiffusionDecoder<B> {
         &self.res_blocks
     }
 
-    /// Embeddings of timesteps on the 0..1000 scale. The angles are computed in f64: in f32 the fastest of them
-    /// would lose its last digits.
+    /// Embeddings of timesteps on the 0..1000 scale. The angles are computed in f64: in f32 the one with
+    /// the highest frequency would lose its last digits.
     pub fn time(&self, ctx: &Context<B>, timesteps: &[f64]) -> Result<TimeEmbedding<B>> {
         let half = TIME_FEATURES / 2;
         let mut waves = Vec::with_capacity(timesteps.len() * TIME_FEATURES);
@@ -237,12 +238,12 @@ impl<B: Backend> DiffusionDecoder<B> {
         Ok(Condition { layers })
     }
 
-    /// What enters the first block: latent tokens x [R, S, C] → [R, S, D].
+    /// Input of the first block: latent tokens x [R, S, C] → [R, S, D].
     pub fn embed(&self, ctx: &Context<B>, x: &Var<B>) -> Result<Var<B>> {
         self.input_proj.forward(ctx, x)?.add(&ctx.param(&self.pos_embed)?)
     }
 
-    /// Velocity [R, S, C] at the latent tokens x [R, S, C]. `time` has one timestep, or one a row; `condition`
+    /// Velocity [R, S, C] at the latent tokens x [R, S, C]. `time` has one timestep, or one per row; `condition`
     /// has B images, each serving R/B consecutive rows.
     pub fn velocity(
         &self,

@@ -7,10 +7,10 @@ use crate::checkpoint::WeightView;
 use crate::models::stored::check_agreement;
 use crate::{Error, Result};
 
-/// Pixels of an image along a side, for one position of the latent (with the published VAE).
+/// Pixels per position of the latent, along each side, with the published VAE.
 const PIXELS: usize = 16;
 
-/// The sizes, with the number of heads if the caller knows it.
+/// Infers the sizes, with the number of heads if the caller knows it.
 pub(super) fn config(tensors: &WeightView<'_>, heads: Option<usize>) -> Result<TransDiffConfig> {
     let shapes = Shapes(tensors);
     let [classes, width] = shapes.of("class_emb.weight")?;
@@ -38,7 +38,7 @@ pub(super) fn config(tensors: &WeightView<'_>, heads: Option<usize>) -> Result<T
     Ok(config)
 }
 
-/// A file has at least one tensor for each block of its model: this is checked before anything of the depth is made.
+/// Checks that a file has at least one tensor per block, before anything of the claimed depth is allocated.
 pub(crate) fn check_depth(config: &TransDiffConfig, tensors: &WeightView<'_>) -> Result<()> {
     for (prefix, depth) in
         [("encoder_blocks", config.encoder_blocks), ("diffdecoder.net.res_blocks", config.decoder_blocks)]
@@ -61,7 +61,7 @@ fn blocks(tensors: &WeightView<'_>, prefix: &str) -> usize {
     (0..).take_while(|i| tensors.get(&format!("{prefix}.{i}.norm1.weight")).is_some()).count()
 }
 
-/// Attention heads: what is said, or those of the published model of the same sizes.
+/// Number of attention heads: from the hint or `args`, or that of the published model of the same sizes.
 fn heads(
     tensors: &WeightView<'_>,
     config: &TransDiffConfig,
@@ -91,7 +91,7 @@ fn published() -> impl Iterator<Item = (&'static str, TransDiffConfig)> {
         .filter_map(|(name, size)| Some((name, TransDiffConfig::published(size, 256, Mode::OneStep).ok()?)))
 }
 
-/// Whether the sizes that go with the heads are the same.
+/// Compares the sizes that determine the number of heads of a published model.
 fn is_like(published: &TransDiffConfig, config: &TransDiffConfig) -> bool {
     let sizes = |c: &TransDiffConfig| (c.width, c.encoder_blocks, c.decoder_blocks);
     sizes(published) == sizes(config)
@@ -100,7 +100,7 @@ fn is_like(published: &TransDiffConfig, config: &TransDiffConfig) -> bool {
 struct Shapes<'a>(&'a WeightView<'a>);
 
 impl Shapes<'_> {
-    /// The `N` sizes of the tensor `name`.
+    /// Shape of the tensor `name`, which has `N` axes.
     fn of<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
         let path = self.0.file().path().to_owned();
         let Some(entry) = self.0.get(name) else {
@@ -114,7 +114,7 @@ impl Shapes<'_> {
         })
     }
 
-    /// The decoder has a position for each of the square latent.
+    /// Side of the square latent, from the number of the decoder's positions.
     fn latent_size(&self) -> Result<usize> {
         let name = "diffdecoder.net.diffusion_pos_embed_learned";
         let [_, positions, _] = self.of(name)?;
@@ -130,7 +130,7 @@ impl Shapes<'_> {
         })
     }
 
-    /// In one step there is one mask, and a reference's patch (which nothing uses) is one position.
+    /// Mode. A 1-step model has one mask token, and the patch of its (unused) reference projection is one position.
     fn mode(&self, config: &TransDiffConfig) -> Result<Mode> {
         let [_, rows, _] = self.of("mask_token")?;
         let [_, patch] = self.of("z_proj.weight")?;
@@ -141,7 +141,7 @@ impl Shapes<'_> {
     }
 }
 
-/// The command line of the training that wrote the file, as far as the file has it.
+/// Command line of the training that wrote the file, if the file has it.
 struct Args<'a> {
     tensors: &'a WeightView<'a>,
     values: Option<&'a serde_json::Map<String, Value>>,
@@ -164,7 +164,7 @@ impl<'a> Args<'a> {
         usize::try_from(self.get(name)?.as_u64()?).ok()
     }
 
-    /// The published model that the arguments name.
+    /// Published model that the arguments name.
     fn model(&self) -> Option<(&'static str, TransDiffConfig)> {
         let name = self.get("model")?.as_str()?;
         published().find(|(published, _)| *published == name)
@@ -175,7 +175,7 @@ impl<'a> Args<'a> {
         flags.iter().find_map(|flag| self.number(flag)).or_else(|| Some(self.model()?.1.heads))
     }
 
-    /// What the arguments and the shapes both say, they say alike.
+    /// Checks that the arguments agree with the shapes.
     fn check(&self, config: &TransDiffConfig) -> Result<()> {
         let shapes = "the tensors' shapes";
         let side = config.latent_size.saturating_mul(PIXELS);

@@ -119,25 +119,25 @@ fn choose(file: &WeightFile, wanted: Option<WeightSet>) -> Result<(WeightSet, We
     }
     let held: Vec<WeightSet> = sets().map(|(weights, _)| weights).collect();
     let message = match wanted {
-        Some(wanted) if !held.is_empty() => format!("no weights {wanted:?}, the file has {held:?}"),
+        Some(wanted) if !held.is_empty() => format!("expected {}, the file has {}", wanted.describe(), held.iter().map(WeightSet::describe).collect::<Vec<_>>().join(" and ")),
         _ if file.metadata().contains_key(TransDiffConfig::METADATA_KEY) => {
             return Ok((WeightSet::Single, file.select("")));
         }
         _ => {
-            "no TransDiff model: no tensors diffdecoder.net.* by themselves or under model_ema, ema or model"
+            "expected a TransDiff model: tensors diffdecoder.net.*, by themselves or under model_ema, ema or model"
                 .into()
         }
     };
     Err(Error::format(file.path(), message))
 }
 
-/// Whether there is a model in the file, by the names of its tensors or by its metadata.
+/// Returns `true` if the file holds a model, by the names of its tensors or by its metadata.
 pub(crate) fn holds_model(file: &WeightFile) -> bool {
     let has_tensors = SETS.iter().any(|(prefix, _)| model_in(file, prefix).is_some());
     has_tensors || file.metadata().contains_key(TransDiffConfig::METADATA_KEY)
 }
 
-/// The tensors under `prefix`, if they are those of a model.
+/// Tensors under `prefix`, if they are those of a model.
 fn model_in<'a>(file: &'a WeightFile, prefix: &str) -> Option<WeightView<'a>> {
     let view = file.select(prefix);
     let plain = view.select(DISTRIBUTED);

@@ -9,22 +9,22 @@ use super::layers::NORM_GROUPS;
 use crate::models::CodecInfo;
 use crate::{Error, Result};
 
-/// Every size of the autoencoder; two with equal configurations have the same parameters.
+/// Configuration of the autoencoder: every size. Two with equal configurations have the same parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VaeConfig {
     /// Channels of an image.
     pub image_channels: usize,
     /// Channels C of the latent.
     pub latent_channels: usize,
-    /// Channels that the multipliers multiply; a multiple of 32.
+    /// Base number of channels, which the multipliers multiply; a multiple of 32.
     pub channels: usize,
-    /// Channels of every level, as multiples of `channels`, from the finest on. Each level halves the sides of the
-    /// one before.
+    /// Channels per level, as multiples of `channels`, from the finest level on. Each level halves the sides of the one
+    /// before.
     pub multipliers: Vec<usize>,
-    /// Residual blocks of a level of the encoder; the decoder has one more.
+    /// Residual blocks per level of the encoder; the decoder has one more.
     pub res_blocks: usize,
     /// Levels of the encoder whose residual blocks are each followed by attention, ascending; 0 is the finest.
-    /// (Both halves have attention between their levels and the latent besides.)
+    /// (The mid blocks of encoder and decoder have attention in any case.)
     pub attention: Vec<usize>,
 }
 
@@ -54,7 +54,7 @@ impl VaeConfig {
         }
     }
 
-    /// The sizes of the autoencoder whose tensors have these names and shapes; other names may be among them.
+    /// Configuration of the autoencoder whose tensors have these names and shapes; other names are ignored.
     /// Errors name the file `path`.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl VaeConfig {
     /// # Errors
     /// [`Error::Config`] naming the first field that does not.
     pub fn validate(&self) -> Result<()> {
-        // Generous, but a lying file is far from absurd allocations.
+        // Generous, but a malformed file is far from absurd allocations.
         const LIMIT: usize = 1 << 14;
         const LEVELS: usize = 16;
         if self.multipliers.is_empty() || self.multipliers.len() > LEVELS {
@@ -136,20 +136,20 @@ impl VaeConfig {
         self.width(self.multipliers.len() - 1)
     }
 
-    /// Side of an image by that of its latent.
+    /// Pixels per position of the latent, along each side.
     pub fn downsampling(&self) -> usize {
         1 << (self.multipliers.len() - 1)
     }
 }
 
-/// Shapes by name, of a file.
+/// Shapes of a file's tensors, by name.
 struct Shapes<'a> {
     path: &'a Path,
     of: BTreeMap<&'a str, &'a [usize]>,
 }
 
 impl Shapes<'_> {
-    /// Outputs and inputs of a convolution.
+    /// Output and input channels of a convolution.
     fn weight(&self, name: &str) -> Result<[usize; 2]> {
         match self.of.get(name) {
             Some(&&[outputs, inputs, _, _]) => Ok([outputs, inputs]),
@@ -166,7 +166,7 @@ impl Shapes<'_> {
         }
     }
 
-    /// How many numbers from 0 on give a name that is there.
+    /// Number of consecutive indices, from 0, for which the name exists.
     fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..).take_while(|&i| self.of.contains_key(&*name(i))).count()
     }
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_no_shape_tells() {
+    fn shapes_without_a_size_are_errors() {
         let path = Path::new("vae");
         let from = |shapes: &[(&str, &[usize])]| VaeConfig::from_shapes(path, shapes.iter().copied());
         let missing = from(&[("encoder.conv_in.weight", &[32, 3, 3, 3])]);

@@ -6,7 +6,7 @@ use crate::nn::{Init, module};
 use crate::tensor::{Attention, Conv, ScaleShift};
 use crate::{Backend, Result, Tensor};
 
-/// Groups of every group normalisation.
+/// Number of groups of every group normalisation.
 pub(super) const NORM_GROUPS: usize = 32;
 /// Added to the variance in every group normalisation.
 const NORM_EPS: f64 = 1e-6;
@@ -37,13 +37,13 @@ impl<B: Backend> Conv2d<B> {
         x.conv2d(self.weight.value(), self.bias.value(), how)
     }
 
-    /// To other sides.
+    /// Convolution that resamples to other sides.
     pub(super) fn resample(&self, x: &Tensor<B>, resample: Resample) -> Result<Tensor<B>> {
         self.forward_with(x, &Conv { resample, ..Conv::default() })
     }
 }
 
-/// Group normalisation; the convolution that follows applies it.
+/// Group normalisation, applied by the convolution that follows.
 #[derive(Clone, Debug)]
 pub(super) struct GroupNorm<B: Backend> {
     weight: Param<B>,
@@ -58,7 +58,7 @@ impl<B: Backend> GroupNorm<B> {
         Ok(Self { weight: init.constant(&[channels], 1.0)?, bias: init.constant(&[channels], 0.0)? })
     }
 
-    /// What it does to each channel of x; x·sigmoid(x) follows if `silu`.
+    /// Scale and shift of each channel of x; x·sigmoid(x) follows if `silu`.
     pub(super) fn scale_shift(&self, x: &Tensor<B>, silu: bool) -> Result<ScaleShift<B>> {
         let (weight, bias) = (self.weight.value(), self.bias.value());
         Ok(ScaleShift { coefficients: x.group_norm(weight, bias, NORM_GROUPS, NORM_EPS)?, silu })

@@ -79,7 +79,7 @@ impl<B: Backend> Model<B> for Vae<B> {
 }
 
 impl<B: Backend> Vae<B> {
-    /// Random weights, drawn from `seed`.
+    /// An autoencoder with random weights, drawn from `seed`.
     ///
     /// # Errors
     /// [`Error::Config`].
@@ -124,8 +124,8 @@ impl<B: Backend> Vae<B> {
         Posterior::new(moments.cast(self.dtype.accumulator())?)
     }
 
-    /// Images [B, 3, H, W], about in [-1, 1], of latents [B, C, h, w] without a latent scale: what the models work on
-    /// is to be divided by [`LATENT_SCALE`].
+    /// Images [B, 3, H, W], about in [-1, 1], of latents [B, C, h, w] without latent scale: divide the models' latents by
+    /// [`LATENT_SCALE`].
     ///
     /// # Errors
     /// [`Error::Shape`] for other latents, [`Error::DType`] for another type than the weights', [`Error::Cancelled`], [`Error::NonFinite`] if the result holds a NaN or an infinity.

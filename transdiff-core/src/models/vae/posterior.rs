@@ -1,12 +1,12 @@
-//! The distribution of an image's latent.
+//! Posterior distribution of an image's latent.
 
 use crate::{Backend, Error, Result, Tensor, try_with_capacity};
 
 /// Range that log-variances are clamped to.
 const LOG_VARIANCE: [f64; 2] = [-30.0, 20.0];
 
-/// The normal distributions that the encoder gives for the latents of B images. Latents have no scale yet: the models
-/// work on samples times [`LATENT_SCALE`](super::LATENT_SCALE).
+/// Posterior of the latents of B images: normal distributions. Latents have no latent scale yet: the models work on
+/// samples times [`LATENT_SCALE`](super::LATENT_SCALE).
 #[derive(Clone, Debug)]
 pub struct Posterior<B: Backend> {
     moments: Tensor<B>,
@@ -17,7 +17,7 @@ pub struct Posterior<B: Backend> {
 
 impl<B: Backend> Posterior<B> {
     /// The posterior of moments [B, 2C, h, w]: C channels of means, then C of log-variances, which are clamped to
-    /// [-30, 20]. [`moments`](Self::moments) gives them back.
+    /// [-30, 20]. [`moments`](Self::moments) returns them unclamped.
     ///
     /// # Errors
     /// [`Error::Shape`] for another shape, [`Error::NonFinite`] if a moment is a NaN or an infinity.
@@ -48,7 +48,7 @@ impl<B: Backend> Posterior<B> {
         Ok(Self { mean: moments.narrow(1, 0, channels / 2)?, std, kl, moments })
     }
 
-    /// What it was made of, [B, 2C, h, w]: log-variances are not clamped.
+    /// Moments, [B, 2C, h, w], with unclamped log-variances.
     pub fn moments(&self) -> &Tensor<B> {
         &self.moments
     }

@@ -27,7 +27,10 @@ impl<'a> StoredVae<'a> {
     /// is missing or of no possible shape; [`Error::Config`] if the sizes do not fit together.
     pub fn find(file: &'a WeightFile) -> Result<Self> {
         let Some(prefix) = names_prefix(file) else {
-            return Err(Error::format(file.path(), "no autoencoder: no tensors encoder.conv_in.*"));
+            return Err(Error::format(
+                file.path(),
+                "expected a KL-VAE: tensors encoder.conv_in.*, by themselves or under model or state_dict",
+            ));
         };
         let tensors = file.select(prefix).filtered(|name| PREFIXES.iter().any(|p| name.starts_with(p)));
         let shapes = tensors.entries().map(|(name, entry)| (name, entry.shape()));
