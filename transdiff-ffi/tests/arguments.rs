@@ -271,7 +271,7 @@ fn numbers_out_of_range_are_rejected() {
         fixture.expect_error(ARGUMENT, "references", |o, _| {
             (o.references, o.reference_count) = (values.as_ptr(), 1);
         });
-        fixture.expect_error(ARGUMENT, "starting", |o, _| o.initial_noise = values.as_ptr());
+        fixture.expect_error(ARGUMENT, "initial_noise", |o, _| o.initial_noise = values.as_ptr());
         let features = [bad; 2 * 8];
         fixture.expect_error(ARGUMENT, "features", |o, _| {
             (o.classes, o.features, o.feature_count) = (ptr::null(), features.as_ptr(), 1);

@@ -37,10 +37,10 @@ pub fn check(folder: &Path, small: &Path, programs: &[Program], profile: Profile
 
     let (model, vae) = (small.join("model.safetensors"), small.join("vae.safetensors"));
     let asked = ["--classes", "0,2,1", "--steps", "4", "--guidance", "1.5", "--columns", "2"];
-    same(&small.join("pictures"), programs, |p| p.arg(&model).arg("--vae").arg(&vae).args(&asked))?;
+    same(&small.join("pictures"), programs, |p| p.arg(&model).arg("--codec").arg(&vae).args(&asked))?;
 
-    let small_model = |p: Process| p.arg(&model).arg("--vae").arg(&vae);
-    let command = |p: Process| p.arg("--model").arg(&model).arg("--vae").arg(&vae);
+    let small_model = |p: Process| p.arg(&model).arg("--codec").arg(&vae);
+    let command = |p: Process| p.arg("--model").arg(&model).arg("--codec").arg(&vae);
     commanded(&small.join("command"), &programs[0], small_model, command, profile)?;
 
     for program in programs {
