@@ -125,7 +125,7 @@ pub fn positions(layout: &Layout) -> Vec<usize> {
     out
 }
 
-/// Whether the tensors of case `number` are aligned, as those of a model are.
+/// Returns whether the tensors of case `number` are aligned, as those of a model are.
 fn is_aligned(number: u32) -> bool {
     (number / 3).is_multiple_of(2)
 }

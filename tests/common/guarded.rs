@@ -106,7 +106,7 @@ impl<B: Backend> Guarded<B> {
         [first, second].map(|out| out.map(|out| self.write(out)))
     }
 
-    /// Whether the margins around an output still hold their sentinels.
+    /// Returns whether the margins around an output still hold their sentinels.
     fn is_intact(&self, out: &Write<'_, B>) -> Result<bool> {
         for start in [0, self.margin + out.buffer.len] {
             let layout = Layout::new(&[self.margin], &[1], start);

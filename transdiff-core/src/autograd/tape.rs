@@ -78,12 +78,12 @@ impl<B: Backend> Tape<B> {
         self.push(Node::Op { inputs, vjp })
     }
 
-    /// Whether a backward pass has consumed the tape.
+    /// Returns whether a backward pass has consumed the tape.
     pub(super) fn is_consumed(&self) -> bool {
         self.nodes().consumed
     }
 
-    /// Whether both are clones of one tape.
+    /// Returns whether both are clones of one tape.
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

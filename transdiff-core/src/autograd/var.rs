@@ -49,7 +49,7 @@ impl<B: Backend> Var<B> {
         self.value.dim(axis)
     }
 
-    /// Whether operations on the variable are recorded.
+    /// Returns whether operations on the variable are recorded.
     pub fn is_recorded(&self) -> bool {
         self.node.is_some()
     }
@@ -121,7 +121,7 @@ impl<B: Backend> Tape<B> {
     }
 }
 
-/// Whether an operation on `inputs` is recorded, and so has to save tensors for its backward pass.
+/// Returns whether an operation on `inputs` is recorded, and so has to save tensors for its backward pass.
 pub(super) fn recorded<B: Backend>(inputs: &[&Var<B>]) -> bool {
     inputs.iter().any(|v| v.is_recorded())
 }

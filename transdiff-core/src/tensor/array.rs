@@ -133,12 +133,12 @@ impl<B: Backend> Tensor<B> {
         Ok(self.with_layout(self.layout.broadcast_to(shape)?))
     }
 
-    /// Whether the elements fill a range of the buffer without gaps, in any order.
+    /// Returns whether the elements fill a range of the buffer without gaps, in any order.
     pub(super) fn is_dense(&self) -> bool {
         self.dense_layout().is_ok_and(|l| self.steps_as(&l)) || self.layout.is_contiguous()
     }
 
-    /// Whether the strides of all axes of more than one element are those of `layout`.
+    /// Returns whether the strides of all axes of more than one element are those of `layout`.
     pub(super) fn steps_as(&self, layout: &Layout) -> bool {
         let strides = self.layout.strides().iter().zip(layout.strides());
         self.shape().iter().zip(strides).all(|(&n, (a, b))| n == 1 || a == b)

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 pub struct ScaleShift<B: Backend> {
     /// Scale and shift per image and channel, [B, 2, C], in the [accumulator's](crate::DType::accumulator) type.
     pub coefficients: Tensor<B>,
-    /// Whether SiLU, x·sigmoid(x), follows.
+    /// Applies SiLU, x·sigmoid(x), afterwards.
     pub silu: bool,
 }
 

@@ -71,7 +71,7 @@ impl<B: Backend> Tensor<B> {
         backend.squared_norm(&views)
     }
 
-    /// Whether all elements are finite. Computed on the device as the squared norm, which is not finite if an element is
+    /// Returns whether all elements are finite. Computed on the device as the squared norm, which is not finite if an element is
     /// not; elements whose squares overflow its accumulator count as not finite.
     ///
     /// # Errors
