@@ -1,5 +1,5 @@
 // What kernels are written with. Everything has two halves: CUDA, and C++ for the emulator, which runs the same kernels
-// on the CPU (emulator/simt.h).
+// on the CPU (tests/emulator/simt.h).
 //
 // A kernel takes one struct by value, whose layout is that of the `#[repr(C)]` struct beside its launcher:
 //

@@ -1,4 +1,4 @@
-//! The emulator: what it was asked, and what it is to answer. `emulator/emulated_cuda.h` declares its functions.
+//! The emulator: what it was asked, and what it is to answer. `tests/emulator/emulated_cuda.h` declares its functions.
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;

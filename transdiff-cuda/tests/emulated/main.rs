@@ -1,4 +1,4 @@
-//! The backend on the emulated driver of `emulator/`: errors, launches, memory, recordings. What operations compute is
+//! The backend on the emulated driver of `tests/emulator/`: errors, launches, memory, recordings. What operations compute is
 //! tested elsewhere, by the equivalence of backends.
 //!
 //! With `LD_LIBRARY_PATH` at the folder of the emulator; on any other driver, and without one, the tests say that they

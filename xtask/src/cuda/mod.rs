@@ -24,7 +24,7 @@ const WHEELS: [&str; 5] = [
 const TOOLKIT: &str = "target/cuda-toolkit";
 /// Where the emulator is built.
 const EMULATOR: &str = "target/emulator";
-const EMULATOR_SOURCE: &str = "transdiff-cuda/emulator";
+const EMULATOR_SOURCE: &str = "transdiff-cuda/tests/emulator";
 /// The `transdiff` command as it is built here.
 const COMMAND: &str = "target/debug/transdiff";
 /// A tiny model and its VAE.

@@ -11,7 +11,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: build.sh OUT_DIR [FILE.cu...]}
 shift
-[ $# -gt 0 ] || set -- "$here"/../kernels/*.cu
+[ $# -gt 0 ] || set -- "$here"/../../kernels/*.cu
 mkdir -p "$out/objects"
 out=$(cd "$out" && pwd)
 rm -f "$out"/objects/*.o
@@ -19,7 +19,7 @@ rm -f "$out"/objects/*.o
 flags="-std=c++17 -O2 -g1 -fPIC -pthread -fvisibility=hidden -Wall -Wextra ${CXXFLAGS:-}"
 # Kernels: loops are unrolled for the device, which knows no aliasing by type; every access is asked whether it is aligned
 # (checks.cpp).
-kernel_flags="-x c++ '-I$here' '-I$here/../kernels' -Wno-unknown-pragmas -fno-strict-aliasing -fsanitize=alignment"
+kernel_flags="-x c++ '-I$here' '-I$here/../../kernels' -Wno-unknown-pragmas -fno-strict-aliasing -fsanitize=alignment"
 
 # A line of arguments for xargs.
 compile() {

@@ -653,7 +653,7 @@ int main(int count, char** arguments) {
     EXPECT_CODE(0, cuDevicePrimaryCtxRetain(&context, 0));
     EXPECT_CODE(201, cuCtxSynchronize());
     EXPECT_CODE(0, cuCtxSetCurrent(context));
-    EXPECT_CODE(0, cuModuleLoadData(&module_of_tests, fatbin("emulator/test_kernels.cu").data()));
+    EXPECT_CODE(0, cuModuleLoadData(&module_of_tests, fatbin("tests/emulator/test_kernels.cu").data()));
     for (void (*test)() : {test_sum, test_mma, test_ldmatrix, test_copy_async, test_order, test_misuse, test_ruin,
                            test_unwritten, test_launches, test_memory, test_graphs, test_forks, test_products, test_epilogues,
                            test_refusals, test_captured_product, test_control}) {
