@@ -12,21 +12,19 @@ using gemm::Problem;
 
 enum Status : unsigned { kOk = 0, kNotInitialized = 1, kInvalidValue = 7, kExecutionFailed = 13, kNotSupported = 15 };
 
-constexpr size_t kVersion = 130000, kWorkspace = 32768;
+constexpr size_t kWorkspace = 32768;
 constexpr int32_t kCompute32F = 68, kCompute32FTf32 = 77;
 constexpr uint32_t kReductionInF32 = 2;
 constexpr uint64_t kAlgorithm = 0x656d756c61746564;
 
 struct Description {
-    int32_t compute, scale, pointer_mode = 0, transpose_a = 0, transpose_b = 0;
+    int32_t compute, scale, transpose_a = 0, transpose_b = 0;
     uint32_t epilogue = gemm::kDefault;
-    uint64_t bias = 0, aux = 0;
-    int64_t bias_stride = 0, aux_leading = 0, aux_stride = 0;
-    int32_t bias_type = -1, aux_type = -1;   // -1: that of D
+    uint64_t bias = 0;
+    int32_t bias_type = -1;    // -1: that of D
 };
 
 struct Preference {
-    uint32_t search_mode = 0;
     uint32_t reductions = 7;   // all
     uint64_t workspace = 0;
     uint32_t alignment[4] = {256, 256, 256, 256};   // of A, B, C, D
@@ -65,7 +63,7 @@ unsigned set(T& field, const void* value, size_t bytes) {
 }
 
 bool known(uint32_t epilogue) {
-    for (uint32_t known : {1, 4, 32, 36, 160, 164, 192, 208, 256, 512}) {
+    for (uint32_t known : {1, 4, 36, 256, 512}) {
         if (epilogue == known) return true;
     }
     return false;
@@ -75,25 +73,18 @@ bool known_type(int32_t type) { return type == gemm::kF32 || type == gemm::kBf16
 
 Problem problem_of(const Description& description, const Matrix& a, const Matrix& b, const Matrix& c, const Matrix& d) {
     Problem p;
-    p.a = a, p.b = b, p.c = c, p.d = d, p.aux = d;
+    p.a = a, p.b = b, p.c = c, p.d = d;
     p.transpose_a = description.transpose_a == 1;
     p.transpose_b = description.transpose_b == 1;
     p.epilogue = description.epilogue;
     p.tf32 = description.compute == kCompute32FTf32;
     p.bias = description.bias;
-    p.bias_stride = description.bias_stride;
     p.bias_type = description.bias_type < 0 ? d.type : description.bias_type;
-    p.aux.order = gemm::kColumns;
-    p.aux.type = description.aux_type < 0 ? d.type : description.aux_type;
-    p.aux.address = description.aux;
-    p.aux.leading = description.aux_leading;
-    p.aux.batch_stride = description.aux_stride;
     return p;
 }
 
 bool well_formed(const Matrix& matrix) {
-    const uint64_t least = matrix.order == gemm::kColumns ? matrix.rows : matrix.columns;
-    return matrix.leading > 0 && static_cast<uint64_t>(matrix.leading) >= least && matrix.batch > 0;
+    return matrix.leading > 0 && static_cast<uint64_t>(matrix.leading) >= matrix.rows && matrix.batch > 0;
 }
 
 unsigned check_shapes(const Problem& p) {
@@ -106,20 +97,15 @@ unsigned check_shapes(const Problem& p) {
     return m == 0 || n == 0 || k == 0 ? kInvalidValue : kOk;
 }
 
-// The library's tables; epilogues in row order are refused because its manual does not promise them.
+// The library's tables of supported types and epilogues.
 unsigned check_support(const Description& description, const Problem& p) {
     if (description.compute != kCompute32F && description.compute != kCompute32FTf32) return kNotSupported;
-    if (description.scale != gemm::kF32 || description.pointer_mode != 0 || !known(p.epilogue)) return kNotSupported;
+    if (description.scale != gemm::kF32 || !known(p.epilogue)) return kNotSupported;
     if (p.a.type != p.b.type || p.c.type != p.d.type) return kNotSupported;
     if (p.a.type == gemm::kF32 && p.d.type == gemm::kBf16) return kNotSupported;
     if (description.compute == kCompute32FTf32 && p.a.type != gemm::kF32) return kNotSupported;
-    if (p.c.order != p.d.order) return kNotSupported;
-    if (p.epilogue != gemm::kDefault && p.d.order != gemm::kColumns) return kNotSupported;
     if ((p.epilogue & gemm::kSumA && p.transpose_a) || (p.epilogue & gemm::kSumB && !p.transpose_b)) return kNotSupported;
-    if (p.bias_length() > 0 ? p.bias_type != p.d.type : p.bias != 0) return kInvalidValue;
-    if (!(p.epilogue & gemm::kAux)) return kOk;
-    if (p.aux.type != p.d.type || p.aux.leading % 8 != 0 || p.aux.batch_stride % 8 != 0) return kNotSupported;
-    return well_formed(p.aux) ? kOk : kInvalidValue;
+    return (p.bias_length() > 0 ? p.bias_type == p.d.type : p.bias == 0) ? kOk : kInvalidValue;
 }
 
 unsigned check(const Description& description, const Problem& p) {
@@ -134,8 +120,8 @@ uint64_t fingerprint(const Problem& p) {
         for (int i = 0; i < 8; ++i) hash = (hash ^ (value >> 8 * i & 255)) * 0x100000001b3;
     };
     for (const Matrix* matrix : {&p.a, &p.b, &p.c, &p.d}) {
-        for (uint64_t value : {uint64_t(matrix->type), uint64_t(matrix->order), matrix->rows, matrix->columns,
-                               uint64_t(matrix->leading), uint64_t(matrix->batch), uint64_t(matrix->batch_stride)}) {
+        for (uint64_t value : {uint64_t(matrix->type), matrix->rows, matrix->columns, uint64_t(matrix->leading),
+                               uint64_t(matrix->batch), uint64_t(matrix->batch_stride)}) {
             add(value);
         }
     }
@@ -151,10 +137,7 @@ bool on_device(const Matrix& matrix) {
 
 bool memory_is_right(const Problem& p) {
     if (!on_device(p.a) || !on_device(p.b) || !on_device(p.d) || (p.beta != 0.0f && !on_device(p.c))) return false;
-    if ((p.epilogue & gemm::kAux) && (!on_device(p.aux) || p.aux.address % 16 != 0)) return false;
-    const int64_t bias = static_cast<int64_t>(p.bias_length());
-    const int64_t last = bias + (p.d.batch - 1) * p.bias_stride;
-    return bias == 0 || driver::on_device(p.bias, static_cast<size_t>(last) * gemm::bytes_of(p.bias_type));
+    return driver::on_device(p.bias, p.bias_length() * gemm::bytes_of(p.bias_type));
 }
 
 bool aligned(const Problem& p, const Algorithm& algorithm) {
@@ -184,8 +167,6 @@ unsigned check_algorithm(const Problem& p, const Algorithm& algorithm, uintptr_t
 }
 
 }  // namespace
-
-API size_t cublasLtGetVersion() { return kVersion; }
 
 API const char* cublasLtGetStatusString(unsigned status) {
     switch (status) {
@@ -229,18 +210,10 @@ API unsigned cublasLtMatmulDescSetAttribute(void* handle, unsigned attribute, co
     Description* description = descriptions.find(handle);
     if (description == nullptr) return kInvalidValue;
     switch (attribute) {
-        case 0: return set(description->compute, value, bytes);
-        case 1: return set(description->scale, value, bytes);
-        case 2: return set(description->pointer_mode, value, bytes);
         case 3: return set(description->transpose_a, value, bytes);
         case 4: return set(description->transpose_b, value, bytes);
         case 7: return set(description->epilogue, value, bytes);
         case 8: return set(description->bias, value, bytes);
-        case 10: return set(description->bias_stride, value, bytes);
-        case 11: return set(description->aux, value, bytes);
-        case 12: return set(description->aux_leading, value, bytes);
-        case 13: return set(description->aux_stride, value, bytes);
-        case 22: return set(description->aux_type, value, bytes);
         case 26: return set(description->bias_type, value, bytes);
         default: return kInvalidValue;
     }
@@ -268,11 +241,6 @@ API unsigned cublasLtMatrixLayoutSetAttribute(void* handle, unsigned attribute, 
     Matrix* matrix = matrices.find(handle);
     if (matrix == nullptr) return kInvalidValue;
     switch (attribute) {
-        case 0: return set(matrix->type, value, bytes);
-        case 1: return set(matrix->order, value, bytes);
-        case 2: return set(matrix->rows, value, bytes);
-        case 3: return set(matrix->columns, value, bytes);
-        case 4: return set(matrix->leading, value, bytes);
         case 5: return set(matrix->batch, value, bytes);
         case 6: return set(matrix->batch_stride, value, bytes);
         default: return kInvalidValue;
@@ -294,7 +262,6 @@ API unsigned cublasLtMatmulPreferenceSetAttribute(void* handle, unsigned attribu
     ENTER;
     Preference* preference = preferences.find(handle);
     if (preference == nullptr) return kInvalidValue;
-    if (attribute == 0) return set(preference->search_mode, value, bytes);
     if (attribute == 1) return set(preference->workspace, value, bytes);
     if (attribute == 3) return set(preference->reductions, value, bytes);
     return attribute >= 5 && attribute <= 8 ? set(preference->alignment[attribute - 5], value, bytes) : kInvalidValue;
@@ -350,7 +317,7 @@ API unsigned cublasLtMatmul(void* handle, void* description_handle, const float*
     problem.d.address = reinterpret_cast<uintptr_t>(d);
     problem.alpha = *alpha;
     problem.beta = *beta;
-    if (!memory_is_right(problem)) return refuse("a matrix or vector is not all in memory of the device, or aux is misaligned");
+    if (!memory_is_right(problem)) return refuse("a matrix or vector is not all in memory of the device");
     size_t scratch = 0;
     if (algorithm != nullptr) {
         if (const unsigned status = check_algorithm(problem, *algorithm, reinterpret_cast<uintptr_t>(workspace), workspace_bytes)) {

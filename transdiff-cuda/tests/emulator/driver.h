@@ -6,7 +6,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <map>
 #include <string>
 #include <vector>
@@ -49,13 +48,8 @@ enum Code : unsigned {
     kIllegalAddress = 700,
     kLaunchOutOfResources = 701,
     kLaunchFailed = 719,
-    kNotSupported = 801,
     kCaptureUnsupported = 900,
     kCaptureInvalidated = 901,
-    kCaptureMerge = 902,
-    kCaptureUnmatched = 903,
-    kCaptureUnjoined = 904,
-    kCaptureIsolation = 905,
     kCaptureImplicit = 906,
     kCapturedEvent = 907,
     kCaptureWrongThread = 908,
@@ -114,12 +108,6 @@ public:
         const std::lock_guard<std::mutex> lock(mutex_);
         const auto found = objects_.find(static_cast<T*>(handle));
         return found == objects_.end() ? nullptr : found->second.get();
-    }
-
-    template <typename Visit>
-    void each(Visit visit) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        for (auto& object : objects_) visit(*object.second);
     }
 
     bool remove(void* handle) {

@@ -74,52 +74,35 @@ constexpr float kRoot = 0.7978845608028654f, kCubic = 0.044715f;
 
 float gelu(float x) { return 0.5f * x * (1.0f + std::tanh(kRoot * (x + kCubic * x * x * x))); }
 
-float gelu_gradient(float x) {
-    const float t = std::tanh(kRoot * (x + kCubic * x * x * x));
-    return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * kRoot * (1.0f + 3.0f * kCubic * x * x);
-}
-
 // One element of D before it is rounded, from that of the product.
 float epilogue(const Problem& p, float value, uint64_t row, uint64_t column, int32_t batch) {
     const int64_t c = batch * p.c.batch_stride + p.c.offset(row, column);
-    const int64_t aux = batch * p.aux.batch_stride + p.aux.offset(row, column);
     value *= p.alpha;
     if (p.beta != 0.0f) value += p.beta * load(p.c.type, p.c.address, c);
-    if (p.epilogue & kBias) value += load(p.bias_type, p.bias, batch * p.bias_stride + static_cast<int64_t>(row));
-    if (p.epilogue & kGeluGradient) return value * gelu_gradient(load(p.aux.type, p.aux.address, aux));
-    if (p.epilogue & kAux) store(p.aux.type, p.aux.address, aux, value);
+    if (p.epilogue & kBias) value += load(p.bias_type, p.bias, static_cast<int64_t>(row));
     return p.epilogue & kGelu ? gelu(value) : value;
 }
 
-void store_bias(const Problem& p, int32_t batch, const Floats& sums) {
-    for (size_t i = 0; i < sums.size(); ++i) {
-        store(p.bias_type, p.bias, batch * p.bias_stride + static_cast<int64_t>(i), sums[i]);
-    }
-}
-
 // Sums over k of op(A) [m, k] or op(B) [k, n].
-void sum_operand(const Problem& p, int32_t batch, const Floats& a, const Floats& b) {
+void sum_operand(const Problem& p, const Floats& a, const Floats& b) {
     Floats sums(p.bias_length(), 0.0f);
     for (size_t i = 0; i < sums.size(); ++i) {
         for (size_t k = 0; k < p.k(); ++k) sums[i] += p.epilogue & kSumA ? a[i * p.k() + k] : b[k * p.n() + i];
     }
-    store_bias(p, batch, sums);
+    for (size_t i = 0; i < sums.size(); ++i) store(p.bias_type, p.bias, static_cast<int64_t>(i), sums[i]);
 }
 
 void run(const Problem& p, int32_t batch) {
     Floats a = pack(p.a, p.transpose_a, batch), b = pack(p.b, p.transpose_b, batch);
     if (p.tf32) round_to_tf32(a), round_to_tf32(b);
     const Floats values = product(a, b, p.m(), p.n(), p.k());
-    Floats sums(p.m(), 0.0f);
     for (uint64_t row = 0; row < p.m(); ++row) {
         for (uint64_t column = 0; column < p.n(); ++column) {
             const float value = epilogue(p, values[row * p.n() + column], row, column, batch);
-            sums[row] += value;
             store(p.d.type, p.d.address, batch * p.d.batch_stride + p.d.offset(row, column), value);
         }
     }
-    if (p.epilogue & kBiasGradient) store_bias(p, batch, sums);
-    if (p.epilogue & (kSumA | kSumB)) sum_operand(p, batch, a, b);
+    if (p.epilogue & (kSumA | kSumB)) sum_operand(p, a, b);
 }
 
 }  // namespace

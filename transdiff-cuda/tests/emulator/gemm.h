@@ -7,13 +7,11 @@
 namespace gemm {
 
 enum Type : int32_t { kF32 = 0, kBf16 = 14 };
-enum Order : int32_t { kColumns = 0, kRows = 1 };
-// Parts of the numbers of epilogues.
-enum Epilogue : uint32_t { kDefault = 1, kBias = 4, kBiasGradient = 16, kGelu = 32, kGeluGradient = 64, kAux = 128,
-                           kSumA = 256, kSumB = 512 };
+// Bits of cublasLtEpilogue_t.
+enum Epilogue : uint32_t { kDefault = 1, kBias = 4, kGelu = 32, kSumA = 256, kSumB = 512 };
 
 struct Matrix {
-    int32_t type = kF32, order = kColumns;
+    int32_t type = kF32;
     uint64_t rows = 0, columns = 0;
     int64_t leading = 0;
     int32_t batch = 1;
@@ -23,7 +21,7 @@ struct Matrix {
     // Of an element, in elements from `address`.
     int64_t offset(uint64_t row, uint64_t column) const {
         const int64_t r = static_cast<int64_t>(row), c = static_cast<int64_t>(column);
-        return order == kColumns ? c * leading + r : r * leading + c;
+        return c * leading + r;
     }
 };
 
@@ -33,7 +31,7 @@ size_t bytes_of(int32_t type);
 
 // D = epilogue(alpha op(A) op(B) + beta C).
 struct Problem {
-    Matrix a, b, c, d, aux;
+    Matrix a, b, c, d;
     bool transpose_a = false, transpose_b = false;
     float alpha = 1, beta = 0;
     // Whether factors are rounded to 10 bits of mantissa.
@@ -41,14 +39,13 @@ struct Problem {
     uint32_t epilogue = kDefault;
     int32_t bias_type = kF32;
     uintptr_t bias = 0;
-    int64_t bias_stride = 0;
 
     uint64_t m() const { return d.rows; }
     uint64_t n() const { return d.columns; }
     uint64_t k() const { return transpose_a ? a.rows : a.columns; }
     // Elements of the vector at `bias`; 0 if the epilogue has none.
     uint64_t bias_length() const {
-        if (epilogue & (kBias | kBiasGradient | kSumA)) return m();
+        if (epilogue & (kBias | kSumA)) return m();
         return epilogue & kSumB ? n() : 0;
     }
 };

@@ -17,14 +17,13 @@ constexpr uint64_t kMemory = uint64_t{4} << 30;
 struct Allocation {
     unsigned char* memory;    // a guard, then the allocation, then a guard
     size_t bytes;
-    bool async;
 };
 
 struct Memory {
     std::mutex mutex;
     std::map<uint64_t, Allocation> allocations;
     std::map<void*, size_t> pinned;
-    uint64_t used = 0, pooled = 0, most_pooled = 0, release_threshold = 0;
+    uint64_t used = 0;
 };
 
 Memory& memory() {
@@ -33,8 +32,6 @@ Memory& memory() {
 }
 
 uint64_t total() { return driver::setting("EMULATED_CUDA_MEMORY", kMemory); }
-
-char pool;    // its address is the handle of the default pool
 
 unsigned char* take(size_t bytes) {
     return static_cast<unsigned char*>(::operator new(bytes, std::align_val_t{kAlignment}, std::nothrow));
@@ -59,7 +56,7 @@ bool intact(const unsigned char* guard) {
     return true;
 }
 
-unsigned allocate(uint64_t* address, size_t bytes, bool async) {
+unsigned allocate(uint64_t* address, size_t bytes) {
     if (address == nullptr || bytes == 0) return driver::kInvalidValue;
     Memory& m = memory();
     const std::lock_guard<std::mutex> lock(m.mutex);
@@ -70,10 +67,8 @@ unsigned allocate(uint64_t* address, size_t bytes, bool async) {
     std::memset(taken + kGuard, kUnwritten, bytes);
     guard(taken + kGuard + bytes);
     *address = reinterpret_cast<uint64_t>(taken + kGuard);
-    m.allocations[*address] = {taken, bytes, async};
+    m.allocations[*address] = {taken, bytes};
     m.used += bytes;
-    if (async) m.pooled += bytes;
-    m.most_pooled = std::max(m.most_pooled, m.pooled);
     return driver::kSuccess;
 }
 
@@ -94,7 +89,6 @@ unsigned release(uint64_t address) {
     const Allocation allocation = found->second;
     m.allocations.erase(found);
     m.used -= allocation.bytes;
-    if (allocation.async) m.pooled -= allocation.bytes;
     const bool fine = intact(allocation);
     discard(allocation);
     return fine ? driver::kSuccess : driver::failure(driver::kLaunchFailed, overrun(allocation));
@@ -173,18 +167,12 @@ void release_all() {
     const std::lock_guard<std::mutex> lock(m.mutex);
     for (const auto& [address, allocation] : m.allocations) discard(allocation);
     m.allocations.clear();
-    m.used = m.pooled = 0;
+    m.used = 0;
 }
 
 }  // namespace driver
 
 using driver::StreamHandle;
-
-API unsigned cuDeviceTotalMem_v2(size_t* bytes, int device) {
-    ENTER;
-    *bytes = total();
-    return device == 0 ? driver::kSuccess : driver::kInvalidDevice;
-}
 
 API unsigned cuMemGetInfo_v2(size_t* free, size_t* all) {
     ENTER_CONTEXT;
@@ -197,7 +185,7 @@ API unsigned cuMemGetInfo_v2(size_t* free, size_t* all) {
 
 API unsigned cuMemAlloc_v2(uint64_t* address, size_t bytes) {
     ENTER_WAITING;
-    return allocate(address, bytes, false);
+    return allocate(address, bytes);
 }
 
 API unsigned cuMemFree_v2(uint64_t address) {
@@ -205,23 +193,7 @@ API unsigned cuMemFree_v2(uint64_t address) {
     return release(address);
 }
 
-// The driver would record these two in a graph; the emulator refuses.
-API unsigned cuMemAllocAsync(uint64_t* address, size_t bytes, StreamHandle) {
-    ENTER_WAITING;
-    return allocate(address, bytes, true);
-}
-
-API unsigned cuMemFreeAsync(uint64_t address, StreamHandle) {
-    ENTER_WAITING;
-    return release(address);
-}
-
 API unsigned cuMemAllocHost_v2(void** address, size_t bytes) {
-    ENTER_WAITING;
-    return allocate_pinned(address, bytes);
-}
-
-API unsigned cuMemHostAlloc(void** address, size_t bytes, unsigned) {
     ENTER_WAITING;
     return allocate_pinned(address, bytes);
 }
@@ -233,21 +205,6 @@ API unsigned cuMemFreeHost(void* address) {
     if (m.pinned.erase(address) == 0) return driver::kInvalidValue;
     give(address);
     return driver::kSuccess;
-}
-
-API unsigned cuMemcpyHtoD_v2(uint64_t to, const void* from, size_t bytes) {
-    ENTER_WAITING;
-    return to_device(to, from, bytes, nullptr);
-}
-
-API unsigned cuMemcpyDtoH_v2(void* to, uint64_t from, size_t bytes) {
-    ENTER_WAITING;
-    return to_host(to, from, bytes, nullptr);
-}
-
-API unsigned cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t bytes) {
-    ENTER_WAITING;
-    return on_the_device(to, from, bytes, nullptr);
 }
 
 API unsigned cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, StreamHandle stream) {
@@ -265,72 +222,8 @@ API unsigned cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Stre
     return on_the_device(to, from, bytes, stream);
 }
 
-API unsigned cuMemsetD8_v2(uint64_t to, unsigned char value, size_t count) {
-    ENTER_WAITING;
-    return fill(to, value, count, nullptr);
-}
-
-API unsigned cuMemsetD16_v2(uint64_t to, unsigned short value, size_t count) {
-    ENTER_WAITING;
-    return fill(to, value, count, nullptr);
-}
-
-API unsigned cuMemsetD32_v2(uint64_t to, unsigned value, size_t count) {
-    ENTER_WAITING;
-    return fill(to, value, count, nullptr);
-}
-
 API unsigned cuMemsetD8Async(uint64_t to, unsigned char value, size_t count, StreamHandle stream) {
     ENTER_CONTEXT;
     return fill(to, value, count, stream);
 }
 
-API unsigned cuMemsetD16Async(uint64_t to, unsigned short value, size_t count, StreamHandle stream) {
-    ENTER_CONTEXT;
-    return fill(to, value, count, stream);
-}
-
-API unsigned cuMemsetD32Async(uint64_t to, unsigned value, size_t count, StreamHandle stream) {
-    ENTER_CONTEXT;
-    return fill(to, value, count, stream);
-}
-
-API unsigned cuDeviceGetDefaultMemPool(void** handle, int device) {
-    ENTER;
-    *handle = &pool;
-    return device == 0 ? driver::kSuccess : driver::kInvalidDevice;
-}
-
-API unsigned cuDeviceGetMemPool(void** handle, int device) {
-    ENTER;
-    *handle = &pool;
-    return device == 0 ? driver::kSuccess : driver::kInvalidDevice;
-}
-
-API unsigned cuMemPoolSetAttribute(void* handle, unsigned attribute, void* value) {
-    ENTER;
-    if (handle != &pool || attribute == 0 || attribute > 8) return driver::kInvalidValue;
-    Memory& m = memory();
-    const std::lock_guard<std::mutex> lock(m.mutex);
-    if (attribute == 4) m.release_threshold = *static_cast<uint64_t*>(value);
-    if (attribute == 6 || attribute == 8) m.most_pooled = m.pooled;
-    return driver::kSuccess;
-}
-
-// Nothing that is free is kept: what is reserved is what is used.
-API unsigned cuMemPoolGetAttribute(void* handle, unsigned attribute, void* value) {
-    ENTER;
-    if (handle != &pool || attribute == 0 || attribute > 8) return driver::kInvalidValue;
-    Memory& m = memory();
-    const std::lock_guard<std::mutex> lock(m.mutex);
-    if (attribute <= 3) *static_cast<int*>(value) = 1;
-    if (attribute == 4) *static_cast<uint64_t*>(value) = m.release_threshold;
-    if (attribute == 5 || attribute == 7) *static_cast<uint64_t*>(value) = m.pooled;
-    if (attribute == 6 || attribute == 8) *static_cast<uint64_t*>(value) = m.most_pooled;
-    return driver::kSuccess;
-}
-
-API unsigned cuMemPoolTrimTo(void* handle, size_t) {
-    ENTER;
-    return handle == &pool ? driver::kSuccess : driver::kInvalidValue;
-}

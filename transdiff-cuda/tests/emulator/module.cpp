@@ -133,30 +133,9 @@ unsigned execute(const simt::Launch& launch, size_t limit) {
     return driver::failure(driver::kLaunchFailed, "after kernel " + std::string(launch.name) + ": " + error);
 }
 
-unsigned get_attribute(int* value, unsigned attribute, const Function& function) {
-    switch (attribute) {
-        case 0: *value = static_cast<int>(function.kernel->max_threads); break;
-        case 4: *value = 32; break;
-        case 5: case 6: *value = driver::capability(); break;
-        case 8: *value = static_cast<int>(function.max_shared); break;
-        default: *value = 0;
-    }
-    return driver::kSuccess;
-}
-
 }  // namespace
 
-API unsigned cuModuleLoadData(void** module, const void* image) {
-    ENTER_WAITING;
-    return load(module, image);
-}
-
 API unsigned cuModuleLoadDataEx(void** module, const void* image, unsigned, void*, void*) {
-    ENTER_WAITING;
-    return load(module, image);
-}
-
-API unsigned cuModuleLoadFatBinary(void** module, const void* image) {
     ENTER_WAITING;
     return load(module, image);
 }
@@ -183,18 +162,10 @@ API unsigned cuModuleGetFunction(void** function, void* handle, const char* name
     return driver::kSuccess;
 }
 
-API unsigned cuFuncGetAttribute(int* value, unsigned attribute, void* handle) {
-    ENTER_CONTEXT;
-    const Function* function = all().functions.find(handle);
-    if (function == nullptr) return driver::kInvalidHandle;
-    return get_attribute(value, attribute, *function);
-}
-
 API unsigned cuFuncSetAttribute(void* handle, unsigned attribute, int value) {
     ENTER_CONTEXT;
     Function* function = all().functions.find(handle);
     if (function == nullptr) return driver::kInvalidHandle;
-    if (attribute == 9) return value >= -1 && value <= 100 ? driver::kSuccess : driver::kInvalidValue;
     if (attribute != 8 || value < 0 || static_cast<unsigned>(value) > driver::max_shared()) return driver::kInvalidValue;
     function->max_shared = static_cast<size_t>(value);
     return driver::kSuccess;
@@ -207,14 +178,6 @@ API unsigned cuFuncGetParamInfo(void* handle, size_t index, size_t* offset, size
     if (index != 0 || offset == nullptr) return driver::kInvalidValue;
     *offset = 0;
     if (size != nullptr) *size = function->kernel->params;
-    return driver::kSuccess;
-}
-
-API unsigned cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* handle, int threads, size_t shared) {
-    ENTER_CONTEXT;
-    if (all().functions.find(handle) == nullptr || threads <= 0) return driver::kInvalidValue;
-    const size_t by_memory = (driver::max_shared() + 1024) / (shared + 1024), by_threads = 2048 / static_cast<size_t>(threads);
-    *blocks = static_cast<int>(std::min({by_memory, by_threads, size_t{32}}));
     return driver::kSuccess;
 }
 

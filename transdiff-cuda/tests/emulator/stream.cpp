@@ -1,6 +1,4 @@
 // Streams, events, and what streams record: graphs. Work is done when it is submitted.
-#include <algorithm>
-#include <chrono>
 #include <thread>
 
 #include "driver.h"
@@ -10,10 +8,9 @@ namespace {
 using driver::Graph;
 using driver::StreamHandle;
 using driver::Work;
-using Clock = std::chrono::steady_clock;
 
 enum Mode : unsigned { kGlobal = 0, kThreadLocal = 1, kRelaxed = 2 };
-constexpr unsigned kNonBlocking = 1, kDisableTiming = 2;
+constexpr unsigned kNonBlocking = 1;
 
 struct Stream;
 
@@ -22,24 +19,16 @@ struct Capture {
     unsigned mode;
     std::thread::id thread;
     Graph graph;
-    std::set<Stream*> unjoined;       // streams that were drawn in and did work that `origin` does not wait for
     bool invalid = false, ended = false;
 };
 
 struct Stream {
     unsigned flags = 0;
-    int priority = 0;
     std::shared_ptr<Capture> capture;
-    size_t work = 0;                  // nodes of the capture after this stream's last
 };
 
 struct Event {
-    unsigned flags = 0;
-    bool recorded = false;
-    Clock::time_point time{};
     std::shared_ptr<Capture> capture; // of the stream where it was last recorded
-    Stream* stream = nullptr;
-    size_t work = 0;
 };
 
 struct Exec {
@@ -79,8 +68,6 @@ unsigned record(Stream& stream, Work work) {
     Capture& capture = *stream.capture;
     if (capture.invalid) return driver::kCaptureInvalidated;
     capture.graph.nodes.push_back(std::move(work));
-    stream.work = capture.graph.nodes.size();
-    if (&stream != capture.origin) capture.unjoined.insert(&stream);
     return driver::kSuccess;
 }
 
@@ -111,11 +98,10 @@ unsigned synchronize(StreamHandle handle) {
     return driver::kCaptureUnsupported;
 }
 
-unsigned create_stream(StreamHandle* handle, unsigned flags, int priority) {
+unsigned create_stream(StreamHandle* handle, unsigned flags) {
     if (handle == nullptr || flags > kNonBlocking) return driver::kInvalidValue;
     auto stream = std::make_unique<Stream>();
     stream->flags = flags;
-    stream->priority = std::min(0, std::max(-5, priority));
     *handle = all().streams.add(std::move(stream));
     return driver::kSuccess;
 }
@@ -125,26 +111,7 @@ unsigned record_event(void* handle, StreamHandle stream_handle) {
     Stream* stream = find(stream_handle);
     if (event == nullptr || stream == nullptr) return driver::kInvalidHandle;
     const std::lock_guard<std::mutex> lock(all().mutex);
-    event->recorded = true;
-    event->time = Clock::now();
     event->capture = stream->capture;
-    event->stream = stream;
-    event->work = stream->work;
-    return driver::kSuccess;
-}
-
-unsigned wait_event(Stream& stream, const Event& event) {
-    const std::shared_ptr<Capture>& capture = event.capture;
-    if (capture == nullptr) {
-        if (stream.capture == nullptr || !event.recorded) return driver::kSuccess;
-        stream.capture->invalid = true;
-        return driver::kCaptureIsolation;
-    }
-    if (capture->ended) return driver::kCapturedEvent;
-    if (stream.capture != nullptr && stream.capture != capture) return driver::kCaptureMerge;
-    stream.capture = capture;
-    if (event.work >= event.stream->work) capture->unjoined.erase(event.stream);
-    if (&stream != capture->origin) capture->unjoined.insert(&stream);
     return driver::kSuccess;
 }
 
@@ -155,14 +122,10 @@ unsigned end_capture(StreamHandle handle, void** graph) {
     const std::lock_guard<std::mutex> lock(all().mutex);
     const std::shared_ptr<Capture> capture = stream->capture;
     if (capture == nullptr) return driver::kInvalidValue;
-    if (capture->origin != stream) return driver::kCaptureUnmatched;
     if (capture->mode != kRelaxed && capture->thread != std::this_thread::get_id()) return driver::kCaptureWrongThread;
     capture->ended = true;
-    all().streams.each([&](Stream& other) {
-        if (other.capture == capture) other.capture = nullptr;
-    });
+    stream->capture = nullptr;
     if (capture->invalid) return driver::kCaptureInvalidated;
-    if (!capture->unjoined.empty()) return driver::kCaptureUnjoined;
     *graph = all().graphs.add(std::make_unique<Graph>(capture->graph));
     return driver::kSuccess;
 }
@@ -214,12 +177,7 @@ unsigned forbidden_while_capturing() {
 
 API unsigned cuStreamCreate(StreamHandle* stream, unsigned flags) {
     ENTER_CONTEXT;
-    return create_stream(stream, flags, 0);
-}
-
-API unsigned cuStreamCreateWithPriority(StreamHandle* stream, unsigned flags, int priority) {
-    ENTER_CONTEXT;
-    return create_stream(stream, flags, priority);
+    return create_stream(stream, flags);
 }
 
 API unsigned cuStreamDestroy_v2(StreamHandle stream) {
@@ -232,54 +190,14 @@ API unsigned cuStreamDestroy_v2(StreamHandle stream) {
     return driver::kSuccess;
 }
 
-API unsigned cuStreamGetFlags(StreamHandle handle, unsigned* flags) {
-    ENTER_CONTEXT;
-    const Stream* stream = find(handle);
-    if (stream == nullptr) return driver::kInvalidHandle;
-    *flags = stream->flags;
-    return driver::kSuccess;
-}
-
-API unsigned cuStreamGetPriority(StreamHandle handle, int* priority) {
-    ENTER_CONTEXT;
-    const Stream* stream = find(handle);
-    if (stream == nullptr) return driver::kInvalidHandle;
-    *priority = stream->priority;
-    return driver::kSuccess;
-}
-
 API unsigned cuStreamSynchronize(StreamHandle stream) {
     ENTER_CONTEXT;
     return synchronize(stream);
 }
 
-API unsigned cuStreamQuery(StreamHandle stream) {
+API unsigned cuEventCreate(void** event, unsigned) {
     ENTER_CONTEXT;
-    return synchronize(stream);
-}
-
-API unsigned cuStreamWaitEvent(StreamHandle stream_handle, void* event_handle, unsigned) {
-    ENTER_CONTEXT;
-    Stream* stream = find(stream_handle);
-    const Event* event = all().events.find(event_handle);
-    if (stream == nullptr || event == nullptr) return driver::kInvalidHandle;
-    const std::lock_guard<std::mutex> lock(all().mutex);
-    return wait_event(*stream, *event);
-}
-
-API unsigned cuLaunchHostFunc(StreamHandle stream, void (*function)(void*), void* argument) {
-    ENTER_CONTEXT;
-    return driver::submit(stream, [=] {
-        function(argument);
-        return driver::kSuccess;
-    });
-}
-
-API unsigned cuEventCreate(void** event, unsigned flags) {
-    ENTER_CONTEXT;
-    auto created = std::make_unique<Event>();
-    created->flags = flags;
-    *event = all().events.add(std::move(created));
+    *event = all().events.add(std::make_unique<Event>());
     return driver::kSuccess;
 }
 
@@ -299,26 +217,6 @@ API unsigned cuEventSynchronize(void* handle) {
     return usable(handle, event);
 }
 
-API unsigned cuEventQuery(void* handle) {
-    ENTER_CONTEXT;
-    Event* event;
-    return usable(handle, event);
-}
-
-API unsigned cuEventElapsedTime(float* milliseconds, void* start_handle, void* end_handle) {
-    ENTER_CONTEXT;
-    Event *start, *end;
-    if (const unsigned code = usable(start_handle, start)) return code;
-    if (const unsigned code = usable(end_handle, end)) return code;
-    if (((start->flags | end->flags) & kDisableTiming) || !start->recorded || !end->recorded) return driver::kInvalidHandle;
-    *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count();
-    return driver::kSuccess;
-}
-
-API unsigned cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) {
-    return cuEventElapsedTime(milliseconds, start, end);
-}
-
 API unsigned cuStreamBeginCapture_v2(StreamHandle handle, unsigned mode) {
     ENTER_CONTEXT;
     Stream* stream = find(handle);
@@ -331,7 +229,6 @@ API unsigned cuStreamBeginCapture_v2(StreamHandle handle, unsigned mode) {
     stream->capture->origin = stream;
     stream->capture->mode = mode;
     stream->capture->thread = std::this_thread::get_id();
-    stream->work = 0;
     all().captures.push_back(stream->capture);
     return driver::kSuccess;
 }
@@ -347,28 +244,9 @@ API unsigned cuStreamEndCapture(StreamHandle stream, void** graph) {
     return told;
 }
 
-API unsigned cuStreamIsCapturing(StreamHandle handle, unsigned* status) {
-    ENTER_CONTEXT;
-    const Stream* stream = find(handle);
-    if (stream == nullptr) return driver::kInvalidHandle;
-    const std::lock_guard<std::mutex> lock(all().mutex);
-    *status = stream->capture == nullptr ? 0 : stream->capture->invalid ? 2 : 1;
-    return driver::kSuccess;
-}
-
 API unsigned cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
     ENTER_CONTEXT;
     return instantiate(exec, graph);
-}
-
-API unsigned cuGraphInstantiate_v2(void** exec, void* graph, void**, char*, size_t) {
-    ENTER_CONTEXT;
-    return instantiate(exec, graph);
-}
-
-API unsigned cuGraphUpload(void* exec, StreamHandle) {
-    ENTER_CONTEXT;
-    return all().execs.find(exec) == nullptr ? driver::kInvalidValue : driver::kSuccess;
 }
 
 API unsigned cuGraphLaunch(void* handle, StreamHandle stream) {
@@ -376,18 +254,6 @@ API unsigned cuGraphLaunch(void* handle, StreamHandle stream) {
     const Exec* exec = all().execs.find(handle);
     if (exec == nullptr) return driver::kInvalidValue;
     return driver::submit(stream, [nodes = exec->nodes] { return run(nodes); });
-}
-
-// The nodes have addresses that are good for nothing but counting.
-API unsigned cuGraphGetNodes(void* handle, void** nodes, size_t* count) {
-    ENTER_CONTEXT;
-    Graph* graph = all().graphs.find(handle);
-    if (graph == nullptr || count == nullptr) return driver::kInvalidValue;
-    for (size_t i = 0; nodes != nullptr && i < *count; ++i) {
-        nodes[i] = i < graph->nodes.size() ? &graph->nodes[i] : nullptr;
-    }
-    if (nodes == nullptr || *count > graph->nodes.size()) *count = graph->nodes.size();
-    return driver::kSuccess;
 }
 
 API unsigned cuGraphDestroy(void* graph) {

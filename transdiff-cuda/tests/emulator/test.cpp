@@ -17,35 +17,29 @@ unsigned cuDeviceGetAttribute(int*, unsigned, int);
 unsigned cuDevicePrimaryCtxRetain(void**, int);
 unsigned cuDevicePrimaryCtxRelease_v2(int);
 unsigned cuCtxSetCurrent(void*);
-unsigned cuCtxSynchronize();
 unsigned cuGetErrorString(unsigned, const char**);
-unsigned cuModuleLoadData(void**, const void*);
+unsigned cuModuleLoadDataEx(void**, const void*, unsigned, void*, void*);
 unsigned cuModuleGetFunction(void**, void*, const char*);
 unsigned cuModuleUnload(void*);
 unsigned cuFuncSetAttribute(void*, unsigned, int);
 unsigned cuFuncGetParamInfo(void*, size_t, size_t*, size_t*);
 unsigned cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
 unsigned cuMemAlloc_v2(uint64_t*, size_t);
-unsigned cuMemAllocAsync(uint64_t*, size_t, void*);
 unsigned cuMemFree_v2(uint64_t);
-unsigned cuMemFreeAsync(uint64_t, void*);
 unsigned cuMemGetInfo_v2(size_t*, size_t*);
-unsigned cuMemcpyHtoD_v2(uint64_t, const void*, size_t);
-unsigned cuMemcpyDtoH_v2(void*, uint64_t, size_t);
+unsigned cuMemcpyHtoDAsync_v2(uint64_t, const void*, size_t, void*);
 unsigned cuMemcpyDtoHAsync_v2(void*, uint64_t, size_t, void*);
-unsigned cuMemsetD32Async(uint64_t, unsigned, size_t, void*);
+unsigned cuMemsetD8Async(uint64_t, unsigned char, size_t, void*);
 unsigned cuStreamCreate(void**, unsigned);
 unsigned cuStreamDestroy_v2(void*);
 unsigned cuStreamSynchronize(void*);
-unsigned cuStreamWaitEvent(void*, void*, unsigned);
 unsigned cuStreamBeginCapture_v2(void*, unsigned);
 unsigned cuStreamEndCapture(void*, void**);
-unsigned cuStreamIsCapturing(void*, unsigned*);
 unsigned cuEventCreate(void**, unsigned);
+unsigned cuEventDestroy_v2(void*);
 unsigned cuEventRecord(void*, void*);
-unsigned cuEventQuery(void*);
+unsigned cuEventSynchronize(void*);
 unsigned cuGraphInstantiateWithFlags(void**, void*, unsigned long long);
-unsigned cuGraphGetNodes(void*, void**, size_t*);
 unsigned cuGraphLaunch(void*, void*);
 unsigned cuGraphDestroy(void*);
 unsigned cuGraphExecDestroy(void*);
@@ -137,6 +131,21 @@ std::vector<float> random_values(size_t count) {
     return values;
 }
 
+unsigned load_module(void** module, const void* image) { return cuModuleLoadDataEx(module, image, 0, nullptr, nullptr); }
+
+// Waits for the default stream.
+unsigned synchronize() { return cuStreamSynchronize(nullptr); }
+
+unsigned upload(uint64_t to, const void* from, size_t bytes) {
+    const unsigned code = cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr);
+    return code == 0 ? synchronize() : code;
+}
+
+unsigned download(void* to, uint64_t from, size_t bytes) {
+    const unsigned code = cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr);
+    return code == 0 ? synchronize() : code;
+}
+
 // An array on the device.
 struct Array {
     uint64_t address = 0;
@@ -144,14 +153,14 @@ struct Array {
 
     explicit Array(size_t n) : count(n) { EXPECT_CODE(0, cuMemAlloc_v2(&address, n * sizeof(float))); }
     explicit Array(const std::vector<float>& values) : Array(values.size()) {
-        EXPECT_CODE(0, cuMemcpyHtoD_v2(address, values.data(), count * sizeof(float)));
+        EXPECT_CODE(0, upload(address, values.data(), count * sizeof(float)));
     }
     Array(const Array&) = delete;
     ~Array() { cuMemFree_v2(address); }
 
     std::vector<float> values() const {
         std::vector<float> copied(count);
-        EXPECT_CODE(0, cuMemcpyDtoH_v2(copied.data(), address, count * sizeof(float)));
+        EXPECT_CODE(0, download(copied.data(), address, count * sizeof(float)));
         return copied;
     }
 };
@@ -260,8 +269,8 @@ void test_misuse() {
         if (!error_has(part) || !error_has(name)) std::printf("%s: %s\n", name, error().c_str()), ++failures;
         // Nothing works any more, until nobody retains the context.
         float value;
-        EXPECT_CODE(719, cuMemcpyDtoH_v2(&value, out.address, 4));
-        EXPECT_CODE(719, cuCtxSynchronize());
+        EXPECT_CODE(719, download(&value, out.address, 4));
+        EXPECT_CODE(719, synchronize());
         renew();
         Array after(128);
         EXPECT_CODE(0, launch("test_add", 1, 64, 0, {after.address, 0, 0, 1.0f}));
@@ -291,7 +300,7 @@ void test_ruin() {
     for (unsigned code : {700u, 716u, 719u}) {
         emulated_cuda_fail("cuLaunchKernel", 1, code);
         EXPECT_CODE(code, launched());
-        EXPECT_CODE(code, cuCtxSynchronize());
+        EXPECT_CODE(code, synchronize());
         EXPECT_CODE(code, cuMemFree_v2(out.address));
         renew();
     }
@@ -338,12 +347,12 @@ void test_launches() {
     EXPECT(error_has("with static"));
 
     void* other = nullptr;
-    EXPECT_CODE(0, cuModuleLoadData(&other, fatbin("kernels/norm.cu").data()));
+    EXPECT_CODE(0, load_module(&other, fatbin("kernels/norm.cu").data()));
     EXPECT_CODE(500, cuModuleGetFunction(&found, other, "test_add"));
     EXPECT_CODE(0, cuModuleUnload(other));
     EXPECT_CODE(400, cuModuleUnload(other));
-    EXPECT_CODE(200, cuModuleLoadData(&other, "what is no image at all"));
-    EXPECT_CODE(200, cuModuleLoadData(&other, fatbin("").data()));
+    EXPECT_CODE(200, load_module(&other, "what is no image at all"));
+    EXPECT_CODE(200, load_module(&other, fatbin("").data()));
 }
 
 void test_memory() {
@@ -351,9 +360,9 @@ void test_memory() {
     float values[4] = {};
     EXPECT_CODE(0, cuMemAlloc_v2(&address, 16));
     EXPECT(address % 256 == 0);
-    EXPECT_CODE(1, cuMemcpyHtoD_v2(address + 4, values, 16));
-    EXPECT_CODE(1, cuMemcpyDtoH_v2(values, address - 1, 4));
-    EXPECT_CODE(1, cuMemsetD32Async(address, 0, 5, nullptr));
+    EXPECT_CODE(1, upload(address + 4, values, 16));
+    EXPECT_CODE(1, download(values, address - 1, 4));
+    EXPECT_CODE(1, cuMemsetD8Async(address, 0, 17, nullptr));
     EXPECT_CODE(1, cuMemFree_v2(address + 4));
     EXPECT_CODE(0, launch("test_add", 1, 5, 0, {address, 0, 0, 1.0f}));
     EXPECT_CODE(719, cuMemFree_v2(address));
@@ -367,12 +376,12 @@ void test_memory() {
 
     setenv("EMULATED_CUDA_MEMORY", "1000", 1);
     size_t free = 0, total = 0;
-    EXPECT_CODE(0, cuMemAllocAsync(&address, 600, nullptr));
+    EXPECT_CODE(0, cuMemAlloc_v2(&address, 600));
     uint64_t second = 0;
-    EXPECT_CODE(2, cuMemAllocAsync(&second, 401, nullptr));
+    EXPECT_CODE(2, cuMemAlloc_v2(&second, 401));
     EXPECT_CODE(0, cuMemGetInfo_v2(&free, &total));
     EXPECT(free == 400 && total == 1000);
-    EXPECT_CODE(0, cuMemFreeAsync(address, nullptr));
+    EXPECT_CODE(0, cuMemFree_v2(address));
     EXPECT_CODE(0, cuMemAlloc_v2(&address, 1000));
     EXPECT_CODE(0, cuMemFree_v2(address));
     unsetenv("EMULATED_CUDA_MEMORY");
@@ -388,21 +397,17 @@ void test_graphs() {
     EXPECT_CODE(0, launch("test_add", 1, 32, 0, params, stream));
     EXPECT_CODE(0, cuStreamEndCapture(stream, &graph));
     EXPECT(out.values() == std::vector<float>(64, 0.0f));
-    size_t nodes = 0;
-    EXPECT_CODE(0, cuGraphGetNodes(graph, nullptr, &nodes));
-    EXPECT(nodes == 2);
     EXPECT_CODE(0, cuGraphInstantiateWithFlags(&exec, graph, 0));
     EXPECT_CODE(0, cuGraphDestroy(graph));
     for (int i = 0; i < 2; ++i) EXPECT_CODE(0, cuGraphLaunch(exec, stream));
     EXPECT(out.values()[31] == 4.0f && out.values()[32] == 2.0f);
     EXPECT_CODE(0, cuGraphExecDestroy(exec));
 
+    // Calls that wait invalidate the capture.
     const std::function<unsigned()> forbidden[] = {
         [] { uint64_t address; return cuMemAlloc_v2(&address, 16); },
-        [] { uint64_t address; return cuMemAllocAsync(&address, 16, nullptr); },
-        [] { return cuCtxSynchronize(); },
+        [&] { return cuMemFree_v2(out.address); },
         [&] { return cuStreamSynchronize(stream); },
-        [&] { float value; return cuMemcpyDtoH_v2(&value, out.address, 4); },
     };
     for (const auto& call : forbidden) {
         EXPECT_CODE(0, cuStreamBeginCapture_v2(stream, 0));
@@ -410,45 +415,35 @@ void test_graphs() {
         EXPECT_CODE(901, cuStreamEndCapture(stream, &graph));
         EXPECT(graph == nullptr);
     }
-    EXPECT_CODE(0, cuStreamDestroy_v2(stream));
-}
-
-void test_forks() {
-    void *first = nullptr, *second = nullptr, *fork = nullptr, *join = nullptr, *graph = nullptr;
-    Array out(std::vector<float>(64, 0.0f));
-    const Params params{out.address, 0, 0, 1.0f};
-    EXPECT_CODE(0, cuStreamCreate(&first, 1));
-    EXPECT_CODE(0, cuStreamCreate(&second, 1));
-    EXPECT_CODE(0, cuEventCreate(&fork, 2));
-    EXPECT_CODE(0, cuEventCreate(&join, 2));
-    for (bool joined : {false, true}) {
-        EXPECT_CODE(0, cuStreamBeginCapture_v2(first, 1));
-        EXPECT_CODE(0, cuEventRecord(fork, first));
-        EXPECT_CODE(907, cuEventQuery(fork));
-        EXPECT_CODE(0, cuStreamWaitEvent(second, fork, 0));
-        EXPECT_CODE(0, launch("test_add", 1, 64, 0, params, second));
-        EXPECT_CODE(0, cuEventRecord(join, second));
-        if (joined) EXPECT_CODE(0, cuStreamWaitEvent(first, join, 0));
-        EXPECT_CODE(joined ? 0 : 904, cuStreamEndCapture(first, &graph));
-        unsigned capturing = 1;
-        EXPECT_CODE(0, cuStreamIsCapturing(second, &capturing));
-        EXPECT(capturing == 0);
-    }
+    // An event of the capture cannot be waited for.
+    void* event = nullptr;
+    EXPECT_CODE(0, cuEventCreate(&event, 2));
+    EXPECT_CODE(0, cuStreamBeginCapture_v2(stream, 2));
+    EXPECT_CODE(0, cuEventRecord(event, stream));
+    EXPECT_CODE(907, cuEventSynchronize(event));
+    EXPECT_CODE(0, cuStreamEndCapture(stream, &graph));
     EXPECT_CODE(0, cuGraphDestroy(graph));
-    EXPECT(out.values()[0] == 0.0f);
+    EXPECT_CODE(0, cuEventDestroy_v2(event));
+    EXPECT_CODE(0, cuStreamDestroy_v2(stream));
+    // A stream that synchronizes with the default stream.
+    EXPECT_CODE(0, cuStreamCreate(&stream, 0));
+    EXPECT_CODE(0, cuStreamBeginCapture_v2(stream, 2));
+    EXPECT_CODE(906, launch("test_add", 1, 64, 0, params));
+    EXPECT_CODE(901, cuStreamEndCapture(stream, &graph));
+    EXPECT_CODE(0, cuStreamDestroy_v2(stream));
 }
 
 void test_control() {
     emulated_cuda_reset();
     uint64_t address = 0;
     emulated_cuda_fail("cuMemAlloc", 2, 2);
-    emulated_cuda_fail("cuCtxSynchronize", 1, 987);
+    emulated_cuda_fail("cuStreamSynchronize", 1, 987);
     EXPECT_CODE(0, cuMemAlloc_v2(&address, 16));
     EXPECT_CODE(0, cuMemFree_v2(address));
     EXPECT_CODE(2, cuMemAlloc_v2(&address, 16));
     EXPECT_CODE(0, cuMemAlloc_v2(&address, 256));
-    EXPECT_CODE(987, cuCtxSynchronize());
-    EXPECT_CODE(0, cuCtxSynchronize());
+    EXPECT_CODE(987, synchronize());
+    EXPECT_CODE(0, synchronize());
     const char* text = "";
     EXPECT_CODE(1, cuGetErrorString(987, &text));
     EXPECT(text == nullptr);
@@ -470,10 +465,10 @@ void test_control() {
     EXPECT(value == 132);
     unsetenv("EMULATED_CUDA_MULTIPROCESSORS");
     void* module = nullptr;
-    EXPECT_CODE(209, cuModuleLoadData(&module, "image"));
+    EXPECT_CODE(209, load_module(&module, "image"));
     unsetenv("EMULATED_CUDA_CAPABILITY");
     EXPECT_CODE(0, cuCtxSetCurrent(nullptr));
-    EXPECT_CODE(201, cuCtxSynchronize());
+    EXPECT_CODE(201, synchronize());
 }
 
 // --- cuBLASLt ---
@@ -484,26 +479,20 @@ struct Product {
     void *handle, *description, *a, *b, *d, *preference;
     unsigned char result[96];
 
-    // D [m, n] = op(A) op(B); transposed and order are bits: 1 for A, 2 for B, 4 for D.
-    Product(uint64_t m, uint64_t n, uint64_t k, unsigned transposed, unsigned rows, unsigned epilogue, uint64_t bias,
-            uint64_t aux) {
+    // D [m, n] = op(A) op(B), column-major; bits of `transposed`: 1 for A, 2 for B.
+    Product(uint64_t m, uint64_t n, uint64_t k, unsigned transposed, unsigned epilogue, uint64_t bias) {
         EXPECT_CODE(0, cublasLtCreate(&handle));
         EXPECT_CODE(0, cublasLtMatmulDescCreate(&description, 68, 0));
-        const auto layout = [&](void** created, uint64_t r, uint64_t c, bool in_rows) {
-            EXPECT_CODE(0, cublasLtMatrixLayoutCreate(created, 0, r, c, static_cast<int64_t>(in_rows ? c : r)));
-            const int order = in_rows;
-            EXPECT_CODE(0, cublasLtMatrixLayoutSetAttribute(*created, 1, &order, 4));
+        const auto layout = [&](void** created, uint64_t r, uint64_t c) {
+            EXPECT_CODE(0, cublasLtMatrixLayoutCreate(created, 0, r, c, static_cast<int64_t>(r)));
         };
-        layout(&a, transposed & 1 ? k : m, transposed & 1 ? m : k, rows & 1);
-        layout(&b, transposed & 2 ? n : k, transposed & 2 ? k : n, rows & 2);
-        layout(&d, m, n, rows & 4);
+        layout(&a, transposed & 1 ? k : m, transposed & 1 ? m : k);
+        layout(&b, transposed & 2 ? n : k, transposed & 2 ? k : n);
+        layout(&d, m, n);
         const int op[] = {static_cast<int>(transposed & 1), static_cast<int>(transposed >> 1 & 1)};
         for (unsigned i = 0; i < 2; ++i) EXPECT_CODE(0, cublasLtMatmulDescSetAttribute(description, 3 + i, &op[i], 4));
-        const int64_t leading = static_cast<int64_t>(m);
         EXPECT_CODE(0, cublasLtMatmulDescSetAttribute(description, 7, &epilogue, 4));
         EXPECT_CODE(0, cublasLtMatmulDescSetAttribute(description, 8, &bias, 8));
-        EXPECT_CODE(0, cublasLtMatmulDescSetAttribute(description, 11, &aux, 8));
-        EXPECT_CODE(0, cublasLtMatmulDescSetAttribute(description, 12, &leading, 8));
         EXPECT_CODE(0, cublasLtMatmulPreferenceCreate(&preference));
         const uint32_t alignment = 16;
         for (unsigned i = 5; i < 9; ++i) {
@@ -526,27 +515,25 @@ struct Product {
 
 constexpr size_t kM = 8, kN = 3, kK = 5;
 
-// Element (row, column) of a matrix [rows, columns] as `Product` lays it out.
-float at(const std::vector<float>& values, size_t rows, size_t columns, bool transposed, bool in_rows, size_t row, size_t column) {
-    if (transposed) std::swap(row, column), std::swap(rows, columns);
-    return values[in_rows ? row * columns + column : column * rows + row];
+// Element (row, column) of op(X) [rows, columns], X being column-major.
+float at(const std::vector<float>& values, size_t rows, size_t columns, bool transposed, size_t row, size_t column) {
+    return values[transposed ? row * columns + column : column * rows + row];
 }
 
 void test_products() {
     const std::vector<float> left = random_values(kM * kK), right = random_values(kK * kN), start = random_values(kM * kN);
     Array a(left), b(right);
-    for (unsigned kind = 0; kind < 32; ++kind) {
-        const unsigned transposed = kind & 3, rows = kind >> 2;
+    for (unsigned transposed = 0; transposed < 4; ++transposed) {
         Array d(start);
-        Product product(kM, kN, kK, transposed, rows, 1, 0, 0);
+        Product product(kM, kN, kK, transposed, 1, 0);
         EXPECT_CODE(0, product.find());
         EXPECT_CODE(0, product.run(a.address, b.address, d.address, 2.0f, 0.5f));
         const std::vector<float> got = d.values();
         for (size_t i = 0; i < kM * kN; ++i) {
-            const size_t row = rows & 4 ? i / kN : i % kM, column = rows & 4 ? i % kN : i / kM;
+            const size_t row = i % kM, column = i / kM;
             float sum = 0;
             for (size_t k = 0; k < kK; ++k) {
-                sum += at(left, kM, kK, transposed & 1, rows & 1, row, k) * at(right, kK, kN, transposed & 2, rows & 2, k, column);
+                sum += at(left, kM, kK, transposed & 1, row, k) * at(right, kK, kN, transposed & 2, k, column);
             }
             EXPECT(got[i] == 2.0f * sum + 0.5f * start[i]);
         }
@@ -554,37 +541,26 @@ void test_products() {
 }
 
 void test_epilogues() {
-    const std::vector<float> left = random_values(kM * kK), right = random_values(kK * kN), start = random_values(kM * kN);
-    const std::vector<float> biases = random_values(kM);
+    const std::vector<float> left = random_values(kM * kK), right = random_values(kK * kN), biases = random_values(kM);
     Array a(left), b(right);
-    for (unsigned epilogue : {4, 32, 36, 160, 164, 192, 208, 256, 512}) {
-        Array bias(biases), aux(start), d(kM * kN);
-        const bool has_bias = epilogue & (4 | 16 | 256 | 512);
+    for (unsigned epilogue : {4, 36, 256, 512}) {
+        Array bias(biases), d(kM * kN);
         const unsigned transposed = epilogue == 512 ? 2 : 0;
-        Product product(kM, kN, kK, transposed, 0, epilogue, has_bias ? bias.address : 0, aux.address);
+        Product product(kM, kN, kK, transposed, epilogue, bias.address);
         EXPECT_CODE(0, product.find());
         EXPECT_CODE(0, product.run(a.address, b.address, d.address, 1.0f, 0.0f));
-        const std::vector<float> got = d.values(), kept = aux.values(), sums = bias.values();
-        std::vector<float> rows(kM, 0.0f);
+        const std::vector<float> got = d.values(), sums = bias.values();
         for (size_t i = 0; i < kM * kN; ++i) {
             const size_t row = i % kM, column = i / kM;
             float value = 0;
-            for (size_t k = 0; k < kK; ++k) value += left[k * kM + row] * at(right, kK, kN, transposed, false, k, column);
+            for (size_t k = 0; k < kK; ++k) value += left[k * kM + row] * at(right, kK, kN, transposed, k, column);
             if (epilogue & 4) value += biases[row];
-            if (epilogue == 160 || epilogue == 164) EXPECT(kept[i] == value);
-            // Central differences of the double stand for the derivative.
-            const double x = start[i], h = 1e-3;
-            if (epilogue & 64) value *= static_cast<float>((double(gelu(x + h)) - double(gelu(x - h))) / (2 * h));
             if (epilogue & 32) value = gelu(value);
             EXPECT(std::fabs(got[i] - value) <= 1e-3f * (1 + std::fabs(value)));
-            rows[row] += got[i];
         }
-        for (size_t row = 0; epilogue == 208 && row < kM; ++row) EXPECT(std::fabs(sums[row] - rows[row]) <= 1e-4f);
         for (size_t i = 0; epilogue >= 256 && i < (epilogue == 256 ? kM : kN); ++i) {
             float sum = 0;
-            for (size_t k = 0; k < kK; ++k) {
-                sum += epilogue == 256 ? left[k * kM + i] : at(right, kK, kN, transposed, false, k, i);
-            }
+            for (size_t k = 0; k < kK; ++k) sum += epilogue == 256 ? left[k * kM + i] : at(right, kK, kN, transposed, k, i);
             EXPECT(sums[i] == sum);
         }
     }
@@ -592,9 +568,9 @@ void test_epilogues() {
 
 void test_refusals() {
     Array a(kM * kK + 4), b(kK * kN), d(kM * kN);
-    Product in_rows(kM, kN, kK, 0, 4, 4, d.address, 0);
-    EXPECT_CODE(15, in_rows.find());
-    Product product(kM, kN, kK, 0, 0, 1, 0, 0), other(kM, kN, kK, 3, 0, 1, 0, 0);
+    Product unknown(kM, kN, kK, 0, 160, d.address);
+    EXPECT_CODE(15, unknown.find());
+    Product product(kM, kN, kK, 0, 1, 0), other(kM, kN, kK, 3, 1, 0);
     EXPECT_CODE(0, product.find());
     EXPECT_CODE(7, product.run(a.address + 4, b.address, d.address, 1, 0));
     EXPECT(error_has("less aligned"));
@@ -614,11 +590,11 @@ void test_refusals() {
     EXPECT_CODE(0, product.run(a.address, b.address, d.address, 1, 0, nullptr, scratch.address + 256, 32768));
     // Sums of A go with A as it is, of B with its transpose.
     for (unsigned transposed = 0; transposed < 4; ++transposed) {
-        EXPECT_CODE(transposed & 1 ? 15 : 0, Product(kM, kN, kK, transposed, 0, 256, d.address, 0).find());
-        EXPECT_CODE(transposed & 2 ? 0 : 15, Product(kM, kN, kK, transposed, 0, 512, d.address, 0).find());
+        EXPECT_CODE(transposed & 1 ? 15 : 0, Product(kM, kN, kK, transposed, 256, d.address).find());
+        EXPECT_CODE(transposed & 2 ? 0 : 15, Product(kM, kN, kK, transposed, 512, d.address).find());
     }
-    EXPECT_CODE(7, Product(kM, kN, kK, 0, 0, 1, d.address, 0).find());
-    Product other_bias(kM, kN, kK, 0, 0, 4, d.address, 0);
+    EXPECT_CODE(7, Product(kM, kN, kK, 0, 1, d.address).find());
+    Product other_bias(kM, kN, kK, 0, 4, d.address);
     const int32_t bf16 = 14;
     EXPECT_CODE(0, cublasLtMatmulDescSetAttribute(other_bias.description, 26, &bf16, 4));
     EXPECT_CODE(7, other_bias.find());
@@ -626,7 +602,7 @@ void test_refusals() {
 
 void test_captured_product() {
     Array a(std::vector<float>(kM * kK, 1.0f)), b(std::vector<float>(kK * kN, 1.0f)), d(kM * kN);
-    Product product(kM, kN, kK, 0, 0, 1, 0, 0);
+    Product product(kM, kN, kK, 0, 1, 0);
     EXPECT_CODE(0, product.find());
     void *stream = nullptr, *graph = nullptr, *exec = nullptr;
     EXPECT_CODE(0, cuStreamCreate(&stream, 1));
@@ -651,11 +627,11 @@ int main(int count, char** arguments) {
     EXPECT_CODE(0, cuInit(0));
     EXPECT_CODE(101, cuDeviceGet(&device, 1));
     EXPECT_CODE(0, cuDevicePrimaryCtxRetain(&context, 0));
-    EXPECT_CODE(201, cuCtxSynchronize());
+    EXPECT_CODE(201, synchronize());
     EXPECT_CODE(0, cuCtxSetCurrent(context));
-    EXPECT_CODE(0, cuModuleLoadData(&module_of_tests, fatbin("tests/emulator/test_kernels.cu").data()));
+    EXPECT_CODE(0, load_module(&module_of_tests, fatbin("tests/emulator/test_kernels.cu").data()));
     for (void (*test)() : {test_sum, test_mma, test_ldmatrix, test_copy_async, test_order, test_misuse, test_ruin,
-                           test_unwritten, test_launches, test_memory, test_graphs, test_forks, test_products, test_epilogues,
+                           test_unwritten, test_launches, test_memory, test_graphs, test_products, test_epilogues,
                            test_refusals, test_captured_product, test_control}) {
         test();
     }

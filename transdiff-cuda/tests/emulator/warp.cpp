@@ -8,7 +8,8 @@ namespace simt {
 
 namespace {
 
-constexpr unsigned kRows = 16, kColumns = 8, kDepth = 16;
+constexpr unsigned kRows = 16, kColumns = 8, kDepth = 16;   // of an mma tile
+constexpr unsigned kMatrices = 4;                           // of an ldmatrix
 
 float from_bf16(uint32_t pair, unsigned half) { return bits<float>(pair >> 16 * half << 16); }
 
@@ -43,10 +44,10 @@ struct Load {
     uint32_t* r;
 };
 
-template <unsigned matrices, bool transposed>
+template <bool transposed>
 void load(void* const* lanes) {
     for (unsigned lane = 0; lane < kWarp; ++lane) {
-        for (unsigned matrix = 0; matrix < matrices; ++matrix) {
+        for (unsigned matrix = 0; matrix < kMatrices; ++matrix) {
             uint16_t pair[2];
             for (unsigned i = 0; i < 2; ++i) {
                 const unsigned row = transposed ? lane % 4 * 2 + i : lane / 4;
@@ -59,14 +60,12 @@ void load(void* const* lanes) {
     }
 }
 
-template <unsigned matrices, bool transposed>
+template <bool transposed>
 void ldmatrix(const char* name, uint32_t* r, const void* row) {
-    if (lane() < 8 * matrices) {
-        check_aligned(row, 16);
-        if (!in_shared(row, 16)) fail("%s reads from %p, which is not shared memory", name, row);
-    }
+    check_aligned(row, 16);
+    if (!in_shared(row, 16)) fail("%s reads from %p, which is not shared memory", name, row);
     Load mine{row, r};
-    meet(name, &mine, load<matrices, transposed>);
+    meet(name, &mine, load<transposed>);
 }
 
 }  // namespace
@@ -76,9 +75,7 @@ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     meet("mma_bf16", &mine, multiply);
 }
 
-void ldmatrix_x4(uint32_t r[4], const void* row) { ldmatrix<4, false>("ldmatrix_x4", r, row); }
-void ldmatrix_x4_trans(uint32_t r[4], const void* row) { ldmatrix<4, true>("ldmatrix_x4_trans", r, row); }
-void ldmatrix_x2(uint32_t r[2], const void* row) { ldmatrix<2, false>("ldmatrix_x2", r, row); }
-void ldmatrix_x2_trans(uint32_t r[2], const void* row) { ldmatrix<2, true>("ldmatrix_x2_trans", r, row); }
+void ldmatrix_x4(uint32_t r[4], const void* row) { ldmatrix<false>("ldmatrix_x4", r, row); }
+void ldmatrix_x4_trans(uint32_t r[4], const void* row) { ldmatrix<true>("ldmatrix_x4_trans", r, row); }
 
 }  // namespace simt

@@ -39,10 +39,8 @@ T shuffle_xor(T value, unsigned mask) {
 // fragments as the PTX manual lays them out.
 void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 
-// ldmatrix.sync.aligned.m8n8.x{2,4}[.trans].shared.b16: lane 8 m + r gives the address of row r of matrix m.
+// ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16: lane 8 m + r gives the address of row r of matrix m.
 void ldmatrix_x4(uint32_t r[4], const void* row);
 void ldmatrix_x4_trans(uint32_t r[4], const void* row);
-void ldmatrix_x2(uint32_t r[2], const void* row);
-void ldmatrix_x2_trans(uint32_t r[2], const void* row);
 
 }  // namespace simt
