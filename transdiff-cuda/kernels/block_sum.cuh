@@ -1,10 +1,10 @@
-// Sums in f64 over the threads of a block.
+// f64 sums over the threads of a block.
 #pragma once
 #include "common.cuh"
 
 constexpr int SUM_THREADS = 256;
 
-// The sum over the SUM_THREADS threads of a block, in a fixed order; all take part, and all have it.
+// Sum over the SUM_THREADS threads of a block, in a fixed order (deterministic). All threads call it and get the sum.
 DEVICE double block_sum_f64(double value) {
     __shared__ double scratch[SUM_THREADS];
     __syncthreads();
@@ -17,9 +17,9 @@ DEVICE double block_sum_f64(double value) {
     return scratch[0];
 }
 
-// The sum of `count` numbers, likewise.
-DEVICE double block_sum_of(const double *numbers, uint64_t count) {
+// Sum of `count` values, likewise.
+DEVICE double block_sum_of(const double *values, uint64_t count) {
     double sum = 0.0;
-    for (uint64_t i = threadIdx.x; i < count; i += SUM_THREADS) sum += numbers[i];
+    for (uint64_t i = threadIdx.x; i < count; i += SUM_THREADS) sum += values[i];
     return block_sum_f64(sum);
 }

@@ -1,21 +1,21 @@
-//! Walks over tensors of any strides: what elementwise operations and copies share. `kernels/walk.cuh` takes them.
+//! Strided iteration, shared by elementwise operations and copies. Its device side is `kernels/strided_indexer.cuh`.
 
 use std::cmp::Reverse;
 
 use transdiff_core::{Error, Layout, Result};
 
-use crate::driver::{Launch, Params};
+use crate::driver::{LaunchConfig, Params};
 
-/// Axes that a kernel can walk.
+/// Maximum number of axes after merging.
 pub(crate) const AXES: usize = 6;
-/// Threads of a block, and vectors that one thread handles.
+/// Threads per block, and vectors per thread.
 const THREADS: u32 = 256;
 const UNROLL: u64 = 2;
 
-/// The struct `Walk` of the kernels.
+/// `StridedIndexer` of the kernels: maps a linear index to the offsets of N tensors.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Walk<const N: usize> {
+pub(crate) struct StridedIndexer<const N: usize> {
     address: [u64; N],
     strides: [[u64; AXES]; N],
     shape: [u64; AXES],
@@ -24,13 +24,13 @@ pub(crate) struct Walk<const N: usize> {
     repeats: u32,
 }
 
-// SAFETY: the fields of `Walk` in walk.cuh.
-unsafe impl<const N: usize> Params for Walk<N> {}
+// SAFETY: same layout as `StridedIndexer` in strided_indexer.cuh.
+unsafe impl<const N: usize> Params for StridedIndexer<N> {}
 
-impl<const N: usize> Walk<N> {
-    /// One thread a vector.
-    pub(crate) fn launch(&self) -> Launch {
-        Launch {
+impl<const N: usize> StridedIndexer<N> {
+    /// `UNROLL` vectors per thread.
+    pub(crate) fn launch_config(&self) -> LaunchConfig {
+        LaunchConfig {
             grid: [self.count.div_ceil(u64::from(THREADS) * UNROLL) as u32, 1, 1],
             block: THREADS,
             shared: 0,
@@ -38,19 +38,19 @@ impl<const N: usize> Walk<N> {
     }
 }
 
-/// Common axes of N tensors of equal shape, the last tensor being the output: ordered as the output lies in memory,
-/// with axes that follow each other without gaps in every tensor merged. Sizes and strides count elements.
+/// Common axes of N tensors of equal shape, of which the last is the output. Axes are ordered by the output's strides,
+/// and axes that are adjacent without gaps in every tensor are merged. Sizes and strides count elements.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan<const N: usize> {
+pub(crate) struct StridedPlan<const N: usize> {
     shape: Vec<usize>,
     strides: [Vec<usize>; N],
     address: [u64; N],
-    /// Bytes of an element.
+    /// Bytes per element.
     sizes: [usize; N],
 }
 
-impl<const N: usize> Plan<N> {
-    /// A plan for tensors whose first elements are at `address`.
+impl<const N: usize> StridedPlan<N> {
+    /// Plan for tensors whose first elements are at `address`.
     pub(crate) fn new(layouts: [&Layout; N], address: [u64; N], sizes: [usize; N]) -> Self {
         let out = layouts[N - 1];
         let mut axes: Vec<usize> = (0..out.rank()).filter(|&a| out.shape()[a] != 1).collect();
@@ -65,10 +65,10 @@ impl<const N: usize> Plan<N> {
         plan
     }
 
-    /// Adds an axis inside of the others, or makes it part of the innermost one.
+    /// Appends an axis as the innermost, or merges it into the innermost one.
     fn push(&mut self, size: usize, strides: [usize; N]) {
-        let follows = |(outer, inner): (&Vec<usize>, usize)| outer.last() == Some(&(inner * size));
-        if self.strides.iter().zip(strides).all(follows) {
+        let is_adjacent = |(outer, inner): (&Vec<usize>, usize)| outer.last() == Some(&(inner * size));
+        if self.strides.iter().zip(strides).all(is_adjacent) {
             *self.shape.last_mut().expect("not empty") *= size;
             for (outer, inner) in self.strides.iter_mut().zip(strides) {
                 *outer.last_mut().expect("not empty") = inner;
@@ -79,8 +79,8 @@ impl<const N: usize> Plan<N> {
         }
     }
 
-    /// Whether the innermost axis can be read and written `width` elements at once; an input may repeat one element
-    /// along it if `repeats` allows that.
+    /// Whether the innermost axis can be accessed in vectors of `width` elements. With `repeats`, an input may have
+    /// stride 0 along it.
     pub(crate) fn fits(&self, width: usize, repeats: bool) -> bool {
         let inner = self.shape.last().expect("a plan has an axis");
         let fits = |t: usize| {
@@ -93,7 +93,7 @@ impl<const N: usize> Plan<N> {
         inner.is_multiple_of(width) && (0..N).all(fits)
     }
 
-    /// The same for tensors of words of `width` elements.
+    /// The plan for tensors of words of `width` elements.
     pub(crate) fn in_words(mut self, width: usize) -> Self {
         *self.shape.last_mut().expect("a plan has an axis") /= width;
         for strides in &mut self.strides {
@@ -104,14 +104,14 @@ impl<const N: usize> Plan<N> {
         self
     }
 
-    /// What kernels take, for vectors of `width` elements.
-    pub(crate) fn walk(&self, op: &'static str, width: usize) -> Result<Walk<N>> {
+    /// The indexer for vectors of `width` elements.
+    pub(crate) fn indexer(&self, op: &'static str, width: usize) -> Result<StridedIndexer<N>> {
         let axes = self.shape.len();
         if axes > AXES {
             let expected = format!("strides that leave at most {AXES} axes after merging");
             return Err(Error::shape(op, expected, &self.shape));
         }
-        let mut walk = Walk {
+        let mut indexer = StridedIndexer {
             address: self.address,
             strides: [[0; AXES]; N],
             shape: [1; AXES],
@@ -119,18 +119,18 @@ impl<const N: usize> Plan<N> {
             axes: axes as u32,
             repeats: 0,
         };
-        for (to, &size) in walk.shape.iter_mut().zip(&self.shape) {
+        for (to, &size) in indexer.shape.iter_mut().zip(&self.shape) {
             *to = size as u64;
         }
-        walk.shape[axes - 1] /= width as u64;
-        walk.count = walk.shape[..axes].iter().product();
+        indexer.shape[axes - 1] /= width as u64;
+        indexer.count = indexer.shape[..axes].iter().product();
         for (t, strides) in self.strides.iter().enumerate() {
-            for (to, &stride) in walk.strides[t].iter_mut().zip(strides) {
+            for (to, &stride) in indexer.strides[t].iter_mut().zip(strides) {
                 *to = stride as u64;
             }
-            walk.strides[t][axes - 1] *= width as u64;
-            walk.repeats |= u32::from(strides[axes - 1] == 0) << t;
+            indexer.strides[t][axes - 1] *= width as u64;
+            indexer.repeats |= u32::from(strides[axes - 1] == 0) << t;
         }
-        Ok(walk)
+        Ok(indexer)
     }
 }

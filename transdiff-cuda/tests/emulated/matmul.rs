@@ -1,4 +1,4 @@
-//! Matrix products: what is asked of cuBLASLt, and what is done where it refuses.
+//! Matrix products: calls of cuBLASLt, and fallbacks for what it does not support.
 
 use transdiff_core::backend::Activation;
 use transdiff_core::{DType, Result, Tensor};
@@ -9,32 +9,31 @@ use crate::emulator::{Emulator, emulator};
 const HEURISTIC: &str = "cublasLtMatmulAlgoGetHeuristic";
 const MATMUL: &str = "cublasLtMatmul";
 
-/// A linear layer of small whole numbers, of which every sum is exact, with its bias 16 bytes behind an address of the
-/// driver's.
+/// A linear layer of small integers, whose sums are exact, with a bias at an offset of 16 bytes in its allocation.
 fn linear(cuda: &Cuda) -> Result<Vec<f64>> {
-    let numbers = |shape: &[usize]| {
+    let integers = |shape: &[usize]| {
         let values = (0..shape.iter().product()).map(|i: usize| (i % 5) as f32 - 2.0).collect();
         Tensor::from_f32(cuda, shape, values, DType::F32)
     };
-    let bias = numbers(&[12])?.narrow(0, 4, 8)?;
-    let (y, _) = numbers(&[3, 4])?.linear(&numbers(&[8, 4])?, Some(&bias), Activation::None, false)?;
+    let bias = integers(&[12])?.narrow(0, 4, 8)?;
+    let (y, _) = integers(&[3, 4])?.linear(&integers(&[8, 4])?, Some(&bias), Activation::None, false)?;
     y.to_f64()
 }
 
-fn launches_of_biases(emulator: &Emulator) -> usize {
+fn bias_kernel_launches(emulator: &Emulator) -> usize {
     emulator.log().iter().filter(|line| line.starts_with("bias_activation")).count()
 }
 
 #[test]
-fn have_the_bias_with_them() {
+fn bias_is_fused() {
     let Some(emulator) = emulator() else { return };
     linear(&Cuda::new(0).unwrap()).unwrap();
-    assert_eq!((emulator.count(MATMUL), launches_of_biases(&emulator)), (1, 0));
+    assert_eq!((emulator.count(MATMUL), bias_kernel_launches(&emulator)), (1, 0));
 }
 
-/// Found out when it is asked for an algorithm, or not before it is to run: with either status, and not asked again.
+/// The library may reject an epilogue in the heuristic or in the product, with either status; it is not tried again.
 #[test]
-fn with_an_epilogue_that_the_library_lacks() {
+fn unsupported_epilogue_falls_back_to_a_kernel() {
     let Some(emulator) = emulator() else { return };
     let want = linear(&Cuda::new(0).unwrap()).unwrap();
     for (function, status) in [(HEURISTIC, 7), (HEURISTIC, 15), (MATMUL, 7), (MATMUL, 15)] {
@@ -43,7 +42,7 @@ fn with_an_epilogue_that_the_library_lacks() {
         emulator.fail(function, 1, status);
         for time in 1..=2 {
             assert_eq!(linear(&cuda).unwrap(), want, "{function}, {status}");
-            assert_eq!((emulator.count(HEURISTIC), launches_of_biases(&emulator)), (2, time));
+            assert_eq!((emulator.count(HEURISTIC), bias_kernel_launches(&emulator)), (2, time));
         }
         drop(cuda);
         assert_eq!(emulator.count("cublasLtMatmulDescCreate"), emulator.count("cublasLtMatmulDescDestroy"));
@@ -51,7 +50,7 @@ fn with_an_epilogue_that_the_library_lacks() {
 }
 
 #[test]
-fn that_the_library_lacks() {
+fn unsupported_product_is_an_error() {
     let Some(emulator) = emulator() else { return };
     let cuda = Cuda::new(0).unwrap();
     let x = Tensor::full(&cuda, &[4, 4], 0.5, DType::F32).unwrap();
@@ -60,9 +59,9 @@ fn that_the_library_lacks() {
     assert!(error.contains("matmul: backend error: cuBLASLt has no algorithm for "), "{error}");
 }
 
-/// 1 + 2⁻¹² is 1 with ten bits of mantissa.
+/// 1 + 2⁻¹² rounds to 1 with ten bits of mantissa.
 #[test]
-fn are_of_tf32_where_a_handle_allows_it() {
+fn tf32_is_used_only_by_handles_that_allow_it() {
     let Some(_emulator) = emulator() else { return };
     let cuda = Cuda::new(0).unwrap();
     let product = |cuda: &Cuda, dtype| {
@@ -73,7 +72,7 @@ fn are_of_tf32_where_a_handle_allows_it() {
     assert_eq!(product(&cuda, DType::F32), exact);
     let allowed = cuda.clone().with_tf32(true);
     assert_eq!(product(&allowed, DType::F32), rounded);
-    // Another handle of the same device, and the same one again.
+    // Another handle of the same device, and the same handle with TF32 off again.
     assert_eq!(product(&cuda, DType::F32), exact);
     assert_eq!(product(&allowed.with_tf32(false), DType::F32), exact);
 }
