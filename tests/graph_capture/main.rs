@@ -1,13 +1,13 @@
-//! Recorded denoising steps, on a device that records: it is the oracle, and notes its operations where it is asked to.
+//! Graph capture of denoising steps, on the reference implementation with graph capture added.
 
+mod capturing_backend;
 #[path = "../common/mod.rs"]
 mod common;
-mod recorder;
 
 use std::ops::ControlFlow;
 
+use capturing_backend::CapturingBackend;
 use common::tiny::{self, bits};
-use recorder::Recorder;
 use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{
     EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoopObserver, Progress, Timesteps,
@@ -35,10 +35,10 @@ fn generate<B: Backend>(
     made.references.iter().chain([&made.codes]).map(bits).collect()
 }
 
-/// Heun holds a velocity while it asks for the next one; guidance within an interval changes between evaluations with
-/// the condition alone and with both; in bf16, inputs are cast in what is recorded.
+/// Heun keeps a velocity while it evaluates the next one; guidance within an interval alternates between conditional and
+/// guided evaluations; in bf16, the graph includes casts of the inputs.
 #[test]
-fn replays_give_what_evaluations_give() {
+fn graph_launches_are_bitwise_identical_to_eager_evaluation() {
     let (timesteps, interpolant) = (Timesteps::uniform(STEPS).unwrap(), Interpolant::Linear);
     let euler_maruyama = EulerMaruyama::new(timesteps, interpolant, 0.9, 0.95).unwrap();
     let heun = Heun { timesteps, interpolant };
@@ -51,37 +51,37 @@ fn replays_give_what_evaluations_give() {
         (Sampling::new(heun, half), 2, 4 + 2),
     ];
     for (config, dtype) in configs().into_iter().zip([DType::F32, DType::BF16]) {
-        for (sampling, recordings, replays) in &cases {
-            let recorder = Recorder::default();
+        for (sampling, captures, launches) in &cases {
+            let backend = CapturingBackend::default();
             let (got, want) = (
-                generate(&recorder, &config, dtype, sampling),
+                generate(&backend, &config, dtype, sampling),
                 generate(&Reference, &config, dtype, sampling),
             );
             assert_eq!(got, want, "{:?}, {sampling:?}", config.mode);
             let groups = config.groups();
-            assert_eq!(recorder.counts(), (recordings * groups, replays * groups), "{sampling:?}");
+            assert_eq!(backend.counts(), (captures * groups, launches * groups), "{sampling:?}");
         }
     }
 }
 
-/// What is replayed asks nobody whether to go on: the field does.
+/// A graph does not check for cancellation; the velocity field does, before each launch.
 #[test]
-fn a_cancelled_session_replays_nothing() {
-    let (recorder, flag) = (Recorder::default(), CancellationToken::new());
-    let model = tiny::model(&recorder, &tiny::one_step(), DType::F32);
+fn cancelled_session_launches_nothing() {
+    let (backend, token) = (CapturingBackend::default(), CancellationToken::new());
+    let model = tiny::model(&backend, &tiny::one_step(), DType::F32);
     let solver =
         EulerMaruyama::new(Timesteps::uniform(STEPS).unwrap(), Interpolant::Linear, 0.9, 0.95).unwrap();
     let mut session = Session::new(&model);
-    session.set_cancellation(&flag);
-    let mut stop = |progress: &Progress<'_, Recorder>| {
+    session.set_cancellation(&token);
+    let mut stop = |progress: &Progress<'_, CapturingBackend>| {
         if progress.step.done == 3 {
-            flag.cancel();
+            token.cancel();
         }
         ControlFlow::Continue(())
     };
-    let mut noise = KeyedNoise::new(&recorder, DType::F32, &[3]);
+    let mut noise = KeyedNoise::new(&backend, DType::F32, &[3]);
     let sampling = Sampling::new(solver, Guidance::NONE);
     let stopped = session.generate(&[1], &[], &sampling, &mut noise, &mut stop).map(drop);
     assert!(matches!(stopped, Err(Error::Cancelled)));
-    assert_eq!(recorder.counts(), (1, 2));
+    assert_eq!(backend.counts(), (1, 2));
 }

@@ -1,4 +1,4 @@
-//! A backend that records: the oracle, whose operations can be kept and done again.
+//! A backend with graph capture: the reference implementation, whose operations can be stored and executed later.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -11,20 +11,21 @@ use transdiff_core::reference::{self, Reference};
 use transdiff_core::rng::Dropout;
 use transdiff_core::{DType, HostData, Layout, Result};
 
-/// The device. Clones are one device.
+/// The device. Clones share its state.
 #[derive(Clone, Debug, Default)]
-pub struct Recorder(Arc<Mutex<State>>);
+pub struct CapturingBackend(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    noting: Option<Graph>,
-    recordings: usize,
-    replays: usize,
+    /// The graph of the capture in progress.
+    captured: Option<Graph>,
+    captures: usize,
+    launches: usize,
 }
 
 type Operation = Box<dyn Fn() -> Result<()> + Send + Sync>;
 
-/// Operations, which share their buffers.
+/// Captured operations, which share their buffers.
 #[derive(Default)]
 pub struct Graph(Vec<Operation>);
 
@@ -34,33 +35,33 @@ impl fmt::Debug for Graph {
     }
 }
 
-/// Memory that operations can keep.
+/// Memory that captured operations share.
 pub type Buffer = Arc<RwLock<reference::Buffer>>;
-type In<'a> = View<'a, Recorder>;
-type Out<'a> = ViewMut<'a, Recorder>;
+type In<'a> = View<'a, CapturingBackend>;
+type Out<'a> = ViewMut<'a, CapturingBackend>;
 type RefIn<'a> = View<'a, Reference>;
 type RefOut<'a> = ViewMut<'a, Reference>;
 
-const NOT_HERE: &str = "generation does not ask for it";
+const UNUSED: &str = "not used by generation";
 
-impl Recorder {
-    /// How many recordings were made, and how often one was replayed.
+impl CapturingBackend {
+    /// Number of captures and of graph launches.
     pub fn counts(&self) -> (usize, usize) {
         let state = self.state();
-        (state.recordings, state.replays)
+        (state.captures, state.launches)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What waits for the device has no place in a recording.
-    fn assert_not_noting(&self) {
-        assert!(self.state().noting.is_none(), "asked for while operations are noted");
+    /// Panics during a capture, in operations that wait for the device.
+    fn assert_not_capturing(&self) {
+        assert!(self.state().captured.is_none(), "waits for the device during a capture");
     }
 
-    /// Does `op` on what `inputs` and `out` stand for, or notes it.
-    fn issue(
+    /// Executes `op` on the buffers of `inputs` and `out`, or captures it.
+    fn enqueue(
         &self,
         inputs: &[Option<In<'_>>],
         out: Out<'_>,
@@ -85,7 +86,7 @@ impl Recorder {
                 .collect();
             op(&views, ViewMut { buffer: &mut buffer.write().unwrap(), layout: &layout, dtype })
         };
-        if let Some(Graph(operations)) = &mut self.state().noting {
+        if let Some(Graph(operations)) = &mut self.state().captured {
             operations.push(Box::new(operation));
             return Ok(());
         }
@@ -93,12 +94,12 @@ impl Recorder {
     }
 }
 
-impl Storage for Recorder {
+impl Storage for CapturingBackend {
     type Buffer = Buffer;
     type Graph = Graph;
 
     fn name(&self) -> String {
-        "recorder".into()
+        "capturing backend".into()
     }
 
     fn supports(&self, dtype: DType) -> bool {
@@ -110,78 +111,78 @@ impl Storage for Recorder {
     }
 
     fn from_host(&self, data: &HostData) -> Result<Buffer> {
-        self.assert_not_noting();
+        self.assert_not_capturing();
         Ok(Arc::new(RwLock::new(Reference.from_host(data)?)))
     }
 
     fn to_host(&self, x: In<'_>) -> Result<HostData> {
-        self.assert_not_noting();
+        self.assert_not_capturing();
         Reference.to_host(View { buffer: &x.buffer.read().unwrap(), layout: x.layout, dtype: x.dtype })
     }
 
     fn fill(&self, value: f64, out: Out<'_>) -> Result<()> {
-        self.issue(&[], out, move |_, out| Reference.fill(value, out))
+        self.enqueue(&[], out, move |_, out| Reference.fill(value, out))
     }
 
     fn copy(&self, x: In<'_>, out: Out<'_>) -> Result<()> {
-        self.issue(&[Some(x)], out, |x, out| Reference.copy(x[0].unwrap(), out))
+        self.enqueue(&[Some(x)], out, |x, out| Reference.copy(x[0].unwrap(), out))
     }
 
     fn cast(&self, x: In<'_>, out: Out<'_>) -> Result<()> {
-        self.issue(&[Some(x)], out, |x, out| Reference.cast(x[0].unwrap(), out))
+        self.enqueue(&[Some(x)], out, |x, out| Reference.cast(x[0].unwrap(), out))
     }
 
     fn sync(&self) -> Result<()> {
-        self.assert_not_noting();
+        self.assert_not_capturing();
         Ok(())
     }
 
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
-        self.assert_not_noting();
-        self.state().noting = Some(Graph::default());
+        self.assert_not_capturing();
+        self.state().captured = Some(Graph::default());
         let outcome = work();
         let mut state = self.state();
-        state.recordings += 1;
-        let recording = state.noting.take();
-        outcome.map(|()| recording)
+        state.captures += 1;
+        let graph = state.captured.take();
+        outcome.map(|()| graph)
     }
 
     fn launch(&self, graph: &Graph) -> Result<()> {
-        self.assert_not_noting();
-        self.state().replays += 1;
+        self.assert_not_capturing();
+        self.state().launches += 1;
         graph.0.iter().try_for_each(|operation| operation())
     }
 }
 
-impl TensorOps for Recorder {
+impl TensorOps for CapturingBackend {
     fn unary(&self, op: UnaryOp, x: In<'_>, out: Out<'_>) -> Result<()> {
-        self.issue(&[Some(x)], out, move |x, out| Reference.unary(op, x[0].unwrap(), out))
+        self.enqueue(&[Some(x)], out, move |x, out| Reference.unary(op, x[0].unwrap(), out))
     }
 
     fn unary_backward(&self, _: UnaryOp, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn binary(&self, op: BinaryOp, a: In<'_>, b: In<'_>, out: Out<'_>) -> Result<()> {
-        self.issue(&[Some(a), Some(b)], out, move |x, out| {
+        self.enqueue(&[Some(a), Some(b)], out, move |x, out| {
             Reference.binary(op, x[0].unwrap(), x[1].unwrap(), out)
         })
     }
 
     fn affine(&self, x: In<'_>, mul: f64, add: f64, out: Out<'_>) -> Result<()> {
-        self.issue(&[Some(x)], out, move |x, out| Reference.affine(x[0].unwrap(), mul, add, out))
+        self.enqueue(&[Some(x)], out, move |x, out| Reference.affine(x[0].unwrap(), mul, add, out))
     }
 
     fn sum(&self, _: In<'_>, _: Out<'_>) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn matmul(&self, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 }
 
-impl NnOps for Recorder {
+impl NnOps for CapturingBackend {
     fn linear(
         &self,
         x: In<'_>,
@@ -191,8 +192,8 @@ impl NnOps for Recorder {
         y: Out<'_>,
         pre: Option<Out<'_>>,
     ) -> Result<()> {
-        assert!(pre.is_none(), "{NOT_HERE}");
-        self.issue(&[Some(x), Some(w), b], y, move |x, y| {
+        assert!(pre.is_none(), "{UNUSED}");
+        self.enqueue(&[Some(x), Some(w), b], y, move |x, y| {
             Reference.linear(x[0].unwrap(), x[1].unwrap(), x[2], act, y, None)
         })
     }
@@ -206,13 +207,13 @@ impl NnOps for Recorder {
         _: In<'_>,
         _: LinearGrads<'_, Self>,
     ) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn norm_modulate(&self, args: NormArgs<'_, Self>, y: Out<'_>, stats: Option<Out<'_>>) -> Result<()> {
-        assert!(stats.is_none(), "{NOT_HERE}");
+        assert!(stats.is_none(), "{UNUSED}");
         let ((w, b), (scale, shift), eps) = (args.affine.unzip(), args.modulation.unzip(), args.eps);
-        self.issue(&[Some(args.x), w, b, scale, shift], y, move |x, y| {
+        self.enqueue(&[Some(args.x), w, b, scale, shift], y, move |x, y| {
             let (affine, modulation) = (x[1].zip(x[2]), x[3].zip(x[4]));
             Reference.norm_modulate(NormArgs { x: x[0].unwrap(), affine, modulation, eps }, y, None)
         })
@@ -225,7 +226,7 @@ impl NnOps for Recorder {
         _: In<'_>,
         _: NormGrads<'_, Self>,
     ) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn gated_residual(
@@ -236,7 +237,7 @@ impl NnOps for Recorder {
         dropout: Option<Dropout>,
         y: Out<'_>,
     ) -> Result<()> {
-        self.issue(&[Some(x), Some(u), gate], y, move |x, y| {
+        self.enqueue(&[Some(x), Some(u), gate], y, move |x, y| {
             Reference.gated_residual(x[0].unwrap(), x[1].unwrap(), x[2], dropout, y)
         })
     }
@@ -250,17 +251,17 @@ impl NnOps for Recorder {
         _: Out<'_>,
         _: Option<Out<'_>>,
     ) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn dropout(&self, _: In<'_>, _: Dropout, _: Out<'_>) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {
-        assert!(lse.is_none(), "{NOT_HERE}");
+        assert!(lse.is_none(), "{UNUSED}");
         let (scale, dropout, ends) = (args.scale, args.dropout, args.segment_ends.map(<[_]>::to_vec));
-        self.issue(&[Some(args.q), Some(args.k), Some(args.v)], y, move |x, y| {
+        self.enqueue(&[Some(args.q), Some(args.k), Some(args.v)], y, move |x, y| {
             let [q, k, v] = [0, 1, 2].map(|i| x[i].unwrap());
             Reference.attention(
                 AttentionArgs { q, k, v, scale, segment_ends: ends.as_deref(), dropout },
@@ -278,52 +279,52 @@ impl NnOps for Recorder {
         _: In<'_>,
         _: AttentionGrads<'_, Self>,
     ) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn embedding(&self, table: In<'_>, ids: In<'_>, out: Out<'_>) -> Result<()> {
-        self.issue(&[Some(table), Some(ids)], out, |x, out| {
+        self.enqueue(&[Some(table), Some(ids)], out, |x, out| {
             Reference.embedding(x[0].unwrap(), x[1].unwrap(), out)
         })
     }
 
     fn embedding_backward(&self, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn mse(&self, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn mse_backward(&self, _: In<'_>, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 }
 
-impl ImageOps for Recorder {
+impl ImageOps for CapturingBackend {
     fn images_at_once(&self, pixels: usize) -> usize {
         Reference.images_at_once(pixels)
     }
 
     fn group_norm(&self, _: In<'_>, _: (In<'_>, In<'_>), _: usize, _: f64, _: Out<'_>) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn conv2d(&self, _: ConvArgs<'_, Self>, _: Out<'_>) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 }
 
-impl TrainOps for Recorder {
+impl TrainOps for CapturingBackend {
     fn adamw_step(&self, _: &AdamW, _: &mut [AdamWArgs<'_, Self>]) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn ema_step(&self, _: f64, _: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 
     fn squared_norm(&self, _: &[In<'_>]) -> Result<f64> {
-        unreachable!("{NOT_HERE}")
+        unreachable!("{UNUSED}")
     }
 }
