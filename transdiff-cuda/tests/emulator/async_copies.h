@@ -1,4 +1,4 @@
-// The asynchronous copies of a thread that are still to be done.
+// Pending asynchronous copies of a thread.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@ namespace simt {
 class AsyncCopies {
 public:
     void clear();
-    void add(void* shared, const void* global);   // `global` is null: zeros
+    void add(void* shared, const void* global);   // a null `global` copies zeros
     void commit();
     void wait(unsigned pending);
 
@@ -20,7 +20,7 @@ private:
     };
 
     std::vector<Copy> copies_;
-    std::vector<size_t> ends_;   // of the groups, in copies_
+    std::vector<size_t> ends_;   // ends of the groups in copies_
 };
 
 }  // namespace simt

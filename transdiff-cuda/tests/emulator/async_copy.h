@@ -1,16 +1,16 @@
-// cp.async: copies from global to shared memory that are done when they are waited for, no sooner. The emulator does
-// them as late as it may, so that a wait that is missing shows.
+// cp.async: asynchronous copies from global to shared memory. They are executed when waited for and no sooner, so that a
+// missing wait shows.
 #pragma once
 
 #include <cstddef>
 
 namespace simt {
 
-// Copies 16 bytes, or writes zeros where they are not `valid`; `global` is then not read.
+// Copies 16 bytes; if not `valid`, writes zeros and does not read `global`.
 void copy_async_16(void* shared, const void* global, bool valid);
-// Closes a group: this thread's copies since the last.
+// Commits this thread's copies since the last commit as a group.
 void copy_async_commit();
-// Does all groups of this thread but the last `pending`.
+// Executes all groups of this thread except the last `pending`.
 void copy_async_wait(unsigned pending);
 
 }  // namespace simt

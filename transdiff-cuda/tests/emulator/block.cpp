@@ -143,7 +143,7 @@ void Block::suspend(State state) {
     resume_next(fiber.context);
 }
 
-// Goes on with the next thread of the queue, or, if there is none, with `run`.
+// Continues the next thread of the queue, or `run` if the queue is empty.
 void Block::resume_next(Context& from) {
     if (queued_ == 0) return main_.resume(from);
     current_ = dequeue();
@@ -158,7 +158,7 @@ void Block::fiber_main() {
     block.take_threads(*block.threads_[block.current_].fiber);
 }
 
-// Runs the current thread and, as long as the next has not begun yet, that one on the same stack.
+// Runs the current thread, then on the same stack further threads of the queue that have not started.
 void Block::take_threads(Fiber& fiber) {
     for (;;) {
         launch_->kernel->thread(launch_->params);
@@ -186,7 +186,7 @@ Block::Fiber* Block::idle_fiber() {
     return fiber;
 }
 
-// After the last thread that could go on.
+// Checks the block after its last runnable thread.
 void Block::inspect() {
     if (error_.empty() && done_ < count_) error_ = stuck();
     const unsigned char* guard = place_.shared + launch_->shared;
@@ -200,7 +200,7 @@ void Block::inspect() {
     used_.clear();
     if (error_.empty()) return;
     error_ = text("kernel %s, block %s: ", launch_->name, text(place_.block).c_str()) + error_;
-    // Threads that will not go on stay on these stacks.
+    // Suspended threads still use these stacks.
     idle_.clear();
     fibers_.clear();
     stacks_.clear();

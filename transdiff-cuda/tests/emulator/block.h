@@ -1,4 +1,4 @@
-// A block in execution: its threads, the queue of those that can go on, and the places where they meet.
+// Execution of a block: its threads, the queue of runnable threads, and their synchronisation points.
 #pragma once
 
 #include <cstdarg>
@@ -14,13 +14,13 @@
 
 namespace simt {
 
-// In what order threads and blocks run where CUDA leaves it open: EMULATED_CUDA_ORDER.
+// Execution order of threads and blocks where CUDA leaves it open: EMULATED_CUDA_ORDER.
 class Order {
 public:
-    // As the environment says now; what is shuffled starts from the same seed.
+    // Reads the environment and restarts the random sequence.
     void begin();
     void arrange(std::vector<unsigned>& items);
-    // Whether a warp whose lanes have met goes on before others do.
+    // Whether a warp whose lanes have synchronised continues before other warps.
     bool runs_ahead();
 
 private:
@@ -30,12 +30,12 @@ private:
 
 class Block {
 public:
-    // The one of this host thread.
+    // The block executor of this host thread.
     static Block& mine();
     // Whether this host thread executes a block.
     static bool running();
 
-    // Forgets what the launch before left: the order starts anew, static shared memory is filled.
+    // Prepares for a launch: restarts the order and fills static shared memory.
     void begin(const Launch& launch);
     bool run(Index block, std::string& error);
 
@@ -49,7 +49,7 @@ public:
 private:
     enum class State { ready, barrier, warp, done };
 
-    // A stack; threads take turns on it, and one that never waits needs no other.
+    // A stack. Threads that never wait share one.
     struct Fiber {
         Context context;
         size_t number;
@@ -70,7 +70,7 @@ private:
     };
 
     void prepare(Index block);
-    // Behind those that are in the queue, or before them.
+    // Appends threads to the queue, or with `ahead` prepends them.
     void enqueue(unsigned first, unsigned count, bool ahead = false);
     unsigned dequeue();
     void suspend(State state);
@@ -87,7 +87,7 @@ private:
     Warp warps_[kMaxThreads / kWarp];
     unsigned count_ = 0, done_ = 0, current_ = 0;
 
-    // A ring: a thread is in it at most once.
+    // A ring buffer; each thread is in it at most once.
     unsigned queue_[kMaxThreads];
     unsigned head_ = 0, queued_ = 0;
     std::vector<unsigned> batch_;

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Builds the emulator with the project's kernels, or the .cu files given:
 #     build.sh OUT_DIR [FILE.cu...]
-# makes OUT_DIR/libcuda.so.1, and OUT_DIR/libcublasLt.so.13, which is the same file.
+# creates OUT_DIR/libcuda.so.1, and OUT_DIR/libcublasLt.so.13, a link to it.
 #
 # CXX       the compiler (g++)
-# CXXFLAGS  more flags for it
-# HIDE      names of driver functions that the library is not to have, as an old driver's would not
+# CXXFLAGS  additional compiler flags
+# HIDE      names of driver functions that the library does not export, as with an older driver
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -17,11 +17,11 @@ out=$(cd "$out" && pwd)
 rm -f "$out"/objects/*.o
 
 flags="-std=c++17 -O2 -g1 -fPIC -pthread -fvisibility=hidden -Wall -Wextra ${CXXFLAGS:-}"
-# Kernels: loops are unrolled for the device, which knows no aliasing by type; every access is asked whether it is aligned
+# Kernels: unroll pragmas are for the device; device code has no type-based aliasing; every access is checked for alignment
 # (checks.cpp).
 kernel_flags="-x c++ '-I$here' '-I$here/../../kernels' -Wno-unknown-pragmas -fno-strict-aliasing -fsanitize=alignment"
 
-# A line of arguments for xargs.
+# Prints a line of compiler arguments for xargs.
 compile() {
     echo "$2 -c '$1' -o '$out/objects/$(basename "$1").o'"
 }

@@ -1,9 +1,9 @@
-// What the compiler calls where an access of a kernel is not aligned (-fsanitize=alignment, in build.sh).
+// Handler of misaligned accesses of kernels (-fsanitize=alignment, in build.sh).
 #include "simt.h"
 
 namespace {
 
-// The layout is the compiler's.
+// Layout defined by the compiler.
 struct Mismatch {
     const char* file;
     uint32_t line, column;

@@ -1,4 +1,4 @@
-// Failures on demand, counts, and the log of launches: emulated_cuda.h and the variables of README.md.
+// Injected failures, call counts and the launch log: emulated_cuda.h and the variables of README.md.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -30,7 +30,7 @@ struct Control {
     Control();
 };
 
-// "cuMemAlloc" is "cuMemAlloc_v2" too.
+// Removes the suffix "_v2": "cuMemAlloc" also means "cuMemAlloc_v2".
 std::string base(std::string function) {
     if (function.size() > 3 && function.compare(function.size() - 3, 3, "_v2") == 0) function.resize(function.size() - 3);
     return function;
@@ -82,7 +82,7 @@ unsigned enter(const char* function) {
     for (Failure& failure : c.failures) {
         if (failure.function == name && --failure.after == 0) code = failure.code;
     }
-    return ruin(code);
+    return corrupt_context(code);
 }
 
 bool missing(const char* symbol) {
@@ -103,7 +103,7 @@ unsigned failure(unsigned code, const std::string& reason) {
     const std::lock_guard<std::mutex> lock(c.mutex);
     c.error = reason;
     std::fprintf(stderr, "emulated CUDA: %s\n", reason.c_str());
-    return ruin(code);
+    return corrupt_context(code);
 }
 
 uint64_t setting(const char* variable, uint64_t otherwise) {

@@ -1,4 +1,4 @@
-// cuBLASLt as far as the project uses it: descriptors, what the library would refuse, and products (gemm.cpp).
+// The part of cuBLASLt that the backend uses: descriptors, checks of support, and products (gemm.cpp).
 #include <algorithm>
 #include <cstring>
 
@@ -30,7 +30,7 @@ struct Preference {
     uint32_t alignment[4] = {256, 256, 256, 256};   // of A, B, C, D
 };
 
-// What the algorithm was found for: it is good for nothing else.
+// An algorithm, valid only for the problem that it was found for.
 struct Algorithm {
     uint64_t magic;
     uint64_t workspace;
@@ -113,7 +113,7 @@ unsigned check(const Description& description, const Problem& p) {
     return status == kOk ? check_support(description, p) : status;
 }
 
-// A number that differs where the problem does (FNV-1a).
+// Hash of a problem (FNV-1a).
 uint64_t fingerprint(const Problem& p) {
     uint64_t hash = 0xcbf29ce484222325;
     const auto add = [&](uint64_t value) {
@@ -129,13 +129,13 @@ uint64_t fingerprint(const Problem& p) {
     return hash;
 }
 
-// Whether the matrix, with all its batch, lies in memory of the device.
+// Whether the matrix, with its whole batch, lies in device memory.
 bool on_device(const Matrix& matrix) {
     const int64_t last = matrix.offset(matrix.rows - 1, matrix.columns - 1) + (matrix.batch - 1) * matrix.batch_stride;
     return driver::on_device(matrix.address, static_cast<size_t>(last + 1) * gemm::bytes_of(matrix.type));
 }
 
-bool memory_is_right(const Problem& p) {
+bool is_in_device_memory(const Problem& p) {
     if (!on_device(p.a) || !on_device(p.b) || !on_device(p.d) || (p.beta != 0.0f && !on_device(p.c))) return false;
     return driver::on_device(p.bias, p.bias_length() * gemm::bytes_of(p.bias_type));
 }
@@ -286,7 +286,7 @@ API unsigned cublasLtMatmulAlgoGetHeuristic(void* handle, void* description_hand
     result.algorithm.magic = kAlgorithm;
     result.algorithm.workspace = result.workspace = std::min<uint64_t>(preference->workspace, kWorkspace);
     result.algorithm.problem = fingerprint(problem);
-    // The alignment is that of the address; no address is a multiple of everything.
+    // The alignment of the bias is that of its address; a null address counts as 256.
     result.algorithm.bias_alignment = problem.bias == 0 ? 256 : problem.bias & -problem.bias;
     result.waves = 1.0f;
     for (int i = 0; i < 4; ++i) {
@@ -317,7 +317,7 @@ API unsigned cublasLtMatmul(void* handle, void* description_handle, const float*
     problem.d.address = reinterpret_cast<uintptr_t>(d);
     problem.alpha = *alpha;
     problem.beta = *beta;
-    if (!memory_is_right(problem)) return refuse("a matrix or vector is not all in memory of the device");
+    if (!is_in_device_memory(problem)) return refuse("a matrix or vector is not all in memory of the device");
     size_t scratch = 0;
     if (algorithm != nullptr) {
         if (const unsigned status = check_algorithm(problem, *algorithm, reinterpret_cast<uintptr_t>(workspace), workspace_bytes)) {

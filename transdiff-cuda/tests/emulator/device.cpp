@@ -12,10 +12,10 @@ constexpr unsigned kMultiprocessors = 4;
 
 std::atomic<bool> initialized{false};
 std::atomic<int> retained{0};
-std::atomic<unsigned> broken{driver::kSuccess};   // the code of what ruined the context
+std::atomic<unsigned> broken{driver::kSuccess};   // the code that corrupted the context
 char primary_context;          // its address is the handle
 
-// The last is current; null stands for none.
+// Stack of contexts, of which the last is current; null stands for none.
 HOST_THREAD void* contexts[kDepth] = {};
 HOST_THREAD int depth = 0;
 
@@ -80,10 +80,10 @@ unsigned context_error() {
     return current ? broken.load() : kInvalidContext;
 }
 
-unsigned ruin(unsigned code) {
-    // What a kernel did that no driver can undo: errors of addresses, instructions and alignment, and 719.
-    const bool beyond_repair = code == kIllegalAddress || (code >= 714 && code <= kLaunchFailed);
-    if (beyond_repair && retained > 0) broken = code;
+unsigned corrupt_context(unsigned code) {
+    // Faults of kernels: illegal addresses and instructions, misaligned accesses, and 719.
+    const bool corrupts = code == kIllegalAddress || (code >= 714 && code <= kLaunchFailed);
+    if (corrupts && retained > 0) broken = code;
     return code;
 }
 

@@ -1,4 +1,4 @@
-// What the parts of the driver share: codes, what is asked at the door of every function, and streams.
+// Shared by the parts of the driver: error codes, entry checks of API functions, and streams.
 #pragma once
 
 #include <cstddef>
@@ -12,20 +12,20 @@
 
 #define API extern "C" __attribute__((visibility("default")))
 
-// Counts the call of a driver function, and answers as it was told to (`emulated_cuda_fail`).
+// Counts the call of an API function, and returns an injected failure (`emulated_cuda_fail`).
 #define ENTER                                                     \
     do {                                                          \
         if (const unsigned code = driver::enter(__func__)) return code; \
     } while (0)
 
-// The same for the functions that need a context.
+// ENTER for functions that need a context.
 #define ENTER_CONTEXT                                                      \
     do {                                                                   \
         ENTER;                                                             \
         if (const unsigned code = driver::context_error()) return code; \
     } while (0)
 
-// The same for those that may wait for the device, and so may not be called while a stream records.
+// ENTER for functions that may wait for the device, which are not allowed during a stream capture.
 #define ENTER_WAITING                                                       \
     do {                                                                    \
         ENTER_CONTEXT;                                                      \
@@ -59,25 +59,25 @@ enum Code : unsigned {
 unsigned enter(const char* function);
 bool missing(const char* symbol);
 void log_launch(const std::string& line);
-// Keeps the reason of a failure for `emulated_cuda_error` and says it on the standard error.
+// Stores the reason of a failure for `emulated_cuda_error` and prints it to standard error.
 unsigned failure(unsigned code, const std::string& reason);
 // A number from the environment.
 uint64_t setting(const char* variable, uint64_t otherwise);
 
 // device.cpp
-// Why the thread has no context that is good for anything.
+// The error code if the thread has no usable context.
 unsigned context_error();
-// Hands on a code; if it is one of those, the context is good for nothing until the last who retained it releases it.
-unsigned ruin(unsigned code);
+// Returns `code`; if it is one that corrupts the context, the context is unusable until its last owner releases it.
+unsigned corrupt_context(unsigned code);
 int capability();
 unsigned max_shared();
 
 // memory.cpp
-// Whether all of [address, address + bytes) is in one allocation of the device.
+// Whether [address, address + bytes) lies within one allocation of the device.
 bool on_device(uint64_t address, size_t bytes);
-// Whether nothing was written around the allocations; else `error` says where.
+// Whether the guards around all allocations are intact; otherwise `error` names the allocation.
 bool guards_hold(std::string& error);
-// Gives back the memory of a context that is no more.
+// Frees the memory of a destroyed context.
 void release_all();
 
 // stream.cpp
@@ -88,11 +88,11 @@ struct Graph {
     std::vector<Work> nodes;
 };
 
-// Does the work, or records it if the stream records.
+// Executes the work, or adds it to the graph if the stream captures.
 unsigned submit(StreamHandle stream, Work work);
 unsigned forbidden_while_capturing();
 
-// Objects that are handed out by address.
+// Objects whose handles are their addresses.
 template <typename T>
 class Handles {
 public:

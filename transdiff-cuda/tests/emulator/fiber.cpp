@@ -11,9 +11,9 @@ namespace simt {
 namespace {
 
 constexpr uint64_t kGuard = 0xA5A5A5A5A5A5A5A5;
-// Stacks begin at different distances from a page: their tops would else compete for the same lines of the cache.
+// Stacks start at different offsets within a page, so that their tops do not map to the same cache lines.
 constexpr size_t kColours = 32, kColourBytes = 192;
-// What lies below the guard: a thread that needs a little more than its stack does no other harm.
+// Memory below the guard: a small overflow does no further damage.
 constexpr size_t kSlack = size_t{16} << 10;
 constexpr size_t kMapped = kSlack + Stacks::kBytes + kColours * kColourBytes;
 
@@ -41,7 +41,7 @@ bool Stacks::overflown(size_t index) const {
 
 #if defined(__x86_64__)
 
-// The registers that a call preserves go to the old stack and come from the new one.
+// Saves the callee-saved registers to the old stack and restores them from the new one.
 extern "C" void simt_switch(void** from, void* to) __attribute__((visibility("hidden")));
 asm(R"(
     .text
@@ -71,8 +71,8 @@ simt_switch:
 void Context::resume(Context& from) { simt_switch(&from.stack_pointer_, stack_pointer_); }
 
 void Context::prepare(unsigned char* stack, size_t bytes, void (*entry)()) {
-    // Six registers, the address that simt_switch returns to, and one that `entry` never returns to, at a place that
-    // leaves the stack as a call would.
+    // Six registers, the return address of simt_switch, and a return address that `entry` never uses, placed so that the
+    // stack is aligned as after a call.
     const uintptr_t top = (reinterpret_cast<uintptr_t>(stack) + bytes) & ~uintptr_t{15};
     void** frame = reinterpret_cast<void**>(top) - 8;
     std::memset(frame, 0, 8 * sizeof(void*));

@@ -1,4 +1,4 @@
-// Fibers: contexts on stacks of their own that hand the processor to each other by name.
+// Fibers: execution contexts with their own stacks and explicit switching.
 #pragma once
 
 #include <cstddef>
@@ -10,12 +10,12 @@
 
 namespace simt {
 
-// Where a context that does not run goes on.
+// A suspended execution context.
 class Context {
 public:
-    // Leaves the running context in `from` and goes on with `this`.
+    // Saves the running context to `from` and continues `this`.
     void resume(Context& from);
-    // Makes `this` begin with `entry`, which must not return, on the stack [stack, stack + bytes).
+    // Sets `this` to start with `entry`, which must not return, on the stack [stack, stack + bytes).
     void prepare(unsigned char* stack, size_t bytes, void (*entry)());
 
 private:
@@ -26,14 +26,14 @@ private:
 #endif
 };
 
-// Stacks of one size, used again and again. Each ends in bytes that nothing may change.
+// Reusable stacks of one size. Each ends in guard bytes.
 class Stacks {
 public:
     static constexpr size_t kBytes = size_t{64} << 10;
 
     ~Stacks() { clear(); }
     void clear();
-    // The stack `index`; those below it exist already.
+    // Returns stack `index`, allocating it if it is the next.
     unsigned char* get(size_t index);
     bool overflown(size_t index) const;
 

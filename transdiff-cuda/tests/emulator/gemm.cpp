@@ -11,13 +11,13 @@ namespace gemm {
 
 namespace {
 
-// From here on two threads share the rows.
+// Multiplications from which on two threads share the rows.
 constexpr uint64_t kLarge = uint64_t{1} << 22;
 constexpr size_t kRowsAtOnce = 4;
 
 using Floats = std::vector<float>;
 
-// op(matrix) of a batch element, row after row.
+// op(matrix) of one matrix of the batch, row-major.
 Floats pack(const Matrix& matrix, bool transpose, int32_t batch) {
     const uint64_t rows = transpose ? matrix.columns : matrix.rows, columns = transpose ? matrix.rows : matrix.columns;
     const int64_t start = batch * matrix.batch_stride;
@@ -31,7 +31,7 @@ Floats pack(const Matrix& matrix, bool transpose, int32_t batch) {
     return packed;
 }
 
-// Rows [first, last) of the product of a [m, k] and b [k, n]; the sums over k are in its order.
+// Rows [first, last) of the product of a [m, k] and b [k, n], summed over k in ascending order.
 void multiply(const Floats& a, const Floats& b, Floats& product, size_t first, size_t last, size_t n, size_t k) {
     for (size_t row = first; row < last; row += kRowsAtOnce) {
         const size_t rows = std::min(kRowsAtOnce, last - row);
@@ -46,7 +46,7 @@ void multiply(const Floats& a, const Floats& b, Floats& product, size_t first, s
     }
 }
 
-// To the nearest TF32, the larger of two that are as near.
+// Rounds to the nearest TF32 value, ties away from zero.
 void round_to_tf32(Floats& values) {
     constexpr uint32_t kDropped = 13;
     for (float& value : values) {
@@ -74,7 +74,7 @@ constexpr float kRoot = 0.7978845608028654f, kCubic = 0.044715f;
 
 float gelu(float x) { return 0.5f * x * (1.0f + std::tanh(kRoot * (x + kCubic * x * x * x))); }
 
-// One element of D before it is rounded, from that of the product.
+// One element of D before rounding, from the element of the product.
 float epilogue(const Problem& p, float value, uint64_t row, uint64_t column, int32_t batch) {
     const int64_t c = batch * p.c.batch_stride + p.c.offset(row, column);
     value *= p.alpha;

@@ -1,4 +1,4 @@
-// Matrix products as cuBLASLt defines them, on memory of the host.
+// Matrix products as defined by cuBLASLt, in host memory.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ struct Matrix {
     int64_t batch_stride = 0;
     uintptr_t address = 0;
 
-    // Of an element, in elements from `address`.
+    // Offset of an element from `address`, in elements.
     int64_t offset(uint64_t row, uint64_t column) const {
         const int64_t r = static_cast<int64_t>(row), c = static_cast<int64_t>(column);
         return c * leading + r;
@@ -34,7 +34,7 @@ struct Problem {
     Matrix a, b, c, d;
     bool transpose_a = false, transpose_b = false;
     float alpha = 1, beta = 0;
-    // Whether factors are rounded to 10 bits of mantissa.
+    // Whether operands are rounded to TF32.
     bool tf32 = false;
     uint32_t epilogue = kDefault;
     int32_t bias_type = kF32;
@@ -43,7 +43,7 @@ struct Problem {
     uint64_t m() const { return d.rows; }
     uint64_t n() const { return d.columns; }
     uint64_t k() const { return transpose_a ? a.rows : a.columns; }
-    // Elements of the vector at `bias`; 0 if the epilogue has none.
+    // Elements of the vector at `bias`; 0 if the epilogue takes none.
     uint64_t bias_length() const {
         if (epilogue & (kBias | kSumA)) return m();
         return epilogue & kSumB ? n() : 0;

@@ -1,4 +1,4 @@
-// Runs the blocks of a grid.
+// Execution of a grid.
 #pragma once
 
 #include <string>
@@ -15,13 +15,13 @@ struct Launch {
     const void* params;
 };
 
-// Whether all blocks ended; else `error` says what one of them did.
+// Runs all blocks. Returns false if a block fails, with its message in `error`.
 bool run(const Launch& launch, std::string& error);
 
-// Bytes of `__shared__` variables that the last launch on this host thread wrote: it has at least so many.
+// Bytes of `__shared__` variables that the last launch on this host thread wrote, a lower bound of their size.
 size_t written_static_shared();
 
-// Whether [address, address + bytes) is shared memory of the block that runs.
+// Whether [address, address + bytes) is shared memory of the running block.
 bool in_shared(const void* address, size_t bytes);
 
 }  // namespace simt

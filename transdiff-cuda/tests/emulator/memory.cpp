@@ -1,4 +1,4 @@
-// Memory of the device: memory of the host between guards, with a limit.
+// Device memory: host memory between guards, up to a limit.
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -7,8 +7,8 @@
 
 namespace {
 
-// Memory is not a number before it is written, and so is what lies around an allocation; that is a signalling NaN, which
-// arithmetic changes: who adds to it and stores the sum is found out.
+// Unwritten memory is NaN. The guards around an allocation are a signalling NaN, which arithmetic changes: an addition to
+// a guard that stores the sum is detected.
 constexpr unsigned char kUnwritten = 0xFF;
 constexpr uint16_t kGuardWord = 0xFFA5;
 constexpr size_t kGuard = 1024, kAlignment = 256;
@@ -39,7 +39,7 @@ unsigned char* take(size_t bytes) {
 
 void give(void* address) { ::operator delete(address, std::align_val_t{kAlignment}); }
 
-// Gives memory back. Who reads it still, reads what is not a number.
+// Frees memory after overwriting it with NaN, for reads after free.
 void discard(const Allocation& allocation) {
     std::memset(allocation.memory, kUnwritten, allocation.bytes + 2 * kGuard);
     give(allocation.memory);

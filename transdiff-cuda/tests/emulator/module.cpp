@@ -1,4 +1,4 @@
-// Modules, functions and launches. A kernel is a symbol of this library; the image of a module says of which source.
+// Modules, functions and launches. A kernel is a symbol of this library; the image of a module names its source.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -38,7 +38,7 @@ Modules& all() {
     return instance;
 }
 
-// Looks into this library alone.
+// Looks up a symbol of this library only.
 void* symbol(const char* name) {
     static void* const library = [] {
         Dl_info info;
@@ -60,8 +60,8 @@ const Kernel* find_kernel(const Module& module, const char* name) {
     return module.stem == stem(kernel->file) ? kernel : nullptr;
 }
 
-// A fatbin, as far as it has been read off those that nvcc writes: a header, and an entry for each architecture, which
-// says where in it the name of the source is.
+// The known part of the fatbin format of nvcc: a header, and one entry per architecture, which has the position of the
+// source's name.
 struct Fatbin {
     uint32_t magic;
     uint16_t version, header_bytes;
@@ -77,7 +77,7 @@ struct Fatbin {
 static_assert(sizeof(Fatbin) == 16 && sizeof(Fatbin::Entry) == 40, "the layout is nvcc's");
 constexpr uint32_t kFatbin = 0xBA55ED50;
 
-// The source of a fatbin's first entry; "" if this is none.
+// The source name of a fatbin's first entry; "" if it is not a fatbin.
 std::string source(const void* image) {
     const char* bytes = static_cast<const char*>(image);
     Fatbin fatbin;
@@ -102,7 +102,7 @@ unsigned load(void** module, const void* image) {
 
 uint64_t volume(Index size) { return uint64_t{size.x} * size.y * size.z; }
 
-// The code of what the device would not take.
+// The error code of an invalid launch geometry.
 unsigned check(const Function& function, Index grid, Index block, size_t shared) {
     if (volume(grid) == 0 || volume(block) == 0) return driver::kInvalidValue;
     if (grid.x > kMaxGridX || grid.y > kMaxGridYZ || grid.z > kMaxGridYZ) return driver::kInvalidValue;
@@ -119,7 +119,7 @@ std::string describe(const char* name, Index grid, Index block, size_t shared) {
     return text;
 }
 
-// `limit`: of static and dynamic shared memory together, of which the static part is known when the kernel has run.
+// `limit` applies to static and dynamic shared memory together; the static part is known only after the launch.
 unsigned execute(const simt::Launch& launch, size_t limit) {
     const std::string description = describe(launch.name, launch.grid, launch.block, launch.shared);
     driver::log_launch(description);
@@ -192,7 +192,7 @@ API unsigned cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsi
     if (const unsigned code = check(*function, grid, block, shared)) {
         return driver::failure(code, "refused: " + describe(function->name.c_str(), grid, block, shared));
     }
-    // Those of the call are the caller's again when it returns.
+    // The caller may reuse its parameters when the call returns.
     std::vector<std::max_align_t> copy(function->kernel->params / sizeof(std::max_align_t) + 1);
     std::memcpy(copy.data(), params[0], function->kernel->params);
     const size_t limit = function->max_shared > kDefaultShared ? driver::max_shared() : kDefaultShared;

@@ -1,6 +1,5 @@
-// What kernels see of the emulator: CUDA C++'s words for a host compiler, and the primitives that kernels/common.cuh
-// gives its names to. The threads of a block are fibers of one thread of the host; README.md says what that shows and
-// what it cannot show.
+// The kernels' view of the emulator: CUDA C++ keywords for a host compiler, and the primitives behind kernels/common.cuh.
+// The threads of a block are fibers of one host thread; README.md lists what that detects and its limits.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +17,7 @@ struct Index {
     unsigned x, y, z;
 };
 
-// A kernel as the driver finds it, by its name among this library's symbols.
+// A kernel, which the driver finds by name among this library's symbols.
 struct Kernel {
     uint64_t magic;           // kMagic: the symbol is a kernel
     size_t params;            // bytes of its argument
@@ -29,7 +28,7 @@ struct Kernel {
 
 constexpr uint64_t kMagic = 0x6b65726e656c2121;
 
-// What all threads of a block have in common.
+// State shared by all threads of a block.
 struct Place {
     Index block, block_size, grid_size;
     unsigned char* shared;    // dynamic shared memory
@@ -41,22 +40,22 @@ struct Thread {
     const Place* place;
 };
 
-// The thread that runs: each host thread executes blocks of its own.
+// The running thread: each host thread executes its own blocks.
 extern __thread const Thread* self __attribute__((visibility("hidden")));
 
-// Ends the launch with an error that names the kernel, the block and the thread.
+// Aborts the launch with an error that names the kernel, the block and the thread.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// Fails if the device would trap an access of so many bytes at `address`.
+// Fails if an access of `bytes` bytes at `address` is misaligned.
 inline void check_aligned(const void* address, size_t bytes) {
     if (reinterpret_cast<uintptr_t>(address) % bytes != 0) fail("misaligned address %p, not a multiple of %zu", address, bytes);
 }
 
-// Returns when all threads of the block have come here; `file` and `line` must be the same for all.
+// Barrier of all threads of the block; `file` and `line` must be the same for all.
 void barrier(const char* file, int line);
 
-// A rendezvous of the 32 lanes of a warp, under the same `name`: each brings the address of a record of its own; the
-// last to come calls `combine` with the records of lanes 0 to 31, which reads and writes them all.
+// Collective of the 32 lanes of a warp, with the same `name` in all: each passes the address of its own record, and the
+// last lane to arrive calls `combine` with the records of lanes 0 to 31, which it may read and write.
 void meet(const char* name, void* mine, void (*combine)(void* const lanes[kWarp]));
 
 // The bits of `value` as a `To`.
@@ -70,7 +69,7 @@ To bits(From value) {
 
 inline float float_of_bits(uint32_t value) { return bits<float>(value); }
 
-// Rounded to nearest, ties to even; NaN is NaN.
+// Rounds to nearest, ties to even; NaN stays NaN.
 inline uint16_t bf16_bits(float value) {
     const uint32_t word = bits<uint32_t>(value);
     if (value != value) return 0x7FFF;
@@ -82,7 +81,7 @@ inline uint16_t bf16_bits(float value) {
 #include "async_copy.h"
 #include "warp.h"
 
-// --- CUDA C++'s words -------------------------------------------------------------------------------------------
+// --- CUDA C++ keywords ------------------------------------------------------------------------------------------
 
 #define __device__
 #define __host__
@@ -92,7 +91,7 @@ inline uint16_t bf16_bits(float value) {
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
-// One block at a time runs on a host thread.
+// A host thread runs one block at a time.
 #define __shared__ static __thread
 
 #define threadIdx (simt::self->index)

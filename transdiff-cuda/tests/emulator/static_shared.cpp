@@ -13,7 +13,7 @@ namespace simt {
 namespace {
 
 struct Search {
-    uintptr_t inside;                   // an address of this library
+    uintptr_t inside;                   // an address within this library
     unsigned char *begin, *end;
 };
 
@@ -39,7 +39,7 @@ int visit(dl_phdr_info* info, size_t, void* data) {
 }  // namespace
 
 void static_shared(unsigned char*& begin, unsigned char*& end) {
-    asm volatile("" : : "r"(self));     // the storage is made when a thread first looks at it
+    asm volatile("" : : "r"(self));     // thread-local storage is allocated on first access
     Search search{reinterpret_cast<uintptr_t>(&visit), nullptr, nullptr};
     if (dl_iterate_phdr(visit, &search) == 0) std::abort();
     begin = search.begin;

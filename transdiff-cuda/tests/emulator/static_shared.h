@@ -1,4 +1,4 @@
-// Where this host thread has the kernels' `__shared__` variables.
+// Location of the kernels' `__shared__` variables on this host thread.
 #pragma once
 
 namespace simt {

@@ -1,4 +1,4 @@
-// Streams, events, and what streams record: graphs. Work is done when it is submitted.
+// Streams, events and graphs. Work is executed when it is submitted.
 #include <thread>
 
 #include "driver.h"
@@ -50,12 +50,12 @@ Streams& all() {
     return instance;
 }
 
-// Null, 1 and 2 are the driver's own streams.
+// Null, 1 and 2 are the driver's default streams.
 Stream* find(StreamHandle handle) {
     return reinterpret_cast<uintptr_t>(handle) <= 2 ? &all().legacy : all().streams.find(handle);
 }
 
-// Calls `visit` for each capture that goes on.
+// Calls `visit` for each capture in progress.
 template <typename Visit>
 void each_capture(Visit visit) {
     for (const std::weak_ptr<Capture>& weak : all().captures) {
@@ -64,14 +64,14 @@ void each_capture(Visit visit) {
     }
 }
 
-unsigned record(Stream& stream, Work work) {
+unsigned capture_work(Stream& stream, Work work) {
     Capture& capture = *stream.capture;
     if (capture.invalid) return driver::kCaptureInvalidated;
     capture.graph.nodes.push_back(std::move(work));
     return driver::kSuccess;
 }
 
-// The legacy stream waits for all streams that are not created otherwise: it cannot while one of them records.
+// The default stream synchronises with all streams that are not non-blocking: an error while one of them captures.
 unsigned legacy_error() {
     unsigned code = driver::kSuccess;
     each_capture([&](Capture& capture) {
@@ -137,7 +137,7 @@ unsigned instantiate(void** exec, void* graph) {
     return driver::kSuccess;
 }
 
-// An event that may be waited for, or the code of what is wrong.
+// Finds an event that may be waited for, or returns an error code.
 unsigned usable(void* handle, Event*& event) {
     event = all().events.find(handle);
     if (event == nullptr) return driver::kInvalidHandle;
@@ -153,7 +153,7 @@ unsigned submit(StreamHandle handle, Work work) {
     if (stream == nullptr) return kInvalidHandle;
     {
         const std::lock_guard<std::mutex> lock(all().mutex);
-        if (stream->capture != nullptr) return record(*stream, std::move(work));
+        if (stream->capture != nullptr) return capture_work(*stream, std::move(work));
         if (stream == &all().legacy) {
             if (const unsigned code = legacy_error()) return code;
         }
@@ -233,7 +233,7 @@ API unsigned cuStreamBeginCapture_v2(StreamHandle handle, unsigned mode) {
     return driver::kSuccess;
 }
 
-// A capture is over even if this fails, as the driver has it.
+// Ends the capture even if this call fails, as the driver does.
 API unsigned cuStreamEndCapture(StreamHandle stream, void** graph) {
     const unsigned told = driver::enter(__func__);
     if (const unsigned code = driver::context_error()) return code;

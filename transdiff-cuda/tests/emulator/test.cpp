@@ -1,4 +1,4 @@
-// The emulator's own test: every promise of README.md, kept or broken on purpose. Prints what fails; exits with 1 then.
+// The emulator's own test: every statement of README.md. Prints failures, and exits with 1 if there are any.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -75,7 +75,7 @@ void expect_code(unsigned got, unsigned expected, const char* call, int line) {
     ++failures;
 }
 
-// The struct of test_kernels.cu.
+// `TestParams` of test_kernels.cu.
 struct Params {
     uint64_t out, in;
     uint32_t choice;
@@ -93,7 +93,7 @@ std::string error() {
 
 bool error_has(const char* part) { return error().find(part) != std::string::npos; }
 
-// A fatbin of the source `name`, whose only entry has nothing else.
+// A fatbin with one entry, which has only the source name `name`.
 std::vector<unsigned char> fatbin(const std::string& name) {
     const uint32_t name_bytes = static_cast<uint32_t>(name.size()), entry = 40 + name_bytes;
     const uint32_t words[] = {0xBA55ED50, 16 << 16 | 1, entry, 0, 0x01010001, entry, 0, 0, 0, 0, 0, 0, 40, name_bytes};
@@ -103,8 +103,8 @@ std::vector<unsigned char> fatbin(const std::string& name) {
     return image;
 }
 
-// A context anew, after what ruined the last one. What was allocated is gone.
-void renew() {
+// Recreates the context after a fault. All allocations are gone.
+void recreate_context() {
     void* context = nullptr;
     EXPECT_CODE(0, cuDevicePrimaryCtxRelease_v2(0));
     EXPECT_CODE(0, cuDevicePrimaryCtxRetain(&context, 0));
@@ -126,7 +126,7 @@ unsigned launch(const char* name, unsigned grid, unsigned block, unsigned shared
 
 std::vector<float> random_values(size_t count) {
     std::vector<float> values(count);
-    // Exact in bf16, and so are sums of products of some of them in f32.
+    // Exact in bf16, and their products and short sums are exact in f32.
     for (float& value : values) value = static_cast<float>(static_cast<int>(generator() % 33) - 16) / 8.0f;
     return values;
 }
@@ -220,11 +220,11 @@ void test_copy_async() {
     EXPECT(run(4) == std::vector<float>(256, 0.0f));
     EXPECT_CODE(719, launch("test_copy_async", 1, 64, 1024, {out.address, from.address + 4, 0, 0}));
     EXPECT(error_has("misaligned"));
-    renew();
+    recreate_context();
     Array outside(256);
     EXPECT_CODE(719, launch("test_copy_async", 1, 64, 512, {outside.address, outside.address, 0, 0}));
     EXPECT(error_has("not shared memory"));
-    renew();
+    recreate_context();
 }
 
 void test_order() {
@@ -236,7 +236,7 @@ void test_order() {
             setenv("EMULATED_CUDA_ORDER", orders[i], 1);
             EXPECT_CODE(0, launch("test_race", 1, 64, 0, {out.address, 0, racy, 1.0f}));
             seen[racy][i] = out.values();
-            // Values that are not a number are not equal to themselves.
+            // NaN is not equal to itself.
             for (float& value : seen[racy][i]) value = std::isnan(value) ? -1.0f : value;
         }
     }
@@ -252,7 +252,7 @@ void test_order() {
         EXPECT_CODE(0, launch("test_ahead", 1, 64, 0, {out.address, 0, 0, 1.0f}));
         EXPECT(out.values() == ones);
         EXPECT_CODE(0, launch("test_ahead", 1, 64, 0, {out.address, 0, 1, 1.0f}));
-        // By chance, a warp has not waited for the other.
+        // With shuffled order either may happen.
         if (order != orders[2]) EXPECT((out.values() == ones) == (order == orders[0]));
     }
     EXPECT(last[0] == 127.0f && last[1] == 0.0f && last[2] != 127.0f && last[2] != 0.0f);
@@ -267,11 +267,11 @@ void test_misuse() {
         Array out(128), in(std::vector<float>(128, 1.0f));
         EXPECT_CODE(719, launch(name, 2, block, shared, {out.address, in.address, choice, 0}));
         if (!error_has(part) || !error_has(name)) std::printf("%s: %s\n", name, error().c_str()), ++failures;
-        // Nothing works any more, until nobody retains the context.
+        // The context is unusable until it is released.
         float value;
         EXPECT_CODE(719, download(&value, out.address, 4));
         EXPECT_CODE(719, synchronize());
-        renew();
+        recreate_context();
         Array after(128);
         EXPECT_CODE(0, launch("test_add", 1, 64, 0, {after.address, 0, 0, 1.0f}));
     };
@@ -287,8 +287,8 @@ void test_misuse() {
     EXPECT_CODE(0, launch("test_overrun", 1, 32, 128, {out.address, 0, 0, 0}));
 }
 
-// Only some codes ruin the context; a test may ask for either kind.
-void test_ruin() {
+// Only some codes corrupt the context.
+void test_corrupted_context() {
     Array out(64);
     const Params params{out.address, 0, 0, 1.0f};
     const auto launched = [&] { return launch("test_add", 1, 64, 0, params); };
@@ -302,7 +302,7 @@ void test_ruin() {
         EXPECT_CODE(code, launched());
         EXPECT_CODE(code, synchronize());
         EXPECT_CODE(code, cuMemFree_v2(out.address));
-        renew();
+        recreate_context();
     }
 }
 
@@ -339,7 +339,7 @@ void test_launches() {
     EXPECT_CODE(0, cuFuncSetAttribute(function("test_unwritten"), 8, 232448));
     EXPECT_CODE(0, launch("test_unwritten", 1, 64, 232448 - 1024, params));
     EXPECT_CODE(400, launch("test_add", 1, 64, 0, params, &failures));
-    // Its `__shared__` variables count beside the dynamic memory.
+    // `__shared__` variables count towards the limit too.
     Array ones(std::vector<float>(256, 1.0f));
     const Params sum{out.address, ones.address, 0, 0};
     EXPECT_CODE(0, launch("test_sum", 1, 256, 49152 - 128, sum));
@@ -351,7 +351,7 @@ void test_launches() {
     EXPECT_CODE(500, cuModuleGetFunction(&found, other, "test_add"));
     EXPECT_CODE(0, cuModuleUnload(other));
     EXPECT_CODE(400, cuModuleUnload(other));
-    EXPECT_CODE(200, load_module(&other, "what is no image at all"));
+    EXPECT_CODE(200, load_module(&other, "not an image at all......"));
     EXPECT_CODE(200, load_module(&other, fatbin("").data()));
 }
 
@@ -366,13 +366,13 @@ void test_memory() {
     EXPECT_CODE(1, cuMemFree_v2(address + 4));
     EXPECT_CODE(0, launch("test_add", 1, 5, 0, {address, 0, 0, 1.0f}));
     EXPECT_CODE(719, cuMemFree_v2(address));
-    renew();
+    recreate_context();
     EXPECT_CODE(0, cuMemAlloc_v2(&address, 16));
     setenv("EMULATED_CUDA_CHECK", "1", 1);
     EXPECT_CODE(719, launch("test_add", 1, 5, 0, {address, 0, 0, 1.0f}));
     EXPECT(error_has("after kernel test_add: something wrote beyond an allocation of 16 bytes"));
     unsetenv("EMULATED_CUDA_CHECK");
-    renew();
+    recreate_context();
 
     setenv("EMULATED_CUDA_MEMORY", "1000", 1);
     size_t free = 0, total = 0;
@@ -588,7 +588,7 @@ void test_refusals() {
     EXPECT_CODE(7, product.run(a.address, b.address, d.address, 1, 0, nullptr, scratch.address + 16, 32768));
     EXPECT(error_has("aligned to 256 bytes"));
     EXPECT_CODE(0, product.run(a.address, b.address, d.address, 1, 0, nullptr, scratch.address + 256, 32768));
-    // Sums of A go with A as it is, of B with its transpose.
+    // Sums of A need A not transposed, sums of B need B transposed.
     for (unsigned transposed = 0; transposed < 4; ++transposed) {
         EXPECT_CODE(transposed & 1 ? 15 : 0, Product(kM, kN, kK, transposed, 256, d.address).find());
         EXPECT_CODE(transposed & 2 ? 0 : 15, Product(kM, kN, kK, transposed, 512, d.address).find());
@@ -619,7 +619,7 @@ void test_captured_product() {
 
 int main(int count, char** arguments) {
     std::setvbuf(stdout, nullptr, _IONBF, 0);
-    // test.sh asks for a failure in the environment.
+    // Run by test.sh with a failure in the environment.
     if (count > 1 && std::string(arguments[1]) == "no-device") return cuInit(0) == 100 && cuInit(0) == 0 ? 0 : 1;
     void* context = nullptr;
     int device = 0;
@@ -630,7 +630,7 @@ int main(int count, char** arguments) {
     EXPECT_CODE(201, synchronize());
     EXPECT_CODE(0, cuCtxSetCurrent(context));
     EXPECT_CODE(0, load_module(&module_of_tests, fatbin("tests/emulator/test_kernels.cu").data()));
-    for (void (*test)() : {test_sum, test_mma, test_ldmatrix, test_copy_async, test_order, test_misuse, test_ruin,
+    for (void (*test)() : {test_sum, test_mma, test_ldmatrix, test_copy_async, test_order, test_misuse, test_corrupted_context,
                            test_unwritten, test_launches, test_memory, test_graphs, test_products, test_epilogues,
                            test_refusals, test_captured_product, test_control}) {
         test();

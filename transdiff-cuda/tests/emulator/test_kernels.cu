@@ -1,4 +1,4 @@
-// Kernels that the emulator's test launches: right ones, and each kind of wrong one.
+// Kernels of the emulator's test: correct ones, and one with each kind of error.
 #include "common.cuh"
 
 struct TestParams {
@@ -17,7 +17,7 @@ KERNEL(test_sum, TestParams, p) {
 
 KERNEL_BOUNDED(test_add, TestParams, p, 64, 1) { p.out[blockIdx.x * blockDim.x + threadIdx.x] += p.value; }
 
-// in: a [16, 16] then b [16, 8], out: d [16, 8], all in rows; the fragments by the tables of the PTX manual.
+// in: a [16, 16] then b [16, 8], out: d [16, 8], row-major; fragments in the layout of the PTX manual.
 KERNEL(test_mma, TestParams, p) {
     const float *a = p.in, *b = p.in + 256;
     const int g = int(threadIdx.x) / 4, c = int(threadIdx.x) % 4 * 2;
@@ -31,7 +31,7 @@ KERNEL(test_mma, TestParams, p) {
     for (int i = 0; i < 4; i++) p.out[(g + i / 2 * 8) * 8 + c + i % 2] = d[i];
 }
 
-// out ← what the other of two warps wrote before its lanes met; choice: 0 waits for it, 1 does not.
+// out ← what the other of two warps wrote before its lanes synchronised; choice: 0 waits for it, 1 does not.
 KERNEL(test_ahead, TestParams, p) {
     __shared__ float written[2 * WARP];
     written[threadIdx.x] = p.value;
@@ -40,7 +40,7 @@ KERNEL(test_ahead, TestParams, p) {
     p.out[threadIdx.x] = written[threadIdx.x ^ WARP];
 }
 
-// out: what lane i gets of 4 matrices whose element (row, column) of matrix m is 64 m + 8 row + column, 4 words a lane.
+// out: what lane i receives of 4 matrices with element (row, column) of matrix m = 64 m + 8 row + column, 4 words per lane.
 KERNEL(test_ldmatrix, TestParams, p) {
     __shared__ __align__(16) uint16_t tile[4][8][8];
     const int lane = int(threadIdx.x);
@@ -57,8 +57,8 @@ KERNEL(test_ldmatrix, TestParams, p) {
     for (int i = 0; i < 4; i++) p.out[lane * 4 + i] = float_of_bits(r[i]);
 }
 
-// out ← in by way of shared memory, 4 numbers a thread; choice: 0 waits, 1 does not, 2 waits for the group before,
-// 3 forgets to commit, 4 copies zeros.
+// out ← in through shared memory, 4 elements per thread; choice: 0 waits, 1 does not, 2 waits for the previous group,
+// 3 does not commit, 4 copies zeros.
 KERNEL(test_copy_async, TestParams, p) {
     DYNAMIC_SHARED(memory);
     float *mine = reinterpret_cast<float *>(memory) + 4 * threadIdx.x;
@@ -70,7 +70,7 @@ KERNEL(test_copy_async, TestParams, p) {
     for (int i = 0; i < 4; i++) p.out[4 * threadIdx.x + i] = mine[i];
 }
 
-// A sum that misses a barrier: the order of threads shows.
+// Missing barrier if choice is 1: the result depends on the order of threads.
 KERNEL(test_race, TestParams, p) {
     __shared__ float scratch[64];
     scratch[threadIdx.x] = p.value;
@@ -78,7 +78,7 @@ KERNEL(test_race, TestParams, p) {
     p.out[threadIdx.x] = scratch[63 - threadIdx.x];
 }
 
-// Blocks that write to one place: the order of blocks shows.
+// All blocks write to one element: the result depends on the order of blocks.
 KERNEL(test_blocks, TestParams, p) { p.out[0] = float(blockIdx.x); }
 
 KERNEL(test_returns_early, TestParams, p) {
@@ -110,13 +110,13 @@ KERNEL(test_two_collectives, TestParams, p) {
 
 KERNEL(test_misaligned, TestParams, p) { p.out[0] = float(*reinterpret_cast<const double *>(p.in + 1)); }
 
-// choice: how many floats beyond what the launch gave.
+// Writes `choice` floats beyond the dynamic shared memory.
 KERNEL(test_overrun, TestParams, p) {
     DYNAMIC_SHARED(memory);
     reinterpret_cast<float *>(memory)[threadIdx.x + p.choice] = 1.0f;
 }
 
-// Reads static (0) or dynamic (1) shared memory that only threads of other numbers write.
+// Thread 0 reads static (choice 0) or dynamic (choice 1) shared memory that was not written.
 KERNEL(test_unwritten, TestParams, p) {
     DYNAMIC_SHARED(memory);
     __shared__ float fixed[64];

@@ -1,4 +1,4 @@
-// The matrix fragments of a warp, as the PTX manual lays them out: "Matrix Fragments for mma.m16n8k16 with floating
+// Matrix fragments of a warp in the layout of the PTX manual: "Matrix Fragments for mma.m16n8k16 with floating
 // point type" and "ldmatrix".
 #include "simt.h"
 
