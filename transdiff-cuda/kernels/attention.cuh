@@ -16,7 +16,7 @@ struct Attention {
     uint32_t heads, queries, keys, size;
     // Factor of the scores.
     float scale;
-    // Whether all addresses, strides and the head size are multiples of 16 bytes.
+    // True if all addresses, strides and the head size are multiples of 16 bytes.
     uint32_t vectors;
     Dropout dropout;
     // Ascending segment ends of the block-causal mask; without any, every query sees every key.

@@ -29,7 +29,7 @@ struct ConvParams {
     // Blocks along the output channels.
     int32_t blocks_per_tile;
     uint32_t silu;
-    // Whether tensors with input channels, and those with output channels, are accessed 16 bytes at a time.
+    // True if tensors with input channels, and those with output channels, are accessed 16 bytes at a time.
     uint32_t vector_in, vector_out;
 };
 

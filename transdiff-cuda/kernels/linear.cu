@@ -16,7 +16,7 @@ struct BiasActivationParams {
     // x and y [M, N] may alias; `bias` [N] may be 0.
     uint64_t x, bias, y;
     RowPartition partition;
-    // Whether GELU is applied.
+    // True if GELU is applied.
     uint32_t gelu;
 };
 

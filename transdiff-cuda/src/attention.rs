@@ -41,7 +41,7 @@ impl Heads {
         Self { address: view.address(), strides: [s[0], s[1], s[2]].map(|s| s as u64) }
     }
 
-    /// Whether every row is aligned to 16 bytes, which hold `lanes` elements.
+    /// Returns whether every row is aligned to 16 bytes, which hold `lanes` elements.
     fn is_aligned(&self, lanes: u64) -> bool {
         aligned(&[self.address]) && self.strides.iter().all(|s| s % lanes == 0)
     }

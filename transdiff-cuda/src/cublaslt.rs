@@ -37,8 +37,8 @@ pub(crate) enum Epilogue {
 }
 
 impl Epilogue {
-    /// Whether a status means that the library does not support the epilogue for a problem. Which of two it returns
-    /// depends on its version and on the function.
+    /// Returns whether a status means that the library does not support the epilogue for a product. Which of two it
+    /// returns depends on its version and on the function.
     fn is_unsupported(self, status: Status) -> bool {
         self != Self::None && matches!(status, values::INVALID_VALUE | values::NOT_SUPPORTED)
     }
@@ -54,7 +54,7 @@ pub(crate) struct Matrix {
     pub(crate) stride: usize,
     /// Elements between consecutive matrices of a batch.
     pub(crate) batch_stride: usize,
-    /// Whether the operand is the transpose.
+    /// True if the operand is the transpose.
     pub(crate) transposed: bool,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct MatmulProblem {
     pub(crate) dtype: DType,
     /// Type of C and of the epilogue's vector.
     pub(crate) result: DType,
-    /// Whether f32 operands may be rounded to TF32.
+    /// True if f32 operands may be rounded to TF32.
     pub(crate) tf32: bool,
     pub(crate) a: Matrix,
     pub(crate) b: Matrix,
@@ -108,7 +108,7 @@ unsafe impl Send for CublasLt {}
 // SAFETY: as above.
 unsafe impl Sync for CublasLt {}
 
-/// The algorithm for a product, and its descriptors. Creating these costs more than enqueueing the problem.
+/// The algorithm for a product, and its descriptors. Creating these costs more than enqueueing the product.
 #[derive(Clone, Copy)]
 struct MatmulPlan {
     desc: Handle,

@@ -341,13 +341,13 @@ pub(crate) fn lanes(dtype: DType) -> usize {
     VECTOR / dtype.size()
 }
 
-/// Whether all addresses are multiples of 16 bytes, as vector accesses require.
+/// Returns whether all addresses are multiples of 16 bytes, as vector accesses require.
 pub(crate) fn aligned(addresses: &[u64]) -> bool {
     addresses.iter().all(|address| address.is_multiple_of(VECTOR as u64))
 }
 
-/// Whether rows of `width` elements at these addresses, with these strides between them, can be accessed in vectors of
-/// `lanes` elements.
+/// Returns whether rows of `width` elements at these addresses, with these strides between them, can be accessed in
+/// vectors of `lanes` elements.
 pub(crate) fn vectorizable(addresses: &[u64], width: usize, strides: &[u64], lanes: usize) -> bool {
     aligned(addresses)
         && width.is_multiple_of(lanes)

@@ -65,7 +65,7 @@ impl Axes {
         self.0.last().filter(|&&(_, stride)| stride == 1).map(|&(size, _)| size)
     }
 
-    /// Whether the strides of all axes, or of all but the innermost, are multiples of `width`.
+    /// Returns whether the strides of all axes, or of all but the innermost, are multiples of `width`.
     fn strides_divisible(&self, width: usize, all: bool) -> bool {
         let axes = &self.0[..self.0.len() - usize::from(!all && !self.0.is_empty())];
         axes.iter().all(|(_, stride)| stride.is_multiple_of(width))

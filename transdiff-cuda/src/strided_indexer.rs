@@ -79,8 +79,8 @@ impl<const N: usize> StridedPlan<N> {
         }
     }
 
-    /// Whether the innermost axis can be accessed in vectors of `width` elements. With `repeats`, an input may have
-    /// stride 0 along it.
+    /// Returns whether the innermost axis can be accessed in vectors of `width` elements. With `repeats`, an input may
+    /// have stride 0 along it.
     pub(crate) fn fits(&self, width: usize, repeats: bool) -> bool {
         let inner = self.shape.last().expect("a plan has an axis");
         let fits = |t: usize| {

@@ -11,7 +11,7 @@ use super::error::to_result;
 /// calling program's own; it has to be dropped on the same thread.
 #[must_use]
 pub(crate) struct ContextGuard {
-    /// Whether another context, or none, was current before.
+    /// True if another context, or none, was current before.
     pushed: bool,
 }
 

@@ -20,7 +20,7 @@ public:
     // Reads the environment and restarts the random sequence.
     void begin();
     void arrange(std::vector<unsigned>& items);
-    // Whether a warp whose lanes have synchronised continues before other warps.
+    // Returns whether a warp whose lanes have synchronised continues before other warps.
     bool runs_ahead();
 
 private:
@@ -32,7 +32,7 @@ class Block {
 public:
     // The block executor of this host thread.
     static Block& mine();
-    // Whether this host thread executes a block.
+    // Returns whether this host thread executes a block.
     static bool running();
 
     // Prepares for a launch: restarts the order and fills static shared memory.

@@ -129,7 +129,7 @@ uint64_t fingerprint(const Problem& p) {
     return hash;
 }
 
-// Whether the matrix, with its whole batch, lies in device memory.
+// Returns whether the matrix, with its whole batch, lies in device memory.
 bool on_device(const Matrix& matrix) {
     const int64_t last = matrix.offset(matrix.rows - 1, matrix.columns - 1) + (matrix.batch - 1) * matrix.batch_stride;
     return driver::on_device(matrix.address, static_cast<size_t>(last + 1) * gemm::bytes_of(matrix.type));

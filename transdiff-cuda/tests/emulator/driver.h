@@ -73,9 +73,9 @@ int capability();
 unsigned max_shared();
 
 // memory.cpp
-// Whether [address, address + bytes) lies within one allocation of the device.
+// Returns whether [address, address + bytes) lies within one allocation of the device.
 bool on_device(uint64_t address, size_t bytes);
-// Whether the guards around all allocations are intact; otherwise `error` names the allocation.
+// Returns whether the guards around all allocations are intact; otherwise `error` names the allocation.
 bool guards_hold(std::string& error);
 // Frees the memory of a destroyed context.
 void release_all();

@@ -34,7 +34,7 @@ struct Problem {
     Matrix a, b, c, d;
     bool transpose_a = false, transpose_b = false;
     float alpha = 1, beta = 0;
-    // Whether operands are rounded to TF32.
+    // True if operands are rounded to TF32.
     bool tf32 = false;
     uint32_t epilogue = kDefault;
     int32_t bias_type = kF32;

@@ -21,7 +21,7 @@ bool run(const Launch& launch, std::string& error);
 // Bytes of `__shared__` variables that the last launch on this host thread wrote, a lower bound of their size.
 size_t written_static_shared();
 
-// Whether [address, address + bytes) is shared memory of the running block.
+// Returns whether [address, address + bytes) is shared memory of the running block.
 bool in_shared(const void* address, size_t bytes);
 
 }  // namespace simt

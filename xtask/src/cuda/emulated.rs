@@ -66,7 +66,7 @@ pub fn check(build: &Build, emulator: &Path) -> Result {
     })
 }
 
-/// Whether every test program of this output ran at least one test, and none failed.
+/// Returns whether every test program of this output ran at least one test, and none failed.
 fn all_ran(printed: &str) -> bool {
     let mut results = printed.lines().filter_map(|line| line.strip_prefix("test result: ")).peekable();
     results.peek().is_some()
