@@ -13,11 +13,9 @@ use common::golden::relative_error;
 use common::tiny;
 use digits::{CLASSES, Digits, LATENT_SIDE, to_latent};
 use transdiff::data::MemoryDataset;
-use transdiff::diffusion::Sampling;
-use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Timesteps};
-use transdiff::models::Model;
-use transdiff::models::transdiff::{Mode, TransDiffConfig};
-use transdiff::pipeline::{LoadOptions, Output, Pipeline, Request, Wanted};
+use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Sampling, Timesteps};
+use transdiff::models::transdiff::{FlowObjective, Mode, TransDiffConfig};
+use transdiff::pipeline::{LoadOptions, Output, OutputSelection, Pipeline, Request};
 use transdiff::train::{LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff::{Backend, Cpu, DType, Device, HostTensor, TransDiff};
 
@@ -107,7 +105,13 @@ fn losses<B: Backend>(backend: &B, compute: DType) -> Vec<f64> {
     };
     let model = TransDiff::new(backend, &config, DType::F32, 0).unwrap();
     let lr = LrSchedule { peak: 1e-3, warmup: 20, total: 200, decay: LrDecay::Constant };
-    let train = TrainConfig { batch_mul: 2, dropout: 0.1, compute, lr, ..TrainConfig::new(32, 200) };
+    let train = TrainConfig {
+        objective: FlowObjective { batch_mul: 2, ..FlowObjective::default() },
+        dropout: 0.1,
+        compute,
+        lr,
+        ..TrainConfig::new(32, 200)
+    };
     let mut trainer = Trainer::new(model, train).unwrap();
     (0..training_steps()).map(|_| trainer.step(&set).unwrap().loss).collect()
 }

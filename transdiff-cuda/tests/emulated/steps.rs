@@ -46,7 +46,7 @@ fn step_is_one_graph_launch_and_one_noise_upload() {
         let mut seen = Vec::new();
         let mut count = |progress: &Progress<'_, Cuda>| {
             let counts = CALLS.map(|(function, _)| emulator.count(function));
-            seen.push((progress.ar_step.index, progress.step, counts));
+            seen.push((progress.step.ar_step.index, progress.step.done, counts));
             ControlFlow::Continue(())
         };
         let mut noise = KeyedNoise::new(&cuda, DType::F32, &[3, 4]);
