@@ -1,8 +1,8 @@
-//! CUDA beside the CPU, from files to images and through a training run. Each test says so and is over if there is no
-//! GPU.
+//! CUDA compared with the CPU, from files to images and in a training run. Without a GPU the tests print SKIPPED, except
+//! those of the automatic choice of a device.
 
 mod common;
-#[allow(dead_code, reason = "the quickstart uses the rest")]
+#[allow(dead_code, reason = "shared with the quickstart")]
 #[path = "../examples/quickstart/digits.rs"]
 mod digits;
 
@@ -13,31 +13,29 @@ use common::golden::relative_error;
 use common::tiny;
 use digits::{CLASSES, Digits, LATENT_SIDE, to_latent};
 use transdiff::data::MemoryDataset;
-use transdiff::diffusion::Sampling;
-use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Timesteps};
-use transdiff::models::Model;
-use transdiff::models::transdiff::{Mode, TransDiffConfig};
-use transdiff::pipeline::{LoadOptions, Output, Pipeline, Request, Wanted};
+use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Sampling, Timesteps};
+use transdiff::models::transdiff::{FlowObjective, Mode, TransDiffConfig};
+use transdiff::pipeline::{LoadOptions, Output, OutputSelection, Pipeline, Request};
 use transdiff::train::{LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff::{Backend, Cpu, DType, Device, HostTensor, TransDiff};
 
-/// Errors of f32 that grew over the steps of a trajectory.
-const SINGLE: f64 = 1e-4;
-/// The same of bf16. Tiny models with weights as large as these turn roundings into more than trained ones do.
-const HALF: f64 = 1e-1;
+/// Error bound in f32, which accumulates over solver steps.
+const F32_BOUND: f64 = 1e-4;
+/// Error bound in bf16. Tiny models with weights as large as these amplify rounding errors more than trained ones.
+const BF16_BOUND: f64 = 1e-1;
 
-/// Five images of a pipeline, and what loading it told.
-fn generated(config: &TransDiffConfig, device: Device, dtype: DType) -> (Output, Vec<String>) {
-    let ([model, vae], mut told) = (tiny::files(&Cpu::new(Some(1)).unwrap(), config), Vec::new());
+/// Generates five images; returns them with the messages of loading.
+fn generate(config: &TransDiffConfig, device: Device, dtype: DType) -> (Output, Vec<String>) {
+    let ([model, vae], mut messages) = (tiny::files(&Cpu::new(Some(1)).unwrap(), config), Vec::new());
     let options = LoadOptions { device, dtype, ..LoadOptions::default() };
     let pipeline =
-        Pipeline::load(&model, Some(&vae), &options, &mut |_, line| told.push(line.into())).unwrap();
+        Pipeline::load(&model, Some(&vae), &options, &mut |_, line| messages.push(line.into())).unwrap();
     let solver = EulerMaruyama::new(Timesteps::paper(5).unwrap(), Interpolant::Linear, 0.9, 0.9).unwrap();
-    // Guidance within an interval: both kinds of steps are recorded and replayed.
+    // Guidance within an interval: graphs with and without guidance are captured and launched.
     let sampling = Sampling::new(solver, Guidance::within(1.5, 0.2, 0.8).unwrap());
     let outputs = OutputSelection { images: true, features: true };
     let request = Request { outputs, ..Request::new(vec![0, 1, 2, 0, 1], vec![7, 8, 9, 10, 11], sampling) };
-    (pipeline.session().generate(&request, &mut |_| ControlFlow::Continue(())).unwrap(), told)
+    (pipeline.session().generate(&request, &mut |_| ControlFlow::Continue(())).unwrap(), messages)
 }
 
 #[track_caller]
@@ -49,42 +47,45 @@ fn assert_near(what: &str, got: &HostTensor, want: &HostTensor, bound: f64) {
 }
 
 #[test]
-fn pictures_are_those_of_the_cpu() {
+fn images_match_the_cpu() {
     if device().is_none() {
         return;
     }
     for config in [tiny::one_step(), tiny::mrar()] {
-        let (cpu, _) = generated(&config, Device::Cpu, DType::F32);
-        for (dtype, bound) in [(DType::F32, SINGLE), (DType::BF16, HALF)] {
-            let (cuda, told) = generated(&config, Device::Cuda(0), dtype);
-            assert_eq!(told[0], "device: cuda:0");
+        let (cpu, _) = generate(&config, Device::Cpu, DType::F32);
+        for (dtype, bound) in [(DType::F32, F32_BOUND), (DType::BF16, BF16_BOUND)] {
+            let (cuda, messages) = generate(&config, Device::Cuda(0), dtype);
+            assert_eq!(messages[0], "device: cuda:0");
             assert_near("features", &cuda.features.unwrap(), cpu.features.as_ref().unwrap(), bound);
             assert_near("latents", &cuda.latents, &cpu.latents, bound);
             assert_near("images", &cuda.images.unwrap(), cpu.images.as_ref().unwrap(), bound);
         }
-        // The same call again gives the same bits.
-        let [(one, _), (two, _)] = [(); 2].map(|()| generated(&config, Device::Cuda(0), DType::BF16));
+        // Deterministic: repeated calls are bitwise identical.
+        let [(one, _), (two, _)] = [(); 2].map(|()| generate(&config, Device::Cuda(0), DType::BF16));
         assert_eq!((one.latents, one.images), (two.latents, two.images));
     }
 }
 
 #[test]
-fn auto_says_what_it_chose() {
-    let (made, told) = generated(&tiny::one_step(), Device::Auto, DType::F32);
+fn auto_reports_the_chosen_device() {
+    let (output, messages) = generate(&tiny::one_step(), Device::Auto, DType::F32);
     match device() {
-        Some(_) => assert_eq!(told[0], "device: cuda:0, the first GPU"),
-        None => assert!(told[0].starts_with("device: cpu, because cuda:0 cannot be used: "), "{}", told[0]),
+        Some(_) => assert_eq!(messages[0], "device: cuda:0, the first GPU"),
+        None => {
+            let expected = "device: cpu, because cuda:0 cannot be used: ";
+            assert!(messages[0].starts_with(expected), "{}", messages[0]);
+        }
     }
-    let (cpu, _) = generated(&tiny::one_step(), Device::Cpu, DType::F32);
-    assert_near("latents", &made.latents, &cpu.latents, SINGLE);
+    let (cpu, _) = generate(&tiny::one_step(), Device::Cpu, DType::F32);
+    assert_near("latents", &output.latents, &cpu.latents, F32_BOUND);
 }
 
-/// Steps of the run that is compared: fewer where `TRANSDIFF_TRAINING_STEPS` says so.
+/// Number of training steps; `TRANSDIFF_TRAINING_STEPS` overrides the default.
 fn training_steps() -> u64 {
     std::env::var("TRANSDIFF_TRAINING_STEPS").map_or(200, |steps| steps.parse().expect("a number of steps"))
 }
 
-/// The losses of a training run on the digits, with dropout.
+/// Losses of a training run on the digits, with dropout.
 fn losses<B: Backend>(backend: &B, compute: DType) -> Vec<f64> {
     let (train, _) = Digits::load().unwrap();
     let values = train.images.iter().flat_map(to_latent).collect();
@@ -104,25 +105,31 @@ fn losses<B: Backend>(backend: &B, compute: DType) -> Vec<f64> {
     };
     let model = TransDiff::new(backend, &config, DType::F32, 0).unwrap();
     let lr = LrSchedule { peak: 1e-3, warmup: 20, total: 200, decay: LrDecay::Constant };
-    let train = TrainConfig { batch_mul: 2, dropout: 0.1, compute, lr, ..TrainConfig::new(32, 200) };
+    let train = TrainConfig {
+        objective: FlowObjective { batch_mul: 2, ..FlowObjective::default() },
+        dropout: 0.1,
+        compute,
+        lr,
+        ..TrainConfig::new(32, 200)
+    };
     let mut trainer = Trainer::new(model, train).unwrap();
     (0..training_steps()).map(|_| trainer.step(&set).unwrap().loss).collect()
 }
 
-/// The largest difference of two runs' losses, as a share of the loss.
-fn distance(a: &[f64], b: &[f64]) -> f64 {
+/// Maximum relative difference of the losses of two runs.
+fn max_relative_difference(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     assert!(a.iter().chain(b).all(|loss| loss.is_finite()), "{a:?} {b:?}");
     a.iter().zip(b).map(|(a, b)| (a - b).abs() / b).fold(0.0, f64::max)
 }
 
-/// Rounding is another, dropout, noise and samples are the same: the runs stay together.
+/// Dropout, noise and samples are identical and only rounding differs, so the losses stay close.
 #[test]
-fn training_stays_with_the_cpu() {
+fn training_losses_match_the_cpu() {
     let Some(cuda) = device() else { return };
     let cpu = losses(&Cpu::new(None).unwrap(), DType::F32);
     for (compute, band) in [(DType::F32, 1e-3), (DType::BF16, 2e-2)] {
-        let found = distance(&losses(&cuda, compute), &cpu);
+        let found = max_relative_difference(&losses(&cuda, compute), &cpu);
         println!("{} steps in {compute}: losses differ by {found:.1e} of {band:.0e}", cpu.len());
         assert!(found <= band, "{compute}: {found:e}");
     }

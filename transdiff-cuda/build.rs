@@ -1,4 +1,4 @@
-//! Compiles the kernels with nvcc, one fatbin a file, and the forwarders through which the driver is reached at run time.
+//! Compiles the kernels with nvcc to one fatbin per file, and the forwarders that load the driver at run time.
 
 use std::env;
 use std::ffi::OsString;
@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Machine code for Ampere and Hopper, and PTX from which the driver makes any later one's.
+/// Machine code for Ampere and Hopper, and PTX that the driver compiles for later GPUs.
 const ARCHITECTURES: &str = "sm_80,sm_90a,compute_80";
 
-/// Set to 1 where kernels are developed. Elsewhere a warning that only a later nvcc has is no reason not to build.
+/// Set to 1 during development of kernels. By default a warning of a newer nvcc does not fail the build.
 const WARNINGS_ARE_ERRORS: &str = "TRANSDIFF_CUDA_WERROR";
 
 fn main() {
@@ -22,7 +22,7 @@ fn main() {
     }
 }
 
-/// Defines every driver function that `cust` links to, so that nothing needs libcuda to start.
+/// Defines every driver function that `cust` links to, so that programs start without libcuda.
 fn forwarders(out: &Path) {
     for file in ["driver/forwarders.c", "driver/functions.inc", "driver/codes.inc"] {
         println!("cargo:rerun-if-changed={file}");
@@ -35,9 +35,9 @@ fn forwarders(out: &Path) {
         .cargo_metadata(false)
         .compile("transdiff_forwarders");
     println!("cargo:rustc-link-search=native={}", out.display());
-    // The whole archive: the order of linking does not matter then, and what is unused is dropped again.
+    // The whole archive, so that the link order does not matter; the linker drops unused sections.
     println!("cargo:rustc-link-lib=static:+whole-archive=transdiff_forwarders");
-    // `cust` asks the linker for libcuda: an empty linker script is one.
+    // `cust` passes -lcuda to the linker: an empty linker script satisfies it.
     fs::write(out.join("libcuda.so"), "/* in transdiff_forwarders */\n").expect("OUT_DIR can be written to");
 }
 
@@ -82,7 +82,7 @@ fn sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(sources)
 }
 
-/// nvcc of the toolkit that `CUDA_PATH` names, otherwise the one on `PATH`.
+/// Returns nvcc of the toolkit in `CUDA_PATH`, otherwise the one on `PATH`.
 fn nvcc() -> OsString {
     match env::var_os("CUDA_PATH") {
         Some(toolkit) => PathBuf::from(toolkit).join("bin/nvcc").into(),
@@ -90,7 +90,7 @@ fn nvcc() -> OsString {
     }
 }
 
-/// The options that name what is compiled for. The GPU of this machine, if it has one, plays no part.
+/// Returns the nvcc options for the target architectures, which do not depend on a GPU in this machine.
 fn targets() -> Result<Vec<String>, String> {
     let list = env::var("TRANSDIFF_CUDA_ARCHITECTURES").unwrap_or_else(|_| ARCHITECTURES.into());
     list.split(',').map(|name| target(name.trim())).collect()
@@ -101,7 +101,7 @@ fn target(name: &str) -> Result<String, String> {
     let digits = number.map(|n| n.trim_end_matches(['a', 'f']));
     if !digits.is_some_and(|d| d.parse::<u32>().is_ok_and(|n| n >= 80)) {
         return Err(format!(
-            "TRANSDIFF_CUDA_ARCHITECTURES: expected names such as {ARCHITECTURES}, from 80 on, got {name:?}"
+            "TRANSDIFF_CUDA_ARCHITECTURES: expected names such as {ARCHITECTURES}, 80 or later, got {name:?}"
         ));
     }
     Ok(format!("-gencode=arch=compute_{},code={name}", number.unwrap_or_default()))
@@ -114,13 +114,13 @@ fn compile(nvcc: &OsString, targets: &[String], source: &Path, out: &Path) -> Re
     if env::var_os(WARNINGS_ARE_ERRORS).is_some_and(|value| value == "1") {
         command.args(["-Werror", "all-warnings"]);
     }
-    // Machine code too, not only PTX: a tenth of the size in every program. The driver unpacks it.
+    // Compress machine code too, not only PTX: a tenth of the size in every program. The driver decompresses it.
     command.args(["-Xfatbin", "-compress-all"]);
     command.args(targets).arg(source).arg("-o").arg(to);
     let ran = command.output().map_err(|e| {
         format!(
-            "{}: {e}. The feature `cuda` compiles kernels: install a CUDA toolkit, 12.4 or later, and let CUDA_PATH name \
-             its folder or PATH have its nvcc. Without the feature nothing of it is needed.",
+            "{}: {e}. The feature `cuda` compiles kernels with nvcc: install a CUDA toolkit, 12.4 or later, and set \
+             CUDA_PATH to its folder or add its nvcc to PATH. Builds without the feature do not need it.",
             nvcc.to_string_lossy()
         )
     })?;

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Tests and measures the CUDA backend on this machine: the folder that `cargo xtask gpu-bundle` makes has everything that
-# is ours. Needs an NVIDIA driver and cuBLASLt; for `sanitize` compute-sanitizer, for `bench` a Python with PyTorch.
+# Tests and benchmarks the CUDA backend on this machine, from the folder that `cargo xtask gpu-bundle` creates. Requires an
+# NVIDIA driver and cuBLASLt; compute-sanitizer for `sanitize`, and a Python with PyTorch for `bench`.
 #
-#     run.sh [tests|sanitize|bench]...       (all, if none is named)
+#     run.sh [tests|sanitize|bench]...       (default: all)
 #
-# A part that fails does not stop the others; the exit code is 0 only if every part passed. Everything printed is also
-# in run.log, and the measurements in lines.jsonl and table.md, in the folder OUT (logs, beside this file).
+# A failing part does not stop the others; the exit code is 0 only if all passed. The output is also written to run.log, and
+# the measurements to lines.jsonl and table.md, in the folder OUT (default: logs, beside this file).
 #
-# PYTHON   the Python with PyTorch (python3)
-# ROUNDS   turns of ours, PyTorch plain, PyTorch strong (2)
-# WHAT     what is measured: words of names with commas between; each word is a process a side a turn
+# PYTHON   Python with PyTorch (python3)
+# ROUNDS   rounds of ours, PyTorch plain, PyTorch strong (2)
+# WHAT     benchmarks: words of comma-separated names; each word is one process per implementation and round
 # DEVICE PRESET DTYPE RES BATCH STEPS TRAIN_BATCH REPEAT
-#          as the options of `measure` (cuda large bf16 256 64 100 64 3)
-# CASES    cases of an operation under compute-sanitizer (7: no large shapes)
-# LIMIT    seconds that a test, a tool of the sanitizer or a process of the benchmark may take (600)
+#          options of `measure` (cuda large bf16 256 64 100 64 3)
+# CASES    cases per operation under compute-sanitizer (7: no large shapes)
+# LIMIT    time limit in seconds of a test, a sanitizer tool or a benchmark process (600)
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit
 
@@ -23,10 +23,10 @@ out=${OUT:-logs}
 mkdir -p "$out" || exit
 out=$(cd "$out" && pwd)
 export TRANSDIFF_GOLDEN=$PWD/golden PYTHONUNBUFFERED=1
-# What torch.compile has made in one process serves the next.
+# Shares the cache of torch.compile between processes.
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$PWD/inductor}
 failed=()
-# Our kernels, whose names end in a type or a width: those of libraries are called otherwise.
+# Names of our kernels, which end in a type or a width, unlike those of libraries.
 ours='^[a-z0-9_]+_(f32|f64|bf16|wide|[0-9]+)$'
 
 fail() {
@@ -34,7 +34,7 @@ fail() {
     failed+=("$*")
 }
 
-# Runs a command with a limit of time, notes a failure, and appends what it prints to a file.
+# Runs a command with the time limit, records a failure, and appends the output to a file.
 run() {
     local file=$1 begun=$SECONDS
     shift
@@ -46,7 +46,7 @@ run() {
     return "$code"
 }
 
-# The folder with cuBLASLt goes to LD_LIBRARY_PATH where the loader has none of its own: PyTorch's packages bring one.
+# Adds the folder of cuBLASLt in PyTorch's packages to LD_LIBRARY_PATH if the loader does not find the library.
 find_cublaslt() {
     local found
     found=$(ldconfig -p 2>/dev/null | sed -n 's/.*\(libcublasLt\.so\.1[23]\) .*=> //p' | head -1)
@@ -61,10 +61,10 @@ PYTHON
         )
         [[ -z $found ]] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(dirname "$found")
     fi
-    printf 'cuBLASLt: %s\n' "${found:-none but for what LD_LIBRARY_PATH has}"
+    printf 'cuBLASLt: %s\n' "${found:-not found, except in LD_LIBRARY_PATH}"
 }
 
-# As run, for tests: they have to test something, on a GPU.
+# Like run, for tests: fails if they are skipped or run nothing.
 run_tests() {
     local log
     log=$(mktemp)
@@ -99,42 +99,42 @@ sanitize() {
     sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
     for tool in memcheck racecheck initcheck; do
         local which=()
-        # cuBLASLt's kernels have races that are meant. What they write initcheck has to see, or ours would read what
-        # nobody has written.
+        # racecheck covers only our kernels: cuBLASLt's have intended races. initcheck has to see all kernels, or it would
+        # report reads of what cuBLASLt wrote.
         [[ $tool == racecheck ]] && which=(--kernel-name "regex=$ours")
         TRANSDIFF_CASES=${CASES:-7} run_tests "$sanitizer" --tool "$tool" --error-exitcode 9 "${which[@]}" \
             tests/transdiff/backend_equivalence cuda --nocapture --test-threads 1
     done
 }
 
-# As run, for the benchmark: the lines that are kept say in which turn they were measured.
-run_turn() {
-    local turn=$1 code
+# Like run, for the benchmark: adds the round to the JSON lines.
+run_round() {
+    local round=$1 code
     shift
-    : >"$out/turn"
-    run "$out/turn" "$@"
+    : >"$out/round"
+    run "$out/round" "$@"
     code=$?
-    sed "s/^{\(.*\)}$/{\"turn\": $turn, \1}/" "$out/turn" >>"$lines"
-    rm "$out/turn"
+    sed "s/^{\(.*\)}$/{\"round\": $round, \1}/" "$out/round" >>"$lines"
+    rm "$out/round"
     return "$code"
 }
 
 bench() {
     local lines=$out/lines.jsonl round word
     : >"$lines"
-    # Both sides take these.
+    # Options of both implementations.
     local same=(--device "${DEVICE:-cuda}" --preset "${PRESET:-large}" --dtype "${DTYPE:-bf16}" --res "${RES:-256}"
         --batch "${BATCH:-64}" --steps "${STEPS:-100}" --train-batch "${TRAIN_BATCH:-64}" --repeat "${REPEAT:-3}")
     run "$out/check.json" "$python" peer_pytorch.py --check golden
     run "$lines" "$python" ceilings.py
     for round in $(seq "${ROUNDS:-2}"); do
-        printf '\nturn %d\n' "$round"
+        printf '\nround %d\n' "$round"
         for word in ${WHAT:-ar,step,sample vae train mrar}; do
-            run_turn "$round" ./measure "${same[@]}" --what "$word"
+            run_round "$round" ./measure "${same[@]}" --what "$word"
             # The peer has no multi-reference autoregression.
             [[ $word == mrar ]] && continue
-            run_turn "$round" "$python" peer_pytorch.py "${same[@]}" --what "$word" --impl plain
-            run_turn "$round" "$python" peer_pytorch.py "${same[@]}" --what "$word" --impl strong
+            run_round "$round" "$python" peer_pytorch.py "${same[@]}" --what "$word" --impl plain
+            run_round "$round" "$python" peer_pytorch.py "${same[@]}" --what "$word" --impl strong
         done
     done
     printf '\n'

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The table of a run: JSON lines of `measure`, `peer_pytorch.py` and `ceilings.py`.
+"""Table of a benchmark run, from JSON lines of `measure`, `peer_pytorch.py` and `ceilings.py`.
 
   table.py FILE...      prints the table
   table.py --self-test  checks the arithmetic
 
-Seconds are medians over turns. A ratio is PyTorch's seconds by ours: of the same turn, as the lines name it, and the
-median of these. TFLOP/s are the operations that the definition takes, by our seconds; the share is that of the measured product.
+Seconds are medians over rounds. A ratio is PyTorch's seconds divided by ours in the same round, and the median of these
+over rounds. TFLOP/s are the operations of the model's definition divided by our seconds; the share is relative to the
+measured peak of a matrix product.
 """
 import json
 import statistics
@@ -16,7 +17,7 @@ ORDER = ["sample", "mrar", "step", "ar", "ar-conditional", "train", "vae", "vae-
 
 
 def read(lines):
-    """Lines by (what, implementation); other text may be among them."""
+    """Returns the JSON lines by (what, implementation); skips other text."""
     found = {}
     for line in lines:
         try:
@@ -34,13 +35,13 @@ def median_of(lines, key):
 
 
 def ratio(ours, theirs):
-    seconds = {line["turn"]: line["median_s"] for line in ours}
-    turns = [line["median_s"] / seconds[line["turn"]] for line in theirs if line["turn"] in seconds]
-    return statistics.median(turns) if turns else None
+    seconds = {line["round"]: line["median_s"] for line in ours}
+    rounds = [line["median_s"] / seconds[line["round"]] for line in theirs if line["round"] in seconds]
+    return statistics.median(rounds) if rounds else None
 
 
 def rows(found):
-    """(what, batch, turns, seconds of the three, two ratios, TFLOP, TFLOP/s, share); None is not measured."""
+    """Yields (what, batch, rounds, three times, two ratios, TFLOP, TFLOP/s, share); None if not measured."""
     ceiling = median_of(found.get(("matmul", "ceiling"), []), "tflop_per_s")
     kinds = {what for what, impl in found if impl != "ceiling"}
     known = [what for what in ORDER if what in kinds]
@@ -55,12 +56,12 @@ def rows(found):
         yield (what, batch, len(ours), *seconds, *ratios, tflop, rate, share)
 
 
-HEAD = ["what", "batch", "turns", "ours, s", "plain, s", "strong, s", "plain/ours", "strong/ours", "TFLOP", "TFLOP/s", "share"]
+HEAD = ["what", "batch", "rounds", "ours, s", "plain, s", "strong, s", "plain/ours", "strong/ours", "TFLOP", "TFLOP/s", "share"]
 FORMS = ["{}", "{}", "{}", "{:.4f}", "{:.4f}", "{:.4f}", "{:.2f}", "{:.2f}", "{:.3f}", "{:.1f}", "{:.0%}"]
 
 
 def table(found):
-    """The table in Markdown, under a line with the ceilings."""
+    """Returns the table in Markdown, below a line with the peaks."""
     copy = median_of(found.get(("copy", "ceiling"), []), "tb_per_s")
     matmul = median_of(found.get(("matmul", "ceiling"), []), "tflop_per_s")
     text = lambda form, value: "-" if value is None else form.format(value)
@@ -77,17 +78,17 @@ def self_test():
         "3",
         line("copy", "ceiling", median_s=0.002, tb_per_s=4.0),
         line("matmul", "ceiling", median_s=0.001, tflop_per_s=800.0),
-        # Turns of 2, 4 and 3 s beside 3, 4 and 6 s: ratios 1.5, 1 and 2. Of two more turns one side failed.
-        *(line("sample", impl, turn=turn, batch=64, median_s=s, **more) for turn, impl, s, more in [
+        # Rounds of 2, 4 and 3 s beside 3, 4 and 6 s: ratios 1.5, 1 and 2. Of two more rounds one side failed.
+        *(line("sample", impl, round=round, batch=64, median_s=s, **more) for round, impl, s, more in [
             (0, PLAIN, 3.0, {}),
             (1, OURS, 2.0, {"tflop": 1200.0}), (1, PLAIN, 3.0, {}),
             (2, OURS, 4.0, {"tflop": 1200.0}), (2, PLAIN, 4.0, {}),
             (3, OURS, 3.0, {"tflop": 1200.0}), (3, PLAIN, 6.0, {}),
             (4, OURS, 3.0, {"tflop": 1200.0}),
         ]),
-        line("mrar", OURS, turn=1, batch=64, median_s=8.0, tflop=1600.0),
+        line("mrar", OURS, round=1, batch=64, median_s=8.0, tflop=1600.0),
         # Ours failed.
-        line("train", STRONG, turn=1, batch=64, median_s=0.5, peak_gib=None),
+        line("train", STRONG, round=1, batch=64, median_s=0.5, peak_gib=None),
     ]
     sample, mrar, train = rows(read(lines))
     assert sample == ("sample", 64, 4, 3.0, 3.5, None, 1.5, None, 1200.0, 400.0, 0.5), sample
@@ -103,7 +104,7 @@ def self_test():
 def main():
     if sys.argv[1:] == ["--self-test"]:
         self_test()
-        print("table.py: the arithmetic is right")
+        print("table.py: self-test passed")
         return
     lines = [line for name in sys.argv[1:] for line in open(name, encoding="utf-8")]
     print(table(read(lines)))

@@ -1,9 +1,9 @@
-/* The CUDA driver, found at the first call instead of at the start of the program.
+/* Lazy loading of the CUDA driver.
  *
- * Every cu* function that cust links to is defined here and handed on to libcuda.so.1, which is opened at the first
- * call. Nothing that links this crate has libcuda among what it needs, so that one library file serves machines with
- * and without a driver. Without one, every call returns CUDA_ERROR_STUB_LIBRARY (34), and
- * transdiff_driver_absence() says why. */
+ * Every cu* function that cust links to is defined here and forwarded to libcuda.so.1, which is opened at the first call.
+ * Programs and libraries that link this crate do not depend on libcuda, so that one library file serves machines with and
+ * without a driver. Without one, every call returns CUDA_ERROR_STUB_LIBRARY (34), and transdiff_driver_absence() returns
+ * the reason. */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stddef.h>
@@ -22,7 +22,7 @@ typedef struct {
 static void *library;
 static char absence[512];
 static pthread_once_t opened = PTHREAD_ONCE_INIT;
-/* The last code of this thread as the driver gave it, and the function that the driver is without. */
+/* The driver's code of the last call of this thread, and the function that the driver lacks. */
 static _Thread_local unsigned last_code;
 static _Thread_local const char *last_missing;
 
@@ -33,25 +33,25 @@ static void open_library(void) {
     snprintf(absence, sizeof absence, "%s", reason ? reason : "libcuda.so.1 cannot be opened");
 }
 
-/* Why there is no driver, in the loader's words; NULL if there is one. */
+/* The loader's message if there is no driver; NULL if there is one. */
 const char *transdiff_driver_absence(void) {
     pthread_once(&opened, open_library);
     return library ? NULL : absence;
 }
 
-/* A function of the driver, or NULL: the way to those that cust does not know. */
+/* A function of the driver, or NULL. For functions that cust does not declare. */
 void *transdiff_driver_symbol(const char *name) {
     pthread_once(&opened, open_library);
     return library ? dlsym(library, name) : NULL;
 }
 
-/* The last code of this thread as the driver gave it: cust knows those of CUDA 11.4 alone. */
+/* The driver's code of the last call of this thread: cust only has the codes of CUDA 11.4. */
 unsigned transdiff_driver_code(void) { return last_code; }
 
-/* The function that the last call of this thread did not find; NULL if it found it. */
+/* The function that was missing in the last call of this thread; NULL if it was found. */
 const char *transdiff_driver_missing(void) { return last_missing; }
 
-/* cust's codes are a Rust enum: a value that it does not list would be undefined behaviour. */
+/* Maps unlisted codes to UNKNOWN: cust's codes are a Rust enum, for which an unlisted value is undefined behaviour. */
 static unsigned known(unsigned code) {
     last_code = code;
     last_missing = NULL;
@@ -64,10 +64,10 @@ static unsigned known(unsigned code) {
 }
 
 static unsigned absent(const char *name, void *text) {
-    static const char *const words = "the CUDA driver is not there";
-    /* cust's errors can be displayed only if this function succeeds. */
+    static const char *const message = "there is no CUDA driver";
+    /* The Display of cust's errors panics unless cuGetErrorString succeeds. */
     if (strncmp(name, "cuGetError", 10) == 0) {
-        *(const char **)text = words;
+        *(const char **)text = message;
         return 0;
     }
     last_missing = name;

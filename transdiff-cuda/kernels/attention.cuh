@@ -1,12 +1,12 @@
-// What all attention kernels share: the problem, which keys a query sees, and the dropout of probabilities.
+// Shared by all attention kernels: parameters, the block-causal mask, and dropout of probabilities.
 #pragma once
 #include "common.cuh"
 
 constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
-// Block ends that a launch carries.
+// Maximum number of segment ends in the parameters.
 constexpr int MAX_ENDS = 512;
 
-// One of q, k, v, y and their gradients: element (b, i, h, e) is b·image + i·row + h·head + e elements on from `address`.
+// q, k, v, y or a gradient of them: element (b, i, h, e) is at address + b·image + i·row + h·head + e, in elements.
 struct Heads {
     uint64_t address, image, row, head;
 };
@@ -16,37 +16,37 @@ struct Attention {
     uint32_t heads, queries, keys, size;
     // Factor of the scores.
     float scale;
-    // Whether all addresses and strides are multiples of 16 bytes and the head size is one.
+    // True if all addresses, strides and the head size are multiples of 16 bytes.
     uint32_t vectors;
     Dropout dropout;
-    // Ascending ends of the blocks of keys; without any, every query sees every key.
+    // Ascending segment ends of the block-causal mask; without any, every query sees every key.
     uint32_t ends, end[MAX_ENDS];
 };
 
-// The rows of one image and head that a block of threads has.
-struct Place {
+// The tile of rows of a block: image, head and first row.
+struct TileOrigin {
     uint32_t image, head, first;
 };
 
-// Blocks of threads count tiles of `rows` rows first, then heads, then images.
-DEVICE Place place(const Attention &a, uint32_t all, uint32_t rows) {
+// Blocks are ordered by tile of `rows` rows, then head, then image.
+DEVICE TileOrigin tile_origin(const Attention &a, uint32_t all, uint32_t rows) {
     const uint32_t tiles = (all + rows - 1) / rows, index = blockIdx.x / tiles;
-    return Place{index / a.heads, index % a.heads, blockIdx.x % tiles * rows};
+    return TileOrigin{index / a.heads, index % a.heads, blockIdx.x % tiles * rows};
 }
 
 template <typename T>
-DEVICE T *rows_of(const Heads &h, const Place &at, uint32_t first) {
+DEVICE T *rows_of(const Heads &h, const TileOrigin &at, uint32_t first) {
     return reinterpret_cast<T *>(h.address) + at.image * h.image + at.head * h.head + first * h.row;
 }
 
-// The number of a query among those of all images and heads: where its log-sum-exp is.
-DEVICE uint64_t query_index(const Attention &a, const Place &at, uint32_t query) {
+// Index of a query over all images and heads: the position of its log-sum-exp.
+DEVICE uint64_t query_index(const Attention &a, const TileOrigin &at, uint32_t query) {
     return (uint64_t(at.image) * a.heads + at.head) * a.queries + query;
 }
 
-// ---- blocks ----
+// ---- block-causal mask ----
 
-// How many ends are at most `position`.
+// Number of segment ends that are at most `position`.
 DEVICE uint32_t ends_up_to(const Attention &a, uint32_t position) {
     uint32_t low = 0, high = a.ends;
     while (low < high) {
@@ -57,8 +57,8 @@ DEVICE uint32_t ends_up_to(const Attention &a, uint32_t position) {
     return low;
 }
 
-// How many leading keys a query sees; queries past the last see what it sees.
-DEVICE uint32_t limit_of(const Attention &a, uint32_t query) {
+// Visible length of a query: the number of leading keys that it sees. Queries past the last have its visible length.
+DEVICE uint32_t visible_len(const Attention &a, uint32_t query) {
     if (a.ends == 0) return a.keys;
     const uint32_t last = a.queries - 1;
     return a.end[ends_up_to(a, (query < last ? query : last) + a.keys - a.queries)];
@@ -73,8 +73,8 @@ DEVICE uint32_t first_query(const Attention &a, uint32_t key) {
 
 // ---- dropout ----
 
-// Which of the elements 4·block to 4·block + 3 are kept, a bit each.
-DEVICE uint32_t kept_four(const Dropout &d, uint32_t block) {
+// Bit i: whether element 4·block + i is kept.
+DEVICE uint32_t keep_mask4(const Dropout &d, uint32_t block) {
     const Words words = philox4x32(Words{{block, d.index, d.step, d.purpose}}, d.key0, d.key1);
     uint32_t kept = 0;
 #pragma unroll
@@ -82,17 +82,17 @@ DEVICE uint32_t kept_four(const Dropout &d, uint32_t block) {
     return kept;
 }
 
-DEVICE uint32_t kept_one(const Dropout &d, uint64_t element) {
-    return kept_four(d, uint32_t(element / 4)) >> (element % 4) & 1;
+DEVICE uint32_t keep_bit(const Dropout &d, uint64_t element) {
+    return keep_mask4(d, uint32_t(element / 4)) >> (element % 4) & 1;
 }
 
 // ---- tiles in shared memory ----
 
-// Numbers from one row of a tile to the next: an odd number of 16-byte units, so that eight rows lie in different banks.
+// Elements between rows of a tile: an odd number of 16-byte units, so that eight rows start in different banks.
 template <typename T, int E>
 constexpr int PITCH = E + LANES<T>;
 
-// The first `valid` of the numbers at `from`, then zeros.
+// The first `valid` elements at `from`, then zeros.
 template <typename T>
 DEVICE Vec<T, LANES<T>> gather(const T *from, int valid) {
     Vec<T, LANES<T>> v;
@@ -101,11 +101,12 @@ DEVICE Vec<T, LANES<T>> gather(const T *from, int valid) {
     return v;
 }
 
-// Begins to load the N rows from `first` on, of `all` that a tensor has; E numbers of each, zeros past the end of rows
-// and tensor. All threads take part, and must wait for their copies and then for each other. The lanes of a warp are
-// together again afterwards, as tensor cores want them.
+// Starts to load N rows of E elements from row `first` on, with zeros past the head size and past the `all` rows of the
+// tensor. All threads call it; before reading the tile they wait for their own copies and then for each other. The
+// lanes of a warp have reconverged on return, as tensor cores require.
 template <int E, int N, typename T>
-DEVICE void load_tile(T *tile, const Attention &a, const Heads &tensor, const Place &at, uint32_t first, uint32_t all) {
+DEVICE void load_tile(T *tile, const Attention &a, const Heads &tensor, const TileOrigin &at, uint32_t first,
+                      uint32_t all) {
     constexpr int VECTORS = E / LANES<T>;
     const T *rows = rows_of<const T>(tensor, at, first);
     for (int i = int(threadIdx.x); i < N * VECTORS; i += int(blockDim.x)) {

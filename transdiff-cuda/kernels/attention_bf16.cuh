@@ -1,48 +1,49 @@
-// Attention in bf16 on tensor cores: a warp has 16 rows, in fragments of 16 numbers of each; scores and sums are f32.
+// Attention in bf16 on tensor cores: 16 rows per warp, in fragments of 16 elements per row; scores and sums are f32.
 #pragma once
 #include "attention.cuh"
 
-namespace tensor {
+namespace tensor_core {
 
 constexpr int WARPS = 4, THREADS = WARPS * WARP, ROWS = 16 * WARPS;
 
-// Rows of the tiles that a block passes over: what two of them of each kind take fits the shared memory of every device.
+// Rows per tile that a block iterates over: two stages of two tiles fit the shared memory of every supported device.
 template <int E>
 constexpr int STEP = E <= 80 ? 64 : 32;
 
 template <int E>
 constexpr int TILE_PITCH = PITCH<bf16, E>;
-// Numbers of a tile.
+// Elements per tile.
 template <int E>
 constexpr int TILE = STEP<E> * TILE_PITCH<E>;
-// That of a block's own rows.
+// Elements of a tile of the block's own rows.
 template <int E>
-constexpr int OWN_TILE = ROWS * TILE_PITCH<E>;
+constexpr int ROW_TILE = ROWS * TILE_PITCH<E>;
 
 DEVICE int lane() { return int(threadIdx.x) % WARP; }
 DEVICE int warp() { return int(threadIdx.x) / WARP; }
 
 // ---- shared memory ----
 //
-// Two stages of two tiles each: one is worked on while the other is loaded. A block's own rows are in registers meanwhile:
-// they come by way of the second stage and what follows it, and its results leave from the beginning. Neither has room of
-// its own, so that as many blocks fit an A100's memory as fit its registers.
+// Two stages of two tiles each: one is processed while the other is loaded. The block's own rows are loaded to
+// registers through the second stage and the memory after it, and its results are stored through the first stage.
+// Neither needs memory of its own, so that shared memory does not limit the number of resident blocks on an A100 below
+// what registers do.
 
-// The stage of the tiles that begin `distance` rows behind the first.
+// Stage of the tiles that begin `distance` rows after the first.
 template <int E>
 DEVICE bf16 *stage_of(bf16 *stages, uint32_t distance) {
     return stages + distance / STEP<E> % 2 * 2 * TILE<E>;
 }
 
-// Begins to load the keys and the values from `key` on.
+// Starts to load the tiles of keys and values from `key` on.
 template <int E>
-DEVICE void load_keys(bf16 *stages, const Attention &a, const Place &at, uint32_t key) {
+DEVICE void load_keys(bf16 *stages, const Attention &a, const TileOrigin &at, uint32_t key) {
     bf16 *keys = stage_of<E>(stages, key);
     load_tile<E, STEP<E>>(keys, a, a.k, at, key, a.keys);
     load_tile<E, STEP<E>>(keys + TILE<E>, a, a.v, at, key, a.keys);
 }
 
-// 16 rows of a tile as the left factor of a product.
+// Loads 16 rows of a tile as the left operand of a product.
 template <int E>
 DEVICE void load_rows(uint32_t (&rows)[E / 16][4], const bf16 *tile) {
     const bf16 *at = tile + lane() % 16 * TILE_PITCH<E> + lane() / 16 * 8;
@@ -50,7 +51,7 @@ DEVICE void load_rows(uint32_t (&rows)[E / 16][4], const bf16 *tile) {
     for (int k = 0; k < E / 16; k++) ldmatrix_x4(rows[k], at + k * 16);
 }
 
-// s ← rows · tileᵀ, 16 by 8·N.
+// s ← rows · tileᵀ, [16, 8·N].
 template <int E, int N>
 DEVICE void multiply_transposed(float (&s)[N][4], const uint32_t (&rows)[E / 16][4], const bf16 *tile) {
     const bf16 *at = tile + (lane() % 8 + lane() / 16 * 8) * TILE_PITCH<E> + lane() / 8 % 2 * 8;
@@ -71,7 +72,7 @@ DEVICE void multiply_transposed(float (&s)[N][4], const uint32_t (&rows)[E / 16]
     }
 }
 
-// out ← out + weights · tile for 16 rows of the tile; two tiles of scores are the weights' 16 columns.
+// out ← out + weights · tile for 16 rows of the tile; two score tiles are the 16 columns of the weights.
 template <int E>
 DEVICE void multiply(float (&out)[E / 8][4], const float (&left)[4], const float (&right)[4], const bf16 *tile) {
     const uint32_t weights[4] = {pack_bf16(left[0], left[1]), pack_bf16(left[2], left[3]),
@@ -86,11 +87,11 @@ DEVICE void multiply(float (&out)[E / 8][4], const float (&left)[4], const float
     }
 }
 
-// Writes the warp's 16 rows from `first` on, of `all` that a tensor has, times a factor for the upper eight and one for
-// the lower. `tile` is shared memory of this warp alone.
+// Stores the warp's 16 rows from row `first` on, of the `all` rows of the tensor, multiplied by `upper` (first eight
+// rows) or `lower`. `tile` is shared memory of this warp alone.
 template <int E>
 DEVICE void store_rows(bf16 *tile, const float (&values)[E / 8][4], float upper, float lower, const Attention &a,
-                       const Heads &tensor, const Place &at, uint32_t first, uint32_t all) {
+                       const Heads &tensor, const TileOrigin &at, uint32_t first, uint32_t all) {
     bf16 *rows = rows_of<bf16>(tensor, at, first);
     bf16 *mine = tile + lane() / 4 * TILE_PITCH<E> + lane() % 4 * 2;
     __syncwarp();
@@ -118,44 +119,44 @@ DEVICE void store_rows(bf16 *tile, const float (&values)[E / 8][4], float upper,
 // ---- dropout ----
 //
 // A lane holds four scores of a tile of 16 by 8: with g = lane / 4 and c = 2·(lane % 4), those at (g, c), (g, c + 1),
-// (g + 8, c) and (g + 8, c + 1). Both functions give a bit for each, in this order. Where each row of probabilities is
-// whole Philox blocks, every block is drawn once, by one of the four lanes that need parts of it.
+// (g + 8, c) and (g + 8, c + 1). Both functions return one bit per score, in this order. If a row of probabilities is a
+// whole number of Philox blocks, each block is computed once, by one of the four lanes that need parts of it.
 
-// Rows are queries, the first of a lane being `query`; columns are keys, the first of the tile being `key`.
-DEVICE uint32_t kept_by_query(const Attention &a, const Place &at, uint32_t query, uint32_t key) {
+// Rows are queries, of which `query` is the lane's first; columns are keys, of which `key` is the tile's first.
+DEVICE uint32_t keep_mask_by_query(const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
     const uint64_t upper = query_index(a, at, query) * a.keys + key, lower = upper + uint64_t(8) * a.keys;
     const uint32_t c = lane() % 4 * 2, odd = lane() % 2;
     if (a.keys % 4 == 0) {
-        const uint32_t mine = kept_four(a.dropout, uint32_t(((odd ? lower : upper) + c / 4 * 4) / 4));
-        const uint32_t theirs = warp_xor(mine, 1);
-        const uint32_t above = odd ? theirs : mine, below = odd ? mine : theirs;
+        const uint32_t mine = keep_mask4(a.dropout, uint32_t(((odd ? lower : upper) + c / 4 * 4) / 4));
+        const uint32_t other = warp_xor(mine, 1);
+        const uint32_t above = odd ? other : mine, below = odd ? mine : other;
         return (above >> 2 * odd & 3) | (below >> 2 * odd & 3) << 2;
     }
     uint32_t kept = 0;
 #pragma unroll
-    for (int i = 0; i < 4; i++) kept |= kept_one(a.dropout, (i < 2 ? upper : lower) + c + i % 2) << i;
+    for (int i = 0; i < 4; i++) kept |= keep_bit(a.dropout, (i < 2 ? upper : lower) + c + i % 2) << i;
     return kept;
 }
 
-// Rows are keys, the first of the warp being `key`; columns are queries, the first of a lane being `query`.
-DEVICE uint32_t kept_by_key(const Attention &a, const Place &at, uint32_t key, uint32_t query) {
+// Rows are keys, of which `key` is the warp's first; columns are queries, of which `query` is the lane's first.
+DEVICE uint32_t keep_mask_by_key(const Attention &a, const TileOrigin &at, uint32_t key, uint32_t query) {
     const uint64_t left = query_index(a, at, query) * a.keys + key, right = left + a.keys;
     const uint32_t g = lane() / 4;
     uint32_t kept = 0;
     if (a.keys % 4 == 0) {
-        // Lanes that differ in the lower bits of g have the same two queries and the same two fours of keys.
-        const uint32_t turn = g % 4;
-        const uint64_t first = (turn % 2 == 0 ? left : right) + g / 4 * 4 + turn / 2 * 8;
-        uint32_t four = kept_four(a.dropout, uint32_t(first / 4)) << 4 * turn;
+        // Lanes that differ in the lower two bits of g share their two queries and their two groups of four keys.
+        const uint32_t quarter = g % 4;
+        const uint64_t first = (quarter % 2 == 0 ? left : right) + g / 4 * 4 + quarter / 2 * 8;
+        uint32_t four = keep_mask4(a.dropout, uint32_t(first / 4)) << 4 * quarter;
         four |= warp_xor(four, 4);
         four |= warp_xor(four, 8);
 #pragma unroll
-        for (int i = 0; i < 4; i++) kept |= (four >> (4 * i + turn) & 1) << i;
+        for (int i = 0; i < 4; i++) kept |= (four >> (4 * i + quarter) & 1) << i;
         return kept;
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) kept |= kept_one(a.dropout, (i % 2 == 0 ? left : right) + g + i / 2 * 8) << i;
+    for (int i = 0; i < 4; i++) kept |= keep_bit(a.dropout, (i % 2 == 0 ? left : right) + g + i / 2 * 8) << i;
     return kept;
 }
 
-}  // namespace tensor
+}  // namespace tensor_core

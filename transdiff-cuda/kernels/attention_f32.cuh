@@ -1,13 +1,13 @@
-// Attention in f32 with ordinary multiplications: 256 threads, in 16 lines of 16, share a square of scores. Line t has
-// the rows t·SIDE to t·SIDE + SIDE − 1; column c of a line has the columns c, c + 16, … of scores and of sums.
+// Attention in f32 without tensor cores: 256 threads, in 16 lines of 16, share a square tile of scores. Line t has the
+// rows t·SIDE to t·SIDE + SIDE − 1; thread c of a line has the columns c, c + 16, … of scores and of outputs.
 #pragma once
 #include "attention.cuh"
 
-namespace plain {
+namespace scalar {
 
 constexpr int LINE = 16, THREADS = LINE * LINE;
 
-// Rows and columns of a thread, and of a tile.
+// Rows and columns per thread (SIDE), and per tile (STEP).
 template <int E>
 constexpr int SIDE = E <= 64 ? 4 : 2;
 template <int E>
@@ -18,13 +18,13 @@ constexpr int TILE = STEP<E> * PITCH<float, E>;
 DEVICE int line() { return int(threadIdx.x) / LINE; }
 DEVICE int column() { return int(threadIdx.x) % LINE; }
 
-// s ← rows · columnsᵀ of two tiles.
+// s ← rows · columnsᵀ, of two tiles.
 template <int E>
 DEVICE void multiply_transposed(float (&s)[SIDE<E>][SIDE<E>], const float *rows, const float *columns) {
     constexpr int S = SIDE<E>, P = PITCH<float, E>;
 #pragma unroll
     for (int i = 0; i < S * S; i++) s[i / S][i % S] = 0.0f;
-// One step is 4·SIDE² multiplications; more of them at once would put registers into memory.
+// One iteration is 4·SIDE² multiplications; unrolling would spill registers.
 #pragma unroll 1
     for (int e = 0; e < E; e += 4) {
         Vec<float, 4> row[S];
@@ -42,7 +42,8 @@ DEVICE void multiply_transposed(float (&s)[SIDE<E>][SIDE<E>], const float *rows,
     }
 }
 
-// out ← out + weights · tile. The weights change threads through `shared`, rows of which belong to one warp.
+// out ← out + weights · tile. The weights are exchanged between threads through `shared`, whose rows belong to one
+// warp.
 template <int E>
 DEVICE void multiply(float (&out)[SIDE<E>][E / LINE], const float (&weights)[SIDE<E>][SIDE<E>], float *shared,
                      const float *tile) {
@@ -61,9 +62,9 @@ DEVICE void multiply(float (&out)[SIDE<E>][E / LINE], const float (&weights)[SID
         for (int x = 0; x < 4; x++) {
 #pragma unroll
             for (int c = 0; c < E / LINE; c++) {
-                const float number = tile[(n + x) * PITCH<float, E> + column() + LINE * c];
+                const float value = tile[(n + x) * PITCH<float, E> + column() + LINE * c];
 #pragma unroll
-                for (int i = 0; i < S; i++) out[i][c] = fmaf(weight[i].at[x], number, out[i][c]);
+                for (int i = 0; i < S; i++) out[i][c] = fmaf(weight[i].at[x], value, out[i][c]);
             }
         }
     }
@@ -77,54 +78,54 @@ DEVICE void store_row(float *to, const float (&values)[N], float factor, uint32_
     }
 }
 
-// ---- dropout: bit S·i + j says whether score (i, j) of a thread is kept ----
+// ---- dropout: bit S·i + j is set if score (i, j) of a thread is kept ----
 
-// Rows are queries, the first of a thread being `query`; columns are keys, the first of the tile being `key`. Where
-// each row of probabilities is whole Philox blocks, four neighbours draw each block once.
+// Rows are queries, of which `query` is the thread's first; columns are keys, of which `key` is the tile's first. If a
+// row of probabilities is a whole number of Philox blocks, four adjacent threads compute each block once.
 template <int S>
-DEVICE uint32_t kept_by_query(const Attention &a, const Place &at, uint32_t query, uint32_t key) {
+DEVICE uint32_t keep_mask_by_query(const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
     const uint64_t first = query_index(a, at, query) * a.keys + key;
-    const uint32_t turn = column() % 4;
+    const uint32_t quarter = column() % 4;
     uint32_t kept = 0;
     if (a.keys % 4 != 0) {
 #pragma unroll
         for (int b = 0; b < S * S; b++)
-            kept |= kept_one(a.dropout, first + b / S * uint64_t(a.keys) + column() + LINE * (b % S)) << b;
+            kept |= keep_bit(a.dropout, first + b / S * uint64_t(a.keys) + column() + LINE * (b % S)) << b;
         return kept;
     }
 #pragma unroll
     for (int b = 0; b < S * S; b += 4) {
-        const uint32_t block = b + turn;
+        const uint32_t block = b + quarter;
         const uint64_t at_block = first + block / S * uint64_t(a.keys) + column() / 4 * 4 + LINE * (block % S);
-        uint32_t four = kept_four(a.dropout, uint32_t(at_block / 4)) << 4 * turn;
+        uint32_t four = keep_mask4(a.dropout, uint32_t(at_block / 4)) << 4 * quarter;
         four |= warp_xor(four, 1);
         four |= warp_xor(four, 2);
 #pragma unroll
-        for (int i = 0; i < 4; i++) kept |= (four >> (4 * i + turn) & 1) << (b + i);
+        for (int i = 0; i < 4; i++) kept |= (four >> (4 * i + quarter) & 1) << (b + i);
     }
     return kept;
 }
 
-// Rows are keys, the first of a thread being `key`; columns are queries, the first of the tile being `query`.
+// Rows are keys, of which `key` is the thread's first; columns are queries, of which `query` is the tile's first.
 template <int S>
-DEVICE uint32_t kept_by_key(const Attention &a, const Place &at, uint32_t key, uint32_t query) {
+DEVICE uint32_t keep_mask_by_key(const Attention &a, const TileOrigin &at, uint32_t key, uint32_t query) {
     uint32_t kept = 0;
 #pragma unroll
     for (int j = 0; j < S; j++) {
         const uint64_t first = query_index(a, at, query + column() + LINE * j) * a.keys + key;
-        const uint32_t four = a.keys % 4 == 0 ? kept_four(a.dropout, uint32_t(first / 4)) >> first % 4 : 0;
+        const uint32_t four = a.keys % 4 == 0 ? keep_mask4(a.dropout, uint32_t(first / 4)) >> first % 4 : 0;
 #pragma unroll
         for (int i = 0; i < S; i++)
-            kept |= (a.keys % 4 == 0 ? four >> i & 1 : kept_one(a.dropout, first + i)) << (S * i + j);
+            kept |= (a.keys % 4 == 0 ? four >> i & 1 : keep_bit(a.dropout, first + i)) << (S * i + j);
     }
     return kept;
 }
 
-// Scores that are dropped become 0.
+// Sets dropped scores to 0.
 template <int S>
-DEVICE void keep(float (&s)[S][S], uint32_t kept) {
+DEVICE void apply_dropout(float (&s)[S][S], uint32_t kept) {
 #pragma unroll
     for (int b = 0; b < S * S; b++) s[b / S][b % S] = kept >> b & 1 ? s[b / S][b % S] : 0.0f;
 }
 
-}  // namespace plain
+}  // namespace scalar

@@ -1,7 +1,7 @@
-// What kernels are written with. Everything has two halves: CUDA, and C++ for the emulator, which runs the same kernels
-// on the CPU (emulator/simt.h).
+// Primitives of all kernels. Each has two implementations: CUDA, and C++ for the emulator, which runs the same kernels
+// on the CPU (tests/emulator/simt.h).
 //
-// A kernel takes one struct by value, whose layout is that of the `#[repr(C)]` struct beside its launcher:
+// A kernel takes one struct by value, with the layout of the `#[repr(C)]` struct in its launcher:
 //
 //     KERNEL(fill_f32, FillParams, p) { fill<float>(p); }
 #pragma once
@@ -11,7 +11,7 @@
 
 #ifdef __CUDACC__
 #define KERNEL(name, Params, p) extern "C" __global__ void name(const __grid_constant__ Params p)
-// With at most `threads` threads a block, of which at least `blocks` fit on a multiprocessor.
+// At most `threads` threads per block, and at least `blocks` resident blocks per multiprocessor.
 #define KERNEL_BOUNDED(name, Params, p, threads, blocks) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p)
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
@@ -23,7 +23,7 @@
 
 constexpr int WARP = 32;
 
-// ---- numbers ----
+// ---- types ----
 
 struct bf16 {
     uint16_t bits;
@@ -48,7 +48,7 @@ DEVICE float float_of_bits(uint32_t bits) {
 #endif
 }
 
-// The lower and the upper number of a word of two.
+// Lower and upper element of a packed word.
 DEVICE float low_of(uint32_t packed) { return float_of_bits(packed << 16); }
 DEVICE float high_of(uint32_t packed) { return float_of_bits(packed & 0xFFFF0000u); }
 
@@ -66,7 +66,7 @@ DEVICE bf16 from_float<bf16>(float x) {
     return bf16{uint16_t(pack_bf16(x, 0.0f))};
 }
 
-// 2^x, with an error of some units in the last place.
+// 2^x, within a few units in the last place.
 DEVICE float fast_exp2(float x) {
 #ifdef __CUDACC__
     float y;
@@ -77,7 +77,7 @@ DEVICE float fast_exp2(float x) {
 #endif
 }
 
-// x / y with an error of some units in the last place, for y from 1 on.
+// x / y within a few units in the last place, for y ≥ 1.
 DEVICE float fast_divide(float x, float y) {
 #ifdef __CUDACC__
     return __fdividef(x, y);
@@ -96,13 +96,13 @@ DEVICE float reciprocal_root(float x) {
 
 // ---- vectors ----
 
-// N numbers that are read and written at once; N · sizeof(T) is at most 16, and addresses are multiples of it.
+// N elements that are accessed at once. N · sizeof(T) is at most 16, and addresses are multiples of it.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Vec {
     T at[N];
 };
 
-// How many numbers of a type 16 bytes hold.
+// Elements of a type in a vector of 16 bytes.
 template <typename T>
 constexpr int LANES = 16 / sizeof(T);
 
@@ -122,11 +122,11 @@ DEVICE void store(T *address, const Vec<T, N> &v) {
     *reinterpret_cast<Vec<T, N> *>(address) = v;
 }
 
-// How many of N numbers a vector holds, if several vectors have to share them.
+// Elements per vector, if N elements are split into vectors of up to 16 bytes.
 template <typename T, int N>
 constexpr int PIECE = N < LANES<T> ? N : LANES<T>;
 
-// N numbers in as few vectors as hold them; the address is a multiple of a vector.
+// Loads or stores N elements in as few vectors as possible; the address is aligned to a vector.
 template <int N, typename T>
 DEVICE void load_floats(float (&to)[N], const T *address) {
 #pragma unroll
@@ -148,9 +148,9 @@ DEVICE void store_floats(T *address, const float (&from)[N]) {
     }
 }
 
-// ---- threads of a warp: all 32 take part ----
+// ---- warp collectives: all 32 lanes call them ----
 
-// The value of lane `lane ^ mask`.
+// Value of lane `lane ^ mask`.
 template <typename T>
 DEVICE T warp_xor(T value, int mask) {
     static_assert(sizeof(T) == 4, "a word");
@@ -161,7 +161,7 @@ DEVICE T warp_xor(T value, int mask) {
 #endif
 }
 
-// The value of lane `lane`.
+// Value of lane `lane`.
 template <typename T>
 DEVICE T warp_from(T value, int lane) {
     static_assert(sizeof(T) == 4, "a word");
@@ -172,7 +172,7 @@ DEVICE T warp_from(T value, int lane) {
 #endif
 }
 
-// A bit for each lane: whether its `value` is true.
+// Bit i: `value` of lane i.
 DEVICE uint32_t warp_ballot(bool value) {
 #ifdef __CUDACC__
     return __ballot_sync(0xFFFFFFFFu, value);
@@ -183,7 +183,7 @@ DEVICE uint32_t warp_ballot(bool value) {
 #endif
 }
 
-// The number of the lowest bit that is set; there is one.
+// Index of the lowest set bit; `bits` is not 0.
 DEVICE int lowest_bit(uint32_t bits) {
 #ifdef __CUDACC__
     return __ffs(int(bits)) - 1;
@@ -192,7 +192,7 @@ DEVICE int lowest_bit(uint32_t bits) {
 #endif
 }
 
-// Sum over the lanes that differ in the bits below `width` alone, the same bits in each of them.
+// Sum over each aligned group of `width` lanes, bitwise identical in all of them.
 template <int width = WARP>
 DEVICE float warp_sum(float value) {
 #pragma unroll
@@ -207,10 +207,10 @@ DEVICE float warp_max(float value) {
     return value;
 }
 
-// ---- threads of a block of one axis: all take part ----
+// ---- block collectives: all threads of a one-dimensional block call them ----
 
-// Sums over the block, the same in every thread, in an order that depends on the size of the block alone.
-// `scratch` has a float for each sum and warp. The size of a block is a multiple of 32.
+// Sums over the block, identical in every thread, in an order that depends on the block size alone (deterministic).
+// `scratch` holds one float per sum and warp. The block size is a multiple of 32.
 template <int N>
 DEVICE void block_sums(float (&values)[N], float *scratch) {
     const int warps = int(blockDim.x) / WARP, warp = int(threadIdx.x) / WARP, lane = int(threadIdx.x) % WARP;
@@ -239,8 +239,8 @@ DEVICE float block_sum(float value, float *scratch) {
 
 // ---- tensor cores ----
 
-// Four 8×8 matrices of 16-bit numbers from shared memory; lane i gives the address of row i % 8 of matrix i / 8, a
-// multiple of 16 bytes. Lane i gets elements 2·(i % 4) and 2·(i % 4) + 1 of row i / 4 of each.
+// Loads four 8×8 matrices of 16-bit elements from shared memory. Lane i passes the address of row i % 8 of matrix i /
+// 8, a multiple of 16 bytes. Lane i receives elements 2·(i % 4) and 2·(i % 4) + 1 of row i / 4 of each.
 DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void *row) {
 #ifdef __CUDACC__
     const uint32_t address = uint32_t(__cvta_generic_to_shared(row));
@@ -253,7 +253,7 @@ DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void *row) {
 #endif
 }
 
-// The same, each matrix transposed on the way.
+// As ldmatrix_x4, with each matrix transposed.
 DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) {
 #ifdef __CUDACC__
     const uint32_t address = uint32_t(__cvta_generic_to_shared(row));
@@ -266,7 +266,7 @@ DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) {
 #endif
 }
 
-// d ← d + a b for a tile a [16, 16], b [16, 8], d [16, 8], spread over the lanes as PTX says for
+// d ← d + a b for tiles a [16, 16], b [16, 8], d [16, 8], distributed over the lanes as PTX defines for
 // mma.m16n8k16.row.col: with g = lane / 4 and c = 2·(lane % 4), a holds (g, c), (g + 8, c), (g, c + 8), (g + 8, c + 8)
 // and in each the next column too; b holds (c, g), (c + 8, g) and the next row too; d holds (g, c), (g, c + 1),
 // (g + 8, c), (g + 8, c + 1).
@@ -281,9 +281,9 @@ DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 #endif
 }
 
-// ---- copies to shared memory that go on while the thread does something else ----
+// ---- asynchronous copies to shared memory ----
 
-// 16 bytes from `global` to `shared`, both multiples of 16; zeros if not `valid`, and nothing is read then.
+// Copies 16 bytes from `global` to `shared`, both multiples of 16. If not `valid`, writes zeros and reads nothing.
 DEVICE void copy_async_16(void *shared, const void *global, bool valid = true) {
 #ifdef __CUDACC__
     const uint32_t address = uint32_t(__cvta_generic_to_shared(shared)), bytes = valid ? 16 : 0;
@@ -301,7 +301,7 @@ DEVICE void copy_async_commit() {
 #endif
 }
 
-// Waits for this thread's groups of copies, but for the latest `pending`.
+// Waits for this thread's groups of copies except the last `pending`.
 template <int pending>
 DEVICE void copy_async_wait() {
 #ifdef __CUDACC__
@@ -311,7 +311,7 @@ DEVICE void copy_async_wait() {
 #endif
 }
 
-// ---- random numbers: the bits of core's rng.rs ----
+// ---- random numbers: bitwise identical to core's rng.rs ----
 
 struct Words {
     uint32_t at[4];
@@ -322,15 +322,15 @@ DEVICE Words philox4x32(Words counter, uint32_t key0, uint32_t key1) {
 #pragma unroll
     for (int round = 0; round < 10; round++) {
         const uint64_t p0 = uint64_t(0xD2511F53u) * counter.at[0], p1 = uint64_t(0xCD9E8D57u) * counter.at[2];
-        counter = Words{{uint32_t(p1 >> 32) ^ counter.at[1] ^ key0, uint32_t(p1), uint32_t(p0 >> 32) ^ counter.at[3] ^ key1,
-                         uint32_t(p0)}};
+        counter = Words{{uint32_t(p1 >> 32) ^ counter.at[1] ^ key0, uint32_t(p1),
+                         uint32_t(p0 >> 32) ^ counter.at[3] ^ key1, uint32_t(p0)}};
         key0 += 0x9E3779B9u;
         key1 += 0xBB67AE85u;
     }
     return counter;
 }
 
-// A dropout as core's `Dropout`; without one, `threshold` is 0 and `scale` 1, and no word is drawn.
+// Core's `Dropout`. If not `active`, `threshold` is 0, `scale` is 1 and no random words are drawn.
 struct Dropout {
     uint32_t key0, key1;
     // Words 1 to 3 of the counter.
@@ -340,14 +340,14 @@ struct Dropout {
     uint32_t active;
 };
 
-// Factors of the elements 4·block to 4·block + 3.
+// Dropout factors of elements 4·block to 4·block + 3.
 DEVICE void dropout_factors(const Dropout &d, uint32_t block, float (&factor)[4]) {
     const Words words = philox4x32(Words{{block, d.index, d.step, d.purpose}}, d.key0, d.key1);
 #pragma unroll
     for (int i = 0; i < 4; i++) factor[i] = words.at[i] >= d.threshold ? d.scale : 0.0f;
 }
 
-// Factor of one element: dearer than four at once.
+// Dropout factor of one element; costs as much as four at once.
 DEVICE float dropout_factor(const Dropout &d, uint64_t element) {
     float factors[4];
     dropout_factors(d, uint32_t(element / 4), factors);

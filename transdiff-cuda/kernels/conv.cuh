@@ -1,84 +1,89 @@
-// What a block of a convolution works with: where it stands, its patches of the input and its slices of the weights in
-// shared memory, and how its results are written.
+// Implicit GEMM convolution: parameters, tile geometry, loads of input patches and weight slices to shared memory, and
+// the output of results.
 //
-// A block gives a tile of M positions of one image times N output channels. The sum over K·K·C goes in steps: a chunk
-// of 64 bytes of channels, and in it the taps of the kernel. The patch is what a tile sees of a chunk through all taps;
-// it is fetched once, mapped once where it lies, and read K·K times.
+// A block computes a tile of M positions of one image times N output channels. Grid: [tiles · ceil(outputs / N),
+// images]. The sum over K·K·C is a loop of steps: over chunks of 64 bytes of channels, and for each over the taps of
+// the kernel. The patch is the input that a tile reads of a chunk, through all taps. It is loaded once, scaled and
+// shifted once in place, and read K·K times.
 #pragma once
 #include "common.cuh"
 
 struct ConvParams {
-    // Addresses; `map` and `residual` may be 0. The map is of floats.
-    uint64_t x, w, b, map, residual, y;
-    // Elements from an image, a row and a pixel of x to the next.
+    // x [B, H, W, C], w [K, K, C, O], b [O], scale_shift [B, 2, C] f32, residual and y [B, H', W', O]. `scale_shift`
+    // and `residual` may be 0.
+    uint64_t x, w, b, scale_shift, residual, y;
+    // Strides of images, rows and pixels of x, in elements.
     uint64_t image, row, pixel;
     uint64_t first_image;
-    // Of x.
+    // Shape of x.
     int32_t height, width, channels;
-    // Of y.
+    // Shape of y.
     int32_t to_height, to_width, outputs;
     int32_t kernel;
-    // Position `at` sees row (step·at + tap - before) >> shift of x through row `tap` of the kernel; columns likewise.
-    int32_t step, before, shift;
-    // A tile has 2^tile_bits columns, and a row of tiles `across` of them.
-    int32_t tile_bits, across;
+    // Output row `at` reads row (stride·at + tap − padding) >> upsample_shift of x with kernel row `tap`; columns
+    // alike.
+    int32_t stride, padding, upsample_shift;
+    // Columns per tile: 2^tile_bits. Tiles per row of tiles.
+    int32_t tile_bits, tiles_per_row;
     int32_t patch_width, patch_pixels;
-    // Blocks beside each other along the outputs.
-    int32_t columns;
+    // Blocks along the output channels.
+    int32_t blocks_per_tile;
     uint32_t silu;
-    // Whether x and the map, and what has outputs, are read and written 16 bytes at a time.
+    // True if tensors with input channels, and those with output channels, are accessed 16 bytes at a time.
     uint32_t vector_in, vector_out;
 };
 
-// Channels of a step.
+// Channels per chunk.
 template <typename T>
 constexpr int CHUNK = 64 / sizeof(T);
-// 16-byte parts of a chunk.
-constexpr int PARTS = 4;
-// Elements from a pixel of a patch to the next, 80 bytes: any eight in a row begin in different banks.
+// Vectors of 16 bytes per chunk.
+constexpr int VECTORS_PER_CHUNK = 4;
+// Elements between pixels of a patch, 80 bytes: any eight consecutive pixels start in different banks.
 template <typename T>
 constexpr int PIXEL = CHUNK<T> + LANES<T>;
-// Elements from a row of a slice of the weights to the next: likewise.
+// Elements between rows of a slice of the weights: likewise.
 template <typename T, int N>
 constexpr int SLICE_ROW = N + LANES<T>;
 template <typename T, int N>
 constexpr int SLICE = CHUNK<T> *SLICE_ROW<T, N>;
-// Floats from a row of the results to the next: four in a row begin in different quarters of the banks.
+// Floats between rows of the results: four consecutive rows start in different quarters of the banks.
 template <int N>
 constexpr int RESULT_ROW = N + 8;
-// Slices of the weights in shared memory: one is read, the others are on their way.
+// Pipeline stages: slices of the weights in shared memory, of which one is read while the others are loaded.
 constexpr int STAGES = 4;
 
-// The row or column of x, which may lie outside, that position `at` sees through row or column `tap`.
-DEVICE int seen(const ConvParams &p, int at, int tap) { return (p.step * at + tap - p.before) >> p.shift; }
+// Row or column of x, possibly outside of it, that position `at` reads with tap `tap`.
+DEVICE int source_index(const ConvParams &p, int at, int tap) {
+    return (p.stride * at + tap - p.padding) >> p.upsample_shift;
+}
 
-// Where a block stands.
-struct Place {
+// Origin of a block's tile.
+struct TileOrigin {
     uint64_t image;
-    // First position, and the first pixel of x that it sees.
+    // First position, and the first pixel of x that it reads.
     int y, x, top, left;
     // First output channel.
     int output;
 };
 
 template <int M, int N>
-DEVICE Place place(const ConvParams &p) {
-    const int tile = int(blockIdx.x) / p.columns, tile_height = M >> p.tile_bits;
-    const int y = tile / p.across * tile_height, x = tile % p.across << p.tile_bits;
-    const int output = int(blockIdx.x) % p.columns * N;
-    return Place{p.first_image + blockIdx.y, y, x, seen(p, y, 0), seen(p, x, 0), output};
+DEVICE TileOrigin tile_origin(const ConvParams &p) {
+    const int tile = int(blockIdx.x) / p.blocks_per_tile, tile_height = M >> p.tile_bits;
+    const int y = tile / p.tiles_per_row * tile_height, x = tile % p.tiles_per_row << p.tile_bits;
+    const int output = int(blockIdx.x) % p.blocks_per_tile * N;
+    return TileOrigin{p.first_image + blockIdx.y, y, x, source_index(p, y, 0), source_index(p, x, 0), output};
 }
 
-// A position of a tile.
+// Output position.
 struct Position {
     int y, x;
 };
 
-DEVICE Position position(const ConvParams &p, const Place &at, int index) {
+DEVICE Position position(const ConvParams &p, const TileOrigin &at, int index) {
     return Position{at.y + (index >> p.tile_bits), at.x + (index & ((1 << p.tile_bits) - 1))};
 }
 
-// A step of the sum.
+// Loop index of the sum: chunk of channels and tap.
 struct Step {
     int chunk = 0, row = 0, column = 0;
 
@@ -93,48 +98,49 @@ struct Step {
     }
 };
 
-// The pixel of the patch that position `index` of the tile sees in a step.
-DEVICE int patch_pixel(const ConvParams &p, const Place &at, const Step &step, int index) {
+// Pixel of the patch that position `index` of the tile reads in a step.
+DEVICE int patch_pixel(const ConvParams &p, const TileOrigin &at, const Step &step, int index) {
     const Position position = ::position(p, at, index);
-    const int row = seen(p, position.y, step.row) - at.top, column = seen(p, position.x, step.column) - at.left;
+    const int row = source_index(p, position.y, step.row) - at.top;
+    const int column = source_index(p, position.x, step.column) - at.left;
     return row * p.patch_width + column;
 }
 
-// 16 bytes, of which the first `count` elements are there and the others are zeros; all or none are if `vector`.
+// Loads 16 bytes: the first `count` elements, then zeros. With `vector`, `count` covers all elements or none.
 template <typename T>
-DEVICE void fetch_part(T *to, const T *from, int count, bool vector) {
+DEVICE void load_vector(T *to, const T *from, int count, bool vector) {
     if (vector) return copy_async_16(to, from, count > 0);
 #pragma unroll
     for (int i = 0; i < LANES<T>; i++) to[i] = i < count ? from[i] : T{};
 }
 
-// The offset in x of pixel `index` of the patch, or -1 if it lies outside.
-DEVICE int64_t patch_source(const ConvParams &p, const Place &at, int index) {
+// Offset in x of pixel `index` of the patch, or -1 outside of x.
+DEVICE int64_t patch_offset(const ConvParams &p, const TileOrigin &at, int index) {
     const int row = at.top + index / p.patch_width, column = at.left + index % p.patch_width;
     if (unsigned(row) >= unsigned(p.height) || unsigned(column) >= unsigned(p.width)) return -1;
     return int64_t(at.image * p.image + row * p.row + column * p.pixel);
 }
 
-// A thread has the same part of every pixel that is its own.
+// Offset in a chunk of this thread's vector, which is the same for all its pixels.
 template <typename T>
-DEVICE int own_part() {
-    return int(threadIdx.x) % PARTS * LANES<T>;
+DEVICE int thread_part() {
+    return int(threadIdx.x) % VECTORS_PER_CHUNK * LANES<T>;
 }
 
 template <typename T, int THREADS>
-DEVICE void fetch_patch(const ConvParams &p, const Place &at, int chunk, T *patch) {
+DEVICE void load_patch(const ConvParams &p, const TileOrigin &at, int chunk, T *patch) {
     const T *x = reinterpret_cast<const T *>(p.x);
-    const int channel = chunk * CHUNK<T> + own_part<T>();
-    for (int i = int(threadIdx.x) / PARTS; i < p.patch_pixels; i += THREADS / PARTS) {
-        const int64_t source = patch_source(p, at, i);
+    const int channel = chunk * CHUNK<T> + thread_part<T>();
+    for (int i = int(threadIdx.x) / VECTORS_PER_CHUNK; i < p.patch_pixels; i += THREADS / VECTORS_PER_CHUNK) {
+        const int64_t source = patch_offset(p, at, i);
         const int count = source < 0 ? 0 : p.channels - channel;
-        fetch_part(patch + i * PIXEL<T> + own_part<T>(), count > 0 ? x + source + channel : x, count, p.vector_in);
+        load_vector(patch + i * PIXEL<T> + thread_part<T>(), count > 0 ? x + source + channel : x, count, p.vector_in);
     }
 }
 
-// N numbers of the map; zeros from `count` on, so that the map of zeros past the last channel is zero.
+// Loads N per-channel values; zeros from `count` on, so that zeros past the last channel stay zero.
 template <int N>
-DEVICE void load_map(const float *from, int count, bool vector, float (&to)[N]) {
+DEVICE void load_channels(const float *from, int count, bool vector, float (&to)[N]) {
     if (vector && count > 0) return load_floats(to, from);
 #pragma unroll
     for (int i = 0; i < N; i++) to[i] = i < count ? from[i] : 0.0f;
@@ -145,32 +151,32 @@ DEVICE float silu(float x) {
     return fast_divide(x, 1.0f + fast_exp2(-LOG2_E * x));
 }
 
-// Maps what this thread fetched of a patch; pixels outside stay zeros.
+// Applies scale, shift and SiLU in place to what this thread loaded of a patch; pixels outside of x stay zero.
 template <typename T, int THREADS>
-DEVICE void map_patch(const ConvParams &p, const Place &at, int chunk, T *patch) {
-    if (p.map == 0) return;
-    const int channel = chunk * CHUNK<T> + own_part<T>(), count = p.channels - channel;
-    const float *factors = reinterpret_cast<const float *>(p.map) + at.image * 2 * p.channels + channel;
-    float factor[LANES<T>], summand[LANES<T>];
-    load_map(factors, count, p.vector_in, factor);
-    load_map(factors + p.channels, count, p.vector_in, summand);
-    for (int i = int(threadIdx.x) / PARTS; i < p.patch_pixels; i += THREADS / PARTS) {
-        if (patch_source(p, at, i) < 0) continue;
+DEVICE void scale_shift_patch(const ConvParams &p, const TileOrigin &at, int chunk, T *patch) {
+    if (p.scale_shift == 0) return;
+    const int channel = chunk * CHUNK<T> + thread_part<T>(), count = p.channels - channel;
+    const float *scales = reinterpret_cast<const float *>(p.scale_shift) + at.image * 2 * p.channels + channel;
+    float scale[LANES<T>], shift[LANES<T>];
+    load_channels(scales, count, p.vector_in, scale);
+    load_channels(scales + p.channels, count, p.vector_in, shift);
+    for (int i = int(threadIdx.x) / VECTORS_PER_CHUNK; i < p.patch_pixels; i += THREADS / VECTORS_PER_CHUNK) {
+        if (patch_offset(p, at, i) < 0) continue;
         float values[LANES<T>];
-        T *part = patch + i * PIXEL<T> + own_part<T>();
+        T *part = patch + i * PIXEL<T> + thread_part<T>();
         load_floats(values, part);
 #pragma unroll
         for (int j = 0; j < LANES<T>; j++) {
-            values[j] = fmaf(values[j], factor[j], summand[j]);
+            values[j] = fmaf(values[j], scale[j], shift[j]);
             if (p.silu) values[j] = silu(values[j]);
         }
         store_floats(part, values);
     }
 }
 
-// The weights of a step: a row a channel.
+// Loads the weights of a step, one row per channel.
 template <typename T, int N, int THREADS>
-DEVICE void fetch_slice(const ConvParams &p, const Place &at, const Step &step, T *slice) {
+DEVICE void load_slice(const ConvParams &p, const TileOrigin &at, const Step &step, T *slice) {
     constexpr int WIDE = N / LANES<T>;
     const T *w = reinterpret_cast<const T *>(p.w);
     const int64_t tap = int64_t(step.row * p.kernel + step.column) * p.channels;
@@ -180,13 +186,13 @@ DEVICE void fetch_slice(const ConvParams &p, const Place &at, const Step &step, 
         const int channel = step.chunk * CHUNK<T> + row, output = at.output + column;
         const int count = channel < p.channels ? p.outputs - output : 0;
         const T *from = count > 0 ? w + (tap + channel) * p.outputs + output : w;
-        fetch_part(slice + row * SLICE_ROW<T, N> + column, from, count, p.vector_out);
+        load_vector(slice + row * SLICE_ROW<T, N> + column, from, count, p.vector_out);
     }
 }
 
-// Adds bias and residual to LANES sums and writes those of them that are output channels, from `output` on.
+// Adds bias and residual to LANES sums and stores those below the number of output channels, starting at `output`.
 template <typename T>
-DEVICE void write_part(const ConvParams &p, uint64_t pixel, int output, float (&sums)[LANES<T>]) {
+DEVICE void store_vector(const ConvParams &p, uint64_t pixel, int output, float (&sums)[LANES<T>]) {
     const T *bias = reinterpret_cast<const T *>(p.b) + output;
     const uint64_t at = pixel * p.outputs + output;
     const T *residual = reinterpret_cast<const T *>(p.residual) + at;
@@ -206,9 +212,9 @@ DEVICE void write_part(const ConvParams &p, uint64_t pixel, int output, float (&
     }
 }
 
-// Writes the results of the tile, which all threads have put into shared memory.
+// Stores the results of the tile from shared memory.
 template <typename T, int M, int N, int THREADS>
-DEVICE void write_tile(const ConvParams &p, const Place &at, const float *results) {
+DEVICE void store_tile(const ConvParams &p, const TileOrigin &at, const float *results) {
     constexpr int WIDE = N / LANES<T>;
     for (int i = int(threadIdx.x); i < M * WIDE; i += THREADS) {
         const int index = i / WIDE, column = i % WIDE * LANES<T>;
@@ -217,6 +223,6 @@ DEVICE void write_tile(const ConvParams &p, const Place &at, const float *result
         float sums[LANES<T>];
         load_floats(sums, results + index * RESULT_ROW<N> + column);
         const uint64_t pixel = (at.image * p.to_height + position.y) * p.to_width + position.x;
-        write_part<T>(p, pixel, at.output + column, sums);
+        store_vector<T>(p, pixel, at.output + column, sums);
     }
 }

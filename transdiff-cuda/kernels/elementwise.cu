@@ -1,11 +1,11 @@
-// Elementwise arithmetic.
-#include "walk.cuh"
+// Elementwise arithmetic: out ← f(x) and out ← f(a, b), and derivatives dx ← f′(x) · dy. Tensors of any strides.
+#include "strided_indexer.cuh"
 
 struct Silu {
     DEVICE float operator()(float x) const { return x / (1.0f + expf(-x)); }
 };
 
-struct SiluSlope {
+struct SiluGradient {
     DEVICE float operator()(float x, float dy) const {
         const float s = 1.0f / (1.0f + expf(-x));
         return dy * s * fmaf(x, 1.0f - s, 1.0f);
@@ -16,7 +16,7 @@ struct Square {
     DEVICE float operator()(float x) const { return x * x; }
 };
 
-struct SquareSlope {
+struct SquareGradient {
     DEVICE float operator()(float x, float dy) const { return (x + x) * dy; }
 };
 
@@ -24,7 +24,7 @@ struct Rsqrt {
     DEVICE float operator()(float x) const { return 1.0f / sqrtf(x); }
 };
 
-struct RsqrtSlope {
+struct RsqrtGradient {
     DEVICE float operator()(float x, float dy) const { return -0.5f / (x * sqrtf(x)) * dy; }
 };
 
@@ -55,67 +55,67 @@ DEVICE float apply(const F &f, const float (&x)[2]) {
     return f(x[0], x[1]);
 }
 
-// out ← f(inputs), of which there are N − 1.
+// out ← f(inputs), with N − 1 inputs.
 template <typename T, int V, int N, typename F>
-DEVICE void map(const Walk<N> &walk, const F &f) {
-    float x[WALK_UNROLL][N - 1][V];
-    uint64_t to[WALK_UNROLL];
+DEVICE void map(const StridedIndexer<N> &indexer, const F &f) {
+    float x[STRIDED_UNROLL][N - 1][V];
+    uint64_t to[STRIDED_UNROLL];
 #pragma unroll
-    for (int turn = 0; turn < WALK_UNROLL; turn++) {
-        const uint64_t index = walk_index(turn);
-        if (index >= walk.count) break;
+    for (int step = 0; step < STRIDED_UNROLL; step++) {
+        const uint64_t index = strided_index(step);
+        if (index >= indexer.count) break;
         uint64_t at[N];
-        walk_positions(walk, index, at);
+        strided_offsets(indexer, index, at);
 #pragma unroll
-        for (int t = 0; t < N - 1; t++) walk_load<T>(walk, t, at[t], x[turn][t]);
-        to[turn] = at[N - 1];
+        for (int t = 0; t < N - 1; t++) strided_load<T>(indexer, t, at[t], x[step][t]);
+        to[step] = at[N - 1];
     }
 #pragma unroll
-    for (int turn = 0; turn < WALK_UNROLL; turn++) {
-        if (walk_index(turn) >= walk.count) break;
+    for (int step = 0; step < STRIDED_UNROLL; step++) {
+        if (strided_index(step) >= indexer.count) break;
         float y[V];
 #pragma unroll
         for (int i = 0; i < V; i++) {
             float arguments[N - 1];
 #pragma unroll
-            for (int t = 0; t < N - 1; t++) arguments[t] = x[turn][t][i];
+            for (int t = 0; t < N - 1; t++) arguments[t] = x[step][t][i];
             y[i] = apply(f, arguments);
         }
-        store_floats(reinterpret_cast<T *>(walk.address[N - 1]) + to[turn], y);
+        store_floats(reinterpret_cast<T *>(indexer.address[N - 1]) + to[step], y);
     }
 }
 
 struct UnaryParams {
-    Walk<2> walk;
+    StridedIndexer<2> indexer;
     uint32_t op;
-    // Of the affine function.
+    // Coefficients of the affine function.
     float mul, add;
 };
 
 struct BinaryParams {
-    Walk<3> walk;
+    StridedIndexer<3> indexer;
     uint32_t op;
 };
 
 template <typename T, int V>
 DEVICE void unary(const UnaryParams &p) {
     switch (p.op) {
-    case 0: return map<T, V>(p.walk, Silu{});
-    case 1: return map<T, V>(p.walk, Square{});
-    case 2: return map<T, V>(p.walk, Rsqrt{});
-    default: return map<T, V>(p.walk, Affine{p.mul, p.add});
+    case 0: return map<T, V>(p.indexer, Silu{});
+    case 1: return map<T, V>(p.indexer, Square{});
+    case 2: return map<T, V>(p.indexer, Rsqrt{});
+    default: return map<T, V>(p.indexer, Affine{p.mul, p.add});
     }
 }
 
 template <typename T, int V>
 DEVICE void binary(const BinaryParams &p) {
     switch (p.op) {
-    case 0: return map<T, V>(p.walk, SiluSlope{});
-    case 1: return map<T, V>(p.walk, SquareSlope{});
-    case 2: return map<T, V>(p.walk, RsqrtSlope{});
-    case 3: return map<T, V>(p.walk, Add{});
-    case 4: return map<T, V>(p.walk, Sub{});
-    default: return map<T, V>(p.walk, Mul{});
+    case 0: return map<T, V>(p.indexer, SiluGradient{});
+    case 1: return map<T, V>(p.indexer, SquareGradient{});
+    case 2: return map<T, V>(p.indexer, RsqrtGradient{});
+    case 3: return map<T, V>(p.indexer, Add{});
+    case 4: return map<T, V>(p.indexer, Sub{});
+    default: return map<T, V>(p.indexer, Mul{});
     }
 }
 

@@ -1,39 +1,39 @@
-// Rows of a table, and the sum of gradients back into it.
-#include "tiles.cuh"
+// Embedding: table lookup, and accumulation of its gradients.
+#include "row_partition.cuh"
 
 struct EmbeddingParams {
     uint64_t table, ids, out;
-    Tiles tiles;
+    RowPartition partition;
 };
 
-// out[i] ← table[ids[i]].
+// out[i] ← table[ids[i]]. table [V, D], ids [n] i32, out [n, D], contiguous.
 template <typename T, int V>
 DEVICE void embedding(const EmbeddingParams &p) {
-    const Tile tile = tile_of<V>(p.tiles);
-    for (int i = 0; i < tile.rows; i++) {
-        const uint64_t row = tile.row + i, id = uint64_t(reinterpret_cast<const int32_t *>(p.ids)[row]);
-        const T *const from = reinterpret_cast<const T *>(p.table) + id * p.tiles.width + tile.column;
-        store(reinterpret_cast<T *>(p.out) + row * p.tiles.width + tile.column, load<V>(from));
+    const RowChunk chunk = row_chunk<V>(p.partition);
+    for (int i = 0; i < chunk.rows; i++) {
+        const uint64_t row = chunk.row + i, id = uint64_t(reinterpret_cast<const int32_t *>(p.ids)[row]);
+        const T *const from = reinterpret_cast<const T *>(p.table) + id * p.partition.width + chunk.column;
+        store(reinterpret_cast<T *>(p.out) + row * p.partition.width + chunk.column, load<V>(from));
     }
 }
 
 struct EmbeddingBackwardParams {
     uint64_t ids, dy, dtable;
     uint64_t count, width;
-    // Blocks that have the columns of a row.
-    uint32_t across;
+    // Blocks that share the columns of a row.
+    uint32_t blocks_per_row;
 };
 
 constexpr int EMBEDDING_THREADS = 128;
-// Ids that a lane reads before it looks at the first.
+// Ids that a lane loads before it compares the first.
 constexpr int EMBEDDING_RUN = 4;
 
-// dtable[v] ← Σ dy[i] over the i with ids[i] = v, ascending: a block for a row of the table, or some of its columns. A
-// warp looks at 32 ids at once.
+// dtable[v] ← Σ dy[i] over the i with ids[i] = v, in ascending order. Grid: one block per row of the table and part of
+// its columns. Each warp compares 32 ids at once.
 template <typename T, int V>
 DEVICE void embedding_backward(const EmbeddingBackwardParams &p) {
-    const int32_t row = int32_t(blockIdx.x / p.across), *const ids = reinterpret_cast<const int32_t *>(p.ids);
-    const uint64_t column = (uint64_t(blockIdx.x % p.across) * EMBEDDING_THREADS + threadIdx.x) * V;
+    const int32_t row = int32_t(blockIdx.x / p.blocks_per_row), *const ids = reinterpret_cast<const int32_t *>(p.ids);
+    const uint64_t column = (uint64_t(blockIdx.x % p.blocks_per_row) * EMBEDDING_THREADS + threadIdx.x) * V;
     const bool idle = column >= p.width;
     float sums[V] = {};
     for (uint64_t from = 0; from < p.count; from += EMBEDDING_RUN * WARP) {

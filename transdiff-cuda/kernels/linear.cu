@@ -1,7 +1,7 @@
-// What surrounds the product of a linear layer: bias and activation, and their backward pass.
-#include "tiles.cuh"
+// Bias and activation of a linear layer, where cuBLASLt does not fuse them, and their backward pass.
+#include "row_partition.cuh"
 
-// Rows that a thread reads before it writes the first.
+// Rows that a thread loads before it stores the first.
 constexpr int LINEAR_ROWS = 2;
 
 // Φ(x), the normal distribution function.
@@ -9,76 +9,76 @@ DEVICE float normal_cdf(float x) { return fmaf(0.5f, erff(x * 0.70710678f), 0.5f
 
 DEVICE float gelu(float x) { return x * normal_cdf(x); }
 
-// Φ(x) + x·φ(x).
-DEVICE float gelu_slope(float x) { return fmaf(x, 0.39894228f * expf(-0.5f * x * x), normal_cdf(x)); }
+// gelu′(x) = Φ(x) + x·φ(x).
+DEVICE float gelu_gradient(float x) { return fmaf(x, 0.39894228f * expf(-0.5f * x * x), normal_cdf(x)); }
 
 struct BiasActivationParams {
-    // x and y may be one; `bias` may be 0.
+    // x and y [M, N] may alias; `bias` [N] may be 0.
     uint64_t x, bias, y;
-    Tiles tiles;
-    // Whether GELU is applied.
+    RowPartition partition;
+    // True if GELU is applied.
     uint32_t gelu;
 };
 
-// y ← act(x + bias).
+// y ← act(x + bias). Grid: see RowPartition.
 template <typename T, int V>
 DEVICE void bias_activation(const BiasActivationParams &p) {
-    const Tile tile = tile_of<V>(p.tiles);
-    if (tile.rows == 0) return;
+    const RowChunk chunk = row_chunk<V>(p.partition);
+    if (chunk.rows == 0) return;
     float bias[V], v[LINEAR_ROWS][V];
 #pragma unroll
     for (int i = 0; i < LINEAR_ROWS; i++) {
-        if (i >= tile.rows) break;
-        load_floats<V>(v[i], reinterpret_cast<const T *>(p.x) + (tile.row + i) * p.tiles.width + tile.column);
+        if (i >= chunk.rows) break;
+        load_floats<V>(v[i], reinterpret_cast<const T *>(p.x) + (chunk.row + i) * p.partition.width + chunk.column);
     }
-    load_or<V>(bias, reinterpret_cast<const T *>(p.bias), tile.column, 0.0f);
+    load_or<V>(bias, reinterpret_cast<const T *>(p.bias), chunk.column, 0.0f);
 #pragma unroll
     for (int i = 0; i < LINEAR_ROWS; i++) {
-        if (i >= tile.rows) break;
+        if (i >= chunk.rows) break;
 #pragma unroll
         for (int j = 0; j < V; j++) {
             const float sum = v[i][j] + bias[j];
             v[i][j] = p.gelu ? gelu(sum) : sum;
         }
-        store_floats(reinterpret_cast<T *>(p.y) + (tile.row + i) * p.tiles.width + tile.column, v[i]);
+        store_floats(reinterpret_cast<T *>(p.y) + (chunk.row + i) * p.partition.width + chunk.column, v[i]);
     }
 }
 
 struct GeluBackwardParams {
-    // `sums` [chunks, N] are f32, or 0.
+    // pre, dy, g [M, N]; `sums` [chunks, N] are f32, or 0.
     uint64_t pre, dy, g, sums;
-    Tiles tiles;
+    RowPartition partition;
 };
 
-// g ← gelu′(pre) · dy, and its sums over the rows of a chunk, of what is stored.
+// g ← gelu′(pre) · dy, and the sums over the rows of a chunk of the values as rounded in g.
 template <typename T, int V>
 DEVICE void gelu_backward(const GeluBackwardParams &p) {
-    const Tile tile = tile_of<V>(p.tiles);
-    if (tile.rows == 0) return;
+    const RowChunk chunk = row_chunk<V>(p.partition);
+    if (chunk.rows == 0) return;
     const T *const pre = reinterpret_cast<const T *>(p.pre), *const dy = reinterpret_cast<const T *>(p.dy);
     float sums[V] = {};
-    for (int row = 0; row < tile.rows; row += LINEAR_ROWS) {
+    for (int row = 0; row < chunk.rows; row += LINEAR_ROWS) {
         float a[LINEAR_ROWS][V], b[LINEAR_ROWS][V];
 #pragma unroll
         for (int i = 0; i < LINEAR_ROWS; i++) {
-            if (row + i >= tile.rows) break;
-            const uint64_t at = (tile.row + row + i) * p.tiles.width + tile.column;
+            if (row + i >= chunk.rows) break;
+            const uint64_t at = (chunk.row + row + i) * p.partition.width + chunk.column;
             load_floats<V>(a[i], pre + at);
             load_floats<V>(b[i], dy + at);
         }
 #pragma unroll
         for (int i = 0; i < LINEAR_ROWS; i++) {
-            if (row + i >= tile.rows) break;
+            if (row + i >= chunk.rows) break;
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                b[i][j] = to_float(from_float<T>(gelu_slope(a[i][j]) * b[i][j]));
+                b[i][j] = to_float(from_float<T>(gelu_gradient(a[i][j]) * b[i][j]));
                 sums[j] += b[i][j];
             }
-            store_floats(reinterpret_cast<T *>(p.g) + (tile.row + row + i) * p.tiles.width + tile.column, b[i]);
+            store_floats(reinterpret_cast<T *>(p.g) + (chunk.row + row + i) * p.partition.width + chunk.column, b[i]);
         }
     }
     if (p.sums == 0) return;
-    store_floats(reinterpret_cast<float *>(p.sums) + tile.chunk * p.tiles.width + tile.column, sums);
+    store_floats(reinterpret_cast<float *>(p.sums) + chunk.index * p.partition.width + chunk.column, sums);
 }
 
 KERNEL(bias_activation_f32, BiasActivationParams, p) { bias_activation<float, 1>(p); }

@@ -1,16 +1,16 @@
-// The mean squared error.
-#include "sums.cuh"
+// Mean squared error: loss ← Σ (a − b)² / n, summed in f64.
+#include "block_sum.cuh"
 
-// Vectors that a thread sums.
+// Vectors per thread.
 constexpr int LOSS_VECTORS = 8;
 
 struct LossParams {
-    // Sums [blocks] in f64.
+    // `sums` [blocks] are f64.
     uint64_t a, b, sums;
     uint64_t count;
 };
 
-// Σ (a − b)² of a stretch of a block's own.
+// Partial sum Σ (a − b)² over the range of a block, which is SUM_THREADS · LOSS_VECTORS vectors long.
 template <typename T, int V>
 DEVICE void mse(const LossParams &p) {
     const T *const a = reinterpret_cast<const T *>(p.a), *const b = reinterpret_cast<const T *>(p.b);
@@ -34,10 +34,11 @@ DEVICE void mse(const LossParams &p) {
 
 struct LossMeanParams {
     uint64_t sums, loss;
-    // How many sums, and of how many numbers.
+    // Number of partial sums, and of elements.
     uint64_t sum_count, count;
 };
 
+// loss ← Σ sums / n. One block.
 template <typename T>
 DEVICE void mse_mean(const LossMeanParams &p) {
     const double sum = block_sum_of(reinterpret_cast<const double *>(p.sums), p.sum_count);
@@ -49,7 +50,7 @@ struct LossBackwardParams {
     uint64_t count;
 };
 
-// da ← 2 (a − b) · dloss / n.
+// da ← 2 (a − b) · dloss / n. One vector per thread.
 template <typename T, int V>
 DEVICE void mse_backward(const LossBackwardParams &p) {
     const uint64_t at = (uint64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V;

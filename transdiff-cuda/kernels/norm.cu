@@ -1,26 +1,27 @@
-// Layer norm with affine and modulation.
-#include "rows.cuh"
+// Layer norm with affine and modulation, rows [D] of x [G, R, D]:
+// y ← (x̂·weight + bias)·(1 + scale) + shift with x̂ = (x − mean)·rstd; stats ← (mean, rstd).
+#include "thread_group.cuh"
 
-// The largest team, and the threads of a row that is too long for one.
+// Largest block that holds a row in registers, and threads per longer row.
 constexpr int NORM_THREADS = 1024, NORM_LONG_THREADS = 512;
 
 struct NormParams {
-    // [G, R, D]; `stats` are f32. All but x and y may be 0.
+    // x and y [G, R, D]; `stats` [G, R, 2] are f32. All but x and y may be 0.
     uint64_t x, y, stats, weight, bias, scale, shift;
     uint64_t scale_stride, shift_stride;
-    // Rows in all, and of a group.
-    uint64_t rows, per_group;
+    // Total rows, and rows per group.
+    uint64_t rows, rows_per_group;
     uint32_t width;
     float eps;
 };
 
-// The addresses of a row's affine and modulation.
+// Addresses of a row's affine and modulation.
 template <typename T>
 struct NormRow {
     const T *weight, *bias, *scale, *shift;
 
     DEVICE NormRow(const NormParams &p, uint64_t row) {
-        const uint64_t group = row / p.per_group;
+        const uint64_t group = row / p.rows_per_group;
         weight = reinterpret_cast<const T *>(p.weight);
         bias = reinterpret_cast<const T *>(p.bias);
         scale = reinterpret_cast<const T *>(p.scale) + group * p.scale_stride;
@@ -43,45 +44,45 @@ DEVICE void store_stats(const NormParams &p, uint64_t row, float mean, float rst
     stats[1] = rstd;
 }
 
-// A row for a team, in its registers.
+// One row per thread group (warp or block), held in registers.
 template <typename T, int V, bool block>
 DEVICE void norm_modulate(const NormParams &p) {
     __shared__ float scratch[WARP];
-    const Team<block> team{scratch};
-    const uint64_t row = team.number();
+    const ThreadGroup<block> group{scratch};
+    const uint64_t row = group.index();
     if (row >= p.rows) return;
     const T *const from = reinterpret_cast<const T *>(p.x) + row * p.width;
     T *const to = reinterpret_cast<T *>(p.y) + row * p.width;
-    const int member = team.member(), size = team.size();
-    float x[ROW_NUMBERS / V][V], mean[1] = {}, variance[1] = {};
-    load_row<T, V>(x, from, p.width, member, size);
+    const int rank = group.rank(), size = group.size();
+    float x[CHANNELS_PER_THREAD / V][V], mean[1] = {}, variance[1] = {};
+    load_row<T, V>(x, from, p.width, rank, size);
 #pragma unroll
-    for (int i = 0; i < ROW_NUMBERS / V; i++) {
+    for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
 #pragma unroll
         for (int j = 0; j < V; j++) mean[0] += x[i][j];
     }
-    team.sums(mean);
+    group.all_sum(mean);
     mean[0] /= float(p.width);
 #pragma unroll
-    for (int i = 0; i < ROW_NUMBERS / V; i++) {
-        if (row_column<V>(member, size, i) >= p.width) break;
+    for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
+        if (row_column<V>(rank, size, i) >= p.width) break;
 #pragma unroll
         for (int j = 0; j < V; j++) variance[0] = fmaf(x[i][j] - mean[0], x[i][j] - mean[0], variance[0]);
     }
-    team.sums(variance);
+    group.all_sum(variance);
     const float rstd = 1.0f / sqrtf(variance[0] / float(p.width) + p.eps);
-    const NormRow<T> rest(p, row);
+    const NormRow<T> row_params(p, row);
 #pragma unroll
-    for (int i = 0; i < ROW_NUMBERS / V; i++) {
-        const uint32_t column = row_column<V>(member, size, i);
+    for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
+        const uint32_t column = row_column<V>(rank, size, i);
         if (column >= p.width) break;
-        rest.finish(p, x[i], column, mean[0], rstd);
+        row_params.finish(p, x[i], column, mean[0], rstd);
         store_floats(to + column, x[i]);
     }
-    if (member == 0) store_stats(p, row, mean[0], rstd);
+    if (rank == 0) store_stats(p, row, mean[0], rstd);
 }
 
-// A row of any length for a block, which reads it three times.
+// One row of any length per block, which reads it three times.
 template <typename T, int V>
 DEVICE void norm_modulate_long(const NormParams &p) {
     __shared__ float scratch[WARP];
@@ -102,18 +103,18 @@ DEVICE void norm_modulate_long(const NormParams &p) {
         for (int j = 0; j < V; j++) variance = fmaf(x[j] - mean, x[j] - mean, variance);
     }
     const float rstd = 1.0f / sqrtf(block_sum(variance, scratch) / float(p.width) + p.eps);
-    const NormRow<T> rest(p, row);
+    const NormRow<T> row_params(p, row);
     for (uint64_t column = first; column < p.width; column += step) {
         load_floats<V>(x, from + column);
-        rest.finish(p, x, uint32_t(column), mean, rstd);
+        row_params.finish(p, x, uint32_t(column), mean, rstd);
         store_floats(to + column, x);
     }
     if (threadIdx.x == 0) store_stats(p, row, mean, rstd);
 }
 
-#define NORM(type, T, V, suffix)                                                                                     \
-    KERNEL_BOUNDED(norm_warp##suffix##_##type, NormParams, p, ROW_THREADS, 1) { norm_modulate<T, V, false>(p); }     \
-    KERNEL_BOUNDED(norm_block##suffix##_##type, NormParams, p, NORM_THREADS, 1) { norm_modulate<T, V, true>(p); }    \
+#define NORM(type, T, V, suffix)                                                                                  \
+    KERNEL_BOUNDED(norm_warp##suffix##_##type, NormParams, p, ROW_THREADS, 1) { norm_modulate<T, V, false>(p); }  \
+    KERNEL_BOUNDED(norm_block##suffix##_##type, NormParams, p, NORM_THREADS, 1) { norm_modulate<T, V, true>(p); } \
     KERNEL_BOUNDED(norm_long##suffix##_##type, NormParams, p, NORM_LONG_THREADS, 1) { norm_modulate_long<T, V>(p); }
 
 NORM(f32, float, 1, )

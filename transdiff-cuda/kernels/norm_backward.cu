@@ -1,33 +1,33 @@
-// Backward pass of the layer norm with affine and modulation.
+// Backward pass of layer norm with affine and modulation.
 //
-// With x̂ = (x − mean)·rstd and g = dy·(1 + scale)·weight: dx = rstd·(g − mean g − x̂·mean(g·x̂)). The other gradients
-// are made of Σ dy and Σ dy·x̂ over rows, which are summed for each chunk of rows first.
-#include "rows.cuh"
+// With x̂ = (x − mean)·rstd and g = dy·(1 + scale)·weight: dx = rstd·(g − mean(g) − x̂·mean(g·x̂)). The other gradients
+// follow from Σ dy and Σ dy·x̂ over rows, which are first summed per chunk of rows. x, dy, dx [G, R, D].
+#include "thread_group.cuh"
 
-// The largest team, and the threads of a row that is too long for one: a thread needs more than the 64 registers that
-// 1024 of them would have each.
+// Largest block that holds a row in registers, and threads per longer row: a thread needs more than the 64 registers
+// that it would have in a block of 1024.
 constexpr int NORM_BACKWARD_THREADS = 512;
 
 struct NormBackwardParams {
-    // `weight`, `scale`, `dx` and `sums` [chunks, 2, D], which are f32, may be 0.
+    // `weight`, `scale`, `dx` and `sums` may be 0. `sums` [chunks, 2, D] are f32.
     uint64_t x, dy, stats, weight, scale, dx, sums;
     uint64_t scale_stride;
-    // Rows of a group.
+    // Rows per group.
     uint64_t rows;
     uint32_t width;
-    // Rows of a chunk, chunks of a group, chunks in all.
-    uint32_t per_chunk, per_group, chunks;
+    // Rows per chunk, chunks per group, total chunks.
+    uint32_t rows_per_chunk, chunks_per_group, chunks;
 };
 
-// The rows of a chunk.
+// Rows of a chunk: group, first row over all groups, number of rows.
 struct NormChunk {
     uint64_t group, row;
     int rows;
 };
 
 DEVICE NormChunk norm_chunk(const NormBackwardParams &p, uint32_t chunk) {
-    const uint64_t group = chunk / p.per_group, from = uint64_t(chunk % p.per_group) * p.per_chunk;
-    const uint64_t rows = p.rows - from < p.per_chunk ? p.rows - from : p.per_chunk;
+    const uint64_t group = chunk / p.chunks_per_group, from = uint64_t(chunk % p.chunks_per_group) * p.rows_per_chunk;
+    const uint64_t rows = p.rows - from < p.rows_per_chunk ? p.rows - from : p.rows_per_chunk;
     return NormChunk{group, group * p.rows + from, int(rows)};
 }
 
@@ -44,15 +44,15 @@ DEVICE void norm_factors(const NormBackwardParams &p, uint64_t group, uint32_t c
     for (int j = 0; j < V; j++) factor[j] *= 1.0f + scale[j];
 }
 
-// A thread's part of a row as it lies in memory: it is fetched while the row before is worked on.
+// A thread's part of a row, prefetched while the previous row is processed.
 template <typename T, int V>
-struct Fetched {
-    Vec<T, V> x[ROW_NUMBERS / V], dy[ROW_NUMBERS / V];
+struct RowVectors {
+    Vec<T, V> x[CHANNELS_PER_THREAD / V], dy[CHANNELS_PER_THREAD / V];
 
-    DEVICE void fetch(const NormBackwardParams &p, uint64_t row, int member, int size) {
+    DEVICE void fetch(const NormBackwardParams &p, uint64_t row, int rank, int size) {
 #pragma unroll
-        for (int i = 0; i < ROW_NUMBERS / V; i++) {
-            const uint32_t column = row_column<V>(member, size, i);
+        for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
+            const uint32_t column = row_column<V>(rank, size, i);
             if (column >= p.width) break;
             x[i] = load<V>(reinterpret_cast<const T *>(p.x) + row * p.width + column);
             dy[i] = load<V>(reinterpret_cast<const T *>(p.dy) + row * p.width + column);
@@ -60,51 +60,51 @@ struct Fetched {
     }
 };
 
-// A chunk of rows for a team, a row in its registers at a time.
+// One chunk of rows per thread group (warp or block), one row in registers at a time.
 template <typename T, int V, bool block>
 DEVICE void norm_backward(const NormBackwardParams &p) {
-    constexpr int VECTORS = ROW_NUMBERS / V;
+    constexpr int VECTORS = CHANNELS_PER_THREAD / V;
     __shared__ float scratch[2 * WARP];
-    const Team<block> team{scratch};
-    if (team.number() >= p.chunks) return;
-    const NormChunk chunk = norm_chunk(p, uint32_t(team.number()));
-    const int member = team.member(), size = team.size();
-    const float over = 1.0f / float(p.width);
-    float factor[VECTORS][V] = {}, plain[VECTORS][V] = {}, with_x[VECTORS][V] = {};
+    const ThreadGroup<block> group{scratch};
+    if (group.index() >= p.chunks) return;
+    const NormChunk chunk = norm_chunk(p, uint32_t(group.index()));
+    const int rank = group.rank(), size = group.size();
+    const float inverse_width = 1.0f / float(p.width);
+    float factor[VECTORS][V] = {}, sum_dy[VECTORS][V] = {}, sum_dy_x[VECTORS][V] = {};
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
-        const uint32_t column = row_column<V>(member, size, i);
+        const uint32_t column = row_column<V>(rank, size, i);
         if (column < p.width) norm_factors<T, V>(p, chunk.group, column, factor[i]);
     }
-    Fetched<T, V> next = {};
-    next.fetch(p, chunk.row, member, size);
+    RowVectors<T, V> next = {};
+    next.fetch(p, chunk.row, rank, size);
     for (int r = 0; r < chunk.rows; r++) {
         const uint64_t row = chunk.row + r;
         const float *const stats = reinterpret_cast<const float *>(p.stats) + 2 * row;
         const float mean = stats[0], rstd = stats[1];
-        const Fetched<T, V> now = next;
-        if (r + 1 < chunk.rows) next.fetch(p, row + 1, member, size);
+        const RowVectors<T, V> current = next;
+        if (r + 1 < chunk.rows) next.fetch(p, row + 1, rank, size);
         float x[VECTORS][V], g[VECTORS][V], sums[2] = {};
 #pragma unroll
         for (int i = 0; i < VECTORS; i++) {
-            if (row_column<V>(member, size, i) >= p.width) break;
+            if (row_column<V>(rank, size, i) >= p.width) break;
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                const float dy = to_float(now.dy[i].at[j]);
-                x[i][j] = (to_float(now.x[i].at[j]) - mean) * rstd;
+                const float dy = to_float(current.dy[i].at[j]);
+                x[i][j] = (to_float(current.x[i].at[j]) - mean) * rstd;
                 g[i][j] = dy * factor[i][j];
-                plain[i][j] += dy;
-                with_x[i][j] = fmaf(dy, x[i][j], with_x[i][j]);
+                sum_dy[i][j] += dy;
+                sum_dy_x[i][j] = fmaf(dy, x[i][j], sum_dy_x[i][j]);
                 sums[0] += g[i][j];
                 sums[1] = fmaf(g[i][j], x[i][j], sums[1]);
             }
         }
         if (p.dx == 0) continue;
-        team.sums(sums);
-        const float mean_g = sums[0] * over, mean_gx = sums[1] * over;
+        group.all_sum(sums);
+        const float mean_g = sums[0] * inverse_width, mean_gx = sums[1] * inverse_width;
 #pragma unroll
         for (int i = 0; i < VECTORS; i++) {
-            const uint32_t column = row_column<V>(member, size, i);
+            const uint32_t column = row_column<V>(rank, size, i);
             if (column >= p.width) break;
             float dx[V];
 #pragma unroll
@@ -113,39 +113,40 @@ DEVICE void norm_backward(const NormBackwardParams &p) {
         }
     }
     if (p.sums == 0) return;
-    float *const to = reinterpret_cast<float *>(p.sums) + 2 * team.number() * p.width;
+    float *const to = reinterpret_cast<float *>(p.sums) + 2 * group.index() * p.width;
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
-        const uint32_t column = row_column<V>(member, size, i);
+        const uint32_t column = row_column<V>(rank, size, i);
         if (column >= p.width) break;
-        store_floats(to + column, plain[i]);
-        store_floats(to + p.width + column, with_x[i]);
+        store_floats(to + column, sum_dy[i]);
+        store_floats(to + p.width + column, sum_dy_x[i]);
     }
 }
 
-// The sums of a chunk of rows of any length: a block has `blockDim.x` columns of it.
+// Partial sums of a chunk of rows of any length. Grid: one block per chunk and `blockDim.x` columns.
 template <typename T>
-DEVICE void norm_long_sums(const NormBackwardParams &p) {
-    const uint32_t across = (p.width + blockDim.x - 1) / blockDim.x, number = blockIdx.x / across;
-    const uint64_t column = uint64_t(blockIdx.x % across) * blockDim.x + threadIdx.x;
+DEVICE void norm_backward_long_sums(const NormBackwardParams &p) {
+    const uint32_t blocks_per_chunk = (p.width + blockDim.x - 1) / blockDim.x, index = blockIdx.x / blocks_per_chunk;
+    const uint64_t column = uint64_t(blockIdx.x % blocks_per_chunk) * blockDim.x + threadIdx.x;
     if (column >= p.width) return;
-    const NormChunk chunk = norm_chunk(p, number);
-    float plain = 0.0f, with_x = 0.0f;
+    const NormChunk chunk = norm_chunk(p, index);
+    float sum_dy = 0.0f, sum_dy_x = 0.0f;
     for (int r = 0; r < chunk.rows; r++) {
         const uint64_t row = chunk.row + r, at = row * p.width + column;
         const float *const stats = reinterpret_cast<const float *>(p.stats) + 2 * row;
-        const float x = to_float(reinterpret_cast<const T *>(p.x)[at]), dy = to_float(reinterpret_cast<const T *>(p.dy)[at]);
-        plain += dy;
-        with_x = fmaf(dy, (x - stats[0]) * stats[1], with_x);
+        const float x = to_float(reinterpret_cast<const T *>(p.x)[at]);
+        const float dy = to_float(reinterpret_cast<const T *>(p.dy)[at]);
+        sum_dy += dy;
+        sum_dy_x = fmaf(dy, (x - stats[0]) * stats[1], sum_dy_x);
     }
-    float *const to = reinterpret_cast<float *>(p.sums) + 2 * uint64_t(number) * p.width + column;
-    to[0] = plain;
-    to[p.width] = with_x;
+    float *const to = reinterpret_cast<float *>(p.sums) + 2 * uint64_t(index) * p.width + column;
+    to[0] = sum_dy;
+    to[p.width] = sum_dy_x;
 }
 
-// dx of a row of any length, for a block: a chunk is a row.
+// dx of one row of any length per block: chunks have one row.
 template <typename T>
-DEVICE void norm_long_dx(const NormBackwardParams &p) {
+DEVICE void norm_backward_long_dx(const NormBackwardParams &p) {
     __shared__ float scratch[2 * WARP];
     const NormChunk chunk = norm_chunk(p, blockIdx.x);
     const float *const stats = reinterpret_cast<const float *>(p.stats) + 2 * chunk.row;
@@ -160,7 +161,8 @@ DEVICE void norm_long_dx(const NormBackwardParams &p) {
         sums[1] = fmaf(g, (to_float(x[column]) - mean) * rstd, sums[1]);
     }
     block_sums(sums, scratch);
-    const float over = 1.0f / float(p.width), mean_g = sums[0] * over, mean_gx = sums[1] * over;
+    const float inverse_width = 1.0f / float(p.width);
+    const float mean_g = sums[0] * inverse_width, mean_gx = sums[1] * inverse_width;
     for (uint32_t column = threadIdx.x; column < p.width; column += blockDim.x) {
         norm_factors<T, 1>(p, chunk.group, column, factor);
         const float g = to_float(dy[column]) * factor[0], normed = (to_float(x[column]) - mean) * rstd;
@@ -169,49 +171,50 @@ DEVICE void norm_long_dx(const NormBackwardParams &p) {
     }
 }
 
-struct NormFinishParams {
-    // `sums` [G, 2, D] are Σ dy and Σ dy·x̂ of each group, in f32. All but them may be 0.
+struct NormBackwardFinishParams {
+    // `sums` [G, 2, D] are Σ dy and Σ dy·x̂ per group, in f32. All others may be 0.
     uint64_t sums, weight, bias, scale, dscale, dshift;
     uint64_t scale_stride;
     uint64_t groups, width;
 };
 
-// dscale ← Σ dy·(x̂·weight + bias), dshift ← Σ dy; and `sums` ← sums·(1 + scale), what a group adds to dbias and dweight.
+// dscale ← Σ dy·(x̂·weight + bias), dshift ← Σ dy, and sums ← sums·(1 + scale), the contribution of a group to dbias
+// and dweight. One thread per group and channel.
 template <typename T>
-DEVICE void norm_finish(const NormFinishParams &p) {
+DEVICE void norm_backward_finish(const NormBackwardFinishParams &p) {
     const uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= p.groups * p.width) return;
     const uint64_t group = at / p.width, column = at - group * p.width;
     float *const sums = reinterpret_cast<float *>(p.sums) + 2 * group * p.width + column;
-    const float plain = sums[0], with_x = sums[p.width];
+    const float sum_dy = sums[0], sum_dy_x = sums[p.width];
     if (p.dscale != 0) {
-        float dscale = with_x;
+        float dscale = sum_dy_x;
         if (p.weight != 0) {
             const float weight = to_float(reinterpret_cast<const T *>(p.weight)[column]);
-            dscale = fmaf(with_x, weight, plain * to_float(reinterpret_cast<const T *>(p.bias)[column]));
+            dscale = fmaf(sum_dy_x, weight, sum_dy * to_float(reinterpret_cast<const T *>(p.bias)[column]));
         }
         reinterpret_cast<T *>(p.dscale)[at] = from_float<T>(dscale);
-        reinterpret_cast<T *>(p.dshift)[at] = from_float<T>(plain);
+        reinterpret_cast<T *>(p.dshift)[at] = from_float<T>(sum_dy);
     }
     if (p.scale != 0) {
         const float factor = 1.0f + to_float(reinterpret_cast<const T *>(p.scale)[group * p.scale_stride + column]);
-        sums[0] = plain * factor;
-        sums[p.width] = with_x * factor;
+        sums[0] = sum_dy * factor;
+        sums[p.width] = sum_dy_x * factor;
     }
 }
 
-#define NORM_BACKWARD(type, T, V, suffix)                                                                     \
-    KERNEL(norm_backward_warp##suffix##_##type, NormBackwardParams, p) { norm_backward<T, V, false>(p); }     \
-    KERNEL_BOUNDED(norm_backward_block##suffix##_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {   \
-        norm_backward<T, V, true>(p);                                                                         \
+#define NORM_BACKWARD(type, T, V, suffix)                                                                   \
+    KERNEL(norm_backward_warp##suffix##_##type, NormBackwardParams, p) { norm_backward<T, V, false>(p); }   \
+    KERNEL_BOUNDED(norm_backward_block##suffix##_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) { \
+        norm_backward<T, V, true>(p);                                                                       \
     }
 
-#define NORM_LONG(type, T)                                                                              \
-    KERNEL_BOUNDED(norm_long_sums_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {            \
-        norm_long_sums<T>(p);                                                                           \
-    }                                                                                                   \
-    KERNEL_BOUNDED(norm_long_dx_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {              \
-        norm_long_dx<T>(p);                                                                             \
+#define NORM_LONG(type, T)                                                                   \
+    KERNEL_BOUNDED(norm_long_sums_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) { \
+        norm_backward_long_sums<T>(p);                                                       \
+    }                                                                                        \
+    KERNEL_BOUNDED(norm_long_dx_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {   \
+        norm_backward_long_dx<T>(p);                                                         \
     }
 
 NORM_BACKWARD(f32, float, 1, )
@@ -220,5 +223,5 @@ NORM_BACKWARD(f32, float, LANES<float>, _wide)
 NORM_BACKWARD(bf16, bf16, LANES<bf16>, _wide)
 NORM_LONG(f32, float)
 NORM_LONG(bf16, bf16)
-KERNEL(norm_finish_f32, NormFinishParams, p) { norm_finish<float>(p); }
-KERNEL(norm_finish_bf16, NormFinishParams, p) { norm_finish<bf16>(p); }
+KERNEL(norm_finish_f32, NormBackwardFinishParams, p) { norm_backward_finish<float>(p); }
+KERNEL(norm_finish_bf16, NormBackwardFinishParams, p) { norm_backward_finish<bf16>(p); }

@@ -1,31 +1,31 @@
-// What an optimiser does to parameters, many tensors a launch.
-#include "sums.cuh"
+// Optimiser steps over many tensors per launch.
+#include "block_sum.cuh"
 
-// Tensors of a launch: as many as a kernel's argument has room for.
+// Slots per launch: as many as fit in kernel parameters.
 constexpr int OPTIM_SLOTS = 64;
 
-// Tensors without gaps, N of equal length a slot. Blocks `first[s]` to `first[s + 1]` have slot s.
+// Slots of N tensors of equal length without gaps. Blocks `first[s]` to `first[s + 1]` process slot s.
 template <int N>
 struct Slots {
     uint64_t address[OPTIM_SLOTS][N];
     uint64_t count[OPTIM_SLOTS];
     uint32_t first[OPTIM_SLOTS];
     uint32_t slots;
-    // Numbers that a block has.
+    // Elements per block.
     uint32_t per_block;
 };
 
-// What a block has: `count` numbers of a slot, from number `from` on.
-struct Stretch {
+// The part of a block: `count` elements of a slot, starting at element `from`.
+struct Span {
     uint32_t slot;
     uint64_t from;
     uint32_t count;
-    // How many of them are read in vectors; the rest, one by one.
+    // Number of elements accessed in vectors; the others are accessed one by one.
     uint32_t in_vectors;
 };
 
 template <typename T, int N>
-DEVICE Stretch stretch_of(const Slots<N> &s) {
+DEVICE Span block_span(const Slots<N> &s) {
     uint32_t slot = 0, end = s.slots;
     while (end - slot > 1) {
         const uint32_t middle = (slot + end) / 2;
@@ -40,17 +40,17 @@ DEVICE Stretch stretch_of(const Slots<N> &s) {
     uint64_t bits = 0;
 #pragma unroll
     for (int i = 0; i < N; i++) bits |= s.address[slot][i];
-    return Stretch{slot, from, count, bits % 16 == 0 ? count - count % LANES<T> : 0};
+    return Span{slot, from, count, bits % 16 == 0 ? count - count % LANES<T> : 0};
 }
 
-// Calls f(index, vector width) for everything that this thread has of a stretch.
+// Calls f.run<vector width>(index) for this thread's elements of a span.
 template <typename T, typename F>
-DEVICE void for_stretch(const Stretch &stretch, const F &f) {
-    for (uint32_t i = threadIdx.x * LANES<T>; i < stretch.in_vectors; i += SUM_THREADS * LANES<T>) {
-        f.template run<LANES<T>>(stretch.from + i);
+DEVICE void for_each_in_span(const Span &span, const F &f) {
+    for (uint32_t i = threadIdx.x * LANES<T>; i < span.in_vectors; i += SUM_THREADS * LANES<T>) {
+        f.template run<LANES<T>>(span.from + i);
     }
-    for (uint32_t i = stretch.in_vectors + threadIdx.x; i < stretch.count; i += SUM_THREADS) {
-        f.template run<1>(stretch.from + i);
+    for (uint32_t i = span.in_vectors + threadIdx.x; i < span.count; i += SUM_THREADS) {
+        f.template run<1>(span.from + i);
     }
 }
 
@@ -60,15 +60,18 @@ DEVICE T *slot_address(const Slots<N> &s, uint32_t slot, int which) {
 }
 
 // ---- AdamW ----
+//
+// m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← p·weight_factor − step_size·m / (√v·root_correction + eps), with
+// g = grad_scale · grad.
 
 struct AdamWParams {
-    // Parameter, first and second moment, gradient; no gradient is 0.
+    // Parameter, first and second moment, gradient; an absent gradient has address 0.
     Slots<4> slots;
     // 1 − lr · weight decay.
-    float keep[OPTIM_SLOTS];
-    float grad_scale, beta1, beta2, rest1, rest2;
+    float weight_factor[OPTIM_SLOTS];
+    float grad_scale, beta1, beta2, one_minus_beta1, one_minus_beta2;
     // lr / (1 − β₁ᵗ), and 1 / √(1 − β₂ᵗ).
-    float step, root, eps;
+    float step_size, root_correction, eps;
 };
 
 template <typename T>
@@ -76,7 +79,7 @@ struct AdamWStep {
     const AdamWParams &p;
     T *param, *m, *v;
     const T *grad;
-    float keep;
+    float weight_factor;
 
     template <int V>
     DEVICE void run(uint64_t at) const {
@@ -88,9 +91,9 @@ struct AdamWStep {
 #pragma unroll
         for (int j = 0; j < V; j++) {
             const float scaled = p.grad_scale * g[j];
-            a[j] = fmaf(p.beta1, a[j], p.rest1 * scaled);
-            b[j] = fmaf(p.beta2, b[j], p.rest2 * scaled * scaled);
-            w[j] = w[j] * keep - p.step * a[j] / fmaf(sqrtf(b[j]), p.root, p.eps);
+            a[j] = fmaf(p.beta1, a[j], p.one_minus_beta1 * scaled);
+            b[j] = fmaf(p.beta2, b[j], p.one_minus_beta2 * scaled * scaled);
+            w[j] = w[j] * weight_factor - p.step_size * a[j] / fmaf(sqrtf(b[j]), p.root_correction, p.eps);
         }
         store_floats(param + at, w);
         store_floats(m + at, a);
@@ -100,17 +103,17 @@ struct AdamWStep {
 
 template <typename T>
 DEVICE void adamw(const AdamWParams &p) {
-    const Stretch s = stretch_of<T>(p.slots);
+    const Span s = block_span<T>(p.slots);
     const auto address = [&](int which) { return slot_address<T>(p.slots, s.slot, which); };
-    for_stretch<T>(s, AdamWStep<T>{p, address(0), address(1), address(2), address(3), p.keep[s.slot]});
+    for_each_in_span<T>(s, AdamWStep<T>{p, address(0), address(1), address(2), address(3), p.weight_factor[s.slot]});
 }
 
-// ---- moving averages ----
+// ---- EMA: average ← decay · average + (1 − decay) · param ----
 
 struct EmaParams {
-    // Average and parameter.
+    // EMA and parameter.
     Slots<2> slots;
-    float rate, rest;
+    float decay, one_minus_decay;
 };
 
 template <typename T>
@@ -125,22 +128,22 @@ struct EmaStep {
         load_floats<V>(a, average + at);
         load_floats<V>(w, param + at);
 #pragma unroll
-        for (int j = 0; j < V; j++) a[j] = fmaf(p.rate, a[j], p.rest * w[j]);
+        for (int j = 0; j < V; j++) a[j] = fmaf(p.decay, a[j], p.one_minus_decay * w[j]);
         store_floats(average + at, a);
     }
 };
 
 template <typename T>
 DEVICE void ema(const EmaParams &p) {
-    const Stretch s = stretch_of<T>(p.slots);
-    for_stretch<T>(s, EmaStep<T>{p, slot_address<T>(p.slots, s.slot, 0), slot_address<T>(p.slots, s.slot, 1)});
+    const Span s = block_span<T>(p.slots);
+    for_each_in_span<T>(s, EmaStep<T>{p, slot_address<T>(p.slots, s.slot, 0), slot_address<T>(p.slots, s.slot, 1)});
 }
 
-// ---- norms ----
+// ---- squared norm: Σ x², in f64 ----
 
 struct SquaredNormParams {
     Slots<1> slots;
-    // A sum in f64 for each block.
+    // f64 partial sums, one per block.
     uint64_t sums;
 };
 
@@ -160,15 +163,15 @@ struct SquareSum {
 
 template <typename T>
 DEVICE void squared_norm(const SquaredNormParams &p) {
-    const Stretch s = stretch_of<T>(p.slots);
+    const Span s = block_span<T>(p.slots);
     double sum = 0.0;
-    for_stretch<T>(s, SquareSum<T>{slot_address<T>(p.slots, s.slot, 0), &sum});
+    for_each_in_span<T>(s, SquareSum<T>{slot_address<T>(p.slots, s.slot, 0), &sum});
     sum = block_sum_f64(sum);
     if (threadIdx.x == 0) reinterpret_cast<double *>(p.sums)[blockIdx.x] = sum;
 }
 
-struct SumOfSumsParams {
-    // f64; `sum` is one number.
+struct SumPartialsParams {
+    // f64; `sum` is one element.
     uint64_t sums, sum;
     uint64_t count;
 };
@@ -179,8 +182,8 @@ KERNEL(ema_f32, EmaParams, p) { ema<float>(p); }
 KERNEL(ema_bf16, EmaParams, p) { ema<bf16>(p); }
 KERNEL(squared_norm_f32, SquaredNormParams, p) { squared_norm<float>(p); }
 KERNEL(squared_norm_bf16, SquaredNormParams, p) { squared_norm<bf16>(p); }
-// What the blocks gave becomes one number, so that nothing else has to come to the host. One block.
-KERNEL(sum_of_sums, SumOfSumsParams, p) {
+// sum ← Σ sums, so that a single element is copied to the host. One block.
+KERNEL(sum_partials, SumPartialsParams, p) {
     const double sum = block_sum_of(reinterpret_cast<const double *>(p.sums), p.count);
     if (threadIdx.x == 0) *reinterpret_cast<double *>(p.sum) = sum;
 }

@@ -1,4 +1,4 @@
-// Dropout.
+// Dropout of contiguous tensors.
 #include "common.cuh"
 
 struct DropParams {
@@ -7,7 +7,7 @@ struct DropParams {
     Dropout dropout;
 };
 
-// y ← dropout(x): every thread has a block of Philox, four elements, which it reads and writes V at once.
+// y ← dropout(x). Each thread processes one Philox block: four elements, accessed V at a time.
 template <typename T, int V>
 DEVICE void dropout(const DropParams &p) {
     const uint64_t from = (uint64_t(blockIdx.x) * blockDim.x + threadIdx.x) * 4;

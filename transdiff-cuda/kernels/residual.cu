@@ -1,38 +1,38 @@
-// Gated residuals with dropout.
-#include "tiles.cuh"
+// Gated residual with dropout: y ← x + gate · dropout(u). x, u, y [G, R, D], gate [G, D].
+#include "row_partition.cuh"
 
-// Rows that a thread reads before it writes the first.
+// Rows that a thread loads before it stores the first.
 constexpr int RESIDUAL_ROWS = 2;
 
 struct ResidualParams {
     uint64_t x, u, gate, y;
     uint64_t gate_stride;
-    Tiles tiles;
+    RowPartition partition;
     Dropout dropout;
 };
 
-// y ← x + gate · dropout(u).
+// y ← x + gate · dropout(u). Grid: see RowPartition.
 template <typename T, int V>
 DEVICE void gated_residual(const ResidualParams &p) {
-    const Tile tile = tile_of<V>(p.tiles);
-    if (tile.rows == 0) return;
+    const RowChunk chunk = row_chunk<V>(p.partition);
+    if (chunk.rows == 0) return;
     const T *const x = reinterpret_cast<const T *>(p.x), *const u = reinterpret_cast<const T *>(p.u);
     float gate[V], a[RESIDUAL_ROWS][V], b[RESIDUAL_ROWS][V];
 #pragma unroll
     for (int i = 0; i < RESIDUAL_ROWS; i++) {
-        if (i >= tile.rows) break;
-        const uint64_t at = (tile.row + i) * p.tiles.width + tile.column;
+        if (i >= chunk.rows) break;
+        const uint64_t at = (chunk.row + i) * p.partition.width + chunk.column;
         load_floats<V>(a[i], x + at);
         load_floats<V>(b[i], u + at);
     }
-    load_or<V>(gate, reinterpret_cast<const T *>(p.gate), tile.group * p.gate_stride + tile.column, 1.0f);
+    load_or<V>(gate, reinterpret_cast<const T *>(p.gate), chunk.group * p.gate_stride + chunk.column, 1.0f);
 #pragma unroll
     for (int i = 0; i < RESIDUAL_ROWS; i++) {
-        if (i >= tile.rows) break;
-        const uint64_t at = (tile.row + i) * p.tiles.width + tile.column;
+        if (i >= chunk.rows) break;
+        const uint64_t at = (chunk.row + i) * p.partition.width + chunk.column;
         if (p.dropout.active) {
             float factor[V];
-            tile_factors<V>(p.dropout, at, factor);
+            dropout_factors_at<V>(p.dropout, at, factor);
 #pragma unroll
             for (int j = 0; j < V; j++) b[i][j] *= factor[j];
         }
@@ -43,37 +43,37 @@ DEVICE void gated_residual(const ResidualParams &p) {
 }
 
 struct ResidualBackwardParams {
-    // `u` is 0 where no sums are wanted; `sums` [chunks, D] are f32.
+    // `u` and `sums` are 0 if dgate is not requested; `sums` [chunks, D] are f32.
     uint64_t u, gate, dy, du, sums;
     uint64_t gate_stride;
-    Tiles tiles;
+    RowPartition partition;
     Dropout dropout;
 };
 
-// du ← gate · dropout(dy), and the sums of dropout(u) · dy over the rows of a chunk. The mask is the same for u and dy.
+// du ← gate · dropout(dy), and the partial sums of dropout(u) · dy over the rows of a chunk. Both use the same mask.
 template <typename T, int V>
 DEVICE void gated_residual_backward(const ResidualBackwardParams &p) {
-    const Tile tile = tile_of<V>(p.tiles);
-    if (tile.rows == 0) return;
+    const RowChunk chunk = row_chunk<V>(p.partition);
+    if (chunk.rows == 0) return;
     const T *const u = reinterpret_cast<const T *>(p.u), *const dy = reinterpret_cast<const T *>(p.dy);
     float gate[V], sums[V] = {};
-    load_or<V>(gate, reinterpret_cast<const T *>(p.gate), tile.group * p.gate_stride + tile.column, 1.0f);
-    for (int row = 0; row < tile.rows; row += RESIDUAL_ROWS) {
+    load_or<V>(gate, reinterpret_cast<const T *>(p.gate), chunk.group * p.gate_stride + chunk.column, 1.0f);
+    for (int row = 0; row < chunk.rows; row += RESIDUAL_ROWS) {
         float a[RESIDUAL_ROWS][V], b[RESIDUAL_ROWS][V];
 #pragma unroll
         for (int i = 0; i < RESIDUAL_ROWS; i++) {
-            if (row + i >= tile.rows) break;
-            const uint64_t at = (tile.row + row + i) * p.tiles.width + tile.column;
+            if (row + i >= chunk.rows) break;
+            const uint64_t at = (chunk.row + row + i) * p.partition.width + chunk.column;
             load_or<V>(a[i], u, at, 0.0f);
             load_floats<V>(b[i], dy + at);
         }
 #pragma unroll
         for (int i = 0; i < RESIDUAL_ROWS; i++) {
-            if (row + i >= tile.rows) break;
-            const uint64_t at = (tile.row + row + i) * p.tiles.width + tile.column;
+            if (row + i >= chunk.rows) break;
+            const uint64_t at = (chunk.row + row + i) * p.partition.width + chunk.column;
             if (p.dropout.active) {
                 float factor[V];
-                tile_factors<V>(p.dropout, at, factor);
+                dropout_factors_at<V>(p.dropout, at, factor);
 #pragma unroll
                 for (int j = 0; j < V; j++) b[i][j] *= factor[j];
             }
@@ -86,7 +86,7 @@ DEVICE void gated_residual_backward(const ResidualBackwardParams &p) {
         }
     }
     if (p.sums == 0) return;
-    store_floats(reinterpret_cast<float *>(p.sums) + tile.chunk * p.tiles.width + tile.column, sums);
+    store_floats(reinterpret_cast<float *>(p.sums) + chunk.index * p.partition.width + chunk.column, sums);
 }
 
 KERNEL(gated_residual_f32, ResidualParams, p) { gated_residual<float, 1>(p); }

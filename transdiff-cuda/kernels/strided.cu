@@ -1,29 +1,29 @@
 // Copies, casts and fills between tensors of any strides.
 #include <string.h>
 
-#include "walk.cuh"
+#include "strided_indexer.cuh"
 
-// ---- copy: words of 2 to 16 bytes, whatever they hold ----
+// ---- copy: out ← x, in words of 2 to 16 bytes of any type ----
 
-typedef Walk<2> CopyParams;
+typedef StridedIndexer<2> CopyParams;
 
 template <typename Word>
 DEVICE void copy(const CopyParams &p) {
-    Word words[WALK_UNROLL];
-    uint64_t to[WALK_UNROLL];
+    Word words[STRIDED_UNROLL];
+    uint64_t to[STRIDED_UNROLL];
 #pragma unroll
-    for (int turn = 0; turn < WALK_UNROLL; turn++) {
-        const uint64_t index = walk_index(turn);
+    for (int step = 0; step < STRIDED_UNROLL; step++) {
+        const uint64_t index = strided_index(step);
         if (index >= p.count) break;
         uint64_t at[2];
-        walk_positions(p, index, at);
-        words[turn] = reinterpret_cast<const Word *>(p.address[0])[at[0]];
-        to[turn] = at[1];
+        strided_offsets(p, index, at);
+        words[step] = reinterpret_cast<const Word *>(p.address[0])[at[0]];
+        to[step] = at[1];
     }
 #pragma unroll
-    for (int turn = 0; turn < WALK_UNROLL; turn++) {
-        if (walk_index(turn) >= p.count) break;
-        reinterpret_cast<Word *>(p.address[1])[to[turn]] = words[turn];
+    for (int step = 0; step < STRIDED_UNROLL; step++) {
+        if (strided_index(step) >= p.count) break;
+        reinterpret_cast<Word *>(p.address[1])[to[step]] = words[step];
     }
 }
 
@@ -32,10 +32,10 @@ KERNEL(copy_4, CopyParams, p) { copy<uint32_t>(p); }
 KERNEL(copy_8, CopyParams, p) { copy<uint64_t>(p); }
 KERNEL(copy_16, CopyParams, p) { copy<Vec<uint32_t, 4>>(p); }
 
-// ---- fill ----
+// ---- fill: out ← value ----
 
 struct FillParams {
-    Walk<1> walk;
+    StridedIndexer<1> indexer;
     // The value, repeated to 16 bytes.
     Vec<uint32_t, 4> pattern;
 };
@@ -44,12 +44,12 @@ template <typename Word>
 DEVICE void fill(const FillParams &p) {
     Word word;
     memcpy(&word, &p.pattern, sizeof(Word));
-    for (int turn = 0; turn < WALK_UNROLL; turn++) {
-        const uint64_t index = walk_index(turn);
-        if (index >= p.walk.count) break;
+    for (int step = 0; step < STRIDED_UNROLL; step++) {
+        const uint64_t index = strided_index(step);
+        if (index >= p.indexer.count) break;
         uint64_t at[1];
-        walk_positions(p.walk, index, at);
-        reinterpret_cast<Word *>(p.walk.address[0])[at[0]] = word;
+        strided_offsets(p.indexer, index, at);
+        reinterpret_cast<Word *>(p.indexer.address[0])[at[0]] = word;
     }
 }
 
@@ -58,7 +58,7 @@ KERNEL(fill_4, FillParams, p) { fill<uint32_t>(p); }
 KERNEL(fill_8, FillParams, p) { fill<uint64_t>(p); }
 KERNEL(fill_16, FillParams, p) { fill<Vec<uint32_t, 4>>(p); }
 
-// ---- cast ----
+// ---- cast: out ← x, rounded to nearest even ----
 
 DEVICE void convert(float x, bf16 &y) { y = from_float<bf16>(x); }
 DEVICE void convert(float x, double &y) { y = x; }
@@ -72,7 +72,7 @@ DEVICE void convert(double x, bf16 &y) {
         y = from_float<bf16>(near);
         return;
     }
-    // Rounded to odd: towards zero, with the last bit set for what was lost, so that the second rounding sees it.
+    // Round to odd: towards zero, with the last bit set if inexact, so that the second rounding is correct.
     const uint32_t beyond = fabs(double(near)) > fabs(x) ? 1 : 0;
     uint32_t bits;
     memcpy(&bits, &near, sizeof(bits));
@@ -80,12 +80,12 @@ DEVICE void convert(double x, bf16 &y) {
 }
 
 template <typename A, typename B, int V>
-DEVICE void cast(const Walk<2> &p) {
-    for (int turn = 0; turn < WALK_UNROLL; turn++) {
-        const uint64_t index = walk_index(turn);
+DEVICE void cast(const StridedIndexer<2> &p) {
+    for (int step = 0; step < STRIDED_UNROLL; step++) {
+        const uint64_t index = strided_index(step);
         if (index >= p.count) break;
         uint64_t at[2];
-        walk_positions(p, index, at);
+        strided_offsets(p, index, at);
         const Vec<A, V> from = load<V>(reinterpret_cast<const A *>(p.address[0]) + at[0]);
         Vec<B, V> to;
 #pragma unroll
@@ -94,10 +94,10 @@ DEVICE void cast(const Walk<2> &p) {
     }
 }
 
-// One number at a time, and as many as 16 bytes hold of the wider type.
+// One element per vector, and as many as 16 bytes hold of the wider type.
 #define CAST(from, to, A, B, V)                                            \
-    KERNEL(cast_##from##_##to, Walk<2>, p) { cast<A, B, 1>(p); }           \
-    KERNEL(cast_##from##_##to##_wide, Walk<2>, p) { cast<A, B, V>(p); }
+    KERNEL(cast_##from##_##to, StridedIndexer<2>, p) { cast<A, B, 1>(p); } \
+    KERNEL(cast_##from##_##to##_wide, StridedIndexer<2>, p) { cast<A, B, V>(p); }
 
 CAST(f32, bf16, float, bf16, 4)
 CAST(f32, f64, float, double, 2)

@@ -1,20 +1,20 @@
-//! Launches of `kernels/attention.cu`.
+//! Launches of `kernels/attention.cu`: tiled attention (FlashAttention-style).
 
 use transdiff_core::backend::{AttentionArgs, Storage};
 use transdiff_core::{DType, Error, Layout, Result};
 
-use crate::device::{Address, Cuda, DropoutParams, Out, address_of, aligned};
-use crate::driver::{Launch, Params};
+use crate::device::{Address, Cuda, DropoutParams, Out, address_of, aligned, lanes, size_u32};
+use crate::driver::{LaunchConfig, Params};
 use crate::softmax;
 
 const OP: &str = "attention";
 
-/// Head sizes that kernels are made for; others take the next larger, with zeros.
+/// Head sizes that kernels are instantiated for; other sizes use the next larger one, padded with zeros.
 const SIZES: [usize; 4] = [32, 64, 80, 128];
-/// Block ends that a launch carries.
+/// Maximum number of segment ends of a block-causal mask, which are kernel parameters.
 const MAX_ENDS: usize = 512;
 
-/// The kernel of a head size among [`SIZES`].
+/// The kernel for a head size of [`SIZES`].
 macro_rules! kernel_of_size {
     ($op:expr, $stem:literal, $dtype:expr, $size:expr, [$n32:literal, $n64:literal, $n80:literal, $n128:literal]) => {
         match $size {
@@ -27,7 +27,7 @@ macro_rules! kernel_of_size {
 }
 pub(crate) use kernel_of_size;
 
-/// The struct `Heads` of the kernels.
+/// `Heads` of the kernels: a tensor [B, N, H, E] with strides.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads {
@@ -41,16 +41,16 @@ impl Heads {
         Self { address: view.address(), strides: [s[0], s[1], s[2]].map(|s| s as u64) }
     }
 
-    /// Whether every row begins at a multiple of 16 bytes, for numbers of which 16 bytes hold `lanes`.
+    /// Returns whether every row is aligned to 16 bytes, which hold `lanes` elements.
     fn is_aligned(&self, lanes: u64) -> bool {
         aligned(&[self.address]) && self.strides.iter().all(|s| s % lanes == 0)
     }
 }
 
-/// The struct `Attention` of the kernels.
+/// `Attention` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Problem {
+pub(crate) struct AttentionProblem {
     q: Heads,
     k: Heads,
     v: Heads,
@@ -65,31 +65,31 @@ pub(crate) struct Problem {
     end: [u32; MAX_ENDS],
 }
 
-impl Problem {
-    /// `others` are the further tensors that the kernel reads and writes in rows.
+impl AttentionProblem {
+    /// `others` are the tensors that the kernel accesses in rows beside q, k and v.
     pub(crate) fn new(op: &'static str, args: &AttentionArgs<'_, Cuda>, others: &[Heads]) -> Result<Self> {
         let (shape, keys) = (args.q.layout.shape(), args.k.layout.shape()[1]);
         if shape[3] > SIZES[3] {
-            return Err(Error::shape(op, format!("heads of at most {} numbers", SIZES[3]), shape));
+            return Err(Error::shape(op, format!("head size of at most {}", SIZES[3]), shape));
         }
         let blocks = args.segment_ends.unwrap_or_default();
         if blocks.len() > MAX_ENDS {
             return Err(Error::argument("segment_ends", format!("at most {MAX_ENDS} ends"), blocks.len()));
         }
         let mut end = [0; MAX_ENDS];
-        for (end, &block) in end.iter_mut().zip(blocks) {
-            *end = narrowed(op, block)?;
+        for (end, &segment_end) in end.iter_mut().zip(blocks) {
+            *end = size_u32(op, segment_end)?;
         }
         let [q, k, v] = [&args.q, &args.k, &args.v].map(|x| Heads::new(x, x.layout));
-        let lanes = 16 / args.q.dtype.size();
+        let lanes = lanes(args.q.dtype);
         let aligned = [q, k, v].iter().chain(others).all(|heads| heads.is_aligned(lanes as u64));
         Ok(Self {
             q,
             k,
             v,
-            heads: narrowed(op, shape[2])?,
-            queries: narrowed(op, shape[1])?,
-            keys: narrowed(op, keys)?,
+            heads: size_u32(op, shape[2])?,
+            queries: size_u32(op, shape[1])?,
+            keys: size_u32(op, keys)?,
             size: shape[3] as u32,
             scale: args.scale as f32,
             vectors: u32::from(aligned && shape[3].is_multiple_of(lanes)),
@@ -100,32 +100,24 @@ impl Problem {
     }
 }
 
-/// A size as kernels take it.
-pub(crate) fn narrowed(op: &'static str, n: usize) -> Result<u32> {
-    match i32::try_from(n) {
-        Ok(n) => Ok(n as u32),
-        Err(_) => Err(Error::Backend { op, message: format!("{n} is more than a launch can count") }),
-    }
-}
-
-/// How the kernels of a type and head size cut their work, in the words of `kernels/attention_bf16.cuh` and
+/// Tile sizes of the kernels for a type and head size, as in `kernels/attention_bf16.cuh` and
 /// `kernels/attention_f32.cuh`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cut {
-    /// One of [`SIZES`].
+pub(crate) struct AttentionTiling {
+    /// Head size, one of [`SIZES`].
     pub(crate) size: usize,
     threads: u32,
-    /// Rows of a block, and of the tiles that it passes over.
+    /// Rows per block, and rows per tile that it iterates over.
     pub(crate) rows: usize,
     pub(crate) step: usize,
-    /// Tiles of a kind at a time.
+    /// Pipeline stages: tiles of one tensor in shared memory.
     pub(crate) stages: usize,
-    /// Bytes of a row of a tile, and of what else shared memory holds.
+    /// Bytes per row of a tile, and bytes of other shared memory.
     pitch: usize,
     other: usize,
 }
 
-impl Cut {
+impl AttentionTiling {
     pub(crate) fn new(dtype: DType, size: usize) -> Self {
         let size = SIZES.into_iter().find(|&s| s >= size).unwrap_or(SIZES[3]);
         if dtype == DType::BF16 {
@@ -137,34 +129,34 @@ impl Cut {
         Self { size, threads: 256, rows, step: rows, stages: 1, pitch: 4 * (size + 4), other }
     }
 
-    /// A launch for `images` images of `heads` heads with `all` rows each, of a kernel that has `kept` tensors of a
-    /// block's rows and `extra` bytes in shared memory, and passes over two others. With two stages, the second lies where
-    /// the rows are until they are in registers.
-    pub(crate) fn launch(
+    /// Launch for `images` images of `heads` heads with `all` rows each. The kernel keeps `kept` tensors of a block's
+    /// rows and `extra` bytes in shared memory, and iterates over two other tensors. With two stages, the second stage
+    /// shares memory with the block's rows, which have been loaded to registers before it is filled.
+    pub(crate) fn launch_config(
         &self,
         op: &'static str,
         [images, heads, all]: [usize; 3],
         kept: usize,
         extra: usize,
-    ) -> Result<Launch> {
+    ) -> Result<LaunchConfig> {
         let blocks = all.div_ceil(self.rows).saturating_mul(heads).saturating_mul(images);
         let stage = 2 * self.step;
         let rows = stage + (kept * self.rows).max((self.stages - 1) * stage);
         let shared = rows * self.pitch + self.other + extra;
-        Ok(Launch { grid: [narrowed(op, blocks)?, 1, 1], block: self.threads, shared: shared as u32 })
+        Ok(LaunchConfig { grid: [size_u32(op, blocks)?, 1, 1], block: self.threads, shared: shared as u32 })
     }
 }
 
-/// The struct `AttentionParams` of the kernels.
+/// `AttentionParams` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct AttentionParams {
-    problem: Problem,
+    problem: AttentionProblem,
     y: Heads,
     lse: u64,
 }
 
-// SAFETY: the struct of the kernel.
+// SAFETY: same layout as `AttentionParams` in attention.cu.
 unsafe impl Params for AttentionParams {}
 
 pub(crate) fn forward(
@@ -182,15 +174,15 @@ pub(crate) fn forward(
         };
     }
     let y = Heads::new(&y, y.layout);
-    let problem = Problem::new(OP, &args, &[y])?;
-    let (dtype, cut) = (args.q.dtype, Cut::new(args.q.dtype, size));
+    let problem = AttentionProblem::new(OP, &args, &[y])?;
+    let (dtype, tiling) = (args.q.dtype, AttentionTiling::new(args.q.dtype, size));
     let kernel = kernel_of_size!(
         OP,
         "attention",
         dtype,
-        cut.size,
+        tiling.size,
         ["attention_32", "attention_64", "attention_80", "attention_128"]
     )?;
-    let launch = cut.launch(OP, [images, heads, queries], 1, 0)?;
-    cuda.launch(OP, kernel, launch, &AttentionParams { problem, y, lse: address_of(lse.as_ref()) })
+    let config = tiling.launch_config(OP, [images, heads, queries], 1, 0)?;
+    cuda.launch_kernel(OP, kernel, config, &AttentionParams { problem, y, lse: address_of(lse.as_ref()) })
 }

@@ -1,7 +1,8 @@
-//! cuBLASLt, loaded at run time: matrix products of row-major matrices, with what is fused to them.
+//! cuBLASLt, loaded at run time: products of row-major matrices with fused epilogues.
 //!
 //! The library is column-major. A row-major matrix [rows, cols] is, read as column-major, its transpose [cols, rows]
-//! with the same leading dimension; so C = A B is asked for as Cᵀ = Bᵀ Aᵀ, and everything here speaks row-major.
+//! with the same leading dimension; so C = A B is computed as Cᵀ = Bᵀ Aᵀ, and the interface of this module is
+//! row-major.
 
 mod library;
 
@@ -14,69 +15,69 @@ use library::{Algorithm, Functions, Handle, Heuristic, Status, values};
 use parking_lot::Mutex;
 use transdiff_core::{DType, Error, Result};
 
-/// Bytes of scratch memory that a product may use: what NVIDIA recommends for Hopper.
+/// Bytes of workspace for a product: NVIDIA's recommendation for Hopper.
 pub(crate) const WORKSPACE: usize = 32 << 20;
 
-/// What addresses are multiples of, in bytes; and that of the scratch memory.
+/// Alignment of matrices and vectors, and of the workspace, in bytes.
 const ALIGNMENT: u32 = 16;
 const WORKSPACE_ALIGNMENT: u64 = 256;
 
-/// What is done to a product before it is stored.
+/// Epilogue: what is fused with a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Epilogue {
     None,
-    /// Adds a value to every column.
+    /// Adds a bias per column.
     Bias,
-    /// GELU of the sum with a value for every column, in the form with the hyperbolic tangent.
+    /// Adds a bias per column, then applies GELU in its tanh form.
     BiasGelu,
-    /// Also sums the rows of the left factor, each to a number: the gradient of a bias beside that of its weight.
-    SumLeft,
-    /// Also sums the columns of the right factor: the same for a weight that lies the other way round.
-    SumRight,
+    /// Also computes the row sums of A: the bias gradient along with the weight gradient.
+    RowSumsA,
+    /// Also computes the column sums of B: the same for a column-major weight.
+    ColumnSumsB,
 }
 
 impl Epilogue {
-    /// Whether a status says that the library has no such epilogue for a product. Which of two it is depends on the
-    /// library's version and on who finds out.
-    fn is_refused(self, status: Status) -> bool {
+    /// Returns whether a status means that the library does not support the epilogue for a product. Which of two it
+    /// returns depends on its version and on the function.
+    fn is_unsupported(self, status: Status) -> bool {
         self != Self::None && matches!(status, values::INVALID_VALUE | values::NOT_SUPPORTED)
     }
 }
 
-/// A row-major matrix or its transpose, of one type.
+/// A row-major matrix or its transpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Matrix {
-    /// Rows and columns as they lie in memory.
+    /// Rows and columns in memory, before the transpose.
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    /// Elements from a row to the next.
+    /// Elements between consecutive rows.
     pub(crate) stride: usize,
-    /// Elements from a matrix to the next in a batch.
+    /// Elements between consecutive matrices of a batch.
     pub(crate) batch_stride: usize,
-    /// Whether its transpose is meant.
+    /// True if the operand is the transpose.
     pub(crate) transposed: bool,
 }
 
 impl Matrix {
-    /// [rows, cols] without gaps.
+    /// Contiguous [rows, cols].
     pub(crate) fn new(rows: usize, cols: usize) -> Self {
         Self { rows, cols, stride: cols.max(1), batch_stride: 0, transposed: false }
     }
 
-    /// Its transpose.
+    /// The transpose.
     pub(crate) fn t(self) -> Self {
         Self { transposed: !self.transposed, ..self }
     }
 }
 
-/// A product C ← A B of `batch` pairs, with `epilogue`.
+/// A product C ← A B of `batch` pairs with `epilogue`: the key of the plan cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Product {
-    /// Of the factors.
+pub(crate) struct MatmulProblem {
+    /// Type of A and B.
     pub(crate) dtype: DType,
-    /// Of the product and of the epilogue's vector.
+    /// Type of C and of the epilogue's vector.
     pub(crate) result: DType,
-    /// Whether f32 may be rounded to 10 bits of mantissa on the way, which tensor cores want.
+    /// True if f32 operands may be rounded to TF32.
     pub(crate) tf32: bool,
     pub(crate) a: Matrix,
     pub(crate) b: Matrix,
@@ -85,46 +86,45 @@ pub(crate) struct Product {
     pub(crate) epilogue: Epilogue,
 }
 
-/// Device addresses of a product's matrices, and of the vector of its epilogue, all multiples of 16: algorithms are
-/// chosen for that.
+/// Device addresses of the matrices and of the epilogue's vector, all multiples of 16, which algorithms are chosen for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Operands {
+pub(crate) struct Addresses {
     pub(crate) a: u64,
     pub(crate) b: u64,
     pub(crate) c: u64,
     pub(crate) vector: u64,
 }
 
-/// The library, and what it knows of the products that were asked for so far.
+/// The library, with a cache of plans.
 pub(crate) struct CublasLt {
-    /// `None` for a product that the library cannot do.
-    plans: Mutex<HashMap<Product, Option<Plan>>>,
+    /// `None` for a product that the library does not support.
+    plans: Mutex<HashMap<MatmulProblem, Option<MatmulPlan>>>,
     handle: Handle,
     functions: Functions,
 }
 
-// SAFETY: the handle may be used by several threads at a time, as the library documents.
+// SAFETY: the library documents that a handle may be used by several threads at a time.
 unsafe impl Send for CublasLt {}
 // SAFETY: as above.
 unsafe impl Sync for CublasLt {}
 
-/// What the library chose for a product. Descriptors are kept: making them costs more than asking for a product.
+/// The algorithm for a product, and its descriptors. Creating these costs more than enqueueing the product.
 #[derive(Clone, Copy)]
-struct Plan {
+struct MatmulPlan {
     desc: Handle,
-    /// Layouts of the library's A, B and C: ours of B, A and C.
+    /// Layouts of the library's A, B and C, which are our B, A and C.
     layouts: [Handle; 3],
     algorithm: Algorithm,
     workspace: usize,
 }
 
 impl CublasLt {
-    /// Opens the library. The reason in words if there is none.
+    /// Opens the library; fails with a message if there is none.
     pub(crate) fn load() -> Result<Self, String> {
         const NAMES: [&str; 2] = ["libcublasLt.so.13", "libcublasLt.so.12"];
         let mut reasons = Vec::new();
         for name in NAMES {
-            // One that does not start is like one that is not there: a driver may be too old for the later one.
+            // A version that fails to initialise is skipped too: the driver may be too old for the newer one.
             match Self::open(name) {
                 Ok(library) => return Ok(library),
                 Err(reason) => reasons.push(reason),
@@ -139,36 +139,36 @@ impl CublasLt {
         // SAFETY: the pointer is valid.
         let status = unsafe { (functions.create)(&mut handle) };
         if status != 0 {
-            return Err(format!("{name}: {}", functions.words("cublasLtCreate", status)));
+            return Err(format!("{name}: {}", functions.message("cublasLtCreate", status)));
         }
         Ok(Self { plans: Mutex::default(), handle, functions })
     }
 
-    /// C ← A B and its epilogue, on the stream `stream`, with [`WORKSPACE`] bytes at `workspace`. False if the library
-    /// cannot do it: not every epilogue goes with every type and layout.
+    /// Enqueues C ← A B with its epilogue on `stream`, with [`WORKSPACE`] bytes at `workspace`. Returns false if the
+    /// library does not support it: not every epilogue is available for every type and layout.
     pub(crate) fn matmul(
         &self,
         op: &'static str,
-        product: &Product,
-        at: Operands,
+        problem: &MatmulProblem,
+        at: Addresses,
         workspace: u64,
         stream: *mut c_void,
     ) -> Result<bool> {
         debug_assert!(workspace.is_multiple_of(WORKSPACE_ALIGNMENT));
         let mut plans = self.plans.lock();
-        let plan = match plans.get(product) {
+        let plan = match plans.get(problem) {
             Some(plan) => *plan,
-            None => *plans.entry(*product).or_insert(self.plan(op, product)?),
+            None => *plans.entry(*problem).or_insert(self.plan(op, problem)?),
         };
         let Some(plan) = plan else { return Ok(false) };
-        if product.epilogue != Epilogue::None {
-            // The descriptor is the plan's: it changes under the lock that is held until the product is asked for.
+        if problem.epilogue != Epilogue::None {
+            // The descriptor belongs to the cached plan: the lock is held until the product is enqueued.
             let set = self.functions.desc_set;
             self.set(op, set, plan.desc, values::DESC_BIAS, &at.vector)?;
         }
         let (one, zero) = (1.0f32, 0.0f32);
         let [b, a, c] = plan.layouts;
-        // SAFETY: handles of this library, addresses of the caller's, host scalars of the scale type.
+        // SAFETY: handles of this library, the caller's addresses, host scalars of the scale type.
         let status = unsafe {
             (self.functions.matmul)(
                 self.handle,
@@ -189,71 +189,77 @@ impl CublasLt {
                 stream,
             )
         };
-        if product.epilogue.is_refused(status) {
-            plans.insert(*product, None);
+        if problem.epilogue.is_unsupported(status) {
+            plans.insert(*problem, None);
             self.discard(plan);
             return Ok(false);
         }
         self.check(op, "cublasLtMatmul", status).map(|()| true)
     }
 
-    fn plan(&self, op: &'static str, product: &Product) -> Result<Option<Plan>> {
+    fn plan(&self, op: &'static str, problem: &MatmulProblem) -> Result<Option<MatmulPlan>> {
         let f = &self.functions;
-        let of = |dtype| if dtype == DType::BF16 { values::R_16BF } else { values::R_32F };
-        let (dtype, result) = (of(product.dtype), of(product.result));
-        let compute = if product.tf32 { values::COMPUTE_32F_FAST_TF32 } else { values::COMPUTE_32F };
-        let mut made = Made { functions: f, desc: ptr::null_mut(), layouts: [ptr::null_mut(); 3] };
+        let data_type = |dtype| if dtype == DType::BF16 { values::R_16BF } else { values::R_32F };
+        let (dtype, result) = (data_type(problem.dtype), data_type(problem.result));
+        let compute = if problem.tf32 { values::COMPUTE_32F_FAST_TF32 } else { values::COMPUTE_32F };
+        let mut descriptors =
+            Descriptors { functions: f, desc: ptr::null_mut(), layouts: [ptr::null_mut(); 3] };
         // SAFETY: the pointer is valid.
-        let status = unsafe { (f.desc_create)(&mut made.desc, compute, values::R_32F) };
+        let status = unsafe { (f.desc_create)(&mut descriptors.desc, compute, values::R_32F) };
         self.check(op, "cublasLtMatmulDescCreate", status)?;
-        for (matrix, attribute) in [product.b, product.a].iter().zip(values::DESC_TRANS) {
+        for (matrix, attribute) in [problem.b, problem.a].iter().zip(values::DESC_TRANS) {
             if matrix.transposed {
-                self.set(op, f.desc_set, made.desc, attribute, &values::TRANSPOSED)?;
+                self.set(op, f.desc_set, descriptors.desc, attribute, &values::TRANSPOSED)?;
             }
         }
-        let epilogue = match product.epilogue {
+        let epilogue = match problem.epilogue {
             Epilogue::None => None,
             Epilogue::Bias => Some(values::EPILOGUE_BIAS),
             Epilogue::BiasGelu => Some(values::EPILOGUE_GELU_BIAS),
-            Epilogue::SumLeft => Some(values::EPILOGUE_SUM_B),
-            Epilogue::SumRight => Some(values::EPILOGUE_SUM_A),
+            Epilogue::RowSumsA => Some(values::EPILOGUE_BGRADB),
+            Epilogue::ColumnSumsB => Some(values::EPILOGUE_BGRADA),
         };
         if let Some(epilogue) = epilogue {
-            self.set(op, f.desc_set, made.desc, values::DESC_EPILOGUE, &epilogue)?;
-            self.set(op, f.desc_set, made.desc, values::DESC_BIAS_TYPE, &result)?;
-            // No address yet, but what the vector's will be a multiple of: algorithms are chosen by that.
-            self.set(op, f.desc_set, made.desc, values::DESC_BIAS, &u64::from(ALIGNMENT))?;
+            self.set(op, f.desc_set, descriptors.desc, values::DESC_EPILOGUE, &epilogue)?;
+            self.set(op, f.desc_set, descriptors.desc, values::DESC_BIAS_TYPE, &result)?;
+            // Not an address yet, but with its alignment, by which algorithms are chosen.
+            self.set(op, f.desc_set, descriptors.desc, values::DESC_BIAS, &u64::from(ALIGNMENT))?;
         }
-        let matrices = [(product.b, dtype), (product.a, dtype), (product.c, result)];
-        for (layout, (matrix, dtype)) in made.layouts.iter_mut().zip(matrices) {
+        let matrices = [(problem.b, dtype), (problem.a, dtype), (problem.c, result)];
+        for (layout, (matrix, dtype)) in descriptors.layouts.iter_mut().zip(matrices) {
             let (rows, cols) = (matrix.cols as u64, matrix.rows as u64);
             // SAFETY: the pointer is valid.
             let status = unsafe { (f.layout_create)(layout, dtype, rows, cols, matrix.stride as i64) };
             self.check(op, "cublasLtMatrixLayoutCreate", status)?;
-            self.set(op, f.layout_set, *layout, values::LAYOUT_BATCH, &(product.batch as i32))?;
+            self.set(op, f.layout_set, *layout, values::LAYOUT_BATCH, &(problem.batch as i32))?;
             self.set(op, f.layout_set, *layout, values::LAYOUT_BATCH_STRIDE, &(matrix.batch_stride as i64))?;
         }
-        let Some(found) = self.heuristic(op, &made, product.epilogue)? else { return Ok(None) };
-        let plan = Plan {
-            desc: made.desc,
-            layouts: made.layouts,
+        let Some(found) = self.heuristic(op, &descriptors, problem.epilogue)? else { return Ok(None) };
+        let plan = MatmulPlan {
+            desc: descriptors.desc,
+            layouts: descriptors.layouts,
             algorithm: found.algorithm,
             workspace: found.workspace,
         };
-        std::mem::forget(made); // they are the plan's now
+        std::mem::forget(descriptors); // owned by the plan
         Ok(Some(plan))
     }
 
-    /// The library's first choice; `None` if it has none.
-    fn heuristic(&self, op: &'static str, made: &Made<'_>, epilogue: Epilogue) -> Result<Option<Heuristic>> {
+    /// The library's first choice of an algorithm; `None` if it has none.
+    fn heuristic(
+        &self,
+        op: &'static str,
+        descriptors: &Descriptors<'_>,
+        epilogue: Epilogue,
+    ) -> Result<Option<Heuristic>> {
         let f = &self.functions;
         let mut preference = ptr::null_mut();
         // SAFETY: the pointer is valid.
         let status = unsafe { (f.preference_create)(&mut preference) };
         self.check(op, "cublasLtMatmulPreferenceCreate", status)?;
-        let ask = || {
+        let query = || {
             self.set(op, f.preference_set, preference, values::PREFERENCE_WORKSPACE, &(WORKSPACE as u64))?;
-            // Where several blocks share a sum, its parts are added in f32, never in the product's type.
+            // Split-K partial sums are added in f32, never in the type of C.
             let reduction = values::REDUCTION_COMPUTE_TYPE;
             self.set(op, f.preference_set, preference, values::PREFERENCE_REDUCTION, &reduction)?;
             for attribute in values::PREFERENCE_ALIGNMENT {
@@ -267,25 +273,36 @@ impl CublasLt {
                 reserved: [0; 4],
             };
             let (mut found, mut count) = (empty, 0);
-            let [lb, la, lc] = made.layouts;
+            let [lb, la, lc] = descriptors.layouts;
             // SAFETY: handles of this library, pointers to one result.
             let status = unsafe {
-                (f.heuristic)(self.handle, made.desc, lb, la, lc, lc, preference, 1, &mut found, &mut count)
+                (f.heuristic)(
+                    self.handle,
+                    descriptors.desc,
+                    lb,
+                    la,
+                    lc,
+                    lc,
+                    preference,
+                    1,
+                    &mut found,
+                    &mut count,
+                )
             };
-            let refused = status == values::NOT_SUPPORTED || epilogue.is_refused(status);
-            if refused || (status == 0 && (count < 1 || found.state != 0)) {
+            let unsupported = status == values::NOT_SUPPORTED || epilogue.is_unsupported(status);
+            if unsupported || (status == 0 && (count < 1 || found.state != 0)) {
                 return Ok(None);
             }
             self.check(op, "cublasLtMatmulAlgoGetHeuristic", status).map(|()| Some(found))
         };
-        let found = ask();
-        // SAFETY: made above, and not used again.
+        let found = query();
+        // SAFETY: descriptors above, and not used again.
         unsafe { (f.preference_destroy)(preference) };
         found
     }
 
-    fn discard(&self, plan: Plan) {
-        drop(Made { functions: &self.functions, desc: plan.desc, layouts: plan.layouts });
+    fn discard(&self, plan: MatmulPlan) {
+        drop(Descriptors { functions: &self.functions, desc: plan.desc, layouts: plan.layouts });
     }
 
     fn set<T>(
@@ -296,7 +313,7 @@ impl CublasLt {
         attribute: c_int,
         value: &T,
     ) -> Result<()> {
-        // SAFETY: the value is of the type that the attribute has, as every caller sees to.
+        // SAFETY: every caller passes a value of the attribute's type.
         let status = unsafe { setter(of, attribute, ptr::from_ref(value).cast(), size_of::<T>()) };
         self.check(op, "setting an attribute", status)
     }
@@ -305,7 +322,7 @@ impl CublasLt {
         if status == 0 {
             return Ok(());
         }
-        Err(Error::Backend { op, message: self.functions.words(what, status) })
+        Err(Error::Backend { op, message: self.functions.message(what, status) })
     }
 }
 
@@ -313,7 +330,7 @@ impl Drop for CublasLt {
     fn drop(&mut self) {
         let plans = std::mem::take(self.plans.get_mut());
         plans.into_values().flatten().for_each(|plan| self.discard(plan));
-        // SAFETY: made by `open`, and not used again.
+        // SAFETY: descriptors by `open`, and not used again.
         unsafe { (self.functions.destroy)(self.handle) };
     }
 }
@@ -324,17 +341,17 @@ impl fmt::Debug for CublasLt {
     }
 }
 
-/// Descriptors, destroyed when they are dropped.
-struct Made<'a> {
+/// Descriptors of a product, destroyed on drop.
+struct Descriptors<'a> {
     functions: &'a Functions,
     desc: Handle,
     layouts: [Handle; 3],
 }
 
-impl Drop for Made<'_> {
+impl Drop for Descriptors<'_> {
     fn drop(&mut self) {
         for layout in self.layouts.into_iter().filter(|layout| !layout.is_null()) {
-            // SAFETY: made by the library, and not used again.
+            // SAFETY: descriptors by the library, and not used again.
             unsafe { (self.functions.layout_destroy)(layout) };
         }
         if !self.desc.is_null() {

@@ -1,4 +1,4 @@
-//! The backend's handle: a GPU, its memory, and how kernels are run on it.
+//! The backend's handle: a GPU, its memory, and kernel launches.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,33 +7,33 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use transdiff_core::backend::{View, ViewMut};
 use transdiff_core::rng::Dropout;
-use transdiff_core::{Error, Result};
+use transdiff_core::{DType, Error, Result};
 
+use crate::caching_allocator::{Arena, Block, CachingAllocator};
 use crate::cublaslt::{CublasLt, WORKSPACE};
-use crate::driver::{Driver, Entered, Graph, Kernel, Launch, Params, exhausted};
-use crate::pool::{Arena, Block, Pool};
+use crate::driver::{ContextGuard, Driver, ExecGraph, Kernel, LaunchConfig, Params, out_of_memory};
 use crate::staging::Staging;
 
-/// What an operation reads.
+/// Input of an operation.
 pub(crate) type In<'a> = View<'a, Cuda>;
-/// What an operation writes.
+/// Output of an operation.
 pub(crate) type Out<'a> = ViewMut<'a, Cuda>;
-/// The device is the holder's, whose thread is in its context.
-pub(crate) struct Turn<'a> {
-    // In the order of dropping.
-    _entered: Entered,
+
+/// Exclusive use of the device by one thread, with the device's context current.
+pub(crate) struct LockGuard<'a> {
+    // In drop order.
+    _context: ContextGuard,
     _lock: ReentrantMutexGuard<'a, ()>,
 }
 
-/// The devices that are open, by ordinal: what a process does on one of them is done in one order, with memory of one
-/// pool.
+/// The open devices by ordinal. A process has one stream and one allocator per device.
 static DEVICES: Mutex<BTreeMap<u32, Weak<Inner>>> = Mutex::new(BTreeMap::new());
 
 /// An NVIDIA GPU, of compute capability 8.0 or later. All handles of a GPU in a process share it, clones or not.
 ///
-/// It computes in f32 and in bf16 with sums in f32. Operations are asked for in order and done in order, on one stream;
-/// [`sync`](transdiff_core::backend::Storage::sync) waits for them. A device serves any number of threads, and leaves
-/// them in the CUDA context that they were in. Tensors of one GPU are not for operations with those of another.
+/// It computes in f32, and in bf16 with f32 accumulation. Operations are enqueued on one stream and executed in order;
+/// [`sync`](transdiff_core::backend::Storage::sync) waits for them. Any number of threads may use a device; the CUDA
+/// context that is current on a thread is left unchanged. Tensors of different GPUs cannot be combined.
 #[derive(Clone)]
 pub struct Cuda {
     pub(crate) device: Arc<Inner>,
@@ -42,15 +42,15 @@ pub struct Cuda {
 }
 
 pub(crate) struct Inner {
-    pub(crate) pool: Arc<Pool>,
-    /// The memory of the recording under way.
-    recording: Mutex<Option<Arc<Arena>>>,
+    pub(crate) allocator: Arc<CachingAllocator>,
+    /// Arena of the graph capture in progress.
+    capture_arena: Mutex<Option<Arc<Arena>>>,
     pub(crate) staging: Mutex<Staging>,
     pub(crate) blas: CublasLt,
-    /// Scratch memory of matrix products, which follow each other.
+    /// Scratch memory of matrix products, which never overlap in time.
     pub(crate) workspace: u64,
-    /// Held while something is asked for, so that a recording holds what its own thread asks for alone.
-    turn: ReentrantMutex<()>,
+    /// Held while work is enqueued, so that a capture contains only the work of its own thread.
+    lock: ReentrantMutex<()>,
     pub(crate) driver: Driver,
 }
 
@@ -62,12 +62,12 @@ impl fmt::Debug for Cuda {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // A device that fails now has failed before, and whoever used it was told. What can be given back is: others in
-        // the process may use the GPU.
+        // A device that fails here has failed before, and the error was reported then. What can be freed is freed:
+        // other code in the process may use the GPU.
         const OP: &str = "drop";
-        self.driver.enter_for_good();
+        self.driver.enter_until_dropped();
         let _ = self.driver.synchronize(OP);
-        let _ = self.free_unowned(OP);
+        let _ = self.free_cached(OP);
         let _ = self.driver.free(OP, self.workspace);
     }
 }
@@ -75,25 +75,26 @@ impl Drop for Inner {
 impl Inner {
     fn open(ordinal: u32) -> Result<Self> {
         let driver = Driver::open(ordinal)?;
-        let _entered = driver.enter("open")?;
+        let _context = driver.enter("open")?;
         let unavailable = |reason| Error::Unavailable { device: format!("cuda:{ordinal}"), reason };
         let blas = CublasLt::load().map_err(unavailable)?;
         let staging = Mutex::new(Staging::new(&driver)?);
-        let workspace = driver.alloc("open", WORKSPACE)?.ok_or_else(|| exhausted("open", Some(WORKSPACE)))?;
-        let (pool, recording, turn) = (Arc::default(), Mutex::new(None), ReentrantMutex::new(()));
-        Ok(Self { pool, recording, staging, blas, workspace, turn, driver })
+        let workspace =
+            driver.alloc("open", WORKSPACE)?.ok_or_else(|| out_of_memory("open", Some(WORKSPACE)))?;
+        let (allocator, capture_arena, lock) = (Arc::default(), Mutex::new(None), ReentrantMutex::new(()));
+        Ok(Self { allocator, capture_arena, staging, blas, workspace, lock, driver })
     }
 
-    /// Gives what nobody owns back to the driver.
+    /// Returns cached memory to the driver.
     fn trim(&self, op: &'static str) -> Result<()> {
         self.driver.synchronize(op)?;
-        self.free_unowned(op)
+        self.free_cached(op)
     }
 
-    /// The first error of many; all blocks are given back nevertheless.
-    fn free_unowned(&self, op: &'static str) -> Result<()> {
+    /// Frees all cached blocks. The first error is returned, after all have been tried.
+    fn free_cached(&self, op: &'static str) -> Result<()> {
         let mut freed = Ok(());
-        for block in self.pool.drain() {
+        for block in self.allocator.drain() {
             freed = freed.and(self.driver.free(op, block.address));
         }
         freed
@@ -101,12 +102,12 @@ impl Inner {
 }
 
 impl Cuda {
-    /// GPU `ordinal`, counted from 0. It is opened if nobody in the process has it, and closed with the last handle,
-    /// tensor and recording.
+    /// Opens GPU `ordinal`, counted from 0, or returns another handle if the process has opened it. It is closed with
+    /// its last handle, tensor and graph.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if there is no driver, no cuBLASLt or no such GPU, with the loader's own message;
-    /// [`Error::OutOfMemory`] if there is no room for what every operation needs; [`Error::Backend`] if the device fails.
+    /// [`Error::Unavailable`] if there is no driver, no cuBLASLt or no such GPU, with the loader's message;
+    /// [`Error::OutOfMemory`] if the workspace cannot be allocated; [`Error::Backend`] if the device fails.
     pub fn new(ordinal: u32) -> Result<Self> {
         let mut devices = DEVICES.lock();
         let open = devices.get(&ordinal).and_then(Weak::upgrade);
@@ -118,13 +119,13 @@ impl Cuda {
         Ok(Self { device, ordinal, tf32: false })
     }
 
-    /// The GPU's number, counted from 0.
+    /// Ordinal of the GPU, counted from 0.
     pub fn ordinal(&self) -> u32 {
         self.ordinal
     }
 
-    /// The same GPU, and whether products of f32 matrices in this handle's tensors may round their factors to 10 bits of
-    /// mantissa (TF32): tensor cores compute with these, several times faster. They may not by default.
+    /// Allows or forbids TF32 for matrix products of f32 tensors of this handle. With TF32, operands are rounded to 10
+    /// bits of mantissa, and tensor cores compute the product several times faster. Off by default.
     pub fn with_tf32(self, allowed: bool) -> Self {
         Self { tf32: allowed, ..self }
     }
@@ -133,36 +134,36 @@ impl Cuda {
         self.tf32
     }
 
-    /// Gives memory that no tensor uses back to the driver. (It is kept for the next tensors otherwise.)
+    /// Returns cached memory, which no tensor uses, to the driver. Without this it is kept for later tensors.
     ///
     /// # Errors
-    /// [`Error::Backend`] if the device has failed, or in work that is recorded.
+    /// [`Error::Backend`] if the device has failed, or during a graph capture.
     pub fn trim(&self) -> Result<()> {
-        let _turn = self.turn_outside_recording("trim")?;
+        let _guard = self.lock_outside_capture("trim")?;
         self.device.trim("trim")
     }
 
-    /// The device, for this thread alone until the guard is dropped.
-    pub(crate) fn turn(&self, op: &'static str) -> Result<Turn<'_>> {
-        let lock = self.device.turn.lock();
-        Ok(Turn { _entered: self.device.driver.enter(op)?, _lock: lock })
+    /// Locks the device for this thread until the guard is dropped.
+    pub(crate) fn lock(&self, op: &'static str) -> Result<LockGuard<'_>> {
+        let lock = self.device.lock.lock();
+        Ok(LockGuard { _context: self.device.driver.enter(op)?, _lock: lock })
     }
 
-    /// Waits for everything that was asked so far, and lets others ask for more meanwhile.
-    pub(crate) fn finish(&self, op: &'static str) -> Result<()> {
-        let turn = self.turn_outside_recording(op)?;
-        let now = self.device.driver.now(op)?;
-        drop(turn);
-        let _entered = self.device.driver.enter(op)?;
-        now.wait(op)
+    /// Waits for all work enqueued so far. Other threads may enqueue more meanwhile.
+    pub(crate) fn synchronize(&self, op: &'static str) -> Result<()> {
+        let guard = self.lock_outside_capture(op)?;
+        let event = self.device.driver.record_event(op)?;
+        drop(guard);
+        let _context = self.device.driver.enter(op)?;
+        event.wait(op)
     }
 
-    /// The same for what waits for the device, which work that is noted for later cannot. The recording of another thread
-    /// is over when the turn comes.
-    pub(crate) fn turn_outside_recording(&self, op: &'static str) -> Result<Turn<'_>> {
-        let guard = self.turn(op)?;
-        if self.device.recording.lock().is_some() {
-            let message = "work that is recorded cannot wait for the device".into();
+    /// Locks the device for an operation that waits for it, which is an error during a capture. A capture of another
+    /// thread has ended when the lock is acquired.
+    pub(crate) fn lock_outside_capture(&self, op: &'static str) -> Result<LockGuard<'_>> {
+        let guard = self.lock(op)?;
+        if self.device.capture_arena.lock().is_some() {
+            let message = "it waits for the device, which is not possible during a graph capture".into();
             return Err(Error::Backend { op, message });
         }
         Ok(guard)
@@ -172,125 +173,125 @@ impl Cuda {
         self.device.driver.multiprocessors()
     }
 
-    /// Asks for a run of `kernel`; nothing if there is no block to run.
-    pub(crate) fn launch<P: Params>(
+    /// Enqueues a launch of `kernel`; an empty grid launches nothing.
+    pub(crate) fn launch_kernel<P: Params>(
         &self,
         op: &'static str,
         kernel: Kernel,
-        size: Launch,
+        config: LaunchConfig,
         params: &P,
     ) -> Result<()> {
-        if size.grid.contains(&0) {
+        if config.grid.contains(&0) {
             return Ok(());
         }
-        let _turn = self.turn(op)?;
-        self.device.driver.launch(op, kernel, size, params)
+        let _guard = self.lock(op)?;
+        self.device.driver.launch_kernel(op, kernel, config, params)
     }
 
-    /// Device memory of `bytes` bytes, which whoever asks next may have as soon as it is dropped.
+    /// Allocates `bytes` bytes of device memory, which return to the cache when dropped.
     pub(crate) fn scratch(&self, op: &'static str, bytes: usize) -> Result<Memory> {
-        let _turn = self.turn(op)?;
-        let arena = self.device.recording.lock().clone();
-        let rounded = Pool::rounded(bytes);
-        let known =
-            arena.as_ref().and_then(|arena| arena.take(rounded)).or_else(|| self.device.pool.take(rounded));
-        let block = match known {
+        let _guard = self.lock(op)?;
+        let arena = self.device.capture_arena.lock().clone();
+        let size = CachingAllocator::block_size(bytes);
+        let cached = arena.as_ref().and_then(|arena| arena.alloc(size));
+        let block = match cached.or_else(|| self.device.allocator.alloc(size)) {
             Some(block) => block,
-            None => self.fresh(op, rounded, arena.is_some())?,
+            None => self.alloc_from_driver(op, size, arena.is_some())?,
         };
-        Ok(Memory { block, arena, home: self.clone() })
+        Ok(Memory { block, arena, cuda: self.clone() })
     }
 
-    /// A block that the driver gives, if need be after what nobody owns was given back.
-    fn fresh(&self, op: &'static str, bytes: usize, recording: bool) -> Result<Block> {
+    /// Allocates a block from the driver; if it is out of memory, once more after returning cached memory to it.
+    fn alloc_from_driver(&self, op: &'static str, bytes: usize, capturing: bool) -> Result<Block> {
         let driver = &self.device.driver;
         if let Some(address) = driver.alloc(op, bytes)? {
             return Ok(Block { address, bytes });
         }
-        // What is noted for later cannot be waited for.
-        if !recording {
+        // Trimming waits for the device, which is not possible during a capture.
+        if !capturing {
             self.device.trim(op)?;
             if let Some(address) = driver.alloc(op, bytes)? {
                 return Ok(Block { address, bytes });
             }
         }
-        Err(exhausted(op, Some(bytes)))
+        Err(out_of_memory(op, Some(bytes)))
     }
 
-    /// Notes what `work` asks for instead of doing it, if need be after what nobody owns was given back.
-    pub(crate) fn captured(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
-        const OP: &str = "record";
-        let _turn = self.turn_outside_recording(OP)?;
-        match self.noted(OP, work) {
+    /// Captures the work that `work` enqueues; if memory runs out, once more after returning cached memory to the
+    /// driver.
+    pub(crate) fn capture_graph(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
+        const OP: &str = "capture";
+        let _guard = self.lock_outside_capture(OP)?;
+        match self.try_capture(OP, work) {
             Err(Error::OutOfMemory { .. }) => {
                 self.device.trim(OP)?;
-                self.noted(OP, work)
+                self.try_capture(OP, work)
             }
-            noted => noted,
+            result => result,
         }
     }
 
-    fn noted(&self, op: &'static str, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
-        let arena = Arena::new(&self.device.pool);
+    fn try_capture(&self, op: &'static str, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
+        let arena = Arena::new(&self.device.allocator);
         let capture = self.device.driver.begin_capture(op)?;
-        let noting = Noting::new(&self.device.recording, &arena);
+        let scope = CaptureScope::new(&self.device.capture_arena, &arena);
         work()?;
-        drop(noting);
-        Ok(Graph { graph: Some(capture.end(op)?), _memory: arena, home: self.clone() })
+        drop(scope);
+        Ok(Graph { exec: Some(capture.end(op)?), _memory: arena, cuda: self.clone() })
     }
 
-    pub(crate) fn launched(&self, recording: &Graph) -> Result<()> {
-        const OP: &str = "replay";
-        let graph = recording.graph.as_ref().expect("it is there until it is dropped");
-        let entered = self.device.driver.enter(OP)?;
-        // Others may use the device meanwhile.
-        graph.wait(OP)?;
-        drop(entered);
-        let _turn = self.turn_outside_recording(OP)?;
-        self.device.driver.replay(OP, graph)
-    }
-}
-
-/// While it is there, memory comes from the arena of a recording.
-struct Noting<'a>(&'a Mutex<Option<Arc<Arena>>>);
-
-impl<'a> Noting<'a> {
-    fn new(recording: &'a Mutex<Option<Arc<Arena>>>, arena: &Arc<Arena>) -> Self {
-        *recording.lock() = Some(Arc::clone(arena));
-        Self(recording)
+    pub(crate) fn launch_graph(&self, graph: &Graph) -> Result<()> {
+        const OP: &str = "launch";
+        let exec = graph.exec.as_ref().expect("present until dropped");
+        let context = self.device.driver.enter(OP)?;
+        // Without the lock: other threads may use the device meanwhile.
+        exec.wait(OP)?;
+        drop(context);
+        let _guard = self.lock_outside_capture(OP)?;
+        self.device.driver.launch_graph(OP, exec)
     }
 }
 
-impl Drop for Noting<'_> {
+/// While it lives, memory is allocated from the arena of a graph.
+struct CaptureScope<'a>(&'a Mutex<Option<Arc<Arena>>>);
+
+impl<'a> CaptureScope<'a> {
+    fn new(current: &'a Mutex<Option<Arc<Arena>>>, arena: &Arc<Arena>) -> Self {
+        *current.lock() = Some(Arc::clone(arena));
+        Self(current)
+    }
+}
+
+impl Drop for CaptureScope<'_> {
     fn drop(&mut self) {
         *self.0.lock() = None;
     }
 }
 
-/// Work of a GPU that was noted once, with the memory that it takes: a CUDA graph.
+/// A CUDA graph: captured work of a GPU, and the memory that it uses.
 #[derive(Debug)]
 pub struct Graph {
-    /// None while it is dropped.
-    graph: Option<Graph>,
+    /// `None` while being dropped.
+    exec: Option<ExecGraph>,
     _memory: Arc<Arena>,
-    /// The driver outlives the graph.
-    home: Cuda,
+    /// Keeps the driver alive longer than the graph.
+    cuda: Cuda,
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // Any thread may drop it. The graph of a device that has failed is gone with the device's context.
-        let _entered = self.home.device.driver.enter("drop");
-        self.graph = None;
+        // Any thread may drop it. The graph of a failed device is gone with the device's context.
+        let _context = self.cuda.device.driver.enter("drop");
+        self.exec = None;
     }
 }
 
-/// Device memory that somebody owns.
+/// An allocation of device memory.
 #[derive(Debug)]
 pub(crate) struct Memory {
     block: Block,
     arena: Option<Arc<Arena>>,
-    pub(crate) home: Cuda,
+    pub(crate) cuda: Cuda,
 }
 
 impl Memory {
@@ -303,15 +304,15 @@ impl Drop for Memory {
     fn drop(&mut self) {
         let block = Block { ..self.block };
         match &self.arena {
-            Some(arena) => arena.give(block),
-            None => self.home.device.pool.give(block),
+            Some(arena) => arena.free(block),
+            None => self.cuda.device.allocator.free(block),
         }
     }
 }
 
-/// Where the first element of a view is.
+/// Device address of a view's first element.
 pub(crate) trait Address {
-    /// The device address.
+    /// Returns the device address.
     fn address(&self) -> u64;
 }
 
@@ -327,17 +328,41 @@ impl Address for Out<'_> {
     }
 }
 
-/// The address of what is optional; 0 for nothing.
+/// Address of an optional view; 0 if absent.
 pub(crate) fn address_of(view: Option<&impl Address>) -> u64 {
     view.map_or(0, Address::address)
 }
 
-/// Whether all addresses are multiples of 16 bytes, as vector accesses need.
-pub(crate) fn aligned(addresses: &[u64]) -> bool {
-    addresses.iter().all(|address| address % 16 == 0)
+/// Alignment and width of vector accesses, in bytes.
+const VECTOR: usize = 16;
+
+/// Number of elements in a vector of 16 bytes.
+pub(crate) fn lanes(dtype: DType) -> usize {
+    VECTOR / dtype.size()
 }
 
-/// The struct `Dropout` of the kernels.
+/// Returns whether all addresses are multiples of 16 bytes, as vector accesses require.
+pub(crate) fn aligned(addresses: &[u64]) -> bool {
+    addresses.iter().all(|address| address.is_multiple_of(VECTOR as u64))
+}
+
+/// Returns whether rows of `width` elements at these addresses, with these strides between them, can be accessed in
+/// vectors of `lanes` elements.
+pub(crate) fn vectorizable(addresses: &[u64], width: usize, strides: &[u64], lanes: usize) -> bool {
+    aligned(addresses)
+        && width.is_multiple_of(lanes)
+        && strides.iter().all(|stride| stride.is_multiple_of(lanes as u64))
+}
+
+/// Converts a size to the 32 bits that kernels take.
+pub(crate) fn size_u32(op: &'static str, n: usize) -> Result<u32> {
+    match i32::try_from(n) {
+        Ok(n) => Ok(n as u32),
+        Err(_) => Err(Error::Backend { op, message: format!("expected a size below 2^31, got {n}") }),
+    }
+}
+
+/// `Dropout` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DropoutParams {

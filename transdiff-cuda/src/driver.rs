@@ -1,6 +1,6 @@
-//! The CUDA driver: the one room that names `cust`, and makes the calls that `cust` has no wrapper for.
+//! The CUDA driver: the only module that names `cust`. It also makes the calls that `cust` does not wrap.
 //!
-//! One context and one stream: everything that is asked is done in the order of asking.
+//! Each device has one context and one stream, so work is executed in the order in which it is enqueued.
 
 mod context;
 mod error;
@@ -14,7 +14,6 @@ use std::ptr;
 
 use cust::context::Context;
 use cust::device::{Device, DeviceAttribute};
-use cust::event::EventFlags;
 use cust::memory::LockedBuffer;
 use cust::module::Module;
 use cust::sys::{self, cudaError_enum as Code};
@@ -22,66 +21,67 @@ use parking_lot::Mutex;
 use transdiff_core::{Error, Result};
 
 use context::current_context;
-use error::{checked, described, explained, failed, refused, success};
-use stream::{Moment, Stream};
+use error::{check, describe, describe_code, from_code, from_cuda_error, to_result};
+use stream::Stream;
 
-pub(crate) use context::Entered;
-pub(crate) use error::exhausted;
-pub(crate) use graph::Graph;
+pub(crate) use context::ContextGuard;
+pub(crate) use error::out_of_memory;
+pub(crate) use graph::{Capture, ExecGraph};
+pub(crate) use stream::Event;
 
-/// A fatbin. The driver reads it as the words that it is made of.
+/// A fatbin, aligned for the driver, which reads it in words.
 #[repr(C, align(16))]
 struct Image<B: ?Sized>(B);
 
 /// The fatbins of `kernels/`, by stem.
 const MODULES: &[(&str, &Image<[u8]>)] = &include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
-/// Dynamic shared memory that every kernel may have without asking.
-const SHARED_UNASKED: u32 = 48 << 10;
+/// Bytes of dynamic shared memory that a kernel may use without opting in.
+const DEFAULT_SHARED_MEMORY: u32 = 48 << 10;
 
 unsafe extern "C" {
     fn transdiff_driver_absence() -> *const c_char;
     fn transdiff_driver_symbol(name: *const c_char) -> *mut c_void;
 }
 
-/// A kernel: its name in the module of its stem.
+/// A kernel: its name and the module (the stem of its source) that has it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernel {
     pub(crate) module: &'static str,
     pub(crate) name: &'static str,
 }
 
-/// How many blocks of how many threads run a kernel, and the bytes of dynamic shared memory of a block.
+/// Launch geometry: blocks, threads per block, and bytes of dynamic shared memory per block.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Launch {
+pub(crate) struct LaunchConfig {
     pub(crate) grid: [u32; 3],
     pub(crate) block: u32,
     pub(crate) shared: u32,
 }
 
-/// What a kernel takes: a struct of the layout of the one in its source.
+/// The argument of a kernel: a struct with the layout of the one in the kernel's source.
 ///
 /// # Safety
 /// The type is `repr(C)` and has the fields of the kernel's struct, in order.
 pub(crate) unsafe trait Params: Copy {}
 
-/// A kernel as the driver knows it.
+/// A loaded kernel.
 struct Function {
     raw: sys::CUfunction,
-    /// Dynamic shared memory that it was allowed so far.
+    /// Largest dynamic shared memory that it was opted in to so far.
     shared: u32,
 }
 
-// SAFETY: a handle, which the driver takes from any thread.
+// SAFETY: a handle, which the driver accepts from any thread.
 unsafe impl Send for Function {}
 
 /// One GPU.
 pub(crate) struct Driver {
-    // In the order of dropping: what is of the context, in which the dropping thread is meanwhile, before the context.
+    // In drop order: objects of the context come before it, and `drop_guard` keeps the context current meanwhile.
     functions: Mutex<HashMap<(&'static str, &'static str), Function>>,
     modules: HashMap<&'static str, Module>,
     stream: Stream,
-    leaving: Option<Entered>,
+    drop_guard: Option<ContextGuard>,
     context: Context,
     name: String,
     multiprocessors: u32,
@@ -95,7 +95,7 @@ impl fmt::Debug for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.enter_for_good();
+        self.enter_until_dropped();
     }
 }
 
@@ -103,40 +103,40 @@ impl Driver {
     /// Opens GPU `ordinal`.
     pub(crate) fn open(ordinal: u32) -> Result<Self> {
         let unavailable = |reason: String| Error::Unavailable { device: format!("cuda:{ordinal}"), reason };
-        // SAFETY: the function takes nothing; the string is static.
+        // SAFETY: the function has no arguments; the string is static.
         let absence = unsafe { transdiff_driver_absence() };
         if !absence.is_null() {
             // SAFETY: not null, and static.
             let reason = unsafe { CStr::from_ptr(absence) }.to_string_lossy();
             return Err(unavailable(format!("there is no CUDA driver: {reason}")));
         }
-        let words = |error| unavailable(described(error));
-        cust::init(cust::CudaFlags::empty()).map_err(words)?;
-        let count = Device::num_devices().map_err(words)?;
+        let from_cust = |error| unavailable(describe(error));
+        cust::init(cust::CudaFlags::empty()).map_err(from_cust)?;
+        let count = Device::num_devices().map_err(from_cust)?;
         if ordinal >= count {
             return Err(unavailable(format!("the CUDA driver has {count} devices, counted from 0")));
         }
-        let device = Device::get_device(ordinal).map_err(words)?;
-        let attribute = |attribute| device.get_attribute(attribute).map_err(words);
+        let device = Device::get_device(ordinal).map_err(from_cust)?;
+        let attribute = |attribute| device.get_attribute(attribute).map_err(from_cust);
         let major = attribute(DeviceAttribute::ComputeCapabilityMajor)?;
         let minor = attribute(DeviceAttribute::ComputeCapabilityMinor)?;
-        let name = device.name().map_err(words)?;
+        let name = device.name().map_err(from_cust)?;
         if major < 8 {
             let needed = "this library needs compute capability 8.0 or later";
             return Err(unavailable(format!("{name} has compute capability {major}.{minor}: {needed}")));
         }
         let multiprocessors = attribute(DeviceAttribute::MultiprocessorCount)? as u32;
-        let code = |code| unavailable(explained(code));
-        let before = current_context().map_err(code)?;
-        let context = Context::new(device).map_err(words)?;
-        // `cust` has made it the thread's.
-        // SAFETY: the thread's own context, or none.
-        success(unsafe { sys::cuCtxSetCurrent(before) }).map_err(code)?;
-        let _entered = Entered::new(&context).map_err(code)?;
-        let stream = Stream::new().map_err(code)?;
+        let from_driver = |code| unavailable(describe_code(code));
+        let previous = current_context().map_err(from_driver)?;
+        let context = Context::new(device).map_err(from_cust)?;
+        // `cust` has made the new context current.
+        // SAFETY: the context that was current before, or null.
+        to_result(unsafe { sys::cuCtxSetCurrent(previous) }).map_err(from_driver)?;
+        let _context = ContextGuard::new(&context).map_err(from_driver)?;
+        let stream = Stream::new().map_err(from_driver)?;
         let load = |&(stem, Image(image)): &(&'static str, &Image<[u8]>)| {
             let module = Module::from_fatbin(image, &[])
-                .map_err(|e| unavailable(format!("{stem}: {}", described(e))))?;
+                .map_err(|e| unavailable(format!("{stem}: {}", describe(e))))?;
             Ok((stem, module))
         };
         let modules = MODULES.iter().map(load).collect::<Result<_>>()?;
@@ -144,7 +144,7 @@ impl Driver {
             functions: Mutex::default(),
             modules,
             stream,
-            leaving: None,
+            drop_guard: None,
             context,
             name,
             multiprocessors,
@@ -160,133 +160,143 @@ impl Driver {
     }
 
     pub(crate) fn raw_stream(&self) -> *mut c_void {
-        self.stream.0.cast()
+        self.stream.as_ptr()
     }
 
-    /// Takes the calling thread to the device. All that follows is asked by a thread that is there.
-    pub(crate) fn enter(&self, op: &'static str) -> Result<Entered> {
-        Entered::new(&self.context).map_err(|code| refused(op, code))
+    /// Makes the device's context current on the calling thread, which every other method requires.
+    pub(crate) fn enter(&self, op: &'static str) -> Result<ContextGuard> {
+        ContextGuard::new(&self.context).map_err(|code| from_code(op, code))
     }
 
-    /// The same until all of the driver but the context is dropped.
-    pub(crate) fn enter_for_good(&mut self) {
-        if self.leaving.is_none() {
-            self.leaving = self.enter("drop").ok();
+    /// Keeps the context current until everything of the driver but the context is dropped.
+    pub(crate) fn enter_until_dropped(&mut self) {
+        if self.drop_guard.is_none() {
+            self.drop_guard = self.enter("drop").ok();
         }
     }
 
-    /// `bytes` of device memory, or `None` if there is not so much.
+    /// Allocates `bytes` bytes of device memory; `None` if the device is out of memory.
     pub(crate) fn alloc(&self, op: &'static str, bytes: usize) -> Result<Option<u64>> {
         let mut address = 0;
         // SAFETY: the pointer is valid.
         match unsafe { sys::cuMemAlloc_v2(&mut address, bytes) } {
             Code::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
-            code => checked(op, code).map(|()| Some(address)),
+            code => check(op, code).map(|()| Some(address)),
         }
     }
 
-    /// Gives `alloc`'s memory back. Nothing that was asked of the device may still use it.
+    /// Frees memory of [`alloc`](Self::alloc). No enqueued work may still use it.
     pub(crate) fn free(&self, op: &'static str, address: u64) -> Result<()> {
-        // SAFETY: an address from `alloc`, as the caller promises.
-        checked(op, unsafe { sys::cuMemFree_v2(address) })
+        // SAFETY: an address from `alloc`, which is the caller's obligation.
+        check(op, unsafe { sys::cuMemFree_v2(address) })
     }
 
-    /// Pinned host memory.
-    pub(crate) fn pinned(&self, op: &'static str, bytes: usize) -> Result<Pinned> {
-        // SAFETY: bytes of any value are read as bytes alone after they were written.
-        let memory = unsafe { LockedBuffer::uninitialized(bytes) }.map_err(|e| failed(op, e))?;
-        // Pieces are waited for one after the other: sleeping would cost more than it saves.
-        Ok(Pinned { memory, used: Moment::new(op, EventFlags::DISABLE_TIMING)? })
+    /// Allocates pinned host memory.
+    pub(crate) fn pinned(&self, op: &'static str, bytes: usize) -> Result<PinnedBuffer> {
+        // SAFETY: plain bytes, which are written before they are read.
+        let memory = unsafe { LockedBuffer::uninitialized(bytes) }.map_err(|e| from_cuda_error(op, e))?;
+        // Chunks are waited for one after the other: sleeping would cost more than it saves.
+        Ok(PinnedBuffer { memory, last_use: Event::new(op, Event::SPINNING)? })
     }
 
-    /// The moment at which all is done that was asked so far.
-    pub(crate) fn now(&self, op: &'static str) -> Result<Moment> {
-        let moment = Moment::new(op, Moment::SLEEPING)?;
-        self.note(op, &moment)?;
-        Ok(moment)
+    /// Records an event that completes with all work enqueued so far.
+    pub(crate) fn record_event(&self, op: &'static str) -> Result<Event> {
+        let event = Event::new(op, Event::BLOCKING_SYNC)?;
+        self.stream.record(op, &event)?;
+        Ok(event)
     }
 
-    /// `moment` comes when all is done that was asked so far.
-    fn note(&self, op: &'static str, moment: &Moment) -> Result<()> {
-        // SAFETY: the handles are valid.
-        checked(op, unsafe { sys::cuEventRecord(moment.0, self.stream.0) })
-    }
-
-    /// Begins to copy the first `bytes` of `from` to the device.
-    pub(crate) fn upload(&self, op: &'static str, from: &Pinned, bytes: usize, to: u64) -> Result<()> {
+    /// Enqueues a copy of the first `bytes` bytes of `from` to the device.
+    pub(crate) fn upload(&self, op: &'static str, from: &PinnedBuffer, bytes: usize, to: u64) -> Result<()> {
         let source = from.memory.as_slice()[..bytes].as_ptr();
-        // SAFETY: pinned memory, which `Pinned::bytes` does not hand out until the event has come.
-        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, source.cast(), bytes, self.stream.0) };
-        checked(op, code)?;
-        self.in_use(op, from)
+        // SAFETY: pinned memory, which `PinnedBuffer::bytes` does not lend out until the event is complete.
+        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, source.cast(), bytes, self.stream.raw()) };
+        check(op, code)?;
+        self.record_use(op, from)
     }
 
-    /// Begins to copy `bytes` of the device into `to`.
-    pub(crate) fn download(&self, op: &'static str, from: u64, bytes: usize, to: &mut Pinned) -> Result<()> {
+    /// Enqueues a copy of `bytes` bytes of device memory to `to`.
+    pub(crate) fn download(
+        &self,
+        op: &'static str,
+        from: u64,
+        bytes: usize,
+        to: &mut PinnedBuffer,
+    ) -> Result<()> {
         let target = to.memory.as_mut_slice()[..bytes].as_mut_ptr();
         // SAFETY: as in `upload`.
-        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(target.cast(), from, bytes, self.stream.0) };
-        checked(op, code)?;
-        self.in_use(op, to)
+        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(target.cast(), from, bytes, self.stream.raw()) };
+        check(op, code)?;
+        self.record_use(op, to)
     }
 
-    /// The device is done with `memory` when it has done all that it was asked for.
-    fn in_use(&self, op: &'static str, memory: &Pinned) -> Result<()> {
-        self.note(op, &memory.used).inspect_err(|_| {
-            // The event will not tell when the copy is over, so it has to be now.
+    /// Marks `memory` as used by all work enqueued so far.
+    fn record_use(&self, op: &'static str, memory: &PinnedBuffer) -> Result<()> {
+        self.stream.record(op, &memory.last_use).inspect_err(|_| {
+            // Without the event the end of the copy is unknown later, so wait for it now.
             let _ = self.synchronize(op);
         })
     }
 
-    /// Copies bytes from one place of the device to another.
+    /// Enqueues a copy within device memory.
     pub(crate) fn copy(&self, op: &'static str, from: u64, to: u64, bytes: usize) -> Result<()> {
-        // SAFETY: memory of the caller's.
-        checked(op, unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream.0) })
+        // SAFETY: the caller's memory.
+        check(op, unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream.raw()) })
     }
 
-    /// Sets bytes of the device to zero.
+    /// Enqueues setting device memory to zero.
     pub(crate) fn zero(&self, op: &'static str, address: u64, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
-        // SAFETY: memory of the caller's.
-        checked(op, unsafe { sys::cuMemsetD8Async(address, 0, bytes, self.stream.0) })
+        // SAFETY: the caller's memory.
+        check(op, unsafe { sys::cuMemsetD8Async(address, 0, bytes, self.stream.raw()) })
     }
 
-    /// Waits until everything that was asked is done.
+    /// Waits until all enqueued work is done.
     pub(crate) fn synchronize(&self, op: &'static str) -> Result<()> {
         // SAFETY: the handle is valid.
-        checked(op, unsafe { sys::cuStreamSynchronize(self.stream.0) })
+        check(op, unsafe { sys::cuStreamSynchronize(self.stream.raw()) })
     }
 
-    /// Asks for a run of `kernel`.
-    pub(crate) fn launch<P: Params>(
+    /// Starts to capture work instead of executing it.
+    pub(crate) fn begin_capture(&self, op: &'static str) -> Result<Capture<'_>> {
+        Capture::begin(op, &self.stream)
+    }
+
+    /// Enqueues the work of a graph.
+    pub(crate) fn launch_graph(&self, op: &'static str, graph: &ExecGraph) -> Result<()> {
+        graph.launch(op, &self.stream)
+    }
+
+    /// Enqueues a launch of `kernel`.
+    pub(crate) fn launch_kernel<P: Params>(
         &self,
         op: &'static str,
         kernel: Kernel,
-        size: Launch,
+        config: LaunchConfig,
         params: &P,
     ) -> Result<()> {
-        let function = self.function(op, kernel, size.shared, size_of::<P>())?;
+        let function = self.function(op, kernel, config.shared, size_of::<P>())?;
         let mut arguments = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
-        let [x, y, z] = size.grid;
-        // SAFETY: the kernel takes one struct, of the layout of `P` as `Params` promises and `function` checks.
+        let [x, y, z] = config.grid;
+        // SAFETY: the kernel takes one struct with the layout of `P`, as `Params` requires and `function` checks.
         let code = unsafe {
             sys::cuLaunchKernel(
                 function,
                 x,
                 y,
                 z,
-                size.block,
+                config.block,
                 1,
                 1,
-                size.shared,
-                self.stream.0,
+                config.shared,
+                self.stream.raw(),
                 arguments.as_mut_ptr(),
                 ptr::null_mut(),
             )
         };
-        checked(op, code).map_err(|e| named(e, kernel))
+        check(op, code).map_err(|e| with_kernel_name(e, kernel))
     }
 
     fn function(
@@ -301,29 +311,29 @@ impl Driver {
             Some(function) => function,
             None => {
                 let module = self.modules.get(kernel.module);
-                let missing =
-                    || Error::Backend { op, message: format!("there is no module {}", kernel.module) };
+                let missing = || Error::Backend { op, message: format!("no module {}", kernel.module) };
                 let found = module.ok_or_else(missing)?.get_function(kernel.name);
-                let raw = found.map_err(|e| named(failed(op, e), kernel))?.to_raw();
-                check_params(raw, bytes).map_err(|message| named(Error::Backend { op, message }, kernel))?;
+                let raw = found.map_err(|e| with_kernel_name(from_cuda_error(op, e), kernel))?.to_raw();
+                check_params(raw, bytes)
+                    .map_err(|message| with_kernel_name(Error::Backend { op, message }, kernel))?;
                 functions
                     .entry((kernel.module, kernel.name))
-                    .or_insert(Function { raw, shared: SHARED_UNASKED })
+                    .or_insert(Function { raw, shared: DEFAULT_SHARED_MEMORY })
             }
         };
         if shared > function.shared {
             let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the handle is the module's, which lives as long as `self`.
+            // SAFETY: a handle of a module that lives as long as `self`.
             let code = unsafe { sys::cuFuncSetAttribute(function.raw, attribute, shared as i32) };
-            checked(op, code).map_err(|e| named(e, kernel))?;
+            check(op, code).map_err(|e| with_kernel_name(e, kernel))?;
             function.shared = shared;
         }
         Ok(function.raw)
     }
 }
 
-/// The error with the kernel's name.
-fn named(error: Error, kernel: Kernel) -> Error {
+/// Adds the kernel's name to an error.
+fn with_kernel_name(error: Error, kernel: Kernel) -> Error {
     match error {
         Error::Backend { op, message } => {
             Error::Backend { op, message: format!("kernel {}: {message}", kernel.name) }
@@ -332,7 +342,7 @@ fn named(error: Error, kernel: Kernel) -> Error {
     }
 }
 
-/// Where the driver can tell (from 12.4 on), whether a kernel takes one struct of `bytes` bytes.
+/// Checks that a kernel takes one struct of `bytes` bytes, on drivers that can report it (12.4 and later).
 fn check_params(function: sys::CUfunction, bytes: usize) -> Result<(), String> {
     type ParamInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> u32;
     // SAFETY: the name is a string.
@@ -340,36 +350,36 @@ fn check_params(function: sys::CUfunction, bytes: usize) -> Result<(), String> {
     if symbol.is_null() {
         return Ok(());
     }
-    // SAFETY: the driver's function of this name has this signature.
+    // SAFETY: the signature of the driver's function of this name.
     let info: ParamInfo = unsafe { std::mem::transmute(symbol) };
     let (mut offset, mut size) = (0, 0);
     // SAFETY: the handle and the pointers are valid.
     let code = unsafe { info(function, 0, &mut offset, &mut size) };
     if code == 0 && (offset, size) != (0, bytes) {
-        return Err(format!("takes {size} bytes at {offset}, and {bytes} are passed"));
+        return Err(format!("expected {size} bytes of parameters at offset {offset}, got {bytes}"));
     }
     Ok(())
 }
 
-/// Pinned host memory, and when the device was last done with it.
-pub(crate) struct Pinned {
+/// Pinned host memory, with an event of its last use by the device.
+pub(crate) struct PinnedBuffer {
     memory: LockedBuffer<u8>,
-    used: Moment,
+    last_use: Event,
 }
 
-// SAFETY: memory of the whole process.
-unsafe impl Send for Pinned {}
+// SAFETY: the memory belongs to the whole process.
+unsafe impl Send for PinnedBuffer {}
 
-impl fmt::Debug for Pinned {
+impl fmt::Debug for PinnedBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pinned").field(&self.memory.len()).finish()
+        f.debug_tuple("PinnedBuffer").field(&self.memory.len()).finish()
     }
 }
 
-impl Pinned {
-    /// The memory, once the device is done with it.
+impl PinnedBuffer {
+    /// Waits until the device is done with the memory, and returns it.
     pub(crate) fn bytes(&mut self, op: &'static str) -> Result<&mut [u8]> {
-        self.used.wait(op)?;
+        self.last_use.wait(op)?;
         Ok(self.memory.as_mut_slice())
     }
 }

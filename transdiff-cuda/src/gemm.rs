@@ -1,43 +1,43 @@
-//! Matrix products on the device, at any address.
+//! Matrix products on the device, with operands at any address.
 
 use transdiff_core::{DType, Error, Result};
 
-use crate::cublaslt::{Epilogue, Matrix, Operands, Product};
+use crate::cublaslt::{Addresses, Epilogue, MatmulProblem, Matrix};
 use crate::device::{Cuda, Memory, aligned};
 
-/// C ← A B of `batch` pairs of matrices.
+/// Product C ← A B of `batch` pairs of matrices.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gemm {
-    /// Of the factors.
+    /// Type of A and B.
     pub(crate) dtype: DType,
-    /// Of the product.
+    /// Type of C.
     pub(crate) result: DType,
-    pub(crate) a: Factor,
-    pub(crate) b: Factor,
-    /// Rows without gaps in them.
-    pub(crate) c: Factor,
+    pub(crate) a: Operand,
+    pub(crate) b: Operand,
+    /// Each row is contiguous.
+    pub(crate) c: Operand,
     pub(crate) batch: usize,
 }
 
-/// A matrix and where it is.
+/// A matrix and its address.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Factor {
+pub(crate) struct Operand {
     pub(crate) matrix: Matrix,
     pub(crate) address: u64,
 }
 
-impl Factor {
-    /// A matrix [rows, cols] without gaps.
+impl Operand {
+    /// Contiguous matrix [rows, cols].
     pub(crate) fn new(address: u64, rows: usize, cols: usize) -> Self {
         Self { matrix: Matrix::new(rows, cols), address }
     }
 
-    /// Its transpose.
+    /// The transpose.
     pub(crate) fn t(self) -> Self {
         Self { matrix: self.matrix.t(), ..self }
     }
 
-    /// Elements from the first to behind the last.
+    /// Number of elements from the first to the last, inclusive.
     fn extent(&self, batch: usize) -> usize {
         let Matrix { rows, cols, stride, batch_stride, .. } = self.matrix;
         (batch - 1) * batch_stride + (rows - 1) * stride + cols
@@ -45,8 +45,8 @@ impl Factor {
 }
 
 impl Gemm {
-    /// The product, with the vector of the epilogue: its address and its length. False if cuBLASLt has no such epilogue
-    /// for it; then nothing was done. No size is 0.
+    /// Enqueues the product with an epilogue and its vector (address and length). Returns false, with nothing enqueued,
+    /// if cuBLASLt does not support the epilogue for this product. No size may be 0.
     pub(crate) fn run(
         &self,
         cuda: &Cuda,
@@ -54,16 +54,16 @@ impl Gemm {
         epilogue: Epilogue,
         vector: (u64, usize),
     ) -> Result<bool> {
-        let bytes = |factor: &Factor, dtype: DType| factor.extent(self.batch) * dtype.size();
-        // Algorithms are chosen for aligned addresses. Those of a model's tensors are; a view may begin anywhere.
+        let bytes = |operand: &Operand, dtype: DType| operand.extent(self.batch) * dtype.size();
+        // Algorithms are chosen for aligned addresses. A model's tensors are aligned; a view may begin anywhere.
         let reads_vector = matches!(epilogue, Epilogue::Bias | Epilogue::BiasGelu);
-        // What is between the rows of the product comes back with them.
+        // An aligned copy of C includes the gaps between its rows, which are copied back too.
         let c_has_gaps = self.c.matrix.stride != self.c.matrix.cols;
         let a = Aligned::new(cuda, op, self.a.address, bytes(&self.a, self.dtype), true)?;
         let b = Aligned::new(cuda, op, self.b.address, bytes(&self.b, self.dtype), true)?;
         let c = Aligned::new(cuda, op, self.c.address, bytes(&self.c, self.result), c_has_gaps)?;
         let v = Aligned::new(cuda, op, vector.0, vector.1 * self.result.size(), reads_vector)?;
-        let product = Product {
+        let problem = MatmulProblem {
             dtype: self.dtype,
             result: self.result,
             tf32: self.dtype == DType::F32 && cuda.tf32(),
@@ -73,21 +73,21 @@ impl Gemm {
             batch: self.batch,
             epilogue,
         };
-        let at = Operands { a: a.address(), b: b.address(), c: c.address(), vector: v.address() };
-        let _turn = cuda.turn(op)?;
+        let at = Addresses { a: a.address(), b: b.address(), c: c.address(), vector: v.address() };
+        let _guard = cuda.lock(op)?;
         let (driver, blas) = (&cuda.device.driver, &cuda.device.blas);
-        if !blas.matmul(op, &product, at, cuda.device.workspace, driver.raw_stream())? {
+        if !blas.matmul(op, &problem, at, cuda.device.workspace, driver.raw_stream())? {
             return Ok(false);
         }
-        c.put_back(cuda, op)?;
+        c.copy_back(cuda, op)?;
         if !reads_vector {
-            v.put_back(cuda, op)?;
+            v.copy_back(cuda, op)?;
         }
         Ok(true)
     }
 
-    /// The product alone.
-    pub(crate) fn plain(&self, cuda: &Cuda, op: &'static str) -> Result<()> {
+    /// Enqueues the product without an epilogue.
+    pub(crate) fn run_default(&self, cuda: &Cuda, op: &'static str) -> Result<()> {
         if self.run(cuda, op, Epilogue::None, (0, 0))? {
             return Ok(());
         }
@@ -95,32 +95,32 @@ impl Gemm {
     }
 }
 
-/// Memory at its own address, or a stand-in at an aligned one.
+/// An operand at its own address, or an aligned copy of it.
 struct Aligned {
     address: u64,
     bytes: usize,
-    stand_in: Option<Memory>,
+    copy: Option<Memory>,
 }
 
 impl Aligned {
     fn new(cuda: &Cuda, op: &'static str, address: u64, bytes: usize, read: bool) -> Result<Self> {
         if aligned(&[address]) {
-            return Ok(Self { address, bytes, stand_in: None });
+            return Ok(Self { address, bytes, copy: None });
         }
-        let stand_in = cuda.scratch(op, bytes)?;
+        let copy = cuda.scratch(op, bytes)?;
         if read {
-            let _turn = cuda.turn(op)?;
-            cuda.device.driver.copy(op, address, stand_in.address(), bytes)?;
+            let _guard = cuda.lock(op)?;
+            cuda.device.driver.copy(op, address, copy.address(), bytes)?;
         }
-        Ok(Self { address, bytes, stand_in: Some(stand_in) })
+        Ok(Self { address, bytes, copy: Some(copy) })
     }
 
     fn address(&self) -> u64 {
-        self.stand_in.as_ref().map_or(self.address, Memory::address)
+        self.copy.as_ref().map_or(self.address, Memory::address)
     }
 
-    fn put_back(&self, cuda: &Cuda, op: &'static str) -> Result<()> {
-        let Some(stand_in) = &self.stand_in else { return Ok(()) };
-        cuda.device.driver.copy(op, stand_in.address(), self.address, self.bytes)
+    fn copy_back(&self, cuda: &Cuda, op: &'static str) -> Result<()> {
+        let Some(copy) = &self.copy else { return Ok(()) };
+        cuda.device.driver.copy(op, copy.address(), self.address, self.bytes)
     }
 }

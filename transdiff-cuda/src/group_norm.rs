@@ -1,15 +1,14 @@
-//! Group normalisation.
+//! Launches of `kernels/group_norm.cu`: group normalisation, as a scale and shift per image and channel.
 
 use transdiff_core::Result;
 
-use crate::device::{Address, Cuda, In, Out};
-use crate::driver::{Launch, Params};
-use crate::norm::in_vectors;
-use crate::tiles::Tiles;
+use crate::device::{Address, Cuda, In, Out, lanes, vectorizable};
+use crate::driver::{LaunchConfig, Params};
+use crate::row_partition::RowPartition;
 
-/// Pixels of a chunk.
+/// Pixels per chunk.
 const PIXELS: usize = 64;
-/// Threads of a group's block: `SUM_THREADS` of sums.cuh.
+/// Threads per block, which computes one group: `SUM_THREADS` of block_sum.cuh.
 const THREADS: u32 = 256;
 
 #[repr(C)]
@@ -17,27 +16,27 @@ const THREADS: u32 = 256;
 struct SumsParams {
     /// x, sums.
     address: [u64; 2],
-    tiles: Tiles,
+    partition: RowPartition,
 }
 
-// SAFETY: the fields of `GroupNormSumsParams` in group_norm.cu.
+// SAFETY: same layout as `GroupNormSumsParams` in group_norm.cu.
 unsafe impl Params for SumsParams {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct MapParams {
-    /// x, sums, weight, bias, map.
+struct ScaleShiftParams {
+    /// x, sums, weight, bias, scale_shift.
     address: [u64; 5],
     eps: f64,
     pixels: u64,
     channels: u64,
     groups: u32,
-    per_chunk: u32,
+    pixels_per_chunk: u32,
     chunks: u32,
 }
 
-// SAFETY: the fields of `GroupNormMapParams` in group_norm.cu.
-unsafe impl Params for MapParams {}
+// SAFETY: same layout as `GroupNormScaleShiftParams` in group_norm.cu.
+unsafe impl Params for ScaleShiftParams {}
 
 pub(crate) fn forward(
     cuda: &Cuda,
@@ -45,29 +44,29 @@ pub(crate) fn forward(
     affine: (In<'_>, In<'_>),
     groups: usize,
     eps: f64,
-    map: Out<'_>,
+    scale_shift: Out<'_>,
 ) -> Result<()> {
     const OP: &str = "group_norm";
     let &[images, height, width, channels] = x.layout.shape() else { unreachable!("core checks the rank") };
     if channels == 0 {
         return Ok(());
     }
-    let (pixels, lanes) = (height * width, 16 / x.dtype.size());
-    let wide = in_vectors(&[x.address()], channels, &[], lanes);
-    let tiles = Tiles::new([images, pixels, channels], if wide { lanes } else { 1 }, PIXELS);
-    let sums = cuda.scratch(OP, tiles.chunks() * 2 * channels * size_of::<f32>())?;
-    let params = SumsParams { address: [x.address(), sums.address()], tiles };
+    let (pixels, lanes) = (height * width, lanes(x.dtype));
+    let wide = vectorizable(&[x.address()], channels, &[], lanes);
+    let partition = RowPartition::new([images, pixels, channels], if wide { lanes } else { 1 }, PIXELS);
+    let sums = cuda.scratch(OP, partition.chunks() * 2 * channels * size_of::<f32>())?;
+    let params = SumsParams { address: [x.address(), sums.address()], partition };
     let kernel = vector_kernel!(OP, "group_norm", "group_norm_sums", wide, x.dtype)?;
-    cuda.launch(OP, kernel, tiles.launch(), &params)?;
-    let params = MapParams {
-        address: [x.address(), sums.address(), affine.0.address(), affine.1.address(), map.address()],
+    cuda.launch_kernel(OP, kernel, partition.launch_config(), &params)?;
+    let params = ScaleShiftParams {
+        address: [x.address(), sums.address(), affine.0.address(), affine.1.address(), scale_shift.address()],
         eps,
         pixels: pixels as u64,
         channels: channels as u64,
         groups: groups as u32,
-        per_chunk: PIXELS as u32,
-        chunks: tiles.per_group() as u32,
+        pixels_per_chunk: PIXELS as u32,
+        chunks: partition.chunks_per_group() as u32,
     };
-    let launch = Launch { grid: [(images * groups) as u32, 1, 1], block: THREADS, shared: 0 };
-    cuda.launch(OP, kernel!(OP, "group_norm", "group_norm_map", x.dtype)?, launch, &params)
+    let launch = LaunchConfig { grid: [(images * groups) as u32, 1, 1], block: THREADS, shared: 0 };
+    cuda.launch_kernel(OP, kernel!(OP, "group_norm", "group_norm_scale_shift", x.dtype)?, launch, &params)
 }

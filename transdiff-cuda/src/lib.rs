@@ -1,11 +1,11 @@
-//! The CUDA backend: fused kernels of our own, matrix products by cuBLASLt, and a driver that is found at run time, so
-//! that one library file serves machines with and without a GPU.
+//! CUDA backend: fused kernels, matrix products by cuBLASLt, and a driver that is loaded at run time, so that one
+//! library file serves machines with and without a GPU.
 //!
-//! Computes in f32, and in bf16 with sums in f32; stores the other types. Like every backend it trusts its arguments,
-//! which core has checked. Results are the same to the bit whenever the same call is made on the same GPU: no kernel
-//! adds in an order that chance decides.
+//! Computes in f32, and in bf16 with f32 accumulation; stores the other types. Like every backend it trusts its
+//! arguments, which core has checked. Deterministic: the same call on the same GPU gives bitwise identical results,
+//! because no kernel uses atomic additions.
 
-/// The kernel of `$stem` for a type: its name ends in the type's.
+/// The kernel `$name` of `$stem` for a type, whose name is its suffix.
 macro_rules! kernel {
     ($op:expr, $stem:literal, $name:literal, $dtype:expr) => {
         match $dtype {
@@ -20,7 +20,7 @@ macro_rules! kernel {
     };
 }
 
-/// The kernel of `$stem` for a type that reads and writes numbers one by one, or in vectors of 16 bytes.
+/// The kernel `$name` of `$stem` for a type, accessing single elements or, if `$wide`, vectors of 16 bytes.
 macro_rules! vector_kernel {
     ($op:expr, $stem:literal, $name:literal, $wide:expr, $dtype:expr) => {
         match ($dtype, $wide) {
@@ -35,9 +35,9 @@ macro_rules! vector_kernel {
     };
 }
 
-mod activation;
 mod attention;
 mod attention_backward;
+mod caching_allocator;
 mod conv;
 mod cublaslt;
 mod device;
@@ -52,16 +52,15 @@ mod matmul;
 mod norm;
 mod norm_backward;
 mod optim;
-mod pool;
 mod random;
 mod reduce;
 mod residual;
+mod row_partition;
 mod softmax;
 mod staging;
 mod storage;
 mod strided;
-mod tiles;
-mod walk;
+mod strided_indexer;
 
 pub use device::{Cuda, Graph};
 pub use storage::Buffer;
@@ -73,7 +72,7 @@ use transdiff_core::backend::{
 };
 use transdiff_core::{Result, rng::Dropout};
 
-/// How many images of `pixels` pixels are computed at a time: see [`ImageOps::images_at_once`].
+/// Number of images of `pixels` pixels that are computed at a time; see [`ImageOps::images_at_once`].
 pub fn images_at_once(pixels: usize) -> usize {
     const PIXELS: usize = 1 << 20;
     (PIXELS / pixels.max(1)).max(1)
@@ -142,7 +141,7 @@ impl NnOps for Cuda {
         dy: In<'_>,
         grads: NormGrads<'_, Self>,
     ) -> Result<()> {
-        norm::backward(self, args, stats, dy, grads)
+        norm_backward::backward(self, args, stats, dy, grads)
     }
 
     fn gated_residual(
@@ -205,8 +204,8 @@ impl NnOps for Cuda {
 }
 
 impl ImageOps for Cuda {
-    /// Some million pixels: the coarsest level of the published autoencoder has a pixel for 256 of the image, and the
-    /// device is full with a few thousand.
+    /// About a million pixels: the coarsest level of the published autoencoder has one pixel per 256 pixels of the
+    /// image, and a few thousand occupy the device.
     fn images_at_once(&self, pixels: usize) -> usize {
         images_at_once(pixels)
     }
@@ -217,9 +216,9 @@ impl ImageOps for Cuda {
         affine: (In<'_>, In<'_>),
         groups: usize,
         eps: f64,
-        map: Out<'_>,
+        scale_shift: Out<'_>,
     ) -> Result<()> {
-        group_norm::forward(self, x, affine, groups, eps, map)
+        group_norm::forward(self, x, affine, groups, eps, scale_shift)
     }
 
     fn conv2d(&self, args: ConvArgs<'_, Self>, y: Out<'_>) -> Result<()> {
@@ -232,8 +231,8 @@ impl TrainOps for Cuda {
         optim::adamw_step(self, hyper, slots)
     }
 
-    fn ema_step(&self, rate: f64, pairs: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
-        optim::ema_step(self, rate, pairs)
+    fn ema_step(&self, decay: f64, pairs: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
+        optim::ema_step(self, decay, pairs)
     }
 
     fn squared_norm(&self, tensors: &[In<'_>]) -> Result<f64> {

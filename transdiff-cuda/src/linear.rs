@@ -1,17 +1,18 @@
-//! Linear layers: products by cuBLASLt, with what goes around them fused where it can be.
+//! Linear layers: matrix products by cuBLASLt, with bias, GELU and bias gradient as epilogues where it has them.
+
+mod epilogue;
 
 use transdiff_core::backend::{Activation, LinearGrads};
 use transdiff_core::{DType, Result};
 
-use crate::activation;
 use crate::cublaslt::Epilogue;
 use crate::device::{Address, Cuda, In, Out};
-use crate::gemm::{Factor, Gemm};
+use crate::gemm::{Gemm, Operand};
 
-/// The weight [N, K], as it lies in memory.
-fn weight(address: u64, layout: &transdiff_core::Layout) -> Factor {
+/// The weight [N, K], row-major or column-major.
+fn weight(address: u64, layout: &transdiff_core::Layout) -> Operand {
     let (n, k) = (layout.shape()[0], layout.shape()[1]);
-    if layout.is_contiguous() { Factor::new(address, n, k) } else { Factor::new(address, k, n).t() }
+    if layout.is_contiguous() { Operand::new(address, n, k) } else { Operand::new(address, k, n).t() }
 }
 
 pub(crate) fn forward(
@@ -29,26 +30,26 @@ pub(crate) fn forward(
         return Ok(());
     }
     let (y, bias, gelu) = (y.address(), b.as_ref().map(Address::address), act == Activation::Gelu);
-    // The product and the bias, which the activation reads again.
+    // Destination of product and bias, which the activation reads.
     let sum = pre.as_ref().map_or(y, Address::address);
     if k == 0 {
-        let _turn = cuda.turn(OP)?;
+        let _guard = cuda.lock(OP)?;
         cuda.device.driver.zero(OP, sum, m * n * x.dtype.size())?;
-        bias.map_or(Ok(()), |bias| activation::add_bias(cuda, x.dtype, [m, n], bias, sum))?;
+        bias.map_or(Ok(()), |bias| epilogue::add_bias(cuda, x.dtype, [m, n], bias, sum))?;
     } else {
-        let (a, b) = (Factor::new(x.address(), m, k), weight(w.address(), w.layout).t());
-        let gemm = Gemm { dtype: x.dtype, result: x.dtype, a, b, c: Factor::new(sum, m, n), batch: 1 };
+        let (a, b) = (Operand::new(x.address(), m, k), weight(w.address(), w.layout).t());
+        let gemm = Gemm { dtype: x.dtype, result: x.dtype, a, b, c: Operand::new(sum, m, n), batch: 1 };
         if gelu && pre.is_none() && with_tanh_gelu(&gemm, cuda, bias)? {
             return Ok(());
         }
         with_bias(&gemm, cuda, bias)?;
     }
-    if gelu { activation::gelu(cuda, x.dtype, m * n, sum, y) } else { Ok(()) }
+    if gelu { epilogue::gelu(cuda, x.dtype, m * n, sum, y) } else { Ok(()) }
 }
 
-/// The product with GELU of its sum with the bias, as cuBLASLt has it: in the form with the hyperbolic tangent, which
-/// differs from the exact one by up to 5e-4. That is less than bf16 rounds where the value is above 0.13, so it is used
-/// in bf16 where only the result is wanted. False if that is not so; then nothing was done.
+/// Computes GELU(product + bias) with cuBLASLt's epilogue, the tanh form, which differs from the exact form by up to
+/// 5e-4. That is below the rounding of bf16 for values above 0.13, so it is used in bf16 where only the result is
+/// needed. Returns false, with nothing enqueued, if it does not apply.
 fn with_tanh_gelu(gemm: &Gemm, cuda: &Cuda, bias: Option<u64>) -> Result<bool> {
     match bias {
         Some(bias) if gemm.dtype == DType::BF16 => {
@@ -60,13 +61,13 @@ fn with_tanh_gelu(gemm: &Gemm, cuda: &Cuda, bias: Option<u64>) -> Result<bool> {
 
 fn with_bias(gemm: &Gemm, cuda: &Cuda, bias: Option<u64>) -> Result<()> {
     const OP: &str = "linear";
-    let Some(bias) = bias else { return gemm.plain(cuda, OP) };
+    let Some(bias) = bias else { return gemm.run_default(cuda, OP) };
     let (m, n) = (gemm.c.matrix.rows, gemm.c.matrix.cols);
     if gemm.run(cuda, OP, Epilogue::Bias, (bias, n))? {
         return Ok(());
     }
-    gemm.plain(cuda, OP)?;
-    activation::add_bias(cuda, gemm.dtype, [m, n], bias, gemm.c.address)
+    gemm.run_default(cuda, OP)?;
+    epilogue::add_bias(cuda, gemm.dtype, [m, n], bias, gemm.c.address)
 }
 
 pub(crate) fn backward(
@@ -83,63 +84,63 @@ pub(crate) fn backward(
     let mut db = grads.db.as_ref().map(Address::address);
     if m == 0 || n == 0 || k == 0 {
         let outputs = [(&grads.dx, m * k), (&grads.dw, n * k)];
-        let _turn = cuda.turn(OP)?;
+        let _guard = cuda.lock(OP)?;
         for (out, len) in outputs.into_iter().filter_map(|(out, len)| Some((out.as_ref()?, len))) {
             cuda.device.driver.zero(OP, out.address(), len * size)?;
         }
     }
-    // g = act′(pre) · dy, and its sums over rows while it passes by.
+    // g = act′(pre) · dy, and in the same pass its sums over rows.
     let gelu = pre.as_ref().map(|_| cuda.scratch(OP, m * n * size)).transpose()?;
     if let (Some(pre), Some(g)) = (&pre, &gelu) {
-        activation::gelu_backward(
-            cuda,
-            dtype,
-            [m, n],
-            [pre.address(), dy.address()],
-            g.address(),
-            db.take(),
-        )?;
+        epilogue::gelu_backward(cuda, dtype, [m, n], [pre.address(), dy.address()], g.address(), db.take())?;
     }
     let g = gelu.as_ref().map_or_else(|| dy.address(), |g| g.address());
     if m > 0 && n > 0 && k > 0 {
         if let Some(dx) = &grads.dx {
-            let (a, b) = (Factor::new(g, m, n), weight(w.address(), w.layout));
-            Gemm { dtype, result: dtype, a, b, c: Factor::new(dx.address(), m, k), batch: 1 }
-                .plain(cuda, OP)?;
+            let (a, b) = (Operand::new(g, m, n), weight(w.address(), w.layout));
+            Gemm { dtype, result: dtype, a, b, c: Operand::new(dx.address(), m, k), batch: 1 }
+                .run_default(cuda, OP)?;
         }
         if let Some(dw) = &grads.dw {
-            weight_gradient(cuda, dtype, Factor::new(g, m, n), Factor::new(x.address(), m, k), dw, &mut db)?;
+            weight_gradient(
+                cuda,
+                dtype,
+                Operand::new(g, m, n),
+                Operand::new(x.address(), m, k),
+                dw,
+                &mut db,
+            )?;
         }
     }
     match db {
-        Some(db) => activation::column_sum(cuda, dtype, [m, n], g, db),
+        Some(db) => epilogue::column_sum(cuda, dtype, [m, n], g, db),
         None => Ok(()),
     }
 }
 
-/// dw ← gᵀ x; in the order of the weight's memory. Takes `db` away if it comes with it.
+/// dw ← gᵀ x, in the memory order of the weight. Takes `db` if the epilogue computes it too.
 fn weight_gradient(
     cuda: &Cuda,
     dtype: DType,
-    g: Factor,
-    x: Factor,
+    g: Operand,
+    x: Operand,
     dw: &Out<'_>,
     db: &mut Option<u64>,
 ) -> Result<()> {
     const OP: &str = "linear_backward";
     let (n, k) = (g.matrix.cols, x.matrix.cols);
     let (a, b, rows, cols, sums) = if dw.layout.is_contiguous() {
-        (g.t(), x, n, k, Epilogue::SumLeft)
+        (g.t(), x, n, k, Epilogue::RowSumsA)
     } else {
-        // The other way round: dwᵀ ← xᵀ g.
-        (x.t(), g, k, n, Epilogue::SumRight)
+        // Column-major: dwᵀ ← xᵀ g.
+        (x.t(), g, k, n, Epilogue::ColumnSumsB)
     };
-    let gemm = Gemm { dtype, result: dtype, a, b, c: Factor::new(dw.address(), rows, cols), batch: 1 };
+    let gemm = Gemm { dtype, result: dtype, a, b, c: Operand::new(dw.address(), rows, cols), batch: 1 };
     if let Some(address) = *db
         && gemm.run(cuda, OP, sums, (address, n))?
     {
         *db = None;
         return Ok(());
     }
-    gemm.plain(cuda, OP)
+    gemm.run_default(cuda, OP)
 }

@@ -1,18 +1,19 @@
-//! Products of batches of matrices of any strides.
+//! Batched matrix products of any strides.
 
 use transdiff_core::{Layout, Result, backend::Storage};
 
 use crate::cublaslt::Matrix;
 use crate::device::{Address, Cuda, In, Out};
-use crate::gemm::{Factor, Gemm};
-use crate::storage::gathered;
+use crate::gemm::{Gemm, Operand};
+use crate::storage::contiguous_copy;
 
-/// A batch of matrices as cuBLASLt takes it: rows or columns without gaps, and one step from a matrix to the next.
-fn factor(x: &In<'_>) -> Option<Factor> {
+/// A batch of matrices as a cuBLASLt operand: contiguous rows or columns, and one stride between matrices. `None` if
+/// the strides do not allow it.
+fn operand(x: &In<'_>) -> Option<Operand> {
     let (shape, strides) = (x.layout.shape(), x.layout.strides());
     let lead = shape.len() - 2;
     let ([rows, cols], [down, across]) = ([shape[lead], shape[lead + 1]], [strides[lead], strides[lead + 1]]);
-    let batch_stride = step(&shape[..lead], &strides[..lead])?;
+    let batch_stride = merged_stride(&shape[..lead], &strides[..lead])?;
     let matrix = if (across == 1 || cols == 1) && (down >= cols || rows == 1) {
         Matrix { rows, cols, stride: down.max(cols), batch_stride, transposed: false }
     } else if (down == 1 || rows == 1) && (across >= rows || cols == 1) {
@@ -20,11 +21,11 @@ fn factor(x: &In<'_>) -> Option<Factor> {
     } else {
         return None;
     };
-    Some(Factor { matrix, address: x.address() })
+    Some(Operand { matrix, address: x.address() })
 }
 
-/// The step with which all axes can be walked as one.
-fn step(shape: &[usize], strides: &[usize]) -> Option<usize> {
+/// The stride with which all axes can be iterated as one.
+fn merged_stride(shape: &[usize], strides: &[usize]) -> Option<usize> {
     let mut axes = shape.iter().zip(strides).rev().filter(|&(&n, _)| n != 1).map(|(&n, &s)| (n, s));
     let Some((n, step)) = axes.next() else { return Some(0) };
     let mut next = n * step;
@@ -50,17 +51,17 @@ pub(crate) fn matmul(cuda: &Cuda, a: In<'_>, b: In<'_>, out: Out<'_>) -> Result<
         return cuda.fill(0.0, out);
     }
     let mut copies = Vec::new();
-    let mut prepared = |x: In<'_>| match factor(&x) {
-        Some(factor) => Ok(factor),
+    let mut prepare = |x: In<'_>| match operand(&x) {
+        Some(operand) => Ok(operand),
         None => {
-            let (copy, layout) = (gathered(cuda, x)?, Layout::contiguous(x.layout.shape()));
-            let found = factor(&In { buffer: &copy, layout: &layout, dtype: x.dtype });
+            let (copy, layout) = (contiguous_copy(cuda, x)?, Layout::contiguous(x.layout.shape()));
+            let found = operand(&In { buffer: &copy, layout: &layout, dtype: x.dtype });
             copies.push(copy);
-            transdiff_core::Result::Ok(found.expect("a contiguous batch has one step"))
+            transdiff_core::Result::Ok(found.expect("a contiguous batch has one stride"))
         }
     };
-    let (a, b) = (prepared(a)?, prepared(b)?);
-    let mut c = Factor::new(out.address(), m, n);
+    let (a, b) = (prepare(a)?, prepare(b)?);
+    let mut c = Operand::new(out.address(), m, n);
     c.matrix.batch_stride = m * n;
-    Gemm { dtype: out.dtype, result: out.dtype, a, b, c, batch }.plain(cuda, OP)
+    Gemm { dtype: out.dtype, result: out.dtype, a, b, c, batch }.run_default(cuda, OP)
 }

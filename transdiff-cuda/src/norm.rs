@@ -1,20 +1,19 @@
-//! Layer norm with affine and modulation.
+//! Launches of `kernels/norm.cu`: layer norm with affine and modulation.
 
 use transdiff_core::Result;
 use transdiff_core::backend::NormArgs;
 
-use crate::device::{Address, Cuda, In, Out, address_of, aligned};
-use crate::driver::{Launch, Params};
-pub(crate) use crate::norm_backward::backward;
+use crate::device::{Address, Cuda, In, Out, address_of, lanes, vectorizable};
+use crate::driver::{LaunchConfig, Params};
 
-/// Channels that a thread has in its registers: `ROW_NUMBERS` of rows.cuh.
-const NUMBERS: usize = 8;
-/// The longest row for a warp, eight of which are a block.
-const WARP_ROW: usize = 32 * NUMBERS;
+/// Channels per thread, in registers: `CHANNELS_PER_THREAD` of thread_group.cuh.
+const CHANNELS: usize = 8;
+/// Longest row of a warp, and warps per block.
+const WARP_ROW: usize = 32 * CHANNELS;
 const WARPS: usize = 8;
-/// The largest block that has a row in its registers: `NORM_THREADS` of norm.cu.
+/// Largest block that holds a row in registers: `NORM_THREADS` of norm.cu.
 const THREADS: usize = 1024;
-/// Threads for a row that is longer: `NORM_LONG_THREADS` of norm.cu.
+/// Threads per longer row: `NORM_LONG_THREADS` of norm.cu.
 const LONG_THREADS: u32 = 512;
 
 #[repr(C)]
@@ -29,49 +28,42 @@ struct NormParams {
     eps: f32,
 }
 
-// SAFETY: the fields of `NormParams` in norm.cu.
+// SAFETY: same layout as `NormParams` in norm.cu.
 unsafe impl Params for NormParams {}
 
-/// Who has a row.
+/// The threads that share a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Team {
+pub(crate) enum ThreadGroup {
     Warp,
     Block,
-    /// A block that reads it more than once.
-    Long,
+    /// A block that reads the row more than once, because it does not fit in registers.
+    LongRow,
 }
 
-impl Team {
-    /// For rows of `width` channels and blocks of at most `threads`.
+impl ThreadGroup {
+    /// Thread group for rows of `width` channels and blocks of at most `threads` threads.
     pub(crate) fn new(width: usize, threads: usize) -> Self {
         match width {
             ..=WARP_ROW => Self::Warp,
-            _ if width <= threads * NUMBERS => Self::Block,
-            _ => Self::Long,
+            _ if width <= threads * CHANNELS => Self::Block,
+            _ => Self::LongRow,
         }
     }
 
-    /// As many blocks as `count` teams are.
-    pub(crate) fn launch(self, count: usize, width: usize) -> Launch {
+    /// Launch of `count` thread groups.
+    pub(crate) fn launch_config(self, count: usize, width: usize) -> LaunchConfig {
         let (blocks, block) = match self {
             Self::Warp => (count.div_ceil(WARPS), 32 * WARPS as u32),
-            Self::Block => (count, width.div_ceil(NUMBERS).next_multiple_of(32) as u32),
-            Self::Long => (count, LONG_THREADS),
+            Self::Block => (count, width.div_ceil(CHANNELS).next_multiple_of(32) as u32),
+            Self::LongRow => (count, LONG_THREADS),
         };
-        Launch { grid: [blocks as u32, 1, 1], block, shared: 0 }
+        LaunchConfig { grid: [blocks as u32, 1, 1], block, shared: 0 }
     }
 }
 
-/// Elements from a group's row to the next's.
+/// Elements between the vectors of consecutive groups; 0 if absent.
 pub(crate) fn group_stride(view: Option<&In<'_>>) -> u64 {
     view.map_or(0, |view| view.layout.strides()[0] as u64)
-}
-
-/// Whether rows of `width` elements can be read in vectors of 16 bytes, at these addresses and these steps between them.
-pub(crate) fn in_vectors(addresses: &[u64], width: usize, strides: &[u64], lanes: usize) -> bool {
-    aligned(addresses)
-        && width.is_multiple_of(lanes)
-        && strides.iter().all(|stride| stride.is_multiple_of(lanes as u64))
 }
 
 pub(crate) fn forward(
@@ -92,13 +84,13 @@ pub(crate) fn forward(
     let strides = [group_stride(scale.as_ref()), group_stride(shift.as_ref())];
     let (x, y) = (args.x.address(), y.address());
     let (dtype, rows) = (args.x.dtype, groups * per_group);
-    let wide =
-        in_vectors(&[x, y, weight_at, bias_at, scale_at, shift_at], width, &strides, 16 / dtype.size());
-    let team = Team::new(width, THREADS);
-    let kernel = match team {
-        Team::Warp => vector_kernel!(OP, "norm", "norm_warp", wide, dtype),
-        Team::Block => vector_kernel!(OP, "norm", "norm_block", wide, dtype),
-        Team::Long => vector_kernel!(OP, "norm", "norm_long", wide, dtype),
+    let addresses = [x, y, weight_at, bias_at, scale_at, shift_at];
+    let wide = vectorizable(&addresses, width, &strides, lanes(dtype));
+    let group = ThreadGroup::new(width, THREADS);
+    let kernel = match group {
+        ThreadGroup::Warp => vector_kernel!(OP, "norm", "norm_warp", wide, dtype),
+        ThreadGroup::Block => vector_kernel!(OP, "norm", "norm_block", wide, dtype),
+        ThreadGroup::LongRow => vector_kernel!(OP, "norm", "norm_long", wide, dtype),
     };
     let params = NormParams {
         address: [x, y, address_of(stats.as_ref()), weight_at, bias_at, scale_at, shift_at],
@@ -108,5 +100,5 @@ pub(crate) fn forward(
         width: width as u32,
         eps: args.eps as f32,
     };
-    cuda.launch(OP, kernel?, team.launch(rows, width), &params)
+    cuda.launch_kernel(OP, kernel?, group.launch_config(rows, width), &params)
 }

@@ -1,19 +1,19 @@
-//! Backward pass of the layer norm with affine and modulation.
+//! Launches of `kernels/norm_backward.cu`: backward pass of layer norm with affine and modulation.
 
 use transdiff_core::Result;
 use transdiff_core::backend::{NormArgs, NormGrads};
 
-use crate::device::{Address, Cuda, In, Memory, Out, address_of};
-use crate::driver::{Launch, Params};
-use crate::norm::{Team, group_stride, in_vectors};
+use crate::device::{Address, Cuda, In, Memory, Out, address_of, lanes, vectorizable};
+use crate::driver::{LaunchConfig, Params};
+use crate::norm::{ThreadGroup, group_stride};
 use crate::reduce::Columns;
-use crate::tiles::rows_of_sums;
+use crate::row_partition::rows_per_partial_sum;
 
 const OP: &str = "norm_modulate_backward";
 
-/// The largest block that has a row in its registers: `NORM_BACKWARD_THREADS` of norm_backward.cu.
+/// Largest block that holds a row in registers: `NORM_BACKWARD_THREADS` of norm_backward.cu.
 const THREADS: usize = 512;
-/// Rows of a chunk where none are summed.
+/// Rows per chunk if no gradient is a sum over rows.
 const ROWS: usize = 4;
 
 #[repr(C)]
@@ -34,12 +34,12 @@ struct NormBackwardParams {
     chunks: u32,
 }
 
-// SAFETY: the fields of `NormBackwardParams` in norm_backward.cu.
+// SAFETY: same layout as `NormBackwardParams` in norm_backward.cu.
 unsafe impl Params for NormBackwardParams {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct NormFinishParams {
+struct FinishParams {
     sums: u64,
     weight: u64,
     bias: u64,
@@ -51,10 +51,10 @@ struct NormFinishParams {
     width: u64,
 }
 
-// SAFETY: the fields of `NormFinishParams` in norm_backward.cu.
-unsafe impl Params for NormFinishParams {}
+// SAFETY: same layout as `NormBackwardFinishParams` in norm_backward.cu.
+unsafe impl Params for FinishParams {}
 
-/// [G, R, D], and the rows of each group cut into chunks.
+/// Partition of [G, R, D]: the rows of each group in chunks.
 #[derive(Clone, Copy, Debug)]
 struct Chunks {
     groups: usize,
@@ -64,11 +64,11 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn new(shape: &[usize], team: Team, summed: bool) -> Self {
+    fn new(shape: &[usize], thread_group: ThreadGroup, summed: bool) -> Self {
         let &[groups, rows, width] = shape else { unreachable!("core checks the rank") };
-        // A warp is an eighth of a block: there is to be work for more of them.
-        let all = groups * rows / if team == Team::Warp { 8 } else { 1 };
-        Self { groups, rows, width, per_chunk: if summed { rows_of_sums(all) } else { ROWS } }
+        // A warp is an eighth of a block, so there are eight times as many thread groups to occupy.
+        let all = groups * rows / if thread_group == ThreadGroup::Warp { 8 } else { 1 };
+        Self { groups, rows, width, per_chunk: if summed { rows_per_partial_sum(all) } else { ROWS } }
     }
 
     fn per_group(&self) -> usize {
@@ -79,7 +79,8 @@ impl Chunks {
         self.groups * self.per_group()
     }
 
-    fn put(&self, params: NormBackwardParams) -> NormBackwardParams {
+    /// Sets the partition in the parameters.
+    fn fill(&self, params: NormBackwardParams) -> NormBackwardParams {
         let [per_chunk, per_group, chunks] =
             [self.per_chunk, self.per_group(), self.count()].map(|n| n as u32);
         NormBackwardParams { per_chunk, per_group, chunks, ..params }
@@ -98,9 +99,9 @@ pub(crate) fn backward(
         return Ok(());
     }
     let (weight, scale) = (args.affine.map(|(w, _)| w), args.modulation.map(|(s, _)| s));
-    let team = Team::new(width, THREADS);
+    let thread_group = ThreadGroup::new(width, THREADS);
     let summed = grads.daffine.is_some() || grads.dmodulation.is_some();
-    let chunks = Chunks::new(args.x.layout.shape(), team, summed);
+    let chunks = Chunks::new(args.x.layout.shape(), thread_group, summed);
     let sums = summed.then(|| cuda.scratch(OP, chunks.count() * 2 * width * size_of::<f32>())).transpose()?;
     let params = NormBackwardParams {
         x: args.x.address(),
@@ -117,16 +118,21 @@ pub(crate) fn backward(
         per_group: 0,
         chunks: 0,
     };
-    if team == Team::Long {
-        long(cuda, dtype, chunks, params)?;
+    if thread_group == ThreadGroup::LongRow {
+        long_rows(cuda, dtype, chunks, params)?;
     } else {
         let addresses = [params.x, params.dy, params.weight, params.scale, params.dx];
-        let wide = in_vectors(&addresses, width, &[params.scale_stride], 16 / dtype.size());
-        let kernel = match team {
-            Team::Warp => vector_kernel!(OP, "norm_backward", "norm_backward_warp", wide, dtype),
+        let wide = vectorizable(&addresses, width, &[params.scale_stride], lanes(dtype));
+        let kernel = match thread_group {
+            ThreadGroup::Warp => vector_kernel!(OP, "norm_backward", "norm_backward_warp", wide, dtype),
             _ => vector_kernel!(OP, "norm_backward", "norm_backward_block", wide, dtype),
         };
-        cuda.launch(OP, kernel?, team.launch(chunks.count(), width), &chunks.put(params))?;
+        cuda.launch_kernel(
+            OP,
+            kernel?,
+            thread_group.launch_config(chunks.count(), width),
+            &chunks.fill(params),
+        )?;
     }
     match sums {
         Some(sums) => finish(cuda, args, &sums, chunks, grads.daffine, grads.dmodulation),
@@ -134,24 +140,37 @@ pub(crate) fn backward(
     }
 }
 
-/// Rows that do not fit into registers: dx and the sums one after the other.
-fn long(cuda: &Cuda, dtype: transdiff_core::DType, chunks: Chunks, params: NormBackwardParams) -> Result<()> {
+/// Rows that do not fit in registers: dx and the sums in separate kernels.
+fn long_rows(
+    cuda: &Cuda,
+    dtype: transdiff_core::DType,
+    chunks: Chunks,
+    params: NormBackwardParams,
+) -> Result<()> {
     if params.dx != 0 {
         let rows = Chunks { per_chunk: 1, ..chunks };
-        let kernel = kernel!(OP, "norm_backward", "norm_long_dx", dtype)?;
-        cuda.launch(OP, kernel, Team::Long.launch(rows.count(), rows.width), &rows.put(params))?;
+        let kernel = kernel!(OP, "norm_backward", "norm_backward_long_dx", dtype)?;
+        cuda.launch_kernel(
+            OP,
+            kernel,
+            ThreadGroup::LongRow.launch_config(rows.count(), rows.width),
+            &rows.fill(params),
+        )?;
     }
     if params.sums != 0 {
-        let kernel = kernel!(OP, "norm_backward", "norm_long_sums", dtype)?;
-        let across = chunks.width.div_ceil(THREADS);
-        let launch =
-            Launch { grid: [(chunks.count() * across) as u32, 1, 1], block: THREADS as u32, shared: 0 };
-        cuda.launch(OP, kernel, launch, &chunks.put(params))?;
+        let kernel = kernel!(OP, "norm_backward", "norm_backward_long_sums", dtype)?;
+        let blocks_per_chunk = chunks.width.div_ceil(THREADS);
+        let launch = LaunchConfig {
+            grid: [(chunks.count() * blocks_per_chunk) as u32, 1, 1],
+            block: THREADS as u32,
+            shared: 0,
+        };
+        cuda.launch_kernel(OP, kernel, launch, &chunks.fill(params))?;
     }
     Ok(())
 }
 
-/// The gradients that are sums over rows, from the `sums` [chunks, 2, D] of dy and dy·x̂.
+/// Gradients that are sums over rows, from `sums` [chunks, 2, D], the partial sums of dy and dy·x̂.
 fn finish(
     cuda: &Cuda,
     args: NormArgs<'_, Cuda>,
@@ -161,15 +180,15 @@ fn finish(
     dmodulation: Option<(Out<'_>, Out<'_>)>,
 ) -> Result<()> {
     let Chunks { groups, width, .. } = chunks;
-    let of_groups = cuda.scratch(OP, groups * 2 * width * size_of::<f32>())?;
+    let group_sums = cuda.scratch(OP, groups * 2 * width * size_of::<f32>())?;
     let columns = Columns::new(sums.address(), [groups, chunks.per_group(), 2 * width]);
-    columns.sum(cuda, OP, of_groups.address(), transdiff_core::DType::F32)?;
+    columns.sum(cuda, OP, group_sums.address(), transdiff_core::DType::F32)?;
     let (weight, bias) = args.affine.unzip();
     let scale = args.modulation.map(|(scale, _)| scale);
     if scale.is_some() {
         let (dscale, dshift) = dmodulation.unzip();
-        let params = NormFinishParams {
-            sums: of_groups.address(),
+        let params = FinishParams {
+            sums: group_sums.address(),
             weight: address_of(weight.as_ref()),
             bias: address_of(bias.as_ref()),
             scale: address_of(scale.as_ref()),
@@ -179,12 +198,18 @@ fn finish(
             groups: groups as u64,
             width: width as u64,
         };
-        let launch = Launch { grid: [(groups * width).div_ceil(256) as u32, 1, 1], block: 256, shared: 0 };
-        cuda.launch(OP, kernel!(OP, "norm_backward", "norm_finish", args.x.dtype)?, launch, &params)?;
+        let launch =
+            LaunchConfig { grid: [(groups * width).div_ceil(256) as u32, 1, 1], block: 256, shared: 0 };
+        cuda.launch_kernel(
+            OP,
+            kernel!(OP, "norm_backward", "norm_backward_finish", args.x.dtype)?,
+            launch,
+            &params,
+        )?;
     }
     let Some((dweight, dbias)) = daffine else { return Ok(()) };
     for (part, out) in [dbias, dweight].into_iter().enumerate() {
-        let x = of_groups.address() + (part * width * size_of::<f32>()) as u64;
+        let x = group_sums.address() + (part * width * size_of::<f32>()) as u64;
         let columns = Columns { strides: [0, 2 * width], ..Columns::new(x, [1, groups, width]) };
         columns.sum(cuda, OP, out.address(), out.dtype)?;
     }

@@ -1,20 +1,20 @@
-//! What an optimiser does to parameters, many tensors a launch.
+//! Launches of `kernels/optim.cu`: optimiser steps over many tensors per launch.
 
 use transdiff_core::backend::{AdamW, AdamWArgs, Storage, View};
 use transdiff_core::{DType, Layout, Result};
 
 use crate::device::{Address, Cuda, In, Out, address_of};
-use crate::driver::{Kernel, Launch, Params};
+use crate::driver::{Kernel, LaunchConfig, Params};
 
-/// Tensors of a launch: `OPTIM_SLOTS` of optim.cu.
+/// Slots per launch: `OPTIM_SLOTS` of optim.cu.
 const SLOTS: usize = 64;
-/// Threads of a block.
+/// Threads per block.
 const THREADS: u32 = 256;
-/// Numbers of a block where they are updated, and where they are summed.
-const UPDATED: usize = 1 << 13;
-const SUMMED: usize = 1 << 16;
+/// Elements per block of an update, and of a sum.
+const UPDATE_ELEMENTS: usize = 1 << 13;
+const SUM_ELEMENTS: usize = 1 << 16;
 
-/// The struct `Slots` of the kernels.
+/// `Slots` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct Slots<const N: usize> {
@@ -26,7 +26,7 @@ struct Slots<const N: usize> {
 }
 
 impl<const N: usize> Slots<N> {
-    /// At most `SLOTS` groups of tensors of equal length, and the blocks that they are.
+    /// Slots for at most `SLOTS` tuples of N tensors of equal length, and the number of blocks that they take.
     fn new(tensors: impl Iterator<Item = ([u64; N], usize)>, per_block: usize) -> (Self, u32) {
         let (zeros, per_block) = ([0; SLOTS], per_block as u32);
         let mut slots =
@@ -45,27 +45,31 @@ impl<const N: usize> Slots<N> {
 #[derive(Clone, Copy, Debug)]
 struct AdamWParams {
     slots: Slots<4>,
-    keep: [f32; SLOTS],
+    /// 1 − lr · weight decay, per slot.
+    weight_factor: [f32; SLOTS],
     grad_scale: f32,
     betas: [f32; 2],
-    rests: [f32; 2],
-    step: f32,
-    root: f32,
+    /// 1 − β₁ and 1 − β₂.
+    one_minus_betas: [f32; 2],
+    /// lr / (1 − β₁ᵗ).
+    step_size: f32,
+    /// 1 / √(1 − β₂ᵗ).
+    root_correction: f32,
     eps: f32,
 }
 
-// SAFETY: the fields of `AdamWParams` in optim.cu.
+// SAFETY: same layout as `AdamWParams` in optim.cu.
 unsafe impl Params for AdamWParams {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct EmaParams {
     slots: Slots<2>,
-    rate: f32,
-    rest: f32,
+    decay: f32,
+    one_minus_decay: f32,
 }
 
-// SAFETY: the fields of `EmaParams` in optim.cu.
+// SAFETY: same layout as `EmaParams` in optim.cu.
 unsafe impl Params for EmaParams {}
 
 #[repr(C)]
@@ -75,21 +79,21 @@ struct SquaredNormParams {
     sums: u64,
 }
 
-// SAFETY: the fields of `SquaredNormParams` in optim.cu.
+// SAFETY: same layout as `SquaredNormParams` in optim.cu.
 unsafe impl Params for SquaredNormParams {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct SumOfSumsParams {
+struct SumPartialsParams {
     sums: u64,
     sum: u64,
     count: u64,
 }
 
-// SAFETY: the fields of `SumOfSumsParams` in optim.cu.
-unsafe impl Params for SumOfSumsParams {}
+// SAFETY: same layout as `SumPartialsParams` in optim.cu.
+unsafe impl Params for SumPartialsParams {}
 
-/// Batches of items of one type, with the kernel for it; a call may mix types.
+/// Splits items into batches of one type, each with its kernel; a call may mix types.
 fn batches<T>(
     items: &[T],
     dtype: impl Fn(&T) -> DType,
@@ -106,8 +110,8 @@ fn batches<T>(
     Ok(out)
 }
 
-fn launch(blocks: u32) -> Launch {
-    Launch { grid: [blocks, 1, 1], block: THREADS, shared: 0 }
+fn launch_config(blocks: u32) -> LaunchConfig {
+    LaunchConfig { grid: [blocks, 1, 1], block: THREADS, shared: 0 }
 }
 
 pub(crate) fn adamw_step(cuda: &Cuda, hyper: &AdamW, slots: &mut [AdamWArgs<'_, Cuda>]) -> Result<()> {
@@ -118,33 +122,33 @@ pub(crate) fn adamw_step(cuda: &Cuda, hyper: &AdamW, slots: &mut [AdamWArgs<'_, 
             let address = [s.param.address(), s.m.address(), s.v.address(), address_of(s.grad.as_ref())];
             (address, s.param.layout.numel())
         });
-        let (slots, blocks) = Slots::new(tensors, UPDATED);
-        let mut keep = [1.0; SLOTS];
-        for (keep, slot) in keep.iter_mut().zip(&batch) {
-            *keep = (1.0 - hyper.lr * slot.weight_decay) as f32;
+        let (slots, blocks) = Slots::new(tensors, UPDATE_ELEMENTS);
+        let mut weight_factor = [1.0; SLOTS];
+        for (factor, slot) in weight_factor.iter_mut().zip(&batch) {
+            *factor = (1.0 - hyper.lr * slot.weight_decay) as f32;
         }
         let params = AdamWParams {
             slots,
-            keep,
+            weight_factor,
             grad_scale: hyper.grad_scale as f32,
             betas: [hyper.beta1 as f32, hyper.beta2 as f32],
-            rests: [(1.0 - hyper.beta1) as f32, (1.0 - hyper.beta2) as f32],
-            step: (hyper.lr / correction(hyper.beta1)) as f32,
-            root: (1.0 / correction(hyper.beta2).sqrt()) as f32,
+            one_minus_betas: [(1.0 - hyper.beta1) as f32, (1.0 - hyper.beta2) as f32],
+            step_size: (hyper.lr / correction(hyper.beta1)) as f32,
+            root_correction: (1.0 / correction(hyper.beta2).sqrt()) as f32,
             eps: hyper.eps as f32,
         };
-        cuda.launch(OP, kernel, launch(blocks), &params)?;
+        cuda.launch_kernel(OP, kernel, launch_config(blocks), &params)?;
     }
     Ok(())
 }
 
-pub(crate) fn ema_step(cuda: &Cuda, rate: f64, pairs: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
+pub(crate) fn ema_step(cuda: &Cuda, decay: f64, pairs: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
     const OP: &str = "ema_step";
     for (kernel, batch) in batches(pairs, |p| p.0.dtype, |t| kernel!(OP, "optim", "ema", t))? {
         let tensors = batch.iter().map(|p| ([p.0.address(), p.1.address()], p.0.layout.numel()));
-        let (slots, blocks) = Slots::new(tensors, UPDATED);
-        let params = EmaParams { slots, rate: rate as f32, rest: (1.0 - rate) as f32 };
-        cuda.launch(OP, kernel, launch(blocks), &params)?;
+        let (slots, blocks) = Slots::new(tensors, UPDATE_ELEMENTS);
+        let params = EmaParams { slots, decay: decay as f32, one_minus_decay: (1.0 - decay) as f32 };
+        cuda.launch_kernel(OP, kernel, launch_config(blocks), &params)?;
     }
     Ok(())
 }
@@ -152,19 +156,20 @@ pub(crate) fn ema_step(cuda: &Cuda, rate: f64, pairs: &mut [(Out<'_>, In<'_>)]) 
 pub(crate) fn squared_norm(cuda: &Cuda, tensors: &[In<'_>]) -> Result<f64> {
     const OP: &str = "squared_norm";
     const SIZE: u64 = size_of::<f64>() as u64;
-    let blocks: usize = tensors.iter().map(|t| t.layout.numel().div_ceil(SUMMED)).sum();
-    // The sum, and then those of the blocks.
+    let blocks: usize = tensors.iter().map(|t| t.layout.numel().div_ceil(SUM_ELEMENTS)).sum();
+    // The total, followed by the partial sums of the blocks.
     let (buffer, layout) = (cuda.alloc(DType::F64, 1 + blocks)?, Layout::contiguous(&[1]));
     let sum = View { buffer: &buffer, layout: &layout, dtype: DType::F64 };
     let sums = sum.address() + SIZE;
     let mut next = sums;
     for (kernel, batch) in batches(tensors, |t| t.dtype, |t| kernel!(OP, "optim", "squared_norm", t))? {
-        let (slots, blocks) = Slots::new(batch.iter().map(|t| ([t.address()], t.layout.numel())), SUMMED);
-        cuda.launch(OP, kernel, launch(blocks), &SquaredNormParams { slots, sums: next })?;
+        let (slots, blocks) =
+            Slots::new(batch.iter().map(|t| ([t.address()], t.layout.numel())), SUM_ELEMENTS);
+        cuda.launch_kernel(OP, kernel, launch_config(blocks), &SquaredNormParams { slots, sums: next })?;
         next += u64::from(blocks) * SIZE;
     }
-    let kernel = Kernel { module: "optim", name: "sum_of_sums" };
-    let params = SumOfSumsParams { sums, sum: sum.address(), count: blocks as u64 };
-    cuda.launch(OP, kernel, launch(1), &params)?;
+    let kernel = Kernel { module: "optim", name: "sum_partials" };
+    let params = SumPartialsParams { sums, sum: sum.address(), count: blocks as u64 };
+    cuda.launch_kernel(OP, kernel, launch_config(1), &params)?;
     Ok(cuda.to_host(sum)?.to_f64()[0])
 }

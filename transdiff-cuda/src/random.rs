@@ -1,12 +1,12 @@
-//! Dropout.
+//! Launches of `kernels/random.cu`: dropout.
 
 use transdiff_core::Result;
 use transdiff_core::rng::Dropout;
 
 use crate::device::{Address, Cuda, DropoutParams, In, Out, aligned};
-use crate::driver::{Launch, Params};
+use crate::driver::{LaunchConfig, Params};
 
-/// Threads of a block, and elements of a thread: a block of Philox.
+/// Threads per block, and elements per thread: one Philox block.
 const THREADS: u32 = 256;
 const ELEMENTS: usize = 4;
 
@@ -18,7 +18,7 @@ struct DropParams {
     dropout: DropoutParams,
 }
 
-// SAFETY: the fields of `DropParams` in random.cu.
+// SAFETY: same layout as `DropParams` in random.cu.
 unsafe impl Params for DropParams {}
 
 pub(crate) fn dropout(cuda: &Cuda, x: In<'_>, dropout: Dropout, y: Out<'_>) -> Result<()> {
@@ -27,5 +27,5 @@ pub(crate) fn dropout(cuda: &Cuda, x: In<'_>, dropout: Dropout, y: Out<'_>) -> R
     let kernel = vector_kernel!(OP, "random", "dropout", aligned(&address), x.dtype)?;
     let blocks = count.div_ceil(ELEMENTS * THREADS as usize) as u32;
     let params = DropParams { address, count: count as u64, dropout: DropoutParams::new(Some(dropout)) };
-    cuda.launch(OP, kernel, Launch { grid: [blocks, 1, 1], block: THREADS, shared: 0 }, &params)
+    cuda.launch_kernel(OP, kernel, LaunchConfig { grid: [blocks, 1, 1], block: THREADS, shared: 0 }, &params)
 }

@@ -1,20 +1,21 @@
-//! Sums over axes. A long sum is cut into slices at places that depend on the shape alone.
+//! Launches of `kernels/reduce.cu`: sums over axes. A long sum is partitioned into slices that depend on the shape
+//! alone, so that it is deterministic.
 
 use transdiff_core::{DType, Error, Result};
 
-use crate::device::{Address, Cuda, In, Out, aligned};
-use crate::driver::{Kernel, Launch, Params};
+use crate::device::{Address, Cuda, In, Out, aligned, lanes};
+use crate::driver::{Kernel, LaunchConfig, Params};
 
-/// Axes that a kernel can walk, on either side.
+/// Maximum number of kept axes, and of summed axes, after merging.
 const AXES: usize = 6;
-/// Threads of a block.
+/// Threads per block.
 const THREADS: usize = 256;
-/// Blocks that a sum is cut into at the most, if the results alone do not make as many.
+/// Number of blocks up to which a sum is partitioned into slices.
 const BLOCKS: usize = 1024;
-/// Positions that are worth a thread.
+/// Minimum summed positions per thread.
 const PER_THREAD: usize = 16;
 
-/// The struct `ReduceAxes` of the kernels.
+/// `ReduceAxes` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct AxesParams {
@@ -33,13 +34,13 @@ struct ReduceParams {
     summed: AxesParams,
     per_slice: u64,
     slices: u32,
-    team: u32,
+    thread_group: u32,
 }
 
-// SAFETY: the fields of `ReduceParams` in reduce.cu.
+// SAFETY: same layout as `ReduceParams` in reduce.cu.
 unsafe impl Params for ReduceParams {}
 
-/// Sizes and strides, in elements; no size is 1, and no two axes follow each other without a gap.
+/// Sizes and strides of merged axes, in elements. No size is 1, and no two axes are adjacent without a gap.
 #[derive(Clone, Debug, Default)]
 struct Axes(Vec<(usize, usize)>);
 
@@ -59,20 +60,20 @@ impl Axes {
         self.0.iter().map(|&(size, _)| size).product()
     }
 
-    /// Size of the innermost axis, if its elements are neighbours.
-    fn neighbours(&self) -> Option<usize> {
+    /// Size of the innermost axis, if its elements are contiguous.
+    fn contiguous_len(&self) -> Option<usize> {
         self.0.last().filter(|&&(_, stride)| stride == 1).map(|&(size, _)| size)
     }
 
-    /// Whether every axis but the innermost one, or every axis, begins at multiples of `width`.
-    fn steps_over(&self, width: usize, all: bool) -> bool {
+    /// Returns whether the strides of all axes, or of all but the innermost, are multiples of `width`.
+    fn strides_divisible(&self, width: usize, all: bool) -> bool {
         let axes = &self.0[..self.0.len() - usize::from(!all && !self.0.is_empty())];
         axes.iter().all(|(_, stride)| stride.is_multiple_of(width))
     }
 
-    /// The same for vectors of `width` elements of the innermost axis.
-    fn in_vectors(&mut self, width: usize) {
-        let inner = self.0.last_mut().expect("an axis of neighbours");
+    /// Counts the innermost axis in vectors of `width` elements.
+    fn group_into_vectors(&mut self, width: usize) {
+        let inner = self.0.last_mut().expect("a contiguous axis");
         *inner = (inner.0 / width, width);
     }
 
@@ -91,7 +92,7 @@ impl Axes {
     }
 }
 
-/// A sum over some axes of a tensor.
+/// Sum over some axes of a tensor.
 struct Sum {
     x: u64,
     dtype: DType,
@@ -100,16 +101,17 @@ struct Sum {
 }
 
 impl Sum {
-    /// Stores the sums at `out`, contiguous, in the type `to`.
+    /// Writes the sums to `out`, contiguous, in the type `to`.
     fn run(mut self, cuda: &Cuda, op: &'static str, out: u64, to: DType) -> Result<()> {
         let results = self.kept.count();
         if results == 0 || self.summed.count() == 0 {
-            let _turn = cuda.turn(op)?;
+            let _guard = cuda.lock(op)?;
             return cuda.device.driver.zero(op, out, results * to.size());
         }
-        let columns = self.kept.neighbours().is_some();
+        let columns = self.kept.contiguous_len().is_some();
         let wide = self.widen(columns);
-        let (team, per_slice) = if columns { self.cut_columns() } else { self.cut_rows() };
+        let (thread_group, per_slice) =
+            if columns { self.partition_columns() } else { self.partition_rows() };
         let slices = self.summed.count().div_ceil(per_slice);
         let between = if slices > 1 { DType::F32 } else { to };
         let partial =
@@ -121,40 +123,46 @@ impl Sum {
             summed: self.summed.params(op)?,
             per_slice: per_slice as u64,
             slices: slices as u32,
-            team: team as u32,
+            thread_group: thread_group as u32,
         };
-        let (kept, teams) = (self.kept.count(), THREADS / team);
-        let blocks = if columns { kept.div_ceil(team) * slices } else { (kept * slices).div_ceil(teams) };
-        let launch = Launch { grid: [blocks as u32, 1, 1], block: THREADS as u32, shared: 0 };
-        cuda.launch(op, kernel(op, columns, wide, self.dtype, between)?, launch, &params)?;
+        let (kept, thread_groups) = (self.kept.count(), THREADS / thread_group);
+        let blocks = if columns {
+            kept.div_ceil(thread_group) * slices
+        } else {
+            (kept * slices).div_ceil(thread_groups)
+        };
+        let launch = LaunchConfig { grid: [blocks as u32, 1, 1], block: THREADS as u32, shared: 0 };
+        cuda.launch_kernel(op, kernel(op, columns, wide, self.dtype, between)?, launch, &params)?;
         let Some(partial) = partial else { return Ok(()) };
         Columns::new(partial.address(), [1, slices, results]).sum(cuda, op, out, to)
     }
 
-    /// Counts vectors of 16 bytes along the axis of neighbours from now on, if that can be. Says whether.
+    /// Groups the contiguous axis into vectors of 16 bytes if alignment allows it; returns whether it did.
     fn widen(&mut self, columns: bool) -> bool {
-        let width = 16 / self.dtype.size();
+        let width = lanes(self.dtype);
         let (inner, other) =
             if columns { (&mut self.kept, &self.summed) } else { (&mut self.summed, &self.kept) };
-        let divides = inner.neighbours().is_some_and(|size| size.is_multiple_of(width));
-        let wide =
-            divides && aligned(&[self.x]) && inner.steps_over(width, false) && other.steps_over(width, true);
+        let divides = inner.contiguous_len().is_some_and(|size| size.is_multiple_of(width));
+        let wide = divides
+            && aligned(&[self.x])
+            && inner.strides_divisible(width, false)
+            && other.strides_divisible(width, true);
         if wide {
-            inner.in_vectors(width);
+            inner.group_into_vectors(width);
         }
         wide
     }
 
-    /// Threads side by side, and the positions of a slice.
-    fn cut_columns(&self) -> (usize, usize) {
-        let team = self.kept.count().next_power_of_two().min(32);
-        let across = self.kept.count().div_ceil(team);
-        let slices = (BLOCKS / across).max(1);
-        (team, self.summed.count().div_ceil(slices).max(THREADS / team * PER_THREAD))
+    /// Threads along the results, and summed positions per slice.
+    fn partition_columns(&self) -> (usize, usize) {
+        let thread_group = self.kept.count().next_power_of_two().min(32);
+        let blocks_per_slice = self.kept.count().div_ceil(thread_group);
+        let slices = (BLOCKS / blocks_per_slice).max(1);
+        (thread_group, self.summed.count().div_ceil(slices).max(THREADS / thread_group * PER_THREAD))
     }
 
-    /// Threads of a result, and the positions of a slice.
-    fn cut_rows(&self) -> (usize, usize) {
+    /// Threads per result, and summed positions per slice.
+    fn partition_rows(&self) -> (usize, usize) {
         let count = self.summed.count();
         if count <= THREADS * PER_THREAD / 4 {
             return (32, count);
@@ -185,23 +193,23 @@ fn kernel(op: &'static str, columns: bool, wide: bool, from: DType, to: DType) -
     Ok(Kernel { module: "reduce", name })
 }
 
-/// Sums over the second of three axes [outer, rows, width], the last of which is contiguous.
+/// Sum over the second of three axes [outer, rows, width], the last of which is contiguous.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Columns {
     pub(crate) x: u64,
     pub(crate) dtype: DType,
     pub(crate) size: [usize; 3],
-    /// Elements from one to the next along the first and the second axis.
+    /// Strides of the first and the second axis, in elements.
     pub(crate) strides: [usize; 2],
 }
 
 impl Columns {
-    /// Of numbers in f32 without gaps.
+    /// Contiguous f32 elements.
     pub(crate) fn new(x: u64, size: [usize; 3]) -> Self {
         Self { x, dtype: DType::F32, size, strides: [size[1] * size[2], size[2]] }
     }
 
-    /// Stores the sums [outer, width] at `out`.
+    /// Writes the sums [outer, width] to `out`.
     pub(crate) fn sum(self, cuda: &Cuda, op: &'static str, out: u64, to: DType) -> Result<()> {
         let ([outer, rows, width], [group, row]) = (self.size, self.strides);
         let (kept, summed) = (Axes::new([(outer, group), (width, 1)]), Axes::new([(rows, row)]));

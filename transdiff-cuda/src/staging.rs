@@ -1,44 +1,44 @@
-//! The way between host memory and the device: pinned memory, in pieces that are used in turn.
+//! Staging buffers for transfers between host and device: chunks of pinned memory that are used in rotation.
 
 use transdiff_core::Result;
 
-use crate::driver::{Driver, Pinned};
+use crate::driver::{Driver, PinnedBuffer};
 
-/// Bytes of a piece: large enough for the speed of the bus, small enough to be had.
-const PIECE: usize = 4 << 20;
-/// Pieces: while one is filled, others are on their way.
-const PIECES: usize = 4;
+/// Bytes of a chunk: large enough for the full bus bandwidth, small enough to be allocated anywhere.
+const CHUNK: usize = 4 << 20;
+/// Number of chunks: while one is filled, others are in transfer.
+const CHUNKS: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Staging {
-    pieces: Vec<Pinned>,
+    chunks: Vec<PinnedBuffer>,
     next: usize,
 }
 
 impl Staging {
     pub(crate) fn new(driver: &Driver) -> Result<Self> {
-        let pieces = (0..PIECES).map(|_| driver.pinned("staging", PIECE)).collect::<Result<_>>()?;
-        Ok(Self { pieces, next: 0 })
+        let chunks = (0..CHUNKS).map(|_| driver.pinned("staging", CHUNK)).collect::<Result<_>>()?;
+        Ok(Self { chunks, next: 0 })
     }
 
-    fn piece(&mut self) -> &mut Pinned {
-        self.next = (self.next + 1) % PIECES;
-        &mut self.pieces[self.next]
+    fn next_chunk(&mut self) -> &mut PinnedBuffer {
+        self.next = (self.next + 1) % CHUNKS;
+        &mut self.chunks[self.next]
     }
 
-    /// Copies `bytes` to the device address `to`. They may change as soon as this returns, although they may still be
-    /// under way.
+    /// Copies `bytes` to the device address `to`. The caller may change `bytes` as soon as this returns, even if the
+    /// transfer is still in progress.
     pub(crate) fn upload(&mut self, driver: &Driver, op: &'static str, bytes: &[u8], to: u64) -> Result<()> {
-        for (i, part) in bytes.chunks(PIECE).enumerate() {
-            let piece = self.piece();
-            piece.bytes(op)?[..part.len()].copy_from_slice(part);
-            driver.upload(op, piece, part.len(), to + (i * PIECE) as u64)?;
+        for (i, part) in bytes.chunks(CHUNK).enumerate() {
+            let chunk = self.next_chunk();
+            chunk.bytes(op)?[..part.len()].copy_from_slice(part);
+            driver.upload(op, chunk, part.len(), to + (i * CHUNK) as u64)?;
         }
         Ok(())
     }
 
-    /// Fills `bytes` from the device address `from`, after everything that was asked of the device before. While a
-    /// piece is copied out, the next is under way.
+    /// Fills `bytes` from the device address `from`, after all work enqueued before. While one chunk is copied out,
+    /// the next ones are in transfer.
     pub(crate) fn download(
         &mut self,
         driver: &Driver,
@@ -46,19 +46,19 @@ impl Staging {
         from: u64,
         bytes: &mut [u8],
     ) -> Result<()> {
-        let parts: Vec<&mut [u8]> = bytes.chunks_mut(PIECE).collect();
+        let parts: Vec<&mut [u8]> = bytes.chunks_mut(CHUNK).collect();
         let sizes: Vec<usize> = parts.iter().map(|part| part.len()).collect();
-        let ask = |this: &mut Self, i: usize| {
+        let enqueue = |this: &mut Self, i: usize| {
             let Some(&size) = sizes.get(i) else { return Ok(()) };
-            let piece = &mut this.pieces[i % PIECES];
-            piece.bytes(op)?;
-            driver.download(op, from + (i * PIECE) as u64, size, piece)
+            let chunk = &mut this.chunks[i % CHUNKS];
+            chunk.bytes(op)?;
+            driver.download(op, from + (i * CHUNK) as u64, size, chunk)
         };
-        (0..PIECES - 1).try_for_each(|i| ask(self, i))?;
+        (0..CHUNKS - 1).try_for_each(|i| enqueue(self, i))?;
         for (i, part) in parts.into_iter().enumerate() {
-            ask(self, i + PIECES - 1)?;
-            let piece = self.pieces[i % PIECES].bytes(op)?;
-            part.copy_from_slice(&piece[..part.len()]);
+            enqueue(self, i + CHUNKS - 1)?;
+            let chunk = self.chunks[i % CHUNKS].bytes(op)?;
+            part.copy_from_slice(&chunk[..part.len()]);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use transdiff_core::{DType, Error, HostData, Layout, Result};
 use crate::device::{Address, Cuda, Graph, Memory};
 use crate::strided;
 
-/// Memory of a tensor. Dropping it gives the memory to whoever asks next.
+/// Memory of a tensor. Dropping it returns the memory to the allocator's cache.
 #[derive(Debug)]
 pub struct Buffer(Memory);
 
@@ -18,9 +18,9 @@ impl Buffer {
     }
 }
 
-fn uploaded<T: Pod>(cuda: &Cuda, values: &[T]) -> Result<Buffer> {
+fn upload<T: Pod>(cuda: &Cuda, values: &[T]) -> Result<Buffer> {
     const OP: &str = "from_host";
-    let _turn = cuda.turn_outside_recording(OP)?;
+    let _guard = cuda.lock_outside_capture(OP)?;
     let memory = cuda.scratch(OP, size_of_val(values))?;
     let mut staging = cuda.device.staging.lock();
     staging.upload(&cuda.device.driver, OP, bytemuck::cast_slice(values), memory.address())?;
@@ -28,24 +28,24 @@ fn uploaded<T: Pod>(cuda: &Cuda, values: &[T]) -> Result<Buffer> {
 }
 
 /// The elements of a view in row-major order.
-fn downloaded<T: Pod>(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Vec<T>> {
+fn download<T: Pod>(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Vec<T>> {
     const OP: &str = "to_host";
-    let turn = cuda.turn_outside_recording(OP)?;
+    let guard = cuda.lock_outside_capture(OP)?;
     let mut values = try_with_capacity::<T>(x.layout.numel())?;
     if values.is_empty() {
         return Ok(values);
     }
-    let dense = if x.layout.is_contiguous() { None } else { Some(gathered(cuda, x)?) };
+    let dense = if x.layout.is_contiguous() { None } else { Some(contiguous_copy(cuda, x)?) };
     let from = dense.as_ref().map_or_else(|| x.address(), Buffer::address);
-    drop(turn);
-    cuda.finish(OP)?;
-    let _turn = cuda.turn_outside_recording(OP)?;
+    drop(guard);
+    cuda.synchronize(OP)?;
+    let _guard = cuda.lock_outside_capture(OP)?;
     let mut staging = cuda.device.staging.lock();
     staging.download(&cuda.device.driver, OP, from, bytemuck::cast_slice_mut(&mut values))?;
     Ok(values)
 }
 
-/// Zeros in host memory, asked for politely.
+/// Zeros in host memory; fails with out of memory instead of aborting.
 fn try_with_capacity<T: Pod>(len: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     let bytes = len.saturating_mul(size_of::<T>());
@@ -54,8 +54,8 @@ fn try_with_capacity<T: Pod>(len: usize) -> Result<Vec<T>> {
     Ok(values)
 }
 
-/// A copy without gaps.
-pub(crate) fn gathered(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Buffer> {
+/// Copies a view to a contiguous buffer.
+pub(crate) fn contiguous_copy(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Buffer> {
     let layout = Layout::contiguous(x.layout.shape());
     let mut buffer = cuda.alloc(x.dtype, layout.numel())?;
     cuda.copy(x, ViewMut { buffer: &mut buffer, layout: &layout, dtype: x.dtype })?;
@@ -76,26 +76,26 @@ impl Storage for Cuda {
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
         const OP: &str = "alloc";
-        let too_much = || Error::out_of_memory(OP, usize::MAX);
-        let bytes = len.checked_mul(dtype.size()).ok_or_else(too_much)?;
+        let overflow = || Error::out_of_memory(OP, usize::MAX);
+        let bytes = len.checked_mul(dtype.size()).ok_or_else(overflow)?;
         self.scratch(OP, bytes).map(Buffer)
     }
 
     fn from_host(&self, data: &HostData) -> Result<Buffer> {
         match data {
-            HostData::F32(v) => uploaded(self, v),
-            HostData::F64(v) => uploaded(self, v),
-            HostData::BF16(v) => uploaded(self, v),
-            HostData::I32(v) => uploaded(self, v),
+            HostData::F32(v) => upload(self, v),
+            HostData::F64(v) => upload(self, v),
+            HostData::BF16(v) => upload(self, v),
+            HostData::I32(v) => upload(self, v),
         }
     }
 
     fn to_host(&self, x: View<'_, Self>) -> Result<HostData> {
         Ok(match x.dtype {
-            DType::F32 => HostData::F32(downloaded::<f32>(self, x)?),
-            DType::F64 => HostData::F64(downloaded::<f64>(self, x)?),
-            DType::BF16 => HostData::BF16(downloaded::<bf16>(self, x)?),
-            DType::I32 => HostData::I32(downloaded::<i32>(self, x)?),
+            DType::F32 => HostData::F32(download::<f32>(self, x)?),
+            DType::F64 => HostData::F64(download::<f64>(self, x)?),
+            DType::BF16 => HostData::BF16(download::<bf16>(self, x)?),
+            DType::I32 => HostData::I32(download::<i32>(self, x)?),
         })
     }
 
@@ -112,14 +112,14 @@ impl Storage for Cuda {
     }
 
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Graph>> {
-        self.captured(work).map(Some)
+        self.capture_graph(work).map(Some)
     }
 
     fn launch(&self, graph: &Graph) -> Result<()> {
-        self.launched(graph)
+        self.launch_graph(graph)
     }
 
     fn sync(&self) -> Result<()> {
-        self.finish("sync")
+        self.synchronize("sync")
     }
 }

@@ -1,13 +1,13 @@
-//! Copies, casts and fills between tensors of any strides.
+//! Launches of `kernels/strided.cu`: copies, casts and fills between tensors of any strides.
 
 use transdiff_core::{DType, Error, HostData, Result};
 
 use crate::device::{Address, Cuda, In, Out};
 use crate::driver::{Kernel, Params};
-use crate::walk::{Plan, Walk};
+use crate::strided_indexer::{StridedIndexer, StridedPlan};
 
-/// The kernel of `$stem` for words of so many bytes.
-macro_rules! of_words {
+/// The kernel `$name` for words of `$bytes` bytes.
+macro_rules! word_kernel {
     ($name:literal, $bytes:expr) => {
         Kernel {
             module: "strided",
@@ -21,8 +21,8 @@ macro_rules! of_words {
     };
 }
 
-/// A plan in the largest words of up to 16 bytes that fit it, and their size.
-fn widest<const N: usize>(plan: Plan<N>, size: usize) -> (Plan<N>, usize) {
+/// Regroups a plan into the widest words, of up to 16 bytes, that fit it; returns it with their size.
+fn widest<const N: usize>(plan: StridedPlan<N>, size: usize) -> (StridedPlan<N>, usize) {
     let wide = [16, 8, 4].into_iter().find(|&bytes| bytes > size && plan.fits(bytes / size, false));
     wide.map_or((plan.clone(), size), |bytes| (plan.in_words(bytes / size), bytes))
 }
@@ -34,14 +34,14 @@ struct Pattern([u8; 16]);
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct FillParams {
-    walk: Walk<1>,
+    indexer: StridedIndexer<1>,
     pattern: Pattern,
 }
 
-// SAFETY: the fields of `FillParams` in strided.cu.
+// SAFETY: same layout as `FillParams` in strided.cu.
 unsafe impl Params for FillParams {}
 
-/// `value` in the type `dtype`, over and over.
+/// `value` in the type `dtype`, repeated to 16 bytes.
 fn pattern(value: f64, dtype: DType) -> Pattern {
     let mut bytes = [0; 16];
     let mut repeat = |one: &[u8]| bytes.chunks_exact_mut(one.len()).for_each(|to| to.copy_from_slice(one));
@@ -57,21 +57,21 @@ fn pattern(value: f64, dtype: DType) -> Pattern {
 pub(crate) fn fill(cuda: &Cuda, value: f64, out: Out<'_>) -> Result<()> {
     const OP: &str = "fill";
     let size = out.dtype.size();
-    let (plan, bytes) = widest(Plan::new([out.layout], [out.address()], [size]), size);
-    let params = FillParams { walk: plan.walk(OP, 1)?, pattern: pattern(value, out.dtype) };
-    cuda.launch(OP, of_words!("fill", bytes), params.walk.launch(), &params)
+    let (plan, bytes) = widest(StridedPlan::new([out.layout], [out.address()], [size]), size);
+    let params = FillParams { indexer: plan.indexer(OP, 1)?, pattern: pattern(value, out.dtype) };
+    cuda.launch_kernel(OP, word_kernel!("fill", bytes), params.indexer.launch_config(), &params)
 }
 
 pub(crate) fn copy(cuda: &Cuda, x: In<'_>, out: Out<'_>) -> Result<()> {
     const OP: &str = "copy";
     let size = x.dtype.size();
-    let plan = Plan::new([x.layout, out.layout], [x.address(), out.address()], [size; 2]);
+    let plan = StridedPlan::new([x.layout, out.layout], [x.address(), out.address()], [size; 2]);
     let (plan, bytes) = widest(plan, size);
-    let walk = plan.walk(OP, 1)?;
-    cuda.launch(OP, of_words!("copy", bytes), walk.launch(), &walk)
+    let indexer = plan.indexer(OP, 1)?;
+    cuda.launch_kernel(OP, word_kernel!("copy", bytes), indexer.launch_config(), &indexer)
 }
 
-/// The kernels of a cast: an element at a time, and as many as 16 bytes hold of the wider type.
+/// The two kernels of a cast: one element per vector, and as many as 16 bytes hold of the wider type.
 fn casts(from: DType, to: DType) -> Option<[&'static str; 2]> {
     macro_rules! both {
         ($name:literal) => {
@@ -95,12 +95,12 @@ pub(crate) fn cast(cuda: &Cuda, x: In<'_>, out: Out<'_>) -> Result<()> {
         return copy(cuda, x, out);
     }
     let unknown =
-        Error::DType { op: OP, expected: format!("a type that becomes {}", out.dtype), got: x.dtype };
+        Error::DType { op: OP, expected: format!("a type that can be cast to {}", out.dtype), got: x.dtype };
     let [single, wide] = casts(x.dtype, out.dtype).ok_or(unknown)?;
     let sizes = [x.dtype.size(), out.dtype.size()];
-    let plan = Plan::new([x.layout, out.layout], [x.address(), out.address()], sizes);
+    let plan = StridedPlan::new([x.layout, out.layout], [x.address(), out.address()], sizes);
     let width = 16 / sizes[0].max(sizes[1]);
     let (name, width) = if plan.fits(width, false) { (wide, width) } else { (single, 1) };
-    let walk = plan.walk(OP, width)?;
-    cuda.launch(OP, Kernel { module: "strided", name }, walk.launch(), &walk)
+    let indexer = plan.indexer(OP, width)?;
+    cuda.launch_kernel(OP, Kernel { module: "strided", name }, indexer.launch_config(), &indexer)
 }

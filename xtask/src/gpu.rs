@@ -1,4 +1,4 @@
-//! What a machine with a GPU, and without Rust, needs to test and measure the CUDA backend: one folder.
+//! Bundle of tests and benchmarks of the CUDA backend, for a machine with a GPU and without Rust.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,8 +11,8 @@ use serde::Deserialize;
 use crate::Result;
 use crate::process::{Process, cargo};
 
-/// The tests that run on a GPU if there is one: packages, and which of theirs. A package has a folder of its own, for two
-/// of them may call a test alike. (Unit tests, transdiff-cuda's included, touch no device.)
+/// Tests that use a GPU, by package. Each package has its own folder, because test names may repeat. (Unit tests use no
+/// device, including those of transdiff-cuda.)
 const TESTS: [(&str, &[&str]); 2] = [
     (
         "transdiff",
@@ -27,32 +27,32 @@ const TESTS: [(&str, &[&str]); 2] = [
     ("transdiff-ffi", &["--test=cuda"]),
 ];
 
-/// What is copied as it is.
+/// Files that are copied unchanged.
 const FILES: [&str; 4] =
     ["benches/gpu/run.sh", "benches/gpu/table.py", "benches/gpu/ceilings.py", "benches/peer/peer_pytorch.py"];
-/// The recorded numbers that the golden tests compare with.
+/// The golden values.
 const GOLDEN: &str = "tests/golden";
 
-/// Libraries that every Linux with glibc has.
+/// Shared libraries that every Linux system with glibc has.
 const LIBRARIES: [&str; 4] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"];
 
-/// The newest glibc that programs may ask for: that of 2021.
+/// Newest version of glibc that programs may require; it is of 2021.
 const GLIBC: (u32, u32) = (2, 34);
 
-/// So that it is quickly sent.
+/// Maximum size of the bundle in bytes, so that it is quick to transfer.
 const LIMIT: u64 = 64 << 20;
 
 #[derive(Args)]
 pub struct Options {
-    /// The folder, which is replaced
+    /// Output folder; replaced if it exists
     #[arg(long, value_name = "DIR", default_value = "target/gpu")]
     out: PathBuf,
-    /// What the kernels are compiled for; by default Hopper, and what other drivers make their code from, to stay small
+    /// Architectures of the kernels; by default Hopper, and PTX for all others, to keep the bundle small
     #[arg(long, value_name = "LIST", default_value = "sm_90a,compute_80")]
     architectures: String,
 }
 
-/// A line of what cargo tells of a build.
+/// A JSON message of cargo.
 #[derive(Deserialize)]
 struct Message {
     target: Option<Target>,
@@ -64,11 +64,11 @@ struct Target {
     name: String,
 }
 
-/// Builds the programs, with nvcc, and collects the folder; `run.sh` in it does the rest.
+/// Builds the programs and assembles the folder, whose `run.sh` runs them.
 pub fn run(options: &Options) -> Result {
     let out = &options.out;
     if out.exists() && !out.join("run.sh").exists() {
-        return Err(format!("{} is there and is no such folder: name another", out.display()).into());
+        return Err(format!("{} exists and is not a bundle: choose another folder", out.display()).into());
     }
     let programs = options.programs()?;
     if out.exists() {
@@ -88,14 +88,14 @@ pub fn run(options: &Options) -> Result {
     }
     println!("{}: {:.1} MiB", out.display(), size as f64 / f64::from(1 << 20));
     if size > LIMIT {
-        return Err(format!("{}: at most {} MiB", out.display(), LIMIT >> 20).into());
+        return Err(format!("{}: expected at most {} MiB", out.display(), LIMIT >> 20).into());
     }
     Ok(())
 }
 
 impl Options {
-    /// What is built, under its name in the folder: the tests as `cargo test` builds them, optimised and with their
-    /// checks, and the benchmark as `cargo bench` does.
+    /// Builds the programs and returns them by name in the bundle: the tests as `cargo test` builds them, optimised and with
+    /// debug assertions, and the benchmark as `cargo bench` does.
     fn programs(&self) -> Result<BTreeMap<String, PathBuf>> {
         let mut programs = Vec::new();
         for (package, which) in TESTS {
@@ -107,7 +107,7 @@ impl Options {
         distinct(programs)
     }
 
-    /// Names and paths of the programs that a command of cargo builds.
+    /// Names and paths of the programs that a cargo command builds.
     fn built(&self, command: Process) -> Result<Vec<(String, PathBuf)>> {
         let command = command.env("TRANSDIFF_CUDA_ARCHITECTURES", &self.architectures);
         let command = command.args(&["--no-run", "--locked", "--message-format=json-render-diagnostics"]);
@@ -122,18 +122,18 @@ impl Options {
     }
 }
 
-/// The programs by name. Of two with one name a copy would be lost.
+/// The programs by name; fails if a name repeats, since one program would overwrite the other.
 fn distinct(programs: Vec<(String, PathBuf)>) -> Result<BTreeMap<String, PathBuf>> {
     let mut by_name = BTreeMap::new();
     for (name, path) in programs {
         if let Some(other) = by_name.insert(name.clone(), path.clone()) {
-            return Err(format!("{name} is {} and {}", other.display(), path.display()).into());
+            return Err(format!("{name} is both {} and {}", other.display(), path.display()).into());
         }
     }
     Ok(by_name)
 }
 
-/// Copies a program without what debuggers read, and checks what it needs to start; its size.
+/// Copies a program without debug information and checks its dependencies; returns its size.
 fn strip(built: &Path, to: &Path) -> Result<u64> {
     to.parent().map_or(Ok(()), fs::create_dir_all)?;
     Process::new("strip").arg("-o").arg(to).arg(built).run()?;
@@ -143,11 +143,11 @@ fn strip(built: &Path, to: &Path) -> Result<u64> {
     Ok(fs::metadata(to)?.len())
 }
 
-/// What the dynamic linker has to find.
+/// Requirements of a program on the dynamic linker.
 #[derive(Debug, Default, PartialEq)]
 struct Needs {
     libraries: BTreeSet<String>,
-    /// The newest version of glibc that a symbol is of, and these symbols.
+    /// Newest required version of glibc, and the symbols that require it.
     glibc: (u32, u32),
     newest: BTreeSet<String>,
 }
@@ -158,7 +158,7 @@ impl Needs {
         Ok(Self::parse(&read.stdout()?))
     }
 
-    /// Of what `readelf --dynamic --dyn-syms` prints.
+    /// Parses the output of `readelf --dynamic --dyn-syms`.
     fn parse(printed: &str) -> Self {
         let mut needs = Self::default();
         for line in printed.lines() {
@@ -181,13 +181,15 @@ impl Needs {
     }
 
     fn check(&self, program: &Path) -> Result {
-        let strange: Vec<_> = self.libraries.iter().filter(|l| !LIBRARIES.contains(&l.as_str())).collect();
-        if !strange.is_empty() {
-            return Err(format!("{} needs {strange:?}, which a machine may lack", program.display()).into());
+        let unexpected: Vec<_> = self.libraries.iter().filter(|l| !LIBRARIES.contains(&l.as_str())).collect();
+        if !unexpected.is_empty() {
+            return Err(
+                format!("{} requires {unexpected:?}, which a machine may lack", program.display()).into()
+            );
         }
         if self.glibc > GLIBC {
             let (major, minor) = GLIBC;
-            return Err(format!("{}: built for a glibc after {major}.{minor}", program.display()).into());
+            return Err(format!("{}: requires a glibc newer than {major}.{minor}", program.display()).into());
         }
         Ok(())
     }
@@ -198,7 +200,7 @@ impl fmt::Display for Needs {
         let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(" ");
         let (major, minor) = self.glibc;
         let newest = list(&self.newest);
-        write!(f, "needs {}, of glibc {major}.{minor} {newest}", list(&self.libraries))
+        write!(f, "requires {}, of glibc {major}.{minor} {newest}", list(&self.libraries))
     }
 }
 
@@ -216,21 +218,23 @@ mod tests {
      5: 0000000000000000     0 FUNC    GLOBAL DEFAULT  UND _Unwind_Backtrace@GCC_3.3 (5)";
 
     #[test]
-    fn needs_are_read() {
+    fn requirements_are_parsed_and_checked() {
         let needs = Needs::parse(PRINTED);
-        assert_eq!(needs.to_string(), "needs libc.so.6 libm.so.6, of glibc 2.33 fstat64 stat64");
+        assert_eq!(needs.to_string(), "requires libc.so.6 libm.so.6, of glibc 2.33 fstat64 stat64");
         let program = Path::new("program");
         needs.check(program).unwrap();
         let driver = PRINTED.replace("libm.so.6", "libcuda.so.1");
         assert!(Needs::parse(&driver).check(program).unwrap_err().to_string().contains("libcuda.so.1"));
         let new = PRINTED.replace("GLIBC_2.14", "GLIBC_2.38");
-        assert!(Needs::parse(&new).check(program).unwrap_err().to_string().contains("after 2.34"));
+        assert!(Needs::parse(&new).check(program).unwrap_err().to_string().contains("newer than 2.34"));
     }
 
     #[test]
-    fn no_program_takes_the_place_of_another() {
+    fn repeated_program_name_is_an_error() {
         let named = |names: [&str; 2]| distinct(names.map(|name| (name.into(), "built".into())).into());
         assert_eq!(named(["tests/a/cuda", "tests/b/cuda"]).unwrap().len(), 2);
-        assert!(named(["tests/a/cuda"; 2]).unwrap_err().to_string().starts_with("tests/a/cuda is built and"));
+        assert!(
+            named(["tests/a/cuda"; 2]).unwrap_err().to_string().starts_with("tests/a/cuda is both built and")
+        );
     }
 }

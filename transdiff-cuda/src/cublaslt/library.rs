@@ -1,4 +1,4 @@
-//! What cuBLASLt exports: functions, structs and values, as the header of CUDA 12 and 13 declares them.
+//! Bindings of cuBLASLt: functions, structs and values of the header of CUDA 12 and 13.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
@@ -10,7 +10,7 @@ pub(super) type Status = c_int;
 
 macro_rules! functions {
     ($($field:ident: $symbol:literal ($($argument:ty),*);)*) => {
-        /// The functions of a library that is open.
+        /// Functions of an open library.
         pub(super) struct Functions {
             status_string: unsafe extern "C" fn(Status) -> *const c_char,
             $(pub(super) $field: unsafe extern "C" fn($($argument),*) -> Status,)*
@@ -91,31 +91,31 @@ pub(super) mod values {
     pub(crate) const REDUCTION_COMPUTE_TYPE: u32 = 2;
     pub(crate) const EPILOGUE_BIAS: c_int = 4;
     pub(crate) const EPILOGUE_GELU_BIAS: c_int = 36;
-    pub(crate) const EPILOGUE_SUM_A: c_int = 256;
-    pub(crate) const EPILOGUE_SUM_B: c_int = 512;
+    pub(crate) const EPILOGUE_BGRADA: c_int = 256;
+    pub(crate) const EPILOGUE_BGRADB: c_int = 512;
 }
 
 impl Functions {
-    /// Opens the library of a name. The reason in words if there is none.
+    /// Opens the library `name`; fails with a message if there is none.
     pub(super) fn open(name: &str) -> Result<Self, String> {
         // SAFETY: NVIDIA's library, which may be opened at any time.
         let library = unsafe { Library::new(name) }.map_err(|e| e.to_string())?;
-        // It stays open: what it registers to be called when a thread ends would be code that is no longer there, and to
-        // open it again takes as long as the first time.
+        // Never closed: callbacks that it registers for the end of threads would be left dangling, and opening it again
+        // takes as long as the first time.
         let library = ManuallyDrop::new(library);
         // SAFETY: the library is cuBLASLt.
         unsafe { Self::find(&library) }.map_err(|e| format!("{name}: {e}"))
     }
 
-    /// What a status of `what` means.
-    pub(super) fn words(&self, what: &str, status: Status) -> String {
-        // SAFETY: the function takes any number and returns a static string.
-        let words = unsafe { (self.status_string)(status) };
-        if words.is_null() {
+    /// Error message for a status of `what`.
+    pub(super) fn message(&self, what: &str, status: Status) -> String {
+        // SAFETY: the function takes any value and returns a static string.
+        let text = unsafe { (self.status_string)(status) };
+        if text.is_null() {
             return format!("{what}: cuBLASLt status {status}");
         }
         // SAFETY: as above.
-        let words = unsafe { CStr::from_ptr(words) }.to_string_lossy();
-        format!("{what}: cuBLASLt status {status}, {words}")
+        let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+        format!("{what}: cuBLASLt status {status}, {text}")
     }
 }

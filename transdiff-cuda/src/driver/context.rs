@@ -1,45 +1,45 @@
-//! The context of a device, and whether a thread is in it.
+//! Guard that makes a device's context current on a thread.
 
 use std::ptr;
 
 use cust::context::Context;
 use cust::sys::{self, cudaError_enum as Code};
 
-use super::error::success;
+use super::error::to_result;
 
-/// A thread in a device's context. It goes back to the one that it was in, its program's own perhaps, when this is
-/// dropped, which it has to do itself.
+/// Keeps a device's context current on this thread. Dropping the guard restores the previous context, which may be the
+/// calling program's own; it has to be dropped on the same thread.
 #[must_use]
-pub(crate) struct Entered {
-    /// Whether it was in another one.
-    changed: bool,
+pub(crate) struct ContextGuard {
+    /// True if another context, or none, was current before.
+    pushed: bool,
 }
 
-impl Entered {
+impl ContextGuard {
     pub(super) fn new(context: &Context) -> Result<Self, Code> {
-        let changed = current_context()? != context.as_raw();
-        if changed {
-            // SAFETY: the context is there.
-            success(unsafe { sys::cuCtxPushCurrent_v2(context.as_raw()) })?;
+        let pushed = current_context()? != context.as_raw();
+        if pushed {
+            // SAFETY: the context is valid.
+            to_result(unsafe { sys::cuCtxPushCurrent_v2(context.as_raw()) })?;
         }
-        Ok(Self { changed })
+        Ok(Self { pushed })
     }
 }
 
-impl Drop for Entered {
+impl Drop for ContextGuard {
     fn drop(&mut self) {
-        if self.changed {
-            let mut left = ptr::null_mut();
-            // SAFETY: the pointer is valid. Should it fail, nobody can do anything about it.
-            unsafe { sys::cuCtxPopCurrent_v2(&mut left) };
+        if self.pushed {
+            let mut popped = ptr::null_mut();
+            // SAFETY: the pointer is valid. There is no way to handle a failure here.
+            unsafe { sys::cuCtxPopCurrent_v2(&mut popped) };
         }
     }
 }
 
-/// The context that the thread is in, or null.
+/// The thread's current context, or null.
 pub(super) fn current_context() -> Result<sys::CUcontext, Code> {
     let mut context = ptr::null_mut();
     // SAFETY: the pointer is valid.
-    success(unsafe { sys::cuCtxGetCurrent(&mut context) })?;
+    to_result(unsafe { sys::cuCtxGetCurrent(&mut context) })?;
     Ok(context)
 }

@@ -1,109 +1,108 @@
-//! Work that is noted once and done many times: CUDA graphs.
+//! CUDA graphs: work that is captured once and launched many times.
 
 use std::{fmt, ptr};
 
 use cust::sys;
 use transdiff_core::Result;
 
-use super::Driver;
-use super::error::checked;
-use super::stream::Moment;
+use super::error::check;
+use super::stream::{Event, Stream};
 
-impl Driver {
-    /// Begins to note what is asked of the stream, instead of doing it.
-    pub(crate) fn begin_capture(&self, op: &'static str) -> Result<Capture<'_>> {
-        let done = Moment::new(op, Moment::SLEEPING)?;
-        // Relaxed: the pool may still have to ask for memory.
+/// A capture in progress. Dropped before its end, it discards what was captured.
+pub(crate) struct Capture<'a> {
+    stream: &'a Stream,
+    /// Event of the future graph; `None` once the capture has ended.
+    previous_launch: Option<Event>,
+}
+
+impl<'a> Capture<'a> {
+    /// Starts to capture what is enqueued on the stream, instead of executing it.
+    pub(super) fn begin(op: &'static str, stream: &'a Stream) -> Result<Self> {
+        let previous_launch = Event::new(op, Event::BLOCKING_SYNC)?;
+        // Relaxed: the allocator may still have to allocate device memory.
         let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the handle is valid.
-        checked(op, unsafe { sys::cuStreamBeginCapture_v2(self.stream.0, mode) })?;
-        Ok(Capture { driver: self, done: Some(done) })
+        check(op, unsafe { sys::cuStreamBeginCapture_v2(stream.raw(), mode) })?;
+        Ok(Self { stream, previous_launch: Some(previous_launch) })
     }
 
-    /// What was noted; nothing is any more, whether or not that succeeds.
-    fn end_capture(&self, op: &'static str) -> Result<Noted> {
-        let mut graph = ptr::null_mut();
-        // SAFETY: the handles are valid.
-        let code = unsafe { sys::cuStreamEndCapture(self.stream.0, &mut graph) };
-        checked(op, code).map(|()| Noted(graph))
-    }
-
-    /// Does what was noted.
-    pub(crate) fn replay(&self, op: &'static str, graph: &Graph) -> Result<()> {
-        self.note(op, &graph.done)?;
-        // SAFETY: the handles are valid.
-        checked(op, unsafe { sys::cuGraphLaunch(graph.exec, self.stream.0) })
-    }
-}
-
-/// A stretch of work that is noted. Dropped before its end, it leaves nothing.
-pub(crate) struct Capture<'a> {
-    driver: &'a Driver,
-    /// The event of the graph to be; none once the capture is over.
-    done: Option<Moment>,
-}
-
-impl Capture<'_> {
-    /// What was noted. The graph is to be dropped while the driver is there.
-    pub(crate) fn end(mut self, op: &'static str) -> Result<Graph> {
-        let done = self.done.take().expect("a capture ends once");
-        let noted = self.driver.end_capture(op)?;
+    /// Ends the capture and instantiates the graph, which must be dropped before the driver.
+    pub(crate) fn end(mut self, op: &'static str) -> Result<ExecGraph> {
+        let previous_launch = self.previous_launch.take().expect("a capture ends once");
+        let captured = CapturedGraph::end_capture(op, self.stream)?;
         let mut exec = ptr::null_mut();
         // SAFETY: the handles are valid.
-        let code = unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, noted.0, 0) };
-        checked(op, code).map(|()| Graph { exec, done })
+        let code = unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, captured.0, 0) };
+        check(op, code).map(|()| ExecGraph { exec, previous_launch })
     }
 }
 
 impl Drop for Capture<'_> {
     fn drop(&mut self) {
-        if self.done.is_some() {
-            // Its work failed; whoever asked for it is told that.
-            let _ = self.driver.end_capture("record");
+        if self.previous_launch.is_some() {
+            // The captured work failed, and its error is reported to the caller.
+            let _ = CapturedGraph::end_capture("capture", self.stream);
         }
     }
 }
 
-/// What was noted, as the driver keeps it. An executable graph does not need the one that it was made of.
-struct Noted(sys::CUgraph);
+/// A captured graph. An executable graph does not need the graph that it was instantiated from.
+struct CapturedGraph(sys::CUgraph);
 
-impl Drop for Noted {
+impl CapturedGraph {
+    /// Ends the capture of `stream`, whether or not this succeeds.
+    fn end_capture(op: &'static str, stream: &Stream) -> Result<Self> {
+        let mut graph = ptr::null_mut();
+        // SAFETY: the handles are valid.
+        let code = unsafe { sys::cuStreamEndCapture(stream.raw(), &mut graph) };
+        check(op, code).map(|()| Self(graph))
+    }
+}
+
+impl Drop for CapturedGraph {
     fn drop(&mut self) {
         // SAFETY: the handle is valid and not used again.
         unsafe { sys::cuGraphDestroy(self.0) };
     }
 }
 
-/// What was noted, ready to be done.
-pub(crate) struct Graph {
+/// An executable graph.
+pub(crate) struct ExecGraph {
     exec: sys::CUgraphExec,
-    /// Recorded before every replay: when it has come, the one before is done.
-    done: Moment,
+    /// Recorded before every launch: complete when the launch before it is.
+    previous_launch: Event,
 }
 
-// SAFETY: a handle that the driver takes from any thread.
-unsafe impl Send for Graph {}
-// SAFETY: as above; replays are asked for under the device's lock.
-unsafe impl Sync for Graph {}
+// SAFETY: a handle, which the driver accepts from any thread.
+unsafe impl Send for ExecGraph {}
+// SAFETY: as above; launches are enqueued under the device's lock.
+unsafe impl Sync for ExecGraph {}
 
-impl Graph {
-    /// Waits for the last replay but one: whoever asks for more than the device does would otherwise be heard late when
-    /// they want to stop.
+impl ExecGraph {
+    /// Waits for the last launch but one. Without it a caller that enqueues faster than the device executes would see
+    /// its cancellation take effect late.
     pub(crate) fn wait(&self, op: &'static str) -> Result<()> {
-        self.done.wait(op)
+        self.previous_launch.wait(op)
+    }
+
+    /// Enqueues the captured work.
+    pub(super) fn launch(&self, op: &'static str, stream: &Stream) -> Result<()> {
+        stream.record(op, &self.previous_launch)?;
+        // SAFETY: the handles are valid.
+        check(op, unsafe { sys::cuGraphLaunch(self.exec, stream.raw()) })
     }
 }
 
-impl fmt::Debug for Graph {
+impl fmt::Debug for ExecGraph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Graph")
+        f.write_str("ExecGraph")
     }
 }
 
-impl Drop for Graph {
+impl Drop for ExecGraph {
     fn drop(&mut self) {
-        // SAFETY: the handle is valid and not used again. The driver keeps what a replay under way needs, and its memory
-        // is used by others only after it.
+        // SAFETY: the handle is valid and not used again. The driver keeps what a launch in progress needs, and the
+        // graph's memory is reused only after that launch.
         unsafe { sys::cuGraphExecDestroy(self.exec) };
     }
 }

@@ -1,5 +1,6 @@
-//! A stream of work, and points in it.
+//! Streams and events.
 
+use std::ffi::c_void;
 use std::ptr;
 
 use cust::event::EventFlags;
@@ -7,24 +8,38 @@ use cust::stream::StreamFlags;
 use cust::sys::{self, cudaError_enum as Code};
 use transdiff_core::Result;
 
-use super::error::{checked, success};
+use super::error::{check, to_result};
 
-/// A stream of work. It does not wait for the device's default stream, on which others in the process may work; those of
-/// `cust` do.
-pub(super) struct Stream(pub(super) sys::CUstream);
+/// A stream that does not synchronise with the device's default stream, which other code in the process may use; the
+/// streams of `cust` do.
+pub(super) struct Stream(sys::CUstream);
 
-// SAFETY: a handle, which the driver takes from any thread.
+// SAFETY: a handle, which the driver accepts from any thread.
 unsafe impl Send for Stream {}
 // SAFETY: as above.
 unsafe impl Sync for Stream {}
 
 impl Stream {
-    /// In the thread's context.
+    /// Creates a stream in the current context.
     pub(super) fn new() -> Result<Self, Code> {
         let mut stream = ptr::null_mut();
         // SAFETY: the pointer is valid.
-        success(unsafe { sys::cuStreamCreate(&mut stream, StreamFlags::NON_BLOCKING.bits()) })?;
+        to_result(unsafe { sys::cuStreamCreate(&mut stream, StreamFlags::NON_BLOCKING.bits()) })?;
         Ok(Self(stream))
+    }
+
+    pub(super) fn raw(&self) -> sys::CUstream {
+        self.0
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut c_void {
+        self.0.cast()
+    }
+
+    /// Enqueues `event`: it completes with all work enqueued before it.
+    pub(super) fn record(&self, op: &'static str, event: &Event) -> Result<()> {
+        // SAFETY: the handles are valid.
+        check(op, unsafe { sys::cuEventRecord(event.0, self.0) })
     }
 }
 
@@ -35,34 +50,36 @@ impl Drop for Stream {
     }
 }
 
-/// A point in the device's work: an event. Those of `cust` come from its streams alone.
-pub(crate) struct Moment(pub(super) sys::CUevent);
+/// An event: a position in a stream's work. The events of `cust` work with its own streams only.
+pub(crate) struct Event(sys::CUevent);
 
-// SAFETY: a handle, which the driver takes from any thread.
-unsafe impl Send for Moment {}
+// SAFETY: a handle, which the driver accepts from any thread.
+unsafe impl Send for Event {}
 // SAFETY: as above.
-unsafe impl Sync for Moment {}
+unsafe impl Sync for Event {}
 
-impl Moment {
-    /// Whoever waits for long sleeps.
-    pub(super) const SLEEPING: EventFlags = EventFlags::DISABLE_TIMING.union(EventFlags::BLOCKING_SYNC);
+impl Event {
+    /// Threads that wait for the event sleep. For long waits.
+    pub(super) const BLOCKING_SYNC: EventFlags = EventFlags::DISABLE_TIMING.union(EventFlags::BLOCKING_SYNC);
+    /// Threads that wait for the event spin. For short waits.
+    pub(super) const SPINNING: EventFlags = EventFlags::DISABLE_TIMING;
 
-    /// One that has come.
+    /// An event that is complete until it is recorded.
     pub(super) fn new(op: &'static str, flags: EventFlags) -> Result<Self> {
         let mut event = ptr::null_mut();
         // SAFETY: the pointer is valid.
-        checked(op, unsafe { sys::cuEventCreate(&mut event, flags.bits()) })?;
+        check(op, unsafe { sys::cuEventCreate(&mut event, flags.bits()) })?;
         Ok(Self(event))
     }
 
-    /// Returns when it has come.
+    /// Waits until the event is complete.
     pub(crate) fn wait(&self, op: &'static str) -> Result<()> {
         // SAFETY: the handle is valid.
-        checked(op, unsafe { sys::cuEventSynchronize(self.0) })
+        check(op, unsafe { sys::cuEventSynchronize(self.0) })
     }
 }
 
-impl Drop for Moment {
+impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: the handle is valid and not used again.
         unsafe { sys::cuEventDestroy_v2(self.0) };

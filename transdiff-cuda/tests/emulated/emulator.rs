@@ -1,4 +1,5 @@
-//! The emulator: what it was asked, and what it is to answer. `emulator/emulated_cuda.h` declares its functions.
+//! Interface to the emulator: call counts, launch log, injected failures. `tests/emulator/emulated_cuda.h` declares its
+//! functions.
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
@@ -8,11 +9,11 @@ use std::{env, ptr};
 
 use libloading::Library;
 
-/// Set in the processes that [`alone`] starts.
+/// Environment variable of the processes that [`in_own_process`] starts.
 const CHILD: &str = "EMULATED_CUDA_TEST";
 const LIBRARY: &str = "libcuda.so.1";
 
-/// What is made and what is given back, as the driver counts them.
+/// Functions that create and destroy objects, in pairs.
 const PAIRS: [[&str; 2]; 9] = [
     ["cuMemAlloc_v2", "cuMemFree_v2"],
     ["cuMemAllocHost_v2", "cuMemFreeHost"],
@@ -25,26 +26,26 @@ const PAIRS: [[&str; 2]; 9] = [
     ["cublasLtMatrixLayoutCreate", "cublasLtMatrixLayoutDestroy"],
 ];
 
-/// The emulator. One test has it at a time.
+/// The emulator, locked: one test uses it at a time.
 pub struct Emulator {
     library: Library,
-    _turn: MutexGuard<'static, ()>,
+    _lock: MutexGuard<'static, ()>,
 }
 
-/// The emulator, as if nothing had been asked of it; `None`, with a word of it, where the driver is another or none.
+/// The emulator after a reset; prints SKIPPED and returns `None` if the driver is another or missing.
 pub fn emulator() -> Option<Emulator> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: a driver, which may be opened at any time.
+    static LOCK: Mutex<()> = Mutex::new(());
+    let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: a CUDA driver, which may be opened at any time.
     let library = match unsafe { Library::new(LIBRARY) } {
         Ok(library) => library,
         Err(error) => return skipped(&error.to_string()),
     };
-    // SAFETY: whatever it is, it is not called.
+    // SAFETY: the symbol is not called.
     if unsafe { library.get::<*const c_void>(b"emulated_cuda_reset\0") }.is_err() {
         return skipped("the driver is not the emulator");
     }
-    let emulator = Emulator { library, _turn: turn };
+    let emulator = Emulator { library, _lock: lock };
     emulator.reset();
     Some(emulator)
 }
@@ -54,9 +55,9 @@ fn skipped<T>(reason: &str) -> Option<T> {
     None
 }
 
-/// Whether this is the process of the test `name` alone. If not, it is run in such a process, whose environment `change`
-/// has made.
-pub fn alone(name: &str, change: impl FnOnce(&mut Command) -> &mut Command) -> bool {
+/// Runs the test `name` in a process of its own, with an environment that `configure` sets. Returns true in that
+/// process, and false in the parent once the child has passed.
+pub fn in_own_process(name: &str, configure: impl FnOnce(&mut Command) -> &mut Command) -> bool {
     if env::var_os(CHILD).is_some() {
         return true;
     }
@@ -65,21 +66,21 @@ pub fn alone(name: &str, change: impl FnOnce(&mut Command) -> &mut Command) -> b
     }
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", name]).env(CHILD, "1");
-    change(&mut command);
+    configure(&mut command);
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{name}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("1 passed") && !said.contains("SKIPPED"), "{name}: {said}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{name}: {printed}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(printed.contains("1 passed") && !printed.contains("SKIPPED"), "{name}: {printed}");
     false
 }
 
-/// The file of the emulator.
+/// Path of the emulator's library.
 pub fn file() -> PathBuf {
     let folders = env::var_os("LD_LIBRARY_PATH").unwrap();
     env::split_paths(&folders).map(|folder| folder.join(LIBRARY)).find(|file| file.exists()).unwrap()
 }
 
-/// See [`Emulator::context`].
+/// A reference to the device's context; see [`Emulator::context`].
 pub struct Context<'a> {
     emulator: &'a Emulator,
     context: *mut c_void,
@@ -97,7 +98,7 @@ impl Drop for Context<'_> {
 }
 
 impl Emulator {
-    /// The `nth` call of `function` from now on, counted from 1, returns `code`.
+    /// Makes the `nth` call of `function` from now on, counted from 1, return `code`.
     pub fn fail(&self, function: &str, nth: usize, code: u32) {
         let name = CString::new(function).unwrap();
         // SAFETY: the function has this signature.
@@ -108,7 +109,7 @@ impl Emulator {
         }
     }
 
-    /// How often `function` was called.
+    /// Number of calls of `function` since the last reset.
     pub fn count(&self, function: &str) -> usize {
         let name = CString::new(function).unwrap();
         // SAFETY: the function has this signature.
@@ -119,9 +120,9 @@ impl Emulator {
         }
     }
 
-    /// The launches, "NAME grid X Y Z block X Y Z shared BYTES".
+    /// Launches since the last reset, "NAME grid X Y Z block X Y Z shared BYTES".
     pub fn log(&self) -> Vec<String> {
-        // SAFETY: the function has this signature, and writes as much as it is told that there is room for.
+        // SAFETY: the function has this signature, and writes at most the given number of bytes.
         let bytes = unsafe {
             let log: libloading::Symbol<'_, unsafe extern "C" fn(*mut c_char, usize) -> usize> =
                 self.library.get(b"emulated_cuda_log\0").unwrap();
@@ -132,7 +133,7 @@ impl Emulator {
         String::from_utf8_lossy(&bytes).trim_end_matches('\0').lines().map(str::to_owned).collect()
     }
 
-    /// Forgets counts, launches and failures to come.
+    /// Clears counts, launches and pending failures.
     pub fn reset(&self) {
         // SAFETY: the function has this signature.
         unsafe { self.library.get::<unsafe extern "C" fn()>(b"emulated_cuda_reset\0").unwrap()() };
@@ -142,7 +143,7 @@ impl Emulator {
     pub fn used(&self) -> usize {
         let (mut free, mut total) = (0usize, 0usize);
         // SAFETY: the function has this signature.
-        let code = self.within(|| unsafe {
+        let code = self.in_context(|| unsafe {
             let info: libloading::Symbol<'_, unsafe extern "C" fn(*mut usize, *mut usize) -> u32> =
                 self.library.get(b"cuMemGetInfo_v2\0").unwrap();
             info(&mut free, &mut total)
@@ -151,38 +152,39 @@ impl Emulator {
         total - free
     }
 
-    /// The driver's code of waiting for its default stream: every stream takes part that was not made to block none.
+    /// Synchronises the default stream, which waits for every stream that is not non-blocking; returns the driver's
+    /// code.
     pub fn wait_for_default_stream(&self) -> u32 {
         // SAFETY: the function has this signature; null is the default stream.
-        self.within(|| unsafe {
+        self.in_context(|| unsafe {
             let wait: libloading::Symbol<'_, unsafe extern "C" fn(*mut c_void) -> u32> =
                 self.library.get(b"cuStreamSynchronize\0").unwrap();
             wait(ptr::null_mut())
         })
     }
 
-    /// What `work` gives within the device's context.
-    fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+    /// Calls `work` with the device's context current.
+    fn in_context<T>(&self, work: impl FnOnce() -> T) -> T {
         let context = self.context();
-        let mut left: *mut c_void = ptr::null_mut();
-        // SAFETY: the functions take a context, and where to put it.
+        let mut popped: *mut c_void = ptr::null_mut();
+        // SAFETY: the functions take a context, and a pointer to one.
         unsafe {
             self.call(b"cuCtxPushCurrent_v2\0", context.context);
-            let made = work();
-            self.call(b"cuCtxPopCurrent_v2\0", ptr::from_mut(&mut left).cast());
-            made
+            let result = work();
+            self.call(b"cuCtxPopCurrent_v2\0", ptr::from_mut(&mut popped).cast());
+            result
         }
     }
 
-    /// The context that the calling thread is in, or null.
+    /// The current context of the calling thread, or null.
     pub fn current_context(&self) -> *mut c_void {
         let mut context: *mut c_void = ptr::null_mut();
-        // SAFETY: the function takes where to put it.
+        // SAFETY: the function takes a pointer to a context.
         unsafe { self.call(b"cuCtxGetCurrent\0", ptr::from_mut(&mut context).cast()) };
         context
     }
 
-    /// The device's context, which is there until this is dropped, whoever else lets go of it.
+    /// Retains the device's context until the result is dropped.
     pub fn context(&self) -> Context<'_> {
         let mut context = ptr::null_mut();
         // SAFETY: the functions have these signatures.
@@ -197,12 +199,12 @@ impl Emulator {
         Context { emulator: self, context }
     }
 
-    /// Calls a function of one pointer, which succeeds.
+    /// Calls a function of one pointer and checks that it succeeds.
     ///
     /// # Safety
     /// The function has this signature, and takes this argument.
     unsafe fn call(&self, name: &[u8], argument: *mut c_void) {
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller's obligation.
         unsafe {
             let function: libloading::Symbol<'_, unsafe extern "C" fn(*mut c_void) -> u32> =
                 self.library.get(name).unwrap();
@@ -210,11 +212,12 @@ impl Emulator {
         }
     }
 
-    /// Checks that everything that was made since the last reset was given back. The call of `failed` made nothing.
-    pub fn expect_nothing_left(&self, failed: &str, context: &str) {
-        for [made, given_back] in PAIRS {
-            let made = self.count(made) - usize::from(made == failed);
-            assert_eq!(made, self.count(given_back), "{given_back}, {context}");
+    /// Checks that every object created since the last reset was destroyed. `failed` is the function whose call failed,
+    /// and created nothing.
+    pub fn assert_no_leaks(&self, failed: &str, context: &str) {
+        for [create, destroy] in PAIRS {
+            let created = self.count(create) - usize::from(create == failed);
+            assert_eq!(created, self.count(destroy), "{destroy}, {context}");
         }
         let graphs = self.count("cuStreamBeginCapture_v2") - usize::from(failed == "cuStreamBeginCapture_v2");
         assert_eq!(graphs, self.count("cuStreamEndCapture"), "captures, {context}");

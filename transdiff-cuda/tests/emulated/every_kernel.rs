@@ -1,5 +1,5 @@
-//! Every kernel is launched: the names in Rust are the kernels' names, and the structs have the sizes of theirs, which the
-//! backend asks the driver for at a kernel's first launch.
+//! Launches every kernel: checks that the names in Rust exist, and the sizes of parameter structs, which the backend
+//! compares with the driver's at a kernel's first launch.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -13,7 +13,7 @@ use transdiff_cuda::Cuda;
 use crate::emulator::{emulator, file};
 use crate::guarded::Guarded;
 
-/// The kernels of the emulator: what its library has for data.
+/// Names of the emulator's kernels, which are the data symbols of its library.
 fn kernels() -> BTreeSet<String> {
     let output = Command::new("nm").args(["-D", "--defined-only"]).arg(file()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -22,7 +22,7 @@ fn kernels() -> BTreeSet<String> {
     data.collect()
 }
 
-/// Inputs of one type, all at places that are aligned or all at others.
+/// Creates inputs of one type, all aligned or all unaligned.
 struct Inputs<'a> {
     cuda: &'a Guarded<Cuda>,
     dtype: DType,
@@ -51,7 +51,7 @@ impl Inputs<'_> {
         Ok(())
     }
 
-    /// Few, many, and very many: what is left in f32 by a first pass is summed by a second.
+    /// Sums of one slice and of several, whose f32 partial sums a second launch adds.
     fn sums(&self) -> Result<()> {
         for shape in [[3, 40], [90_000, 1], [5000, 8], [8, 5000], [5001, 3]] {
             let x = self.of(&shape)?;
@@ -66,7 +66,7 @@ impl Inputs<'_> {
         let (x, w, b) = (self.of(&[5, 16])?, self.of(&[8, 16])?, self.of(&[8])?);
         let (y, pre) = x.linear(&w, Some(&b), Activation::Gelu, true)?;
         x.linear_backward(&w, Activation::Gelu, pre.as_ref(), &y, [true; 3])?;
-        // Without a product there is a bias all the same.
+        // The bias is applied even if the inner dimension is 0.
         self.of(&[5, 0])?.linear(&self.of(&[8, 0])?, Some(&b), Activation::None, false).map(drop)
     }
 
@@ -75,7 +75,7 @@ impl Inputs<'_> {
             let (x, w) = (self.of(&[2, 3, width])?, self.of(&[width])?);
             let modulation = Modulation { scale: self.of(&[2, 1, width])?, shift: self.of(&[2, 1, width])? };
             let stats = x.norm_modulate(Some((&w, &w)), Some(&modulation), 1e-6, true)?.stats;
-            let stats = stats.expect("they were to be saved");
+            let stats = stats.expect("requested");
             x.norm_modulate_backward(Some((&w, &w)), Some(&modulation), 1e-6, &stats, &x, [true; 3])?;
         }
         Ok(())
@@ -85,9 +85,9 @@ impl Inputs<'_> {
         for size in [32, 64, 80, 128] {
             let (q, how) = (self.of(&[1, 3, 2, size])?, Attention::default());
             let (y, lse) = q.attention(&q, &q, &how, true)?;
-            q.attention_backward(&q, &q, &how, &y, &lse.expect("it was to be saved"), &y)?;
+            q.attention_backward(&q, &q, &how, &y, &lse.expect("requested"), &y)?;
         }
-        // Too wide for one kernel.
+        // Too wide for the tiled kernels.
         let q = self.of(&[1, 3, 2, 160])?;
         q.attention(&q, &q, &Attention::default(), false).map(drop)
     }
@@ -99,7 +99,7 @@ impl Inputs<'_> {
     fn images(&self) -> Result<()> {
         let (x, vector) = (self.of(&[1, 4, 6, 16])?, self.of(&[16])?);
         x.group_norm(&vector, &vector, 4, 1e-6)?;
-        // Few outputs; more of them; and enough work for all four multiprocessors.
+        // The narrow, the small and the wide tile; the last needs work for all four multiprocessors.
         for (side, outputs) in [(4, 3), (4, 40), (32, 130)] {
             let (x, w) = (self.of(&[1, side, side, 8])?, self.of(&[outputs, 8, 1, 1])?);
             let how = Conv { resample: Resample::Same, ..Conv::default() };
@@ -125,7 +125,7 @@ fn dropout() -> Dropout {
 }
 
 #[test]
-fn is_launched() {
+fn every_kernel_is_launched() {
     let Some(emulator) = emulator() else { return };
     let cuda = Cuda::new(0).unwrap();
     let families: [Family; 8] = [
@@ -149,6 +149,6 @@ fn is_launched() {
             }
         }
     }
-    let never: Vec<String> = kernels().difference(&launched).cloned().collect();
-    assert!(never.is_empty(), "never launched: {never:?}");
+    let missing: Vec<String> = kernels().difference(&launched).cloned().collect();
+    assert!(missing.is_empty(), "never launched: {missing:?}");
 }

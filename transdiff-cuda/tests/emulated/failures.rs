@@ -1,4 +1,4 @@
-//! Every call of the driver and of cuBLASLt fails once.
+//! Injected failures of every call of the driver and of cuBLASLt.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use transdiff_cuda::Cuda;
 use crate::emulator::{Emulator, emulator};
 use crate::workload;
 
-/// Functions of cuBLASLt that are called.
+/// The functions of cuBLASLt that the backend calls.
 const CUBLASLT: [&str; 13] = [
     "cublasLtCreate",
     "cublasLtDestroy",
@@ -28,9 +28,9 @@ const CUBLASLT: [&str; 13] = [
     "cublasLtMatmul",
 ];
 
-/// Whose failure nobody is told of: what they were to give back is lost, and nothing depends on it; or a check that is not
-/// made then.
-const QUIET: [&str; 12] = [
+/// Functions whose failure is not reported: destructors, after which nothing depends on the object, and a check that is
+/// then skipped.
+const UNREPORTED: [&str; 12] = [
     "cuCtxPopCurrent_v2",
     "cuEventDestroy_v2",
     "cuGraphDestroy",
@@ -45,7 +45,7 @@ const QUIET: [&str; 12] = [
     "cuMemFreeHost",
 ];
 
-/// Every function of a driver that this crate links to.
+/// All functions that the backend may call: the forwarded driver functions and those of cuBLASLt.
 fn functions() -> Vec<&'static str> {
     let names = include_str!("../../driver/functions.inc").lines().filter_map(|line| {
         let (name, _) = line.strip_prefix("F(")?.split_once(',')?;
@@ -58,87 +58,88 @@ fn counts(emulator: &Emulator) -> BTreeMap<&'static str, usize> {
     functions().into_iter().map(|name| (name, emulator.count(name))).collect()
 }
 
-/// A code of the library that `function` is of, after which it can be used.
+/// An error code of the library of `function` after which it stays usable, and its message.
 fn code(function: &str) -> (u32, &'static str) {
     if function.starts_with("cublas") { (14, "cuBLASLt status 14") } else { (701, "CUDA error 701") }
 }
 
-/// Opens the device, works on it, and works again if that failed, which must succeed then. `opened` is called when all is
-/// done but the dropping. A thread of its own: each begins in no context.
-fn run(opened: impl FnOnce() + Send) -> Result<Vec<Vec<u64>>> {
+/// Opens the device and runs the workload; if that fails, once more, which must succeed. Calls `before_drop` before the
+/// device is dropped. Runs in a new thread, which has no current context.
+fn run(before_drop: impl FnOnce() + Send) -> Result<Vec<Vec<u64>>> {
     let work = || {
         let cuda = Cuda::new(0)?;
-        let done = workload::work(&cuda);
-        if done.is_err() {
-            workload::work(&cuda).expect("the device is usable");
+        let result = workload::run(&cuda);
+        if result.is_err() {
+            workload::run(&cuda).expect("the device is usable");
         }
-        opened();
-        done
+        before_drop();
+        result
     };
     thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
-/// An error that names the code, no panic, a device that works afterwards and nothing that is left of it.
+/// Every call fails once: the error has the code, nothing panics or leaks, and the device stays usable.
 #[test]
-fn every_call_fails_once() {
+fn failure_of_any_call_is_reported_and_recoverable() {
     let Some(emulator) = emulator() else { return };
-    let before_dropping = Mutex::new(BTreeMap::new());
-    let want = run(|| *before_dropping.lock().unwrap() = counts(&emulator)).unwrap();
-    let before_dropping = before_dropping.into_inner().unwrap();
+    let before_drop = Mutex::new(BTreeMap::new());
+    let want = run(|| *before_drop.lock().unwrap() = counts(&emulator)).unwrap();
+    let before_drop = before_drop.into_inner().unwrap();
     let total = counts(&emulator);
-    emulator.expect_nothing_left("", "without a failure");
-    let _context = emulator.context(); // what is not given back stays in use
-    let mut untold = Vec::new();
+    emulator.assert_no_leaks("", "without a failure");
+    let _context = emulator.context(); // keeps leaked memory allocated
+    let mut unreported = Vec::new();
     for (function, nth) in total.into_iter().flat_map(|(name, calls)| (1..=calls).map(move |nth| (name, nth)))
     {
-        let (code, words) = code(function);
+        let (code, message) = code(function);
         let context = format!("call {nth} of {function}");
         let used = emulator.used();
         emulator.reset();
         emulator.fail(function, nth, code);
         match run(|| ()) {
             Ok(got) => {
-                if nth <= before_dropping[function] && !QUIET.contains(&function) {
-                    untold.push(function);
+                if nth <= before_drop[function] && !UNREPORTED.contains(&function) {
+                    unreported.push(function);
                 }
                 assert_eq!(got, want, "{context}");
             }
-            Err(error) => assert!(error.to_string().contains(words), "{context}: {error}"),
+            Err(error) => assert!(error.to_string().contains(message), "{context}: {error}"),
         }
-        emulator.expect_nothing_left(function, &context);
-        // Nothing is given back by a thread that cannot get to the device, nor what could not be.
+        emulator.assert_no_leaks(function, &context);
+        // A thread without the device's context frees nothing, nor does a failed free.
         if !["cuCtxGetCurrent", "cuCtxPushCurrent_v2", "cuMemFree_v2"].contains(&function) {
             assert_eq!(emulator.used(), used, "{context}");
         }
     }
-    // When a recording is dropped; and when the device is opened, in a context that is left at once.
+    // Dropping a graph; and opening the device, where the context is restored at once.
     let expected = ["cuCtxGetCurrent", "cuCtxPushCurrent_v2", "cuCtxSetCurrent"];
-    assert_eq!(untold, expected, "failed, and nobody was told");
+    assert_eq!(unreported, expected, "failures without an error");
 }
 
-/// What a kernel did to memory that is not its own ends the context: whatever is asked for says so, and who opens the
-/// device again, when nobody has it any more, has one that works.
+/// A faulting kernel makes the context unusable: every operation fails with its code, until the last handle is dropped
+/// and the device is opened again.
 #[test]
-fn a_context_that_is_ruined() {
+fn corrupted_context_fails_until_reopened() {
     let Some(emulator) = emulator() else { return };
-    let want = workload::work(&Cuda::new(0).unwrap()).unwrap();
+    let want = workload::run(&Cuda::new(0).unwrap()).unwrap();
     for code in [700, 716, 719] {
         emulator.reset();
         let cuda = Cuda::new(0).unwrap();
         let used = emulator.used();
         let x = workload::input(&cuda, &[12], 1).unwrap();
         emulator.fail("cuLaunchKernel", 1, code);
-        let said = format!("CUDA error {code}");
-        let refused = |result: Result<()>| assert!(result.unwrap_err().to_string().contains(&said), "{said}");
-        refused(x.add(&x).map(drop));
-        refused(x.add(&x).map(drop));
-        refused(x.to_f64().map(drop));
-        refused(cuda.sync());
-        refused(cuda.trim());
-        refused(cuda.capture(&mut || Ok(())).map(drop));
+        let message = format!("CUDA error {code}");
+        let assert_fails =
+            |result: Result<()>| assert!(result.unwrap_err().to_string().contains(&message), "{message}");
+        assert_fails(x.add(&x).map(drop));
+        assert_fails(x.add(&x).map(drop));
+        assert_fails(x.to_f64().map(drop));
+        assert_fails(cuda.sync());
+        assert_fails(cuda.trim());
+        assert_fails(cuda.capture(&mut || Ok(())).map(drop));
         drop((x, cuda));
-        let again = Cuda::new(0).unwrap();
-        assert_eq!(emulator.used(), used, "{said}");
-        assert_eq!(workload::work(&again).unwrap(), want, "{said}");
+        let reopened = Cuda::new(0).unwrap();
+        assert_eq!(emulator.used(), used, "{message}");
+        assert_eq!(workload::run(&reopened).unwrap(), want, "{message}");
     }
 }

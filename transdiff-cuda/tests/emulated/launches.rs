@@ -1,4 +1,4 @@
-//! Sizes of launches, computed by hand from what the kernels' sources say of their blocks.
+//! Launch geometry, compared with values computed by hand from the kernels' documentation.
 
 use transdiff_core::backend::{Activation, AdamW, UnaryOp};
 use transdiff_core::tensor::{AdamWParam, Attention, Conv};
@@ -37,27 +37,27 @@ fn convolve(cuda: &Cuda, [h, w, c, o]: [usize; 4]) {
 
 type Case = (&'static str, fn(&Cuda));
 
-/// The last launch of each.
+/// Expected last launch of each operation.
 const CASES: [Case; 12] = [
-    // 256 threads with two vectors of 4 numbers each.
+    // 256 threads, with two vectors of 4 elements each.
     ("fill_16 grid 2 1 1 block 256 1 1 shared 0", |cuda| drop(zeros(cuda, &[2052], DType::F32))),
     ("unary_wide_f32 grid 3 1 1 block 256 1 1 shared 0", |cuda| {
         zeros(cuda, &[4100], DType::F32).unary(UnaryOp::Silu).unwrap();
     }),
-    // An odd number of rows of an odd width, one by one.
+    // An odd number of rows of odd width: single elements.
     ("unary_bf16 grid 1 1 1 block 256 1 1 shared 0", |cuda| {
         zeros(cuda, &[7, 73], DType::BF16).unary(UnaryOp::Silu).unwrap();
     }),
-    // A warp a row, 8 warps a block.
+    // One warp per row, 8 warps per block.
     ("norm_warp_wide_f32 grid 3 1 1 block 256 1 1 shared 0", |cuda| norm(cuda, 17, 256, DType::F32)),
-    // A block a row, 8 numbers a thread, whole warps: 1104 / 8 = 138.
+    // One block per row, 8 elements per thread, whole warps: 1104 / 8 = 138.
     ("norm_block_wide_bf16 grid 17 1 1 block 160 1 1 shared 0", |cuda| norm(cuda, 17, 1104, DType::BF16)),
     ("norm_long_f32 grid 2 1 1 block 512 1 1 shared 0", |cuda| norm(cuda, 2, 8193, DType::F32)),
-    // 8192 numbers a block, and no block of two tensors.
+    // 8192 elements per block, and one tensor per block.
     ("adamw_f32 grid 4 1 1 block 256 1 1 shared 0", |cuda| adamw(cuda, &[10, 8192, 8193])),
-    // 70 tensors are 64 and 6.
+    // 70 tensors: 64 and 6.
     ("adamw_f32 grid 6 1 1 block 256 1 1 shared 0", |cuda| adamw(cuda, &[5; 70])),
-    // 64 queries a block: two of them for each of 3 heads of 2 images. Queries, keys and values [64, 64 + 4], and the
+    // 64 queries per block: two blocks for each of 3 heads of 2 images. Queries, keys and values [64, 64 + 4], and
     // scores [64, 64 + 4], in f32.
     ("attention_64_f32 grid 12 1 1 block 256 1 1 shared 69632", |cuda| {
         attention(cuda, [2, 65, 3, 64], DType::F32);
@@ -66,17 +66,17 @@ const CASES: [Case; 12] = [
     ("attention_80_bf16 grid 3 1 1 block 128 1 1 shared 45056", |cuda| {
         attention(cuda, [1, 64, 3, 80], DType::BF16);
     }),
-    // Heads of 50 take the kernel for 64.
+    // Heads of size 50 use the kernel for 64.
     ("attention_64_bf16 grid 4 1 1 block 128 1 1 shared 36864", |cuda| {
         attention(cuda, [1, 65, 2, 50], DType::BF16);
     }),
-    // Tiles of 8 × 16 pixels and all outputs: 5 × 2 of each image. Two patches of 10 × 18 pixels, 80 bytes each, and four
-    // slices of 32 channels of the weight, (16 outputs + 8) of 2 bytes each.
+    // Tiles of 8 × 16 pixels and all outputs: 5 × 2 per image. Two patches of 10 × 18 pixels of 80 bytes, and four
+    // slices of 32 channels of the weight with (16 outputs + 8) of 2 bytes.
     ("conv_narrow_bf16 grid 10 2 1 block 128 1 1 shared 34944", |cuda| convolve(cuda, [40, 30, 32, 5])),
 ];
 
 #[test]
-fn as_computed_by_hand() {
+fn launch_geometry_matches_hand_computed_values() {
     let Some(emulator) = emulator() else { return };
     let cuda = Cuda::new(0).unwrap();
     for (want, work) in CASES {
@@ -87,9 +87,8 @@ fn as_computed_by_hand() {
     }
 }
 
-/// Nothing to do, nothing to launch.
 #[test]
-fn nothing_of_nothing() {
+fn empty_tensors_launch_nothing() {
     let Some(emulator) = emulator() else { return };
     let cuda = Cuda::new(0).unwrap();
     let empty = zeros(&cuda, &[0, 8], DType::F32);

@@ -1,22 +1,21 @@
-//! The backend on the emulated driver of `emulator/`: errors, launches, memory, recordings. What operations compute is
-//! tested elsewhere, by the equivalence of backends.
+//! The backend on the emulated driver of `tests/emulator/`: errors, launch geometry, memory, graphs. The results of
+//! operations are tested by the equivalence of backends.
 //!
-//! With `LD_LIBRARY_PATH` at the folder of the emulator; on any other driver, and without one, the tests say that they
-//! are skipped.
+//! `LD_LIBRARY_PATH` has to name the folder of the emulator. With any other driver, or none, the tests print SKIPPED.
 
 mod emulator;
 mod every_kernel;
 mod failures;
-#[allow(dead_code)] // other tests use the rest
+mod graphs;
+#[allow(dead_code)] // shared with other tests
 #[path = "../../../tests/common/guarded.rs"]
 mod guarded;
 mod launches;
+mod matmul;
 mod memory;
 mod opening;
-mod products;
-mod recordings;
 mod steps;
-#[allow(dead_code)] // other tests use the rest
+#[allow(dead_code)] // shared with other tests
 #[path = "../../../tests/common/tiny.rs"]
 mod tiny;
 mod workload;

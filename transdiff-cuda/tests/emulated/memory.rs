@@ -1,10 +1,10 @@
-//! Device memory: used again, given back, and not enough of it.
+//! Device memory: reuse, trimming, and out of memory.
 
 use transdiff_core::backend::Storage;
 use transdiff_core::{DType, Error, Tensor};
 use transdiff_cuda::Cuda;
 
-use crate::emulator::{alone, emulator};
+use crate::emulator::{emulator, in_own_process};
 use crate::workload::{self, input};
 
 const MIB: usize = 1 << 20;
@@ -14,7 +14,7 @@ fn zeros(cuda: &Cuda, mib: usize) -> Result<Tensor<Cuda>, Error> {
 }
 
 #[test]
-fn buffers_are_used_again() {
+fn freed_buffers_are_reused() {
     let Some(emulator) = emulator() else { return };
     let cuda = Cuda::new(0).unwrap();
     let sums = || {
@@ -22,72 +22,74 @@ fn buffers_are_used_again() {
         x.add(&y).unwrap().mul(&x).unwrap().sum(&[0]).unwrap().to_f64().unwrap()
     };
     let want = sums();
-    let made = emulator.count("cuMemAlloc_v2");
+    let allocations = emulator.count("cuMemAlloc_v2");
     for _ in 0..5 {
         assert_eq!(sums(), want);
     }
-    assert_eq!(emulator.count("cuMemAlloc_v2"), made);
+    assert_eq!(emulator.count("cuMemAlloc_v2"), allocations);
     assert_eq!(emulator.count("cuMemFree_v2"), 0);
 }
 
 #[test]
-fn trimming_gives_back_what_nobody_owns() {
+fn trim_returns_cached_memory_to_the_driver() {
     let Some(emulator) = emulator() else { return };
     let cuda = Cuda::new(0).unwrap();
-    let at_first = emulator.used();
+    let initial = emulator.used();
     let (kept, dropped) = (zeros(&cuda, 2).unwrap(), zeros(&cuda, 4).unwrap());
     drop(dropped);
-    assert_eq!(emulator.used(), at_first + 6 * MIB);
+    assert_eq!(emulator.used(), initial + 6 * MIB);
     cuda.trim().unwrap();
-    assert_eq!(emulator.used(), at_first + 2 * MIB);
+    assert_eq!(emulator.used(), initial + 2 * MIB);
     assert!(kept.to_f32().unwrap().iter().all(|&x| x == 0.0));
 }
 
-/// One pool, one stream, and what one of the handles lets go of serves the other.
+/// One allocator and one stream: memory freed through one handle is reused by the other.
 #[test]
 fn handles_share_the_device() {
     let Some(emulator) = emulator() else { return };
     let (one, other) = (Cuda::new(0).unwrap(), Cuda::new(0).unwrap());
     drop(zeros(&one, 2).unwrap());
-    let made = emulator.count("cuMemAlloc_v2");
+    let allocations = emulator.count("cuMemAlloc_v2");
     let x = zeros(&other, 2).unwrap();
-    assert_eq!(emulator.count("cuMemAlloc_v2"), made);
+    assert_eq!(emulator.count("cuMemAlloc_v2"), allocations);
     drop((one, other));
     assert!(x.to_f32().unwrap().iter().all(|&x| x == 0.0));
-    let again = Cuda::new(0).unwrap();
+    let third = Cuda::new(0).unwrap();
     assert_eq!([emulator.count("cuStreamCreate"), emulator.count("cublasLtCreate")], [1, 1]);
-    drop((x, again));
-    emulator.expect_nothing_left("", "after the last tensor");
-    workload::expect_usable(&Cuda::new(0).unwrap());
+    drop((x, third));
+    emulator.assert_no_leaks("", "after the last tensor");
+    workload::assert_usable(&Cuda::new(0).unwrap());
 }
 
-/// Others in the process have contexts of their own.
+/// Other code in the process may use other contexts.
 #[test]
-fn threads_stay_in_their_contexts() {
+fn current_context_is_left_unchanged() {
     let Some(emulator) = emulator() else { return };
-    let in_none = |when| assert!(emulator.current_context().is_null(), "{when}");
+    let assert_no_context = |when| assert!(emulator.current_context().is_null(), "{when}");
     let cuda = Cuda::new(0).unwrap();
-    in_none("opened");
-    let work = workload::work(&cuda).unwrap();
-    in_none("after work");
+    assert_no_context("opened");
+    let want = workload::run(&cuda).unwrap();
+    assert_no_context("after work");
     emulator.fail("cuLaunchKernel", 1, 999);
-    workload::work(&cuda).unwrap_err();
-    in_none("after a failure");
-    assert_eq!(workload::work(&cuda).unwrap(), work);
+    workload::run(&cuda).unwrap_err();
+    assert_no_context("after a failure");
+    assert_eq!(workload::run(&cuda).unwrap(), want);
     drop(cuda);
-    in_none("closed");
+    assert_no_context("closed");
 }
 
-/// Of 64 MiB, 32 are for matrix products.
+/// A device with 64 MiB, of which 32 MiB are the workspace of matrix products.
 #[test]
-fn a_small_device() {
+fn out_of_memory_is_an_error_after_trimming() {
     let memory = (64 * MIB).to_string();
-    if !alone("memory::a_small_device", |c| c.env("EMULATED_CUDA_MEMORY", memory)) {
+    if !in_own_process("memory::out_of_memory_is_an_error_after_trimming", |c| {
+        c.env("EMULATED_CUDA_MEMORY", memory)
+    }) {
         return;
     }
     let emulator = emulator().unwrap();
     let cuda = Cuda::new(0).unwrap();
-    let at_first = emulator.used();
+    let initial = emulator.used();
     let kept = input(&cuda, &[1000], 3).unwrap();
     let want = kept.to_f64().unwrap();
     match zeros(&cuda, 40) {
@@ -96,34 +98,34 @@ fn a_small_device() {
         }
         other => panic!("{other:?}"),
     }
-    // 20 MiB that nobody owns any more are not enough for 30, but with what is free they are.
+    // 20 MiB of cached memory are too small for 30 MiB, but with the free memory they suffice.
     drop(zeros(&cuda, 20).unwrap());
     let before = emulator.count("cuMemFree_v2");
     let large = zeros(&cuda, 30).unwrap();
     assert_eq!(emulator.count("cuMemFree_v2"), before + 1);
-    // What is recorded waits for nothing, so memory is given back before it is recorded once more.
-    let recorded = || cuda.capture(&mut || zeros(&cuda, 16).map(drop));
-    let refused = recorded();
-    assert!(matches!(refused, Err(Error::OutOfMemory { .. })), "{refused:?}");
+    // A capture cannot wait for the device, so memory is trimmed between two attempts to capture.
+    let capture = || cuda.capture(&mut || zeros(&cuda, 16).map(drop));
+    let failed = capture();
+    assert!(matches!(failed, Err(Error::OutOfMemory { .. })), "{failed:?}");
     drop(large);
-    assert!(recorded().unwrap().is_some());
-    workload::expect_usable(&cuda);
+    assert!(capture().unwrap().is_some());
+    workload::assert_usable(&cuda);
     assert_eq!(kept.to_f64().unwrap(), want);
     drop(kept);
     cuda.trim().unwrap();
-    assert_eq!(emulator.used(), at_first);
+    assert_eq!(emulator.used(), initial);
 }
 
 #[test]
-fn a_device_without_room_for_the_workspace() {
+fn opening_fails_without_memory_for_the_workspace() {
     let Some(emulator) = emulator() else { return };
     emulator.fail("cuMemAlloc_v2", 1, 2);
     let error = Cuda::new(0).unwrap_err();
     assert!(matches!(error, Error::OutOfMemory { bytes: Some(33_554_432), free: Some(_), .. }), "{error}");
-    emulator.expect_nothing_left("cuMemAlloc_v2", "after a refusal");
+    emulator.assert_no_leaks("cuMemAlloc_v2", "after a failure");
 }
 
-/// A tensor may be dropped after its last use was asked for, by any thread, and the device after the last handle of it.
+/// A tensor may be dropped as soon as its last use is enqueued, by any thread, and keeps the device open.
 #[test]
 fn tensors_outlive_handles_and_threads() {
     let Some(emulator) = emulator() else { return };
@@ -132,5 +134,5 @@ fn tensors_outlive_handles_and_threads() {
     let want = x.to_f64().unwrap();
     drop(cuda);
     std::thread::spawn(move || assert_eq!(x.to_f64().unwrap(), want)).join().unwrap();
-    emulator.expect_nothing_left("", "after the last tensor");
+    emulator.assert_no_leaks("", "after the last tensor");
 }

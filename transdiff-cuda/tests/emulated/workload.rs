@@ -1,4 +1,4 @@
-//! Some work that asks for all kinds of things: what is made to fail.
+//! A workload that uses every kind of driver call, for failure injection.
 
 use transdiff_core::backend::{Activation, AdamW, Storage};
 use transdiff_core::tensor::{AdamWParam, Attention};
@@ -7,23 +7,23 @@ use transdiff_cuda::Cuda;
 
 use crate::tiny::bits;
 
-/// Numbers in (-1, 1), others for every `seed`.
+/// Values in (-1, 1) that depend on `seed`.
 pub fn input(cuda: &Cuda, shape: &[usize], seed: usize) -> Result<Tensor<Cuda>> {
     let value = |i: usize| ((i * 37 + seed * 11) % 97) as f32 / 48.5 - 0.999;
     Tensor::from_f32(cuda, shape, (0..shape.iter().product()).map(value).collect(), DType::F32)
 }
 
-/// The bits of what a linear layer, attention, an optimiser, a sum of nothing and a recording give.
-pub fn work(cuda: &Cuda) -> Result<Vec<Vec<u64>>> {
-    let mut made = linear(cuda)?;
-    made.extend(attention(cuda)?);
-    made.push(adamw(cuda)?);
-    made.push(Tensor::zeros(cuda, &[0, 4], DType::F32)?.sum(&[0])?);
-    made.push(replayed(cuda)?);
+/// The bits of the results of a linear layer, attention, an optimiser step, an empty sum and a graph.
+pub fn run(cuda: &Cuda) -> Result<Vec<Vec<u64>>> {
+    let mut results = linear(cuda)?;
+    results.extend(attention(cuda)?);
+    results.push(adamw(cuda)?);
+    results.push(Tensor::zeros(cuda, &[0, 4], DType::F32)?.sum(&[0])?);
+    results.push(launched_graph(cuda)?);
     cuda.sync()?;
-    let mut all: Vec<Vec<u64>> = made.iter().map(read).collect::<Result<_>>()?;
-    all.push(vec![Tensor::squared_norm(cuda, &made.iter().collect::<Vec<_>>())?.to_bits()]);
-    drop(made);
+    let mut all: Vec<Vec<u64>> = results.iter().map(read).collect::<Result<_>>()?;
+    all.push(vec![Tensor::squared_norm(cuda, &results.iter().collect::<Vec<_>>())?.to_bits()]);
+    drop(results);
     cuda.trim()?;
     Ok(all)
 }
@@ -32,7 +32,7 @@ fn read(tensor: &Tensor<Cuda>) -> Result<Vec<u64>> {
     Ok(tensor.to_f64()?.into_iter().map(f64::to_bits).collect())
 }
 
-/// Of an input that is not where matrix products want it.
+/// With an unaligned input.
 fn linear(cuda: &Cuda) -> Result<Vec<Tensor<Cuda>>> {
     let x = input(cuda, &[49], 1)?.narrow(0, 1, 48)?.reshape(&[6, 8])?;
     let (w, b) = (input(cuda, &[4, 8], 2)?, input(cuda, &[4], 3)?);
@@ -41,12 +41,12 @@ fn linear(cuda: &Cuda) -> Result<Vec<Tensor<Cuda>>> {
     Ok([y].into_iter().chain(grads.into_iter().flatten()).collect())
 }
 
-/// With more shared memory than a kernel has unasked.
+/// With more shared memory than the default limit.
 fn attention(cuda: &Cuda) -> Result<Vec<Tensor<Cuda>>> {
     let [q, k, v] = [4, 5, 6].map(|seed| input(cuda, &[1, 3, 2, 64], seed));
     let (q, k, v) = (q?, k?, v?);
     let (y, lse) = q.attention(&k, &v, &Attention::default(), true)?;
-    let lse = lse.expect("it was to be saved");
+    let lse = lse.expect("requested");
     let [dq, dk, dv] = q.attention_backward(&k, &v, &Attention::default(), &y, &lse, &q)?;
     Ok(vec![y, dq, dk, dv])
 }
@@ -60,21 +60,21 @@ fn adamw(cuda: &Cuda) -> Result<Tensor<Cuda>> {
     Ok(param)
 }
 
-/// Twice the input plus one, from a recording that is replayed twice.
-fn replayed(cuda: &Cuda) -> Result<Tensor<Cuda>> {
+/// 2·x + 1, by a graph that is launched twice.
+fn launched_graph(cuda: &Cuda) -> Result<Tensor<Cuda>> {
     let (x, mut y) = (input(cuda, &[64], 9)?, None);
-    let recording = cuda.capture(&mut || {
+    let graph = cuda.capture(&mut || {
         y = Some(x.add(&x)?.affine(1.0, 1.0)?);
         Ok(())
     })?;
-    let recording = recording.expect("a GPU records");
-    cuda.launch(&recording)?;
-    cuda.launch(&recording)?;
-    y.expect("the work was done").copy()
+    let graph = graph.expect("CUDA supports graphs");
+    cuda.launch(&graph)?;
+    cuda.launch(&graph)?;
+    y.expect("captured").copy()
 }
 
 /// Checks that the device computes.
-pub fn expect_usable(cuda: &Cuda) {
+pub fn assert_usable(cuda: &Cuda) {
     let x = input(cuda, &[9], 10).unwrap();
     let sum = x.add(&x).unwrap();
     let want = x.to_f64().unwrap().into_iter().map(|x| (2.0 * x).to_bits());

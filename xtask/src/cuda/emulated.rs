@@ -1,20 +1,20 @@
-//! The tests that run under the emulator.
+//! Tests that run under the emulator.
 
 use std::path::Path;
 
 use super::Build;
 use crate::Result;
 
-/// Tests of some targets.
+/// Tests of some targets, with filters and environment.
 struct Tests {
-    /// What cargo builds, of all packages that have it.
+    /// Cargo targets, in all packages that have them.
     targets: &'static [&'static str],
-    /// Which of their tests; all if none is named.
+    /// Test name filters; none runs all tests.
     filters: &'static [&'static str],
     env: &'static [(&'static str, &'static str)],
 }
 
-/// One golden file stands for all, and a few steps for a training run: a CPU takes long to be a GPU.
+/// Only one of the golden files and a few training steps: the emulator is slow.
 const TESTS: [Tests; 7] = [
     Tests { targets: &["--lib", "--test=emulated"], filters: &[], env: &[] },
     Tests { targets: &["--test=backend_equivalence"], filters: &["cuda"], env: &[] },
@@ -42,16 +42,15 @@ const TESTS: [Tests; 7] = [
     Tests { targets: &["--test=golden_sampler", "--test=golden_vae"], filters: &["cuda"], env: &[] },
     Tests { targets: &["--test=cuda"], filters: &[], env: &[("TRANSDIFF_TRAINING_STEPS", "3")] },
 ];
-/// Cases of an operation where the order of threads and blocks is another: enough for every kernel, and aligned ones and
-/// others among them.
+/// Cases per operation in other orders of threads and blocks: enough for every kernel, aligned and unaligned.
 const CASES: &str = "4";
 
-/// All that is built for them, so that it is built at once.
+/// All targets, so that they are built at once.
 pub fn targets() -> Vec<&'static str> {
     TESTS.iter().flat_map(|tests| tests.targets).copied().collect()
 }
 
-/// Runs them all. None may be skipped.
+/// Runs all tests. A skipped test is an error.
 pub fn check(build: &Build, emulator: &Path) -> Result {
     TESTS.iter().try_for_each(|tests| {
         let set = |(name, value): &(&str, &str)| format!("{name}={value}");
@@ -67,7 +66,7 @@ pub fn check(build: &Build, emulator: &Path) -> Result {
     })
 }
 
-/// Whether every program that printed this ran a test, and none failed.
+/// Returns whether every test program of this output ran at least one test, and none failed.
 fn all_ran(printed: &str) -> bool {
     let mut results = printed.lines().filter_map(|line| line.strip_prefix("test result: ")).peekable();
     results.peek().is_some()
@@ -79,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_that_names_no_test_is_found() {
+    fn filter_without_a_match_is_detected() {
         let result = |passed| format!("test result: ok. {passed} passed; 0 failed; 0 ignored\n");
         assert!(all_ran(&result(12)) && all_ran(&(result(10) + &result(1))));
         assert!(!all_ran(&result(0)) && !all_ran(&(result(3) + &result(0))) && !all_ran("no test"));

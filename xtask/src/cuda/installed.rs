@@ -1,4 +1,4 @@
-//! The C ABI with the CUDA backend as programs meet it: installed, linked to in either way, with a driver and without.
+//! The installed C ABI with the CUDA backend: linked statically and dynamically, with a driver and without.
 
 use std::fs;
 use std::path::Path;
@@ -9,11 +9,11 @@ use crate::ffi::programs::{self, Program};
 use crate::ffi::{symbols, tools};
 use crate::process::cargo;
 
-/// Where it is installed, and where programs are built.
+/// Folder of the installation and of the programs.
 const FOLDER: &str = "target/cuda-ffi";
 
-/// Installs it, checks that it exports what is promised and loads without CUDA, and builds the examples in C and C++
-/// with the shared library and with the static one.
+/// Installs the library, checks its symbols and that it loads without CUDA, and builds the examples in C and C++ with the
+/// shared and with the static library.
 pub fn programs(build: &Build) -> Result<Vec<Program>> {
     tools::present()?;
     let folder = std::path::absolute(FOLDER)?;
@@ -34,16 +34,16 @@ pub fn programs(build: &Build) -> Result<Vec<Program>> {
     Ok(all)
 }
 
-/// Generates with every program, with the driver in the folder `emulator` or without any. Those in C++ say on which device
-/// they do: `device`.
+/// Generates an image with every program, with the driver in the folder `emulator` or without a driver. The programs in C++
+/// print the device, which has to be `device`.
 pub fn run(programs: &[Program], [model, vae]: [&str; 2], emulator: Option<&Path>, device: &str) -> Result {
     for program in programs {
         let out = format!("{FOLDER}/{}.png", program.name);
         let process = program.run_with(emulator).args(&[model, "--vae", vae, "--classes", "1,2"]);
-        let (code, said) = process.args(&["--steps", "4", "--out", &out]).code_and_stderr()?;
-        let is_named = program.name.starts_with("c-") || said.contains(&format!("on {device}"));
+        let (code, stderr) = process.args(&["--steps", "4", "--out", &out]).code_and_stderr()?;
+        let is_named = program.name.starts_with("c-") || stderr.contains(&format!("on {device}"));
         if code != Some(0) || !is_named || !Path::new(&out).exists() {
-            return Err(format!("{}, on {device}: exit code {code:?}, {said}", program.name).into());
+            return Err(format!("{}, on {device}: exit code {code:?}, {stderr}", program.name).into());
         }
         fs::remove_file(&out)?;
     }

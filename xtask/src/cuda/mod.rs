@@ -1,5 +1,5 @@
-//! The CUDA backend on a machine without a GPU: that everything of it compiles, that what is built and installed with it
-//! runs without a driver, and that its kernels are right, under the emulator that runs them on the CPU.
+//! Checks of the CUDA backend on a machine without a GPU: it compiles, what is built and installed with it runs without a
+//! driver, and its kernels are correct under the emulator, which runs them on the CPU.
 
 mod emulated;
 mod installed;
@@ -12,7 +12,7 @@ use crate::Result;
 use crate::ffi::programs::Program;
 use crate::process::{Process, cargo};
 
-/// The compiler for GPUs, from the registry of Python packages: what a toolkit has of it, pinned.
+/// Pinned Python packages with nvcc: the part of a CUDA toolkit that the build needs.
 const WHEELS: [&str; 5] = [
     "nvidia-cuda-nvcc==13.0.88",
     "nvidia-cuda-crt==13.0.88",
@@ -20,24 +20,24 @@ const WHEELS: [&str; 5] = [
     "nvidia-cuda-runtime==13.0.96",
     "nvidia-cuda-cccl==13.0.85",
 ];
-/// Where it goes.
+/// Folder of the toolkit made from these packages.
 const TOOLKIT: &str = "target/cuda-toolkit";
-/// Where the emulator is built.
+/// Folders of the built emulator and of its source.
 const EMULATOR: &str = "target/emulator";
-const EMULATOR_SOURCE: &str = "transdiff-cuda/emulator";
-/// The `transdiff` command as it is built here.
+const EMULATOR_SOURCE: &str = "transdiff-cuda/tests/emulator";
+/// The `transdiff` command, as built by these checks.
 const COMMAND: &str = "target/debug/transdiff";
 /// A tiny model and its VAE.
 const TINY: [&str; 2] = ["target/cuda-model.safetensors", "target/cuda-vae.safetensors"];
-/// The packages that have the feature, or are it.
+/// The packages with the feature `cuda`, and the backend itself.
 const PACKAGES: [&str; 4] =
     ["--package=transdiff", "--package=transdiff-cuda", "--package=transdiff-ffi", "--package=transdiff-cli"];
 const FEATURES: &str = "--features=transdiff/cuda,transdiff-ffi/cuda,transdiff-cli/cuda";
 
-/// How much of it
+/// Extent of the checks
 #[derive(Args)]
 pub struct Options {
-    /// Only make the toolkit and the emulator, and say how they are used
+    /// Only prepare the toolkit and the emulator, and print the variables for running single tests
     #[arg(long)]
     prepare: bool,
 }
@@ -64,7 +64,7 @@ pub fn check(options: &Options) -> Result {
     emulated::check(&build, &emulator)
 }
 
-/// The file can be loaded on a machine without a driver.
+/// Checks that a file can be loaded on a machine without a driver.
 fn loads_without_cuda(file: &Path) -> Result {
     let needed = Process::new("readelf").arg("-d").arg(file).stdout()?;
     if needed.contains("libcuda") || needed.contains("libcublas") {
@@ -73,8 +73,8 @@ fn loads_without_cuda(file: &Path) -> Result {
     Ok(())
 }
 
-/// The toolkit's folder: `CUDA_PATH`, or what is made of the wheels. `nvcc` on `PATH` alone is a toolkit too, but which
-/// one is chance.
+/// Folder of the toolkit: `CUDA_PATH`, or one made from the pinned packages. An `nvcc` on `PATH` is not used, because its
+/// version is arbitrary.
 fn toolkit() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("CUDA_PATH") {
         return Ok(path.into());
@@ -88,12 +88,12 @@ fn toolkit() -> Result<PathBuf> {
     Process::new("python3").args(&pip).arg("--target").arg(&wheels).args(&WHEELS).run()?;
     std::fs::rename(wheels.join("nvidia/cu13"), &folder)?;
     std::fs::remove_dir_all(&wheels)?;
-    // The compiler looks for its libraries where a toolkit has them.
+    // nvcc expects its libraries in lib64, as in an installed toolkit.
     std::os::unix::fs::symlink("lib", folder.join("lib64"))?;
     Ok(folder)
 }
 
-/// Builds with the feature.
+/// Cargo commands with the feature `cuda`.
 struct Build {
     toolkit: PathBuf,
 }
@@ -103,36 +103,36 @@ impl Build {
         self.environment(cargo(command).args(&PACKAGES).arg(FEATURES).args(rest))
     }
 
-    /// The variables that kernels are compiled by: another value of one would compile them again.
+    /// Sets the variables of the kernels' build script; another value would recompile the kernels.
     fn environment(&self, process: Process) -> Process {
         process.env("CUDA_PATH", &self.toolkit).env("TRANSDIFF_CUDA_WERROR", "1")
     }
 
-    /// Tests of the targets that are named.
+    /// Runs tests of the given targets.
     fn tests(&self, targets: &[&str], filters: &[&str]) -> Process {
         self.cargo(&["test", "--locked"], targets).args(&["--", "--nocapture"]).args(filters)
     }
 
-    /// Clippy has a build of its own, for which a kernel is as good for one GPU as for all.
+    /// Runs Clippy, which has a build of its own: kernels for a single architecture are enough.
     fn lints(&self) -> Result {
         let clippy = self.cargo(&["clippy", "--locked", "--all-targets"], &["--", "-D", "warnings"]);
         clippy.env("TRANSDIFF_CUDA_ARCHITECTURES", "compute_80").run()
     }
 
-    /// What asks for a driver is told why there is none.
+    /// Checks that requests for a GPU fail with the reason, and that the others run.
     fn without_a_driver(&self, programs: &[Program]) -> Result {
         if Process::new("sh").args(&["-c", "ldconfig -p | grep -q libcuda.so.1"]).run().is_ok() {
-            println!("this machine has a driver: what happens without one is not tested");
+            println!("SKIPPED: this machine has a CUDA driver, so runs without one are not tested");
             return Ok(());
         }
-        let (code, said) = sample("cuda", None)?;
-        if code == Some(0) || !said.contains("there is no CUDA driver: libcuda.so.1") {
-            return Err(format!("cuda where there is none: exit code {code:?}, {said}").into());
+        let (code, stderr) = sample("cuda", None)?;
+        if code == Some(0) || !stderr.contains("there is no CUDA driver: libcuda.so.1") {
+            return Err(format!("--device cuda without a driver: exit code {code:?}, {stderr}").into());
         }
-        let (code, said) = sample("auto", None)?;
+        let (code, stderr) = sample("auto", None)?;
         let chosen = "device: cpu, because cuda:0 cannot be used: there is no CUDA driver";
-        if code != Some(0) || !said.contains(chosen) {
-            return Err(format!("auto where there is no GPU: exit code {code:?}, {said}").into());
+        if code != Some(0) || !stderr.contains(chosen) {
+            return Err(format!("--device auto without a driver: exit code {code:?}, {stderr}").into());
         }
         installed::run(programs, TINY, None, "cpu")?;
         let printed = self.tests(&["--test=backend_equivalence"], &["cuda"]).stdout()?;
@@ -140,19 +140,19 @@ impl Build {
         if printed.contains(skipped) { Ok(()) } else { Err(format!("{printed}expected {skipped}").into()) }
     }
 
-    /// The command, and programs against the C ABI, find the GPU.
+    /// Checks that the command, and programs that use the C ABI, find the emulated GPU.
     fn under_the_emulator(&self, emulator: &Path, programs: &[Program]) -> Result {
         for device in ["cuda", "auto"] {
-            let (code, said) = sample(device, Some(emulator))?;
-            if code != Some(0) || !said.contains("device: cuda:0") {
-                return Err(format!("{device} where there is a GPU: exit code {code:?}, {said}").into());
+            let (code, stderr) = sample(device, Some(emulator))?;
+            if code != Some(0) || !stderr.contains("device: cuda:0") {
+                return Err(format!("--device {device} with a GPU: exit code {code:?}, {stderr}").into());
             }
         }
         installed::run(programs, TINY, Some(emulator), "Emulated GPU")
     }
 }
 
-/// What the `transdiff` command says when it is to generate on `device`, and its exit code.
+/// Generates on `device` with the `transdiff` command; returns its exit code and standard error.
 fn sample(device: &str, emulator: Option<&Path>) -> Result<(Option<i32>, String)> {
     let [model, vae] = TINY;
     let sample = Process::new(COMMAND).args(&["sample", "--model", model, "--vae", vae, "--class", "1"]);

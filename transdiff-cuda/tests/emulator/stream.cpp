@@ -1,0 +1,267 @@
+// Streams, events and graphs. Work is executed when it is submitted.
+#include <thread>
+
+#include "driver.h"
+
+namespace {
+
+using driver::Graph;
+using driver::StreamHandle;
+using driver::Work;
+
+enum Mode : unsigned { kGlobal = 0, kThreadLocal = 1, kRelaxed = 2 };
+constexpr unsigned kNonBlocking = 1;
+
+struct Stream;
+
+struct Capture {
+    Stream* origin;
+    unsigned mode;
+    std::thread::id thread;
+    Graph graph;
+    bool invalid = false, ended = false;
+};
+
+struct Stream {
+    unsigned flags = 0;
+    std::shared_ptr<Capture> capture;
+};
+
+struct Event {
+    std::shared_ptr<Capture> capture; // of the stream where it was last recorded
+};
+
+struct Exec {
+    std::vector<Work> nodes;
+};
+
+struct Streams {
+    std::mutex mutex;                 // of what follows, and of captures
+    std::vector<std::weak_ptr<Capture>> captures;
+    Stream legacy;
+    driver::Handles<Stream> streams;
+    driver::Handles<Event> events;
+    driver::Handles<Graph> graphs;
+    driver::Handles<Exec> execs;
+};
+
+Streams& all() {
+    static Streams instance;
+    return instance;
+}
+
+// Null, 1 and 2 are the driver's default streams.
+Stream* find(StreamHandle handle) {
+    return reinterpret_cast<uintptr_t>(handle) <= 2 ? &all().legacy : all().streams.find(handle);
+}
+
+// Calls `visit` for each capture in progress.
+template <typename Visit>
+void each_capture(Visit visit) {
+    for (const std::weak_ptr<Capture>& weak : all().captures) {
+        const std::shared_ptr<Capture> capture = weak.lock();
+        if (capture != nullptr && !capture->ended) visit(*capture);
+    }
+}
+
+unsigned capture_work(Stream& stream, Work work) {
+    Capture& capture = *stream.capture;
+    if (capture.invalid) return driver::kCaptureInvalidated;
+    capture.graph.nodes.push_back(std::move(work));
+    return driver::kSuccess;
+}
+
+// The default stream synchronises with all streams that are not non-blocking: an error while one of them captures.
+unsigned legacy_error() {
+    unsigned code = driver::kSuccess;
+    each_capture([&](Capture& capture) {
+        if (capture.origin->flags & kNonBlocking) return;
+        capture.invalid = true;
+        code = driver::kCaptureImplicit;
+    });
+    return code;
+}
+
+unsigned run(const std::vector<Work>& nodes) {
+    for (const Work& node : nodes) {
+        if (const unsigned code = node()) return code;
+    }
+    return driver::kSuccess;
+}
+
+unsigned synchronize(StreamHandle handle) {
+    Stream* stream = find(handle);
+    if (stream == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    if (stream->capture == nullptr) return stream == &all().legacy ? legacy_error() : driver::kSuccess;
+    stream->capture->invalid = true;
+    return driver::kCaptureUnsupported;
+}
+
+unsigned create_stream(StreamHandle* handle, unsigned flags) {
+    if (handle == nullptr || flags > kNonBlocking) return driver::kInvalidValue;
+    auto stream = std::make_unique<Stream>();
+    stream->flags = flags;
+    *handle = all().streams.add(std::move(stream));
+    return driver::kSuccess;
+}
+
+unsigned record_event(void* handle, StreamHandle stream_handle) {
+    Event* event = all().events.find(handle);
+    Stream* stream = find(stream_handle);
+    if (event == nullptr || stream == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    event->capture = stream->capture;
+    return driver::kSuccess;
+}
+
+unsigned end_capture(StreamHandle handle, void** graph) {
+    *graph = nullptr;
+    Stream* stream = find(handle);
+    if (stream == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    const std::shared_ptr<Capture> capture = stream->capture;
+    if (capture == nullptr) return driver::kInvalidValue;
+    if (capture->mode != kRelaxed && capture->thread != std::this_thread::get_id()) return driver::kCaptureWrongThread;
+    capture->ended = true;
+    stream->capture = nullptr;
+    if (capture->invalid) return driver::kCaptureInvalidated;
+    *graph = all().graphs.add(std::make_unique<Graph>(capture->graph));
+    return driver::kSuccess;
+}
+
+unsigned instantiate(void** exec, void* graph) {
+    const Graph* found = all().graphs.find(graph);
+    if (found == nullptr || exec == nullptr) return driver::kInvalidValue;
+    *exec = all().execs.add(std::make_unique<Exec>(Exec{found->nodes}));
+    return driver::kSuccess;
+}
+
+// Finds an event that may be waited for, or returns an error code.
+unsigned usable(void* handle, Event*& event) {
+    event = all().events.find(handle);
+    if (event == nullptr) return driver::kInvalidHandle;
+    return event->capture != nullptr ? driver::kCapturedEvent : driver::kSuccess;
+}
+
+}  // namespace
+
+namespace driver {
+
+unsigned submit(StreamHandle handle, Work work) {
+    Stream* stream = find(handle);
+    if (stream == nullptr) return kInvalidHandle;
+    {
+        const std::lock_guard<std::mutex> lock(all().mutex);
+        if (stream->capture != nullptr) return capture_work(*stream, std::move(work));
+        if (stream == &all().legacy) {
+            if (const unsigned code = legacy_error()) return code;
+        }
+    }
+    return work();
+}
+
+unsigned forbidden_while_capturing() {
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    unsigned code = kSuccess;
+    each_capture([&](Capture& capture) {
+        const bool mine = capture.thread == std::this_thread::get_id();
+        if (capture.mode == kRelaxed || (capture.mode == kThreadLocal && !mine)) return;
+        capture.invalid = true;
+        code = kCaptureUnsupported;
+    });
+    return code;
+}
+
+}  // namespace driver
+
+API unsigned cuStreamCreate(StreamHandle* stream, unsigned flags) {
+    ENTER_CONTEXT;
+    return create_stream(stream, flags);
+}
+
+API unsigned cuStreamDestroy_v2(StreamHandle stream) {
+    ENTER_CONTEXT;
+    Stream* found = all().streams.find(stream);
+    if (found == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    if (found->capture != nullptr) found->capture->ended = true;
+    all().streams.remove(stream);
+    return driver::kSuccess;
+}
+
+API unsigned cuStreamSynchronize(StreamHandle stream) {
+    ENTER_CONTEXT;
+    return synchronize(stream);
+}
+
+API unsigned cuEventCreate(void** event, unsigned) {
+    ENTER_CONTEXT;
+    *event = all().events.add(std::make_unique<Event>());
+    return driver::kSuccess;
+}
+
+API unsigned cuEventDestroy_v2(void* event) {
+    ENTER_CONTEXT;
+    return all().events.remove(event) ? driver::kSuccess : driver::kInvalidHandle;
+}
+
+API unsigned cuEventRecord(void* event, StreamHandle stream) {
+    ENTER_CONTEXT;
+    return record_event(event, stream);
+}
+
+API unsigned cuEventSynchronize(void* handle) {
+    ENTER_CONTEXT;
+    Event* event;
+    return usable(handle, event);
+}
+
+API unsigned cuStreamBeginCapture_v2(StreamHandle handle, unsigned mode) {
+    ENTER_CONTEXT;
+    Stream* stream = find(handle);
+    if (stream == nullptr) return driver::kInvalidHandle;
+    if (mode > kRelaxed) return driver::kInvalidValue;
+    if (stream == &all().legacy) return driver::kCaptureUnsupported;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    if (stream->capture != nullptr) return driver::kInvalidValue;
+    stream->capture = std::make_shared<Capture>();
+    stream->capture->origin = stream;
+    stream->capture->mode = mode;
+    stream->capture->thread = std::this_thread::get_id();
+    all().captures.push_back(stream->capture);
+    return driver::kSuccess;
+}
+
+// Ends the capture even if this call fails, as the driver does.
+API unsigned cuStreamEndCapture(StreamHandle stream, void** graph) {
+    const unsigned told = driver::enter(__func__);
+    if (const unsigned code = driver::context_error()) return code;
+    const unsigned code = end_capture(stream, graph);
+    if (told == driver::kSuccess) return code;
+    if (*graph != nullptr) all().graphs.remove(*graph);
+    *graph = nullptr;
+    return told;
+}
+
+API unsigned cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
+    ENTER_CONTEXT;
+    return instantiate(exec, graph);
+}
+
+API unsigned cuGraphLaunch(void* handle, StreamHandle stream) {
+    ENTER_CONTEXT;
+    const Exec* exec = all().execs.find(handle);
+    if (exec == nullptr) return driver::kInvalidValue;
+    return driver::submit(stream, [nodes = exec->nodes] { return run(nodes); });
+}
+
+API unsigned cuGraphDestroy(void* graph) {
+    ENTER_CONTEXT;
+    return all().graphs.remove(graph) ? driver::kSuccess : driver::kInvalidValue;
+}
+
+API unsigned cuGraphExecDestroy(void* exec) {
+    ENTER_CONTEXT;
+    return all().execs.remove(exec) ? driver::kSuccess : driver::kInvalidValue;
+}
