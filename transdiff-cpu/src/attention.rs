@@ -1,4 +1,4 @@
-//! Attention without the matrix of scores: tiles of keys, with the softmax corrected as they come.
+//! Attention by tiles of keys with an online softmax (FlashAttention-style).
 //!
 //! Tiles begin at multiples of [`KEYS`] whatever the call, and each query's sums run over them in order, so that
 //! a query's result does not depend on which others are in its tile.
@@ -7,18 +7,20 @@ use transdiff_core::Result;
 use transdiff_core::backend::{AttentionArgs, View, ViewMut, visible_len};
 use transdiff_core::rng::Dropout;
 
-use crate::Cpu;
-use crate::element::{Element, Real, output};
-use crate::math;
-use crate::pool::Shared;
+use crate::buffer::Stored;
+use crate::device::Cpu;
+use crate::disjoint_slice::DisjointSlice;
+use crate::element::Real;
 use crate::random::scale_by_mask;
-use crate::tile::{LANE, Product};
+use crate::row_sums::fold;
+use crate::small_gemm::{ALIGNMENT, Product};
+use crate::view::{Float, output};
 
-/// Keys of a tile.
+/// Number of keys per tile.
 pub(crate) const KEYS: usize = 128;
-/// Queries whose scores against a tile are held at a time.
+/// Number of queries whose scores against a tile are held at a time.
 pub(crate) const QUERIES: usize = 32;
-/// Queries of a task: they share the transposed keys.
+/// Number of queries per task: they share the transposed keys.
 const SHARE: usize = 128;
 
 /// One of q, k, v and their gradients: element (b, i, h, e) is at `b·image + i·row + h·head + e`.
@@ -30,7 +32,7 @@ pub(crate) struct Heads<'a, T> {
     head: usize,
 }
 
-impl<'a, T: Element> Heads<'a, T> {
+impl<'a, T: Stored> Heads<'a, T> {
     pub(crate) fn new(view: &View<'a, Cpu>) -> Self {
         let s = view.layout.strides();
         let data = &T::slice(view.buffer)[view.layout.offset()..];
@@ -43,7 +45,7 @@ impl<'a, T: Element> Heads<'a, T> {
     }
 }
 
-/// What all tasks of a call share.
+/// Arguments of a call, shared by its tasks.
 pub(crate) struct Problem<'a, T> {
     pub(crate) q: Heads<'a, T>,
     pub(crate) k: Heads<'a, T>,
@@ -58,7 +60,7 @@ pub(crate) struct Problem<'a, T> {
     pub(crate) dropout: Option<Dropout>,
 }
 
-impl<'a, T: Real> Problem<'a, T> {
+impl<'a, T: Float> Problem<'a, T> {
     pub(crate) fn new(args: &AttentionArgs<'a, Cpu>) -> Self {
         let &[images, nq, heads, size] = args.q.layout.shape() else { unreachable!("core checks the rank") };
         Self {
@@ -76,27 +78,28 @@ impl<'a, T: Real> Problem<'a, T> {
         }
     }
 
-    /// The head size, rounded up to whole lanes.
+    /// The head size, padded to the alignment of products.
     pub(crate) fn padded(&self) -> usize {
-        self.size.max(1).next_multiple_of(LANE)
+        self.size.max(1).next_multiple_of(ALIGNMENT)
     }
 
-    /// How many leading keys query `i` sees.
-    pub(crate) fn limit(&self, i: usize) -> usize {
+    /// Number of leading keys that query `i` sees.
+    pub(crate) fn visible(&self, i: usize) -> usize {
         self.blocks.map_or(self.nkv, |blocks| visible_len(blocks, self.nq, i))
     }
 
-    /// How many of `rows` queries from `first` on see no key from `key` on: the first ones, as limits ascend.
-    pub(crate) fn blind(&self, first: usize, rows: usize, key: usize) -> usize {
-        (0..rows).position(|i| self.limit(first + i) > key).unwrap_or(rows)
+    /// Number of the `rows` queries from `first` on that are fully masked from `key` on: the first ones, as visible
+    /// lengths ascend.
+    pub(crate) fn fully_masked(&self, first: usize, rows: usize, key: usize) -> usize {
+        (0..rows).position(|i| self.visible(first + i) > key).unwrap_or(rows)
     }
 
-    /// Nanoseconds that `products` products of the size of q kᵀ take.
+    /// Estimated nanoseconds of `products` products of the size of q kᵀ.
     pub(crate) fn cost(&self, products: usize) -> usize {
         self.images * self.heads * self.nq * self.nkv * (self.size + 8) * products / 20
     }
 
-    /// mask[i, j] ← dropout factor of query `first + i` and key `key + j`, for `rows` queries and `len` keys.
+    /// mask[i, j] ← the dropout factor of query `first + i` and key `key + j`, for `rows` queries and `len` keys.
     pub(crate) fn mask(
         &self,
         [image, head, first]: [usize; 3],
@@ -119,11 +122,11 @@ impl<'a, T: Real> Problem<'a, T> {
 simd! {
     /// out[e, j] ← factor · rows[j, e], for `len` rows of `size`; columns up to `width` become 0.
     pub(crate) fn transpose<T: Real>(rows: &[T], stride: usize, [len, size, width]: [usize; 3], factor: T, out: &mut [T]) {
-        for j in (0..len).step_by(LANE) {
-            let count = LANE.min(len - j);
-            for e in (0..size).step_by(LANE) {
-                let depth = LANE.min(size - e);
-                let mut corner = [[T::ZERO; LANE]; LANE];
+        for j in (0..len).step_by(ALIGNMENT) {
+            let count = ALIGNMENT.min(len - j);
+            for e in (0..size).step_by(ALIGNMENT) {
+                let depth = ALIGNMENT.min(size - e);
+                let mut corner = [[T::ZERO; ALIGNMENT]; ALIGNMENT];
                 for (jj, line) in corner.iter_mut().enumerate().take(count) {
                     let from = &rows[(j + jj) * stride + e..][..depth];
                     for (to, &x) in line.iter_mut().zip(from) {
@@ -131,7 +134,7 @@ simd! {
                     }
                 }
                 for ee in 0..depth {
-                    let to = &mut out[(e + ee) * width + j..][..LANE];
+                    let to = &mut out[(e + ee) * width + j..][..ALIGNMENT];
                     for (to, line) in to.iter_mut().zip(&corner) {
                         *to = line[ee];
                     }
@@ -149,54 +152,56 @@ pub(crate) fn pad<T: Real>(rows: &[T], stride: usize, [len, size, width]: [usize
     }
 }
 
-/// What is known of each query of a tile from the keys before it: the largest score and Σ exp(score − largest).
-struct Running<'s, T> {
-    tops: &'s mut [T],
+/// Online softmax of the queries of a tile over the keys so far: the row max and Σ exp(score − row max).
+struct OnlineSoftmax<'s, T> {
+    maxima: &'s mut [T],
     sums: &'s mut [T],
 }
 
-/// The largest of each row of scores, those past its limit being overwritten with the lowest number.
+/// The maximum of a row of scores, after those from `visible` on are overwritten with the lowest number.
 #[inline(always)]
-fn largest<T: Real>(scores: &mut [T], limit: usize) -> T {
-    scores[limit..].fill(T::LOWEST);
-    let mut tops = [T::LOWEST; LANE];
-    for lane in scores.chunks_exact(LANE) {
-        for (top, &s) in tops.iter_mut().zip(lane) {
-            *top = top.larger(s);
+fn row_max<T: Real>(scores: &mut [T], visible: usize) -> T {
+    scores[visible..].fill(T::LOWEST);
+    let mut maxima = [T::LOWEST; ALIGNMENT];
+    for lane in scores.chunks_exact(ALIGNMENT) {
+        for (max, &s) in maxima.iter_mut().zip(lane) {
+            *max = max.larger(s);
         }
     }
-    tops.into_iter().reduce(T::larger).expect("a lane is not empty")
+    maxima.into_iter().reduce(T::larger).expect("there are several lanes")
 }
 
 simd! {
-    /// Turns rows of scores into exp(score − largest), brings what was summed before to the new largest score and
-    /// leaves in `factors` what brings other sums there. Pass by pass, since a single row is all latency.
-    fn soften<T: Real>(scores: &mut [T], width: usize, limits: &[usize], row: Running<'_, T>, factors: &mut [T]) {
-        for ((scores, &limit), (factor, &top)) in
-            scores.chunks_exact_mut(width).zip(limits).zip(factors.iter_mut().zip(&*row.tops))
+    /// Turns rows of scores into exp(score − row max), rescales the sums so far to the new row max, and writes to
+    /// `factors` what rescales other sums. Pass by pass, since a single row is all latency.
+    fn online_softmax<T: Real>(
+        scores: &mut [T], width: usize, visible: &[usize], row: OnlineSoftmax<'_, T>, factors: &mut [T],
+    ) {
+        for ((scores, &visible), (factor, &max)) in
+            scores.chunks_exact_mut(width).zip(visible).zip(factors.iter_mut().zip(&*row.maxima))
         {
-            *factor = largest(scores, limit).larger(top);
+            *factor = row_max(scores, visible).larger(max);
         }
-        for (factor, top) in factors.iter_mut().zip(row.tops.iter_mut()) {
+        for (factor, max) in factors.iter_mut().zip(row.maxima.iter_mut()) {
             let new = *factor;
-            *factor = (*top - new).exp();
-            *top = new;
+            *factor = (*max - new).exp();
+            *max = new;
         }
-        for (scores, &top) in scores.chunks_exact_mut(width).zip(&*row.tops) {
-            for lane in scores.chunks_exact_mut(LANE) {
-                for s in lane {
-                    *s = (*s - top).exp();
+        for (scores, &max) in scores.chunks_exact_mut(width).zip(&*row.maxima) {
+            for lanes in scores.chunks_exact_mut(ALIGNMENT) {
+                for s in lanes {
+                    *s = (*s - max).exp();
                 }
             }
         }
         for ((scores, sum), &factor) in scores.chunks_exact(width).zip(row.sums).zip(&*factors) {
-            let mut lanes = [T::ZERO; LANE];
-            for lane in scores.chunks_exact(LANE) {
+            let mut lanes = [T::ZERO; ALIGNMENT];
+            for lane in scores.chunks_exact(ALIGNMENT) {
                 for (sum, &s) in lanes.iter_mut().zip(lane) {
                     *sum += s;
                 }
             }
-            *sum = sum.fma(factor, math::fold(lanes));
+            *sum = sum.fma(factor, fold(lanes));
         }
     }
 }
@@ -242,14 +247,15 @@ struct Tiles<'s, T> {
     totals: &'s mut [T],
     /// (QUERIES, keys), with dropout.
     mask: &'s mut [T],
+    /// Rescaling factors of the queries of a tile.
     factors: &'s mut [T],
-    tops: &'s mut [T],
+    maxima: &'s mut [T],
     sums: &'s mut [T],
 }
 
-impl<'s, T: Real> Tiles<'s, T> {
+impl<'s, T: Float> Tiles<'s, T> {
     fn lengths(p: &Problem<'_, T>) -> [usize; 8] {
-        let keys = KEYS.min(p.nkv.next_multiple_of(LANE));
+        let keys = KEYS.min(p.nkv.next_multiple_of(ALIGNMENT));
         let share = SHARE.min(p.nq);
         let (values, scores) = (keys * p.padded(), QUERIES * keys);
         let mask = if p.dropout.is_some() { scores } else { 0 };
@@ -257,14 +263,14 @@ impl<'s, T: Real> Tiles<'s, T> {
     }
 
     fn new(p: &Problem<'_, T>, scratch: &'s mut [T]) -> Self {
-        let [keys, values, scores, totals, mask, factors, tops, sums] = split(scratch, Self::lengths(p));
-        tops.fill(T::LOWEST);
+        let [keys, values, scores, totals, mask, factors, maxima, sums] = split(scratch, Self::lengths(p));
+        maxima.fill(T::LOWEST);
         sums.fill(T::ZERO);
-        Self { keys, values, scores, totals, mask, factors, tops, sums }
+        Self { keys, values, scores, totals, mask, factors, maxima, sums }
     }
 }
 
-/// Cuts scratch memory into parts of these lengths.
+/// Splits scratch memory into parts of these lengths.
 pub(crate) fn split<T, const N: usize>(mut scratch: &mut [T], lengths: [usize; N]) -> [&mut [T]; N] {
     lengths.map(|len| {
         let (part, rest) = std::mem::take(&mut scratch).split_at_mut(len);
@@ -273,15 +279,15 @@ pub(crate) fn split<T, const N: usize>(mut scratch: &mut [T], lengths: [usize; N
     })
 }
 
-pub(crate) fn forward<T: Real>(
+pub(crate) fn forward<T: Float>(
     cpu: &Cpu,
     args: AttentionArgs<'_, Cpu>,
     y: ViewMut<'_, Cpu>,
     lse: Option<ViewMut<'_, Cpu>>,
 ) -> Result<()> {
     let p = Problem::<T>::new(&args);
-    let y = Shared::new(output::<T>(y));
-    let lse = lse.map(|l| Shared::new(output::<T>(l)));
+    let y = DisjointSlice::new(output::<T>(y));
+    let lse = lse.map(|l| DisjointSlice::new(output::<T>(l)));
     let shares = p.nq.div_ceil(SHARE);
     cpu.run(p.images * p.heads * shares, p.cost(2), |task| {
         let (at, from) = (task / shares, task % shares * SHARE);
@@ -297,38 +303,38 @@ pub(crate) fn forward<T: Real>(
 }
 
 /// Sums over the keys for `count` queries from `first` on.
-fn attend<T: Real>(
+fn attend<T: Float>(
     p: &Problem<'_, T>,
     [image, head, first]: [usize; 3],
     count: usize,
     tiles: &mut Tiles<'_, T>,
 ) {
-    let seen = if count == 0 { 0 } else { p.limit(first + count - 1) };
-    for key in (0..seen).step_by(KEYS) {
+    let visible = if count == 0 { 0 } else { p.visible(first + count - 1) };
+    for key in (0..visible).step_by(KEYS) {
         let len = KEYS.min(p.nkv - key);
-        let width = len.next_multiple_of(LANE);
+        let width = len.next_multiple_of(ALIGNMENT);
         transpose(p.k.from(image, head, key), p.k.row, [len, p.size, width], p.scale, tiles.keys);
         pad(p.v.from(image, head, key), p.v.row, [len, p.size, p.padded()], tiles.values);
         for from in (0..count).step_by(QUERIES) {
             let rows = QUERIES.min(count - from);
-            let blind = p.blind(first + from, rows, key);
-            if blind < rows {
-                let (from, rows) = (from + blind, rows - blind);
+            let masked = p.fully_masked(first + from, rows, key);
+            if masked < rows {
+                let (from, rows) = (from + masked, rows - masked);
                 attend_tile(p, [image, head, first + from], [from, rows], [key, len], tiles);
             }
         }
     }
 }
 
-/// One tile: `rows` queries, of which the first is number `from` of the task, against `len` keys.
-fn attend_tile<T: Real>(
+/// Adds a tile to the sums: `rows` queries, of which the first is number `from` of the task, against `len` keys.
+fn attend_tile<T: Float>(
     p: &Problem<'_, T>,
     [image, head, first]: [usize; 3],
     [from, rows]: [usize; 2],
     [key, len]: [usize; 2],
     tiles: &mut Tiles<'_, T>,
 ) {
-    let (width, padded) = (len.next_multiple_of(LANE), p.padded());
+    let (width, padded) = (len.next_multiple_of(ALIGNMENT), p.padded());
     let scores = Product {
         size: [rows, p.size, width],
         a: p.q.from(image, head, first),
@@ -339,14 +345,14 @@ fn attend_tile<T: Real>(
         accumulate: false,
     };
     scores.compute(tiles.scores);
-    let mut limits = [0; QUERIES];
-    for (i, limit) in limits[..rows].iter_mut().enumerate() {
-        *limit = (p.limit(first + i) - key).min(len);
+    let mut visible = [0; QUERIES];
+    for (i, visible) in visible[..rows].iter_mut().enumerate() {
+        *visible = (p.visible(first + i) - key).min(len);
     }
-    let (seen, factors) = (from..from + rows, &mut tiles.factors[..rows]);
+    let (queries, factors) = (from..from + rows, &mut tiles.factors[..rows]);
     let scores = &mut tiles.scores[..rows * width];
-    let row = Running { tops: &mut tiles.tops[seen.clone()], sums: &mut tiles.sums[seen] };
-    soften(scores, width, &limits[..rows], row, factors);
+    let row = OnlineSoftmax { maxima: &mut tiles.maxima[queries.clone()], sums: &mut tiles.sums[queries] };
+    online_softmax(scores, width, &visible[..rows], row, factors);
     let totals = &mut tiles.totals[from * padded..][..rows * padded];
     if key > 0 {
         scale_rows(totals, padded, factors);
@@ -362,20 +368,20 @@ fn attend_tile<T: Real>(
         b: tiles.values,
         b_stride: padded,
         c_stride: padded,
-        // The first tile begins the sums: every query sees a key in it.
+        // The first tile starts the sums: every query sees a key in it.
         accumulate: key > 0,
     };
     values.compute(totals);
 }
 
 /// Writes y and lse of the queries of a task.
-fn finish<T: Real>(
+fn finish<T: Float>(
     p: &Problem<'_, T>,
     [image, head, first]: [usize; 3],
     count: usize,
     tiles: &Tiles<'_, T>,
-    y: Shared<'_, T>,
-    lse: Option<Shared<'_, T>>,
+    y: DisjointSlice<'_, T>,
+    lse: Option<DisjointSlice<'_, T>>,
 ) {
     for i in 0..count {
         let at = ((image * p.nq + first + i) * p.heads + head) * p.size;
@@ -390,8 +396,8 @@ fn finish<T: Real>(
     if let Some(lse) = lse {
         // SAFETY: as above.
         let lse = unsafe { lse.part((image * p.heads + head) * p.nq + first, count) };
-        for ((lse, &top), &sum) in lse.iter_mut().zip(&*tiles.tops).zip(&*tiles.sums) {
-            *lse = top + sum.ln();
+        for ((lse, &max), &sum) in lse.iter_mut().zip(&*tiles.maxima).zip(&*tiles.sums) {
+            *lse = max + sum.ln();
         }
     }
 }

@@ -7,24 +7,27 @@
 use transdiff_core::Result;
 use transdiff_core::backend::{AttentionArgs, AttentionGrads, View, ViewMut};
 
-use crate::Cpu;
 use crate::attention::{Heads, KEYS, Problem, QUERIES, pad, split, transpose};
-use crate::element::{Element, Real};
-use crate::pool::Shared;
-use crate::tile::{LANE, Product};
+use crate::buffer::Stored;
+use crate::device::Cpu;
+use crate::disjoint_slice::DisjointSlice;
+use crate::element::Real;
+use crate::row_sums::sum2;
+use crate::small_gemm::{ALIGNMENT, Product};
+use crate::view::{Float, input};
 
-/// Where a gradient goes.
+/// A gradient to be written, of any strides.
 struct Target<'a, T> {
-    data: Shared<'a, T>,
+    data: DisjointSlice<'a, T>,
     offset: usize,
     strides: [usize; 3],
 }
 
-impl<'a, T: Element> Target<'a, T> {
+impl<'a, T: Stored> Target<'a, T> {
     fn new(view: ViewMut<'a, Cpu>) -> Self {
         let s = view.layout.strides();
         let (offset, strides) = (view.layout.offset(), [s[0], s[1], s[2]]);
-        Self { data: Shared::new(T::slice_mut(view.buffer)), offset, strides }
+        Self { data: DisjointSlice::new(T::slice_mut(view.buffer)), offset, strides }
     }
 }
 
@@ -53,9 +56,9 @@ struct Tiles<'s, T> {
     weights: &'s mut [T],
 }
 
-impl<'s, T: Real> Tiles<'s, T> {
+impl<'s, T: Float> Tiles<'s, T> {
     fn lengths(p: &Problem<'_, T>) -> [usize; 12] {
-        let (e, keys) = (p.padded(), KEYS.min(p.nkv.next_multiple_of(LANE)));
+        let (e, keys) = (p.padded(), KEYS.min(p.nkv.next_multiple_of(ALIGNMENT)));
         let (queries, square) = (QUERIES * e, QUERIES * keys);
         let mask = if p.dropout.is_some() { square } else { 0 };
         [
@@ -82,7 +85,7 @@ impl<'s, T: Real> Tiles<'s, T> {
     }
 }
 
-/// What a task reads besides the problem.
+/// Inputs of a task besides the problem.
 struct Saved<'a, T> {
     y: Heads<'a, T>,
     dy: Heads<'a, T>,
@@ -91,22 +94,22 @@ struct Saved<'a, T> {
 
 simd! {
     fn dot<T: Real>(a: &[T], b: &[T]) -> T {
-        crate::math::sum2(a, b, |a, b| a * b)
+        sum2(a, b, |a, b| a * b)
     }
 }
 
 simd! {
-    /// Scores → probabilities, those past `limit` being 0.
-    fn recompute<T: Real>(scores: &mut [T], limit: usize, lse: T) {
-        for s in scores[..limit].iter_mut() {
+    /// Turns scores into probabilities; those from `visible` on are 0.
+    fn recompute<T: Real>(scores: &mut [T], visible: usize, lse: T) {
+        for s in scores[..visible].iter_mut() {
             *s = (*s - lse).exp();
         }
-        scores[limit..].fill(T::ZERO);
+        scores[visible..].fill(T::ZERO);
     }
 }
 
 simd! {
-    /// Given P, dP and M: dS in place of dP and P∘M in place of P.
+    /// Replaces dP by dS and P by P∘M, given P, dP and M.
     fn slope<T: Real>(p: &mut [T], dp: &mut [T], factors: Option<&[T]>, weight: T) {
         let Some(factors) = factors else {
             for (&mut p, dp) in p.iter_mut().zip(dp) {
@@ -121,7 +124,7 @@ simd! {
     }
 }
 
-pub(crate) fn backward<T: Real>(
+pub(crate) fn backward<T: Float>(
     cpu: &Cpu,
     args: AttentionArgs<'_, Cpu>,
     y: View<'_, Cpu>,
@@ -130,7 +133,7 @@ pub(crate) fn backward<T: Real>(
     grads: AttentionGrads<'_, Cpu>,
 ) -> Result<()> {
     let p = Problem::<T>::new(&args);
-    let saved = Saved { y: Heads::new(&y), dy: Heads::new(&dy), lse: crate::element::input::<T>(&lse) };
+    let saved = Saved { y: Heads::new(&y), dy: Heads::new(&dy), lse: input::<T>(&lse) };
     let [dq, dk, dv] = [grads.dq, grads.dk, grads.dv].map(Target::<T>::new);
     cpu.run(p.images * p.heads, p.cost(5), |task| {
         let place = [task / p.heads, task % p.heads];
@@ -152,15 +155,15 @@ pub(crate) fn backward<T: Real>(
     Ok(())
 }
 
-/// dk and dv of a tile of keys, and its part of dq.
-fn against_keys<T: Real>(
+/// Computes dk and dv of a tile of keys, and adds its part to dq.
+fn against_keys<T: Float>(
     p: &Problem<'_, T>,
     saved: &Saved<'_, T>,
     place @ [image, head]: [usize; 2],
     [key, len]: [usize; 2],
     tiles: &mut Tiles<'_, T>,
 ) {
-    let width = len.next_multiple_of(LANE);
+    let width = len.next_multiple_of(ALIGNMENT);
     let (k, v) = (p.k.from(image, head, key), p.v.from(image, head, key));
     transpose(k, p.k.row, [len, p.size, width], p.scale, tiles.keys_t);
     transpose(v, p.v.row, [len, p.size, width], T::ONE, tiles.values_t);
@@ -169,14 +172,15 @@ fn against_keys<T: Real>(
     tiles.dv.fill(T::ZERO);
     for first in (0..p.nq).step_by(QUERIES) {
         let rows = QUERIES.min(p.nq - first);
-        let blind = p.blind(first, rows, key);
-        if blind < rows {
-            tile(p, saved, place, [first + blind, rows - blind], [key, len], tiles);
+        let masked = p.fully_masked(first, rows, key);
+        if masked < rows {
+            tile(p, saved, place, [first + masked, rows - masked], [key, len], tiles);
         }
     }
 }
 
-fn tile<T: Real>(
+/// Adds the parts of a tile, `rows` queries against `len` keys, to dq, dk and dv.
+fn tile<T: Float>(
     p: &Problem<'_, T>,
     saved: &Saved<'_, T>,
     [image, head]: [usize; 2],
@@ -184,7 +188,7 @@ fn tile<T: Real>(
     [key, len]: [usize; 2],
     t: &mut Tiles<'_, T>,
 ) {
-    let (width, e) = (len.next_multiple_of(LANE), p.padded());
+    let (width, e) = (len.next_multiple_of(ALIGNMENT), p.padded());
     pad(p.q.from(image, head, first), p.q.row, [rows, p.size, e], t.queries);
     pad(saved.dy.from(image, head, first), saved.dy.row, [rows, p.size, e], t.dy);
     let against = |a, b| Product {
@@ -201,8 +205,8 @@ fn tile<T: Real>(
     p.mask([image, head, first], rows, [key, len], t.mask);
     let lines = t.probabilities.chunks_exact_mut(width).zip(t.slopes.chunks_exact_mut(width));
     for (i, (line, slopes)) in lines.take(rows).enumerate() {
-        let limit = (p.limit(first + i) - key).min(len);
-        recompute(line, limit, saved.lse[(image * p.heads + head) * p.nq + first + i]);
+        let visible = (p.visible(first + i) - key).min(len);
+        recompute(line, visible, saved.lse[(image * p.heads + head) * p.nq + first + i]);
         let mask = p.dropout.is_some().then(|| &t.mask[i * len..][..len]);
         slope(&mut line[..len], &mut slopes[..len], mask, t.weights[first + i]);
     }
@@ -230,7 +234,7 @@ fn tile<T: Real>(
 }
 
 /// Rows `first..first + rows` of one head of a gradient ← factor · values.
-fn write<T: Real>(
+fn write<T: Float>(
     p: &Problem<'_, T>,
     target: &Target<'_, T>,
     [image, head]: [usize; 2],

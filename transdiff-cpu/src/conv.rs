@@ -1,16 +1,17 @@
 //! Convolution as matrix products, without a copy of every window.
 //!
 //! A band of rows is copied once, with its padding, and mapped on the way. In that copy the K pixels that one row of
-//! the kernel sees at a position are K·C numbers in a row, and the next position's begin one pixel on: a matrix of
-//! overlapping rows. The band's outputs are the sum of K products with it, one a row of the kernel, over all positions
-//! of the copy from the first to the last that is wanted; the few between the end of a row and the beginning of the
-//! next are computed and left.
+//! the kernel sees at a position are K·C consecutive elements, and those of the next position begin one pixel on: a
+//! matrix of overlapping rows. The band's outputs are the sum of K products with it, one per row of the kernel, over
+//! all positions of the copy from the first to the last that is wanted; the few between the end of a row and the
+//! beginning of the next are computed and ignored.
 //!
 //! Where sides are doubled, each of the four outputs of a position (the phases) sees 2×2 pixels of the input through
-//! the 3×3 kernel, in which those that see the same pixel are added up beforehand: 4 products a number instead of 9.
+//! the 3×3 kernel, in which weights that see the same pixel are added beforehand: 4 multiplications per output and
+//! channel instead of 9.
 //!
-//! How a tensor is cut into bands does not change a bit: rows of a product are independent, and sums over the
-//! kernel's rows have their order.
+//! Results do not depend on the partition into bands: rows of a product are independent, and sums over the kernel's
+//! rows have a fixed order.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -18,21 +19,22 @@ use std::ops::Range;
 use transdiff_core::Result;
 use transdiff_core::backend::{ConvArgs, Resample, ViewMut};
 
-use crate::Cpu;
-use crate::element::{Real, input, output};
-use crate::math::sigmoid;
-use crate::pool::Shared;
-use crate::storage::zeros;
+use crate::activation::sigmoid;
+use crate::device::Cpu;
+use crate::disjoint_slice::DisjointSlice;
+use crate::element::Real;
+use crate::gemm::{ALIGNMENT, Gemm, Operand};
+use crate::memory::zeros;
+use crate::view::{Float, input, output};
 
-/// Elements of a band's copy: with the panels of the products it should fit a second-level cache.
+/// Number of elements of a band's copy: with the panels of the products it should fit a second-level cache.
 const BAND: usize = 3 << 16;
-/// The widest tile of the products: a task has at least as many columns, where there are.
-const GRAIN: usize = 48;
 
-/// Factors and summands of the channels of all images, and whether silu follows.
+/// Scales and shifts of the channels of all images, and whether SiLU follows.
 type Map<'a, T> = Option<(&'a [T], bool)>;
 
-struct Problem<'a, T: Real> {
+/// Arguments of a call, and the sizes that follow from them.
+struct Problem<'a, T: Float> {
     x: &'a [T],
     /// For each phase, [side, side, C, O].
     w: Cow<'a, [T]>,
@@ -42,7 +44,7 @@ struct Problem<'a, T: Real> {
     images: usize,
     /// Height, width and channels of the input.
     from: [usize; 3],
-    /// Height and width of the positions; each has an output for every phase.
+    /// Height and width of the positions; each has one output per phase.
     grid: [usize; 2],
     outputs: usize,
     /// Pixels between neighbouring positions: 2 where sides are halved.
@@ -57,8 +59,8 @@ struct Problem<'a, T: Real> {
 }
 
 /// The kernels of the four phases of a doubled image, [2, 2, side, side, C, O] of w [K, K, C, O]: row t of the kernel
-/// sees row (p + t + K/2) / 2 of what phase p does, counted from row p·K/2 of the copy.
-fn phases<T: Real>(cpu: &Cpu, w: &[T], k: usize) -> Result<Vec<T>> {
+/// sees row (p + t + K/2) / 2 of the rows that phase p sees, counted from row p·K/2 of the copy.
+fn phases<T: Float>(cpu: &Cpu, w: &[T], k: usize) -> Result<Vec<T>> {
     let (side, area) = (k / 2 + 1, w.len() / (k * k));
     let mut out = zeros("conv2d", 4 * side * side * area)?;
     let place = |p: usize, t: usize| (p + t + k / 2) / 2 - p * (k / 2);
@@ -75,7 +77,7 @@ fn phases<T: Real>(cpu: &Cpu, w: &[T], k: usize) -> Result<Vec<T>> {
     Ok(out)
 }
 
-impl<'a, T: Real> Problem<'a, T> {
+impl<'a, T: Gemm> Problem<'a, T> {
     fn new(cpu: &Cpu, args: &ConvArgs<'a, Cpu>) -> Result<Self> {
         let &[images, height, width, channels] = args.x.layout.shape() else {
             unreachable!("core checks the rank")
@@ -119,19 +121,19 @@ impl<'a, T: Real> Problem<'a, T> {
         (rows - 1) * self.padded() + self.grid[1]
     }
 
-    /// Rows of a band, and columns of a task.
-    fn cut(&self, cpu: &Cpu) -> (usize, usize) {
+    /// Number of rows per band, and of columns per task.
+    fn partition(&self, cpu: &Cpu) -> (usize, usize) {
         let row = self.padded() * self.from[2];
         let most = (BAND / row.max(1)).saturating_sub(self.kernel) / self.step + 1;
         let (bands, threads) = (self.grid[0].div_ceil(most), cpu.threads());
         if bands * self.images < threads {
-            let blocks = threads.div_ceil(bands * self.images).min(self.outputs.div_ceil(GRAIN));
+            let blocks = threads.div_ceil(bands * self.images).min(self.outputs.div_ceil(ALIGNMENT));
             return (self.grid[0].div_ceil(bands), self.outputs.div_ceil(blocks));
         }
         (self.grid[0].div_ceil(bands.next_multiple_of(threads)), self.outputs)
     }
 
-    /// Copies what the rows `rows` of positions of image `image` see.
+    /// Copies the pixels that the rows `rows` of positions of image `image` see, mapped and padded.
     fn fill(&self, image: usize, rows: &Range<usize>, copy: &mut [T]) {
         let (row, [height, width, channels]) = (self.padded() * self.from[2], self.from);
         if row == 0 {
@@ -157,7 +159,7 @@ impl<'a, T: Real> Problem<'a, T> {
         }
     }
 
-    /// The sums of a phase for the columns `cols`: a row a place.
+    /// The sums of a phase for the columns `cols`: one row per place.
     fn products(
         &self,
         rows: usize,
@@ -173,11 +175,9 @@ impl<'a, T: Real> Problem<'a, T> {
         for tap in 0..self.side {
             let a = &copy[(down * first + tap) * row + right * first * channels..];
             let b = &self.w[(phase * self.side + tap) * size[1] * self.outputs..][..size[1] * self.outputs];
-            assert!(size[1] == 0 || a.len() >= (size[0] - 1) * strides[0] + size[1]);
-            assert!(sums.len() >= size[0] * size[2] && cols.end <= self.outputs);
-            let (b, c) = (b.as_ptr().wrapping_add(cols.start), sums.as_mut_ptr());
-            // SAFETY: the operands reach their last elements, as asserted; the sums are this task's own.
-            unsafe { T::gemm(size, (a.as_ptr(), strides), (b, [self.outputs, 1]), (c, cols.len()), tap > 0) };
+            let b = b.get(cols.start..).unwrap_or_default();
+            let (a, b) = (Operand::new(a, strides), Operand::new(b, [self.outputs, 1]));
+            T::gemm_serial(size, a, b, sums, tap > 0);
         }
     }
 
@@ -189,7 +189,7 @@ impl<'a, T: Real> Problem<'a, T> {
         [down, right]: [usize; 2],
         cols: &Range<usize>,
         sums: &[T],
-        y: Shared<'_, T>,
+        y: DisjointSlice<'_, T>,
     ) {
         let [height, width] = self.grid.map(|n| n * self.scale);
         for (i, line) in rows.clone().zip(sums.chunks(self.padded() * cols.len())) {
@@ -205,13 +205,13 @@ impl<'a, T: Real> Problem<'a, T> {
 }
 
 simd! {
-    /// A row of pixels, mapped.
+    /// Maps a row of pixels.
     fn map_row<T: Real>(x: &[T], map: Map<'_, T>, channels: usize, out: &mut [T]) {
         let Some((map, silu)) = map else { return out.copy_from_slice(x) };
-        let (factors, summands) = map.split_at(channels);
+        let (scales, shifts) = map.split_at(channels);
         for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
-            for (((out, &x), &factor), &summand) in out.iter_mut().zip(x).zip(factors).zip(summands) {
-                *out = x.fma(factor, summand);
+            for (((out, &x), &scale), &shift) in out.iter_mut().zip(x).zip(scales).zip(shifts) {
+                *out = x.fma(scale, shift);
             }
             if silu {
                 for out in out {
@@ -223,7 +223,7 @@ simd! {
 }
 
 simd! {
-    /// A pixel of the output.
+    /// Writes a pixel of the output.
     fn finish<T: Real>(sums: &[T], bias: &[T], residual: Option<&[T]>, y: &mut [T]) {
         for ((y, &sum), &bias) in y.iter_mut().zip(sums).zip(bias) {
             *y = sum + bias;
@@ -236,13 +236,13 @@ simd! {
     }
 }
 
-pub(crate) fn forward<T: Real>(cpu: &Cpu, args: ConvArgs<'_, Cpu>, y: ViewMut<'_, Cpu>) -> Result<()> {
+pub(crate) fn forward<T: Gemm>(cpu: &Cpu, args: ConvArgs<'_, Cpu>, y: ViewMut<'_, Cpu>) -> Result<()> {
     if y.layout.numel() == 0 {
         return Ok(());
     }
     let p = Problem::<T>::new(cpu, &args)?;
-    let y = Shared::new(output::<T>(y));
-    let (step, columns) = p.cut(cpu);
+    let y = DisjointSlice::new(output::<T>(y));
+    let (step, columns) = p.partition(cpu);
     let (bands, blocks) = (p.grid[0].div_ceil(step), p.outputs.div_ceil(columns));
     let cost = p.images * p.grid[0] * p.grid[1] * p.w.len() / 50;
     cpu.run(p.images * bands * blocks, cost, |task| {

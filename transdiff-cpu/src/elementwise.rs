@@ -3,17 +3,19 @@
 use transdiff_core::Result;
 use transdiff_core::backend::{BinaryOp, TensorOps, UnaryOp, View, ViewMut};
 
+use crate::activation::sigmoid;
+use crate::device::Cpu;
 use crate::element::{Element, Real};
-use crate::math::sigmoid;
-use crate::strided::{self, Function2};
-use crate::{Cpu, matmul, reduce};
+use crate::strided::{self, BinaryFunction};
+use crate::view::Float;
+use crate::{matmul, reduce};
 
 macro_rules! function {
     ($name:ident, |$a:ident, $b:ident| $body:expr) => {
         #[derive(Clone, Copy)]
         struct $name;
 
-        impl<T: Real> Function2<T> for $name {
+        impl<T: Real> BinaryFunction<T> for $name {
             #[inline(always)]
             fn call(self, $a: T, $b: T) -> T {
                 $body
@@ -22,7 +24,7 @@ macro_rules! function {
     };
 }
 
-// Functions of one number ignore their second argument, and slopes multiply it.
+// Unary functions ignore their second argument; slopes multiply it.
 function!(Add, |a, b| a + b);
 function!(Sub, |a, b| a - b);
 function!(Mul, |a, b| a * b);
@@ -39,19 +41,19 @@ function!(RsqrtSlope, |x, dy| T::of(-0.5) / (x * x.sqrt()) * dy);
 #[derive(Clone, Copy)]
 struct Affine<T>(T, T);
 
-impl<T: Real> Function2<T> for Affine<T> {
+impl<T: Real> BinaryFunction<T> for Affine<T> {
     #[inline(always)]
     fn call(self, x: T, _: T) -> T {
         x.fma(self.0, self.1)
     }
 }
 
-fn apply<T: Real>(
+fn apply<T: Float>(
     cpu: &Cpu,
     a: View<'_, Cpu>,
     b: View<'_, Cpu>,
     out: ViewMut<'_, Cpu>,
-    f: impl Function2<T>,
+    f: impl BinaryFunction<T>,
 ) -> Result<()> {
     let (a_data, b_data) = (T::slice(a.buffer), T::slice(b.buffer));
     strided::zip(cpu, (a_data, a.layout), (b_data, b.layout), (T::slice_mut(out.buffer), out.layout), f);

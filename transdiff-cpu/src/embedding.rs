@@ -1,13 +1,13 @@
-//! Rows of a table, and the sum of gradients back into it.
+//! Embedding: rows of a table, and the sum of their gradients into it.
 
 use transdiff_core::Result;
 use transdiff_core::backend::{View, ViewMut};
 
-use crate::Cpu;
-use crate::element::{Real, input, output};
+use crate::device::Cpu;
 use crate::norm::add;
+use crate::view::{Float, input, output};
 
-pub(crate) fn forward<T: Real>(
+pub(crate) fn forward<T: Float>(
     table: View<'_, Cpu>,
     ids: View<'_, Cpu>,
     out: ViewMut<'_, Cpu>,
@@ -20,7 +20,7 @@ pub(crate) fn forward<T: Real>(
     Ok(())
 }
 
-pub(crate) fn backward<T: Real>(
+pub(crate) fn backward<T: Float>(
     ids: View<'_, Cpu>,
     dy: View<'_, Cpu>,
     dtable: ViewMut<'_, Cpu>,

@@ -3,18 +3,18 @@
 use transdiff_core::Result;
 use transdiff_core::backend::{View, ViewMut};
 
-use crate::Cpu;
-use crate::element::{Real, input, output};
-use crate::pool::Shared;
-use crate::storage::zeros;
+use crate::device::Cpu;
+use crate::element::Real;
+use crate::memory::zeros;
+use crate::view::{Float, input, output};
 
-/// Pixels of one task.
+/// Number of pixels per task.
 const PIXELS: usize = 2048;
-/// Pixels whose sums are in the type of the tensor before they join those in f64.
+/// Number of pixels whose sums are formed in the type of the tensor before they are added to those in f64.
 const RUN: usize = 32;
 
 simd! {
-    /// Over the pixels of a run, for each channel: Σ (x − pivot), and Σ (x − pivot)².
+    /// Σ (x − pivot) and Σ (x − pivot)² of each channel over the pixels of a run.
     fn run_sums<T: Real>(x: &[T], pivot: &[T], sums: &mut [T], squares: &mut [T]) {
         sums.fill(T::ZERO);
         squares.fill(T::ZERO);
@@ -28,8 +28,8 @@ simd! {
     }
 }
 
-/// The same over the pixels of a task, in f64: the sums in the first half of `out`, the squares in the second.
-fn task_sums<T: Real>(x: &[T], pivot: &[T], out: &mut [f64]) {
+/// Adds the sums over the pixels of a task to `out`, in f64: the sums in the first half, the squares in the second.
+fn task_sums<T: Float>(x: &[T], pivot: &[T], out: &mut [f64]) {
     let channels = pivot.len();
     T::with_scratch(2 * channels, |scratch| {
         let (sums, squares) = scratch.split_at_mut(channels);
@@ -53,7 +53,7 @@ fn moments<T: Real>(pivot: &[T], sums: &[f64], squares: &[f64], n: f64) -> (f64,
     (mean, about_mean.sum::<f64>().max(0.0) / count)
 }
 
-pub(crate) fn forward<T: Real>(
+pub(crate) fn forward<T: Float>(
     cpu: &Cpu,
     x: View<'_, Cpu>,
     affine: (View<'_, Cpu>, View<'_, Cpu>),
@@ -69,14 +69,13 @@ pub(crate) fn forward<T: Real>(
     let (weight, bias, map) = (input::<T>(&affine.0), input::<T>(&affine.1), output::<T>(map));
     let tasks = pixels.div_ceil(PIXELS);
     let mut sums = zeros::<f64>("group_norm", images * tasks * 2 * channels)?;
-    let shared = Shared::new(&mut sums);
     // Sums about a value of the channel keep their digits where its mean is far from zero.
     let pivot = |image: usize| &x[image * pixels * channels..][..channels];
-    cpu.run(images * tasks, x.len() / 4, |i| {
+    let each = sums.chunks_exact_mut(2 * channels).enumerate();
+    cpu.for_each(each, x.len() / 4, |(i, sums)| {
         let (image, from) = (i / tasks, i % tasks * PIXELS);
         let part = &x[(image * pixels + from) * channels..][..PIXELS.min(pixels - from) * channels];
-        // SAFETY: each task has its own sums.
-        task_sums(part, pivot(image), unsafe { shared.part(i * 2 * channels, 2 * channels) });
+        task_sums(part, pivot(image), sums);
     });
     for (image, map) in map.chunks_exact_mut(2 * channels).enumerate() {
         let of_image = &mut sums[image * tasks * 2 * channels..][..tasks * 2 * channels];
@@ -84,14 +83,14 @@ pub(crate) fn forward<T: Real>(
         for part in rest.chunks_exact(2 * channels) {
             total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
         }
-        let (size, (factors, summands)) = (channels / groups, map.split_at_mut(channels));
+        let (size, (scales, shifts)) = (channels / groups, map.split_at_mut(channels));
         for from in (0..channels).step_by(size) {
             let (sums, squares) = (&total[from..][..size], &total[channels + from..][..size]);
             let (mean, variance) = moments(&pivot(image)[from..][..size], sums, squares, pixels as f64);
             for c in from..from + size {
-                let factor = weight[c].wide() / (variance + eps).sqrt();
-                factors[c] = T::of(factor);
-                summands[c] = T::of(bias[c].wide() - mean * factor);
+                let scale = weight[c].wide() / (variance + eps).sqrt();
+                scales[c] = T::of(scale);
+                shifts[c] = T::of(bias[c].wide() - mean * scale);
             }
         }
     }

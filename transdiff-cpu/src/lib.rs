@@ -36,36 +36,43 @@ macro_rules! with_real {
     };
 }
 
+#[macro_use]
+mod scratch;
+
+mod activation;
 mod attention;
 mod attention_backward;
+mod buffer;
+mod caching_allocator;
 mod conv;
+mod device;
+mod disjoint_slice;
 mod element;
 mod elementwise;
 mod embedding;
 mod gemm;
-#[cfg(target_arch = "x86_64")]
-mod gemm_avx512;
 mod group_norm;
 mod linear;
 mod loss;
 mod math;
 mod matmul;
+mod memory;
 mod norm;
 mod optim;
-mod pool;
 mod random;
-mod recycle;
 mod reduce;
 mod residual;
+mod row_sums;
+mod small_gemm;
 mod storage;
 mod strided;
-mod team;
 #[cfg(test)]
 mod tests;
-mod tile;
+mod thread_pool;
+mod view;
 
-pub use pool::Cpu;
-pub use storage::Buffer;
+pub use buffer::Buffer;
+pub use device::Cpu;
 
 use transdiff_core::backend::{
     Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, ConvArgs, ImageOps, LinearGrads, NnOps,

@@ -1,15 +1,18 @@
 //! Linear layers with bias and activation.
 
-use transdiff_core::backend::{Activation, LinearGrads, Storage, View, ViewMut};
-use transdiff_core::{DType, Result};
+use std::ops::Range;
 
-use crate::Cpu;
-use crate::element::{Element, Real, input, output};
-use crate::gemm::{Operand, gemm};
-use crate::math::{gelu, gelu_slope};
-use crate::pool::Shared;
+use transdiff_core::backend::{Activation, LinearGrads, Storage, View, ViewMut};
+use transdiff_core::{DType, Layout, Result};
+
+use crate::activation::{gelu, gelu_slope};
+use crate::buffer::{Buffer, Stored};
+use crate::device::Cpu;
+use crate::disjoint_slice::DisjointSlice;
+use crate::element::Real;
+use crate::gemm::{Epilogue, Gemm, NoEpilogue, Operand};
 use crate::reduce::column_sums;
-use crate::storage::Buffer;
+use crate::view::{Float, input, output};
 
 simd! {
     fn add_bias<T: Real>(y: &mut [T], bias: &[T]) {
@@ -36,17 +39,44 @@ simd! {
 }
 
 /// The weight as a matrix N×K.
-fn weight<'a, T: Element>(w: &View<'a, Cpu>) -> Operand<'a, T> {
-    Operand::new(input(w), dense_strides(w.layout.shape(), w.layout.strides()))
+fn weight<'a, T: Stored>(w: &View<'a, Cpu>) -> Operand<'a, T> {
+    let shape = w.layout.shape();
+    let strides = if is_transposed(w.layout) { [1, shape[0]] } else { [shape[1], 1] };
+    Operand::new(input(w), strides)
 }
 
-/// Strides of a matrix without gaps. Those of axes of size 1 say nothing, and may be 0.
-fn dense_strides(shape: &[usize], strides: &[usize]) -> [usize; 2] {
-    let by_columns = shape[0] > 1 && strides[0] == 1 && shape[1] > 1;
-    if by_columns { [1, shape[0]] } else { [shape[1], 1] }
+/// Whether a matrix without gaps lies in memory column by column. Strides of axes of size 1 are of no use, and may be
+/// 0.
+fn is_transposed(layout: &Layout) -> bool {
+    let (shape, strides) = (layout.shape(), layout.strides());
+    shape[0] > 1 && strides[0] == 1 && shape[1] > 1
 }
 
-pub(crate) fn forward<T: Real>(
+/// Bias and activation.
+struct BiasActivation<'a, T> {
+    bias: Option<&'a [T]>,
+    /// The sums with the bias, [M, N].
+    pre: Option<DisjointSlice<'a, T>>,
+    activation: Activation,
+    width: usize,
+}
+
+impl<T: Real> Epilogue<T> for BiasActivation<'_, T> {
+    fn apply(&self, row: usize, columns: Range<usize>, y: &mut [T]) {
+        if let Some(bias) = self.bias {
+            add_bias(y, &bias[columns.clone()]);
+        }
+        if let Some(pre) = self.pre {
+            // SAFETY: the same part as that of the product, which is the caller's alone.
+            unsafe { pre.part(row * self.width + columns.start, y.len()) }.copy_from_slice(y);
+        }
+        if self.activation == Activation::Gelu {
+            gelu_in_place(y);
+        }
+    }
+}
+
+pub(crate) fn forward<T: Gemm>(
     cpu: &Cpu,
     x: View<'_, Cpu>,
     w: View<'_, Cpu>,
@@ -56,31 +86,18 @@ pub(crate) fn forward<T: Real>(
     pre: Option<ViewMut<'_, Cpu>>,
 ) -> Result<()> {
     let (m, k, n) = (x.layout.shape()[0], x.layout.shape()[1], w.layout.shape()[0]);
-    let bias = b.as_ref().map(input::<T>);
-    let pre = pre.map(|p| Shared::new(output::<T>(p)));
-    let y = Shared::new(output::<T>(y));
-    let finish = |row: usize, from: usize, len: usize| {
-        // SAFETY: this part of a row belongs to the block of the product that was just computed.
-        let y = unsafe { y.part(row * n + from, len) };
-        if let Some(bias) = bias {
-            add_bias(y, &bias[from..from + len]);
-        }
-        if let Some(pre) = pre {
-            // SAFETY: as above.
-            unsafe { pre.part(row * n + from, len) }.copy_from_slice(y);
-        }
-        if act == Activation::Gelu {
-            gelu_in_place(y);
-        }
+    let epilogue = BiasActivation {
+        bias: b.as_ref().map(input::<T>),
+        pre: pre.map(|p| DisjointSlice::new(output::<T>(p))),
+        activation: act,
+        width: n,
     };
-    let a = Operand::rows(input(&x), k);
-    gemm(cpu, [m, k, n], a, weight(&w).transposed(), (y, [n, 1]), |rows, cols| {
-        rows.for_each(|row| finish(row, cols.start, cols.len()));
-    });
+    let x = Operand::rows(input(&x), k);
+    T::gemm(cpu, [m, k, n], x, weight(&w).transposed(), output(y), &epilogue);
     Ok(())
 }
 
-pub(crate) fn backward<T: Real>(
+pub(crate) fn backward<T: Gemm>(
     cpu: &Cpu,
     x: View<'_, Cpu>,
     w: View<'_, Cpu>,
@@ -93,12 +110,16 @@ pub(crate) fn backward<T: Real>(
     let scratch = pre.map(|pre| slope_times(cpu, pre.dtype, input(&pre), dy)).transpose()?;
     let g = Operand::rows(scratch.as_ref().map_or(dy, T::slice), n);
     if let Some(dx) = grads.dx {
-        gemm(cpu, [m, n, k], g, weight(&w), (Shared::new(output(dx)), [k, 1]), |_, _| ());
+        T::gemm(cpu, [m, n, k], g, weight(&w), output(dx), &NoEpilogue);
     }
     if let Some(dw) = grads.dw {
-        let strides = dense_strides(dw.layout.shape(), dw.layout.strides());
         let x = Operand::rows(input(&x), k);
-        gemm(cpu, [n, m, k], g.transposed(), x, (Shared::new(output(dw)), strides), |_, _| ());
+        if is_transposed(dw.layout) {
+            // dwᵀ = xᵀ g has rows without gaps.
+            T::gemm(cpu, [k, m, n], x.transposed(), g, output(dw), &NoEpilogue);
+        } else {
+            T::gemm(cpu, [n, m, k], g.transposed(), x, output(dw), &NoEpilogue);
+        }
     }
     if let Some(db) = grads.db {
         column_sums(cpu, g.data, output(db));
@@ -107,7 +128,7 @@ pub(crate) fn backward<T: Real>(
 }
 
 /// act′(pre) · dy.
-fn slope_times<T: Real>(cpu: &Cpu, dtype: DType, pre: &[T], dy: &[T]) -> Result<Buffer> {
+fn slope_times<T: Float>(cpu: &Cpu, dtype: DType, pre: &[T], dy: &[T]) -> Result<Buffer> {
     let mut g = cpu.alloc(dtype, dy.len())?;
     cpu.chunks(T::slice_mut(&mut g), 1 << 13, dy.len(), |from, g| {
         gelu_backward(&pre[from..from + g.len()], &dy[from..from + g.len()], g);

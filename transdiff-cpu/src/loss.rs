@@ -3,16 +3,18 @@
 use transdiff_core::Result;
 use transdiff_core::backend::{View, ViewMut};
 
-use crate::Cpu;
-use crate::element::{Real, input, output};
+use crate::device::Cpu;
+use crate::element::Real;
+use crate::row_sums::sum2_wide;
+use crate::view::{Float, input, output};
 
-/// Elements summed by one task.
+/// Number of elements per task.
 const CHUNK: usize = 1 << 13;
 
 simd! {
     /// Σ (a − b)² in f64.
-    pub(crate) fn squared_distance<T: Real>(a: &[T], b: &[T]) -> f64 {
-        crate::math::sum2_wide(a, b, |a, b| {
+    fn squared_distance<T: Real>(a: &[T], b: &[T]) -> f64 {
+        sum2_wide(a, b, |a, b| {
             let d = a.wide() - b.wide();
             d * d
         })
@@ -27,7 +29,7 @@ simd! {
     }
 }
 
-pub(crate) fn forward<T: Real>(
+pub(crate) fn forward<T: Float>(
     cpu: &Cpu,
     a: View<'_, Cpu>,
     b: View<'_, Cpu>,
@@ -43,7 +45,7 @@ pub(crate) fn forward<T: Real>(
     Ok(())
 }
 
-pub(crate) fn backward<T: Real>(
+pub(crate) fn backward<T: Float>(
     cpu: &Cpu,
     a: View<'_, Cpu>,
     b: View<'_, Cpu>,

@@ -1,6 +1,4 @@
-//! Functions of one number: f32 versions that vectorise, and the activations built on them.
-
-use crate::element::Real;
+//! Elementary functions of an f32 that vectorise.
 
 /// log₂ e, and ln 2 cut so that multiples of its first part by small integers are exact.
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -54,83 +52,6 @@ pub(crate) fn erf(x: f32) -> f32 {
     x * p / q
 }
 
-/// x·Φ(x).
-#[inline(always)]
-pub(crate) fn gelu<T: Real>(x: T) -> T {
-    let half = T::of(0.5) * x;
-    (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf().fma(half, half)
-}
-
-/// Φ(x) + x·φ(x).
-#[inline(always)]
-pub(crate) fn gelu_slope<T: Real>(x: T) -> T {
-    // 1/√(2π)
-    const DENSITY: f64 = 0.398_942_280_401_432_7;
-    let phi = (T::of(-0.5) * x * x).exp() * T::of(DENSITY);
-    let cdf = (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf().fma(T::of(0.5), T::of(0.5));
-    x.fma(phi, cdf)
-}
-
-/// 1/(1 + e⁻ˣ).
-#[inline(always)]
-pub(crate) fn sigmoid<T: Real>(x: T) -> T {
-    T::ONE / (T::ONE + (-x).exp())
-}
-
-/// Number of partial sums in a sum over a row.
-pub(crate) const LANES: usize = 16;
-
-/// Adds up the partial sums of a row, in pairs.
-#[inline(always)]
-pub(crate) fn fold<T: Real, const N: usize>(mut lanes: [T; N]) -> T {
-    let mut width = N / 2;
-    while width > 0 {
-        for l in 0..width {
-            lanes[l] += lanes[l + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
-/// Σ f(a, b) over two rows of equal length.
-#[inline(always)]
-pub(crate) fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
-    let mut lanes = [T::ZERO; LANES];
-    let (mut ca, mut cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (a, b) in (&mut ca).zip(&mut cb) {
-        for l in 0..LANES {
-            lanes[l] += f(a[l], b[l]);
-        }
-    }
-    for (l, (&a, &b)) in ca.remainder().iter().zip(cb.remainder()).enumerate() {
-        lanes[l] += f(a, b);
-    }
-    fold(lanes)
-}
-
-/// Σ f(a, b) over two rows of equal length, in f64.
-#[inline(always)]
-pub(crate) fn sum2_wide<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> f64) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let (mut ca, mut cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (a, b) in (&mut ca).zip(&mut cb) {
-        for l in 0..LANES {
-            lanes[l] += f(a[l], b[l]);
-        }
-    }
-    for (l, (&a, &b)) in ca.remainder().iter().zip(cb.remainder()).enumerate() {
-        lanes[l] += f(a, b);
-    }
-    fold(lanes)
-}
-
-/// Σ f(a) over a row.
-#[inline(always)]
-pub(crate) fn sum1<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
-    sum2(a, a, |a, _| f(a))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,16 +86,5 @@ mod tests {
             assert!(error < 6.0, "erf({x}) is off by {error} ulp");
         }
         assert!(erf(f32::NAN).is_nan());
-    }
-
-    #[test]
-    fn gelu_and_its_slope_are_exact_to_rounding() {
-        for x in grid(-12.0, 12.0) {
-            let wide = f64::from(x);
-            let error = (f64::from(gelu(x)) - gelu(wide)).abs();
-            assert!(error < 3e-7 * wide.abs().max(1.0), "gelu({x}) is off by {error}");
-            let error = (f64::from(gelu_slope(x)) - gelu_slope(wide)).abs();
-            assert!(error < 6e-7, "gelu'({x}) is off by {error}");
-        }
     }
 }

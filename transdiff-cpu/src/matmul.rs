@@ -3,10 +3,9 @@
 use transdiff_core::backend::{View, ViewMut};
 use transdiff_core::{Layout, Result};
 
-use crate::Cpu;
-use crate::element::{Real, output};
-use crate::gemm::{Operand, gemm};
-use crate::pool::Shared;
+use crate::device::Cpu;
+use crate::gemm::{Gemm, NoEpilogue, Operand};
+use crate::view::output;
 
 /// Positions of the matrices of a stack, and the strides of their rows and columns.
 fn matrices(layout: &Layout) -> (Vec<usize>, [usize; 2]) {
@@ -17,7 +16,7 @@ fn matrices(layout: &Layout) -> (Vec<usize>, [usize; 2]) {
     (starts, [layout.strides()[lead], layout.strides()[lead + 1]])
 }
 
-pub(crate) fn matmul<T: Real>(
+pub(crate) fn matmul<T: Gemm>(
     cpu: &Cpu,
     a: View<'_, Cpu>,
     b: View<'_, Cpu>,
@@ -28,18 +27,16 @@ pub(crate) fn matmul<T: Real>(
     let ((a_starts, a_strides), (b_starts, b_strides)) = (matrices(a.layout), matrices(b.layout));
     let (a, b) = (T::slice(a.buffer), T::slice(b.buffer));
     let area = size[0] * size[2];
-    let shared = Shared::new(output::<T>(out));
-    let one = |i: usize| {
-        // SAFETY: each matrix of the output belongs to one call.
-        let c = unsafe { shared.part(i * area, area) };
+    let one = |i: usize, c: &mut [T]| {
         let (a, b) = (Operand::new(&a[a_starts[i]..], a_strides), Operand::new(&b[b_starts[i]..], b_strides));
-        gemm(cpu, size, a, b, (Shared::new(c), [size[2], 1]), |_, _| ());
+        T::gemm(cpu, size, a, b, c, &NoEpilogue);
     };
-    // Many products are shared out whole; few are cut.
+    let products = output::<T>(out).chunks_exact_mut(area.max(1)).enumerate();
+    // Many products are shared out whole; few are partitioned.
     if a_starts.len() >= cpu.threads() {
-        cpu.run(a_starts.len(), a_starts.len() * area * size[1] / 40, one);
+        cpu.for_each(products, a_starts.len() * area * size[1] / 40, |(i, c)| one(i, c));
     } else {
-        (0..a_starts.len()).for_each(one);
+        products.for_each(|(i, c)| one(i, c));
     }
     Ok(())
 }

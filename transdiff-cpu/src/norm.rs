@@ -3,16 +3,17 @@
 use transdiff_core::Result;
 use transdiff_core::backend::{NormArgs, NormGrads, View, ViewMut};
 
-use crate::Cpu;
-use crate::element::{Element, Real, input, output};
-use crate::math::{sum1, sum2};
-use crate::pool::Shared;
-use crate::storage::zeros;
+use crate::buffer::Stored;
+use crate::device::Cpu;
+use crate::element::Real;
+use crate::memory::zeros;
+use crate::row_sums::{sum1, sum2};
+use crate::view::{Float, input, output};
 
-/// Rows of one task; sums over rows are made for each chunk and then added in order.
+/// Number of rows per task; sums over rows are formed for each chunk and then added in order.
 const ROWS: usize = 32;
 
-/// G groups of R rows of D channels, cut into chunks of rows that do not cross groups.
+/// G groups of R rows of D channels, divided into chunks of rows that do not cross groups.
 #[derive(Clone, Copy)]
 pub(crate) struct Groups {
     pub(crate) rows: usize,
@@ -33,12 +34,22 @@ impl Groups {
         (group, group * self.rows + part * ROWS, ROWS.min(self.rows - part * ROWS))
     }
 
+    /// The chunks of an output with `width` elements per row, in order; none of an output without elements.
+    pub(crate) fn split<'a, T: Send>(
+        &self,
+        out: &'a mut [T],
+        width: usize,
+    ) -> impl Iterator<Item = &'a mut [T]> + Send + use<'a, T> {
+        let (group, chunk) = ((self.rows * width).max(1), (ROWS * width).max(1));
+        out.chunks_mut(group).flat_map(move |group| group.chunks_mut(chunk))
+    }
+
     pub(crate) fn elements(&self) -> usize {
         self.chunks / self.per_group.max(1) * self.rows * self.width
     }
 }
 
-/// A row a group, the groups at any stride.
+/// One row per group, the groups at any stride.
 #[derive(Clone, Copy)]
 pub(crate) struct PerGroup<'a, T> {
     data: &'a [T],
@@ -46,7 +57,7 @@ pub(crate) struct PerGroup<'a, T> {
     width: usize,
 }
 
-impl<'a, T: Element> PerGroup<'a, T> {
+impl<'a, T: Stored> PerGroup<'a, T> {
     pub(crate) fn new(view: &View<'a, Cpu>) -> Self {
         let data = &T::slice(view.buffer)[view.layout.offset()..];
         Self { data, stride: view.layout.strides()[0], width: view.layout.shape()[1] }
@@ -55,6 +66,11 @@ impl<'a, T: Element> PerGroup<'a, T> {
     pub(crate) fn row(&self, group: usize) -> &'a [T] {
         &self.data[group * self.stride..][..self.width]
     }
+}
+
+/// The items of an iterator, or `None` for ever where there is no iterator.
+pub(crate) fn optional<I: Iterator>(mut items: Option<I>) -> impl Iterator<Item = Option<I::Item>> {
+    std::iter::repeat_with(move || items.as_mut().and_then(Iterator::next))
 }
 
 type Pair<'a, T> = Option<(&'a [T], &'a [T])>;
@@ -96,7 +112,7 @@ simd! {
     }
 }
 
-pub(crate) fn forward<T: Real>(
+pub(crate) fn forward<T: Float>(
     cpu: &Cpu,
     args: NormArgs<'_, Cpu>,
     y: ViewMut<'_, Cpu>,
@@ -110,21 +126,17 @@ pub(crate) fn forward<T: Real>(
     }
     let affine = args.affine.as_ref().map(|(w, b)| (input::<T>(w), input::<T>(b)));
     let modulation = args.modulation.as_ref().map(|(s, t)| (PerGroup::<T>::new(s), PerGroup::<T>::new(t)));
-    let y = Shared::new(output::<T>(y));
-    let stats = stats.map(|s| Shared::new(output::<T>(s)));
-    cpu.run(groups.chunks, x.len() / 2, |i| {
+    let y = groups.split(output::<T>(y), width);
+    let stats = optional(stats.map(|s| groups.split(output::<T>(s), 2)));
+    cpu.for_each((0..groups.chunks).zip(y).zip(stats), x.len() / 2, |((i, y), stats)| {
         let (group, row, rows) = groups.chunk(i);
-        // SAFETY: chunks of rows do not overlap.
-        let y = unsafe { y.part(row * width, rows * width) };
-        // SAFETY: as above.
-        let stats = stats.map(|s| unsafe { s.part(2 * row, 2 * rows) });
         let modulation = modulation.map(|(s, t)| (s.row(group), t.row(group)));
         norm_rows(&x[row * width..][..rows * width], y, stats, affine, modulation, T::of(args.eps), width);
     });
     Ok(())
 }
 
-/// What a chunk of rows needs for its backward pass.
+/// Inputs of the backward pass of a chunk of rows.
 struct Chunk<'a, T> {
     x: &'a [T],
     dy: &'a [T],
@@ -162,7 +174,7 @@ simd! {
 }
 
 simd! {
-    /// Over the rows of a chunk: Σ dy, and Σ dy · x̂.
+    /// Σ dy and Σ dy · x̂ over the rows of a chunk.
     fn chunk_sums<T: Real>(chunk: &Chunk<'_, T>, plain: &mut [T], with_x: &mut [T]) {
         let width = plain.len();
         plain.fill(T::ZERO);
@@ -178,7 +190,7 @@ simd! {
     }
 }
 
-pub(crate) fn backward<T: Real>(
+pub(crate) fn backward<T: Float>(
     cpu: &Cpu,
     args: NormArgs<'_, Cpu>,
     stats: View<'_, Cpu>,
@@ -190,11 +202,11 @@ pub(crate) fn backward<T: Real>(
     let (x, dy, stats) = (input::<T>(&args.x), input::<T>(&dy), input::<T>(&stats));
     let affine = args.affine.as_ref().map(|(w, b)| (input::<T>(w), input::<T>(b)));
     let scale = args.modulation.as_ref().map(|(s, _)| PerGroup::<T>::new(s));
-    let dx = grads.dx.map(|dx| Shared::new(output::<T>(dx)));
+    let dx = optional(grads.dx.map(|dx| groups.split(output::<T>(dx), width)));
     let summed = grads.daffine.is_some() || grads.dmodulation.is_some();
     let mut sums = zeros("norm_modulate_backward", if summed { groups.chunks * 2 * width } else { 0 })?;
-    let shared = Shared::new(&mut sums);
-    cpu.run(groups.chunks, x.len(), |i| {
+    let chunk_outputs = dx.zip(optional(summed.then(|| sums.chunks_exact_mut((2 * width).max(1)))));
+    cpu.for_each((0..groups.chunks).zip(chunk_outputs), x.len(), |(i, (dx, sums))| {
         let (group, row, rows) = groups.chunk(i);
         let chunk = Chunk {
             x: &x[row * width..][..rows * width],
@@ -207,13 +219,10 @@ pub(crate) fn backward<T: Real>(
             return;
         }
         if let Some(dx) = dx {
-            // SAFETY: chunks of rows do not overlap.
-            let dx = unsafe { dx.part(row * width, rows * width) };
             T::with_scratch(width, |g| chunk_dx(&chunk, dx, g));
         }
-        if summed {
-            // SAFETY: each chunk has its own sums.
-            let (plain, with_x) = unsafe { shared.part(i * 2 * width, 2 * width) }.split_at_mut(width);
+        if let Some(sums) = sums {
+            let (plain, with_x) = sums.split_at_mut(width);
             chunk_sums(&chunk, plain, with_x);
         }
     });
@@ -227,7 +236,7 @@ pub(crate) fn backward<T: Real>(
 }
 
 /// dscale ← Σ dy·(x̂·weight + bias) and dshift ← Σ dy, for each group.
-fn group_sums<T: Real>(sums: &[T], groups: Groups, affine: Pair<'_, T>, dscale: &mut [T], dshift: &mut [T]) {
+fn group_sums<T: Float>(sums: &[T], groups: Groups, affine: Pair<'_, T>, dscale: &mut [T], dshift: &mut [T]) {
     let width = groups.width;
     dscale.fill(T::ZERO);
     dshift.fill(T::ZERO);
@@ -245,7 +254,7 @@ fn group_sums<T: Real>(sums: &[T], groups: Groups, affine: Pair<'_, T>, dscale: 
 }
 
 /// dweight ← Σ dy·(1 + scale)·x̂ and dbias ← Σ dy·(1 + scale), over all rows.
-fn total_sums<T: Real>(
+fn total_sums<T: Float>(
     sums: &[T],
     groups: Groups,
     scale: Option<PerGroup<'_, T>>,

@@ -1,27 +1,19 @@
-//! What an optimiser does to parameters: one pass over memory for all tensors.
+//! Updates of parameters by an optimiser: one pass over memory for all tensors.
 
 use transdiff_core::backend::{AdamW, AdamWArgs, View, ViewMut};
 use transdiff_core::{DType, Error, Result};
 
-use crate::Cpu;
-use crate::element::{Real, input, output};
-use crate::pool::Shared;
+use crate::device::Cpu;
+use crate::element::Real;
+use crate::row_sums::sum2_wide;
+use crate::view::{Float, input, output};
 
-/// Elements handled by one task.
+/// Number of elements per task.
 const CHUNK: usize = 1 << 14;
 
-/// Chunks of many tensors as (tensor, first element, number of elements).
-fn chunks(lengths: impl Iterator<Item = usize>) -> (Vec<(usize, usize, usize)>, usize) {
-    let (mut out, mut total) = (Vec::new(), 0);
-    for (tensor, len) in lengths.enumerate() {
-        out.extend((0..len).step_by(CHUNK).map(|from| (tensor, from, CHUNK.min(len - from))));
-        total += len;
-    }
-    (out, total)
-}
-
-/// The numbers of a step that are the same for a whole tensor.
-struct Factors<T> {
+/// Coefficients of a step that are the same for a whole tensor.
+#[derive(Clone, Copy)]
+struct Coefficients<T> {
     keep: T,
     grad_scale: T,
     betas: [T; 2],
@@ -31,7 +23,7 @@ struct Factors<T> {
     eps: T,
 }
 
-impl<T: Real> Factors<T> {
+impl<T: Real> Coefficients<T> {
     fn new(hyper: &AdamW, weight_decay: f64) -> Self {
         let correction = |beta: f64| 1.0 - beta.powf(hyper.step as f64);
         Self {
@@ -54,7 +46,7 @@ impl<T: Real> Factors<T> {
 }
 
 simd! {
-    fn adamw<T: Real>(f: &Factors<T>, p: &mut [T], g: Option<&[T]>, m: &mut [T], v: &mut [T]) {
+    fn adamw<T: Real>(f: &Coefficients<T>, p: &mut [T], g: Option<&[T]>, m: &mut [T], v: &mut [T]) {
         let state = p.iter_mut().zip(m).zip(v);
         match g {
             Some(g) => state.zip(g).for_each(|(((p, m), v), &g)| f.update(p, f.grad_scale * g, m, v)),
@@ -73,7 +65,7 @@ simd! {
 
 simd! {
     fn squares<T: Real>(x: &[T]) -> f64 {
-        crate::math::sum2_wide(x, x, |x, _| x.wide() * x.wide())
+        sum2_wide(x, x, |x, _| x.wide() * x.wide())
     }
 }
 
@@ -98,27 +90,24 @@ pub(crate) fn adamw_step(cpu: &Cpu, hyper: &AdamW, slots: &mut [AdamWArgs<'_, Cp
     Ok(())
 }
 
-fn reborrow<'a, T: Real>(view: &'a mut ViewMut<'_, Cpu>) -> Shared<'a, T> {
-    Shared::new(output(ViewMut { buffer: &mut *view.buffer, layout: view.layout, dtype: view.dtype }))
+/// The elements of an output that its owner uses again later.
+fn reborrow<'a, T: Float>(view: &'a mut ViewMut<'_, Cpu>) -> &'a mut [T] {
+    output(ViewMut { buffer: &mut *view.buffer, layout: view.layout, dtype: view.dtype })
 }
 
-fn adamw_of<T: Real>(cpu: &Cpu, hyper: &AdamW, mut slots: Vec<&mut AdamWArgs<'_, Cpu>>) {
-    let (chunks, total) = chunks(slots.iter().map(|s| s.param.layout.numel()));
-    let slots: Vec<_> = slots
-        .iter_mut()
-        .map(|s| {
-            let grad = s.grad.as_ref().map(input::<T>);
-            let factors = Factors::new(hyper, s.weight_decay);
-            (factors, grad, reborrow::<T>(&mut s.param), reborrow::<T>(&mut s.m), reborrow::<T>(&mut s.v))
-        })
-        .collect();
-    cpu.run(chunks.len(), total, |i| {
-        let (slot, from, len) = chunks[i];
-        let (factors, grad, p, m, v) = &slots[slot];
-        // SAFETY: chunks of a tensor do not overlap.
-        let (p, m, v) = unsafe { (p.part(from, len), m.part(from, len), v.part(from, len)) };
-        adamw(factors, p, grad.map(|g| &g[from..from + len]), m, v);
+fn adamw_of<T: Float>(cpu: &Cpu, hyper: &AdamW, slots: Vec<&mut AdamWArgs<'_, Cpu>>) {
+    let total = slots.iter().map(|s| s.param.layout.numel()).sum();
+    let parts = slots.into_iter().flat_map(|slot| {
+        let coefficients = Coefficients::<T>::new(hyper, slot.weight_decay);
+        let mut grad = slot.grad.as_ref().map(|g| input::<T>(g).chunks(CHUNK));
+        let p = reborrow::<T>(&mut slot.param).chunks_mut(CHUNK);
+        let (m, v) =
+            (reborrow::<T>(&mut slot.m).chunks_mut(CHUNK), reborrow::<T>(&mut slot.v).chunks_mut(CHUNK));
+        p.zip(m)
+            .zip(v)
+            .map(move |((p, m), v)| (coefficients, p, grad.as_mut().and_then(Iterator::next), m, v))
     });
+    cpu.for_each(parts, total, |(coefficients, p, grad, m, v)| adamw(&coefficients, p, grad, m, v));
 }
 
 pub(crate) fn ema_step(cpu: &Cpu, rate: f64, pairs: &mut [(ViewMut<'_, Cpu>, View<'_, Cpu>)]) -> Result<()> {
@@ -130,28 +119,27 @@ pub(crate) fn ema_step(cpu: &Cpu, rate: f64, pairs: &mut [(ViewMut<'_, Cpu>, Vie
     Ok(())
 }
 
-fn ema_of<T: Real>(cpu: &Cpu, rate: f64, mut pairs: Vec<&mut (ViewMut<'_, Cpu>, View<'_, Cpu>)>) {
-    let (chunks, total) = chunks(pairs.iter().map(|p| p.0.layout.numel()));
-    let pairs: Vec<_> = pairs.iter_mut().map(|p| (reborrow::<T>(&mut p.0), input::<T>(&p.1))).collect();
-    cpu.run(chunks.len(), total / 2, |i| {
-        let (pair, from, len) = chunks[i];
-        let (average, p) = &pairs[pair];
-        // SAFETY: chunks of a tensor do not overlap.
-        let average = unsafe { average.part(from, len) };
-        mix(T::of(rate), T::of(1.0 - rate), average, &p[from..from + len]);
-    });
+fn ema_of<T: Float>(cpu: &Cpu, rate: f64, pairs: Vec<&mut (ViewMut<'_, Cpu>, View<'_, Cpu>)>) {
+    let total: usize = pairs.iter().map(|p| p.0.layout.numel()).sum();
+    let parts = pairs
+        .into_iter()
+        .flat_map(|(average, p)| reborrow::<T>(average).chunks_mut(CHUNK).zip(input::<T>(p).chunks(CHUNK)));
+    cpu.for_each(parts, total / 2, |(average, p)| mix(T::of(rate), T::of(1.0 - rate), average, p));
 }
 
 pub(crate) fn squared_norm(cpu: &Cpu, tensors: &[View<'_, Cpu>]) -> Result<f64> {
     for t in tensors {
         expect_real("squared_norm", t.dtype)?;
     }
-    let (chunks, total) = chunks(tensors.iter().map(|t| t.layout.numel()));
-    let mut sums = vec![0.0; chunks.len()];
-    cpu.chunks(&mut sums, 1, total / 2, |i, sum| {
-        let (tensor, from, len) = chunks[i];
-        let t = &tensors[tensor];
-        sum[0] = match t.dtype {
+    let total: usize = tensors.iter().map(|t| t.layout.numel()).sum();
+    // Chunks as (tensor, first element, number of elements).
+    let chunks = tensors.iter().flat_map(|t| {
+        let len = t.layout.numel();
+        (0..len).step_by(CHUNK).map(move |from| (t, from, CHUNK.min(len - from)))
+    });
+    let mut sums = vec![0.0; tensors.iter().map(|t| t.layout.numel().div_ceil(CHUNK)).sum()];
+    cpu.for_each(sums.iter_mut().zip(chunks), total / 2, |(sum, (t, from, len))| {
+        *sum = match t.dtype {
             DType::F32 => squares(&input::<f32>(t)[from..from + len]),
             _ => squares(&input::<f64>(t)[from..from + len]),
         };

@@ -1,18 +1,19 @@
-//! Dropout masks: Philox blocks, several side by side.
+//! Dropout masks: Philox blocks, several side by side in vectors.
 
 use transdiff_core::Result;
 use transdiff_core::backend::{View, ViewMut};
 use transdiff_core::rng::Dropout;
 
-use crate::Cpu;
-use crate::element::{Real, input, output};
+use crate::device::Cpu;
+use crate::element::Real;
+use crate::view::{Float, input, output};
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
-/// Blocks computed side by side.
+/// Number of blocks computed side by side.
 const SIDE: usize = 16;
-/// Elements whose factors one step makes.
+/// Number of factors per iteration.
 const STEP: usize = 4 * SIDE;
 
 /// Words of the blocks `first..first + SIDE` of a dropout's stream; word w of block i is `[w][i]`.
@@ -66,7 +67,7 @@ simd! {
     }
 }
 
-pub(crate) fn dropout<T: Real>(
+pub(crate) fn dropout<T: Float>(
     cpu: &Cpu,
     x: View<'_, Cpu>,
     dropout: Dropout,
@@ -86,7 +87,7 @@ mod tests {
     use transdiff_core::rng::{Purpose, StreamKey};
 
     #[test]
-    fn factors_are_those_of_core() {
+    fn mask_matches_core() {
         let dropout = Dropout { rate: 0.3, key: StreamKey::new(0x1234_5678_9abc, Purpose::Dropout, 7, 3) };
         for first in [0, 1, 6, 63, 1000] {
             for len in [0, 1, 5, 64, 200] {

@@ -3,16 +3,18 @@
 use transdiff_core::backend::{View, ViewMut};
 use transdiff_core::{Layout, Result};
 
-use crate::Cpu;
-use crate::element::{Real, output};
-use crate::math::{self, LANES};
+use crate::device::Cpu;
+use crate::element::Real;
+use crate::row_sums::{LANES, fold, sum1};
+use crate::view::{Float, output};
 
-/// Columns that are summed side by side.
+/// Number of columns that are summed side by side.
 const COLUMNS: usize = 256;
-/// Rows summed before their sum joins the total, so that errors grow with the root of a long column.
+/// Number of rows whose sum is formed before it is added to the total: two levels keep rounding errors of long columns
+/// small.
 const ROWS: usize = 64;
 
-/// The positions that one output element sums over: an inner axis of `len` elements at `step`, at each of `starts`.
+/// Positions that an output element sums over: an inner axis of `len` elements at `step`, at each of `starts`.
 struct Summed {
     starts: Vec<usize>,
     len: usize,
@@ -43,8 +45,8 @@ fn positions(axes: &[(usize, usize)]) -> Vec<usize> {
 }
 
 simd! {
-    fn sum_run<T: Real>(x: &[T]) -> T {
-        math::sum1(x, |v| v)
+    fn sum_contiguous<T: Real>(x: &[T]) -> T {
+        sum1(x, |v| v)
     }
 }
 
@@ -53,7 +55,7 @@ fn sum_strided<T: Real>(x: &[T], len: usize, step: usize) -> T {
     for i in 0..len {
         lanes[i % LANES] += x[i * step];
     }
-    math::fold(lanes)
+    fold(lanes)
 }
 
 simd! {
@@ -97,7 +99,7 @@ pub(crate) fn column_sums<T: Real>(cpu: &Cpu, x: &[T], out: &mut [T]) {
     });
 }
 
-pub(crate) fn sum<T: Real>(cpu: &Cpu, x: View<'_, Cpu>, out: ViewMut<'_, Cpu>) -> Result<()> {
+pub(crate) fn sum<T: Float>(cpu: &Cpu, x: View<'_, Cpu>, out: ViewMut<'_, Cpu>) -> Result<()> {
     let axes =
         || x.layout.shape().iter().copied().zip(x.layout.strides().iter().copied()).zip(out.layout.shape());
     let summed: Vec<_> = axes().filter(|((n, _), m)| *n != **m).map(|(axis, _)| axis).collect();
@@ -119,19 +121,19 @@ pub(crate) fn sum<T: Real>(cpu: &Cpu, x: View<'_, Cpu>, out: ViewMut<'_, Cpu>) -
     Ok(())
 }
 
-/// The last kept axis is contiguous: whole stretches of it are added up.
+/// Sums where the last kept axis is contiguous: whole runs of it are added.
 fn by_columns<T: Real>(cpu: &Cpu, x: &[T], summed: &Summed, width: usize, rows: &[usize], out: &mut [T]) {
     let cost = out.len() * summed.starts.len() * summed.len / 4;
-    let stretch = |row: usize, from: usize, out: &mut [T]| {
+    let sum_run = |row: usize, from: usize, out: &mut [T]| {
         let inner = |&start: &usize| (0..summed.len).map(move |i| start + i * summed.step);
         sum_columns(x, &mut summed.starts.iter().flat_map(inner).map(|p| rows[row] + from + p), out);
     };
     if rows.len() == 1 {
-        cpu.chunks(out, COLUMNS, cost, |from, out| stretch(0, from, out));
+        cpu.chunks(out, COLUMNS, cost, |from, out| sum_run(0, from, out));
     } else {
         cpu.chunks(out, width, cost, |at, out| {
             for (i, out) in out.chunks_mut(COLUMNS).enumerate() {
-                stretch(at / width, i * COLUMNS, out);
+                sum_run(at / width, i * COLUMNS, out);
             }
         });
     }
@@ -142,7 +144,7 @@ fn by_elements<T: Real>(cpu: &Cpu, x: &[T], summed: &Summed, kept: &[usize], out
     cpu.chunks(out, 64, cost, |from, out| {
         for (out, &at) in out.iter_mut().zip(&kept[from..]) {
             let run = |&start: &usize| match summed.step {
-                1 => sum_run(&x[at + start..][..summed.len]),
+                1 => sum_contiguous(&x[at + start..][..summed.len]),
                 step => sum_strided(&x[at + start..], summed.len, step),
             };
             *out = summed.starts.iter().map(run).fold(T::ZERO, |a, b| a + b);

@@ -4,12 +4,12 @@ use transdiff_core::Result;
 use transdiff_core::backend::{View, ViewMut};
 use transdiff_core::rng::Dropout;
 
-use crate::Cpu;
-use crate::element::{Real, input, output};
-use crate::norm::{Groups, PerGroup, add};
-use crate::pool::Shared;
+use crate::device::Cpu;
+use crate::element::Real;
+use crate::memory::zeros;
+use crate::norm::{Groups, PerGroup, add, optional};
 use crate::random::scale_by_mask;
-use crate::storage::zeros;
+use crate::view::{Float, input, output};
 
 simd! {
     /// y ← x + gate·y, row by row.
@@ -29,8 +29,8 @@ simd! {
 }
 
 simd! {
-    /// Over the rows, with du = dropout(dy): sums ← Σ u·du, then du ← gate·du. The mask is the same for u and
-    /// dy, so dropout(u)·dy is u·dropout(dy).
+    /// With du = dropout(dy): sums ← Σ u·du over the rows, then du ← gate·du. The mask is the same for u and dy, so
+    /// dropout(u)·dy is u·dropout(dy).
     fn gate_backward<T: Real>(u: &[T], gate: &[T], du: &mut [T], mut sums: Option<&mut [T]>) {
         let width = gate.len();
         for (u, du) in u.chunks_exact(width).zip(du.chunks_exact_mut(width)) {
@@ -46,7 +46,7 @@ simd! {
     }
 }
 
-pub(crate) fn forward<T: Real>(
+pub(crate) fn forward<T: Float>(
     cpu: &Cpu,
     x: View<'_, Cpu>,
     u: View<'_, Cpu>,
@@ -58,15 +58,13 @@ pub(crate) fn forward<T: Real>(
     let width = groups.width;
     let (x, u) = (input::<T>(&x), input::<T>(&u));
     let gate = gate.as_ref().map(PerGroup::<T>::new);
-    let y = Shared::new(output::<T>(y));
     if width == 0 {
         return Ok(());
     }
-    cpu.run(groups.chunks, cost(&groups, dropout), |i| {
+    let y = groups.split(output::<T>(y), width);
+    cpu.for_each((0..groups.chunks).zip(y), cost(&groups, dropout), |(i, y)| {
         let (group, row, rows) = groups.chunk(i);
         let (from, len) = (row * width, rows * width);
-        // SAFETY: chunks of rows do not overlap.
-        let y = unsafe { y.part(from, len) };
         y.copy_from_slice(&u[from..from + len]);
         if let Some(dropout) = &dropout {
             scale_by_mask(dropout, from, y);
@@ -80,7 +78,7 @@ fn cost(groups: &Groups, dropout: Option<Dropout>) -> usize {
     groups.elements() / if dropout.is_some() { 1 } else { 2 }
 }
 
-pub(crate) fn backward<T: Real>(
+pub(crate) fn backward<T: Float>(
     cpu: &Cpu,
     u: View<'_, Cpu>,
     gate: Option<View<'_, Cpu>>,
@@ -93,24 +91,20 @@ pub(crate) fn backward<T: Real>(
     let width = groups.width;
     let (u, dy) = (input::<T>(&u), input::<T>(&dy));
     let gate = gate.as_ref().map(PerGroup::<T>::new);
-    let du = Shared::new(output::<T>(du));
     if width == 0 {
         return Ok(());
     }
     let mut sums = zeros("gated_residual_backward", if dgate.is_some() { groups.chunks * width } else { 0 })?;
-    let summed = dgate.is_some().then(|| Shared::new(&mut sums));
-    cpu.run(groups.chunks, cost(&groups, dropout), |i| {
+    let du = groups.split(output::<T>(du), width);
+    let each = du.zip(optional(dgate.is_some().then(|| sums.chunks_exact_mut(width))));
+    cpu.for_each((0..groups.chunks).zip(each), cost(&groups, dropout), |(i, (du, sums))| {
         let (group, row, rows) = groups.chunk(i);
         let (from, len) = (row * width, rows * width);
-        // SAFETY: chunks of rows do not overlap.
-        let du = unsafe { du.part(from, len) };
         du.copy_from_slice(&dy[from..from + len]);
         if let Some(dropout) = &dropout {
             scale_by_mask(dropout, from, du);
         }
         if let Some(gate) = gate {
-            // SAFETY: each chunk has its own sums.
-            let sums = summed.map(|s| unsafe { s.part(i * width, width) });
             gate_backward(&u[from..from + len], gate.row(group), du, sums);
         }
     });

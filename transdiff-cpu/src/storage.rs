@@ -1,122 +1,37 @@
 //! Memory: allocation, transfer, copies between layouts and types.
 
-use std::alloc;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use half::bf16;
-use ndarray::Array1;
 use transdiff_core::backend::{Storage, View, ViewMut};
 use transdiff_core::{DType, Error, HostData, Layout, Result};
 
-use crate::Cpu;
-use crate::element::Element;
-use crate::recycle::Recycler;
+use crate::buffer::{Buffer, Stored};
+use crate::device::Cpu;
+use crate::memory::{Memory, zeros};
 use crate::strided;
 
-/// Memory of a tensor. Dropping it gives the memory back to the backend that it is of.
-#[derive(Debug)]
-pub struct Buffer {
-    /// Never empty but while it is dropped.
-    data: Data,
-    home: Arc<Recycler>,
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.home.give(std::mem::replace(&mut self.data, Data::I32(Array1::default(0))));
-    }
-}
-
-impl Buffer {
-    pub(crate) fn data(&self) -> &Data {
-        &self.data
-    }
-
-    pub(crate) fn data_mut(&mut self) -> &mut Data {
-        &mut self.data
-    }
-}
-
-/// Memory of one element type.
-#[derive(Debug)]
-pub(crate) enum Data {
-    /// Single precision.
-    F32(Array1<f32>),
-    /// Double precision.
-    F64(Array1<f64>),
-    /// bfloat16, which is stored and converted, not computed in.
-    BF16(Array1<bf16>),
-    /// Integers, which are stored, not computed in.
-    I32(Array1<i32>),
-}
-
-impl Data {
-    pub(crate) fn dtype(&self) -> DType {
-        match self {
-            Self::F32(_) => DType::F32,
-            Self::F64(_) => DType::F64,
-            Self::BF16(_) => DType::BF16,
-            Self::I32(_) => DType::I32,
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::F32(a) => a.len(),
-            Self::F64(a) => a.len(),
-            Self::BF16(a) => a.len(),
-            Self::I32(a) => a.len(),
-        }
-    }
-
-    fn zeros(dtype: DType, len: usize) -> Result<Self> {
-        const OP: &str = "alloc";
-        Ok(match dtype {
-            DType::F32 => Self::F32(zeros(OP, len)?.into()),
-            DType::F64 => Self::F64(zeros(OP, len)?.into()),
-            DType::BF16 => Self::BF16(zeros(OP, len)?.into()),
-            DType::I32 => Self::I32(zeros(OP, len)?.into()),
-        })
-    }
-}
-
-/// `len` zeros, or the error that there is no memory for them.
-pub(crate) fn zeros<T: Element>(op: &'static str, len: usize) -> Result<Vec<T>> {
-    let exhausted = || Error::out_of_memory(op, len.saturating_mul(size_of::<T>()));
-    if len == 0 {
-        return Ok(Vec::new());
-    }
-    let layout = alloc::Layout::array::<T>(len).map_err(|_| exhausted())?;
-    // The zeroing allocator rather than a reservation and a loop: the system's fresh pages are zero already.
-    // SAFETY: the layout is not empty; element types are numbers, for which all bits zero is a value; the
-    // vector gets the layout that the memory was allocated with.
-    unsafe {
-        let start = alloc::alloc_zeroed(layout).cast::<T>();
-        if start.is_null() { Err(exhausted()) } else { Ok(Vec::from_raw_parts(start, len, len)) }
-    }
-}
-
-fn copied<T: Element>(cpu: &Cpu, dtype: DType, values: &[T]) -> Result<Buffer> {
+fn copied<T: Stored>(cpu: &Cpu, dtype: DType, values: &[T]) -> Result<Buffer> {
     let mut out = cpu.alloc(dtype, values.len())?;
     T::slice_mut(&mut out).copy_from_slice(values);
     Ok(out)
 }
 
-fn gathered<T: Element>(cpu: &Cpu, x: View<'_, Cpu>) -> Result<Vec<T>> {
+fn gathered<T: Stored>(cpu: &Cpu, x: View<'_, Cpu>) -> Result<Vec<T>> {
     let layout = Layout::contiguous(x.layout.shape());
     let mut out = zeros("to_host", layout.numel())?;
     strided::map(cpu, (T::slice(x.buffer), x.layout), (&mut out, &layout), |v: T| v);
     Ok(out)
 }
 
-fn filled<T: Element>(cpu: &Cpu, value: f64, out: ViewMut<'_, Cpu>) {
+fn filled<T: Stored>(cpu: &Cpu, value: f64, out: ViewMut<'_, Cpu>) {
     let value = [T::of(value)];
     let point = Layout::new(out.layout.shape(), &vec![0; out.layout.rank()], 0);
     strided::map(cpu, (&value, &point), (T::slice_mut(out.buffer), out.layout), |v: T| v);
 }
 
-fn converted<A: Element, B: Element>(
+fn converted<A: Stored, B: Stored>(
     cpu: &Cpu,
     x: View<'_, Cpu>,
     out: ViewMut<'_, Cpu>,
@@ -138,9 +53,8 @@ impl Storage for Cpu {
     }
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
-        let home = Arc::clone(self.recycler());
-        let data = home.take(dtype, len, || Data::zeros(dtype, len))?;
-        Ok(Buffer { data, home })
+        let memory = self.allocator().alloc(dtype, len, || Memory::zeros(dtype, len))?;
+        Ok(Buffer::new(memory, Arc::clone(self.allocator())))
     }
 
     fn from_host(&self, data: &HostData) -> Result<Buffer> {

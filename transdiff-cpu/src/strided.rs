@@ -1,60 +1,63 @@
-//! Walks over tensors of any strides: what elementwise operations and copies share.
+//! Strided iteration: loops over tensors of any strides, for elementwise operations and copies.
 
 use ndarray::{ArrayView, ArrayViewMut, IxDyn, ShapeBuilder, Zip};
 use transdiff_core::Layout;
 
-use crate::Cpu;
+use crate::device::Cpu;
+use crate::disjoint_slice::DisjointSlice;
 use crate::element::{Element, Real};
-use crate::pool::Shared;
 
-/// Elements that one task handles.
+/// Number of elements per task.
 const CHUNK: usize = 1 << 14;
 
 /// Common axes of N tensors of equal shape, the last tensor being the output: ordered as the output lies in
 /// memory, with axes that follow each other without gaps in every tensor merged.
-struct Plan<const N: usize> {
+struct StridedIndexer<const N: usize> {
     shape: Vec<usize>,
     strides: [Vec<usize>; N],
     offsets: [usize; N],
 }
 
-impl<const N: usize> Plan<N> {
+impl<const N: usize> StridedIndexer<N> {
     fn new(layouts: [&Layout; N]) -> Self {
         let out = layouts[N - 1];
         assert!(!out.overlaps(), "two elements of an output share a position");
         let mut axes: Vec<usize> = (0..out.rank()).filter(|&a| out.shape()[a] != 1).collect();
         axes.sort_by_key(|&a| std::cmp::Reverse(out.strides()[a]));
-        let mut plan = Self {
+        let mut indexer = Self {
             shape: Vec::with_capacity(axes.len()),
             strides: std::array::from_fn(|_| Vec::with_capacity(axes.len())),
             offsets: layouts.map(Layout::offset),
         };
         for axis in axes {
             let size = out.shape()[axis];
-            let follows = |i: usize, l: &Layout| plan.strides[i].last() == Some(&(l.strides()[axis] * size));
-            if !plan.shape.is_empty() && layouts.iter().enumerate().all(|(i, l)| follows(i, l)) {
-                *plan.shape.last_mut().expect("not empty") *= size;
-                for (strides, l) in plan.strides.iter_mut().zip(layouts) {
+            let follows =
+                |i: usize, l: &Layout| indexer.strides[i].last() == Some(&(l.strides()[axis] * size));
+            if !indexer.shape.is_empty() && layouts.iter().enumerate().all(|(i, l)| follows(i, l)) {
+                *indexer.shape.last_mut().expect("not empty") *= size;
+                for (strides, l) in indexer.strides.iter_mut().zip(layouts) {
                     *strides.last_mut().expect("not empty") = l.strides()[axis];
                 }
             } else {
-                plan.shape.push(size);
-                for (strides, l) in plan.strides.iter_mut().zip(layouts) {
+                indexer.shape.push(size);
+                for (strides, l) in indexer.strides.iter_mut().zip(layouts) {
                     strides.push(l.strides()[axis]);
                 }
             }
         }
-        if plan.shape.is_empty() {
-            plan.shape.push(1);
-            plan.strides.iter_mut().for_each(|s| s.push(1));
+        if indexer.shape.is_empty() {
+            indexer.shape.push(1);
+            indexer.strides.iter_mut().for_each(|s| s.push(1));
         }
-        plan
+        indexer
     }
 
+    /// Size of the last axis.
     fn inner(&self) -> usize {
         self.shape[self.shape.len() - 1]
     }
 
+    /// Number of runs along the last axis.
     fn rows(&self) -> usize {
         self.shape[..self.shape.len() - 1].iter().product()
     }
@@ -142,27 +145,27 @@ pub(crate) fn map<A: Element, B: Element>(
     if out_layout.numel() == 0 {
         return;
     }
-    let plan = Plan::new([x_layout, out_layout]);
-    if !matches!(plan.inner_strides(), [0 | 1, 1]) {
-        Zip::from(plan.nd_mut(1, out)).and(plan.nd(0, x)).for_each(|out, &x| *out = f(x));
+    let indexer = StridedIndexer::new([x_layout, out_layout]);
+    if !matches!(indexer.inner_strides(), [0 | 1, 1]) {
+        Zip::from(indexer.nd_mut(1, out)).and(indexer.nd(0, x)).for_each(|out, &x| *out = f(x));
         return;
     }
-    let [step, _] = plan.inner_strides();
-    let shared = Shared::new(out);
-    plan.for_runs(cpu, |[at, to], len| {
+    let [step, _] = indexer.inner_strides();
+    let out = DisjointSlice::new(out);
+    indexer.for_runs(cpu, |[at, to], len| {
         // SAFETY: runs of an output do not overlap.
-        let out = unsafe { shared.part(to, len) };
+        let out = unsafe { out.part(to, len) };
         if step == 1 { map_run(&x[at..at + len], out, f) } else { out.fill(f(x[at])) }
     });
 }
 
-/// A function of two numbers; a trait, so that it is inlined into every loop.
-pub(crate) trait Function2<T>: Copy + Send + Sync {
+/// A function of two numbers: a trait, so that it is inlined into every loop.
+pub(crate) trait BinaryFunction<T>: Copy + Send + Sync {
     fn call(self, a: T, b: T) -> T;
 }
 
 simd! {
-    fn zip_run<T: Real, F: Function2<T>>(a: &[T], b: &[T], out: &mut [T], f: F) {
+    fn zip_run<T: Real, F: BinaryFunction<T>>(a: &[T], b: &[T], out: &mut [T], f: F) {
         for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
             *out = f.call(a, b);
         }
@@ -170,7 +173,7 @@ simd! {
 }
 
 simd! {
-    fn zip_left<T: Real, F: Function2<T>>(a: T, b: &[T], out: &mut [T], f: F) {
+    fn zip_left<T: Real, F: BinaryFunction<T>>(a: T, b: &[T], out: &mut [T], f: F) {
         for (out, &b) in out.iter_mut().zip(b) {
             *out = f.call(a, b);
         }
@@ -178,7 +181,7 @@ simd! {
 }
 
 simd! {
-    fn zip_right<T: Real, F: Function2<T>>(a: &[T], b: T, out: &mut [T], f: F) {
+    fn zip_right<T: Real, F: BinaryFunction<T>>(a: &[T], b: T, out: &mut [T], f: F) {
         for (out, &a) in out.iter_mut().zip(a) {
             *out = f.call(a, b);
         }
@@ -191,22 +194,22 @@ pub(crate) fn zip<T: Real>(
     (a, a_layout): (&[T], &Layout),
     (b, b_layout): (&[T], &Layout),
     (out, out_layout): (&mut [T], &Layout),
-    f: impl Function2<T>,
+    f: impl BinaryFunction<T>,
 ) {
     if out_layout.numel() == 0 {
         return;
     }
-    let plan = Plan::new([a_layout, b_layout, out_layout]);
-    let steps = plan.inner_strides();
+    let indexer = StridedIndexer::new([a_layout, b_layout, out_layout]);
+    let steps = indexer.inner_strides();
     if !matches!(steps, [0 | 1, 0 | 1, 1]) {
-        let inputs = (plan.nd(0, a), plan.nd(1, b));
-        Zip::from(plan.nd_mut(2, out)).and(inputs.0).and(inputs.1).for_each(|o, &a, &b| *o = f.call(a, b));
+        let inputs = (indexer.nd(0, a), indexer.nd(1, b));
+        Zip::from(indexer.nd_mut(2, out)).and(inputs.0).and(inputs.1).for_each(|o, &a, &b| *o = f.call(a, b));
         return;
     }
-    let shared = Shared::new(out);
-    plan.for_runs(cpu, |[pa, pb, po], len| {
+    let out = DisjointSlice::new(out);
+    indexer.for_runs(cpu, |[pa, pb, po], len| {
         // SAFETY: runs of an output do not overlap.
-        let out = unsafe { shared.part(po, len) };
+        let out = unsafe { out.part(po, len) };
         match steps {
             [1, 1, _] => zip_run(&a[pa..pa + len], &b[pb..pb + len], out, f),
             [0, 1, _] => zip_left(a[pa], &b[pb..pb + len], out, f),

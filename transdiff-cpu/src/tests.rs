@@ -1,12 +1,12 @@
-//! Properties of the whole backend: gradients against differences in f64, f32 against f64, and the same bits
-//! whatever the number of threads and the company.
+//! Properties of the whole backend: gradients against finite differences in f64, f32 against f64, and results that do
+//! not depend on the number of threads or on the other rows.
 
 use transdiff_core::backend::{Activation, AdamW, BinaryOp, UnaryOp};
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
 use transdiff_core::tensor::{AdamWParam, Attention, Modulation};
 use transdiff_core::{DType, Error, Result, Tensor};
 
-use crate::Cpu;
+use crate::device::Cpu;
 use guarded::Guarded;
 
 #[path = "../../tests/common/guarded.rs"]
@@ -17,7 +17,7 @@ mod guarded;
 type Device = Guarded<Cpu>;
 type T = Tensor<Device>;
 
-/// A device with so many threads whose tensors are aligned, as those of a model are.
+/// A device with `threads` threads whose tensors are aligned, as those of a model are.
 fn cpu(threads: usize) -> Device {
     Guarded::new(Cpu::new(Some(threads)).unwrap(), 64)
 }
@@ -184,7 +184,7 @@ fn dot(a: &T, b: &T) -> f64 {
 }
 
 #[test]
-fn gradients_match_differences() {
+fn gradients_match_finite_differences() {
     let cpu = cpu(2);
     for case in cases() {
         let at = inputs(&case, &cpu, DType::F64);
@@ -212,7 +212,7 @@ fn gradients_match_differences() {
 }
 
 #[test]
-fn f32_follows_f64() {
+fn f32_matches_f64() {
     let cpu = cpu(2);
     for case in cases().into_iter().chain(large_cases()) {
         let [single, double] = [DType::F32, DType::F64].map(|dtype| {
@@ -232,7 +232,7 @@ fn f32_follows_f64() {
 }
 
 #[test]
-fn threads_change_nothing() {
+fn results_do_not_depend_on_the_number_of_threads() {
     // An odd margin: no vector of a tensor is aligned.
     let counts = [1, 2, 3].map(|n| Guarded::new(Cpu::new(Some(n)).unwrap(), 37));
     for case in cases().into_iter().chain(large_cases()) {
@@ -248,7 +248,7 @@ fn threads_change_nothing() {
 }
 
 #[test]
-fn an_image_is_the_same_alone_and_in_company() {
+fn images_and_rows_are_batch_invariant() {
     let cpu = cpu(2);
     let (q, kv) = (noise(&cpu, &[5, 40, 3, 24], 0, DType::F32), noise(&cpu, &[5, 140, 3, 24], 1, DType::F32));
     let how = Attention { segment_ends: Some(vec![110, 120, 140]), dropout: None };
@@ -269,7 +269,7 @@ fn an_image_is_the_same_alone_and_in_company() {
 }
 
 #[test]
-fn attention_matches_its_definition() {
+fn attention_matches_its_formula() {
     let cpu = cpu(2);
     let [nq, nkv, e] = [30, 137, 12];
     let (q, k) = (noise(&cpu, &[1, nq, 1, e], 0, DType::F64), noise(&cpu, &[1, nkv, 1, e], 1, DType::F64));
@@ -291,7 +291,7 @@ fn attention_matches_its_definition() {
 }
 
 #[test]
-fn nothing_to_attend_to_is_zero() {
+fn attention_over_no_keys_is_zero() {
     let cpu = cpu(1);
     let (q, kv) = (noise(&cpu, &[2, 3, 2, 8], 0, DType::F32), noise(&cpu, &[2, 0, 2, 8], 1, DType::F32));
     let (y, lse) = q.attention(&kv, &kv, &Attention::default(), true).unwrap();
@@ -325,7 +325,7 @@ fn views_of_any_strides_are_read_and_written() {
 }
 
 #[test]
-fn adamw_follows_its_formula() {
+fn optimiser_steps_match_their_formulas() {
     let cpu = cpu(2);
     let hyper = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale: 0.5 };
     let t = |i: u32| noise(&cpu, &[300, 150], i, DType::F64);
@@ -348,7 +348,7 @@ fn adamw_follows_its_formula() {
 }
 
 #[test]
-fn storage_types_are_not_computed_in() {
+fn storage_only_types_are_refused() {
     let cpu = cpu(2);
     let x = noise(&cpu, &[3, 4], 0, DType::BF16);
     assert!(matches!(x.add(&x), Err(Error::DType { got: DType::BF16, .. })));
@@ -360,7 +360,7 @@ fn storage_types_are_not_computed_in() {
 }
 
 #[test]
-fn embedding_and_loss() {
+fn embedding_and_mse_match_their_formulas() {
     let cpu = cpu(2);
     let table = noise(&cpu, &[5, 3], 0, DType::F32);
     let rows = table.embedding(&[4, 0, 4]).unwrap();

@@ -1,8 +1,8 @@
-//! A team of threads for loops that last microseconds.
+//! A thread pool for loops that last microseconds.
 //!
 //! An operation of a small model takes some 50 µs, about as long as a general thread pool takes to wake a thread
-//! and to be woken in return. Here the caller works too, workers look for the next job for a while before they
-//! sleep, and a worker that comes late is not waited for.
+//! and to be woken in return. Here the caller works too, workers spin for a while before they park, and the caller does
+//! not wait for a worker that comes late.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Rounds of looking for a job before a worker sleeps: about 100 µs.
-const PATIENCE: u32 = 3_000;
-/// Of those, the rounds before it lets other threads of the machine go first.
-const SELFISH: u32 = 1_000;
+/// Spins of a worker without a job before it parks: about 100 µs.
+const SPINS_BEFORE_PARK: u32 = 3_000;
+/// Of those, the spins before it yields to other threads of the machine.
+const SPINS_BEFORE_YIELD: u32 = 1_000;
 
 /// Bit of [`Shared::state`] that says that workers may join; the rest counts those inside, in steps of [`INSIDE`].
 const OPEN: usize = 1;
@@ -33,12 +33,13 @@ struct Shared {
     job: UnsafeCell<Option<Job>>,
     state: AtomicUsize,
     next: AtomicUsize,
-    /// What a task panicked with.
+    /// Payload of the first panic of a task.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    asleep: AtomicUsize,
+    /// Number of parked workers.
+    parked: AtomicUsize,
     stop: AtomicBool,
-    bed: Mutex<()>,
-    bell: Condvar,
+    mutex: Mutex<()>,
+    condvar: Condvar,
 }
 
 // SAFETY: `job` is accessed as its comment says, ordered by `state`; everything else is thread-safe by itself.
@@ -47,38 +48,38 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 /// Threads that help their caller. One caller at a time is helped; others work alone.
-pub(crate) struct Team {
+pub(crate) struct ThreadPool {
     shared: Arc<Shared>,
     busy: AtomicBool,
     workers: Vec<JoinHandle<()>>,
 }
 
-impl Team {
-    /// A team of `size` threads, the caller included.
+impl ThreadPool {
+    /// A pool of `size` threads, the caller included.
     pub(crate) fn new(size: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             job: UnsafeCell::new(None),
             state: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             panic: Mutex::new(None),
-            asleep: AtomicUsize::new(0),
+            parked: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
-            bed: Mutex::new(()),
-            bell: Condvar::new(),
+            mutex: Mutex::new(()),
+            condvar: Condvar::new(),
         });
-        let mut team = Self { shared, busy: AtomicBool::new(false), workers: Vec::new() };
+        let mut pool = Self { shared, busy: AtomicBool::new(false), workers: Vec::new() };
         for i in 1..size {
-            let shared = Arc::clone(&team.shared);
+            let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("transdiff-{i}"));
-            team.workers.push(thread.spawn(move || shared.work())?);
+            pool.workers.push(thread.spawn(move || shared.work())?);
         }
-        Ok(team)
+        Ok(pool)
     }
 
     /// Calls `task` with every number below `count`, and returns when all calls have.
     ///
     /// # Panics
-    /// If a call panics, with its payload, when no call runs any more.
+    /// If a call panics: with the payload of the first panic, once no call is running.
     pub(crate) fn run(&self, count: usize, task: Task<'_>) {
         let alone = self.workers.is_empty() || self.busy.swap(true, Ordering::Acquire);
         if alone {
@@ -95,12 +96,12 @@ impl Team {
     }
 }
 
-impl Drop for Team {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.ring();
+        self.shared.wake_all();
         for worker in self.workers.drain(..) {
-            // A worker catches what tasks panic with; there is nothing to hand on.
+            // A worker catches the panics of tasks; there is nothing to return.
             let _ = worker.join();
         }
     }
@@ -115,14 +116,14 @@ impl Shared {
         unsafe { *self.job.get() = Some(Job { task, count }) };
         self.next.store(0, Ordering::Relaxed);
         self.state.store(OPEN, Ordering::SeqCst);
-        if self.asleep.load(Ordering::SeqCst) > 0 {
-            self.ring();
+        if self.parked.load(Ordering::SeqCst) > 0 {
+            self.wake_all();
         }
     }
 
     /// Works on the job's tasks until none is left. Called between `open` and `close`, or after joining.
     fn take_tasks(&self) {
-        // SAFETY: the job is not written before everybody who may read it has left.
+        // SAFETY: the job is not written before all threads that may read it have left.
         let job = unsafe { (*self.job.get()).as_ref() };
         let Some(job) = job else { return };
         let work = || {
@@ -140,12 +141,12 @@ impl Shared {
         }
     }
 
-    /// Lets nobody join any more and waits for those who did.
+    /// Closes the job to workers, and waits for those inside.
     fn close(&self) {
         self.state.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut rounds = 0;
+        let mut spins = 0;
         while self.state.load(Ordering::Acquire) != 0 {
-            pause(&mut rounds);
+            pause(&mut spins);
         }
     }
 
@@ -155,44 +156,44 @@ impl Shared {
     }
 
     fn work(&self) {
-        let mut rounds = 0;
+        let mut spins = 0;
         while !self.stop.load(Ordering::Relaxed) {
             // A job without tasks left is as good as none.
             if self.state.load(Ordering::Relaxed) & OPEN != 0 && self.join() {
                 self.take_tasks();
                 self.state.fetch_sub(INSIDE, Ordering::Release);
-                rounds = 0;
-            } else if rounds < PATIENCE {
-                pause(&mut rounds);
+                spins = 0;
+            } else if spins < SPINS_BEFORE_PARK {
+                pause(&mut spins);
             } else {
-                self.sleep();
-                rounds = 0;
+                self.park();
+                spins = 0;
             }
         }
     }
 
-    /// Sleeps until the bell rings, unless there is something to do already.
-    fn sleep(&self) {
-        let guard = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
-        self.asleep.fetch_add(1, Ordering::SeqCst);
+    /// Parks the worker until [`wake_all`](Self::wake_all), unless there is a job already.
+    fn park(&self) {
+        let guard = self.mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        self.parked.fetch_add(1, Ordering::SeqCst);
         let idle =
             |_: &mut ()| self.state.load(Ordering::SeqCst) & OPEN == 0 && !self.stop.load(Ordering::SeqCst);
-        let guard = self.bell.wait_while(guard, idle).unwrap_or_else(PoisonError::into_inner);
-        self.asleep.fetch_sub(1, Ordering::SeqCst);
+        let guard = self.condvar.wait_while(guard, idle).unwrap_or_else(PoisonError::into_inner);
+        self.parked.fetch_sub(1, Ordering::SeqCst);
         drop(guard);
     }
 
-    fn ring(&self) {
-        // Whoever is about to sleep holds the lock until it listens.
-        drop(self.bed.lock().unwrap_or_else(PoisonError::into_inner));
-        self.bell.notify_all();
+    fn wake_all(&self) {
+        // A worker that is about to park holds the lock until it waits.
+        drop(self.mutex.lock().unwrap_or_else(PoisonError::into_inner));
+        self.condvar.notify_all();
     }
 }
 
-/// A moment's wait; a longer one after many.
-fn pause(rounds: &mut u32) {
-    *rounds = rounds.saturating_add(1);
-    if *rounds < SELFISH { std::hint::spin_loop() } else { std::thread::yield_now() }
+/// One spin; after many it yields to other threads.
+fn pause(spins: &mut u32) {
+    *spins = spins.saturating_add(1);
+    if *spins < SPINS_BEFORE_YIELD { std::hint::spin_loop() } else { std::thread::yield_now() }
 }
 
 #[cfg(test)]
@@ -201,15 +202,15 @@ mod tests {
 
     #[test]
     fn every_task_runs_once_from_any_caller() {
-        let team = Team::new(3).unwrap();
+        let pool = ThreadPool::new(3).unwrap();
         std::thread::scope(|scope| {
             for caller in 0..4 {
-                let team = &team;
+                let pool = &pool;
                 scope.spawn(move || {
                     for round in 0..500 {
                         let count = (round * 7 + caller) % 40;
                         let seen: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
-                        team.run(count, &|i| {
+                        pool.run(count, &|i| {
                             seen[i].fetch_add(1, Ordering::Relaxed);
                         });
                         assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
@@ -220,12 +221,12 @@ mod tests {
     }
 
     #[test]
-    fn a_sleeping_team_wakes() {
-        let team = Team::new(2).unwrap();
+    fn parked_workers_wake() {
+        let pool = ThreadPool::new(2).unwrap();
         for _ in 0..3 {
             std::thread::sleep(std::time::Duration::from_millis(20));
             let sum = AtomicUsize::new(0);
-            team.run(10, &|i| {
+            pool.run(10, &|i| {
                 sum.fetch_add(i, Ordering::Relaxed);
             });
             assert_eq!(sum.into_inner(), 45);
@@ -233,18 +234,18 @@ mod tests {
     }
 
     #[test]
-    fn a_nested_run_and_a_panic_leave_the_team_whole() {
-        let team = Team::new(2).unwrap();
+    fn pool_survives_nested_runs_and_panics() {
+        let pool = ThreadPool::new(2).unwrap();
         let panicked = catch_unwind(AssertUnwindSafe(|| {
-            team.run(8, &|i| {
-                team.run(2, &|_| ());
+            pool.run(8, &|i| {
+                pool.run(2, &|_| ());
                 assert!(i != 5, "task five");
             });
         }));
         let payload = panicked.unwrap_err();
         assert_eq!(payload.downcast_ref::<&str>(), Some(&"task five"));
         let count = AtomicUsize::new(0);
-        team.run(100, &|_| {
+        pool.run(100, &|_| {
             count.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(count.into_inner(), 100);

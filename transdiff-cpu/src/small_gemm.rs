@@ -1,15 +1,15 @@
-//! Products of small matrices that are in the cache: no packing, no threads, no allocation.
+//! Matrix products of attention: small matrices that are in the cache, so no packing, no threads, no allocation.
 
 use crate::element::Real;
 
-/// Widths of rows of B and C are multiples of this.
-pub(crate) const LANE: usize = 8;
+/// Alignment of the widths of B and C, in elements.
+pub(crate) const ALIGNMENT: usize = 8;
 
 /// C ← A B, or C ← C + A B, for A m×k of any strides, and B k×n and C m×n with contiguous rows.
 /// An element of C is fused together over k from the left, whatever m and n.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a, T> {
-    /// m, k, n; n is a multiple of [`LANE`].
+    /// m, k, n; n is a multiple of [`ALIGNMENT`].
     pub(crate) size: [usize; 3],
     pub(crate) a: &'a [T],
     pub(crate) a_strides: [usize; 2],
@@ -46,7 +46,7 @@ impl<T: Real> Product<'_, T> {
         if m == 0 || n == 0 {
             return;
         }
-        assert!(n % LANE == 0 && c.len() >= (m - 1) * self.c_stride + n);
+        assert!(n % ALIGNMENT == 0 && c.len() >= (m - 1) * self.c_stride + n);
         if k > 0 {
             assert!(self.a.len() > (m - 1) * self.a_strides[0] + (k - 1) * self.a_strides[1]);
             assert!(self.b.len() >= (k - 1) * self.b_stride + n);
@@ -58,7 +58,7 @@ impl<T: Real> Product<'_, T> {
 /// W columns of C.
 ///
 /// # Safety
-/// A, B and C reach the elements that their sizes and strides give.
+/// A, B and C reach the elements that their sizes and strides imply.
 #[inline(always)]
 unsafe fn strip<T: Real, const W: usize>(p: &Product<'_, T>, c: &mut [T], j: usize) {
     let m = p.size[0];
@@ -107,9 +107,9 @@ unsafe fn block<T: Real, const R: usize, const W: usize>(
         for _ in 0..p.size[1] {
             let row = *b.cast::<[T; W]>();
             for (r, acc) in acc.iter_mut().enumerate() {
-                let factor = *a.add(r * rs);
+                let element = *a.add(r * rs);
                 for (acc, &x) in acc.iter_mut().zip(&row) {
-                    *acc = factor.fma(x, *acc);
+                    *acc = element.fma(x, *acc);
                 }
             }
             a = a.wrapping_add(cs);

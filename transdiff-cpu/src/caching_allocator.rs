@@ -1,0 +1,181 @@
+//! An allocator that keeps freed memory and reuses it.
+//!
+//! A pass of the model allocates tensors of the same few sizes over and over. Fresh memory has to be mapped and
+//! zeroed by the system first; memory that a buffer freed does not.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use transdiff_core::{DType, Result};
+
+use crate::memory::Memory;
+
+/// Buffers below this size, in bytes, are left to the system's allocator, which is fast for them.
+const SMALL: usize = 4096;
+
+/// Freed memory by type and length. Used and cached memory together never exceed the peak of used memory.
+#[derive(Debug, Default)]
+pub(crate) struct CachingAllocator(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    cached: HashMap<(DType, usize), Vec<Memory>>,
+    stats: Stats,
+}
+
+/// Bytes in use, bytes cached, and the peak of the bytes in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Stats {
+    used: usize,
+    cached: usize,
+    peak: usize,
+}
+
+fn size(dtype: DType, len: usize) -> usize {
+    len.saturating_mul(dtype.size())
+}
+
+impl CachingAllocator {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is consistent whenever the lock is free: a panic cannot come between two updates.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns memory for `len` elements: cached memory, or new memory from `make`. If the system has no more, the
+    /// cache is freed and `make` called again.
+    pub(crate) fn alloc(
+        &self,
+        dtype: DType,
+        len: usize,
+        make: impl Fn() -> Result<Memory>,
+    ) -> Result<Memory> {
+        let bytes = size(dtype, len);
+        // More than any address space holds is not counted either.
+        if bytes < SMALL || bytes > isize::MAX as usize {
+            return make();
+        }
+        if let Some(cached) = self.lock().begin(dtype, len) {
+            return Ok(cached);
+        }
+        let made = make().or_else(|_| {
+            self.lock().drop_cached();
+            make()
+        });
+        let stats = &mut self.lock().stats;
+        match &made {
+            Ok(_) => stats.peak = stats.peak.max(stats.used),
+            Err(_) => stats.used -= bytes,
+        }
+        made
+    }
+
+    /// Takes memory back into the cache.
+    pub(crate) fn free(&self, memory: Memory) {
+        let (dtype, len) = (memory.dtype(), memory.len());
+        let bytes = size(dtype, len);
+        if bytes < SMALL {
+            return;
+        }
+        let mut state = self.lock();
+        state.stats.used -= bytes;
+        state.stats.cached += bytes;
+        state.cached.entry((dtype, len)).or_default().push(memory);
+    }
+
+    /// Returns cached memory to the system.
+    pub(crate) fn trim(&self) {
+        let mut state = self.lock();
+        state.drop_cached();
+        state.stats.peak = state.stats.used;
+    }
+}
+
+impl State {
+    /// Counts memory for `len` elements as used, and returns cached memory if there is any; else makes room for new
+    /// memory. The peak is not raised yet: the system may have no more.
+    fn begin(&mut self, dtype: DType, len: usize) -> Option<Memory> {
+        let bytes = size(dtype, len);
+        self.stats.used += bytes;
+        let found = self.cached.get_mut(&(dtype, len)).and_then(Vec::pop);
+        if found.is_some() {
+            self.stats.cached -= bytes;
+            if self.cached.get(&(dtype, len)).is_some_and(Vec::is_empty) {
+                self.cached.remove(&(dtype, len));
+            }
+        }
+        self.make_room(self.stats.peak.max(self.stats.used));
+        found
+    }
+
+    fn drop_cached(&mut self) {
+        self.cached.clear();
+        self.stats.cached = 0;
+    }
+
+    /// Frees cached memory while there are more than `limit` bytes in all.
+    fn make_room(&mut self, limit: usize) {
+        while self.stats.used + self.stats.cached > limit {
+            let Some(&key) = self.cached.keys().next() else { return };
+            let list = self.cached.remove(&key).unwrap_or_default();
+            self.stats.cached -= list.len() * size(key.0, key.1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use transdiff_core::Error;
+
+    use super::*;
+
+    fn alloc(allocator: &CachingAllocator, len: usize) -> Memory {
+        allocator.alloc(DType::F32, len, || Memory::zeros(DType::F32, len)).unwrap()
+    }
+
+    fn stats(allocator: &CachingAllocator) -> Stats {
+        allocator.lock().stats
+    }
+
+    #[test]
+    fn freed_memory_is_reused_within_the_peak() {
+        let allocator = CachingAllocator::default();
+        let (a, b) = (alloc(&allocator, 10_000), alloc(&allocator, 5_000));
+        allocator.free(a);
+        assert_eq!(stats(&allocator), Stats { used: 20_000, cached: 40_000, peak: 60_000 });
+        let again = alloc(&allocator, 10_000);
+        assert_eq!(stats(&allocator), Stats { used: 60_000, cached: 0, peak: 60_000 });
+        allocator.free(again);
+        allocator.free(b);
+        assert_eq!(stats(&allocator), Stats { used: 0, cached: 60_000, peak: 60_000 });
+        // Of another size: some cached memory has to go.
+        let other = alloc(&allocator, 2_000);
+        let Stats { used, cached, peak } = stats(&allocator);
+        assert!(used == 8_000 && used + cached <= peak);
+        allocator.free(other);
+        let small = alloc(&allocator, 100);
+        allocator.free(small);
+        assert_eq!(stats(&allocator).used, 0);
+        allocator.trim();
+        assert_eq!(stats(&allocator), Stats::default());
+    }
+
+    #[test]
+    fn failed_allocations_are_not_counted() {
+        let allocator = CachingAllocator::default();
+        let refuse = || Err(Error::out_of_memory("alloc", 0));
+        let [a, b, c] = [2000, 3000, 5000].map(|len| alloc(&allocator, len));
+        allocator.free(a);
+        allocator.free(c);
+        assert_eq!(stats(&allocator), Stats { used: 12_000, cached: 28_000, peak: 40_000 });
+        // A refusal empties the cache, and the system is asked again.
+        let make = || if stats(&allocator).cached > 0 { refuse() } else { Memory::zeros(DType::F32, 1500) };
+        allocator.free(allocator.alloc(DType::F32, 1500, make).unwrap());
+        assert_eq!(stats(&allocator), Stats { used: 12_000, cached: 6_000, peak: 40_000 });
+        for len in [1 << 40, usize::MAX / 4, usize::MAX] {
+            assert!(allocator.alloc(DType::F32, len, refuse).is_err());
+            let stats = stats(&allocator);
+            assert_eq!((stats.used, stats.peak), (12_000, 40_000), "{len} elements");
+        }
+        allocator.free(b);
+    }
+}

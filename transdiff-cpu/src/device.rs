@@ -1,0 +1,118 @@
+//! The CPU as a device: its threads and its memory.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use transdiff_core::{Error, Result};
+
+use crate::caching_allocator::CachingAllocator;
+use crate::thread_pool::ThreadPool;
+
+/// Estimated work, in nanoseconds, below which the caller does all of it: waking a thread costs about a tenth of it.
+const WORTH_SHARING: usize = 15_000;
+
+/// More threads than any machine has cores for: an unlimited request could take all threads that a process may have.
+const MAX_THREADS: usize = 1024;
+
+/// The CPU as a device. Clones share their threads and their memory.
+#[derive(Clone)]
+pub struct Cpu {
+    pool: Arc<ThreadPool>,
+    allocator: Arc<CachingAllocator>,
+    threads: usize,
+}
+
+impl fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cpu").field("threads", &self.threads).finish()
+    }
+}
+
+impl Default for Cpu {
+    /// One thread per core that the process may use.
+    ///
+    /// # Panics
+    /// If the threads cannot be started.
+    fn default() -> Self {
+        Self::new(None).expect("starting the threads of the pool")
+    }
+}
+
+impl Cpu {
+    /// A backend with a pool of `threads` threads, by default one per core that the process may use.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for 0 threads or more than 1024, [`Error::Backend`] if they cannot be started.
+    pub fn new(threads: Option<usize>) -> Result<Self> {
+        if let Some(bad) = threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
+            return Err(Error::argument("threads", format!("a number in 1..={MAX_THREADS}"), bad));
+        }
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+        let pool = ThreadPool::new(threads)
+            .map_err(|e| Error::Backend { op: "Cpu::new", message: e.to_string() })?;
+        Ok(Self { pool: Arc::new(pool), allocator: Arc::default(), threads })
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Returns the memory that is cached for later tensors to the system.
+    pub fn trim(&self) {
+        self.allocator.trim();
+    }
+
+    pub(crate) fn allocator(&self) -> &Arc<CachingAllocator> {
+        &self.allocator
+    }
+
+    /// Whether several threads do work of `cost` nanoseconds.
+    pub(crate) fn shares(&self, cost: usize) -> bool {
+        self.threads > 1 && cost >= WORTH_SHARING
+    }
+
+    /// Calls `f` with every number below `tasks`; `cost` estimates all of it, in nanoseconds.
+    pub(crate) fn run(&self, tasks: usize, cost: usize, f: impl Fn(usize) + Send + Sync) {
+        if tasks > 1 && self.shares(cost) {
+            self.pool.run(tasks, &f);
+        } else {
+            (0..tasks).for_each(f);
+        }
+    }
+
+    /// Calls `f` with every item, from any thread; `cost` estimates all of it, in nanoseconds.
+    ///
+    /// Items may own parts of an output: zipped chunks of slices share out work without a promise that the parts are
+    /// disjoint.
+    pub(crate) fn for_each<I: Iterator + Send>(
+        &self,
+        items: I,
+        cost: usize,
+        f: impl Fn(I::Item) + Send + Sync,
+    ) {
+        if matches!(items.size_hint().1, Some(0 | 1)) || !self.shares(cost) {
+            return items.for_each(f);
+        }
+        let items = Mutex::new(items);
+        // A statement of its own: the lock is released before the item is worked on.
+        let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+        self.pool.run(self.threads, &|_| {
+            while let Some(item) = next() {
+                f(item);
+            }
+        });
+    }
+
+    /// Calls `f` with each chunk of `chunk` elements of `out` and the index of its first.
+    pub(crate) fn chunks<T: Send>(
+        &self,
+        out: &mut [T],
+        chunk: usize,
+        cost: usize,
+        f: impl Fn(usize, &mut [T]) + Send + Sync,
+    ) {
+        let chunk = chunk.max(1);
+        self.for_each(out.chunks_mut(chunk).enumerate(), cost, |(i, part)| f(i * chunk, part));
+    }
+}

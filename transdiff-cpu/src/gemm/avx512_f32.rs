@@ -1,0 +1,192 @@
+//! Single-precision products on AVX-512.
+//!
+//! C is computed in tiles of up to 8 rows and 3 vectors of 16 columns, which stay in registers for a whole block of
+//! k. A is read in place, one element per row and k, so it may have any strides. B is packed into panels of the
+//! tile's width, which stay in the second-level cache while all rows pass; with few rows it is read in place.
+//!
+//! Every element is a sum fused from the left within blocks of [`DEPTH`] k, the blocks added in order: its bits
+//! depend on neither the place in C nor the size of C. An element at an edge takes the same steps.
+
+use std::arch::x86_64::{
+    __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+};
+
+use super::micro_kernel::MicroKernel;
+use super::operand::{Left, Panel, Sums};
+use super::pack::pack_strided;
+
+const LANES: usize = 16;
+/// Vectors of a tile; with 8 rows they make 24 accumulators of the 32 registers.
+const VECTORS: usize = 3;
+const PANEL: usize = VECTORS * LANES;
+/// Values of k in a block: a panel is then at most 384 KiB, less than a second-level cache.
+const DEPTH: usize = 2048;
+/// Number of rows from which packing B pays.
+const PACK_ROWS: usize = 24;
+
+/// The kernel. A value of this type exists only where the processor has AVX-512F.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx512F32(());
+
+impl Avx512F32 {
+    /// The kernel, if the processor has AVX-512F.
+    pub(super) fn detect() -> Option<Self> {
+        is_x86_feature_detected!("avx512f").then_some(Self(()))
+    }
+}
+
+impl MicroKernel for Avx512F32 {
+    type Left = f32;
+    type Right = f32;
+    type Accumulator = f32;
+    type Output = f32;
+
+    const ALIGNMENT: usize = PANEL;
+    const DEPTH: usize = DEPTH;
+
+    /// Full panels, then the remaining columns in one panel or two of like width.
+    fn panel_width(&self, remaining: usize) -> usize {
+        match remaining {
+            0..=PANEL => remaining,
+            49..=64 => 2 * LANES,
+            _ => PANEL,
+        }
+    }
+
+    fn packed_len(&self, m: usize, depth: usize, strides: [usize; 2]) -> usize {
+        if strides[1] != 1 || m >= PACK_ROWS { depth * PANEL } else { 0 }
+    }
+
+    unsafe fn pack(&self, b: Panel<f32>, packed: &mut [f32]) -> Panel<f32> {
+        let stride = b.width.next_multiple_of(LANES);
+        // SAFETY: the processor has AVX-512F; the panel reaches its elements, as the caller promises.
+        unsafe { pack(b, packed, stride) };
+        Panel { start: packed.as_ptr(), strides: [stride, 1], ..b }
+    }
+
+    unsafe fn multiply(&self, m: usize, a: Left<f32>, b: Panel<f32>, sums: Sums<f32>) {
+        // SAFETY: the processor has AVX-512F; the operands reach their elements, as the caller promises.
+        unsafe {
+            match b.width.div_ceil(LANES) {
+                1 => rows::<1>(m, a, b, sums),
+                2 => rows::<2>(m, a, b, sums),
+                _ => rows::<3>(m, a, b, sums),
+            }
+        }
+    }
+}
+
+/// The lanes of the last vector of `width` columns.
+fn last_mask(width: usize) -> __mmask16 {
+    __mmask16::MAX >> (width.next_multiple_of(LANES) - width)
+}
+
+/// A tile of `ROWS` rows and `WIDTH` vectors of columns, of which `mask` cuts the last.
+///
+/// # Safety
+/// The processor has AVX-512F. `a`, `b` and `c` reach `ROWS` rows and the panel's columns, whose stride in B is 1.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn tile<const ROWS: usize, const WIDTH: usize>(
+    a: Left<f32>,
+    b: Panel<f32>,
+    last: __mmask16,
+    c: Sums<f32>,
+) {
+    let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
+    let (mut left, mut right) = (a.start, b.start);
+    for _ in 0..b.depth {
+        let mut columns = [_mm512_setzero_ps(); WIDTH];
+        for (j, column) in columns.iter_mut().enumerate() {
+            let mask = if j + 1 == WIDTH { last } else { !0 };
+            // SAFETY: within the panel; lanes beyond the mask are not read.
+            *column = unsafe { _mm512_maskz_loadu_ps(mask, right.add(j * LANES)) };
+        }
+        for (i, row) in sums.iter_mut().enumerate() {
+            // SAFETY: row i of A, as the caller promises.
+            let element = _mm512_set1_ps(unsafe { *left.add(i * a.strides[0]) });
+            for (sum, &column) in row.iter_mut().zip(&columns) {
+                *sum = _mm512_fmadd_ps(element, column, *sum);
+            }
+        }
+        // After the last k they may point beyond the operands, where nothing is read.
+        (left, right) = (left.wrapping_add(a.strides[1]), right.wrapping_add(b.strides[0]));
+    }
+    for (i, row) in sums.iter().enumerate() {
+        for (j, &sum) in row.iter().enumerate() {
+            let mask = if j + 1 == WIDTH { last } else { !0 };
+            // SAFETY: row i and columns of the tile; lanes beyond the mask are neither read nor written.
+            unsafe {
+                let place = c.start.add(i * c.stride + j * LANES);
+                let sum =
+                    if c.accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), sum) } else { sum };
+                _mm512_mask_storeu_ps(place, mask, sum);
+            }
+        }
+    }
+}
+
+/// Tiles of all `m` rows of a panel.
+///
+/// # Safety
+/// As [`tile`], for `m` rows.
+#[target_feature(enable = "avx512f")]
+unsafe fn rows<const WIDTH: usize>(m: usize, a: Left<f32>, b: Panel<f32>, c: Sums<f32>) {
+    let last = last_mask(b.width);
+    let mut i = 0;
+    while i < m {
+        let (a, c) = (a.from(i, 0), c.from(i, 0));
+        // SAFETY: rows i.. of those that the caller promises, no more than there are.
+        i += unsafe {
+            match m - i {
+                8.. => {
+                    tile::<8, WIDTH>(a, b, last, c);
+                    8
+                }
+                4.. => {
+                    tile::<4, WIDTH>(a, b, last, c);
+                    4
+                }
+                2.. => {
+                    tile::<2, WIDTH>(a, b, last, c);
+                    2
+                }
+                _ => {
+                    tile::<1, WIDTH>(a, b, last, c);
+                    1
+                }
+            }
+        };
+    }
+}
+
+/// Rows of k that are prefetched while a panel is packed: each lies on another page, where the processor's own
+/// prefetching does not reach.
+const AHEAD: usize = 12;
+
+/// Copies a panel to rows of whole vectors, `stride` apart.
+///
+/// # Safety
+/// The processor has AVX-512F; `b` reaches all its elements.
+#[target_feature(enable = "avx512f")]
+unsafe fn pack(b: Panel<f32>, out: &mut [f32], stride: usize) {
+    assert!(out.len() >= b.depth * stride && b.width <= stride);
+    let ([sk, sn], last) = (b.strides, last_mask(b.width));
+    if sn != 1 {
+        // SAFETY: as the caller promises.
+        return unsafe { pack_strided(b, stride, out) };
+    }
+    for (k, row) in out.chunks_exact_mut(stride).take(b.depth).enumerate() {
+        let from = b.start.wrapping_add(k * sk);
+        for j in (0..stride).step_by(LANES) {
+            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * sk + j).cast());
+            let mask = if j + LANES == stride { last } else { !0 };
+            // SAFETY: row k of B and its columns, as the caller promises; the row of `out` holds whole vectors.
+            unsafe {
+                let columns = _mm512_maskz_loadu_ps(mask, from.add(j));
+                _mm512_mask_storeu_ps(row.as_mut_ptr().add(j), !0, columns);
+            }
+        }
+    }
+}

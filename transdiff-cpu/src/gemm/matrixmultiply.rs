@@ -1,0 +1,43 @@
+//! Products by the crate matrixmultiply, in single and double precision on any processor.
+//!
+//! The crate is a whole GEMM: it packs both operands and blocks over k by itself, in the order that
+//! [`MicroKernel`] asks for. To the driver it is a kernel with a panel of any width and a block of any depth.
+
+use std::marker::PhantomData;
+
+use super::micro_kernel::MicroKernel;
+use super::operand::{Left, Panel, Sums};
+
+/// The kernel of type `T`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MatrixMultiply<T>(PhantomData<T>);
+
+macro_rules! matrixmultiply_kernel {
+    ($T:ty, $gemm:path) => {
+        impl MicroKernel for MatrixMultiply<$T> {
+            type Left = $T;
+            type Right = $T;
+            type Accumulator = $T;
+            type Output = $T;
+
+            /// A multiple of the crate's tiles, which are 4 to 16 wide.
+            const ALIGNMENT: usize = 48;
+            const DEPTH: usize = usize::MAX;
+
+            fn panel_width(&self, remaining: usize) -> usize {
+                remaining
+            }
+
+            unsafe fn multiply(&self, m: usize, a: Left<$T>, b: Panel<$T>, sums: Sums<$T>) {
+                let beta = if sums.accumulate { 1.0 } else { 0.0 };
+                let [[ra, ca], [rb, cb]] = [a.strides, b.strides].map(|s| s.map(|x| x as isize));
+                let (k, n, rc) = (b.depth, b.width, sums.stride as isize);
+                // SAFETY: the callee needs what the caller promises.
+                unsafe { $gemm(m, k, n, 1.0, a.start, ra, ca, b.start, rb, cb, beta, sums.start, rc, 1) }
+            }
+        }
+    };
+}
+
+matrixmultiply_kernel!(f32, matrixmultiply::sgemm);
+matrixmultiply_kernel!(f64, matrixmultiply::dgemm);

@@ -1,0 +1,89 @@
+//! Operands of a product: matrices as callers give them, and the parts of them that micro-kernels read and write.
+
+/// A matrix operand: its elements from the first on, and the strides of rows and columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a, T> {
+    pub(crate) data: &'a [T],
+    pub(crate) strides: [usize; 2],
+}
+
+impl<'a, T> Operand<'a, T> {
+    pub(crate) fn new(data: &'a [T], strides: [usize; 2]) -> Self {
+        Self { data, strides }
+    }
+
+    /// Row-major without gaps.
+    pub(crate) fn rows(data: &'a [T], width: usize) -> Self {
+        Self { data, strides: [width, 1] }
+    }
+
+    pub(crate) fn transposed(self) -> Self {
+        Self { strides: [self.strides[1], self.strides[0]], ..self }
+    }
+
+    /// Whether a matrix of this shape lies within the elements.
+    pub(super) fn reaches(&self, shape: [usize; 2]) -> bool {
+        shape.contains(&0)
+            || (shape[0] - 1) * self.strides[0] + (shape[1] - 1) * self.strides[1] < self.data.len()
+    }
+
+    /// The rows from `first` on, as a left operand.
+    pub(super) fn left(&self, first: usize) -> Left<T> {
+        Left { start: self.data.as_ptr().wrapping_add(first * self.strides[0]), strides: self.strides }
+    }
+}
+
+/// Rows of A: the first element, and the strides of rows and of k.
+#[derive(Debug)]
+pub(crate) struct Left<T> {
+    pub(super) start: *const T,
+    pub(super) strides: [usize; 2],
+}
+
+impl<T> Left<T> {
+    /// The part from row `row` and `k` on.
+    pub(super) fn from(self, row: usize, k: usize) -> Self {
+        let start = self.start.wrapping_add(row * self.strides[0] + k * self.strides[1]);
+        Self { start, ..self }
+    }
+}
+
+/// Some columns of B over a block of k: the first element, the strides of k and of columns, and their numbers. A
+/// packed panel has the strides that its micro-kernel gives it.
+#[derive(Debug)]
+pub(crate) struct Panel<T> {
+    pub(super) start: *const T,
+    pub(super) strides: [usize; 2],
+    pub(super) depth: usize,
+    pub(super) width: usize,
+}
+
+/// Sums over k, an m×n matrix: the first element, the stride of rows (that of columns is 1), and whether products are
+/// added to the sums or replace them.
+#[derive(Debug)]
+pub(crate) struct Sums<T> {
+    pub(super) start: *mut T,
+    pub(super) stride: usize,
+    pub(super) accumulate: bool,
+}
+
+impl<T> Sums<T> {
+    /// The part from row `row` and column `column` on.
+    pub(super) fn from(self, row: usize, column: usize) -> Self {
+        Self { start: self.start.wrapping_add(row * self.stride + column), ..self }
+    }
+}
+
+macro_rules! copies {
+    ($($name:ident),*) => {$(
+        impl<T> Clone for $name<T> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+
+        impl<T> Copy for $name<T> {}
+    )*};
+}
+
+copies!(Left, Panel, Sums);

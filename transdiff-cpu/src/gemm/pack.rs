@@ -1,0 +1,79 @@
+//! Packing of B into panels.
+
+use std::ops::Range;
+
+use super::micro_kernel::MicroKernel;
+use super::operand::{Operand, Panel};
+
+/// B of a product, panel by panel: a matrix in memory, or one that was packed before.
+pub(crate) trait RightOperand<K: MicroKernel>: Copy + Send + Sync {
+    /// Whether B has this shape.
+    fn reaches(&self, shape: [usize; 2]) -> bool;
+
+    /// Number of elements of scratch memory for a panel, in a product of `m` rows over `k`.
+    fn scratch_len(&self, kernel: &K, m: usize, k: usize) -> usize;
+
+    /// The panel of these values of k and these columns, as the kernel reads it; packed in `scratch` where it has to
+    /// be.
+    ///
+    /// # Safety
+    /// B has these rows and columns; `scratch` has [`scratch_len`](Self::scratch_len) elements.
+    unsafe fn panel(
+        &self,
+        kernel: &K,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        scratch: &mut [K::Right],
+    ) -> Panel<K::Right>;
+}
+
+impl<K: MicroKernel> RightOperand<K> for Operand<'_, K::Right> {
+    fn reaches(&self, shape: [usize; 2]) -> bool {
+        Operand::reaches(self, shape)
+    }
+
+    fn scratch_len(&self, kernel: &K, m: usize, k: usize) -> usize {
+        kernel.packed_len(m, K::DEPTH.min(k), self.strides)
+    }
+
+    unsafe fn panel(
+        &self,
+        kernel: &K,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        scratch: &mut [K::Right],
+    ) -> Panel<K::Right> {
+        let offset = depth.start * self.strides[0] + columns.start * self.strides[1];
+        let start = self.data.as_ptr().wrapping_add(offset);
+        let panel = Panel { start, strides: self.strides, depth: depth.len(), width: columns.len() };
+        if scratch.is_empty() {
+            return panel;
+        }
+        // SAFETY: this part of B, as the caller promises.
+        unsafe { kernel.pack(panel, scratch) }
+    }
+}
+
+/// Side of the squares that [`pack_strided`] copies, in elements: one cache line of f32.
+const SQUARE: usize = 16;
+
+/// Copies a panel of any strides so that its columns lie side by side and its rows `stride` apart. Elements of `out`
+/// between the panel's width and `stride` are left as they are.
+///
+/// # Safety
+/// `b` reaches all its elements.
+#[inline(always)]
+pub(super) unsafe fn pack_strided<T: Copy>(b: Panel<T>, stride: usize, out: &mut [T]) {
+    let [sk, sn] = b.strides;
+    // Squares of one cache line: reading down a column and writing along a row both stay within few lines.
+    for k0 in (0..b.depth).step_by(SQUARE) {
+        for j0 in (0..b.width).step_by(SQUARE) {
+            for k in k0..b.depth.min(k0 + SQUARE) {
+                for j in j0..b.width.min(j0 + SQUARE) {
+                    // SAFETY: element (k, j) of the panel, as the caller promises.
+                    out[k * stride + j] = unsafe { *b.start.add(k * sk + j * sn) };
+                }
+            }
+        }
+    }
+}

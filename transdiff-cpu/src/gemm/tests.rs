@@ -1,0 +1,278 @@
+//! Properties of the products: rows are independent, partitions and layouts change nothing, and kernels of other
+//! types need no change of the driver.
+
+use std::ops::{Add, Range};
+
+use half::bf16;
+
+use super::micro_kernel::MicroKernel;
+use super::operand::{Left, Operand, Panel, Sums};
+use super::pack::RightOperand;
+use super::{Epilogue, Gemm, MatrixMultiply, NoEpilogue, driver};
+use crate::device::Cpu;
+use crate::element::Element;
+use crate::scratch::Scratch;
+
+fn values(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn product(cpu: &Cpu, [m, k, n]: [usize; 3], a: &[f32], b: Operand<'_, f32>) -> Vec<f32> {
+    let mut c = vec![f32::NAN; m * n];
+    f32::gemm(cpu, [m, k, n], Operand::rows(a, k), b, &mut c, &NoEpilogue);
+    c
+}
+
+#[test]
+fn rows_are_batch_invariant() {
+    let (one, three) = (Cpu::new(Some(1)).unwrap(), Cpu::new(Some(3)).unwrap());
+    for [m, k, n] in [[70, 24, 40], [67, 300, 37], [130, 769, 100], [33, 512, 17], [41, 2500, 130]] {
+        let (a, b) = (values(m * k, 1), values(k * n, 2));
+        for b in [Operand::new(&b, [n, 1]), Operand::new(&b, [1, k])] {
+            let all = product(&three, [m, k, n], &a, b);
+            assert!(all == product(&one, [m, k, n], &a, b), "threads change {m}x{k}x{n}");
+            // Cᵀ = Bᵀ Aᵀ.
+            let mut turned = vec![f32::NAN; n * m];
+            let at = Operand::rows(&a, k).transposed();
+            f32::gemm(&one, [n, k, m], b.transposed(), at, &mut turned, &NoEpilogue);
+            let same = (0..m * n).all(|i| all[i] == turned[i % n * m + i / n]);
+            assert!(same, "the transposed product of {m}x{k}x{n} differs");
+            for rows in [1, 3, 8, 17] {
+                for start in [0, 1, 5, m - rows] {
+                    let part = product(&three, [rows, k, n], &a[start * k..(start + rows) * k], b);
+                    let same = part == all[start * n..(start + rows) * n];
+                    assert!(same, "rows {start}..+{rows} of {m}x{k}x{n} differ");
+                }
+            }
+        }
+    }
+}
+
+/// The same of the kernels that this processor may not choose by itself.
+#[test]
+fn rows_are_batch_invariant_in_every_kernel() {
+    fn check<T: Element + PartialEq, K>(name: &str, kernel: K)
+    where
+        K: MicroKernel<Left = T, Right = T, Accumulator = T>,
+    {
+        for [m, k, n] in [[70, 24, 40], [67, 300, 37], [33, 512, 17], [21, 700, 90]] {
+            let convert = |v: Vec<f32>| v.into_iter().map(|x| T::of(f64::from(x))).collect::<Vec<T>>();
+            let (a, b) = (convert(values(m * k, 1)), convert(values(k * n, 2)));
+            let product = |first: usize, rows: usize| {
+                let mut c = vec![T::of(f64::NAN); rows * n];
+                let (a, b) = (Operand::rows(&a[first * k..], k), Operand::rows(&b, n));
+                driver::serial(&kernel, [rows, k, n], a, b, &mut c, false);
+                c
+            };
+            let all = product(0, m);
+            for (first, rows) in [(0, 1), (5, 3), (m - 17, 17)] {
+                let same = product(first, rows) == all[first * n..(first + rows) * n];
+                assert!(same, "{name}: rows {first}..+{rows} of {m}x{k}x{n} differ");
+            }
+        }
+    }
+    check("matrixmultiply in f64", MatrixMultiply::<f64>::default());
+    check("matrixmultiply in f32", MatrixMultiply::<f32>::default());
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kernel) = super::avx512_f32::Avx512F32::detect() {
+        check("AVX-512 in f32", kernel);
+    }
+}
+
+#[test]
+fn products_over_nothing_are_zero() {
+    let c = product(&Cpu::new(Some(1)).unwrap(), [2, 0, 3], &[], Operand::rows(&[], 3));
+    assert_eq!(c, [0.0; 6]);
+}
+
+#[test]
+fn accumulation_adds_to_what_is_there() {
+    let (a, b) = (values(6, 1), values(6, 2));
+    let (a, b) = (Operand::rows(&a, 2), Operand::rows(&b, 3));
+    let mut c = vec![1.0f32; 9];
+    f32::gemm_serial([3, 2, 3], a, b, &mut c, true);
+    let mut plain = vec![f32::NAN; 9];
+    f32::gemm_serial([3, 2, 3], a, b, &mut plain, false);
+    assert!(c.iter().zip(&plain).all(|(c, p)| *c == 1.0 + p));
+}
+
+/// A kernel of plain loops whose elements come in groups of `G` values of k, as the instructions for pairs of bf16 and
+/// for fours of 8-bit integers take them: panels are [k / G, width, G], padded with zeros, and so is A where its k is
+/// not contiguous.
+#[derive(Clone, Copy)]
+struct Grouped<'a, T, A, const G: usize> {
+    multiply_add: fn(T, T, A) -> A,
+    to_f32: fn(A) -> f32,
+    /// Factors of the columns: scales of a quantised B.
+    scales: &'a [f32],
+}
+
+/// Columns of a panel of [`Grouped`].
+const WIDTH: usize = 8;
+
+/// Elements of [`Grouped`], and its sums.
+trait Value: Copy + Default + Scratch + Send + Sync {}
+
+impl<T: Copy + Default + Scratch + Send + Sync> Value for T {}
+
+scratch!(bf16, i8, i32);
+
+impl<T: Value, A: Value + Add<Output = A>, const G: usize> MicroKernel for Grouped<'_, T, A, G> {
+    type Left = T;
+    type Right = T;
+    type Accumulator = A;
+    type Output = f32;
+
+    const ALIGNMENT: usize = WIDTH;
+    /// Small, so that tests have several blocks.
+    const DEPTH: usize = 4 * G;
+
+    fn panel_width(&self, remaining: usize) -> usize {
+        remaining.min(WIDTH)
+    }
+
+    fn packed_len(&self, _: usize, depth: usize, _: [usize; 2]) -> usize {
+        depth.next_multiple_of(G) * WIDTH
+    }
+
+    unsafe fn pack(&self, b: Panel<T>, packed: &mut [T]) -> Panel<T> {
+        packed.fill(T::default());
+        for (k, j) in (0..b.depth).flat_map(|k| (0..b.width).map(move |j| (k, j))) {
+            // SAFETY: an element of the panel.
+            let element = unsafe { *b.start.add(k * b.strides[0] + j * b.strides[1]) };
+            packed[(k / G * b.width + j) * G + k % G] = element;
+        }
+        Panel { start: packed.as_ptr(), strides: [b.width * G, G], ..b }
+    }
+
+    fn packed_left_len(&self, [m, k]: [usize; 2], strides: [usize; 2]) -> usize {
+        if strides[1] == 1 && k % G == 0 { 0 } else { m * k.next_multiple_of(G) }
+    }
+
+    unsafe fn pack_left(&self, a: Left<T>, [m, k]: [usize; 2], packed: &mut [T]) -> Left<T> {
+        let row = k.next_multiple_of(G);
+        packed.fill(T::default());
+        for (i, k) in (0..m).flat_map(|i| (0..k).map(move |k| (i, k))) {
+            // SAFETY: an element of A.
+            packed[i * row + k] = unsafe { *a.start.add(i * a.strides[0] + k * a.strides[1]) };
+        }
+        Left { start: packed.as_ptr(), strides: [row, 1] }
+    }
+
+    unsafe fn multiply(&self, m: usize, a: Left<T>, b: Panel<T>, sums: Sums<A>) {
+        for (i, j) in (0..m).flat_map(|i| (0..b.width).map(move |j| (i, j))) {
+            let mut sum = A::default();
+            for k in 0..b.depth.next_multiple_of(G) {
+                let (at, bt) = (i * a.strides[0] + k, k / G * b.strides[0] + j * b.strides[1] + k % G);
+                // SAFETY: elements of both operands, which are padded to whole groups.
+                let (x, y) = unsafe { (*a.start.add(at), *b.start.add(bt)) };
+                sum = (self.multiply_add)(x, y, sum);
+            }
+            // SAFETY: an element of the sums.
+            let place = unsafe { &mut *sums.start.add(i * sums.stride + j) };
+            *place = if sums.accumulate { *place + sum } else { sum };
+        }
+    }
+
+    fn convert(&self, [_, column]: [usize; 2], sums: &[A], out: &mut [f32]) {
+        for ((out, &sum), scale) in out.iter_mut().zip(sums).zip(&self.scales[column..]) {
+            *out = (self.to_f32)(sum) * scale;
+        }
+    }
+}
+
+struct AddRow;
+
+impl Epilogue<f32> for AddRow {
+    fn apply(&self, row: usize, columns: Range<usize>, values: &mut [f32]) {
+        assert_eq!(values.len(), columns.len());
+        values.iter_mut().for_each(|v| *v += row as f32);
+    }
+}
+
+/// B packed in advance: all blocks of k of the first panel, then of the next.
+#[derive(Clone, Copy)]
+struct Prepacked<'a, T> {
+    data: &'a [T],
+    shape: [usize; 2],
+}
+
+impl<'a, T: Value, A: Value + Add<Output = A>, const G: usize> RightOperand<Grouped<'a, T, A, G>>
+    for Prepacked<'_, T>
+{
+    fn reaches(&self, shape: [usize; 2]) -> bool {
+        self.shape == shape
+    }
+
+    fn scratch_len(&self, _: &Grouped<'a, T, A, G>, _: usize, _: usize) -> usize {
+        0
+    }
+
+    unsafe fn panel(
+        &self,
+        _: &Grouped<'a, T, A, G>,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        _: &mut [T],
+    ) -> Panel<T> {
+        let at = columns.start * self.shape[0].next_multiple_of(G) + depth.start * columns.len();
+        let strides = [columns.len() * G, G];
+        Panel { start: self.data[at..].as_ptr(), strides, depth: depth.len(), width: columns.len() }
+    }
+}
+
+/// Products of operands and sums of other types than the output, A transposed or not, B packed in advance or not,
+/// against plain loops: of values whose products and sums are exact.
+fn check_grouped<T: Value, A: Value + Add<Output = A>, const G: usize>(
+    of: fn(i32) -> T,
+    multiply_add: fn(T, T, A) -> A,
+    to_f32: fn(A) -> f32,
+    scale: fn(usize) -> f32,
+) {
+    let cpu = Cpu::new(Some(3)).unwrap();
+    for [m, k, n] in [[1, 1, 1], [5, 7, 9], [40, 33, 130], [130, 64, 20], [3, 0, 4]] {
+        let [a, b] = [m * k, k * n].map(|len| (0..len as i32).map(|i| i * i % 15 - 7).collect::<Vec<_>>());
+        let scales: Vec<f32> = (0..n).map(scale).collect();
+        let element = |row: usize, column: usize| {
+            let sum: i32 = (0..k).map(|i| a[row * k + i] * b[i * n + column]).sum();
+            sum as f32 * scales[column] + row as f32
+        };
+        let want: Vec<f32> = (0..m * n).map(|i| element(i / n, i % n)).collect();
+        let kernel = Grouped::<T, A, G> { multiply_add, to_f32, scales: &scales };
+        let [a, b] = [a, b].map(|v| v.into_iter().map(of).collect::<Vec<T>>());
+        let at: Vec<T> = (0..m * k).map(|i| a[i % m * k + i / m]).collect();
+        let b = Operand::rows(&b, n);
+        let mut packed = Vec::new();
+        for column in (0..n).step_by(WIDTH) {
+            for first in (0..k).step_by(4 * G) {
+                let (depth, columns) = (first..k.min(first + 4 * G), column..n.min(column + WIDTH));
+                let groups = depth.len().next_multiple_of(G);
+                let (mut scratch, len) = (vec![T::default(); groups * WIDTH], groups * columns.len());
+                // SAFETY: this part of B.
+                unsafe { b.panel(&kernel, depth, columns, &mut scratch) };
+                packed.extend_from_slice(&scratch[..len]);
+            }
+        }
+        let prepacked = Prepacked { data: &packed, shape: [k, n] };
+        for a in [Operand::rows(&a, k), Operand::rows(&at, m).transposed()] {
+            let [mut c, mut d] = [vec![f32::NAN; m * n], vec![f32::NAN; m * n]];
+            driver::product(&cpu, kernel, [m, k, n], a, b, &mut c, &AddRow);
+            assert!(c == want, "{m}x{k}x{n} differs");
+            driver::product(&cpu, kernel, [m, k, n], a, prepacked, &mut d, &AddRow);
+            assert!(d == want, "{m}x{k}x{n} differs with a packed B");
+        }
+    }
+}
+
+#[test]
+fn kernels_of_other_types_need_no_change_of_the_driver() {
+    let bf16_pairs = |a: bf16, b: bf16, sum: f32| sum + a.to_f32() * b.to_f32();
+    check_grouped::<bf16, f32, 2>(|x| bf16::from_f32(x as f32), bf16_pairs, |sum| sum, |_| 1.0);
+    let fours = |a: i8, b: i8, sum: i32| sum + i32::from(a) * i32::from(b);
+    check_grouped::<i8, i32, 4>(|x| x as i8, fours, |sum| sum as f32, |j| 0.5 + j as f32);
+}

@@ -1,0 +1,73 @@
+//! Typed blocks of host memory.
+
+use std::alloc;
+
+use half::bf16;
+use ndarray::Array1;
+use transdiff_core::{DType, Error, Result};
+
+use crate::element::Element;
+
+/// A block of memory of one element type.
+#[derive(Debug)]
+pub(crate) enum Memory {
+    /// Single precision.
+    F32(Array1<f32>),
+    /// Double precision.
+    F64(Array1<f64>),
+    /// bfloat16: stored and converted, not computed in.
+    BF16(Array1<bf16>),
+    /// Integers: stored, not computed in.
+    I32(Array1<i32>),
+}
+
+impl Memory {
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F64(_) => DType::F64,
+            Self::BF16(_) => DType::BF16,
+            Self::I32(_) => DType::I32,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::F32(a) => a.len(),
+            Self::F64(a) => a.len(),
+            Self::BF16(a) => a.len(),
+            Self::I32(a) => a.len(),
+        }
+    }
+
+    /// No elements, and no memory.
+    pub(crate) fn empty() -> Self {
+        Self::I32(Array1::default(0))
+    }
+
+    pub(crate) fn zeros(dtype: DType, len: usize) -> Result<Self> {
+        const OP: &str = "alloc";
+        Ok(match dtype {
+            DType::F32 => Self::F32(zeros(OP, len)?.into()),
+            DType::F64 => Self::F64(zeros(OP, len)?.into()),
+            DType::BF16 => Self::BF16(zeros(OP, len)?.into()),
+            DType::I32 => Self::I32(zeros(OP, len)?.into()),
+        })
+    }
+}
+
+/// `len` zeros, or the error that memory ran out in `op`.
+pub(crate) fn zeros<T: Element>(op: &'static str, len: usize) -> Result<Vec<T>> {
+    let out_of_memory = || Error::out_of_memory(op, len.saturating_mul(size_of::<T>()));
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let layout = alloc::Layout::array::<T>(len).map_err(|_| out_of_memory())?;
+    // The zeroing allocator rather than a reservation and a loop: the system's fresh pages are zero already.
+    // SAFETY: the layout is not empty; element types are numbers, for which all bits zero is a value; the
+    // vector gets the layout that the memory was allocated with.
+    unsafe {
+        let start = alloc::alloc_zeroed(layout).cast::<T>();
+        if start.is_null() { Err(out_of_memory()) } else { Ok(Vec::from_raw_parts(start, len, len)) }
+    }
+}

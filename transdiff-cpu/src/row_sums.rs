@@ -1,0 +1,57 @@
+//! Sums over rows in a fixed order: partial sums side by side, folded in pairs.
+
+use crate::element::Real;
+
+/// Number of partial sums in a sum over a row.
+pub(crate) const LANES: usize = 16;
+
+/// Adds up the partial sums of a row, in pairs.
+#[inline(always)]
+pub(crate) fn fold<T: Real, const N: usize>(mut lanes: [T; N]) -> T {
+    let mut width = N / 2;
+    while width > 0 {
+        for l in 0..width {
+            lanes[l] += lanes[l + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Σ f(a, b) over two rows of equal length.
+#[inline(always)]
+pub(crate) fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
+    let mut lanes = [T::ZERO; LANES];
+    let (mut ca, mut cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (a, b) in (&mut ca).zip(&mut cb) {
+        for l in 0..LANES {
+            lanes[l] += f(a[l], b[l]);
+        }
+    }
+    for (l, (&a, &b)) in ca.remainder().iter().zip(cb.remainder()).enumerate() {
+        lanes[l] += f(a, b);
+    }
+    fold(lanes)
+}
+
+/// Σ f(a, b) over two rows of equal length, in f64.
+#[inline(always)]
+pub(crate) fn sum2_wide<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let (mut ca, mut cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (a, b) in (&mut ca).zip(&mut cb) {
+        for l in 0..LANES {
+            lanes[l] += f(a[l], b[l]);
+        }
+    }
+    for (l, (&a, &b)) in ca.remainder().iter().zip(cb.remainder()).enumerate() {
+        lanes[l] += f(a, b);
+    }
+    fold(lanes)
+}
+
+/// Σ f(a) over a row.
+#[inline(always)]
+pub(crate) fn sum1<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
+    sum2(a, a, |a, _| f(a))
+}
