@@ -1,13 +1,15 @@
 //! A wrapper backend that checks the bounds of every write.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use transdiff_core::backend::{
     Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
     NnOps, NormArgs, NormGrads, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut,
 };
 use transdiff_core::rng::Dropout;
-use transdiff_core::{Backend, DType, HostData, Layout, Result};
+use transdiff_core::{Backend, CancellationToken, DType, HostData, Layout, Result};
 
 /// Value of the elements in the margins; exact in every type.
 pub const SENTINEL: f64 = 1984.0;
@@ -23,6 +25,15 @@ pub struct Guarded<B> {
     margin: usize,
     /// Position of element 0 in the buffers of `inner`.
     start: usize,
+    counter: Option<Counter>,
+}
+
+/// Counter of operations, which cancels a token after some of them.
+#[derive(Clone, Debug)]
+struct Counter {
+    operations: Arc<AtomicUsize>,
+    limit: usize,
+    token: CancellationToken,
 }
 
 /// Memory of [`Guarded`]: `len` elements between two margins.
@@ -76,13 +87,24 @@ fn view_mut<'a, B: Storage>(output: &'a mut Option<Write<'_, B>>) -> Option<View
 impl<B: Backend> Guarded<B> {
     /// Margins of `margin` elements around the buffers of `inner`; 0 checks nothing.
     pub fn new(inner: B, margin: usize) -> Self {
-        Self { inner, margin, start: margin }
+        Self { inner, margin, start: margin, counter: None }
     }
 
     /// A guard that places elements at `start`, off the end of the margin: every operation writes into the margins of
     /// all its outputs.
     pub fn misplaced(inner: B, margin: usize, start: usize) -> Self {
-        Self { inner, margin, start }
+        Self { inner, margin, start, counter: None }
+    }
+
+    /// The same backend, which cancels `token` when it has done `limit` operations.
+    pub fn cancelling(self, token: &CancellationToken, limit: usize) -> Self {
+        let counter = Counter { operations: Arc::default(), limit, token: token.clone() };
+        Self { counter: Some(counter), ..self }
+    }
+
+    /// Number of operations of a backend that counts them.
+    pub fn operations(&self) -> usize {
+        self.counter.as_ref().map_or(0, |counter| counter.operations.load(Ordering::Relaxed))
     }
 
     fn read<'a>(&self, x: In<'a, B>) -> Read<'a, B> {
@@ -125,6 +147,11 @@ impl<B: Backend> Guarded<B> {
         op: &str,
         outputs: impl IntoIterator<Item = (&'a str, Option<&'a Write<'a, B>>)>,
     ) -> Result<()> {
+        if let Some(counter) = &self.counter
+            && counter.operations.fetch_add(1, Ordering::Relaxed) + 1 == counter.limit
+        {
+            counter.token.cancel();
+        }
         let mut broken = Vec::new();
         for (name, output) in outputs {
             if let Some(output) = output.filter(|_| self.margin > 0)

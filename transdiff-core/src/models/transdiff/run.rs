@@ -18,7 +18,7 @@ enum FeatureSource<B: Backend> {
     /// Given features.
     Given { features: Features<B>, unconditional: Option<Features<B>> },
     /// Multi-reference autoregression: the branches with and without class, and the references so far.
-    MultiReference { conditional: Branch<B>, unconditional: Branch<B> },
+    MultiReference { conditional: Box<Branch<B>>, unconditional: Box<Branch<B>> },
 }
 
 /// Integration of one AR step.
@@ -70,7 +70,8 @@ impl<B: Backend> Run<B> {
                 Mode::MultiReference { groups } => {
                     let class = model.ar().class_embedding(&ctx, &labels)?;
                     let none = model.ar().unconditional_embedding(&ctx)?.broadcast_to(class.shape())?;
-                    let [conditional, unconditional] = [class, none].map(|class| Branch::new(model, class));
+                    let [conditional, unconditional] =
+                        [class, none].map(|class| Box::new(Branch::new(model, class)));
                     (FeatureSource::MultiReference { conditional, unconditional }, groups)
                 }
             },
