@@ -41,7 +41,7 @@ impl<B: Backend> Param<B> {
         &mut self.value
     }
 
-    /// Whether training changes the parameter.
+    /// Returns true if training changes the parameter.
     pub fn is_trainable(&self) -> bool {
         self.trainable
     }

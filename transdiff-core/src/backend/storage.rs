@@ -46,7 +46,7 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// Human-readable name of the device.
     fn name(&self) -> String;
 
-    /// Whether the backend computes in `dtype`.
+    /// Returns true if the backend computes in `dtype`.
     fn supports(&self, dtype: DType) -> bool;
 
     /// Memory for `len` elements. Contents are unspecified.
