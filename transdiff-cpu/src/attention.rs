@@ -1,7 +1,7 @@
 //! Attention by tiles of keys with an online softmax (FlashAttention-style).
 //!
-//! Tiles begin at multiples of [`KEYS`] whatever the call, and each query's sums run over them in order, so that
-//! a query's result does not depend on which others are in its tile.
+//! Tiles begin at multiples of [`KEYS`] in every call, and the sums of a query run over them in order, so that its
+//! result does not depend on the other queries of its tile.
 
 use transdiff_core::Result;
 use transdiff_core::backend::{AttentionArgs, View, ViewMut, visible_len};
@@ -21,7 +21,7 @@ pub(crate) const KEYS: usize = 128;
 /// Number of queries whose scores against a tile are held at a time.
 pub(crate) const QUERIES: usize = 32;
 /// Number of queries per task: they share the transposed keys.
-const SHARE: usize = 128;
+const TASK_QUERIES: usize = 128;
 
 /// One of q, k, v and their gradients: element (b, i, h, e) is at `b·image + i·row + h·head + e`.
 #[derive(Clone, Copy)]
@@ -56,7 +56,7 @@ pub(crate) struct Problem<'a, T> {
     pub(crate) nkv: usize,
     pub(crate) size: usize,
     pub(crate) scale: T,
-    blocks: Option<&'a [usize]>,
+    segment_ends: Option<&'a [usize]>,
     pub(crate) dropout: Option<Dropout>,
 }
 
@@ -73,7 +73,7 @@ impl<'a, T: Float> Problem<'a, T> {
             nkv: args.k.layout.shape()[1],
             size,
             scale: T::of(args.scale),
-            blocks: args.segment_ends,
+            segment_ends: args.segment_ends,
             dropout: args.dropout,
         }
     }
@@ -83,15 +83,15 @@ impl<'a, T: Float> Problem<'a, T> {
         self.size.max(1).next_multiple_of(ALIGNMENT)
     }
 
-    /// Number of leading keys that query `i` sees.
-    pub(crate) fn visible(&self, i: usize) -> usize {
-        self.blocks.map_or(self.nkv, |blocks| visible_len(blocks, self.nq, i))
+    /// Visible length: number of leading keys that query `i` attends to.
+    pub(crate) fn visible_len(&self, i: usize) -> usize {
+        self.segment_ends.map_or(self.nkv, |ends| visible_len(ends, self.nq, i))
     }
 
     /// Number of the `rows` queries from `first` on that are fully masked from `key` on: the first ones, as visible
     /// lengths ascend.
     pub(crate) fn fully_masked(&self, first: usize, rows: usize, key: usize) -> usize {
-        (0..rows).position(|i| self.visible(first + i) > key).unwrap_or(rows)
+        (0..rows).position(|i| self.visible_len(first + i) > key).unwrap_or(rows)
     }
 
     /// Estimated nanoseconds of `products` products of the size of q kᵀ.
@@ -111,7 +111,7 @@ impl<'a, T: Float> Problem<'a, T> {
         let row = (image * self.heads + head) * self.nq + first;
         let mask = &mut mask[..rows * len];
         mask.fill(T::ONE);
-        // Where the tile has all keys, its elements follow each other from row to row.
+        // If the tile has all keys, its elements follow each other from row to row.
         let run = if len == self.nkv { rows * len } else { len };
         for (i, mask) in mask.chunks_exact_mut(run).enumerate() {
             scale_by_mask(dropout, (row + i) * self.nkv + key, mask);
@@ -173,7 +173,7 @@ fn row_max<T: Real>(scores: &mut [T], visible: usize) -> T {
 
 simd! {
     /// Turns rows of scores into exp(score − row max), rescales the sums so far to the new row max, and writes to
-    /// `factors` what rescales other sums. Pass by pass, since a single row is all latency.
+    /// `factors` the factors that rescale other sums. Pass by pass, since a single row is all latency.
     fn online_softmax<T: Real>(
         scores: &mut [T], width: usize, visible: &[usize], row: OnlineSoftmax<'_, T>, factors: &mut [T],
     ) {
@@ -243,7 +243,7 @@ struct Tiles<'s, T> {
     values: &'s mut [T],
     /// (QUERIES, keys).
     scores: &'s mut [T],
-    /// (SHARE, padded E).
+    /// (TASK_QUERIES, padded E).
     totals: &'s mut [T],
     /// (QUERIES, keys), with dropout.
     mask: &'s mut [T],
@@ -256,7 +256,7 @@ struct Tiles<'s, T> {
 impl<'s, T: Float> Tiles<'s, T> {
     fn lengths(p: &Problem<'_, T>) -> [usize; 8] {
         let keys = KEYS.min(p.nkv.next_multiple_of(ALIGNMENT));
-        let share = SHARE.min(p.nq);
+        let share = TASK_QUERIES.min(p.nq);
         let (values, scores) = (keys * p.padded(), QUERIES * keys);
         let mask = if p.dropout.is_some() { scores } else { 0 };
         [values, values, scores, share * p.padded(), mask, QUERIES, share, share]
@@ -288,11 +288,11 @@ pub(crate) fn forward<T: Float>(
     let p = Problem::<T>::new(&args);
     let y = DisjointSlice::new(output::<T>(y));
     let lse = lse.map(|l| DisjointSlice::new(output::<T>(l)));
-    let shares = p.nq.div_ceil(SHARE);
+    let shares = p.nq.div_ceil(TASK_QUERIES);
     cpu.run(p.images * p.heads * shares, p.cost(2), |task| {
-        let (at, from) = (task / shares, task % shares * SHARE);
+        let (at, from) = (task / shares, task % shares * TASK_QUERIES);
         let place = [at / p.heads, at % p.heads, from];
-        let count = SHARE.min(p.nq - from);
+        let count = TASK_QUERIES.min(p.nq - from);
         T::with_scratch(Tiles::lengths(&p).iter().sum(), |scratch| {
             let mut tiles = Tiles::new(&p, scratch);
             attend(&p, place, count, &mut tiles);
@@ -302,14 +302,14 @@ pub(crate) fn forward<T: Float>(
     Ok(())
 }
 
-/// Sums over the keys for `count` queries from `first` on.
+/// Computes the sums over the keys for `count` queries from `first` on.
 fn attend<T: Float>(
     p: &Problem<'_, T>,
     [image, head, first]: [usize; 3],
     count: usize,
     tiles: &mut Tiles<'_, T>,
 ) {
-    let visible = if count == 0 { 0 } else { p.visible(first + count - 1) };
+    let visible = if count == 0 { 0 } else { p.visible_len(first + count - 1) };
     for key in (0..visible).step_by(KEYS) {
         let len = KEYS.min(p.nkv - key);
         let width = len.next_multiple_of(ALIGNMENT);
@@ -347,7 +347,7 @@ fn attend_tile<T: Float>(
     scores.compute(tiles.scores);
     let mut visible = [0; QUERIES];
     for (i, visible) in visible[..rows].iter_mut().enumerate() {
-        *visible = (p.visible(first + i) - key).min(len);
+        *visible = (p.visible_len(first + i) - key).min(len);
     }
     let (queries, factors) = (from..from + rows, &mut tiles.factors[..rows]);
     let scores = &mut tiles.scores[..rows * width];
@@ -368,7 +368,7 @@ fn attend_tile<T: Float>(
         b: tiles.values,
         b_stride: padded,
         c_stride: padded,
-        // The first tile starts the sums: every query sees a key in it.
+        // The first tile starts the sums: every query attends to a key in it.
         accumulate: key > 0,
     };
     values.compute(totals);

@@ -1,8 +1,8 @@
-//! Gradients of attention: the probabilities are computed again from the log-sum-exp of their rows.
+//! Gradients of attention: the probabilities are recomputed from the log-sum-exp of their rows.
 //!
 //! With P the probabilities, M the dropout factors and D_i = Σ dy_i·y_i:
 //! dv = (P∘M)ᵀ dy, dS = P∘(M∘(dy vᵀ) − D), dq = scale·dS k, dk = scale·dSᵀ q.
-//! One task has all of a head, so that dk and dv are summed in one order.
+//! A task computes a whole head, so that dk and dv are summed in one order.
 
 use transdiff_core::Result;
 use transdiff_core::backend::{AttentionArgs, AttentionGrads, View, ViewMut};
@@ -205,7 +205,7 @@ fn tile<T: Float>(
     p.mask([image, head, first], rows, [key, len], t.mask);
     let lines = t.probabilities.chunks_exact_mut(width).zip(t.slopes.chunks_exact_mut(width));
     for (i, (line, slopes)) in lines.take(rows).enumerate() {
-        let visible = (p.visible(first + i) - key).min(len);
+        let visible = (p.visible_len(first + i) - key).min(len);
         recompute(line, visible, saved.lse[(image * p.heads + head) * p.nq + first + i]);
         let mask = p.dropout.is_some().then(|| &t.mask[i * len..][..len]);
         slope(&mut line[..len], &mut slopes[..len], mask, t.weights[first + i]);

@@ -1,6 +1,6 @@
 //! Convolution as matrix products, without a copy of every window.
 //!
-//! A band of rows is copied once, with its padding, and mapped on the way. In that copy the K pixels that one row of
+//! A band of rows is copied once, with its padding, scaled and shifted on the way. In that copy the K pixels that one row of
 //! the kernel sees at a position are K·C consecutive elements, and those of the next position begin one pixel on: a
 //! matrix of overlapping rows. The band's outputs are the sum of K products with it, one per row of the kernel, over
 //! all positions of the copy from the first to the last that is wanted; the few between the end of a row and the
@@ -31,7 +31,7 @@ use crate::view::{Float, input, output};
 const BAND: usize = 3 << 16;
 
 /// Scales and shifts of the channels of all images, and whether SiLU follows.
-type Map<'a, T> = Option<(&'a [T], bool)>;
+type ScaleShift<'a, T> = Option<(&'a [T], bool)>;
 
 /// Arguments of a call, and the sizes that follow from them.
 struct Problem<'a, T: Float> {
@@ -39,7 +39,7 @@ struct Problem<'a, T: Float> {
     /// For each phase, [side, side, C, O].
     w: Cow<'a, [T]>,
     b: &'a [T],
-    map: Map<'a, T>,
+    scale_shift: ScaleShift<'a, T>,
     residual: Option<&'a [T]>,
     images: usize,
     /// Height, width and channels of the input.
@@ -92,7 +92,7 @@ impl<'a, T: Gemm> Problem<'a, T> {
             x: input(&args.x),
             w: if scale == 1 { Cow::Borrowed(w) } else { Cow::Owned(phases(cpu, w, kernel)?) },
             b: input(&args.b),
-            map: args.scale_shift.as_ref().map(|(map, silu)| (input(map), *silu)),
+            scale_shift: args.scale_shift.as_ref().map(|(values, silu)| (input(values), *silu)),
             residual: args.residual.as_ref().map(input),
             images,
             from: [height, width, channels],
@@ -133,13 +133,15 @@ impl<'a, T: Gemm> Problem<'a, T> {
         (self.grid[0].div_ceil(bands.next_multiple_of(threads)), self.outputs)
     }
 
-    /// Copies the pixels that the rows `rows` of positions of image `image` see, mapped and padded.
+    /// Copies the pixels that the rows `rows` of positions of image `image` see, scaled, shifted and padded.
     fn fill(&self, image: usize, rows: &Range<usize>, copy: &mut [T]) {
         let (row, [height, width, channels]) = (self.padded() * self.from[2], self.from);
         if row == 0 {
             return;
         }
-        let map = self.map.map(|(map, silu)| (&map[image * 2 * channels..][..2 * channels], silu));
+        let of_image =
+            |(values, silu): (&'a [T], bool)| (&values[image * 2 * channels..][..2 * channels], silu);
+        let scale_shift = self.scale_shift.map(of_image);
         for (i, copy) in copy.chunks_exact_mut(row).enumerate() {
             let source = (self.step * rows.start + i).checked_sub(self.before);
             let Some(y) = source.filter(|&y| y < height) else {
@@ -149,9 +151,9 @@ impl<'a, T: Gemm> Problem<'a, T> {
             let (left, rest) = copy.split_at_mut(self.before * channels);
             let (inner, right) = rest.split_at_mut(width * channels);
             left.fill(T::ZERO);
-            map_row(
+            scale_shift_row(
                 &self.x[(image * height + y) * width * channels..][..width * channels],
-                map,
+                scale_shift,
                 channels,
                 inner,
             );
@@ -205,10 +207,10 @@ impl<'a, T: Gemm> Problem<'a, T> {
 }
 
 simd! {
-    /// Maps a row of pixels.
-    fn map_row<T: Real>(x: &[T], map: Map<'_, T>, channels: usize, out: &mut [T]) {
-        let Some((map, silu)) = map else { return out.copy_from_slice(x) };
-        let (scales, shifts) = map.split_at(channels);
+    /// Applies scale, shift and SiLU to a row of pixels.
+    fn scale_shift_row<T: Real>(x: &[T], scale_shift: ScaleShift<'_, T>, channels: usize, out: &mut [T]) {
+        let Some((values, silu)) = scale_shift else { return out.copy_from_slice(x) };
+        let (scales, shifts) = values.split_at(channels);
         for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
             for (((out, &x), &scale), &shift) in out.iter_mut().zip(x).zip(scales).zip(shifts) {
                 *out = x.fma(scale, shift);

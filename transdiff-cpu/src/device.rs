@@ -67,7 +67,7 @@ impl Cpu {
         &self.allocator
     }
 
-    /// Whether several threads do work of `cost` nanoseconds.
+    /// Returns true if several threads share work of `cost` nanoseconds.
     pub(crate) fn shares(&self, cost: usize) -> bool {
         self.threads > 1 && cost >= WORTH_SHARING
     }
@@ -83,7 +83,7 @@ impl Cpu {
 
     /// Calls `f` with every item, from any thread; `cost` estimates all of it, in nanoseconds.
     ///
-    /// Items may own parts of an output: zipped chunks of slices share out work without a promise that the parts are
+    /// Items may own parts of outputs: with zipped chunks of slices no unsafe code has to promise that the parts are
     /// disjoint.
     pub(crate) fn for_each<I: Iterator + Send>(
         &self,
@@ -95,7 +95,7 @@ impl Cpu {
             return items.for_each(f);
         }
         let items = Mutex::new(items);
-        // A statement of its own: the lock is released before the item is worked on.
+        // The lock is released before `f` gets the item.
         let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
         self.pool.run(self.threads, &|_| {
             while let Some(item) = next() {

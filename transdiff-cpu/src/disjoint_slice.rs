@@ -1,10 +1,10 @@
-//! A slice that several tasks write in parts which only the kernel knows to be disjoint.
+//! Disjoint parts of a slice for several tasks, where only the kernel knows that they are disjoint.
 
 use std::marker::PhantomData;
 
-/// A slice whose disjoint parts are written by several tasks, for parts that are no chunks of memory: columns of a
-/// matrix, pixels of a phase. Where they are, [`Cpu::chunks`](crate::Cpu::chunks) and
-/// [`Cpu::for_each`](crate::Cpu::for_each) need no promise.
+/// A slice whose disjoint parts are written by several tasks, for parts that are not chunks of memory: columns of a
+/// matrix, pixels of a phase. Chunks are shared out without unsafe code, by [`Cpu::chunks`](crate::Cpu::chunks) and
+/// [`Cpu::for_each`](crate::Cpu::for_each).
 #[derive(Debug)]
 pub(crate) struct DisjointSlice<'a, T> {
     start: *mut T,

@@ -59,17 +59,17 @@ pub(crate) fn forward<T: Float>(
     affine: (View<'_, Cpu>, View<'_, Cpu>),
     groups: usize,
     eps: f64,
-    map: ViewMut<'_, Cpu>,
+    scale_shift: ViewMut<'_, Cpu>,
 ) -> Result<()> {
     let &[images, height, width, channels] = x.layout.shape() else { unreachable!("core checks the rank") };
     let (pixels, x) = (height * width, input::<T>(&x));
     if images * channels == 0 {
         return Ok(());
     }
-    let (weight, bias, map) = (input::<T>(&affine.0), input::<T>(&affine.1), output::<T>(map));
+    let (weight, bias) = (input::<T>(&affine.0), input::<T>(&affine.1));
     let tasks = pixels.div_ceil(PIXELS);
     let mut sums = zeros::<f64>("group_norm", images * tasks * 2 * channels)?;
-    // Sums about a value of the channel keep their digits where its mean is far from zero.
+    // Sums about a value of the channel keep their precision if its mean is far from zero.
     let pivot = |image: usize| &x[image * pixels * channels..][..channels];
     let each = sums.chunks_exact_mut(2 * channels).enumerate();
     cpu.for_each(each, x.len() / 4, |(i, sums)| {
@@ -77,13 +77,13 @@ pub(crate) fn forward<T: Float>(
         let part = &x[(image * pixels + from) * channels..][..PIXELS.min(pixels - from) * channels];
         task_sums(part, pivot(image), sums);
     });
-    for (image, map) in map.chunks_exact_mut(2 * channels).enumerate() {
+    for (image, scale_shift) in output::<T>(scale_shift).chunks_exact_mut(2 * channels).enumerate() {
         let of_image = &mut sums[image * tasks * 2 * channels..][..tasks * 2 * channels];
         let (total, rest) = of_image.split_at_mut(2 * channels);
         for part in rest.chunks_exact(2 * channels) {
             total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
         }
-        let (size, (scales, shifts)) = (channels / groups, map.split_at_mut(channels));
+        let (size, (scales, shifts)) = (channels / groups, scale_shift.split_at_mut(channels));
         for from in (0..channels).step_by(size) {
             let (sums, squares) = (&total[from..][..size], &total[channels + from..][..size]);
             let (mean, variance) = moments(&pivot(image)[from..][..size], sums, squares, pixels as f64);

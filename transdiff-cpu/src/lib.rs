@@ -1,14 +1,36 @@
-//! The CPU backend: ndarray storage, matrix products by matrixmultiply or, on AVX-512, by a
-//! kernel of our own, vectorised kernels for the rest.
+//! The CPU backend: ndarray storage, matrix products by a micro-kernel for AVX-512 or by matrixmultiply, and vectorised
+//! kernels for all other operations.
 //!
-//! Every result is the same to the bit whatever the number of threads: no sum crosses the places where work is cut
-//! but in an order that depends on the shapes alone. A row's result does not depend on the other rows. Processors with
-//! AVX-512 and without sum matrix products in other blocks, so that their results differ by rounding.
+//! # Determinism
 //!
-//! Kernels are written as plain loops and compiled for AVX-512, AVX2 and the baseline; the best one is chosen at
-//! run time. All of them use fused multiply-add: on an x86 processor without it (before 2013) they are right and slow.
+//! Results are bitwise identical for any number of threads: every sum has an order that depends on the shapes alone,
+//! and work is partitioned where no sum crosses. They are batch invariant: the result for a row does not depend on the
+//! other rows. Processors with and without AVX-512 sum matrix products in blocks of different sizes, so that their
+//! results differ by rounding.
+//!
+//! # Instruction sets
+//!
+//! Kernels are plain loops, compiled by `simd!` for AVX-512, AVX2 and the baseline; the best version is chosen at run
+//! time. All of them use fused multiply-add: on an x86 processor without it (before 2013) they are correct and slow.
+//!
+//! # Layers
+//!
+//! Modules import only those of layers above them in this table:
+//!
+//! | layer | modules |
+//! |---|---|
+//! | scalars | `math` (elementary functions), `element` (types and arithmetic), `activation`, `row_sums` |
+//! | memory | `memory` (typed blocks), `caching_allocator`, `buffer`, `scratch` (per thread), `disjoint_slice` |
+//! | threads | `thread_pool` |
+//! | device | `device`: [`Cpu`], which owns the pool and the allocator and shares out work |
+//! | views | `view`: buffers as slices; `strided`: iteration over any strides |
+//! | products | `gemm` (driver, packing, one file per micro-kernel), `small_gemm` (in the cache, for attention) |
+//! | operations | one file per family, with the name that the family has in core and in the CUDA backend |
+//! | traits | `storage`, `elementwise` and this file implement the traits of [`transdiff_core::backend`] |
+//!
+//! No arguments are checked: core has checked them.
 
-/// Compiles a function for the instruction sets worth having and picks one at run time.
+/// Compiles a function for each instruction set that matters, and chooses the best at run time.
 macro_rules! simd {
     ($($function:tt)*) => {
         #[multiversion::multiversion(targets(
@@ -19,7 +41,7 @@ macro_rules! simd {
     };
 }
 
-/// Runs an expression with `$T` as the Rust type of a float type that the backend computes in.
+/// Evaluates an expression with `$T` as the Rust type of a float type that the backend computes in.
 macro_rules! with_real {
     ($op:expr, $dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
@@ -205,7 +227,7 @@ impl NnOps for Cpu {
 }
 
 impl ImageOps for Cpu {
-    /// One: an image is work for all threads, and what it takes stays in the cache.
+    /// One: an image is work for all threads, and its tensors stay in the cache.
     fn images_at_once(&self, _: usize) -> usize {
         1
     }
@@ -216,9 +238,9 @@ impl ImageOps for Cpu {
         affine: (View<'_, Self>, View<'_, Self>),
         groups: usize,
         eps: f64,
-        map: ViewMut<'_, Self>,
+        scale_shift: ViewMut<'_, Self>,
     ) -> Result<()> {
-        with_real!("group_norm", x.dtype, T => group_norm::forward::<T>(self, x, affine, groups, eps, map))
+        with_real!("group_norm", x.dtype, T => group_norm::forward::<T>(self, x, affine, groups, eps, scale_shift))
     }
 
     fn conv2d(&self, args: ConvArgs<'_, Self>, y: ViewMut<'_, Self>) -> Result<()> {

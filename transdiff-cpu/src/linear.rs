@@ -45,14 +45,14 @@ fn weight<'a, T: Stored>(w: &View<'a, Cpu>) -> Operand<'a, T> {
     Operand::new(input(w), strides)
 }
 
-/// Whether a matrix without gaps lies in memory column by column. Strides of axes of size 1 are of no use, and may be
-/// 0.
+/// Returns true if a matrix without gaps lies in memory column by column. Strides of axes of size 1 are ignored: they
+/// may be 0.
 fn is_transposed(layout: &Layout) -> bool {
     let (shape, strides) = (layout.shape(), layout.strides());
     shape[0] > 1 && strides[0] == 1 && shape[1] > 1
 }
 
-/// Bias and activation.
+/// Epilogue that adds the bias and applies the activation.
 struct BiasActivation<'a, T> {
     bias: Option<&'a [T]>,
     /// The sums with the bias, [M, N].
@@ -67,7 +67,7 @@ impl<T: Real> Epilogue<T> for BiasActivation<'_, T> {
             add_bias(y, &bias[columns.clone()]);
         }
         if let Some(pre) = self.pre {
-            // SAFETY: the same part as that of the product, which is the caller's alone.
+            // SAFETY: the same part as `y` is of the product, which no other thread writes.
             unsafe { pre.part(row * self.width + columns.start, y.len()) }.copy_from_slice(y);
         }
         if self.activation == Activation::Gelu {

@@ -1,6 +1,6 @@
-//! Elementary functions of an f32 that vectorise.
+//! Elementary functions of f32 that vectorise.
 
-/// log₂ e, and ln 2 cut so that multiples of its first part by small integers are exact.
+/// log₂ e, and ln 2 in two parts: multiples of the first by small integers are exact.
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -10,7 +10,7 @@ const ROUNDER: f32 = 12_582_912.0;
 /// eˣ within 2 ulp. 0 below e⁻⁸⁶·⁹, where the normal numbers end, ∞ above that of finite ones, NaN for NaN.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    // Comparisons in this form let a NaN through.
+    // Comparisons in this form propagate a NaN.
     let low = if x < -86.9 { -86.9 } else { x };
     let clamped = if low > 88.72 { 88.72 } else { low };
     let shifted = clamped.mul_add(LOG2_E, ROUNDER);

@@ -32,7 +32,7 @@ pub(crate) fn matmul<T: Gemm>(
         T::gemm(cpu, size, a, b, c, &NoEpilogue);
     };
     let products = output::<T>(out).chunks_exact_mut(area.max(1)).enumerate();
-    // Many products are shared out whole; few are partitioned.
+    // Many products are shared out whole; few are partitioned by the driver.
     if a_starts.len() >= cpu.threads() {
         cpu.for_each(products, a_starts.len() * area * size[1] / 40, |(i, c)| one(i, c));
     } else {

@@ -56,7 +56,10 @@ impl Memory {
     }
 }
 
-/// `len` zeros, or the error that memory ran out in `op`.
+/// `len` zeros.
+///
+/// # Errors
+/// [`Error::OutOfMemory`], which names the operation `op`.
 pub(crate) fn zeros<T: Element>(op: &'static str, len: usize) -> Result<Vec<T>> {
     let out_of_memory = || Error::out_of_memory(op, len.saturating_mul(size_of::<T>()));
     if len == 0 {

@@ -1,4 +1,4 @@
-//! Layer norm with affine and modulation.
+//! Layer normalisation with affine transform and modulation.
 
 use transdiff_core::Result;
 use transdiff_core::backend::{NormArgs, NormGrads, View, ViewMut};
@@ -68,14 +68,14 @@ impl<'a, T: Stored> PerGroup<'a, T> {
     }
 }
 
-/// The items of an iterator, or `None` for ever where there is no iterator.
+/// The items of an optional iterator; `None` for ever if there is no iterator.
 pub(crate) fn optional<I: Iterator>(mut items: Option<I>) -> impl Iterator<Item = Option<I::Item>> {
     std::iter::repeat_with(move || items.as_mut().and_then(Iterator::next))
 }
 
 type Pair<'a, T> = Option<(&'a [T], &'a [T])>;
 
-/// Mean and 1/√(variance + eps) of a row, the variance from the differences.
+/// Mean and 1/√(variance + eps) of a row, the variance from the differences to the mean.
 #[inline(always)]
 fn moments<T: Real>(x: &[T], eps: T) -> (T, T) {
     let over = T::ONE / T::of(x.len() as f64);
@@ -235,7 +235,7 @@ pub(crate) fn backward<T: Float>(
     Ok(())
 }
 
-/// dscale ← Σ dy·(x̂·weight + bias) and dshift ← Σ dy, for each group.
+/// dscale ← Σ dy·(x̂·weight + bias) and dshift ← Σ dy, per group.
 fn group_sums<T: Float>(sums: &[T], groups: Groups, affine: Pair<'_, T>, dscale: &mut [T], dshift: &mut [T]) {
     let width = groups.width;
     dscale.fill(T::ZERO);

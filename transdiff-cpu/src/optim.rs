@@ -76,7 +76,7 @@ fn expect_real(op: &'static str, got: DType) -> Result<()> {
     }
 }
 
-/// The tensors of one type; a call may mix types.
+/// The items of one type; a call may mix types.
 fn of_type<S>(items: &mut [S], dtype: impl Fn(&S) -> DType, wanted: DType) -> Vec<&mut S> {
     items.iter_mut().filter(|s| dtype(s) == wanted).collect()
 }
@@ -90,7 +90,7 @@ pub(crate) fn adamw_step(cpu: &Cpu, hyper: &AdamW, slots: &mut [AdamWArgs<'_, Cp
     Ok(())
 }
 
-/// The elements of an output that its owner uses again later.
+/// The elements of an output that is reborrowed: its owner uses it again.
 fn reborrow<'a, T: Float>(view: &'a mut ViewMut<'_, Cpu>) -> &'a mut [T] {
     output(ViewMut { buffer: &mut *view.buffer, layout: view.layout, dtype: view.dtype })
 }

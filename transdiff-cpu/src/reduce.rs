@@ -10,8 +10,8 @@ use crate::view::{Float, output};
 
 /// Number of columns that are summed side by side.
 const COLUMNS: usize = 256;
-/// Number of rows whose sum is formed before it is added to the total: two levels keep rounding errors of long columns
-/// small.
+/// Number of rows whose sum is formed before it is added to the total, so that rounding errors grow with the square root
+/// of the length of a column.
 const ROWS: usize = 64;
 
 /// Positions that an output element sums over: an inner axis of `len` elements at `step`, at each of `starts`.
@@ -22,7 +22,7 @@ struct Summed {
 }
 
 impl Summed {
-    /// From the summed axes as (size, stride), outermost first.
+    /// Positions of the summed axes, given as (size, stride).
     fn new(mut axes: Vec<(usize, usize)>) -> Self {
         axes.sort_by_key(|&(_, stride)| std::cmp::Reverse(stride));
         let mut merged: Vec<(usize, usize)> = Vec::with_capacity(axes.len());
@@ -121,7 +121,7 @@ pub(crate) fn sum<T: Float>(cpu: &Cpu, x: View<'_, Cpu>, out: ViewMut<'_, Cpu>) 
     Ok(())
 }
 
-/// Sums where the last kept axis is contiguous: whole runs of it are added.
+/// Sums for a contiguous last kept axis: whole runs of it are added.
 fn by_columns<T: Real>(cpu: &Cpu, x: &[T], summed: &Summed, width: usize, rows: &[usize], out: &mut [T]) {
     let cost = out.len() * summed.starts.len() * summed.len / 4;
     let sum_run = |row: usize, from: usize, out: &mut [T]| {

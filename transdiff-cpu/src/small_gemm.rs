@@ -6,7 +6,7 @@ use crate::element::Real;
 pub(crate) const ALIGNMENT: usize = 8;
 
 /// C ← A B, or C ← C + A B, for A m×k of any strides, and B k×n and C m×n with contiguous rows.
-/// An element of C is fused together over k from the left, whatever m and n.
+/// An element of C is a sum fused from the left over k, for any m and n.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a, T> {
     /// m, k, n; n is a multiple of [`ALIGNMENT`].
@@ -93,8 +93,8 @@ unsafe fn block<T: Real, const R: usize, const W: usize>(
 ) {
     let [rs, cs] = p.a_strides;
     let mut acc = [[T::ZERO; W]; R];
-    // SAFETY: the caller promises that rows i..i + R and columns j..j + W are within C, and that A and B reach
-    // what they are multiplied from.
+    // SAFETY: the caller promises that rows i..i + R and columns j..j + W are within C, and that A and B reach their
+    // elements.
     unsafe {
         let c = c.as_mut_ptr().add(i * p.c_stride + j);
         if p.accumulate {

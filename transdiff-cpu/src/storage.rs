@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use half::bf16;
-use transdiff_core::backend::{Storage, View, ViewMut};
+use transdiff_core::backend::{Storage, View, ViewMut, copy_in_order};
 use transdiff_core::{DType, Error, HostData, Layout, Result};
 
 use crate::buffer::{Buffer, Stored};
@@ -110,6 +110,13 @@ impl Storage for Cpu {
             }
         }
         Ok(())
+    }
+
+    /// Memory order [.., inputs, outputs]: panels of a linear layer's weight are then packed along memory, and the kernels
+    /// of convolutions are read in place.
+    fn prepare_weight(&self, w: View<'_, Self>) -> Result<Option<(Buffer, Layout)>> {
+        let axes: Vec<usize> = (2..w.layout.rank()).chain([1, 0]).collect();
+        copy_in_order(self, w, &axes)
     }
 
     fn sync(&self) -> Result<()> {

@@ -10,8 +10,8 @@ use crate::element::{Element, Real};
 /// Number of elements per task.
 const CHUNK: usize = 1 << 14;
 
-/// Common axes of N tensors of equal shape, the last tensor being the output: ordered as the output lies in
-/// memory, with axes that follow each other without gaps in every tensor merged.
+/// Indexer of the common axes of N tensors of equal shape, the last of which is the output: axes are in the memory order
+/// of the output, and merged where they follow each other without gaps in every tensor.
 struct StridedIndexer<const N: usize> {
     shape: Vec<usize>,
     strides: [Vec<usize>; N],

@@ -2,7 +2,7 @@
 //!
 //! An operation of a small model takes some 50 µs, about as long as a general thread pool takes to wake a thread
 //! and to be woken in return. Here the caller works too, workers spin for a while before they park, and the caller does
-//! not wait for a worker that comes late.
+//! not wait for a worker that joins late.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -110,7 +110,7 @@ impl Drop for ThreadPool {
 impl Shared {
     fn open(&self, count: usize, task: Task<'_>) {
         // SAFETY: only the lifetime changes. `close` returns after the last worker has left the job, and the
-        // caller, who holds the task, calls it before it returns.
+        // caller, which holds the task, calls it before it returns.
         let task = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
         // SAFETY: the state is 0, so no worker is inside, and `busy` keeps other callers out.
         unsafe { *self.job.get() = Some(Job { task, count }) };
@@ -158,7 +158,7 @@ impl Shared {
     fn work(&self) {
         let mut spins = 0;
         while !self.stop.load(Ordering::Relaxed) {
-            // A job without tasks left is as good as none.
+            // A job without tasks left counts as none.
             if self.state.load(Ordering::Relaxed) & OPEN != 0 && self.join() {
                 self.take_tasks();
                 self.state.fetch_sub(INSIDE, Ordering::Release);

@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 use half::bf16;
-use transdiff_core::backend::{Storage, View, ViewMut};
+use transdiff_core::backend::{Storage, View, ViewMut, copy_in_order};
 use transdiff_core::{DType, Error, HostData, Layout, Result};
 
 use crate::device::{Address, Cuda, Graph, Memory};
@@ -117,6 +117,13 @@ impl Storage for Cuda {
 
     fn launch(&self, graph: &Graph) -> Result<()> {
         self.launch_graph(graph)
+    }
+
+    /// Memory order [.., inputs, outputs]: convolutions read their kernels like that, and cuBLASLt takes the
+    /// weights of linear layers in either order.
+    fn prepare_weight(&self, w: View<'_, Self>) -> Result<Option<(Buffer, Layout)>> {
+        let axes: Vec<usize> = (2..w.layout.rank()).chain([1, 0]).collect();
+        copy_in_order(self, w, &axes)
     }
 
     fn sync(&self) -> Result<()> {

@@ -5,26 +5,25 @@ use crate::{Backend, Error, HostTensor, Result, Tensor};
 
 /// A tensor that training changes.
 ///
-/// Clones share the tensor's memory and the key of its gradient; whoever writes writes to a copy.
+/// Clones share the tensor's memory and the key of its gradient; a write copies memory that is shared.
 #[derive(Clone, Debug)]
 pub struct Param<B: Backend> {
     key: GradKey,
     value: Tensor<B>,
-    column_major: bool,
+    is_weight: bool,
     trainable: bool,
 }
 
 impl<B: Backend> Param<B> {
     /// A trainable parameter.
     pub fn new(value: Tensor<B>) -> Self {
-        Self { key: GradKey::unique(), value, column_major: false, trainable: true }
+        Self { key: GradKey::unique(), value, is_weight: false, trainable: true }
     }
 
-    /// A weight [outputs, inputs, ..] whose memory is kept as [.., inputs, outputs]: products with it read memory in
-    /// the order that GEMM packs.
-    pub fn column_major(value: Tensor<B>) -> Result<Self> {
-        let value = to_column_major(&value)?;
-        Ok(Self { column_major: true, ..Self::new(value) })
+    /// A trainable weight [outputs, inputs, ..] of a linear layer or a convolution, kept in the form that products of
+    /// the backend read fastest; see [`Storage::prepare_weight`](crate::backend::Storage::prepare_weight).
+    pub fn weight(value: &Tensor<B>) -> Result<Self> {
+        Ok(Self { is_weight: true, ..Self::new(value.prepared_weight()?) })
     }
 
     /// Key of the parameter's gradient.
@@ -37,17 +36,17 @@ impl<B: Backend> Param<B> {
         &self.value
     }
 
-    /// The tensor, for an optimiser's step.
+    /// The tensor, for the steps of an optimiser.
     pub fn value_mut(&mut self) -> &mut Tensor<B> {
         &mut self.value
     }
 
-    /// Whether training changes the parameter.
+    /// Returns true if training changes the parameter.
     pub fn is_trainable(&self) -> bool {
         self.trainable
     }
 
-    /// Freezes or thaws the parameter.
+    /// Sets whether training changes the parameter.
     pub fn set_trainable(&mut self, trainable: bool) {
         self.trainable = trainable;
     }
@@ -58,7 +57,7 @@ impl<B: Backend> Param<B> {
             return Err(Error::shape("Param::set", format!("{:?}", self.value.shape()), value.shape()));
         }
         let value = value.cast(self.value.dtype())?;
-        self.value = if self.column_major { to_column_major(&value)? } else { value.contiguous()? };
+        self.value = if self.is_weight { value.prepared_weight()? } else { value.contiguous()? };
         Ok(())
     }
 
@@ -69,14 +68,34 @@ impl<B: Backend> Param<B> {
     }
 }
 
-/// A placeholder keeps its strides of 0: it has no memory to order.
-fn to_column_major<B: Backend>(value: &Tensor<B>) -> Result<Tensor<B>> {
-    if value.layout().strides().iter().zip(value.shape()).all(|(&stride, &size)| stride == 0 || size == 1) {
-        return Ok(value.clone());
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use crate::nn::Init;
+    use crate::reference::Reference;
+
+    #[test]
+    fn weights_keep_their_elements_and_their_form() {
+        let values: Vec<f64> = (0..24).map(f64::from).collect();
+        let tensor = |values: &[f64]| {
+            Tensor::from_f64(&Reference, &[2, 3, 2, 2], values.to_vec(), DType::F32).unwrap()
+        };
+        let mut weight = Param::weight(&tensor(&values)).unwrap();
+        assert_eq!(weight.value().shape(), [2, 3, 2, 2]);
+        assert_eq!(weight.value().to_f64().unwrap(), values);
+        let strides = weight.value().layout().strides().to_vec();
+        let other: Vec<f64> = values.iter().map(|v| v + 0.5).collect();
+        weight.set(&tensor(&other)).unwrap();
+        assert_eq!(weight.value().to_f64().unwrap(), other);
+        assert_eq!(weight.value().layout().strides(), strides);
     }
-    let rank = value.layout().rank();
-    let inside_out: Vec<usize> = (2..rank).chain([1, 0]).collect();
-    let mut back = vec![0; rank];
-    inside_out.iter().enumerate().for_each(|(place, &axis)| back[axis] = place);
-    value.permute(&inside_out)?.contiguous()?.permute(&back)
+
+    #[test]
+    fn placeholders_take_no_memory_until_they_are_set() {
+        let mut weight = Init::placeholder(&Reference, DType::F32).xavier(3, 2).unwrap();
+        assert_eq!(weight.value().layout().strides(), [0, 0]);
+        weight.set(&Tensor::full(&Reference, &[3, 2], 2.0, DType::F64).unwrap()).unwrap();
+        assert_eq!((weight.value().dtype(), weight.value().layout().end()), (DType::F32, 6));
+    }
 }

@@ -26,7 +26,7 @@ pub use image_ops::{ConvArgs, ImageOps, Resample};
 pub use nn_ops::{
     Activation, AttentionArgs, AttentionGrads, LinearGrads, NnOps, NormArgs, NormGrads, visible_len,
 };
-pub use storage::{Storage, View, ViewMut};
+pub use storage::{Storage, View, ViewMut, copy_in_order};
 pub use tensor_ops::{BinaryOp, TensorOps, UnaryOp};
 pub use train_ops::{AdamW, AdamWArgs, TrainOps};
 

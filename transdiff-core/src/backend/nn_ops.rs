@@ -18,7 +18,7 @@ pub enum Activation {
 pub struct LinearGrads<'a, S: Storage> {
     /// [M, K], contiguous.
     pub dx: Option<ViewMut<'a, S>>,
-    /// [N, K], row-major or column-major without gaps.
+    /// [N, K] without gaps, in the memory order of the weight.
     pub dw: Option<ViewMut<'a, S>>,
     /// `[N]`, contiguous.
     pub db: Option<ViewMut<'a, S>>,
@@ -106,7 +106,8 @@ pub fn visible_len(segment_ends: &[usize], nq: usize, i: usize) -> usize {
 /// bf16. Internal sums are at least as wide as f32.
 pub trait NnOps: Storage {
     /// y ← act(x wᵀ + b); pre ← x wᵀ + b (the pre-activation) if it is given, as in training with an activation.
-    /// x [M, K] contiguous; w [N, K], row-major or column-major without gaps; b `[N]`; y, pre [M, N] contiguous.
+    /// x [M, K] contiguous; w [N, K] without gaps in either memory order, or as
+    /// [prepared](Storage::prepare_weight); b `[N]`; y, pre [M, N] contiguous.
     fn linear(
         &self,
         x: View<'_, Self>,

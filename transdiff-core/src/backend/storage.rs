@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use crate::{DType, HostData, Layout, Result};
 
-/// What an operation reads: a buffer and where in it the elements are.
+/// An input of an operation: a buffer, and the positions of the elements in it.
 #[derive(Debug)]
 pub struct View<'a, S: Storage> {
     /// Device memory.
@@ -23,7 +23,7 @@ impl<S: Storage> Clone for View<'_, S> {
 
 impl<S: Storage> Copy for View<'_, S> {}
 
-/// What an operation writes.
+/// An output of an operation: a buffer, and the positions of the elements in it.
 #[derive(Debug)]
 pub struct ViewMut<'a, S: Storage> {
     /// Device memory.
@@ -39,14 +39,14 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// A block of device memory of one element type.
     type Buffer: Debug + Send + Sync;
 
-    /// Operations that were recorded: see [`capture`](Self::capture). [`Infallible`](std::convert::Infallible) for a
-    /// backend that never does.
+    /// Captured operations: see [`capture`](Self::capture). [`Infallible`](std::convert::Infallible) for a backend
+    /// without graphs.
     type Graph: Debug + Send + Sync;
 
-    /// Name of the device, for people.
+    /// Human-readable name of the device.
     fn name(&self) -> String;
 
-    /// Whether the backend computes in `dtype`.
+    /// Returns true if the backend computes in `dtype`.
     fn supports(&self, dtype: DType) -> bool;
 
     /// Memory for `len` elements. Contents are unspecified.
@@ -68,26 +68,56 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// out ← x, of equal shape and any two float types, rounded to nearest even. Any strides on both sides.
     fn cast(&self, x: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()>;
 
-    /// Waits until everything that was asked of the device is done.
+    /// Prepares the weight `w` [outputs, inputs, ..] of a linear layer or a convolution for the products that read it:
+    /// returns a copy in the form that they read fastest, and the layout of its elements, of the shape of `w`. `None`
+    /// keeps the weight as it is, which is the default.
+    ///
+    /// Core keeps weights in the returned form and knows nothing about it: a memory order of the axes, or, known to the
+    /// buffer alone, packed panels or elements of another type. All methods take views of the buffer as of any other;
+    /// one that writes to it keeps the form consistent. Type and shape of the tensor stay those of `w`; gradients, state
+    /// of the optimiser and EMA have the plain shape, in the memory order of the returned layout.
+    fn prepare_weight(&self, _w: View<'_, Self>) -> Result<Option<(Self::Buffer, Layout)>> {
+        Ok(None)
+    }
+
+    /// Waits until all operations that were enqueued on the device are done.
     fn sync(&self) -> Result<()>;
 
-    /// Notes the operations that `work` asks of the device, without doing them, to be done by
-    /// [`launch`](Self::launch) any number of times. `None` where the device gains nothing from it; `work` was not
-    /// called then.
+    /// Captures the operations that `work` enqueues as a graph, without executing them, for any number of
+    /// [`launch`](Self::launch)es. `None` if the device gains nothing from it; `work` has not been called then.
     ///
-    /// A replay does the same operations, in an order with the same results, on the same buffers, with the numbers
-    /// that they were asked with. Of these buffers, the recording keeps those that were allocated meanwhile, even if
-    /// `work` dropped them; those from before are the caller's to keep, and are read as they are when it is replayed.
-    /// Until the first replay the contents of what `work` writes are unspecified.
+    /// A launch executes the same operations with the same arguments on the same buffers, in an order with the same
+    /// results. The graph owns the buffers that were allocated during the capture, even if `work` dropped them; the caller
+    /// keeps those from before, and a launch reads their contents at that time. Until the first launch the contents of
+    /// the outputs of `work` are unspecified.
     ///
-    /// What is noted is what the calling thread asks for; other threads use the device as ever. `work` is called once,
-    /// and again if memory ran out and some that nobody uses could be given back. It allocates and computes, but waits for nothing: [`from_host`](Self::from_host), [`to_host`](Self::to_host),
-    /// [`sync`](Self::sync), [`squared_norm`](super::TrainOps::squared_norm), which gives a number, `capture` and
-    /// `launch` are errors in it. An error of `work` is handed on; nothing of the recording is left then, and the
-    /// device is as usable as before.
+    /// Operations of the calling thread are captured; other threads use the device as usual. `work` is called once,
+    /// and again if memory ran out and cached memory could be freed. It allocates and computes, but does not wait:
+    /// [`from_host`](Self::from_host), [`to_host`](Self::to_host), [`sync`](Self::sync),
+    /// [`squared_norm`](super::TrainOps::squared_norm), which returns a number, `capture` and `launch` fail in it. An
+    /// error of `work` is returned; the graph is dropped then, and the device is usable as before.
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Self::Graph>>;
 
-    /// Does what was recorded, after everything that this thread asked of the device before, and before everything it
-    /// asks after. One recording is replayed by one thread at a time.
+    /// Launches a graph, after all operations that this thread enqueued before, and before all that it enqueues later.
+    /// One thread at a time launches a graph.
     fn launch(&self, graph: &Self::Graph) -> Result<()>;
+}
+
+/// A copy of `x` without gaps whose axes lie in memory in the order `axes`, outermost first, and its layout; `None` if
+/// the elements of `x` lie like that already.
+pub fn copy_in_order<S: Storage>(
+    storage: &S,
+    x: View<'_, S>,
+    axes: &[usize],
+) -> Result<Option<(S::Buffer, Layout)>> {
+    if x.layout.permute(axes)?.is_contiguous() {
+        return Ok(None);
+    }
+    let shape: Vec<usize> = axes.iter().map(|&axis| x.layout.shape()[axis]).collect();
+    let mut places = vec![0; axes.len()];
+    axes.iter().enumerate().for_each(|(place, &axis)| places[axis] = place);
+    let layout = Layout::contiguous(&shape).permute(&places)?;
+    let mut buffer = storage.alloc(x.dtype, layout.numel())?;
+    storage.copy(x, ViewMut { buffer: &mut buffer, layout: &layout, dtype: x.dtype })?;
+    Ok(Some((buffer, layout)))
 }

@@ -4,8 +4,8 @@ use crate::autograd::Param;
 use crate::rng::{Purpose, StreamKey};
 use crate::{Backend, DType, HostData, HostTensor, Result, Tensor};
 
-/// Makes parameters: random ones for training from scratch, or placeholders that take a shape and no memory, for
-/// weights that are about to be loaded. Each parameter has a stream of its own, numbered in the order of making.
+/// Initialiser of parameters: random values for training from scratch, or placeholders with a shape and no memory, for
+/// weights to be loaded. Each parameter has a random stream, numbered in the order of creation.
 #[derive(Debug)]
 pub struct Init<B: Backend> {
     backend: B,
@@ -62,11 +62,11 @@ impl<B: Backend> Init<B> {
             let mut stream = key.stream();
             (0..n).map(|_| (bound * (2.0 * stream.uniform() - 1.0)) as f32).collect()
         };
-        Param::column_major(self.make(shape, draw)?)
+        Param::weight(&self.make(shape, draw)?)
     }
 
     /// A weight [outputs, inputs] of zeros.
     pub fn zero_weight(&mut self, outputs: usize, inputs: usize) -> Result<Param<B>> {
-        Param::column_major(self.make(&[outputs, inputs], |_, n| vec![0.0; n])?)
+        Param::weight(&self.make(&[outputs, inputs], |_, n| vec![0.0; n])?)
     }
 }

@@ -19,7 +19,7 @@ mod optim;
 
 use std::convert::Infallible;
 
-use crate::backend::{Storage, View, ViewMut};
+use crate::backend::{Storage, View, ViewMut, copy_in_order};
 use crate::rng::Dropout;
 use crate::{DType, HostData, Layout, Result};
 
@@ -127,6 +127,12 @@ impl Storage for Reference {
         let rounded = HostData::from_f64(gather(x), out.dtype).to_f64();
         scatter(out, rounded);
         Ok(())
+    }
+
+    /// Memory order [.., inputs, outputs]: another than row-major, so that tests on this backend meet one.
+    fn prepare_weight(&self, w: In<'_>) -> Result<Option<(Buffer, Layout)>> {
+        let axes: Vec<usize> = (2..w.layout.rank()).chain([1, 0]).collect();
+        copy_in_order(self, w, &axes)
     }
 
     fn sync(&self) -> Result<()> {

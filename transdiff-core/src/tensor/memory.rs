@@ -167,6 +167,20 @@ impl<B: Backend> Tensor<B> {
         Ok(out.finish(&self.backend))
     }
 
+    /// The weight `self` [outputs, inputs, ..] as the backend's products read it; see
+    /// [`Storage::prepare_weight`](crate::backend::Storage::prepare_weight). A placeholder, whose strides are 0, has no
+    /// memory to prepare.
+    pub(crate) fn prepared_weight(&self) -> Result<Self> {
+        let strides = self.layout.strides().iter().zip(self.shape());
+        if strides.into_iter().all(|(&stride, &size)| stride == 0 || size == 1) {
+            return Ok(self.clone());
+        }
+        match self.backend.prepare_weight(self.view())? {
+            Some((buffer, layout)) => Ok(Self { buffer: Arc::new(buffer), layout, ..self.clone() }),
+            None => self.dense(),
+        }
+    }
+
     /// Mutable view of the buffer, which is copied first if it is shared or has gaps.
     pub(crate) fn make_mut(&mut self) -> Result<ViewMut<'_, B>> {
         if Arc::get_mut(&mut self.buffer).is_none() || !self.is_dense() {

@@ -4,8 +4,8 @@
 //! k. A is read in place, one element per row and k, so it may have any strides. B is packed into panels of the
 //! tile's width, which stay in the second-level cache while all rows pass; with few rows it is read in place.
 //!
-//! Every element is a sum fused from the left within blocks of [`DEPTH`] k, the blocks added in order: its bits
-//! depend on neither the place in C nor the size of C. An element at an edge takes the same steps.
+//! Every element is a sum fused from the left within blocks of [`DEPTH`] k, the blocks added in order: it does not
+//! depend on its place in C or on the size of C. Elements at edges are summed in the same order.
 
 use std::arch::x86_64::{
     __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps,
@@ -17,10 +17,10 @@ use super::operand::{Left, Panel, Sums};
 use super::pack::pack_strided;
 
 const LANES: usize = 16;
-/// Vectors of a tile; with 8 rows they make 24 accumulators of the 32 registers.
+/// Number of vectors per row of a tile; with 8 rows they make 24 accumulators of the 32 registers.
 const VECTORS: usize = 3;
 const PANEL: usize = VECTORS * LANES;
-/// Values of k in a block: a panel is then at most 384 KiB, less than a second-level cache.
+/// Number of values of k per block: a panel is then at most 384 KiB, less than a second-level cache.
 const DEPTH: usize = 2048;
 /// Number of rows from which packing B pays.
 const PACK_ROWS: usize = 24;
@@ -82,7 +82,7 @@ fn last_mask(width: usize) -> __mmask16 {
     __mmask16::MAX >> (width.next_multiple_of(LANES) - width)
 }
 
-/// A tile of `ROWS` rows and `WIDTH` vectors of columns, of which `mask` cuts the last.
+/// A tile of `ROWS` rows and `WIDTH` vectors of columns, the last of them masked by `last`.
 ///
 /// # Safety
 /// The processor has AVX-512F. `a`, `b` and `c` reach `ROWS` rows and the panel's columns, whose stride in B is 1.

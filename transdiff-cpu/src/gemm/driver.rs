@@ -1,5 +1,5 @@
-//! The blocked driver of all matrix products: it partitions C between threads, walks over panels of B and blocks of k,
-//! and calls the micro-kernel and the epilogue.
+//! The blocked driver of all matrix products: it partitions C between threads, iterates over panels of B and blocks of
+//! k, and calls the micro-kernel and the epilogue.
 
 use std::any::TypeId;
 use std::ops::Range;
@@ -12,17 +12,17 @@ use crate::device::Cpu;
 use crate::disjoint_slice::DisjointSlice;
 use crate::scratch::Scratch;
 
-/// Elements of C in a block: small enough that the epilogue finds it in the cache.
+/// Number of elements of C per block: small enough that the epilogue finds it in the cache.
 const BLOCK: usize = 1 << 18;
 
-/// How C is partitioned into blocks of `step` rows or columns.
+/// Partition of C into blocks of `step` rows or columns.
 struct Partition {
     by_rows: bool,
     step: usize,
 }
 
 impl Partition {
-    /// By columns where there are enough of them, since then no part of B is read twice, else by rows.
+    /// Partition by columns if there are enough of them, since then no part of B is read twice, else by rows.
     fn new(cpu: &Cpu, [m, k, n]: [usize; 3], alignment: usize) -> Self {
         let wanted = if cpu.shares(m * k * n / 50) { cpu.threads() } else { 1 };
         let by_rows = n.div_ceil(alignment) < wanted;

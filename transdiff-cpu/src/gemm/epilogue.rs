@@ -1,4 +1,4 @@
-//! Operations on a product that follow while it is in the cache.
+//! Epilogues: operations on a product while it is in the cache.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ pub(crate) trait Epilogue<T>: Sync {
     fn apply(&self, row: usize, columns: Range<usize>, values: &mut [T]);
 }
 
-/// The product alone.
+/// No operation: the product alone.
 pub(crate) struct NoEpilogue;
 
 impl<T> Epilogue<T> for NoEpilogue {

@@ -1,7 +1,7 @@
 //! Products by the crate matrixmultiply, in single and double precision on any processor.
 //!
-//! The crate is a whole GEMM: it packs both operands and blocks over k by itself, in the order that
-//! [`MicroKernel`] asks for. To the driver it is a kernel with a panel of any width and a block of any depth.
+//! The crate is a complete GEMM: it packs both operands and blocks over k by itself, and sums in the order that
+//! [`MicroKernel`] requires. To the driver it is a kernel with panels of any width and blocks of any depth.
 
 use std::marker::PhantomData;
 

@@ -10,20 +10,20 @@ use crate::scratch::Scratch;
 /// is not 1, in that order, and pads the last group with zeros. A kernel is a value: it may hold scales of
 /// quantised operands.
 ///
-/// Every sum over k is formed in an order that depends on K alone, whatever the place of the element in C and the
-/// number of rows and columns in the call: from the left within blocks of [`DEPTH`](Self::DEPTH), then block by block.
+/// Every sum over k is formed in an order that depends on K alone, not on the place of the element in C or the number of
+/// rows and columns in the call: from the left within blocks of [`DEPTH`](Self::DEPTH), then block by block.
 pub(crate) trait MicroKernel: Copy + Send + Sync {
     /// Elements of A.
     type Left: Scratch + Send + Sync;
     /// Elements of B.
     type Right: Scratch + Send + Sync;
-    /// Sums over k. They are kept in C itself where this is the type of the output, else in scratch memory.
+    /// Sums over k. They are formed in C if this is the type of the output, else in scratch memory.
     type Accumulator: Scratch;
     /// Elements of C.
     type Output: Copy + Send + 'static;
 
-    /// Rows or columns at whose multiples a partition of C between threads begins: the width of a full panel, so that
-    /// only the last part has a narrower one.
+    /// Alignment of partitions of C between threads, in rows or columns: the width of a full panel, so that only the last
+    /// part has a narrower one.
     const ALIGNMENT: usize;
     /// Values of k per block, a multiple of the kernel's groups of k.
     const DEPTH: usize;
@@ -78,8 +78,8 @@ pub(crate) trait MicroKernel: Copy + Send + Sync {
         sums: Sums<Self::Accumulator>,
     );
 
-    /// Converts finished sums to outputs, from row and column `position` of C on along the row. Called only where the
-    /// two types differ.
+    /// Converts finished sums of part of a row, from row and column `position` of C on, to outputs. Called only if the two
+    /// types differ.
     fn convert(&self, _position: [usize; 2], _sums: &[Self::Accumulator], _out: &mut [Self::Output]) {
         unreachable!("sums of the output's type are formed in the output")
     }

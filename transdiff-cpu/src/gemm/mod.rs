@@ -4,9 +4,9 @@
 //! micro-kernel ([`micro_kernel`] is the trait, one file per kernel) and an [`epilogue`]. This module chooses the kernel
 //! of a type on the processor at hand.
 //!
-//! An element of C is a sum over k in an order that depends on K alone, in every kernel, so neither the place of a row
-//! in C nor the partition of C changes a bit. At the edges of C, where partial tiles take another path, this holds too;
-//! `tests` checks it.
+//! An element of C is a sum over k in an order that depends on K alone, in every kernel, so that results do not depend
+//! on the place of a row in C or on the partition of C. This holds at the edges of C, too, where partial tiles take
+//! another path; `tests` checks it.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512_f32;
@@ -26,7 +26,7 @@ use self::matrixmultiply::MatrixMultiply;
 use crate::device::Cpu;
 use crate::view::Float;
 
-/// Columns at whose multiples callers divide products: the widest panel of any kernel.
+/// Alignment of partitions by callers, in columns: the widest panel of any kernel.
 pub(crate) const ALIGNMENT: usize = 48;
 
 /// A type with matrix products.
@@ -79,7 +79,7 @@ macro_rules! gemm {
     };
 }
 
-/// AVX-512 where the processor has it: that kernel reads A in place, which matters for small K.
+/// Selects AVX-512 if the processor has it: that kernel reads A in place, which matters for small K.
 macro_rules! select_f32 {
     ($kernel:ident => $product:expr) => {
         #[cfg(target_arch = "x86_64")]

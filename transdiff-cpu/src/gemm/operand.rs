@@ -1,4 +1,4 @@
-//! Operands of a product: matrices as callers give them, and the parts of them that micro-kernels read and write.
+//! Operands of a product: matrices of callers, and the parts of them that micro-kernels read and write.
 
 /// A matrix operand: its elements from the first on, and the strides of rows and columns.
 #[derive(Clone, Copy)]
@@ -21,7 +21,7 @@ impl<'a, T> Operand<'a, T> {
         Self { strides: [self.strides[1], self.strides[0]], ..self }
     }
 
-    /// Whether a matrix of this shape lies within the elements.
+    /// Returns true if a matrix of this shape lies within the elements.
     pub(super) fn reaches(&self, shape: [usize; 2]) -> bool {
         shape.contains(&0)
             || (shape[0] - 1) * self.strides[0] + (shape[1] - 1) * self.strides[1] < self.data.len()
@@ -48,8 +48,8 @@ impl<T> Left<T> {
     }
 }
 
-/// Some columns of B over a block of k: the first element, the strides of k and of columns, and their numbers. A
-/// packed panel has the strides that its micro-kernel gives it.
+/// A panel, some columns of B over a block of k: the first element, the strides of k and of columns, and their numbers.
+/// The strides of a packed panel are defined by its micro-kernel.
 #[derive(Debug)]
 pub(crate) struct Panel<T> {
     pub(super) start: *const T,

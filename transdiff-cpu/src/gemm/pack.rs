@@ -5,16 +5,15 @@ use std::ops::Range;
 use super::micro_kernel::MicroKernel;
 use super::operand::{Operand, Panel};
 
-/// B of a product, panel by panel: a matrix in memory, or one that was packed before.
+/// B of a product, panel by panel: a matrix in memory, or one that was packed in advance.
 pub(crate) trait RightOperand<K: MicroKernel>: Copy + Send + Sync {
-    /// Whether B has this shape.
+    /// Returns true if B has this shape.
     fn reaches(&self, shape: [usize; 2]) -> bool;
 
     /// Number of elements of scratch memory for a panel, in a product of `m` rows over `k`.
     fn scratch_len(&self, kernel: &K, m: usize, k: usize) -> usize;
 
-    /// The panel of these values of k and these columns, as the kernel reads it; packed in `scratch` where it has to
-    /// be.
+    /// The panel of these values of k and these columns as the kernel reads it: in place, or packed in `scratch`.
     ///
     /// # Safety
     /// B has these rows and columns; `scratch` has [`scratch_len`](Self::scratch_len) elements.

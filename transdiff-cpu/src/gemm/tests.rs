@@ -1,4 +1,4 @@
-//! Properties of the products: rows are independent, partitions and layouts change nothing, and kernels of other
+//! Properties of the products: rows are independent, partitions and layouts do not change results, and kernels of other
 //! types need no change of the driver.
 
 use std::ops::{Add, Range};
@@ -53,7 +53,7 @@ fn rows_are_batch_invariant() {
     }
 }
 
-/// The same of the kernels that this processor may not choose by itself.
+/// Batch invariance of all kernels, also of those that are not selected on this processor.
 #[test]
 fn rows_are_batch_invariant_in_every_kernel() {
     fn check<T: Element + PartialEq, K>(name: &str, kernel: K)
