@@ -72,12 +72,16 @@ impl AttentionProblem {
         if shape[3] > SIZES[3] {
             return Err(Error::shape(op, format!("head size of at most {}", SIZES[3]), shape));
         }
-        let blocks = args.segment_ends.unwrap_or_default();
-        if blocks.len() > MAX_ENDS {
-            return Err(Error::argument("segment_ends", format!("at most {MAX_ENDS} ends"), blocks.len()));
+        let segment_ends = args.segment_ends.unwrap_or_default();
+        if segment_ends.len() > MAX_ENDS {
+            return Err(Error::argument(
+                "segment_ends",
+                format!("at most {MAX_ENDS} ends"),
+                segment_ends.len(),
+            ));
         }
         let mut end = [0; MAX_ENDS];
-        for (end, &segment_end) in end.iter_mut().zip(blocks) {
+        for (end, &segment_end) in end.iter_mut().zip(segment_ends) {
             *end = size_u32(op, segment_end)?;
         }
         let [q, k, v] = [&args.q, &args.k, &args.v].map(|x| Heads::new(x, x.layout));
@@ -94,7 +98,7 @@ impl AttentionProblem {
             scale: args.scale as f32,
             vectors: u32::from(aligned && shape[3].is_multiple_of(lanes)),
             dropout: DropoutParams::new(args.dropout),
-            ends: blocks.len() as u32,
+            ends: segment_ends.len() as u32,
             end,
         })
     }

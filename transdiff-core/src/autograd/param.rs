@@ -1,6 +1,6 @@
 //! Parameters.
 
-use super::GradKey;
+use super::gradients::GradKey;
 use crate::{Backend, Error, HostTensor, Result, Tensor};
 
 /// A tensor that training changes.

@@ -2,7 +2,7 @@
 
 use super::init::Init;
 use super::linear::Linear;
-use super::module;
+use super::module::module;
 use crate::autograd::{Context, Var};
 use crate::tensor::Attention;
 use crate::{Backend, Error, Result, Tensor};

@@ -1,6 +1,7 @@
 //! The linear layer.
 
-use super::{Init, module};
+use super::init::Init;
+use super::module::module;
 use crate::autograd::{Context, Param, Var};
 use crate::backend::Activation;
 use crate::{Backend, Result};

@@ -1,7 +1,7 @@
 //! LayerNorm.
 
 use super::init::Init;
-use super::module;
+use super::module::module;
 use crate::autograd::{Context, Param, Var};
 use crate::{Backend, Result};
 

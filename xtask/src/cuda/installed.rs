@@ -39,9 +39,9 @@ pub fn programs(build: &Build) -> Result<Vec<Program>> {
 pub fn run(programs: &[Program], [model, vae]: [&str; 2], emulator: Option<&Path>, device: &str) -> Result {
     for program in programs {
         let out = format!("{FOLDER}/{}.png", program.name);
-        let process = program.run_with(emulator).args(&[model, "--vae", vae, "--classes", "1,2"]);
+        let process = program.run_with(emulator).args(&[model, "--codec", vae, "--classes", "1,2"]);
         let (code, stderr) = process.args(&["--steps", "4", "--out", &out]).code_and_stderr()?;
-        let is_named = program.name.starts_with("c-") || stderr.contains(&format!("on {device}"));
+        let is_named = program.name.starts_with("c-") || stderr.contains(&format!("device: {device}"));
         if code != Some(0) || !is_named || !Path::new(&out).exists() {
             return Err(format!("{}, on {device}: exit code {code:?}, {stderr}", program.name).into());
         }

@@ -155,7 +155,7 @@ impl Build {
 /// Generates on `device` with the `transdiff` command; returns its exit code and standard error.
 fn sample(device: &str, emulator: Option<&Path>) -> Result<(Option<i32>, String)> {
     let [model, vae] = TINY;
-    let sample = Process::new(COMMAND).args(&["sample", "--model", model, "--vae", vae, "--class", "1"]);
+    let sample = Process::new(COMMAND).args(&["sample", "--model", model, "--codec", vae, "--class", "1"]);
     let sample = sample.args(&["--steps", "4", "--out", "target/cuda-out", "--force", "--device", device]);
     match emulator {
         Some(emulator) => sample.env("LD_LIBRARY_PATH", emulator).code_and_stderr(),
