@@ -2,9 +2,6 @@
 //! comes from the file's metadata.
 
 mod common;
-#[path = "common/guarded.rs"]
-#[allow(dead_code)]
-mod guarded;
 
 use std::collections::BTreeMap;
 
@@ -18,8 +15,6 @@ use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_core::{Backend, CancellationToken, DType, Error, HostTensor, Tensor};
 use transdiff_cpu::Cpu;
-
-use guarded::Guarded;
 
 /// Tolerance that the golden file is specified with, for f32.
 const SINGLE: f64 = 1e-5;

@@ -7,6 +7,7 @@
 //! new backend needs one line: `check_all(&backend, dtype, bound)`.
 
 mod attention;
+mod cancellation;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod elementwise;

@@ -102,7 +102,12 @@ impl<B: Backend> Guarded<B> {
         Self { counter: Some(counter), ..self }
     }
 
-    /// Number of operations of a backend that counts them.
+    /// Counts from 0 again.
+    pub fn restart(&self) {
+        self.counter.iter().for_each(|counter| counter.operations.store(0, Ordering::Relaxed));
+    }
+
+    /// Number of operations since the last restart, of a backend that counts them.
     pub fn operations(&self) -> usize {
         self.counter.as_ref().map_or(0, |counter| counter.operations.load(Ordering::Relaxed))
     }
