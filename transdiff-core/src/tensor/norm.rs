@@ -19,7 +19,7 @@ pub struct Modulation<B: Backend> {
 pub struct NormOutput<B: Backend> {
     /// The output, of the input's shape.
     pub y: Tensor<B>,
-    /// (mean, rstd) per row, if it is to be saved, in the [accumulator's](DType::accumulator) type.
+    /// (mean, rstd) per row, if it is to be saved, in the [accumulator's](crate::DType::accumulator) type.
     pub stats: Option<Tensor<B>>,
 }
 
