@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Parser;
 use transdiff::checkpoint::WeightFile;
@@ -16,7 +17,7 @@ use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PixelFormat, R
 use transdiff::{CancellationToken, HostTensor};
 
 /// Exit code after Ctrl-C.
-const INTERRUPTED: i32 = 130;
+const INTERRUPTED: u8 = 130;
 
 /// Generates images of classes
 #[derive(Parser)]
@@ -58,18 +59,19 @@ struct Images {
     pixels: Vec<Vec<u8>>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    let Err(e) = run(&Arguments::parse()) else { return ExitCode::SUCCESS };
+    eprintln!("{e}");
+    let cancelled = matches!(e.downcast_ref(), Some(transdiff::Error::Cancelled));
+    ExitCode::from(if cancelled { INTERRUPTED } else { 1 })
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let token = CancellationToken::new();
     let handler_token = token.clone();
     ctrlc::set_handler(move || handler_token.cancel())?;
-    match generate(&arguments, &token) {
-        Err(e) if matches!(e.downcast_ref(), Some(transdiff::Error::Cancelled)) => {
-            eprintln!("\n{e}");
-            std::process::exit(INTERRUPTED)
-        }
-        images => write_grid(&arguments.out, &images?, arguments.columns),
-    }
+    let images = generate(arguments, &token)?;
+    write_grid(&arguments.out, &images, arguments.columns)
 }
 
 fn generate(arguments: &Arguments, token: &CancellationToken) -> Result<Images, Box<dyn Error>> {
@@ -94,8 +96,9 @@ fn generate(arguments: &Arguments, token: &CancellationToken) -> Result<Images, 
     let made = session.generate(&request, &mut |step| {
         eprint!("\r{:3.0} %", 100.0 * step.fraction);
         ControlFlow::Continue(())
-    })?;
+    });
     eprintln!();
+    let made = made?;
     match made.images {
         Some(images) => to_rgb(&images),
         None => to_grey(&made.latents),
