@@ -57,7 +57,7 @@
 #define TRANSCDIFF_BF16 1
 
 /**
- * One-step mode: all features are computed at once.
+ * 1-step mode: all features are computed at once.
  */
 #define TRANSCDIFF_MODE_ONE_STEP 0
 
@@ -147,7 +147,7 @@ typedef struct transcdiff_session transcdiff_session;
 typedef uint32_t transcdiff_status;
 
 /**
- * Progress of a generation after a solver step.
+ * Progress of a generation after a sampling step.
  */
 typedef struct transcdiff_progress {
     /**
@@ -167,29 +167,29 @@ typedef struct transcdiff_progress {
      */
     size_t ar_step;
     /**
-     * Number of AR steps: 1 in one-step mode and from features, with MRAR the model's `groups`.
+     * Number of AR steps: 1 in 1-step mode and from features, with MRAR the model's `groups`.
      */
     size_t ar_steps;
     /**
-     * Number of completed solver steps of the current AR step, from 1.
+     * Number of completed sampling steps of the current AR step, from 1.
      */
     size_t step;
     /**
-     * Number of solver steps per AR step.
+     * Number of sampling steps per AR step.
      */
     size_t steps;
     /**
-     * Time in (0, 1] at which the solver step started.
+     * Time in (0, 1] at which the sampling step started.
      */
     double t;
     /**
-     * Completed fraction of all solver steps of the call, in (0, 1].
+     * Completed fraction of all sampling steps of the call, in (0, 1].
      */
     double fraction;
 } transcdiff_progress;
 
 /**
- * Progress callback, invoked after every solver step on the calling thread. `progress` is valid until the callback returns.
+ * Progress callback, invoked after every sampling step on the calling thread. `progress` is valid until the callback returns.
  * A return value other than 0 stops the call, which then fails with `TRANSCDIFF_CANCELLED`.
  *
  * The callback may use other sessions; calls on the running one fail with `TRANSCDIFF_BUSY`. Like every callback it must
@@ -238,7 +238,7 @@ typedef struct transcdiff_generate_options {
      */
     const uint64_t *seeds;
     /**
-     * Number of solver steps, at least 1.
+     * Number of sampling steps, at least 1.
      */
     uint32_t steps;
     /**
@@ -267,11 +267,11 @@ typedef struct transcdiff_generate_options {
      */
     double guidance_high;
     /**
-     * Scale of the drift, s0 in the paper, at least 0; Euler–Maruyama only.
+     * Scale of the drift, s0 in the paper, at least 0; ignored by other solvers than Euler–Maruyama.
      */
     double drift_scale;
     /**
-     * Scale of the injected noise, s1 in the paper, at least 0; Euler–Maruyama only.
+     * Scale of the injected noise, s1 in the paper, at least 0; ignored by other solvers than Euler–Maruyama.
      */
     double noise_scale;
     /**
@@ -288,7 +288,7 @@ typedef struct transcdiff_generate_options {
     size_t feature_count;
     /**
      * Unconditional features for classifier-free guidance, [unconditional_images, feature_count, feature_width]. NULL: the
-     * model's unconditional features.
+     * model's unconditional features. Required if a guidance scale is above 1 and `features` span several AR steps.
      */
     const float *unconditional;
     /**
@@ -313,15 +313,15 @@ typedef struct transcdiff_generate_options {
      */
     const struct transcdiff_cancellation *cancellation;
     /**
-     * Progress callback, invoked after every solver step, or NULL.
+     * Progress callback, invoked after every sampling step, or NULL.
      */
     transcdiff_progress_callback progress;
     /**
-     * Preview callback, invoked after every `preview_interval` solver steps, or NULL.
+     * Preview callback, invoked after every `preview_interval` sampling steps, or NULL.
      */
     transcdiff_preview_callback preview;
     /**
-     * Number of solver steps between previews, at least 1.
+     * Number of sampling steps between previews, at least 1.
      */
     size_t preview_interval;
     /**
@@ -358,7 +358,7 @@ typedef struct transcdiff_outputs {
      */
     void *images;
     /**
-     * Size of `images` in bytes: n · `transcdiff_pixel_bytes`.
+     * Size of `images` in bytes: n · `transcdiff_image_bytes`.
      */
     size_t images_size;
     /**
@@ -371,7 +371,7 @@ typedef struct transcdiff_outputs {
     size_t latents_size;
     /**
      * Latents of the reference images, [groups − 1, n, C, h, w], in the scale of the model, or NULL: with MRAR from classes,
-     * the results of all AR steps but the last. Empty in one-step mode and from features.
+     * the results of all AR steps but the last. Empty in 1-step mode and from features.
      */
     float *references;
     /**
@@ -508,7 +508,7 @@ typedef struct transcdiff_model_info {
      */
     uint32_t dtype;
     /**
-     * Number of AR steps per generation, each with one group of features; 1 in one-step mode.
+     * Number of AR steps per generation, each with one group of features; 1 in 1-step mode.
      */
     size_t groups;
     /**
@@ -644,7 +644,7 @@ extern "C" {
 struct transcdiff_cancellation *transcdiff_cancellation_new(void);
 
 /**
- * Cancels the token: running calls with this token fail with `TRANSCDIFF_CANCELLED` within a fraction of a denoising step,
+ * Cancels the token: running calls with this token fail with `TRANSCDIFF_CANCELLED` within a fraction of a sampling step,
  * and later calls fail at once, until the token is reset. Does nothing for NULL. Thread-safe and async-signal-safe.
  *
  * Contract:
@@ -731,7 +731,7 @@ transcdiff_status transcdiff_session_decode(struct transcdiff_session *session,
 /**
  * Computes the semantic features of `n` classes.
  *
- * `features` receives [n, k, feature_width]; `features_size` is in bytes. In one-step mode k is the model's `feature_count`
+ * `features` receives [n, k, feature_width]; `features_size` is in bytes. In 1-step mode k is the model's `feature_count`
  * and there are no references. With MRAR `references` are latents [reference_count, n, C, h, w], the results of the first
  * `reference_count` AR steps, and k = (1 + reference_count)·feature_count/groups. `cancellation` is a cancellation token or
  * NULL. All arrays belong to the caller.
@@ -789,7 +789,7 @@ transcdiff_status transcdiff_features_truncate(const float *features,
  * Splices features `first` and `second`, both [n, count, width]: `spliced` [n, count, width] receives, for each image, the
  * first `k` features of `first` followed by the features of `second` from index `k`. All arrays belong to the caller.
  *
- * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and for `k` outside 1 to `count`. Thread-safe.
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and for `k` above `count`. Thread-safe.
  *
  * Contract:
  * The pointers are NULL or valid for their shapes; `spliced` does not overlap other arguments.
@@ -892,7 +892,7 @@ void transcdiff_model_free(struct transcdiff_model *model);
 
 /**
  * Sets every field of `options` to its default. The sampling settings are those of the paper's reported results for a
- * published model, and Euler–Maruyama without guidance for other models and NULL; 100 solver steps. `struct_size` is
+ * published model, and Euler–Maruyama without guidance for other models and NULL; 100 sampling steps. `struct_size` is
  * sizeof(transcdiff_generate_options) in the caller's header.
  *
  * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL options and `TRANSCDIFF_INVALID_STRUCT` for an invalid size.
@@ -921,7 +921,7 @@ transcdiff_status transcdiff_outputs_init(struct transcdiff_outputs *outputs,
  * Returns the size in bytes of one image of `height` × `width` pixels; 0 for an unknown format or a size that does not fit
  * in memory. Thread-safe.
  */
-size_t transcdiff_pixel_bytes(uint32_t pixel_format,
+size_t transcdiff_image_bytes(uint32_t pixel_format,
                               size_t height,
                               size_t width);
 

@@ -140,16 +140,16 @@ enum class PixelFormat : std::uint32_t {
 };
 
 /// Return value of a progress or preview callback: continue the call, or stop it with Status::cancelled.
-enum class ControlFlow { proceed, cancel };
+enum class ControlFlow { continue_, cancel };
 
-/// Progress after a solver step; transcdiff.h documents the fields, here and below.
+/// Progress after a sampling step; transcdiff.h documents the fields, here and below.
 using Progress = transcdiff_progress;
 /// Description of a model.
 using ModelInfo = transcdiff_model_info;
 /// Estimate of the memory for loading and generation, in bytes.
 using Memory = transcdiff_memory;
 
-/// Progress callback, invoked after every solver step on the calling thread.
+/// Progress callback, invoked after every sampling step on the calling thread.
 using ProgressFunction = std::function<ControlFlow(const Progress &)>;
 /// Preview callback: receives the denoised latents [images, C, h, w] of the batch as predicted at this step, in the scale
 /// of the model.
@@ -295,7 +295,7 @@ public:
     static std::int32_t on_progress(const transcdiff_progress *step, void *self) noexcept {
         auto &callbacks = *static_cast<Callbacks *>(self);
         return callbacks.control(
-            [&] { return *callbacks.progress_ ? (*callbacks.progress_)(*step) : ControlFlow::proceed; });
+            [&] { return *callbacks.progress_ ? (*callbacks.progress_)(*step) : ControlFlow::continue_; });
     }
 
     static std::int32_t on_preview(const transcdiff_progress *step, const float *latents, std::size_t count,
@@ -417,7 +417,7 @@ struct GenerateOptions {
     std::vector<std::uint32_t> classes = {};
     /// Seed per image, [n]. The noise of an image depends on its own seed only, so it is the same in any batch.
     std::vector<std::uint64_t> seeds = {};
-    /// Number of solver steps, at least 1.
+    /// Number of sampling steps, at least 1.
     std::optional<std::uint32_t> steps = std::nullopt;
     /// Solver of the sampling process.
     std::optional<Solver> solver = std::nullopt;
@@ -427,7 +427,8 @@ struct GenerateOptions {
     std::vector<double> ar_step_guidance = {};
     /// Time interval [low, high] with guidance, within [0, 1].
     std::optional<double> guidance_low = std::nullopt, guidance_high = std::nullopt;
-    /// Scales of the drift and of the injected noise, s0 and s1 in the paper, at least 0; Euler–Maruyama only.
+    /// Scales of the drift and of the injected noise, s0 and s1 in the paper, at least 0; ignored by other solvers than
+    /// Euler–Maruyama.
     std::optional<double> drift_scale = std::nullopt, noise_scale = std::nullopt;
     /// Number of images per batch; 0 means all.
     std::size_t batch = 0;
@@ -442,11 +443,11 @@ struct GenerateOptions {
     std::vector<float> initial_noise = {};
     /// Cancellation token, or NULL. It must outlive the call.
     const CancellationToken *cancellation = nullptr;
-    /// Progress callback, invoked after every solver step.
+    /// Progress callback, invoked after every sampling step.
     ProgressFunction progress = nullptr;
-    /// Preview callback, invoked after every `preview_interval` solver steps.
+    /// Preview callback, invoked after every `preview_interval` sampling steps.
     PreviewFunction preview = nullptr;
-    /// Number of solver steps between previews, at least 1.
+    /// Number of sampling steps between previews, at least 1.
     std::optional<std::size_t> preview_interval = std::nullopt;
     /// Callback for log messages.
     LogFunction log = nullptr;
@@ -464,7 +465,7 @@ struct Images {
     /// Black images.
     static Images blank(PixelFormat format, std::size_t count, std::size_t height, std::size_t width) {
         Images images{format, count, height, width};
-        const auto size = count * transcdiff_pixel_bytes(static_cast<std::uint32_t>(format), height, width);
+        const auto size = count * transcdiff_image_bytes(static_cast<std::uint32_t>(format), height, width);
         if (images.has_floats()) {
             images.floats.resize(size / sizeof(float), -1.0F);
         } else {
@@ -647,7 +648,7 @@ public:
             return sized.error();
         }
         const auto format = static_cast<std::uint32_t>(images.format);
-        const auto each = transcdiff_pixel_bytes(format, images.height, images.width);
+        const auto each = transcdiff_image_bytes(format, images.height, images.width);
         const auto count = detail::divide_exactly("images", images.size_bytes(), each);
         if (!count) {
             return count.error();

@@ -19,7 +19,7 @@ use transdiff::pipeline::{LoadOptions, Output, OutputSelection, Pipeline, Reques
 use transdiff::train::{LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff::{Backend, Cpu, DType, Device, HostTensor, TransDiff};
 
-/// Error bound in f32, which accumulates over solver steps.
+/// Error bound in f32, which accumulates over sampling steps.
 const F32_BOUND: f64 = 1e-4;
 /// Error bound in bf16. Tiny models with weights as large as these amplify rounding errors more than trained ones.
 const BF16_BOUND: f64 = 1e-1;

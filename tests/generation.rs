@@ -513,7 +513,7 @@ fn initial_weights_follow_the_seed() {
     }
 }
 
-/// Published sizes (the paper's table) in millions of parameters: of MRAR models; of one-step models, their encoders and
+/// Published sizes (the paper's table) in millions of parameters: of MRAR models; of 1-step models, their encoders and
 /// their decoders.
 #[test]
 fn presets_have_the_published_numbers_of_parameters() {

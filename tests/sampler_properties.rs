@@ -11,9 +11,9 @@ use common::cases;
 use common::sampling::{Field, Gaussian, Network, NoNoise, any_interpolant};
 use proptest::prelude::*;
 use transdiff_core::diffusion::{
-    ArStep, Euler, EulerMaruyama, Guidance, Guided, GuidedField, Heun, Interpolant, KeyedNoise, NoiseSource,
-    NoopObserver, Preset, Progress, RecordedNoise, Sampler, Sampling, SamplingSettings, Solver, Timesteps,
-    VelocityField,
+    ArStep, ConditionalField, Euler, EulerMaruyama, Guidance, GuidedField, Heun, Interpolant, KeyedNoise,
+    NoiseSource, NoopObserver, Preset, Progress, RecordedNoise, Sampler, Sampling, SamplingSettings, Solver,
+    Timesteps, VelocityField,
 };
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey, philox4x32};
@@ -64,7 +64,7 @@ proptest! {
         solver in any_solver(), low in 0.0..1.0f64, share in 0.0..1.0f64, seed: u64,
     ) {
         struct OneBranch(Network<Reference>);
-        impl GuidedField<Reference> for OneBranch {
+        impl ConditionalField<Reference> for OneBranch {
             fn conditional(&self, x: &Tensor<Reference>, t: f64) -> Result<Tensor<Reference>> {
                 self.0.conditional(x, t)
             }
@@ -74,7 +74,7 @@ proptest! {
         }
         let field = OneBranch(network(&Reference, seed, DType::F32));
         let guidance = Guidance::within(1.0, low, low + (1.0 - low) * share).unwrap();
-        let guided = generate(&Reference, &solver, &Guided::new(&field, guidance), &[seed, 7]).unwrap();
+        let guided = generate(&Reference, &solver, &GuidedField::new(&field, guidance), &[seed, 7]).unwrap();
         let bare = Field(|x: &Tensor<Reference>, t| field.conditional(x, t));
         prop_assert_eq!(guided, generate(&Reference, &solver, &bare, &[seed, 7]).unwrap());
     }
@@ -84,7 +84,7 @@ proptest! {
         let field = network(&Reference, seed, DType::F64);
         let x = KeyedNoise::new(&Reference, DType::F64, &[seed]).initial(&[1, TOKENS, CHANNELS]).unwrap();
         let drift = |v: Tensor<Reference>| interpolant.drift(t).apply(&v, &x).unwrap().to_f64().unwrap();
-        let guided = Guided::new(&field, Guidance::new(w).unwrap());
+        let guided = GuidedField::new(&field, Guidance::new(w).unwrap());
         let (c, u) = (drift(field.conditional(&x, t).unwrap()), drift(field.unconditional(&x, t).unwrap()));
         for ((d, c), u) in drift(guided.velocity(&x, t).unwrap()).into_iter().zip(c).zip(u) {
             let expected = u + w * (c - u);
@@ -98,7 +98,7 @@ proptest! {
     ) {
         let timesteps = Timesteps::paper(steps).unwrap();
         let field = network(&Reference, seed, DType::F32);
-        let field = Guided::new(&field, Guidance::NONE);
+        let field = GuidedField::new(&field, Guidance::NONE);
         for solver in [
             Solver::EulerMaruyama(EulerMaruyama::new(timesteps, interpolant, s0, 0.0).unwrap()),
             Solver::Euler(Euler { timesteps, interpolant }),
@@ -124,7 +124,7 @@ proptest! {
     #[test]
     fn cancelled_runs_leave_no_state(solver in any_solver(), at in 1..12usize, seed: u64) {
         let field = network(&Reference, seed, DType::F32);
-        let field = Guided::new(&field, Guidance::new(1.3).unwrap());
+        let field = GuidedField::new(&field, Guidance::new(1.3).unwrap());
         let mut noise = KeyedNoise::new(&Reference, DType::F32, &[seed]);
         let x = noise.initial(&[1, TOKENS, CHANNELS]).unwrap();
         let uninterrupted = generate(&Reference, &solver, &field, &[seed]).unwrap();
@@ -197,7 +197,7 @@ proptest! {
         }
         for (t, x) in previews.iter().map(|p| p.0).zip([0.5, -1.0, 2.0, 0.1, 3.0, 0.0]) {
             let ((vc, vk), (mu, var)) = (data.affine(t), data.marginal(t));
-            let clean = interpolant.clean(t);
+            let clean = interpolant.denoised(t);
             let posterior = mean + interpolant.alpha(t) * std * std * (x - mu) / var;
             prop_assert!((clean.v * (vc + vk * x) + clean.x * x - posterior).abs() < 1e-10);
         }
@@ -212,7 +212,7 @@ fn check_batch_invariance<B: Backend>(
     w: f64,
 ) -> Result<(), TestCaseError> {
     let field = network(backend, 11, DType::F32);
-    let field = Guided::new(&field, Guidance::new(w).unwrap());
+    let field = GuidedField::new(&field, Guidance::new(w).unwrap());
     let whole = generate(backend, solver, &field, seeds).unwrap();
     let mut order: Vec<usize> = (0..seeds.len()).rev().collect();
     order.rotate_left(turn % seeds.len());

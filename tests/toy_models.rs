@@ -90,7 +90,7 @@ impl<B: Backend> Trainable<B> for Means<B> {
     }
 
     fn sample_shape(&self) -> SampleShape {
-        SampleShape { latent: LATENT, latents: 1, classes: self.config.classes }
+        SampleShape { latent: LATENT, latents_per_sample: 1, classes: self.config.classes }
     }
 
     fn draw(&self, samples: Samples<B>, _: &MeansObjective, _: DrawKey) -> Result<Samples<B>> {
@@ -146,7 +146,7 @@ impl Generator<Cpu> for MeansGenerator {
         self.model.dtype()
     }
 
-    fn parameters(&self) -> usize {
+    fn param_count(&self) -> usize {
         self.model.param_count()
     }
 
@@ -201,7 +201,7 @@ impl Codec<Cpu> for Grey {
         CodecInfo { codec: "grey", image_channels: 3, code_channels: 1, downsampling: 1 }
     }
 
-    fn parameters(&self) -> usize {
+    fn param_count(&self) -> usize {
         0
     }
 
@@ -363,7 +363,7 @@ fn codec_of_other_channels_is_refused() {
         fn info(&self) -> CodecInfo {
             CodecInfo { code_channels: 2, ..Grey.info() }
         }
-        fn parameters(&self) -> usize {
+        fn param_count(&self) -> usize {
             0
         }
         fn encode_images(

@@ -13,10 +13,10 @@
 #include <png.h>
 #include <transcdiff.h>
 
-static const char USAGE[] =
-    "usage: generate MODEL [--codec FILE] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n"
-    "                [--out grid.png] [--columns N]\n"
-    "The default seed of image i is i. Without a codec, the k*k channels of a latent become k*k grey pixels.\n";
+#define USAGE \
+    "usage: generate MODEL [--codec FILE] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n" \
+    "                [--out grid.png] [--columns N]\n" \
+    "The default seed of image i is i. Without a codec, the k*k channels of a latent become k*k grey pixels.\n"
 
 /* Command line arguments. */
 typedef struct {
@@ -123,7 +123,7 @@ static arguments parse(int argc, char **argv) {
             continue;
         }
         if (++i >= argc) {
-            fail(option, USAGE);
+            fail(option, "unknown option, or missing value\n" USAGE);
         }
         if (strcmp(option, "--codec") == 0 || strcmp(option, "--vae") == 0) {
             a.codec = argv[i];
@@ -141,7 +141,7 @@ static arguments parse(int argc, char **argv) {
         } else if (strcmp(option, "--columns") == 0) {
             a.columns = positive(option, argv[i]);
         } else {
-            fail(option, USAGE);
+            fail(option, "unknown option, or missing value\n" USAGE);
         }
     }
     if (a.model == NULL) {
@@ -236,7 +236,7 @@ static images generate(const arguments *a, const transcdiff_model *model) {
     images result = {a->images, info.image_height, info.image_width, 3, NULL};
     float *latents = NULL;
     if (a->codec != NULL) {
-        size_t size = transcdiff_pixel_bytes(TRANSCDIFF_RGB8_HWC, result.height, result.width);
+        size_t size = transcdiff_image_bytes(TRANSCDIFF_RGB8_HWC, result.height, result.width);
         outputs.images = result.pixels = allocate(result.count, size);
         outputs.images_size = result.count * size;
     } else {

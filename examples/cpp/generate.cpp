@@ -96,7 +96,7 @@ Arguments parse(int argc, char **argv) {
             continue;
         }
         if (++i >= argc) {
-            throw std::invalid_argument(option + ": " + USAGE);
+            throw std::invalid_argument(option + ": unknown option, or missing value\n" + USAGE);
         }
         if (option == "--codec" || option == "--vae") {
             a.codec = argv[i];
@@ -113,7 +113,7 @@ Arguments parse(int argc, char **argv) {
         } else if (option == "--columns") {
             a.columns = positive<std::size_t>(option, argv[i]);
         } else {
-            throw std::invalid_argument(option + ": " + USAGE);
+            throw std::invalid_argument(option + ": unknown option\n" + USAGE);
         }
     }
     if (a.model.empty()) {
@@ -164,7 +164,7 @@ Pixels generate(const Arguments &a, const transcdiff::CancellationToken &cancell
     options.cancellation = &cancellation;
     options.progress = [](const transcdiff::Progress &progress) {
         std::cerr << '\r' << std::setw(3) << std::lround(100.0 * progress.fraction) << " %";
-        return transcdiff::ControlFlow::proceed;
+        return transcdiff::ControlFlow::continue_;
     };
     transcdiff::OutputSelection selection;
     selection.images = a.codec.has_value();

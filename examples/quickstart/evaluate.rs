@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::digits::{CLASSES, Digits, Image, PIXELS};
 
-/// Width of the classifier's kernel exp(-γ·‖a-b‖²), for pixels in 0..16.
+/// γ of the classifier's RBF kernel exp(-γ·‖a-b‖²), for pixels in 0..16.
 const GAMMA: f64 = 1e-3;
 /// Ridge of the classifier's least squares; any value from 1e-4 to 0.3 gives the same test accuracy.
 const RIDGE: f64 = 1e-2;

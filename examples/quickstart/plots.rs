@@ -92,7 +92,8 @@ struct Axes {
 }
 
 impl Axes {
-    /// Axes for the losses of all phases. The first losses are many times the last: the highest percentile is clipped.
+    /// Axes for the losses of all phases. The first losses are many times the last, so losses above the
+    /// 99th percentile are clipped.
     fn new(phases: &[LossCurve<'_>]) -> Self {
         let finite = |loss: &&f32| loss.is_finite();
         let mut losses: Vec<f32> = phases.iter().flat_map(|p| p.losses).filter(finite).copied().collect();

@@ -17,10 +17,10 @@ pub struct Info {
     pub device: String,
     /// Type that model and codec compute in.
     pub dtype: DType,
-    /// Number of elements of the model's parameters.
-    pub parameters: usize,
-    /// Number of elements of the codec's parameters; 0 without a codec.
-    pub codec_parameters: usize,
+    /// Number of parameters of the model, in elements.
+    pub param_count: usize,
+    /// Number of parameters of the codec, in elements; 0 without a codec.
+    pub codec_param_count: usize,
 }
 
 impl Info {
@@ -40,7 +40,7 @@ impl Info {
 }
 
 pub(super) fn no_codec() -> Error {
-    Error::argument("images", "a pipeline with a codec", "one without, which makes latents only")
+    Error::argument("images", "a loaded codec (without one, only latents are available)", "none")
 }
 
 /// Checks that the codec decodes the model's codes, to images of three colours.

@@ -33,8 +33,8 @@ impl Pipeline {
             weights,
             device: generator.backend().name(),
             dtype: generator.dtype(),
-            parameters: generator.parameters(),
-            codec_parameters: codec.as_ref().map_or(0, |codec| codec.parameters()),
+            param_count: generator.param_count(),
+            codec_param_count: codec.as_ref().map_or(0, |codec| codec.param_count()),
         };
         if let Some(codec) = &info.codec {
             check_match(&info.generator, codec)?;

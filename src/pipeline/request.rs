@@ -114,7 +114,8 @@ impl Request {
                 return Err(Error::shape("generate", expected, got));
             }
         } else if self.sampling.is_guided() && features.shape()[1] > expected.per_ar_step {
-            let expected = "features, for a guidance above 1 of features of more than one AR step";
+            let expected =
+                "unconditional features, because guidance is above 1 and the features span several AR steps";
             return Err(Error::argument("unconditional", expected, "none"));
         }
         if !self.references.is_empty() {

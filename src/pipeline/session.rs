@@ -29,7 +29,8 @@ impl PipelineSession {
         &self.info
     }
 
-    /// Sets the token that cancels everything that the session computes from now on, within a block of model or codec.
+    /// Sets the token that cancels everything that the session computes from now on. It is checked between blocks of the model and the
+    /// codec.
     pub fn set_cancellation(&mut self, token: &CancellationToken) {
         self.session.set_cancellation(token);
     }

@@ -10,7 +10,7 @@ type Backend = Guarded<Reference>;
 type Run = fn(&Vae<Backend>, &Backend, &CancellationToken) -> Result<()>;
 
 /// Bound on the operations of one block: attention has the most.
-const BLOCK: usize = 12;
+const MAX_OPERATIONS_PER_BLOCK: usize = 12;
 
 fn encode(vae: &Vae<Backend>, backend: &Backend, token: &CancellationToken) -> Result<()> {
     let images = Tensor::zeros(backend, &[1, 3, 4, 4], DType::F64)?;
@@ -23,7 +23,7 @@ fn decode(vae: &Vae<Backend>, backend: &Backend, token: &CancellationToken) -> R
 }
 
 /// Result of `run` with a token cancelled after `limit` of its operations, and the number of these that it did.
-fn operations(config: &VaeConfig, run: Run, limit: usize) -> (Result<()>, usize) {
+fn run_cancelled_after(config: &VaeConfig, run: Run, limit: usize) -> (Result<()>, usize) {
     let token = CancellationToken::new();
     let backend = Guarded::new(Reference, 0).cancelling(&token, limit);
     let vae = Vae::new(&backend, config, DType::F64, 0).unwrap();
@@ -32,9 +32,8 @@ fn operations(config: &VaeConfig, run: Run, limit: usize) -> (Result<()>, usize)
     (result, backend.operations())
 }
 
-/// Wherever a token is cancelled, the VAE ends with the block at hand.
 #[test]
-fn vae_stops_after_the_block() {
+fn vae_stops_at_the_next_block() {
     let config = VaeConfig {
         image_channels: 3,
         latent_channels: 2,
@@ -44,13 +43,13 @@ fn vae_stops_after_the_block() {
         attention: vec![1],
     };
     for run in [encode as Run, decode] {
-        let (result, all) = operations(&config, run, usize::MAX);
+        let (result, all) = run_cancelled_after(&config, run, usize::MAX);
         result.unwrap();
-        assert!(all > 4 * BLOCK, "{all} operations");
-        for limit in 1..all - BLOCK {
-            let (result, done) = operations(&config, run, limit);
+        assert!(all > 4 * MAX_OPERATIONS_PER_BLOCK, "{all} operations");
+        for limit in 1..all - MAX_OPERATIONS_PER_BLOCK {
+            let (result, done) = run_cancelled_after(&config, run, limit);
             assert!(matches!(result, Err(Error::Cancelled)), "{result:?} after {limit} of {all} operations");
-            assert!(done <= limit + BLOCK, "{done} operations, cancelled after {limit}");
+            assert!(done <= limit + MAX_OPERATIONS_PER_BLOCK, "{done} operations, cancelled after {limit}");
         }
     }
 }

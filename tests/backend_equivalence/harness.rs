@@ -30,11 +30,11 @@ pub struct Suite<'a, B: Backend> {
 }
 
 impl<B: Backend> Suite<'_, B> {
-    /// Runs `check` on `count` random cases, or on `TRANSDIFF_CASES` of them if that is less: with slow tools, 7 leave out
-    /// the large shapes.
+    /// Runs `check` on `count` random cases, or on `TRANSDIFF_CASES` of them if that is less; 7 excludes the large shapes,
+    /// which sanitizers are too slow for.
     pub fn cases(&self, family: &'static str, count: u32, check: impl Fn(&mut Case<'_, B>)) {
         let index = family.bytes().fold(0, |h: u32, b| h.wrapping_mul(31).wrapping_add(b.into()));
-        for number in 0..count.min(most_cases()) {
+        for number in 0..count.min(max_cases()) {
             let rng = StreamKey::new(2506, Purpose::Data, index, number).stream();
             let notes = format!("{family} {number} in {}:", self.dtype);
             let backend = Guarded::new(self.backend.clone(), if is_aligned(number) { 64 } else { 37 });
@@ -46,7 +46,7 @@ impl<B: Backend> Suite<'_, B> {
 }
 
 /// Value of `TRANSDIFF_CASES`, if it is set.
-fn most_cases() -> u32 {
+fn max_cases() -> u32 {
     let said = std::env::var("TRANSDIFF_CASES").ok();
     said.map_or(u32::MAX, |n| n.parse().expect("TRANSDIFF_CASES is a number of cases"))
 }
@@ -259,20 +259,20 @@ impl<B: Backend> Case<'_, B> {
         let want = reference.unwrap_or_else(|e| panic!("{op}, reference: {e}")).list();
         assert_eq!(got.len(), want.len());
         for (i, ((got, again), want)) in got.iter().zip(again).zip(want).enumerate() {
-            assert_eq!(got.is_some(), want.is_some(), "{op}: output {i} is there");
+            assert_eq!(got.is_some(), want.is_some(), "{op}: presence of output {i} differs");
             let (Some(got), Some(again), Some(want)) = (got, again, want) else { continue };
-            assert_eq!(got.shape(), want.shape(), "{op}: shape of output {i}");
-            assert_eq!(got.dtype(), self.type_of(op, i), "{op}: type of output {i}");
+            assert_eq!(got.shape(), want.shape(), "{op}: shape of output {i} differs");
+            assert_eq!(got.dtype(), self.type_of(op, i), "{op}: type of output {i} differs");
             let bits = digest(got);
-            assert_eq!(bits, digest(&again), "{op}: output {i} is deterministic");
+            assert_eq!(bits, digest(&again), "{op}: output {i} differs between two runs");
             self.suite.report.borrow_mut().digests.push((format!("{op} {i} {}", self.notes), bits));
-            self.judge(op, &got.to_f64().unwrap(), &want.to_f64().unwrap());
+            self.check_error(op, &got.to_f64().unwrap(), &want.to_f64().unwrap());
         }
     }
 
     /// Checks ‖got − want‖ / ‖want‖ against the operation's bound; if zeros are wanted (or values that are negligible in
     /// single precision), the root mean square of the difference.
-    pub fn judge(&self, op: &'static str, got: &[f64], want: &[f64]) {
+    pub fn check_error(&self, op: &'static str, got: &[f64], want: &[f64]) {
         assert_eq!(got.len(), want.len());
         // Equal infinities are not an error.
         let squares = got.iter().zip(want).filter(|(g, w)| g != w).map(|(g, w)| (g - w).powi(2));

@@ -4,7 +4,7 @@ use std::f64::consts::FRAC_PI_2;
 
 use proptest::prelude::*;
 use transdiff_core::backend::UnaryOp;
-use transdiff_core::diffusion::{ArStep, GuidedField, Interpolant, NoiseSource, VelocityField};
+use transdiff_core::diffusion::{ArStep, ConditionalField, Interpolant, NoiseSource, VelocityField};
 use transdiff_core::{Backend, Result, Tensor};
 
 /// A field from a closure.
@@ -94,7 +94,7 @@ pub struct Network<B: Backend> {
     pub condition: f64,
 }
 
-impl<B: Backend> GuidedField<B> for Network<B> {
+impl<B: Backend> ConditionalField<B> for Network<B> {
     fn conditional(&self, x: &Tensor<B>, t: f64) -> Result<Tensor<B>> {
         x.matmul(&self.weight)?.unary(UnaryOp::Silu)?.affine(1.0 + t, self.condition)
     }

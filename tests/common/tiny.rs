@@ -10,7 +10,7 @@ use transdiff_core::nn::Module;
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_core::{Backend, DType, HostData, HostTensor, Tensor};
 
-/// One-step model with four feature tokens.
+/// 1-step model with four feature tokens.
 pub fn one_step() -> TransDiffConfig {
     TransDiffConfig {
         width: 8,

@@ -101,7 +101,7 @@ struct Images {
 
     explicit Images(const transcdiff_model_info& info)
         : latents(kImages * latent_size(info)),
-          pixels(kImages * transcdiff_pixel_bytes(TRANSCDIFF_RGB8_HWC, info.image_height, info.image_width)) {}
+          pixels(kImages * transcdiff_image_bytes(TRANSCDIFF_RGB8_HWC, info.image_height, info.image_width)) {}
     bool operator==(const Images& other) const { return same(latents, other.latents) && same(pixels, other.pixels); }
 };
 

@@ -1,4 +1,4 @@
-//! Graph capture of denoising steps, on the reference implementation with graph capture added.
+//! Graph capture of sampling steps, on the reference implementation with graph capture added.
 
 mod capturing_backend;
 #[path = "../common/mod.rs"]

@@ -122,6 +122,9 @@ void features_are_truncated_and_spliced(const Model &model, Session &session) {
     const auto truncated = expect_value(try_truncate_features(features, count, width, 1));
     EXPECT(truncated.size() == 2 * width && truncated[0] == features[0] && truncated[width] == features[count * width]);
     EXPECT(expect_value(try_splice_features(features, features, count, width, 1)) == features);
+    const std::vector<float> zeros(features.size());
+    EXPECT(expect_value(try_splice_features(zeros, features, count, width, 0)) == features);
+    EXPECT(expect_value(try_splice_features(features, zeros, count, width, count)) == features);
     GenerateOptions options;
     options.features = truncated;
     options.seeds = {1, 2};
@@ -184,12 +187,12 @@ void callbacks_receive_every_step_and_cancel(Session &session) {
         steps++;
         EXPECT(p.fraction > last);
         last = p.fraction;
-        return ControlFlow::proceed;
+        return ControlFlow::continue_;
     };
     options.preview = [&](const Progress &p, Span<const float> latents) {
         previews++;
         EXPECT(latents.size() == p.images * 16 * 16 * 16);
-        return ControlFlow::proceed;
+        return ControlFlow::continue_;
     };
     options.preview_interval = 3;
     expect_value(session.try_generate(options, latents_only()));

@@ -50,11 +50,11 @@ pub(crate) fn attention(cuda: &Cuda, args: AttentionArgs<'_, Cuda>, y: Out<'_>) 
     let (rows, size_of) = (images * queries, dtype.size());
     // The rows of a matrix must not overlap.
     let is_matrix = |x: &In<'_>| x.layout.shape()[1] == 1 || x.layout.strides()[1] >= size;
-    if ![args.q, args.k, args.v].iter().all(is_matrix) {
-        return Err(Error::shape(OP, "tokens that do not overlap in memory", args.q.layout.shape()));
+    if let Some(x) = [args.q, args.k, args.v].iter().find(|x| !is_matrix(x)) {
+        return Err(Error::shape(OP, format!("a token stride of at least {size}"), x.layout.strides()));
     }
     let scores = cuda.scratch(OP, rows * keys * DType::F32.size())?;
-    let weights = cuda.scratch(OP, rows * keys * size_of)?;
+    let probabilities = cuda.scratch(OP, rows * keys * size_of)?;
     let matrix = |address: u64, cols: usize| {
         let mut operand = Operand::new(address, queries, cols);
         operand.matrix.batch_stride = queries * cols;
@@ -66,7 +66,7 @@ pub(crate) fn attention(cuda: &Cuda, args: AttentionArgs<'_, Cuda>, y: Out<'_>) 
         Gemm { dtype, result: DType::F32, a: q, b: k.t(), c, batch: images }.run_default(cuda, OP)?;
         let params = SoftmaxParams {
             x: scores.address(),
-            y: weights.address(),
+            y: probabilities.address(),
             width: keys as u64,
             scale: args.scale as f32,
             padding: 0,
@@ -74,7 +74,7 @@ pub(crate) fn attention(cuda: &Cuda, args: AttentionArgs<'_, Cuda>, y: Out<'_>) 
         let launch = LaunchConfig { grid: [size_u32(OP, rows)?, 1, 1], block: THREADS, shared: 0 };
         cuda.launch_kernel(OP, kernel!(OP, "softmax", "softmax", dtype)?, launch, &params)?;
         let c = head(y.address(), size_of, y.layout, h);
-        let a = matrix(weights.address(), keys);
+        let a = matrix(probabilities.address(), keys);
         Gemm { dtype, result: dtype, a, b: v, c, batch: images }.run_default(cuda, OP)?;
     }
     Ok(())

@@ -19,7 +19,7 @@ pub extern "C" fn transcdiff_cancellation_new() -> *mut transcdiff_cancellation 
     })
 }
 
-/// Cancels the token: running calls with this token fail with `TRANSCDIFF_CANCELLED` within a fraction of a denoising step,
+/// Cancels the token: running calls with this token fail with `TRANSCDIFF_CANCELLED` within a fraction of a sampling step,
 /// and later calls fail at once, until the token is reset. Does nothing for NULL. Thread-safe and async-signal-safe.
 ///
 /// # Safety

@@ -1,5 +1,7 @@
 //! Semantic features: computation, truncation and splicing.
 
+use std::ops::RangeInclusive;
+
 use transdiff::HostTensor;
 use transdiff::pipeline::PipelineSession;
 
@@ -12,7 +14,7 @@ use crate::status::{FfiError, FfiResult, guard, transcdiff_error, transcdiff_sta
 
 /// Computes the semantic features of `n` classes.
 ///
-/// `features` receives [n, k, feature_width]; `features_size` is in bytes. In one-step mode k is the model's `feature_count`
+/// `features` receives [n, k, feature_width]; `features_size` is in bytes. In 1-step mode k is the model's `feature_count`
 /// and there are no references. With MRAR `references` are latents [reference_count, n, C, h, w], the results of the first
 /// `reference_count` AR steps, and k = (1 + reference_count)·feature_count/groups. `cancellation` is a cancellation token or
 /// NULL. All arrays belong to the caller.
@@ -137,7 +139,7 @@ pub unsafe extern "C" fn transcdiff_features_truncate(
     error: *mut *mut transcdiff_error,
 ) -> transcdiff_status {
     let body = || {
-        check_prefix(k, count)?;
+        check_prefix(k, 1..=count)?;
         let (whole, part) = (product("features", &[count, width])?, k * width);
         // SAFETY: the caller promises what the functions called here require.
         let (from, to) = unsafe {
@@ -156,7 +158,7 @@ pub unsafe extern "C" fn transcdiff_features_truncate(
 /// Splices features `first` and `second`, both [n, count, width]: `spliced` [n, count, width] receives, for each image, the
 /// first `k` features of `first` followed by the features of `second` from index `k`. All arrays belong to the caller.
 ///
-/// Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and for `k` outside 1 to `count`. Thread-safe.
+/// Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL and for `k` above `count`. Thread-safe.
 ///
 /// # Safety
 /// The pointers are NULL or valid for their shapes; `spliced` does not overlap other arguments.
@@ -172,7 +174,7 @@ pub unsafe extern "C" fn transcdiff_features_splice(
     error: *mut *mut transcdiff_error,
 ) -> transcdiff_status {
     let body = || {
-        check_prefix(k, count)?;
+        check_prefix(k, 0..=count)?;
         let whole = product("features", &[count, width])?;
         let all = product("features", &[n, whole])?;
         // SAFETY: the caller promises what the functions called here require.
@@ -190,6 +192,9 @@ pub unsafe extern "C" fn transcdiff_features_splice(
     unsafe { guard(error, body) }
 }
 
-fn check_prefix(k: usize, count: usize) -> FfiResult {
-    if (1..=count).contains(&k) { Ok(()) } else { Err(FfiError::argument("k", format!("1 to {count}"), k)) }
+fn check_prefix(k: usize, range: RangeInclusive<usize>) -> FfiResult {
+    if range.contains(&k) {
+        return Ok(());
+    }
+    Err(FfiError::argument("k", format!("{} to {}", range.start(), range.end()), k))
 }

@@ -13,7 +13,7 @@ pub const TRANSCDIFF_F32: u32 = 0;
 /// Computation in bf16 with f32 accumulation; weights are stored in bf16.
 pub const TRANSCDIFF_BF16: u32 = 1;
 
-/// One-step mode: all features are computed at once.
+/// 1-step mode: all features are computed at once.
 pub const TRANSCDIFF_MODE_ONE_STEP: u32 = 0;
 /// Multi-reference autoregression (MRAR): one group of features per AR step.
 pub const TRANSCDIFF_MODE_MULTI_REFERENCE: u32 = 1;
@@ -31,7 +31,7 @@ pub struct transcdiff_model_info {
     pub mode: u32,
     /// Data type of the computation: `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
     pub dtype: u32,
-    /// Number of AR steps per generation, each with one group of features; 1 in one-step mode.
+    /// Number of AR steps per generation, each with one group of features; 1 in 1-step mode.
     pub groups: usize,
     /// Number of semantic features per image.
     pub feature_count: usize,
@@ -146,7 +146,7 @@ fn info_of(pipeline: &Pipeline) -> transcdiff_model_info {
         image_height,
         image_width,
         downsampling: info.codec.as_ref().map_or(0, |codec| codec.downsampling),
-        parameters: info.parameters as u64,
-        codec_parameters: info.codec_parameters as u64,
+        parameters: info.param_count as u64,
+        codec_parameters: info.codec_param_count as u64,
     }
 }

@@ -19,7 +19,7 @@ pub const TRANSCDIFF_SOLVER_EULER: u32 = 1;
 /// Heun: deterministic, second order, on uniform timesteps, with two model evaluations per step.
 pub const TRANSCDIFF_SOLVER_HEUN: u32 = 2;
 
-/// Progress of a generation after a solver step.
+/// Progress of a generation after a sampling step.
 #[repr(C)]
 #[derive(Clone, Copy)]
 #[allow(non_camel_case_types)]
@@ -32,19 +32,19 @@ pub struct transcdiff_progress {
     pub images: usize,
     /// Index of the current AR step, from 0.
     pub ar_step: usize,
-    /// Number of AR steps: 1 in one-step mode and from features, with MRAR the model's `groups`.
+    /// Number of AR steps: 1 in 1-step mode and from features, with MRAR the model's `groups`.
     pub ar_steps: usize,
-    /// Number of completed solver steps of the current AR step, from 1.
+    /// Number of completed sampling steps of the current AR step, from 1.
     pub step: usize,
-    /// Number of solver steps per AR step.
+    /// Number of sampling steps per AR step.
     pub steps: usize,
-    /// Time in (0, 1] at which the solver step started.
+    /// Time in (0, 1] at which the sampling step started.
     pub t: f64,
-    /// Completed fraction of all solver steps of the call, in (0, 1].
+    /// Completed fraction of all sampling steps of the call, in (0, 1].
     pub fraction: f64,
 }
 
-/// Progress callback, invoked after every solver step on the calling thread. `progress` is valid until the callback returns.
+/// Progress callback, invoked after every sampling step on the calling thread. `progress` is valid until the callback returns.
 /// A return value other than 0 stops the call, which then fails with `TRANSCDIFF_CANCELLED`.
 ///
 /// The callback may use other sessions; calls on the running one fail with `TRANSCDIFF_BUSY`. Like every callback it must
@@ -80,7 +80,7 @@ pub struct transcdiff_generate_options {
     pub classes: *const u32,
     /// Seed per image, [n]. The noise of an image depends on its own seed only, so it is the same in any batch.
     pub seeds: *const u64,
-    /// Number of solver steps, at least 1.
+    /// Number of sampling steps, at least 1.
     pub steps: u32,
     /// Solver: one of `TRANSCDIFF_SOLVER_…`.
     pub solver: u32,
@@ -95,9 +95,9 @@ pub struct transcdiff_generate_options {
     pub guidance_low: f64,
     /// Upper end of the time interval with guidance, in [0, 1].
     pub guidance_high: f64,
-    /// Scale of the drift, s0 in the paper, at least 0; Euler–Maruyama only.
+    /// Scale of the drift, s0 in the paper, at least 0; ignored by other solvers than Euler–Maruyama.
     pub drift_scale: f64,
-    /// Scale of the injected noise, s1 in the paper, at least 0; Euler–Maruyama only.
+    /// Scale of the injected noise, s1 in the paper, at least 0; ignored by other solvers than Euler–Maruyama.
     pub noise_scale: f64,
     /// Number of images per batch; 0 means all. Larger batches take more memory and give the same images.
     pub batch: usize,
@@ -106,7 +106,7 @@ pub struct transcdiff_generate_options {
     /// Number of features per image, 1 to the model's `feature_count`; 0 without features.
     pub feature_count: usize,
     /// Unconditional features for classifier-free guidance, [unconditional_images, feature_count, feature_width]. NULL: the
-    /// model's unconditional features.
+    /// model's unconditional features. Required if a guidance scale is above 1 and `features` span several AR steps.
     pub unconditional: *const f32,
     /// Number of images in `unconditional`: 1 or n; 0 for NULL.
     pub unconditional_images: usize,
@@ -119,11 +119,11 @@ pub struct transcdiff_generate_options {
     pub initial_noise: *const f32,
     /// Cancellation token, or NULL. It must outlive the call.
     pub cancellation: *const transcdiff_cancellation,
-    /// Progress callback, invoked after every solver step, or NULL.
+    /// Progress callback, invoked after every sampling step, or NULL.
     pub progress: transcdiff_progress_callback,
-    /// Preview callback, invoked after every `preview_interval` solver steps, or NULL.
+    /// Preview callback, invoked after every `preview_interval` sampling steps, or NULL.
     pub preview: transcdiff_preview_callback,
-    /// Number of solver steps between previews, at least 1.
+    /// Number of sampling steps between previews, at least 1.
     pub preview_interval: usize,
     /// Callback for log messages, or NULL.
     pub log: transcdiff_log_callback,
@@ -185,14 +185,14 @@ pub struct transcdiff_outputs {
     pub reserved: u32,
     /// Images of the model's size, [n] contiguous images, or NULL. Requires a codec.
     pub images: *mut c_void,
-    /// Size of `images` in bytes: n · `transcdiff_pixel_bytes`.
+    /// Size of `images` in bytes: n · `transcdiff_image_bytes`.
     pub images_size: usize,
     /// Latents, [n, C, h, w], in the scale of the model, or NULL.
     pub latents: *mut f32,
     /// Size of `latents` in bytes.
     pub latents_size: usize,
     /// Latents of the reference images, [groups − 1, n, C, h, w], in the scale of the model, or NULL: with MRAR from classes,
-    /// the results of all AR steps but the last. Empty in one-step mode and from features.
+    /// the results of all AR steps but the last. Empty in 1-step mode and from features.
     pub references: *mut f32,
     /// Size of `references` in bytes.
     pub references_size: usize,
@@ -224,7 +224,7 @@ pub(crate) const DEFAULT_OUTPUTS: transcdiff_outputs = transcdiff_outputs {
 };
 
 /// Sets every field of `options` to its default. The sampling settings are those of the paper's reported results for a
-/// published model, and Euler–Maruyama without guidance for other models and NULL; 100 solver steps. `struct_size` is
+/// published model, and Euler–Maruyama without guidance for other models and NULL; 100 sampling steps. `struct_size` is
 /// sizeof(transcdiff_generate_options) in the caller's header.
 ///
 /// Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL options and `TRANSCDIFF_INVALID_STRUCT` for an invalid size.

@@ -39,7 +39,7 @@ pub(crate) fn pixel_bytes(format: PixelFormat, n: usize, height: usize, width: u
 /// Returns the size in bytes of one image of `height` × `width` pixels; 0 for an unknown format or a size that does not fit
 /// in memory. Thread-safe.
 #[unsafe(no_mangle)]
-pub extern "C" fn transcdiff_pixel_bytes(pixel_format: u32, height: usize, width: usize) -> usize {
+pub extern "C" fn transcdiff_image_bytes(pixel_format: u32, height: usize, width: usize) -> usize {
     let bytes = || pixel_bytes(self::pixel_format(pixel_format)?, 1, height, width);
     guard_value(0, || bytes().unwrap_or(0))
 }

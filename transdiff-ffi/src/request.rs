@@ -1,4 +1,4 @@
-//! Conversion of options to a pipeline request, and of solver steps to callbacks.
+//! Conversion of options to a pipeline request, and of sampling steps to callbacks.
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -198,7 +198,7 @@ unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sa
     }
 }
 
-/// Invokes the caller's callbacks after a solver step.
+/// Invokes the caller's callbacks after a sampling step.
 pub(crate) fn report(o: &transcdiff_generate_options, progress: &Progress<'_>) -> ControlFlow<()> {
     let (step, preview) = (progress.step, || progress.preview());
     let progress = transcdiff_progress {

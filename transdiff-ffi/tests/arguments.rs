@@ -392,7 +392,7 @@ fn buffers_of_wrong_size_are_rejected() {
     for size in wrong(images) {
         fixture.expect_error(SHAPE, "images", |_, out| (out.images, out.images_size) = (bytes.cast(), size));
     }
-    // There are no references in one-step mode.
+    // There are no references in 1-step mode.
     fixture.expect_error(SHAPE, "references", |_, out| {
         (out.references, out.references_size) = (floats, latents)
     });
@@ -483,7 +483,7 @@ fn overflowing_counts_allocate_nothing() {
                 expect_error_without_allocation(ARGUMENT, "latents", |e| {
                     transcdiff_session_decode(session, v, 32, n, h, w, 0, no_token, to.cast(), 48, e)
                 });
-                assert_eq!(if n == 1 { transcdiff_pixel_bytes(2, h, w) } else { 0 }, 0);
+                assert_eq!(if n == 1 { transcdiff_image_bytes(2, h, w) } else { 0 }, 0);
             }
             expect_error_without_allocation(ARGUMENT, "features", |e| {
                 transcdiff_features_truncate(v, n, 2, 2, 1, to, e)

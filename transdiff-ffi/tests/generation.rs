@@ -326,7 +326,7 @@ fn decode(
     (n, height, width): (usize, usize, usize),
 ) -> Result<Vec<u8>, common::ErrorInfo> {
     let d = session.info.downsampling;
-    let mut images = vec![0; n * transcdiff_pixel_bytes(format, height * d, width * d)];
+    let mut images = vec![0; n * transcdiff_image_bytes(format, height * d, width * d)];
     let size = images.len();
     // SAFETY: as above.
     call(|error| unsafe {

@@ -210,7 +210,7 @@ fn numbers() -> impl Strategy<Value = Numbers> {
 }
 
 impl Numbers {
-    /// Returns whether the header allows the numbers for the one-step model.
+    /// Returns whether the header allows the numbers for the 1-step model.
     fn are_valid(&self) -> bool {
         let (low, high) = self.interval;
         let within = |x: f64| (0.0..=1.0).contains(&x);

@@ -41,7 +41,7 @@ sampled with the settings of the paper by default, other models without guidance
 Without --codec the model generates latents only. --latents saves them. If their number of channels is a square k², \
 the PNG files show them in grey: the k² channels of a position become k×k pixels, from -1 (black) to 1 (white).
 
-Ctrl-C stops within one solver step and keeps the images of completed batches. A second Ctrl-C exits immediately.
+Ctrl-C stops within one sampling step and keeps the images of completed batches. A second Ctrl-C exits immediately.
 
 Examples:
   transdiff sample --model model.safetensors --codec vae.safetensors \\
@@ -85,7 +85,7 @@ pub struct SampleArgs {
     #[arg(long = "reference", value_name = "PNG", requires = "codec", help_heading = "Images")]
     pub references: Vec<PathBuf>,
 
-    /// Number of solver steps, at least 1
+    /// Number of sampling steps, at least 1
     #[arg(long, value_name = "N", default_value_t = Preset::STEPS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     #[arg(help_heading = "Sampling")]
     pub steps: u32,

@@ -235,7 +235,7 @@ fn invalid_settings_are_rejected_before_loading() {
         (&["--drift-scale", "-1"], "--drift-scale: expected "),
         (
             &["--solver", "heun", "--noise-scale", "1"],
-            "--noise-scale: expected none, as heun has no scales, got 1",
+            "--noise-scale: expected no value, because the solver heun has no scales, got 1",
         ),
         (&["--codec", &model], "model.safetensors: "),
         (&["--codec", &vae, "--reference", "x.png"], "--reference: expected no reference images"),

@@ -3,7 +3,7 @@
 use super::gradients::GradKey;
 use crate::{Backend, Error, HostTensor, Result, Tensor};
 
-/// A tensor that training changes.
+/// Model parameter: a tensor, and the key of its gradient.
 ///
 /// Clones share the tensor's memory and the key of its gradient; a write copies memory that is shared.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl<B: Backend> Param<B> {
         self.trainable = trainable;
     }
 
-    /// Replaces the tensor by one of the same shape, in the type of the parameter.
+    /// Assigns a tensor of the same shape, cast to the type of the parameter.
     pub fn set(&mut self, value: &Tensor<B>) -> Result<()> {
         if value.shape() != self.value.shape() {
             return Err(Error::shape("Param::set", format!("{:?}", self.value.shape()), value.shape()));
@@ -61,7 +61,7 @@ impl<B: Backend> Param<B> {
         Ok(())
     }
 
-    /// Replaces the tensor by one in host memory.
+    /// Assigns a tensor in host memory.
     pub fn set_host(&mut self, value: HostTensor) -> Result<()> {
         let value = value.cast(self.value.dtype())?;
         self.set(&Tensor::from_host(self.value.backend(), &value)?)

@@ -72,10 +72,9 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// returns a copy in the form that they read fastest, and the layout of its elements, of the shape of `w`. `None`
     /// keeps the weight as it is, which is the default.
     ///
-    /// Core keeps weights in the returned form and knows nothing about it: a memory order of the axes, or, known to the
-    /// buffer alone, packed panels or elements of another type. All methods take views of the buffer as of any other;
-    /// one that writes to it keeps the form consistent. Type and shape of the tensor stay those of `w`; gradients, state
-    /// of the optimiser and EMA have the plain shape, in the memory order of the returned layout.
+    /// The format of the buffer is opaque to core: axes in another order, packed panels or another element type. All
+    /// methods accept views of such a buffer, and writes keep it consistent. Shape and type of the tensor stay those of
+    /// `w`; gradients, optimiser state and EMA have that shape, in the memory order of the returned layout.
     fn prepare_weight(&self, _w: View<'_, Self>) -> Result<Option<(Self::Buffer, Layout)>> {
         Ok(None)
     }
@@ -86,10 +85,10 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// Captures the operations that `work` enqueues as a graph, without executing them, for any number of
     /// [`launch`](Self::launch)es. `None` if the device gains nothing from it; `work` has not been called then.
     ///
-    /// A launch executes the same operations with the same arguments on the same buffers, in an order with the same
-    /// results. The graph owns the buffers that were allocated during the capture, even if `work` dropped them; the caller
-    /// keeps those from before, and a launch reads their contents at that time. Until the first launch the contents of
-    /// the outputs of `work` are unspecified.
+    /// A launch executes the same operations with the same arguments on the same buffers, with the
+    /// same results; independent operations may be reordered. The graph owns the buffers that were allocated during the
+    /// capture, even if `work` dropped them. The caller keeps buffers allocated before the capture alive; every launch
+    /// reads their current contents. Until the first launch the contents of the outputs of `work` are unspecified.
     ///
     /// Operations of the calling thread are captured; other threads use the device as usual. `work` is called once,
     /// and again if memory ran out and cached memory could be freed. It allocates and computes, but does not wait:
@@ -103,8 +102,7 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     fn launch(&self, graph: &Self::Graph) -> Result<()>;
 }
 
-/// A copy of `x` without gaps whose axes lie in memory in the order `axes`, outermost first, and its layout; `None` if
-/// the elements of `x` lie like that already.
+/// Copy of `x` that is contiguous in the axis order `axes`, outermost first, and its layout; `None` if `x` already is.
 pub fn copy_in_order<S: Storage>(
     storage: &S,
     x: View<'_, S>,

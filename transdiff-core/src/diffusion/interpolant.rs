@@ -2,7 +2,7 @@
 //! (reverse SDE: Appendix F, Eq. 16).
 //!
 //! A velocity v = E[α′ x₀ + σ′ ε | x] determines, together with x, everything else that a sampler needs: the
-//! score, the drift of the reverse SDE and the predicted clean latent. Each is a linear combination of v and x
+//! score, the drift of the reverse SDE and the prediction of x₀. Each is a linear combination of v and x
 //! whose two factors depend on t alone, so each is one [`LinearCombination`], computed in f64 once per step.
 
 use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
@@ -99,9 +99,9 @@ impl Interpolant {
         (2.0 * t).sqrt()
     }
 
-    /// Predicted clean latent E[x₀ | x] = (σ′ x − σ v) / (α σ′ − α′ σ), for t in [0, 1]: linear x − t v;
+    /// Prediction of x₀ (the denoised latents), E[x₀ | x] = (σ′ x − σ v) / (α σ′ − α′ σ), for t in [0, 1]: linear x − t v;
     /// cosine cos(πt/2) x − (2/π) sin(πt/2) v.
-    pub fn clean(self, t: f64) -> LinearCombination {
+    pub fn denoised(self, t: f64) -> LinearCombination {
         match self {
             Self::Linear => LinearCombination { v: -t, x: 1.0 },
             Self::Cosine => LinearCombination { v: -FRAC_2_PI * self.sigma(t), x: self.alpha(t) },
@@ -135,9 +135,11 @@ mod tests {
             let drift = LinearCombination { v: 1.0 - t * score.v, x: -t * score.x };
             let determinant = a * ds - da * s;
             let clean = LinearCombination { v: -s / determinant, x: ds / determinant };
-            for (ours, general) in
-                [(interpolant.score(t), score), (interpolant.drift(t), drift), (interpolant.clean(t), clean)]
-            {
+            for (ours, general) in [
+                (interpolant.score(t), score),
+                (interpolant.drift(t), drift),
+                (interpolant.denoised(t), clean),
+            ] {
                 assert!(close(ours.v, general.v) && close(ours.x, general.x), "{interpolant:?} t={t}");
             }
         }
@@ -161,7 +163,7 @@ mod tests {
             assert!(interpolant.alpha(1.0).abs() < 1e-15 && interpolant.sigma(1.0) == 1.0);
             let (at, near) = (interpolant.drift(0.0), interpolant.drift(1e-9));
             assert!((at.v - near.v).abs() < 1e-8 && (at.x - near.x).abs() < 1e-8);
-            assert_eq!(interpolant.clean(0.0), LinearCombination { v: -0.0, x: 1.0 });
+            assert_eq!(interpolant.denoised(0.0), LinearCombination { v: -0.0, x: 1.0 });
         }
     }
 }

@@ -1,8 +1,8 @@
 //! From noise to codes: integrating a velocity field.
 //!
 //! A [`Sampler`] takes a [`SolverState`] from t = 1 to t = 0 along a [`VelocityField`], one step at a time. Guidance is
-//! a field around a field ([`Guided`]), noise comes from a [`NoiseSource`], and an [`Observer`] sees every step and may
-//! stop it. All factors are computed in f64 on the host; tensors only meet additions and multiplications by them. Axis
+//! a field around a field ([`GuidedField`]), noise comes from a [`NoiseSource`], and an [`Observer`] sees every step and may
+//! stop it. Scalar coefficients are computed in f64 on the host; tensors are only scaled and added. Axis
 //! 0 of every tensor is the batch, and no operation mixes its rows: on a backend whose rows are independent, an image is
 //! bitwise identical alone and in any batch.
 //!
@@ -23,8 +23,8 @@ mod step;
 mod timesteps;
 
 pub use euler_maruyama::EulerMaruyama;
-pub use field::{GuidedField, VelocityField};
-pub use guidance::{Guidance, Guided};
+pub use field::{ConditionalField, VelocityField};
+pub use guidance::{Guidance, GuidedField};
 pub use interpolant::{Interpolant, LinearCombination};
 pub use noise::{KeyedNoise, NoiseSource, RecordedNoise};
 pub use observer::{NoopObserver, Observer, Progress};

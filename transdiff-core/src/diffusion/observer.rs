@@ -19,7 +19,7 @@ impl<'a, B: Backend> Progress<'a, B> {
         Self { step, preview }
     }
 
-    /// Prediction of the final result at this step, in the shape of the result. Computed on demand.
+    /// Prediction of x₀ (the denoised latents) at this step, in the shape of the result. Computed on demand.
     ///
     /// # Errors
     /// Those of tensor arithmetic.

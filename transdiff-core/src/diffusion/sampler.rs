@@ -31,7 +31,7 @@ pub trait Sampler<B: Backend> {
         noise: &mut dyn NoiseSource<B>,
     ) -> Result<()>;
 
-    /// Prediction of the final state from the latest evaluation (see [`Interpolant::clean`]).
+    /// Prediction of x₀ (the denoised latents) from the latest evaluation (see [`Interpolant::denoised`]).
     ///
     /// # Errors
     /// [`Error::Argument`] before the first step, and those of tensor arithmetic.
@@ -39,7 +39,7 @@ pub trait Sampler<B: Backend> {
         let latest = state.latest();
         let latest =
             latest.ok_or_else(|| Error::argument("preview", "at least one completed step", "none"))?;
-        self.interpolant().clean(latest.t).apply(&latest.v, &latest.x)
+        self.interpolant().denoised(latest.t).apply(&latest.v, &latest.x)
     }
 
     /// The state at t = 0 after the last step.

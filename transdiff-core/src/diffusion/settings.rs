@@ -1,11 +1,11 @@
-//! From the settings that a user gives to a [`Sampling`].
+//! Sampling settings: defaults, and their validation.
 
 use std::str::FromStr;
 
 use super::{Euler, EulerMaruyama, Guidance, Heun, Interpolant, Sampling, Solver, Timesteps};
 use crate::{Error, Result};
 
-/// Guidance and scales with which a model is sampled unless the user gives others.
+/// Default guidance, drift and noise scales of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Preset {
     /// Guidance scale w.
@@ -76,9 +76,9 @@ pub struct SamplingSettings {
     pub guidance: Vec<f64>,
     /// Lowest and highest time in [0, 1] at which guidance acts.
     pub guidance_interval: (f64, f64),
-    /// Drift scale s₀, at least 0; Euler–Maruyama only.
+    /// Drift scale s₀, at least 0; `None` for other solvers than Euler–Maruyama.
     pub drift_scale: Option<f64>,
-    /// Noise scale s₁, at least 0; Euler–Maruyama only.
+    /// Noise scale s₁, at least 0; `None` for other solvers than Euler–Maruyama.
     pub noise_scale: Option<f64>,
 }
 
@@ -132,7 +132,7 @@ impl SamplingSettings {
         }
         for (name, scale) in [("drift_scale", self.drift_scale), ("noise_scale", self.noise_scale)] {
             if let Some(scale) = scale {
-                let expected = format!("none, as {} has no scales", self.solver.name());
+                let expected = format!("no value, because the solver {} has no scales", self.solver.name());
                 return Err(Error::argument(name, expected, scale));
             }
         }

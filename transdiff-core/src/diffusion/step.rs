@@ -1,7 +1,8 @@
 //! Position of a step within a generation.
 
-/// One of the autoregressive steps of a generation: a 1-step model runs one, MRAR one per reference and one for the
-/// result. All start from the same initial noise; injected noise is fresh in each.
+/// One autoregressive (AR) step of a generation: a 1-step model has one; with MRAR each but the last generates a
+/// reference, and given references replace the first of them. All start from the same initial noise; injected noise is
+/// fresh in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ArStep {
     /// Index, from 0.

@@ -22,8 +22,8 @@ pub trait Codec<B: Backend>: Debug + Send + Sync {
     /// Description of the codec.
     fn info(&self) -> CodecInfo;
 
-    /// Number of elements of its parameters.
-    fn parameters(&self) -> usize;
+    /// Number of parameters, in elements.
+    fn param_count(&self) -> usize;
 
     /// Codes [n, C, h, w] of images [n, 3, H, W], whose sides are multiples of
     /// [`downsampling`](CodecInfo::downsampling). Where codes are random, `seeds`, one per image, draw them; without

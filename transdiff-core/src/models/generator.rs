@@ -139,9 +139,8 @@ impl Advance {
 
 /// A model that makes codes from classes and seeds, for one caller at a time.
 ///
-/// A generation is begun, advanced until it is done, and finished. Nothing here loops: the caller does, and so reports
-/// progress, asks for previews and stops as it likes, alike for all models. After an error or a cancellation a
-/// generator is as usable as before.
+/// A generation is begun, advanced until it is done, and finished. The caller runs the loop, and can report progress, take
+/// previews or cancel between steps, alike for all models. A generator remains usable after an error or a cancellation.
 pub trait Generator<B: Backend>: Debug + Send {
     /// Description of the model.
     fn info(&self) -> &GeneratorInfo;
@@ -152,13 +151,13 @@ pub trait Generator<B: Backend>: Debug + Send {
     /// Type that it computes in.
     fn dtype(&self) -> DType;
 
-    /// Number of elements of its parameters.
-    fn parameters(&self) -> usize;
+    /// Number of parameters, in elements.
+    fn param_count(&self) -> usize;
 
     /// Another generator that shares the weights of this one, for another caller.
     fn fork(&self) -> Box<dyn Generator<B>>;
 
-    /// Sets the token that cancels everything that is computed from now on, within a block of the model.
+    /// Sets the token that cancels everything that is computed from now on. It is checked between blocks of the model.
     fn set_cancellation(&mut self, token: &CancellationToken);
 
     /// Begins a generation; one that is not finished is dropped.
@@ -174,7 +173,7 @@ pub trait Generator<B: Backend>: Debug + Send {
     /// those of the backend. The generation is dropped then.
     fn advance(&mut self) -> Result<Advance>;
 
-    /// Prediction [n, C, h, w] of the codes after the latest step.
+    /// Prediction of x₀ (the denoised codes) at the latest step, [n, C, h, w].
     ///
     /// # Errors
     /// [`Error::Argument`] before the first step, and those of the backend.

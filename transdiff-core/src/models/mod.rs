@@ -1,4 +1,4 @@
-//! The models: interfaces that all of them share, one module each, and the registry that recognises their files.
+//! Model traits, the models, and the registry that recognises the model in a file.
 //!
 //! A [`Model`] is a module with a configuration that files carry. A [`Trainable`] has a loss, a [`Generator`] makes codes
 //! from classes and seeds, a [`Codec`] turns codes into pixels and back.

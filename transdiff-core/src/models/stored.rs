@@ -33,7 +33,7 @@ impl WeightSet {
 /// Information that a file may lack and the caller may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadHints {
-    /// Number of attention heads, which no shape tells.
+    /// Number of attention heads, which cannot be inferred from the shapes of the tensors.
     pub heads: Option<usize>,
     /// Set of weights to take. By default the EMA weights where there are any.
     pub weights: Option<WeightSet>,

@@ -16,7 +16,7 @@ pub struct SampleShape {
     /// Shape [C, h, w] of a latent.
     pub latent: [usize; 3],
     /// Number of latents per sample, all different and of one class.
-    pub latents: usize,
+    pub latents_per_sample: usize,
     /// Number of classes.
     pub classes: usize,
 }
@@ -83,7 +83,7 @@ pub trait Trainable<B: Backend>: Model<B> {
     /// Shape of the samples.
     fn sample_shape(&self) -> SampleShape;
 
-    /// Draws what the loss of `samples` needs. A function of `key` and the settings alone.
+    /// Batch of `samples`: draws timesteps, noise and dropout keys for them. Depends on `key` and the settings alone.
     ///
     /// # Errors
     /// Those of the backend.

@@ -171,15 +171,16 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         let samples = self.samples(set, pass)?;
         let labels: Vec<usize> = samples.iter().map(|s| set.label(s[0])).collect();
         check_labels(&labels, shape.classes)?;
-        let latents =
-            (0..shape.latents).map(|i| self.latents(set, &samples, i)).collect::<Result<Vec<_>>>()?;
+        let latents = (0..shape.latents_per_sample)
+            .map(|i| self.latents(set, &samples, i))
+            .collect::<Result<Vec<_>>>()?;
         let key = DrawKey { seed: self.config.seed, step: self.step as u32, pass };
         self.model.draw(Samples { labels, latents }, &self.config.objective, key)
     }
 
     /// Indices of the latents of every sample of a pass. An order that was made for another set is made anew.
     fn samples(&mut self, set: &dyn Dataset, pass: usize) -> Result<Vec<Vec<usize>>> {
-        let (latents, batch) = (self.model.sample_shape().latents, self.config.batch as u64);
+        let (latents, batch) = (self.model.sample_shape().latents_per_sample, self.config.batch as u64);
         let first = (self.step * self.config.accumulate as u64 + pass as u64) * batch;
         for known in [self.order.take(), None] {
             let mut order = known.map_or_else(|| ShuffledOrder::new(set, latents, self.config.seed), Ok)?;

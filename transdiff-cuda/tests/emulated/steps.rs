@@ -1,4 +1,4 @@
-//! Driver calls of a denoising step once its graph is captured.
+//! Driver calls of a sampling step once its graph is captured.
 
 use std::ops::ControlFlow;
 

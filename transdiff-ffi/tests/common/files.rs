@@ -83,7 +83,7 @@ pub fn vae_with(config: &VaeConfig, mut change: impl FnMut(&str, &mut Vec<f32>))
     saved(|path| vae.save(path).unwrap())
 }
 
-/// Files shared by many tests: the one-step model, the MRAR model, and the VAE of the former.
+/// Files shared by many tests: the 1-step model, the MRAR model, and the VAE of the former.
 pub struct Files {
     pub one_step: Vec<u8>,
     pub mrar: Vec<u8>,

@@ -346,7 +346,7 @@ fn describe(input: &mut Input<'_>, models: &[Model; 2]) -> Result<(), ErrorInfo>
         _ => input.count(),
     };
     let images = input.count();
-    transcdiff_pixel_bytes(input.code(3), images, input.count());
+    transcdiff_image_bytes(input.code(3), images, input.count());
     let options = super::load_from_memory(&shared().one_step, None);
     let (to, what) = (words.as_mut_ptr(), input.below(2));
     // SAFETY: there are more words than any size that is not rejected covers.

@@ -19,7 +19,7 @@ const COMPARED: usize = 20;
 const MIN_RECOGNISED: f64 = 0.8;
 /// Exit code after Ctrl-C.
 const INTERRUPTED: i32 = 130;
-/// Number of solver steps that outlasts the time until a program is interrupted.
+/// Number of sampling steps that outlasts the time until a program is interrupted.
 const ENDLESS_STEPS: &str = "100000";
 
 /// Checks that all programs generate the images of the first one; `small` is a folder with a random model and its VAE.

@@ -149,7 +149,7 @@ impl<B: Backend> ArTransformer<B> {
         kept.add(&self.unconditional_embedding(ctx)?.mul(&column(f64::from)?)?)
     }
 
-    /// Segment ends of the block-causal mask for the first `groups` groups; `None` for one-step models.
+    /// Segment ends of the block-causal mask for the first `groups` groups; `None` for 1-step models.
     pub fn segment_ends(&self, groups: usize) -> Option<Vec<usize>> {
         match self.config.mode {
             Mode::OneStep => None,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::{Condition, DiffusionDecoder, TimeEmbedding};
 use crate::autograd::Context;
-use crate::diffusion::{GuidedField, Timesteps};
+use crate::diffusion::{ConditionalField, Timesteps};
 use crate::tensor::GraphCache;
 use crate::{Backend, Result, Tensor};
 
@@ -99,7 +99,7 @@ impl<B: Backend> DecoderField<B> {
     }
 }
 
-impl<B: Backend> GuidedField<B> for DecoderField<B> {
+impl<B: Backend> ConditionalField<B> for DecoderField<B> {
     fn conditional(&self, x: &Tensor<B>, t: f64) -> Result<Tensor<B>> {
         let condition = self.condition.narrow(0, self.images)?;
         self.evaluate(&self.conditional, x, t, |x, time| self.velocity(x, time, &condition))

@@ -22,7 +22,7 @@ impl<B: Backend> Generator<B> for Session<B> {
         self.model.dtype()
     }
 
-    fn parameters(&self) -> usize {
+    fn param_count(&self) -> usize {
         self.model.param_count()
     }
 

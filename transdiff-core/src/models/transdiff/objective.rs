@@ -71,7 +71,7 @@ impl<B: Backend> Trainable<B> for TransDiff<B> {
     fn sample_shape(&self) -> SampleShape {
         let config: &TransDiffConfig = self.config();
         let [_, c, h, w] = config.latent_shape(1);
-        SampleShape { latent: [c, h, w], latents: config.groups(), classes: config.classes }
+        SampleShape { latent: [c, h, w], latents_per_sample: config.groups(), classes: config.classes }
     }
 
     /// Timesteps ⌊1000·sigmoid(N(0, 1))⌋, noise, and the samples whose class is dropped.

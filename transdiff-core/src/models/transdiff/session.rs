@@ -35,7 +35,7 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// Sets the token that cancels everything that the session computes from now on, within a block of the model.
+    /// Sets the token that cancels everything that the session computes from now on. It is checked between blocks of the model.
     pub fn set_cancellation(&mut self, token: &CancellationToken) {
         self.token = token.clone();
     }

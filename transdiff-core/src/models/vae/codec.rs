@@ -11,8 +11,8 @@ impl<B: Backend> Codec<B> for Vae<B> {
         self.config().codec_info()
     }
 
-    fn parameters(&self) -> usize {
-        self.param_count()
+    fn param_count(&self) -> usize {
+        Module::param_count(self)
     }
 
     /// Samples of the posterior, or its mean, times [`LATENT_SCALE`].
