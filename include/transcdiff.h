@@ -167,7 +167,7 @@ typedef struct transcdiff_progress {
      */
     size_t ar_step;
     /**
-     * Number of AR steps: 1 in 1-step mode and from features, with MRAR the model's `groups`.
+     * Number of AR steps: the `ar_steps` of the model, or 1 from features.
      */
     size_t ar_steps;
     /**
@@ -254,7 +254,7 @@ typedef struct transcdiff_generate_options {
      */
     const double *ar_step_guidance;
     /**
-     * Number of elements of `ar_step_guidance`: 0 or the number of AR steps, which is the model's `groups`, or 1 from
+     * Number of elements of `ar_step_guidance`: 0 or the number of AR steps, which is the model's `ar_steps`, or 1 from
      * features.
      */
     size_t ar_step_guidance_count;
@@ -301,7 +301,7 @@ typedef struct transcdiff_generate_options {
      */
     const float *references;
     /**
-     * Number of references per image, less than the model's `groups`; 0 without references.
+     * Number of references per image, less than the model's `ar_steps`; 0 without references.
      */
     size_t reference_count;
     /**
@@ -370,7 +370,7 @@ typedef struct transcdiff_outputs {
      */
     size_t latents_size;
     /**
-     * Latents of the reference images, [groups − 1, n, C, h, w], in the scale of the model, or NULL: with MRAR from classes,
+     * Latents of the reference images, [ar_steps − 1, n, C, h, w], in the scale of the model, or NULL: with MRAR from classes,
      * the results of all AR steps but the last. Empty in 1-step mode and from features.
      */
     float *references;
@@ -510,7 +510,7 @@ typedef struct transcdiff_model_info {
     /**
      * Number of AR steps per generation, each with one group of features; 1 in 1-step mode.
      */
-    size_t groups;
+    size_t ar_steps;
     /**
      * Number of semantic features per image.
      */
@@ -733,7 +733,7 @@ transcdiff_status transcdiff_session_decode(struct transcdiff_session *session,
  *
  * `features` receives [n, k, feature_width]; `features_size` is in bytes. In 1-step mode k is the model's `feature_count`
  * and there are no references. With MRAR `references` are latents [reference_count, n, C, h, w], the results of the first
- * `reference_count` AR steps, and k = (1 + reference_count)·feature_count/groups. `cancellation` is a cancellation token or
+ * `reference_count` AR steps, and k = (1 + reference_count)·feature_count/ar_steps. `cancellation` is a cancellation token or
  * NULL. All arrays belong to the caller.
  *
  * Fails with `TRANSCDIFF_INVALID_ARGUMENT` or `_INVALID_SHAPE` for invalid arguments, `_CANCELLED`, `_NON_FINITE`,

@@ -423,7 +423,7 @@ struct GenerateOptions {
     std::optional<Solver> solver = std::nullopt;
     /// Guidance scale, at least 1; 1 disables guidance.
     std::optional<double> guidance = std::nullopt;
-    /// Guidance scale per AR step, [groups], overriding `guidance`.
+    /// Guidance scale per AR step, [ar_steps], overriding `guidance`.
     std::vector<double> ar_step_guidance = {};
     /// Time interval [low, high] with guidance, within [0, 1].
     std::optional<double> guidance_low = std::nullopt, guidance_high = std::nullopt;
@@ -505,7 +505,7 @@ struct Outputs {
     Images images = {};
     /// Latents, [n, C, h, w], in the scale of the model.
     std::vector<float> latents = {};
-    /// Latents of the reference images, [groups − 1, n, C, h, w], in the scale of the model: with MRAR from classes, the
+    /// Latents of the reference images, [ar_steps − 1, n, C, h, w], in the scale of the model: with MRAR from classes, the
     /// results of all AR steps but the last.
     std::vector<float> references = {};
     /// Semantic features that the latents were decoded from, [n, k, feature_width].
@@ -619,7 +619,7 @@ public:
         return results;
     }
 
-    /// Computes the semantic features [n, k, feature_width] of classes; with MRAR those of the first 1 + count groups, given
+    /// Computes the semantic features [n, k, feature_width] of classes; with MRAR those of the first 1 + count AR steps, given
     /// references [count, n, C, h, w].
     Result<std::vector<float>> try_features(Span<const std::uint32_t> classes, Span<const float> references = {},
                                             const CancellationToken *cancellation = nullptr) {
@@ -812,7 +812,7 @@ private:
             outputs.latents = detail::allocate(results.latents, latents, outputs.latents_size);
         }
         if (selection.references && options.classes != nullptr) {
-            const auto steps = info_.groups == 0 ? 0 : info_.groups - 1;
+            const auto steps = info_.ar_steps == 0 ? 0 : info_.ar_steps - 1;
             outputs.references = detail::allocate(results.references, steps * latents, outputs.references_size);
         }
         if (selection.features) {
@@ -831,8 +831,8 @@ private:
         if (!count) {
             return count.error();
         }
-        const auto tokens = info_.groups == 0 ? 0 : info_.feature_count / info_.groups * (1 + *count);
-        std::vector<float> features(n * tokens * info_.feature_width);
+        const auto features_per_image = info_.ar_steps == 0 ? 0 : info_.feature_count / info_.ar_steps * (1 + *count);
+        std::vector<float> features(n * features_per_image * info_.feature_width);
         return write_to(std::move(features), [&](float *to, std::size_t bytes, transcdiff_error **error) {
             return call(*count, detail::handle(cancellation), to, bytes, error);
         });

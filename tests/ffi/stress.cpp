@@ -122,7 +122,7 @@ struct Request {
           classes{number % 3, 0},
           seeds{number, 7},
           images(info),
-          references((info.groups - 1) * images.latents.size()) {
+          references((info.ar_steps - 1) * images.latents.size()) {
         const auto status = transcdiff_generate_options_init(model, &options, sizeof options);
         expect(status == TRANSCDIFF_OK, "generate options");
         options.images = kImages;
@@ -166,17 +166,17 @@ struct Request {
         }
         const auto status = status_of(
             [&](auto error) { return transcdiff_session_generate(session, &options, &outputs, error); });
-        const size_t expected = kImages * (from_classes ? info.groups : 1) * (kSteps / kPreviewInterval);
+        const size_t expected = kImages * (from_classes ? info.ar_steps : 1) * (kSteps / kPreviewInterval);
         expect(status != TRANSCDIFF_OK || previews == expected, "wrong number of previews");
         return status;
     }
 };
 
-// Features of all groups, given the references of a completed request.
+// Features of all AR steps, given the references of a completed request.
 std::vector<float> features_of(transcdiff_session* session, const Request& run, const uint32_t* classes) {
     std::vector<float> features(kImages * run.info.feature_count * run.info.feature_width);
     succeed("features", [&](auto error) {
-        return transcdiff_session_features(session, classes, kImages, run.references.data(), run.info.groups - 1,
+        return transcdiff_session_features(session, classes, kImages, run.references.data(), run.info.ar_steps - 1,
                                            nullptr, features.data(), bytes(features), error);
     });
     return features;
@@ -205,7 +205,7 @@ void check_codec(transcdiff_session* session, const transcdiff_model_info& info,
 Images generate_spliced(const transcdiff_model* model, transcdiff_session* session, const Request& run) {
     const uint32_t others[kImages] = {1, 2};
     const auto first = features_of(session, run, run.classes), second = features_of(session, run, others);
-    const size_t all = run.info.feature_count, group = all / run.info.groups, width = run.info.feature_width;
+    const size_t all = run.info.feature_count, group = all / run.info.ar_steps, width = run.info.feature_width;
     std::vector<float> features(first.size()), truncated(kImages * group * width);
     succeed("splice", [&](auto error) {
         return transcdiff_features_splice(first.data(), second.data(), kImages, all, width, 1, features.data(), error);

@@ -75,7 +75,7 @@ OutputSelection all_outputs() {
 
 void outputs_have_the_sizes_of_the_model(const Model &model, Session &session) {
     const auto &info = model.info();
-    EXPECT(info.groups == 2 && info.image_height == 256 && !model.device().empty());
+    EXPECT(info.ar_steps == 2 && info.image_height == 256 && !model.device().empty());
     const auto outputs = expect_value(session.try_generate(options_for_two_images(), all_outputs()));
     const auto latent = info.latent_channels * info.latent_height * info.latent_width;
     EXPECT(outputs.images.count == 2 && outputs.images.bytes.size() == 2 * 3 * 256 * 256);
@@ -100,7 +100,7 @@ void unconditional_features_affect_guidance(const Model &model, Session &session
     const auto &info = model.info();
     const std::vector<std::uint32_t> classes = {0, 2};
     const auto unconditional = expect_value(session.try_unconditional_features(2));
-    EXPECT(unconditional.size() == 2 * info.feature_count / info.groups * info.feature_width);
+    EXPECT(unconditional.size() == 2 * info.feature_count / info.ar_steps * info.feature_width);
     GenerateOptions options;
     options.features = expect_value(session.try_features(classes));
     options.seeds = {5, 6};
@@ -116,7 +116,7 @@ void unconditional_features_affect_guidance(const Model &model, Session &session
 void features_are_truncated_and_spliced(const Model &model, Session &session) {
     const auto &info = model.info();
     const std::vector<std::uint32_t> classes = {0, 2};
-    const auto count = info.feature_count / info.groups, width = info.feature_width;
+    const auto count = info.feature_count / info.ar_steps, width = info.feature_width;
     const auto features = expect_value(session.try_features(classes));
     EXPECT(features.size() == 2 * count * width);
     const auto truncated = expect_value(try_truncate_features(features, count, width, 1));

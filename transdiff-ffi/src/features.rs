@@ -16,7 +16,7 @@ use crate::status::{FfiError, FfiResult, guard, transcdiff_error, transcdiff_sta
 ///
 /// `features` receives [n, k, feature_width]; `features_size` is in bytes. In 1-step mode k is the model's `feature_count`
 /// and there are no references. With MRAR `references` are latents [reference_count, n, C, h, w], the results of the first
-/// `reference_count` AR steps, and k = (1 + reference_count)·feature_count/groups. `cancellation` is a cancellation token or
+/// `reference_count` AR steps, and k = (1 + reference_count)·feature_count/ar_steps. `cancellation` is a cancellation token or
 /// NULL. All arrays belong to the caller.
 ///
 /// Fails with `TRANSCDIFF_INVALID_ARGUMENT` or `_INVALID_SHAPE` for invalid arguments, `_CANCELLED`, `_NON_FINITE`,

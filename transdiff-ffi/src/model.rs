@@ -32,7 +32,7 @@ pub struct transcdiff_model_info {
     /// Data type of the computation: `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
     pub dtype: u32,
     /// Number of AR steps per generation, each with one group of features; 1 in 1-step mode.
-    pub groups: usize,
+    pub ar_steps: usize,
     /// Number of semantic features per image.
     pub feature_count: usize,
     /// Number of values per feature.
@@ -137,7 +137,7 @@ fn info_of(pipeline: &Pipeline) -> transcdiff_model_info {
             true => TRANSCDIFF_MODE_MULTI_REFERENCE,
         },
         dtype: if info.dtype == DType::BF16 { TRANSCDIFF_BF16 } else { TRANSCDIFF_F32 },
-        groups: generator.ar_steps,
+        ar_steps: generator.ar_steps,
         feature_count: features.count,
         feature_width: features.width,
         latent_channels,

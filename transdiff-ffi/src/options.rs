@@ -32,7 +32,7 @@ pub struct transcdiff_progress {
     pub images: usize,
     /// Index of the current AR step, from 0.
     pub ar_step: usize,
-    /// Number of AR steps: 1 in 1-step mode and from features, with MRAR the model's `groups`.
+    /// Number of AR steps: the `ar_steps` of the model, or 1 from features.
     pub ar_steps: usize,
     /// Number of completed sampling steps of the current AR step, from 1.
     pub step: usize,
@@ -88,7 +88,7 @@ pub struct transcdiff_generate_options {
     pub guidance: f64,
     /// Guidance scale per AR step, [ar_step_guidance_count], overriding `guidance`. NULL: `guidance` for every AR step.
     pub ar_step_guidance: *const f64,
-    /// Number of elements of `ar_step_guidance`: 0 or the number of AR steps, which is the model's `groups`, or 1 from
+    /// Number of elements of `ar_step_guidance`: 0 or the number of AR steps, which is the model's `ar_steps`, or 1 from
     /// features.
     pub ar_step_guidance_count: usize,
     /// Lower end of the time interval with guidance, in [0, 1].
@@ -113,7 +113,7 @@ pub struct transcdiff_generate_options {
     /// Latents of reference images, [reference_count, n, C, h, w], in the scale of the model. With MRAR they replace the
     /// results of the first `reference_count` AR steps.
     pub references: *const f32,
-    /// Number of references per image, less than the model's `groups`; 0 without references.
+    /// Number of references per image, less than the model's `ar_steps`; 0 without references.
     pub reference_count: usize,
     /// Initial noise, [n, C, h, w], in the scale of the model: the state at time 1. NULL: noise generated from the seeds.
     pub initial_noise: *const f32,
@@ -191,7 +191,7 @@ pub struct transcdiff_outputs {
     pub latents: *mut f32,
     /// Size of `latents` in bytes.
     pub latents_size: usize,
-    /// Latents of the reference images, [groups − 1, n, C, h, w], in the scale of the model, or NULL: with MRAR from classes,
+    /// Latents of the reference images, [ar_steps − 1, n, C, h, w], in the scale of the model, or NULL: with MRAR from classes,
     /// the results of all AR steps but the last. Empty in 1-step mode and from features.
     pub references: *mut f32,
     /// Size of `references` in bytes.

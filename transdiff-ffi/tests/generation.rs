@@ -196,7 +196,7 @@ fn truncated_and_spliced_features_generate_as_in_the_rust_library() {
 
 /// Unconditional features of `n` images.
 fn unconditional(session: &common::Session, n: usize) -> Result<Vec<f32>, common::ErrorInfo> {
-    let mut out = vec![f32::NAN; n * session.features(session.info.feature_count / session.info.groups)];
+    let mut out = vec![f32::NAN; n * session.features(session.info.feature_count / session.info.ar_steps)];
     let size = size_of_val(&*out);
     // SAFETY: the buffer has the given size.
     call(|error| unsafe {
@@ -214,7 +214,7 @@ fn unconditional_features_default_to_those_of_the_model() {
         let features_without_class = unconditional(&session, 2).unwrap();
         let (first, second) = features_without_class.split_at(features_without_class.len() / 2);
         assert_eq!(first, second, "the same for every image");
-        let k = model.info().feature_count / model.info().groups;
+        let k = model.info().feature_count / model.info().ar_steps;
         let features: Vec<f32> = (0..2 * session.features(k)).map(|i| (i % 7) as f32 / 7.0 - 0.4).collect();
         let o = transcdiff_generate_options {
             classes: ptr::null(),
@@ -240,10 +240,10 @@ fn unconditional_features_default_to_those_of_the_model() {
 fn given_references_replace_generated_ones() {
     let model = Model::from_memory(&shared().mrar, None);
     let session = model.session();
-    let (request, groups, latent) = (GenerationRequest::new(2, 3), model.info().groups, session.latent());
+    let (request, ar_steps, latent) = (GenerationRequest::new(2, 3), model.info().ar_steps, session.latent());
     let free = session.generate(&request.options(&model)).unwrap();
-    assert_eq!(free.references.len(), (groups - 1) * 2 * latent);
-    for given in 1..groups {
+    assert_eq!(free.references.len(), (ar_steps - 1) * 2 * latent);
+    for given in 1..ar_steps {
         // References equal to the generated ones do not change the result.
         let o = transcdiff_generate_options {
             references: free.references.as_ptr(),
@@ -261,7 +261,7 @@ fn given_references_replace_generated_ones() {
     let outputs = session.generate(&o).unwrap();
     assert_eq!(outputs.references[..2 * latent], other[..2 * latent]);
     assert_ne!(outputs.latents, free.latents);
-    let o = transcdiff_generate_options { reference_count: groups, ..o };
+    let o = transcdiff_generate_options { reference_count: ar_steps, ..o };
     let too_many = [&other[..], &other[..]].concat();
     let o = transcdiff_generate_options { references: too_many.as_ptr(), ..o };
     assert_eq!(session.generate(&o).unwrap_err().subject, "references");

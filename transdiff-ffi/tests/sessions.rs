@@ -87,7 +87,7 @@ fn progress_callback_cancels() {
         let model = Model::from_memory(file, None);
         let (session, request) = (model.session(), GenerationRequest::new(2, 3));
         let expected = session.generate(&request.options(&model)).unwrap();
-        let all = 3 * model.info().groups;
+        let all = 3 * model.info().ar_steps;
         for last in 1..=all {
             let mut calls = 0;
             let mut stop = |_: &transcdiff_progress| {
@@ -221,7 +221,7 @@ unsafe extern "C" fn record_message(level: u32, message: *const std::ffi::c_char
 #[test]
 fn callbacks_receive_every_step_in_order() {
     let model = Model::from_memory(&shared().mrar, None);
-    let (session, request, groups) = (model.session(), GenerationRequest::new(5, 7), model.info().groups);
+    let (session, request, ar_steps) = (model.session(), GenerationRequest::new(5, 7), model.info().ar_steps);
     let mut record = CallbackLog::default();
     let o = transcdiff_generate_options {
         batch: 2,
@@ -235,8 +235,8 @@ fn callbacks_receive_every_step_in_order() {
     session.generate(&o).unwrap();
     let mut expected = Vec::new();
     for (first, images) in [(0, 2), (2, 2), (4, 1)] {
-        for ar_step in 0..groups {
-            expected.extend((1..=7).map(|step| (first, images, ar_step, groups, step, 7)));
+        for ar_step in 0..ar_steps {
+            expected.extend((1..=7).map(|step| (first, images, ar_step, ar_steps, step, 7)));
         }
     }
     let counters =
@@ -246,7 +246,7 @@ fn callbacks_receive_every_step_in_order() {
     assert!(record.steps.is_sorted_by(|a, b| a.fraction < b.fraction));
     assert_eq!(record.steps.last().unwrap().fraction, 1.0);
     let one = record.steps[0].fraction;
-    assert!((one - 2.0 / 5.0 / (7.0 * groups as f64)).abs() < 1e-12, "{one}");
+    assert!((one - 2.0 / 5.0 / (7.0 * ar_steps as f64)).abs() < 1e-12, "{one}");
     assert!(record.steps.chunks(7).all(|run| run[0].t == 1.0 && run.is_sorted_by(|a, b| a.t > b.t)));
     assert!(record.steps.iter().all(|p| p.t > 0.0));
     let previews: Vec<_> = expected
@@ -262,9 +262,9 @@ fn callbacks_receive_every_step_in_order() {
 #[test]
 fn progress_excludes_given_references() {
     let model = Model::from_memory(&shared().mrar, None);
-    let (session, request, groups) = (model.session(), GenerationRequest::new(2, 4), model.info().groups);
+    let (session, request, ar_steps) = (model.session(), GenerationRequest::new(2, 4), model.info().ar_steps);
     let references = session.generate(&request.options(&model)).unwrap().references;
-    for given in 0..groups {
+    for given in 0..ar_steps {
         let mut fractions = Vec::new();
         let mut on_step = |p: &transcdiff_progress| {
             fractions.push(p.fraction);
@@ -276,7 +276,7 @@ fn progress_excludes_given_references() {
             ..request.options(&model)
         };
         session.generate(&with_progress(&o, &mut on_step)).unwrap();
-        let steps = 4 * (groups - given);
+        let steps = 4 * (ar_steps - given);
         assert_eq!((fractions.len(), *fractions.last().unwrap()), (steps, 1.0));
         assert!((fractions[0] - 1.0 / steps as f64).abs() < 1e-12, "{given} given: {fractions:?}");
     }

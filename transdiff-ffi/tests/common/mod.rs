@@ -198,7 +198,7 @@ impl Session {
     pub fn generate(&self, o: &transcdiff_generate_options) -> Result<Outputs, ErrorInfo> {
         let (n, latent) = (o.images, self.latent());
         let from_classes = !o.classes.is_null();
-        let steps = if from_classes { self.info.groups - 1 } else { 0 };
+        let steps = if from_classes { self.info.ar_steps - 1 } else { 0 };
         let k = if from_classes { self.info.feature_count } else { o.feature_count };
         let pixels = 3 * self.info.image_height * self.info.image_width;
         let mut outputs = Outputs {
