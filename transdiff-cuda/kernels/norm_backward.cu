@@ -209,12 +209,12 @@ DEVICE void norm_backward_finish(const NormBackwardFinishParams &p) {
         norm_backward<T, V, true>(p);                                                                       \
     }
 
-#define NORM_LONG(type, T)                                                                   \
-    KERNEL_BOUNDED(norm_long_sums_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) { \
-        norm_backward_long_sums<T>(p);                                                       \
-    }                                                                                        \
-    KERNEL_BOUNDED(norm_long_dx_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {   \
-        norm_backward_long_dx<T>(p);                                                         \
+#define NORM_LONG(type, T)                                                                            \
+    KERNEL_BOUNDED(norm_backward_long_sums_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) { \
+        norm_backward_long_sums<T>(p);                                                                \
+    }                                                                                                 \
+    KERNEL_BOUNDED(norm_backward_long_dx_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {   \
+        norm_backward_long_dx<T>(p);                                                                  \
     }
 
 NORM_BACKWARD(f32, float, 1, )
@@ -223,5 +223,5 @@ NORM_BACKWARD(f32, float, LANES<float>, _wide)
 NORM_BACKWARD(bf16, bf16, LANES<bf16>, _wide)
 NORM_LONG(f32, float)
 NORM_LONG(bf16, bf16)
-KERNEL(norm_finish_f32, NormBackwardFinishParams, p) { norm_backward_finish<float>(p); }
-KERNEL(norm_finish_bf16, NormBackwardFinishParams, p) { norm_backward_finish<bf16>(p); }
+KERNEL(norm_backward_finish_f32, NormBackwardFinishParams, p) { norm_backward_finish<float>(p); }
+KERNEL(norm_backward_finish_bf16, NormBackwardFinishParams, p) { norm_backward_finish<bf16>(p); }
