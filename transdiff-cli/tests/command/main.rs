@@ -3,6 +3,7 @@
 mod convert;
 mod files;
 mod inspect;
+mod interrupts;
 mod process;
 mod sample;
 mod usage;
