@@ -5,5 +5,7 @@ mod files;
 mod inspect;
 mod interrupts;
 mod process;
+mod references;
+mod resume;
 mod sample;
 mod usage;
