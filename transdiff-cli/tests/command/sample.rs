@@ -223,6 +223,25 @@ fn invalid_settings_are_rejected_before_loading() {
     assert!(!fs::exists(&out).unwrap(), "no directory is created");
 }
 
+/// The stacks of the threads exceed the limit on memory.
+#[cfg(unix)]
+#[test]
+fn failed_thread_start_is_named_with_the_remedy() {
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &one_step());
+    let mut sample = crate::process::limited(libc::RLIMIT_AS, 1 << 30);
+    sample.args(["sample", "--model", &model, "--class", "1", "--out", &folder.path("out")]);
+    let done = crate::process::RunResult::from(sample.args(["--threads", "1024"]).output().unwrap());
+    assert_eq!((done.code, folder.names("").len()), (Some(1), 1), "{}", done.stderr);
+    let message = "error: --threads: the system cannot start 1024 threads: ";
+    assert!(done.stderr.starts_with(message), "{}", done.stderr);
+    assert!(
+        done.stderr.ends_with("(ulimit -v)\n") && done.stderr.contains("use fewer threads"),
+        "{}",
+        done.stderr
+    );
+}
+
 /// Under a limit of memory that a list of the seeds would exceed.
 #[cfg(unix)]
 #[test]
