@@ -13,7 +13,7 @@ use super::grid::Grid;
 use super::plan::SamplePlan;
 use super::resume::{INCOMPLETE, Identity};
 use crate::bitmap::{Bitmap, is_generation};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 
 /// Writer of the files of one `transdiff sample` command.
 pub struct OutputWriter<'a> {
@@ -37,6 +37,7 @@ impl<'a> OutputWriter<'a> {
         let grid = Grid::new(plan.images.len(), plan.seeds_per_class);
         let identity = Identity::new(args, plan)?;
         let mut writer = Self { args, plan, latent_shape, identity, grid, latents: Vec::new(), images: 0 };
+        writer.check_no_special_files()?;
         if !args.force {
             writer.check_existing_files()?;
             writer.load_complete_images()?;
@@ -51,6 +52,18 @@ impl<'a> OutputWriter<'a> {
         let directories = [images, latents].into_iter().flatten();
         let mut named = directories.filter(|path| *path != Path::new(""));
         Ok(named.try_for_each(|path| std::fs::create_dir_all(path).map_err(Error::io(path)))?)
+    }
+
+    /// Checks that no picture would replace a device or a pipe.
+    fn check_no_special_files(&self) -> Result<()> {
+        let images = (0..self.plan.images.len()).map(|index| self.image_path(index));
+        let mut paths = self.plan.preview.map(|_| images.chain([self.grid_path()])).into_iter().flatten();
+        let is_special =
+            |path: &PathBuf| metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+        match paths.find(is_special) {
+            Some(path) => Err(not_regular(&path.display().to_string())),
+            None => Ok(()),
+        }
     }
 
     /// Checks that the existing files come from an earlier run of this command, and that something is left to do.
@@ -179,6 +192,10 @@ impl<'a> OutputWriter<'a> {
     }
 }
 
+fn not_regular(name: &str) -> Failure {
+    Failure::Message(format!("{name}: expected a regular file, got a device or a pipe"))
+}
+
 /// Checks that `--out` can be a directory and `--latents` a file, before any time is spent on generation.
 fn check_kinds(args: &SampleArgs, plan: &SamplePlan) -> Result<()> {
     let out = args.out.display();
@@ -194,10 +211,7 @@ fn check_kinds(args: &SampleArgs, plan: &SamplePlan) -> Result<()> {
         return Err(format!("{message} {}", file.display()).into());
     }
     match found {
-        Some(found) if !found.is_file() => {
-            Err(format!("--latents {}: expected a regular file, got a device or a pipe", path.display())
-                .into())
-        }
+        Some(found) if !found.is_file() => Err(not_regular(&format!("--latents {}", path.display()))),
         _ => Ok(()),
     }
 }

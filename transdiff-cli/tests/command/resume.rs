@@ -150,6 +150,33 @@ fn failed_writes_leave_complete_images_alone() {
     }
 }
 
+/// Neither read, which could wait forever, nor replaced.
+#[cfg(unix)]
+#[test]
+fn special_files_are_refused() {
+    use std::os::unix::fs::FileTypeExt;
+
+    let folder = Folder::new();
+    let args = arguments(&folder, "out");
+    fs::create_dir(folder.path("out")).unwrap();
+    for (name, flag) in [("out/3-1.png", None), ("out/grid.png", None), ("latents", Some("--latents"))] {
+        let path = folder.path(name);
+        let pipe = std::ffi::CString::new(&*path).unwrap();
+        // SAFETY: the string ends with a zero byte and outlives the call.
+        assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+        let latents = flag.map_or_else(Vec::new, |flag| vec![String::from(flag), path.clone()]);
+        for force in [&[][..], &["--force".to_owned()]] {
+            let line = fail(&[&args[..], &latents, force].concat());
+            assert!(
+                line.contains(&format!("{path}: expected a regular file, got a device or a pipe")),
+                "{line}"
+            );
+        }
+        assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
+        fs::remove_file(&path).unwrap();
+    }
+}
+
 /// Needs the right to mount.
 #[cfg(target_os = "linux")]
 #[test]
