@@ -3,10 +3,9 @@
 use std::fmt;
 use std::process::ExitCode;
 
-pub type Result<T, E = Failure> = std::result::Result<T, E>;
+use transdiff_terminal::INTERRUPTED;
 
-/// Exit code of a program ended by Ctrl-C: 128 + SIGINT.
-pub const INTERRUPTED: u8 = 130;
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Arguments of the library, and the flags that set them.
 const FLAGS: [(&str, &str); 6] = [
@@ -76,6 +75,9 @@ impl From<transdiff::Error> for Failure {
                     Some((_, flag)) => Self::Message(format!("{flag}: expected {expected}, got {got}")),
                     None => Self::Message(error.to_string()),
                 }
+            }
+            transdiff::Error::Backend { op: "Cpu::new", message } => {
+                Self::Message(format!("--threads: {message}"))
             }
             _ => Self::Message(error.to_string()),
         }

@@ -6,6 +6,7 @@ mod convert;
 mod failure;
 mod format;
 mod inspect;
+mod interrupt;
 mod load_hints;
 mod output;
 mod sample;
@@ -68,6 +69,7 @@ impl Cli {
 }
 
 fn main() -> ExitCode {
+    transdiff_terminal::fail_writes_beyond_size_limit();
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -3,6 +3,9 @@
 mod convert;
 mod files;
 mod inspect;
+mod interrupts;
 mod process;
+mod references;
+mod resume;
 mod sample;
 mod usage;

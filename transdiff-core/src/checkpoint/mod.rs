@@ -18,4 +18,4 @@ pub use ::safetensors::tensor::{Dtype as StoredDType, View};
 pub use entry::Entry;
 pub use file::{WeightFile, WeightView};
 pub use format::Format;
-pub use write::write_atomic;
+pub use write::{write_atomic, write_bytes_atomic};

@@ -47,6 +47,15 @@ where
     .map_err(Error::io(path))
 }
 
+/// Writes `bytes` in the same way as [`write_atomic`] writes tensors.
+///
+/// # Errors
+/// [`Error::Io`] if the system cannot write the file.
+pub fn write_bytes_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let path = path.as_ref();
+    replace_file(path, |out| out.write_all(bytes)).map_err(Error::io(path))
+}
+
 fn check_names<S: AsRef<str>, V>(tensors: &[(S, V)]) -> Result<()> {
     let mut seen = HashSet::from([METADATA_KEY]);
     match tensors.iter().find(|(name, _)| !seen.insert(name.as_ref())) {
