@@ -12,6 +12,7 @@ mod training;
 
 use std::error::Error;
 use std::ops::ControlFlow;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -36,8 +37,17 @@ const COLUMNS: usize = 20;
 /// Exit code after Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let settings = Settings::parse();
+fn main() -> ExitCode {
+    match run(Settings::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(&settings.out)?;
     let device = settings.device.open(settings.threads)?;
     println!("device: {}", device.choice());
