@@ -67,7 +67,17 @@ impl Cli {
     }
 }
 
+/// Makes a write beyond the limit on file sizes (`ulimit -f`) fail, so that temporary files are removed. By default the
+/// signal would end the process.
+#[cfg(unix)]
+fn ignore_file_size_signal() {
+    // SAFETY: no handler runs: the signal is ignored.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    ignore_file_size_signal();
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -78,7 +78,8 @@ fn print_estimate(
     print(format!("memory estimate, device {}\n{table}", device.choice()))
 }
 
-fn cancel_on_interrupt(token: &CancellationToken) -> Result<()> {
+/// Cancels `token` on Ctrl-C and on requests to terminate. The second one exits immediately.
+pub fn cancel_on_interrupt(token: &CancellationToken) -> Result<()> {
     let token = token.clone();
     let handler = move || {
         if token.is_cancelled() {

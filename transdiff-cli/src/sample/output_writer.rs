@@ -12,6 +12,7 @@ use super::args::SampleArgs;
 use super::grid::Grid;
 use super::plan::SamplePlan;
 use crate::failure::Result;
+use crate::output::check_destination;
 
 /// Writer of the files of one `transdiff sample` command.
 pub struct OutputWriter<'a> {
@@ -30,6 +31,9 @@ impl<'a> OutputWriter<'a> {
     pub fn new(args: &'a SampleArgs, plan: &'a SamplePlan, latent_shape: [usize; 3]) -> Result<Self> {
         let grid = Grid::new(plan.images.len(), plan.seeds_per_class);
         let writer = Self { args, plan, latent_shape, grid, latents: Vec::new(), images: 0 };
+        if let Some(path) = &args.latents {
+            check_destination(path, args.force)?;
+        }
         if !args.force {
             writer.check_no_file_exists()?;
         }

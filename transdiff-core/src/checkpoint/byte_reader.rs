@@ -9,6 +9,7 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
+use super::errors::not_a_regular_file;
 use crate::{Error, Result};
 
 /// Bytes per read from disk: large enough for the disk, small enough for the cache.
@@ -96,7 +97,10 @@ impl ByteReader {
             each(&self.slice(range.start, range.end - range.start)?);
             return Ok(());
         }
-        let mut buffer = vec![0; (range.end - range.start).min(CHUNK as u64) as usize];
+        let chunk = (range.end - range.start).min(CHUNK as u64) as usize;
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(chunk)?;
+        buffer.resize(chunk, 0);
         let mut at = range.start;
         while at < range.end {
             let n = (range.end - at).min(CHUNK as u64) as usize;
@@ -167,7 +171,7 @@ fn open(path: &Path) -> Result<(File, u64)> {
     let file = options.open(path).map_err(Error::io(path))?;
     let metadata = file.metadata().map_err(Error::io(path))?;
     if !metadata.is_file() {
-        return Err(Error::format(path, "not a regular file"));
+        return Err(Error::format(path, not_a_regular_file(metadata.file_type())));
     }
     Ok((file, metadata.len()))
 }

@@ -7,11 +7,13 @@ use serde_json::Value;
 
 use super::byte_reader::ByteReader;
 use super::contents::Contents;
-use super::entry::Entry;
+use super::entry::{Entry, check_range};
 use super::errors::tensor_error;
 use super::format::{self, Format};
+use super::stored_tensor::StoredTensor;
+use super::write::stored_dtype;
 use super::{pytorch, safetensors};
-use crate::{Error, HostTensor, Result};
+use crate::{DType, Error, HostTensor, Result};
 
 /// A file of named tensors, safetensors or PyTorch. Only its table of contents is kept in memory; tensors are read on
 /// demand.
@@ -118,7 +120,7 @@ impl WeightFile {
     /// storage; [`Error::Io`] if the system cannot read it; [`Error::OutOfMemory`].
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
         match self.contents.entries.get(name) {
-            Some(entry) => entry.read(&self.reader, &self.path, name),
+            Some(entry) => entry.read(&self.reader, &self.path, name, 0),
             None => {
                 let (path, missing) = (self.path.clone(), vec![name.to_owned()]);
                 Err(Error::TensorNames { path, missing, extra: Vec::new() })
@@ -171,6 +173,34 @@ impl<'a> WeightView<'a> {
         self.file.tensor(self.names.get(name).copied().unwrap_or(name))
     }
 
+    /// Reads one tensor, like [`tensor`](Self::tensor), and converts it to the type `dtype`.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor); [`Error::Tensor`] for a value beyond the range of `dtype`.
+    pub fn tensor_as(&self, name: &str, dtype: DType) -> Result<HostTensor> {
+        let host = self.tensor(name)?;
+        let full = self.names.get(name).copied().unwrap_or(name);
+        check_range(&self.file.path, full, host.data(), stored_dtype(dtype), 0)?;
+        host.cast(dtype)
+    }
+
+    /// Every tensor with its name, to be written to another file: in the type `dtype`, or in the stored one. Nothing is
+    /// read until it is written.
+    ///
+    /// # Errors
+    /// [`Error::DType`] if `dtype` is no float type.
+    pub fn stored(&self, dtype: Option<DType>) -> Result<Vec<(&str, StoredTensor<'a>)>> {
+        if let Some(got) = dtype.filter(|dtype| !dtype.is_float()) {
+            return Err(Error::DType { op: "stored", expected: "a float type".to_owned(), got });
+        }
+        let WeightFile { path, reader, contents, .. } = self.file;
+        let tensors = self.names.iter().map(|(name, &full)| {
+            let entry = &contents.entries[full];
+            (&**name, StoredTensor { reader, path, name: full, entry, dtype })
+        });
+        Ok(tensors.collect())
+    }
+
     /// Returns the tensors of this view whose names begin with `prefix`, which is stripped from their names.
     pub fn select(&self, prefix: &str) -> WeightView<'a> {
         let names = self.names.iter().filter_map(|(name, &full)| Some((name.strip_prefix(prefix)?, full)));
@@ -194,7 +224,7 @@ impl<'a> WeightView<'a> {
         expected.iter().try_for_each(|(name, shape)| {
             let full = self.names[name.as_str()];
             let entry = &self.file.contents.entries[full];
-            if entry.shape() == shape && entry.decoded().is_some_and(crate::DType::is_float) {
+            if entry.shape() == shape && entry.decoded().is_some_and(DType::is_float) {
                 return Ok(());
             }
             let got = format!("{} {:?}", entry.dtype(), entry.shape());
