@@ -17,7 +17,8 @@ use crate::{format, output};
 #[derive(Args)]
 #[command(
     after_help = "The input is a checkpoint of the published implementation (.pth), its VAE (.ckpt), a training run of \
-this library, or a model or VAE in safetensors format, its type is detected from its contents. A training run is \
+this library, or a model or VAE in safetensors format, in one file or in several with an index \
+(model.safetensors.index.json); its type is detected from its contents. A training run is \
 converted to its EMA weights unless --weights raw is given, as in the paper. The configuration is written to the \
 metadata, so that loading the new file needs no flags.
 
@@ -31,7 +32,7 @@ Examples:
   transdiff convert kl16.ckpt vae.safetensors"
 )]
 pub struct ConvertArgs {
-    /// Checkpoint or VAE to read: safetensors, .pth, .pt or .ckpt
+    /// Checkpoint or VAE to read: safetensors (or the index of its shards), .pth, .pt or .ckpt
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// Safetensors file to write
@@ -75,6 +76,7 @@ fn find(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
         FileKind::Model | FileKind::TrainingRun => model(file, hints),
         FileKind::Codec => codec(file, hints),
         FileKind::Unknown => {
+            file.check_complete()?;
             let path = file.path().display();
             Err(format!(
                 "{path}: expected a TransDiff model or a VAE; `transdiff inspect` shows the contents of the file"

@@ -123,6 +123,15 @@ impl Entry {
         }
     }
 
+    /// The same entry in a file that has `by` bytes more before it.
+    pub(super) fn shifted(mut self, by: u64) -> Self {
+        match &mut self.extent {
+            Extent::Contiguous(start) => *start += by,
+            Extent::Strided(view) => view.start += by,
+        }
+        self
+    }
+
     /// Reads the tensor, row-major. Errors about an element count from `first`.
     pub(super) fn read(
         &self,

@@ -9,8 +9,10 @@ mod entry;
 mod errors;
 mod file;
 mod format;
+mod json;
 mod pytorch;
 mod safetensors;
+mod shards;
 mod stored_tensor;
 #[cfg(test)]
 mod tests;
