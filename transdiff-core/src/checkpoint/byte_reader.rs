@@ -27,6 +27,9 @@ pub(super) enum ByteReader {
     Concatenated(Vec<(u64, ByteReader)>),
 }
 
+/// Opens a file for reading.
+pub(super) type OpenFile<'a> = dyn Fn(&Path) -> Result<ByteReader> + 'a;
+
 impl ByteReader {
     /// Opens a regular file.
     pub fn open(path: &Path) -> Result<Self> {

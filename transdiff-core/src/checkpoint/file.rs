@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::allocation_limit::AllocationLimit;
-use super::byte_reader::ByteReader;
+use super::byte_reader::{ByteReader, OpenFile};
 use super::contents::Contents;
 use super::entry::{Entry, check_range};
 use super::errors::tensor_error;
@@ -72,11 +72,7 @@ impl WeightFile {
     }
 
     /// `open` opens the files that an index lists.
-    fn from_reader(
-        path: &Path,
-        reader: ByteReader,
-        open: Option<&dyn Fn(&Path) -> Result<ByteReader>>,
-    ) -> Result<Self> {
+    fn from_reader(path: &Path, reader: ByteReader, open: Option<&OpenFile<'_>>) -> Result<Self> {
         let (format, reader, contents) = match format::detect(&reader, path)? {
             FileFormat::Safetensors => {
                 let mut limit = AllocationLimit::for_file(reader.len());

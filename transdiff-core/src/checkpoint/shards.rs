@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::allocation_limit::AllocationLimit;
-use super::byte_reader::ByteReader;
+use super::byte_reader::{ByteReader, OpenFile};
 use super::contents::Contents;
 use super::errors::{read_error, tensor_error};
 use super::format::{self, FileFormat};
@@ -29,11 +29,7 @@ struct Index<'a> {
 
 /// Opens the shards that the index `reader` lists, which stand in its folder, and reads their headers. `open` opens a
 /// file. Positions in the contents are those in the returned reader.
-pub(super) fn open(
-    reader: &ByteReader,
-    path: &Path,
-    open: &dyn Fn(&Path) -> Result<ByteReader>,
-) -> Result<(ByteReader, Contents)> {
+pub(super) fn open(reader: &ByteReader, path: &Path, open: &OpenFile<'_>) -> Result<(ByteReader, Contents)> {
     let shard_of = weight_map(reader, path)?;
     let names: BTreeSet<&String> = shard_of.values().collect();
     let mut shards = Vec::new();
@@ -105,12 +101,7 @@ fn is_file_name(name: &str) -> bool {
     plain && components.next().is_none() && !name.contains(['/', '\\', ':', '\0'])
 }
 
-fn open_shard(
-    index: &Path,
-    name: &str,
-    shards: usize,
-    open: &dyn Fn(&Path) -> Result<ByteReader>,
-) -> Result<ByteReader> {
+fn open_shard(index: &Path, name: &str, shards: usize, open: &OpenFile<'_>) -> Result<ByteReader> {
     open(&index.with_file_name(name)).map_err(|error| match error {
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             let message =
