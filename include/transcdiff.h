@@ -11,6 +11,8 @@
  *   receive a description, set struct_size. Fields beyond the caller's struct_size take their defaults.
  * - Threads: a thread-safe function may be called from any thread at any time. Any number of sessions share a model; a
  *   session serves one call at a time.
+ * - fork: a child process can use and free the models and sessions on the CPU that it inherits, if no other thread was in a
+ *   call at the time. Inherited models compute on the calling thread alone.
  * - Arrays are contiguous and row-major; [n, C, h, w] is the shape, first axis outermost.
  * - Only platforms with 64-bit pointers are supported.
  */

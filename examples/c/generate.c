@@ -283,13 +283,16 @@ static void write_grid(const char *path, const images *from, size_t columns) {
 int main(int argc, char **argv) {
     arguments a = parse(argc, argv);
     interrupt_token = transcdiff_cancellation_new();
-    signal(SIGINT, on_signal);
+    void (*previous)(int) = signal(SIGINT, on_signal);
+    if (previous == SIG_IGN) {
+        signal(SIGINT, SIG_IGN); /* As shells start programs in the background. */
+    }
     transcdiff_model *model = load(&a);
     images result = generate(&a, model);
     write_grid(a.out, &result, a.columns == 0 ? 10 : a.columns);
     free(result.pixels);
     transcdiff_model_free(model);
-    signal(SIGINT, SIG_DFL);
+    signal(SIGINT, previous);
     transcdiff_cancellation_free(interrupt_token);
     free(a.classes);
     free(a.seeds);

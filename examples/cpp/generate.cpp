@@ -206,9 +206,12 @@ int main(int argc, char **argv) {
         const Arguments arguments = parse(argc, argv);
         const auto cancellation = transcdiff::CancellationToken::create();
         interrupt_token = cancellation.get();
-        std::signal(SIGINT, on_signal);
+        const auto previous = std::signal(SIGINT, on_signal);
+        if (previous == SIG_IGN) {
+            std::signal(SIGINT, SIG_IGN); // As shells start programs in the background.
+        }
         const Pixels images = generate(arguments, cancellation);
-        std::signal(SIGINT, SIG_DFL);
+        std::signal(SIGINT, previous);
         write_grid(arguments.out, images, arguments.columns);
         return EXIT_SUCCESS;
     } catch (const transcdiff::Error &error) {

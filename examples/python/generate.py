@@ -34,17 +34,25 @@ def on_progress(progress, _):
     return len(interrupts)  # Not 0: cancel.
 
 
-numbers = lambda text: [int(number) for number in text.split(",")]
+def integer(low, bits):
+    def parse(text):
+        if not text.isdecimal() or not low <= int(text) < 2**bits:
+            raise argparse.ArgumentTypeError(f"expected an integer from {low} to {2**bits - 1}, got '{text}'")
+        return int(text)
+    return parse
+
+
+integers = lambda bits: lambda text: [integer(0, bits)(item) for item in text.split(",")]
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("model")
 parser.add_argument("--codec", "--vae", metavar="FILE",
                     help="codec file; without it, the k*k channels of a latent become k*k grey pixels")
-parser.add_argument("--classes", type=numbers, default=list(range(10)))
-parser.add_argument("--seeds", type=numbers, help="one seed per class (default: i for image i)")
-parser.add_argument("--steps", type=int)
+parser.add_argument("--classes", type=integers(32), default=list(range(10)))
+parser.add_argument("--seeds", type=integers(64), help="one seed per class (default: i for image i)")
+parser.add_argument("--steps", type=integer(1, 32))
 parser.add_argument("--guidance", type=float)
 parser.add_argument("--out", default="grid.png")
-parser.add_argument("--columns", type=int, default=10)
+parser.add_argument("--columns", type=integer(1, 32), default=10)
 parser.add_argument("--library", default="libtranscdiff.so.0")
 a = parser.parse_args()
 n, seeds = len(a.classes), a.seeds or range(len(a.classes))
@@ -69,7 +77,8 @@ options.steps, options.guidance = a.steps or options.steps, a.guidance or option
 images = ((c_ubyte if a.codec else c_float) * (height * width * channels) * n)()
 library.transcdiff_outputs_init(byref(outputs), c_size_t(sizeof(outputs)))
 (outputs.images if a.codec else outputs.latents)[:] = addressof(images), sizeof(images)
-signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # As shells start programs in the background.
+    signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
 call(library.transcdiff_session_generate, session, byref(options), byref(outputs))
 library.transcdiff_session_free(session)
 library.transcdiff_model_free(model)

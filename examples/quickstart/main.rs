@@ -22,6 +22,7 @@ use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, KeyedNoise, Pro
 use transdiff::models::Model;
 use transdiff::models::transdiff::Session;
 use transdiff::{Backend, DType, DeviceTask, Tensor, TransDiff};
+use transdiff_terminal::{INTERRUPTED, fail_writes_beyond_size_limit, set_on_interrupt};
 
 use digits::{CLASSES, Digits, Image, from_latent, quantized};
 use evaluate::Evaluator;
@@ -34,21 +35,17 @@ use training::{Trained, Training, latents};
 const GUIDANCE_SCALES: [f32; 2] = [1.0, 1.3];
 /// Columns of `samples.png`.
 const COLUMNS: usize = 20;
-/// Exit code after Ctrl-C.
-const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
-    match run(Settings::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    fail_writes_beyond_size_limit();
+    run(Settings::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
 }
 
-fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
-    std::fs::create_dir_all(&settings.out)?;
+fn run(settings: Settings) -> Result<ExitCode, Box<dyn Error>> {
+    std::fs::create_dir_all(&settings.out).map_err(|e| format!("--out {}: {e}", settings.out.display()))?;
     let device = settings.device.open(settings.threads)?;
     println!("device: {}", device.choice());
     device.run(Quickstart(settings))?
@@ -58,20 +55,19 @@ fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
 struct Quickstart(Settings);
 
 impl DeviceTask for Quickstart {
-    type Output = Result<(), Box<dyn Error>>;
+    type Output = Result<ExitCode, Box<dyn Error>>;
 
     fn run<B: Backend>(self, backend: B) -> transdiff::Result<Self::Output> {
         Ok(quickstart(&self.0, &backend))
     }
 }
 
-fn quickstart<B: Backend>(settings: &Settings, backend: &B) -> Result<(), Box<dyn Error>> {
+fn quickstart<B: Backend>(settings: &Settings, backend: &B) -> Result<ExitCode, Box<dyn Error>> {
     let (train, test) = Digits::load()?;
     let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+    set_on_interrupt(&interrupted)?;
     let Some((phases, model)) = train_phases(settings, backend, &train, &interrupted)? else {
-        std::process::exit(INTERRUPTED);
+        return Ok(INTERRUPTED.into());
     };
     model.save(settings.out.join("model.safetensors"))?;
     let curves: Vec<LossCurve<'_>> =
@@ -83,7 +79,7 @@ fn quickstart<B: Backend>(settings: &Settings, backend: &B) -> Result<(), Box<dy
     for (name, trained) in &phases {
         if !samples.generate(name, &trained.model, &evaluator)? {
             println!("\nInterrupted. Training is complete; run the same command to generate.");
-            std::process::exit(INTERRUPTED);
+            return Ok(INTERRUPTED.into());
         }
     }
     write_samples(&settings.out.join("samples.safetensors"), &samples.images, &samples.labels)?;
@@ -98,7 +94,7 @@ fn quickstart<B: Backend>(settings: &Settings, backend: &B) -> Result<(), Box<dy
     report.print();
     report.write(&settings.out.join("report.json"))?;
     println!("samples: {}", settings.out.join("samples.png").display());
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 type Phases<B> = Vec<(&'static str, Trained<B>)>;
@@ -165,7 +161,7 @@ impl<'a> Samples<'a> {
         model: &TransDiff<B>,
         evaluator: &Evaluator,
     ) -> Result<bool, Box<dyn Error>> {
-        let timesteps = Timesteps::paper(self.settings.sampling_steps as usize)?;
+        let timesteps = Timesteps::paper(self.settings.sampling_steps)?;
         let solver = EulerMaruyama::new(timesteps, Interpolant::Linear, 1.0, 1.0)?;
         let mut session = Session::new(model);
         for guidance in GUIDANCE_SCALES.into_iter().rev() {

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use transdiff::Device;
 use transdiff::models::transdiff::{FlowObjective, Mode, TransDiffConfig};
 use transdiff::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
+use transdiff_terminal::{MAX_COUNT, whole};
 
 use crate::digits::{CLASSES, LATENT_SIDE};
 
@@ -14,6 +15,8 @@ use crate::digits::{CLASSES, LATENT_SIDE};
 const GROUPS: usize = 4;
 /// Number of channels of a latent.
 const CHANNELS: usize = 4;
+/// Maximum number of samples, which are generated in one batch.
+const MAX_SAMPLES: usize = 10_000;
 
 /// Trains TransDiff on 1,200 handwritten digits and generates new ones.
 #[derive(Clone, Debug, Parser, Serialize)]
@@ -27,30 +30,35 @@ pub struct Settings {
     /// Output directory for figures, samples, report and checkpoints
     #[arg(long, value_name = "DIR", default_value = "out/quickstart")]
     pub out: PathBuf,
-    /// Training steps of the 1-step model
-    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Training steps of the 1-step model, 1 to 1000000
+    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = whole(1..=MAX_COUNT as u64))]
+    #[arg(allow_negative_numbers = true)]
     pub steps: u64,
     /// Fine-tune with reference images and generate in four AR steps
     #[arg(long)]
     pub mrar: bool,
-    /// Training steps of the MRAR fine-tuning
-    #[arg(long, value_name = "N", default_value_t = 1200, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Training steps of the MRAR fine-tuning, 1 to 1000000
+    #[arg(long, value_name = "N", default_value_t = 1200, value_parser = whole(1..=MAX_COUNT as u64))]
+    #[arg(allow_negative_numbers = true)]
     pub mrar_steps: u64,
-    /// Number of digits to generate, a multiple of 10: the same number per class
+    /// Number of digits to generate, a multiple of 10 up to 10000: the same number per class
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = parse_samples)]
+    #[arg(allow_negative_numbers = true)]
     pub samples: usize,
-    /// Sampling steps per AR step
-    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..))]
-    pub sampling_steps: u32,
+    /// Sampling steps per AR step, 1 to 1000000
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = whole(1..=MAX_COUNT))]
+    #[arg(allow_negative_numbers = true)]
+    pub sampling_steps: usize,
     /// Seed of initialisation, training and sampling
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole(0..=u64::MAX))]
+    #[arg(allow_negative_numbers = true)]
     pub seed: u64,
     /// Device: cpu, cuda, cuda:N or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     #[serde(serialize_with = "serialize_device")]
     pub device: Device,
     /// CPU threads [default: one per core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
     pub threads: Option<usize>,
     /// Ignore existing checkpoints and train from scratch
     #[arg(long)]
@@ -63,8 +71,8 @@ fn serialize_device<S: Serializer>(device: &Device, serializer: S) -> Result<S::
 
 fn parse_samples(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(n) if n > 0 && n % CLASSES == 0 => Ok(n),
-        _ => Err(format!("expected a positive multiple of {CLASSES}")),
+        Ok(n) if (1..=MAX_SAMPLES).contains(&n) && n % CLASSES == 0 => Ok(n),
+        _ => Err(format!("expected a multiple of {CLASSES} from {CLASSES} to {MAX_SAMPLES}")),
     }
 }
 
@@ -116,5 +124,28 @@ fn recipe(batch: usize, steps: u64, peak: f64, seed: u64) -> TrainConfig {
         lr: LrSchedule { peak, warmup: 50.min(steps), total: steps, decay: LrDecay::Linear { from: 0.6 } },
         ema: EmaConfig { decay: 0.995, warmup: true },
         ..TrainConfig::new(batch, steps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_out_of_range_are_rejected() {
+        for (flag, value, named) in [
+            ("--steps", "4000000000", "expected an integer of at most 1000000"),
+            ("--steps", "-1", "expected an integer of at least 1"),
+            ("--mrar-steps", "1000001", "expected an integer of at most 1000000"),
+            ("--sampling-steps", "0", "expected an integer of at least 1"),
+            ("--samples", "4000000000", "expected a multiple of 10 from 10 to 10000"),
+            ("--samples", "-10", "expected a multiple of 10 from 10 to 10000"),
+            ("--samples", "15", "expected a multiple of 10 from 10 to 10000"),
+            ("--seed", "-1", "expected an integer of at least 0"),
+            ("--threads", "-1", "expected an integer of at least 1"),
+        ] {
+            let error = Settings::try_parse_from(["quickstart", flag, value]).unwrap_err().to_string();
+            assert!(error.contains(flag) && error.contains(named), "{error}");
+        }
     }
 }

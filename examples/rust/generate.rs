@@ -9,15 +9,15 @@ use std::io::BufWriter;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use transdiff::checkpoint::WeightFile;
 use transdiff::diffusion::SamplingSettings;
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PixelFormat, Request, to_pixels};
 use transdiff::{CancellationToken, HostTensor};
-
-/// Exit code after Ctrl-C.
-const INTERRUPTED: u8 = 130;
+use transdiff_terminal::{INTERRUPTED, MAX_COUNT, number, set_on_interrupt, whole};
 
 /// Generates images of classes
 #[derive(Parser)]
@@ -29,26 +29,25 @@ struct Arguments {
     codec: Option<PathBuf>,
     /// Class of each image
     #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4,5,6,7,8,9")]
+    #[arg(value_parser = whole(0..=usize::MAX), allow_hyphen_values = true)]
     classes: Vec<usize>,
     /// Seed of each image [default: i for image i]
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = whole(0..=u64::MAX), allow_hyphen_values = true)]
     seeds: Vec<u64>,
-    /// Sampling steps per AR step
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    /// Sampling steps per AR step, 1 to 1000000
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = whole(1..=MAX_COUNT))]
+    #[arg(allow_negative_numbers = true)]
     steps: usize,
     /// Guidance scale; 1 disables guidance [default: the paper's for a published model, otherwise 1]
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", value_parser = number, allow_negative_numbers = true)]
     guidance: Option<f64>,
     /// Output file
     #[arg(long, value_name = "FILE", default_value = "grid.png")]
     out: PathBuf,
     /// Images per row
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = columns)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = whole(1..=usize::MAX))]
+    #[arg(allow_negative_numbers = true)]
     columns: usize,
-}
-
-fn columns(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a positive whole number".into())
 }
 
 /// Images in bytes, `channels` per pixel, row by row.
@@ -67,9 +66,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let token = CancellationToken::new();
-    let handler_token = token.clone();
-    ctrlc::set_handler(move || handler_token.cancel())?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    set_on_interrupt(&interrupted)?;
+    let token = CancellationToken::from(interrupted);
     let images = generate(arguments, &token)?;
     write_grid(&arguments.out, &images, arguments.columns)
 }

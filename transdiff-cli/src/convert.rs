@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use transdiff::checkpoint::{WeightFile, WeightView, write_atomic_cancellable};
 use transdiff::models::{FileKind, StoredCodec, StoredConfig, WeightSet};
-use transdiff::{CancellationToken, DType, Error};
+use transdiff::{DType, Error};
 
 use crate::failure::{Failure, Result};
+use crate::interrupt::cancellation_token;
 use crate::load_hints::{DTypeArg, LoadHintArgs};
-use crate::sample::cancel_on_interrupt;
 use crate::{format, output};
 
 /// Arguments of `transdiff convert`.
@@ -118,8 +118,7 @@ fn metadata(config: StoredConfig) -> BTreeMap<String, String> {
 
 /// Writes the tensors piece by piece, so that memory does not grow with their size.
 fn write(path: &Path, target: &LoadTarget<'_>, dtype: Option<DType>) -> Result<()> {
-    let token = CancellationToken::new();
-    cancel_on_interrupt(&token)?;
+    let token = cancellation_token()?;
     let tensors = target.tensors.stored(dtype)?;
     write_atomic_cancellable(path, tensors, &target.metadata, &token).map_err(|error| match error {
         Error::Cancelled => Failure::Interrupted(format!("{} was not written", path.display())),

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::process::ExitCode;
 
-pub type Result<T, E = Failure> = std::result::Result<T, E>;
+use transdiff_terminal::INTERRUPTED;
 
-/// Exit code of a program ended by Ctrl-C: 128 + SIGINT.
-pub const INTERRUPTED: u8 = 130;
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Arguments of the library, and the flags that set them.
 const FLAGS: [(&str, &str); 6] = [

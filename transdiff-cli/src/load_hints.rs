@@ -5,6 +5,7 @@ use transdiff::checkpoint::WeightFile;
 use transdiff::models::{LoadHints, StoredModel, WeightSet};
 use transdiff::{DType, Error};
 use transdiff_core::text::printable;
+use transdiff_terminal::whole;
 
 use crate::failure::{Failure, Result};
 
@@ -43,7 +44,7 @@ pub struct LoadHintArgs {
     #[arg(long, value_name = "SET")]
     pub weights: Option<WeightSetArg>,
     /// Number of attention heads; required only if the file does not record it
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
     pub heads: Option<usize>,
 }
 

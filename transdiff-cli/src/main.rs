@@ -6,6 +6,7 @@ mod convert;
 mod failure;
 mod format;
 mod inspect;
+mod interrupt;
 mod load_hints;
 mod output;
 mod sample;
@@ -67,17 +68,8 @@ impl Cli {
     }
 }
 
-/// Makes a write beyond the limit on file sizes (`ulimit -f`) fail, so that temporary files are removed. By default the
-/// signal would end the process.
-#[cfg(unix)]
-fn ignore_file_size_signal() {
-    // SAFETY: no handler runs: the signal is ignored.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-}
-
 fn main() -> ExitCode {
-    #[cfg(unix)]
-    ignore_file_size_signal();
+    transdiff_terminal::fail_writes_beyond_size_limit();
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -9,6 +9,13 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Default)]
 pub struct CancellationToken(Arc<AtomicBool>);
 
+impl From<Arc<AtomicBool>> for CancellationToken {
+    /// Creates a token of a flag that others may set too, such as a signal handler.
+    fn from(flag: Arc<AtomicBool>) -> Self {
+        Self(flag)
+    }
+}
+
 impl CancellationToken {
     /// Creates a token that is not cancelled.
     pub fn new() -> Self {

@@ -3,6 +3,8 @@
 //! An operation of a small model takes some 50 µs, about as long as a general thread pool takes to wake a thread
 //! and to be woken in return. Here the caller works too, workers spin for a while before they park, and the caller does
 //! not wait for a worker that joins late.
+//!
+//! A forked child has none of the workers: in it the pool computes on the caller's thread and joins nothing.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -52,6 +54,8 @@ pub(crate) struct ThreadPool {
     shared: Arc<Shared>,
     busy: AtomicBool,
     workers: Vec<JoinHandle<()>>,
+    /// Process that the workers belong to.
+    process: u32,
 }
 
 impl ThreadPool {
@@ -67,7 +71,8 @@ impl ThreadPool {
             mutex: Mutex::new(()),
             condvar: Condvar::new(),
         });
-        let mut pool = Self { shared, busy: AtomicBool::new(false), workers: Vec::new() };
+        let process = std::process::id();
+        let mut pool = Self { shared, busy: AtomicBool::new(false), workers: Vec::new(), process };
         for i in 1..size {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("transdiff-{i}"));
@@ -81,8 +86,8 @@ impl ThreadPool {
     /// # Panics
     /// If a call panics: with the payload of the first panic, once no call is running.
     pub(crate) fn run(&self, count: usize, task: Task<'_>) {
-        let alone = self.workers.is_empty() || self.busy.swap(true, Ordering::Acquire);
-        if alone {
+        let alone = self.workers.is_empty() || self.is_inherited();
+        if alone || self.busy.swap(true, Ordering::Acquire) {
             return (0..count).for_each(task);
         }
         self.shared.open(count, task);
@@ -94,10 +99,21 @@ impl ThreadPool {
             resume_unwind(payload);
         }
     }
+
+    /// Returns true in a forked child of the process that started the workers. Its locks may be held by threads that do
+    /// not exist there.
+    fn is_inherited(&self) -> bool {
+        self.process != std::process::id()
+    }
 }
 
 impl Drop for ThreadPool {
     fn drop(&mut self) {
+        if self.is_inherited() {
+            // Joining or detaching a thread that does not exist is an error.
+            std::mem::forget(std::mem::take(&mut self.workers));
+            return;
+        }
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.wake_all();
         for worker in self.workers.drain(..) {

@@ -1,12 +1,12 @@
 //! Command-line arguments of `transdiff sample`.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use transdiff::Device;
 use transdiff::diffusion::{Preset, SolverKind};
 use transdiff::pipeline::LoadOptions;
+use transdiff_terminal::{MAX_COUNT, number, whole};
 
 use crate::load_hints::{DTypeArg, LoadHintArgs};
 
@@ -68,50 +68,54 @@ pub struct SampleArgs {
     /// Classes, comma-separated: numbers from 0, or names of the 1000 ImageNet classes; required unless --estimate is
     /// given
     #[arg(long = "class", visible_alias = "classes", value_name = "CLASS", value_delimiter = ',')]
+    #[arg(value_parser = class_item, allow_hyphen_values = true)]
     #[arg(required_unless_present = "estimate", help_heading = "Images")]
     pub classes: Vec<String>,
     /// Seed of the first image of each class
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Images")]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole(0..=u64::MAX))]
+    #[arg(allow_negative_numbers = true, help_heading = "Images")]
     pub seed: u64,
-    /// Number of images per class, with consecutive seeds; at least 1
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    #[arg(help_heading = "Images")]
-    pub count: u32,
+    /// Number of images per class, with consecutive seeds; at least 1, and at most 1000000 images in total
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1..=u64::MAX))]
+    #[arg(allow_negative_numbers = true, help_heading = "Images")]
+    pub count: u64,
     /// Seeds, comma-separated; replaces --seed and --count
     #[arg(long, value_name = "N", value_delimiter = ',', conflicts_with_all = ["seed", "count"])]
-    #[arg(help_heading = "Images")]
+    #[arg(value_parser = whole(0..=u64::MAX), allow_hyphen_values = true, help_heading = "Images")]
     pub seeds: Vec<u64>,
-    /// Reference image of an MRAR model: a PNG file of the model's image size; repeat for further AR steps
-    #[arg(long = "reference", value_name = "PNG", requires = "codec", help_heading = "Images")]
+    /// Reference image of an MRAR model: a PNG, JPEG, WebP, BMP, TIFF or GIF file of the model's image size; repeat for
+    /// further AR steps
+    #[arg(long = "reference", value_name = "FILE", requires = "codec", help_heading = "Images")]
     pub references: Vec<PathBuf>,
 
-    /// Number of solver steps, at least 1
-    #[arg(long, value_name = "N", default_value_t = Preset::STEPS as u32, value_parser = clap::value_parser!(u32).range(1..))]
-    #[arg(help_heading = "Sampling")]
-    pub steps: u32,
+    /// Number of solver steps, 1 to 1000000
+    #[arg(long, value_name = "N", default_value_t = Preset::STEPS, value_parser = whole(1..=MAX_COUNT))]
+    #[arg(allow_negative_numbers = true, help_heading = "Sampling")]
+    pub steps: usize,
     /// Solver for the integration from noise to image
     #[arg(long, value_name = "NAME", default_value = "euler-maruyama", help_heading = "Sampling")]
     pub solver: SolverArg,
     /// Guidance scale, at least 1; 1 disables guidance. An MRAR model also takes one per AR step, comma-separated
     /// [default: the paper's for published models, otherwise 1]
-    #[arg(long, value_name = "W", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
     #[arg(help_heading = "Sampling")]
     pub guidance: Vec<f64>,
     /// Times at which guidance is active, 0 <= LOW <= HIGH <= 1; sampling runs from time 1 (noise) to 0
     /// [default: 0,1]
-    #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
     #[arg(help_heading = "Sampling")]
     pub guidance_interval: Vec<f64>,
     /// Drift scale s0 of euler-maruyama, at least 0 [default: the paper's for published models, otherwise 1]
-    #[arg(long, value_name = "S", allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, value_name = "S", value_parser = number, allow_negative_numbers = true, help_heading = "Sampling")]
     pub drift_scale: Option<f64>,
     /// Noise scale s1 of euler-maruyama, at least 0 [default: the paper's for published models, otherwise 1]
-    #[arg(long, value_name = "S", allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, value_name = "S", value_parser = number, allow_negative_numbers = true, help_heading = "Sampling")]
     pub noise_scale: Option<f64>,
 
     /// Number of images per batch, at least 1; larger batches need more memory
-    #[arg(long, value_name = "N", default_value = "8", value_parser = parse_positive, help_heading = "Execution")]
-    pub batch: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = whole(1..=usize::MAX))]
+    #[arg(allow_negative_numbers = true, help_heading = "Execution")]
+    pub batch: usize,
     /// Device: cpu, cuda, cuda:N, or auto for the first usable GPU and otherwise the CPU
     #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Execution")]
     pub device: Device,
@@ -119,7 +123,8 @@ pub struct SampleArgs {
     #[arg(long, value_name = "TYPE", default_value = "f32", help_heading = "Execution")]
     pub dtype: DTypeArg,
     /// Number of CPU threads, at least 1 [default: one per core]
-    #[arg(long, value_name = "N", help_heading = "Execution")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
+    #[arg(help_heading = "Execution")]
     pub threads: Option<usize>,
     /// Print an estimate of the memory needed and exit
     #[arg(long, help_heading = "Execution")]
@@ -136,8 +141,12 @@ pub struct SampleArgs {
     pub force: bool,
 }
 
-fn parse_positive(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| "expected an integer of at least 1".to_owned())
+/// Item of the list of classes, which are parsed when the model is known.
+fn class_item(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("expected a class, got nothing; remove any extra comma".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 impl SampleArgs {
@@ -148,15 +157,6 @@ impl SampleArgs {
             dtype: self.dtype.into(),
             threads: self.threads,
             hints: self.hints.into(),
-        }
-    }
-
-    /// Seeds of the images of each class. Fewer than `count` if they would exceed the range of u64.
-    pub fn seeds(&self) -> Vec<u64> {
-        if self.seeds.is_empty() {
-            (0..u64::from(self.count)).map_while(|i| self.seed.checked_add(i)).collect()
-        } else {
-            self.seeds.clone()
         }
     }
 }

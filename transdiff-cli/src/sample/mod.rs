@@ -7,16 +7,18 @@ mod plan;
 mod preview;
 mod progress;
 
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::StoredCodec;
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PipelineSession, Progress, Request};
-use transdiff::{CancellationToken, Error, HostTensor};
+use transdiff::{Error, HostTensor};
 
-use crate::failure::{INTERRUPTED, Result};
+use crate::failure::Result;
 use crate::format::{self, Align};
+use crate::interrupt;
 use crate::output::{print, print_to_stderr};
 pub use args::SampleArgs;
 use output_writer::OutputWriter;
@@ -37,8 +39,7 @@ pub fn run(args: &SampleArgs) -> Result<()> {
     print_to_stderr(&plan.to_string());
     writer.create_directories()?;
     // From here on Ctrl-C keeps the images of completed batches. Until now there are none, and it ends the process.
-    let token = CancellationToken::new();
-    cancel_on_interrupt(&token)?;
+    let token = interrupt::cancellation_token()?;
     let mut session = pipeline.session();
     session.set_cancellation(&token);
     Generation { args, plan: &plan, session, writer }.run()
@@ -61,8 +62,7 @@ fn print_estimate(
     codec: Option<&WeightFile>,
     plan: &SamplePlan,
 ) -> Result<()> {
-    let batch = args.batch.get();
-    let images = if plan.images.is_empty() { batch } else { batch.min(plan.images.len()) };
+    let images = if plan.images.is_empty() { args.batch } else { args.batch.min(plan.images.len()) };
     // The device is opened because `auto` depends on the machine, and the estimate depends on the device.
     let device = args.device.open(args.threads)?;
     let options = LoadOptions { device: device.device(), ..args.load_options() };
@@ -76,18 +76,6 @@ fn print_estimate(
     .map(|(label, count)| [label.to_owned(), format::bytes(count)]);
     let table = format::table([Align::Left, Align::Right], &rows);
     print(format!("memory estimate, device {}\n{table}", device.choice()))
-}
-
-/// Cancels `token` on Ctrl-C and on requests to terminate. The second one exits immediately.
-pub fn cancel_on_interrupt(token: &CancellationToken) -> Result<()> {
-    let token = token.clone();
-    let handler = move || {
-        if token.is_cancelled() {
-            std::process::exit(INTERRUPTED.into()); // second Ctrl-C: exit immediately
-        }
-        token.cancel();
-    };
-    ctrlc::set_handler(handler).map_err(|e| format!("cannot handle Ctrl-C: {e}").into())
 }
 
 /// Generation in progress.
@@ -130,7 +118,7 @@ impl Generation<'_> {
         let (classes, seeds) = self.plan.images.iter().copied().unzip();
         let request = Request {
             references,
-            batch: Some(self.args.batch),
+            batch: NonZeroUsize::new(self.args.batch),
             outputs: OutputSelection { images: self.args.codec.is_some(), features: false },
             ..Request::new(classes, seeds, self.plan.sampling.clone())
         };

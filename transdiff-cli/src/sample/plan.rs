@@ -6,15 +6,13 @@ use std::fmt;
 use transdiff::HostTensor;
 use transdiff::diffusion::{Sampling, SamplingSettings, Solver, SolverKind};
 use transdiff::models::{CodecInfo, GeneratorInfo};
+use transdiff_terminal::MAX_COUNT;
 
 use super::args::SampleArgs;
 use super::preview::PreviewMode;
 use crate::bitmap::read_rgb;
 use crate::classes;
 use crate::failure::Result;
-
-/// Maximum number of images per command.
-const MAX_IMAGES: usize = 1_000_000;
 
 /// Plan of what is generated.
 pub struct SamplePlan {
@@ -103,19 +101,26 @@ fn chosen_classes(args: &SampleArgs, generator: &GeneratorInfo) -> Result<Vec<us
 }
 
 fn chosen_seeds(args: &SampleArgs, classes: usize) -> Result<Vec<u64>> {
-    let seeds = args.seeds();
-    check_distinct("--seeds", &seeds)?;
-    let (seed, count) = (args.seed, args.count as usize);
-    if args.seeds.is_empty() && seeds.len() != count {
-        let max = u64::MAX;
-        return Err(format!("--seed {seed} --count {count}: the last seed exceeds the maximum, {max}").into());
+    let (flag, per_class) = match args.seeds.is_empty() {
+        true => ("--count", args.count),
+        false => ("--seeds", args.seeds.len() as u64),
+    };
+    // Checked before the seeds are listed: a count takes no memory, its seeds do. An estimate may have no classes.
+    let images = u128::from(per_class) * classes.max(1) as u128;
+    if images > MAX_COUNT as u128 {
+        return Err(format!("{flag}: expected at most {MAX_COUNT} images in total, got {images}").into());
     }
-    let images = seeds.len().saturating_mul(classes);
-    if images > MAX_IMAGES {
-        let flag = if args.seeds.is_empty() { "--count" } else { "--seeds" };
-        return Err(format!("{flag}: expected at most {MAX_IMAGES} images in total, got {images}").into());
+    if !args.seeds.is_empty() {
+        check_distinct("--seeds", &args.seeds)?;
+        return Ok(args.seeds.clone());
     }
-    Ok(seeds)
+    let (first, count, max) = (args.seed, args.count, u64::MAX);
+    match first.checked_add(count - 1) {
+        Some(last) => Ok((first..=last).collect()),
+        None => {
+            Err(format!("--seed {first} --count {count}: the last seed exceeds the maximum, {max}").into())
+        }
+    }
 }
 
 /// Checks that `values` are distinct: the class and the seed of an image make its file name.
@@ -129,8 +134,7 @@ fn check_distinct<T: Copy + Ord + fmt::Display>(flag: &str, values: &[T]) -> Res
 
 fn sampling(args: &SampleArgs, generator: &GeneratorInfo) -> Result<Sampling> {
     let solver = SolverKind::from(args.solver);
-    let mut settings =
-        SamplingSettings::from(generator.preset).with_solver(solver).with_steps(args.steps as usize);
+    let mut settings = SamplingSettings::from(generator.preset).with_solver(solver).with_steps(args.steps);
     if !args.guidance.is_empty() {
         settings.guidance.clone_from(&args.guidance);
     }

@@ -12,6 +12,7 @@ mod inspect;
 #[allow(dead_code)] // other tests use the rest
 #[path = "../../../tests/common/pickle.rs"]
 mod pickle;
+mod interrupts;
 mod process;
 mod sample;
 mod usage;

@@ -42,3 +42,45 @@ pub fn fail<S: AsRef<OsStr>>(args: &[S]) -> String {
     assert!(line.starts_with("error: ") && !line.contains('\n'), "{line:?}");
     line.to_owned()
 }
+
+/// Returns the command without arguments, with the given signals ignored.
+#[cfg(unix)]
+pub fn ignoring(signals: &[libc::c_int]) -> Command {
+    let signals = signals.to_vec();
+    let ignore = move || {
+        for &signal in &signals {
+            // SAFETY: ignoring a signal runs no code.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
+        Ok(())
+    };
+    in_child(command(), ignore)
+}
+
+/// Returns the command without arguments, with its limit of `resource` lowered to `limit`.
+#[cfg(unix)]
+pub fn limited(resource: Resource, limit: u64) -> Command {
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: the limit outlives the call.
+    let set = move || match unsafe { libc::setrlimit(resource, &limit) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    };
+    in_child(command(), set)
+}
+
+#[cfg(all(unix, target_env = "gnu"))]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(all(unix, not(target_env = "gnu")))]
+type Resource = libc::c_int;
+
+#[cfg(unix)]
+fn in_child(
+    mut command: Command,
+    prepare: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+) -> Command {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: `prepare` makes system calls that are allowed between fork and exec.
+    unsafe { command.pre_exec(prepare) };
+    command
+}

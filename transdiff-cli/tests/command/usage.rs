@@ -39,6 +39,46 @@ fn usage_errors_exit_2_and_name_the_argument() {
     }
 }
 
+/// Not "unexpected argument '-1'", which says nothing about the values that are accepted.
+#[test]
+fn numbers_out_of_range_and_empty_items_are_named_with_what_is_accepted() {
+    let cases = [
+        ("--seed", "-1", "expected an integer of at least 0"),
+        ("--seed", "18446744073709551616", "expected an integer of at most 18446744073709551615"),
+        ("--seeds", "-1", "expected an integer of at least 0"),
+        ("--seeds", "3,-1", "expected an integer of at least 0"),
+        ("--seeds", "-1,3", "expected an integer of at least 0"),
+        ("--seeds", "3,", "got nothing; remove any extra comma"),
+        ("--seeds", ",3", "got nothing; remove any extra comma"),
+        ("--class", "3,", "got nothing; remove any extra comma"),
+        ("--class", "3,,4", "got nothing; remove any extra comma"),
+        ("--count", "-2", "expected an integer of at least 1"),
+        ("--count", "two", "expected an integer from 1 to "),
+        ("--steps", "-1", "expected an integer of at least 1"),
+        ("--steps", "4000000000", "expected an integer of at most 1000000"),
+        ("--batch", "-8", "expected an integer of at least 1"),
+        ("--threads", "-1", "expected an integer of at least 1"),
+        ("--heads", "-1", "expected an integer of at least 1"),
+        ("--guidance", "1.5,", "got nothing; remove any extra comma"),
+        ("--guidance", "1,5x", "expected a number"),
+        ("--guidance-interval", "-,1", "expected a number"),
+        ("--drift-scale", "-x", "expected a number"),
+    ];
+    for (flag, value, named) in cases {
+        let given = format!("{flag}={value}");
+        for given in [vec![flag, value], vec![&*given]] {
+            // A word that begins with a hyphen and is no number is taken for a flag.
+            if given == ["--drift-scale", "-x"] {
+                continue;
+            }
+            let done = run(&[vec!["sample", "--model", "m"], given].concat());
+            assert_eq!(done.code, Some(2), "{flag} {value}: {}", done.stderr);
+            let line = done.stderr.lines().next().unwrap_or_default();
+            assert!(line.contains(flag) && line.contains(named), "{flag} {value}: {line}");
+        }
+    }
+}
+
 /// `--vae` is the former name of `--codec`.
 #[test]
 fn vae_is_a_hidden_alias_of_codec() {
