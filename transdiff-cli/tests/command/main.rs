@@ -8,11 +8,11 @@ mod convert;
 mod convert_output;
 mod files;
 mod inspect;
+mod interrupts;
 #[cfg(unix)]
 #[allow(dead_code)] // other tests use the rest
 #[path = "../../../tests/common/pickle.rs"]
 mod pickle;
-mod interrupts;
 mod process;
 mod sample;
 mod usage;

@@ -41,10 +41,7 @@ pub(super) fn open(reader: &ByteReader, path: &Path, open: &OpenFile<'_>) -> Res
     let mut start = 0;
     for ((shard_path, shard), name) in shards.iter().zip(&names) {
         let contents = read_shard(shard, shard_path, &mut limit)?;
-        let mut listed = shard_of.iter().filter(|(_, shard)| shard == name).map(|(tensor, _)| tensor);
-        if let Some(tensor) = listed.find(|&tensor| !contents.entries.contains_key(tensor)) {
-            return Err(tensor_error(path, tensor, format!("it in the shard {name}"), "a shard without it"));
-        }
+        check_listed(&shard_of, name, &contents, path)?;
         out.metadata.extend(contents.metadata);
         for (tensor, entry) in contents.entries {
             if out.entries.contains_key(&tensor) {
@@ -117,6 +114,24 @@ fn read_shard(reader: &ByteReader, path: &Path, limit: &mut AllocationLimit) -> 
         FileFormat::Safetensors => safetensors::read(reader, path, limit),
         _ => Err(Error::format(path, "expected a shard in the format safetensors")),
     }
+}
+
+/// Checks that the shard `name` has the tensors that the index lists for it.
+fn check_listed(
+    shard_of: &BTreeMap<String, String>,
+    name: &str,
+    contents: &Contents,
+    path: &Path,
+) -> Result<()> {
+    let listed = shard_of.iter().filter(|(_, shard)| *shard == name).map(|(tensor, _)| tensor);
+    let mut absent = listed.filter(|&tensor| !contents.entries.contains_key(tensor));
+    let Some(first) = absent.next() else { return Ok(()) };
+    let message = format!(
+        "the shard {name} lacks {} tensors that the index lists for it, {first} among them: index and shards have to be \
+         of the same model; download all of them again",
+        1 + absent.count()
+    );
+    Err(Error::format(path, message))
 }
 
 /// Number of a shard and of all shards, by the name of its file, such as `model-00001-of-00002.safetensors`. `None` for a
