@@ -2,9 +2,9 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::BufWriter;
 use std::path::Path;
+
+use transdiff::checkpoint::write_bytes_atomic;
 
 use crate::digits::{CLASSES, Image, SIDE, WHITE};
 
@@ -32,13 +32,14 @@ pub fn write_grid(
             filled[class] += 1;
         }
     }
-    let mut encoder =
-        png::Encoder::new(BufWriter::new(File::create(path)?), u32::try_from(width)?, u32::try_from(height)?);
+    let mut png = Vec::new();
+    let mut encoder = png::Encoder::new(&mut png, u32::try_from(width)?, u32::try_from(height)?);
     encoder.set_color(png::ColorType::Grayscale);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&canvas)?;
-    Ok(writer.finish()?)
+    writer.finish()?;
+    Ok(write_bytes_atomic(path, &png)?)
 }
 
 /// Draws an enlarged image by repeating pixels, so that the pixel values stay visible.
@@ -81,7 +82,7 @@ pub fn write_loss_curves(path: &Path, phases: &[LossCurve<'_>]) -> Result<(), Bo
         first_step += phase.losses.len();
     }
     svg.push_str("</svg>\n");
-    Ok(fs::write(path, svg)?)
+    Ok(write_bytes_atomic(path, svg.as_bytes())?)
 }
 
 /// Axes that map steps and losses to coordinates of the plot.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
-use transdiff_core::checkpoint::write_atomic;
+use transdiff::checkpoint::{write_atomic, write_bytes_atomic};
 
 use crate::digits::{Digits, Image, SIDE};
 use crate::evaluate::{Evaluator, Quality};
@@ -77,7 +76,8 @@ pub struct Seconds {
 impl<S: Serialize> Report<'_, S> {
     /// Writes the report as indented JSON.
     pub fn write(&self, path: &Path) -> Result<(), Box<dyn Error>> {
-        Ok(fs::write(path, serde_json::to_string_pretty(self)? + "\n")?)
+        let json = serde_json::to_string_pretty(self)? + "\n";
+        Ok(write_bytes_atomic(path, json.as_bytes())?)
     }
 
     /// Prints the measures as a table.

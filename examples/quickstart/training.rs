@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use transdiff::checkpoint::write_bytes_atomic;
 use transdiff::data::{Dataset, MemoryDataset};
 use transdiff::models::Model;
 use transdiff::train::{TrainConfig, Trainer};
@@ -133,6 +134,6 @@ impl Log {
     fn save(&self) -> Result<(), Box<dyn Error>> {
         let mut text = format!("seconds,{}\n", self.seconds);
         self.losses.iter().for_each(|loss| text += &format!("{loss}\n"));
-        Ok(fs::write(&self.path, text)?)
+        Ok(write_bytes_atomic(&self.path, text.as_bytes())?)
     }
 }

@@ -4,8 +4,6 @@
 //! `cargo run --release --example generate -- model.safetensors --classes 0,1,2 --out grid.png`
 
 use std::error::Error;
-use std::fs::File;
-use std::io::BufWriter;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,11 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
-use transdiff::checkpoint::WeightFile;
+use transdiff::checkpoint::{WeightFile, write_bytes_atomic};
 use transdiff::diffusion::SamplingSettings;
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PixelFormat, Request, to_pixels};
 use transdiff::{CancellationToken, HostTensor};
-use transdiff_terminal::{INTERRUPTED, MAX_COUNT, number, set_on_interrupt, whole};
+use transdiff_terminal::{
+    INTERRUPTED, MAX_COUNT, fail_writes_beyond_size_limit, number, set_on_interrupt, whole,
+};
 
 /// Generates images of classes
 #[derive(Parser)]
@@ -59,6 +59,7 @@ struct Images {
 }
 
 fn main() -> ExitCode {
+    fail_writes_beyond_size_limit();
     let Err(e) = run(&Arguments::parse()) else { return ExitCode::SUCCESS };
     eprintln!("{e}");
     let cancelled = matches!(e.downcast_ref(), Some(transdiff::Error::Cancelled));
@@ -150,9 +151,10 @@ fn write_grid(path: &Path, images: &Images, columns: usize) -> Result<(), Box<dy
             pixels[to..to + line].copy_from_slice(from);
         }
     }
-    let file = File::create(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let (width, height) = (across * images.width, rows * images.height);
-    let mut encoder = png::Encoder::new(BufWriter::new(file), width.try_into()?, height.try_into()?);
+    let mut png = Vec::new();
+    let mut encoder = png::Encoder::new(&mut png, width.try_into()?, height.try_into()?);
     encoder.set_color(if images.channels == 3 { png::ColorType::Rgb } else { png::ColorType::Grayscale });
-    Ok(encoder.write_header()?.write_image_data(&pixels)?)
+    encoder.write_header()?.write_image_data(&pixels)?;
+    Ok(write_bytes_atomic(path, &png)?)
 }

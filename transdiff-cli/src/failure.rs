@@ -76,6 +76,9 @@ impl From<transdiff::Error> for Failure {
                     None => Self::Message(error.to_string()),
                 }
             }
+            transdiff::Error::Backend { op: "Cpu::new", message } => {
+                Self::Message(format!("--threads: {message}"))
+            }
             _ => Self::Message(error.to_string()),
         }
     }

@@ -48,8 +48,14 @@ impl Cpu {
             return Err(Error::argument("threads", format!("a number in 1..={MAX_THREADS}"), bad));
         }
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-        let pool = ThreadPool::new(threads)
-            .map_err(|e| Error::Backend { op: "Cpu::new", message: e.to_string() })?;
+        let pool = ThreadPool::new(threads).map_err(|e| {
+            let remedy =
+                "use fewer threads, or raise the limits on processes (ulimit -u) and memory (ulimit -v)";
+            Error::Backend {
+                op: "Cpu::new",
+                message: format!("the system cannot start {threads} threads: {e}; {remedy}"),
+            }
+        })?;
         Ok(Self { pool: Arc::new(pool), allocator: Arc::default(), threads })
     }
 

@@ -41,7 +41,8 @@ sampled with the settings of the paper by default, other models without guidance
 Without --codec the model generates latents only. --latents saves them. If their number of channels is a square k², \
 the PNG files show them in grey: the k² channels of a position become k×k pixels, from -1 (black) to 1 (white).
 
-Ctrl-C stops within one solver step and keeps the images of completed batches. A second Ctrl-C exits immediately.
+Ctrl-C stops within one solver step and keeps the images of completed batches. A second Ctrl-C exits immediately. After \
+Ctrl-C or a failure, the same command goes on with the images that are missing.
 
 Examples:
   transdiff sample --model model.safetensors --codec vae.safetensors \\

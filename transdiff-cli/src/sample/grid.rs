@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::bitmap::Bitmap;
+use crate::bitmap::{Bitmap, BitmapFormat};
 use crate::failure::Result;
 
 /// Pixels around and between images.
@@ -43,25 +43,32 @@ impl Grid {
         (row < self.rows && column < self.columns).then_some((row, column))
     }
 
+    /// Returns whether the grid shows the image `index`.
+    pub fn shows(&self, index: usize) -> bool {
+        self.cell(index).is_some()
+    }
+
     /// Adds the image `index`. All images have the same size.
     pub fn add(&mut self, index: usize, bitmap: &Bitmap) -> Result<()> {
         let Some((row, column)) = self.cell(index) else { return Ok(()) };
-        let zoom = MIN_CELL_WIDTH.div_ceil(bitmap.width.max(1)).max(1);
-        let (height, width) = (zoom * bitmap.height + GAP, zoom * bitmap.width + GAP);
+        let BitmapFormat { height, width, color } = bitmap.format;
+        let zoom = MIN_CELL_WIDTH.div_ceil(width.max(1)).max(1);
+        let (height, width) = (zoom * height + GAP, zoom * width + GAP);
         let canvas = match &mut self.canvas {
             Some(canvas) => canvas,
             empty => {
-                let size = (self.rows * height + GAP, self.columns * width + GAP);
-                empty.insert(Bitmap::white(size.0, size.1, bitmap.color)?)
+                let (height, width) = (self.rows * height + GAP, self.columns * width + GAP);
+                empty.insert(Bitmap::white(BitmapFormat { height, width, color })?)
             }
         };
         canvas.paste(bitmap, zoom, GAP + row * height, GAP + column * width);
         Ok(())
     }
 
-    /// Writes the grid to a PNG file; writes nothing if no image was added.
-    pub fn write_png(&self, path: &Path) -> Result<()> {
-        self.canvas.as_ref().map_or(Ok(()), |canvas| canvas.write_png(path))
+    /// Writes the grid to a PNG file, with the identity of its command if it lacks images of it; writes nothing if no
+    /// image was added.
+    pub fn write_png(&self, path: &Path, incomplete: Option<&str>) -> Result<()> {
+        self.canvas.as_ref().map_or(Ok(()), |canvas| canvas.write_png(path, incomplete))
     }
 }
 

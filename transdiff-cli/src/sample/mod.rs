@@ -6,6 +6,8 @@ mod output_writer;
 mod plan;
 mod preview;
 mod progress;
+mod reference;
+mod resume;
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -37,6 +39,9 @@ pub fn run(args: &SampleArgs) -> Result<()> {
     let writer = OutputWriter::new(args, &plan, generator.code_shape)?;
     let pipeline = load(args, &model, codec.as_ref())?;
     print_to_stderr(&plan.to_string());
+    if writer.images() > 0 {
+        print_to_stderr(&format!("resuming: {}", writer.summary()));
+    }
     writer.create_directories()?;
     // From here on Ctrl-C keeps the images of completed batches. Until now there are none, and it ends the process.
     let token = interrupt::cancellation_token()?;
@@ -87,49 +92,62 @@ struct Generation<'a> {
 }
 
 impl Generation<'_> {
-    /// Generates all images. On failure or Ctrl-C, the images of completed batches are still written.
+    /// Generates all images. On failure or Ctrl-C, the images that are complete are kept.
     fn run(mut self) -> Result<()> {
         let started = Instant::now();
-        let count = self.plan.images.len();
-        let mut bar = GenerationBar::new(count);
+        let before = self.writer.images();
+        let mut bar = GenerationBar::new(self.plan.images.len(), before);
         let generated = self.generate(&mut bar);
         bar.finish();
-        let done = self.writer.images();
         let written = self.writer.finish();
-        if let Err(failure) = generated {
-            // The reason for the failure comes first, then what was written, or a second failure.
-            let completed = match written {
-                Ok(Some(paths)) => format!("{done} of {count} images written to {paths}"),
-                Ok(None) => format!("{done} of {count} images written"),
-                Err(second) => second.to_string(),
-            };
-            return Err(failure.with_completed(&completed));
+        match (generated, written) {
+            (Ok(()), Ok(paths)) => {
+                let seconds = started.elapsed().as_secs_f64();
+                let count = self.writer.images() - before;
+                let rate = count as f64 / seconds;
+                let images = if count == 1 { "image" } else { "images" };
+                let destination = if paths.is_empty() { paths } else { format!(", written to {paths}") };
+                print(format!("{count} {images} in {seconds:.1} s ({rate:.3} images/s){destination}\n"))
+            }
+            (Err(failure), Ok(_)) | (Ok(()), Err(failure)) => Err(failure.with_completed(&self.completed())),
+            // The reason for the failure comes first.
+            (Err(failure), Err(second)) => {
+                Err(failure.with_completed(&format!("{}; {second}", self.completed())))
+            }
         }
-        let destination = written?.map_or_else(String::new, |paths| format!(", written to {paths}"));
-        let seconds = started.elapsed().as_secs_f64();
-        let rate = count as f64 / seconds;
-        let images = if count == 1 { "image" } else { "images" };
-        print(format!("{count} {images} in {seconds:.1} s ({rate:.3} images/s){destination}\n"))
+    }
+
+    /// Number of complete images, and what to do for the others.
+    fn completed(&self) -> String {
+        let again = match self.args.force {
+            _ if self.writer.images() == 0 => "",
+            true => "; run the command again without --force to go on",
+            false => "; run the command again to go on",
+        };
+        self.writer.summary() + again
     }
 
     fn generate(&mut self, bar: &mut GenerationBar) -> Result<()> {
+        let first = self.writer.images();
+        let remaining = &self.plan.images[first..];
+        if remaining.is_empty() {
+            return Ok(());
+        }
         let encode = |image: &HostTensor| self.session.encode(image, None);
         let references = self.plan.references.iter().map(encode).collect::<transdiff::Result<Vec<_>>>()?;
-        let (classes, seeds) = self.plan.images.iter().copied().unzip();
+        let (classes, seeds) = remaining.iter().copied().unzip();
         let request = Request {
             references,
             batch: NonZeroUsize::new(self.args.batch),
             outputs: OutputSelection { images: self.args.codec.is_some(), features: false },
             ..Request::new(classes, seeds, self.plan.sampling.clone())
         };
-        let count = self.plan.images.len() as f64;
         let mut observer = |progress: &Progress<'_>| {
-            bar.update(progress.fraction * count);
+            bar.update(first as f64 + progress.fraction * remaining.len() as f64);
             ControlFlow::Continue(())
         };
         for batch in self.session.batches(&request, &mut observer)? {
-            let batch = batch?;
-            self.writer.write_batch(&batch.images, &batch.output)?;
+            self.writer.write_batch(&batch?.output)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use transdiff_terminal::MAX_COUNT;
 
 use super::args::SampleArgs;
 use super::preview::PreviewMode;
-use crate::bitmap::read_rgb;
+use super::reference::read_reference;
 use crate::classes;
 use crate::failure::Result;
 
@@ -38,7 +38,7 @@ impl SamplePlan {
         let classes = chosen_classes(args, generator)?;
         let seeds = chosen_seeds(args, classes.len())?;
         let preview = match codec {
-            Some(_) => Some(PreviewMode::Images),
+            Some(codec) => Some(PreviewMode::Images { downsampling: codec.downsampling }),
             None => PreviewMode::for_latents(generator.code_shape[0]),
         };
         if preview.is_none() && args.latents.is_none() && !args.estimate {
@@ -167,5 +167,5 @@ fn references(
     }
     let [_, height, width] = generator.code_shape;
     let size = [height, width].map(|side| codec.map_or(0, |codec| codec.downsampling * side));
-    args.references.iter().map(|path| read_rgb(path, size)).collect()
+    args.references.iter().map(|path| read_reference(path, size)).collect()
 }

@@ -4,14 +4,17 @@ use png::ColorType;
 use transdiff::HostTensor;
 use transdiff::pipeline::{Output, PixelFormat, to_pixels};
 
-use crate::bitmap::Bitmap;
+use crate::bitmap::{Bitmap, BitmapFormat};
 use crate::failure::Result;
 
 /// Content of the PNG files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PreviewMode {
     /// Images decoded by the codec.
-    Images,
+    Images {
+        /// Pixels per position along each axis.
+        downsampling: usize,
+    },
     /// Latents in grey: the side² channels of a position as side×side pixels.
     Latents {
         /// Pixels per position along each axis.
@@ -26,11 +29,20 @@ impl PreviewMode {
         (side * side == channels).then_some(Self::Latents { side })
     }
 
+    /// Format of the bitmap of a latent of this shape: channels, rows and columns.
+    pub fn format(self, [_, rows, columns]: [usize; 3]) -> BitmapFormat {
+        let (scale, color) = match self {
+            Self::Images { downsampling } => (downsampling, ColorType::Rgb),
+            Self::Latents { side } => (side, ColorType::Grayscale),
+        };
+        BitmapFormat { height: scale * rows, width: scale * columns, color }
+    }
+
     /// Renders one bitmap per image of a batch.
     pub fn render(self, output: &Output) -> Result<Vec<Bitmap>> {
         match (self, &output.images) {
-            (Self::Images, Some(images)) => render_images(images),
-            (Self::Images, None) => Ok(Vec::new()),
+            (Self::Images { .. }, Some(images)) => render_images(images),
+            (Self::Images { .. }, None) => Ok(Vec::new()),
             (Self::Latents { side }, _) => Ok(render_latents(&output.latents, side)),
         }
     }
@@ -41,7 +53,8 @@ fn render_images(images: &HostTensor) -> Result<Vec<Bitmap>> {
     let (height, width) = (images.shape()[2], images.shape()[3]);
     let mut bytes = vec![0; images.data().len()];
     to_pixels(images, PixelFormat::Rgb8Hwc, &mut bytes)?;
-    let bitmap = |bytes: &[u8]| Bitmap { height, width, color: ColorType::Rgb, bytes: bytes.to_vec() };
+    let format = BitmapFormat { height, width, color: ColorType::Rgb };
+    let bitmap = |bytes: &[u8]| Bitmap { format, bytes: bytes.to_vec() };
     Ok(bytes.chunks_exact(3 * height * width).map(bitmap).collect())
 }
 
@@ -56,7 +69,8 @@ fn render_latents(latents: &HostTensor, side: usize) -> Vec<Bitmap> {
             latent[(channel * h + y / side) * w + x / side]
         };
         let byte = |pixel| ((value(pixel) + 1.0) * 127.5).clamp(0.0, 255.0).round_ties_even() as u8;
-        Bitmap { height, width, color: ColorType::Grayscale, bytes: (0..height * width).map(byte).collect() }
+        let format = BitmapFormat { height, width, color: ColorType::Grayscale };
+        Bitmap { format, bytes: (0..height * width).map(byte).collect() }
     };
     latents.to_f32().chunks_exact(height * width).map(bitmap).collect()
 }
@@ -74,7 +88,9 @@ mod tests {
         values[13..].copy_from_slice(&[2.0, 3.0, -3.0]);
         let bitmaps = render_latents(&HostTensor::f32(&[1, 4, 2, 2], values).unwrap(), 2);
         let rows = [[0, 64, 0, 64], [128, 191, 128, 255], [0, 64, 0, 64], [128, 255, 128, 0]];
-        assert_eq!((bitmaps.len(), bitmaps[0].height, bitmaps[0].width), (1, 4, 4));
+        let format = PreviewMode::Latents { side: 2 }.format([4, 2, 2]);
+        assert_eq!((bitmaps.len(), bitmaps[0].format), (1, format));
+        assert_eq!((format.height, format.width), (4, 4));
         assert_eq!(bitmaps[0].bytes, rows.concat());
     }
 }

@@ -13,21 +13,25 @@ const UNITS: f64 = 1000.0;
 pub struct GenerationBar {
     bar: ProgressBar,
     images: usize,
+    /// Images that earlier runs completed.
+    resumed_at: usize,
     started: Instant,
 }
 
 impl GenerationBar {
-    /// Creates a bar for `images` images.
-    pub fn new(images: usize) -> Self {
+    /// Creates a bar for `images` images, of which `done` are already complete.
+    pub fn new(images: usize, done: usize) -> Self {
         let style = ProgressStyle::with_template("{bar:32} {percent:>3} %  {msg}  {eta} left");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new((images as f64 * UNITS) as u64).with_style(style);
-        Self { bar, images, started: Instant::now() }
+        let units = |images: usize| (images as f64 * UNITS) as u64;
+        let bar = ProgressBar::new(units(images)).with_style(style).with_position(units(done));
+        bar.reset_eta();
+        Self { bar, images, resumed_at: done, started: Instant::now() }
     }
 
-    /// Sets the number of images done, fractions included.
+    /// Sets the number of images done, fractions and those of earlier runs included.
     pub fn update(&mut self, done: f64) {
-        let rate = done / self.started.elapsed().as_secs_f64();
+        let rate = (done - self.resumed_at as f64) / self.started.elapsed().as_secs_f64();
         let message = format!("{done:.1}/{} images  {rate:.3} images/s", self.images);
         let (before, now) = (self.bar.position(), (done * UNITS) as u64);
         self.bar.set_position(now);

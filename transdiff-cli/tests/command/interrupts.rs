@@ -47,7 +47,9 @@ fn interrupt_keeps_completed_images() {
         let done = RunResult::from(running.wait_with_output().unwrap());
         assert_eq!((done.code, done.stdout.as_str()), (Some(130), ""), "{}", done.stderr);
         let images = folder.names("out").len() - 1;
-        let line = format!("interrupted: {images} of 10000 images written to {out} and {latents}");
+        let line = format!(
+            "interrupted: {images} of 10000 images are complete, in {out}; run the command again to go on"
+        );
         assert_eq!(done.stderr.lines().last(), Some(&*line), "{images} images and the grid");
         assert_eq!(crate::sample::decoded(&format!("{out}/1-0.png")).1, 8);
         assert_eq!(crate::sample::decoded(&format!("{out}/grid.png")).0, png::ColorType::Grayscale);

@@ -14,5 +14,7 @@ mod interrupts;
 #[path = "../../../tests/common/pickle.rs"]
 mod pickle;
 mod process;
+mod references;
+mod resume;
 mod sample;
 mod usage;

@@ -8,9 +8,7 @@ use transdiff::diffusion::{
     Euler, Guidance, Interpolant, Preset, Sampling, SamplingSettings, Solver, Timesteps,
 };
 use transdiff::models::transdiff::TransDiffConfig;
-use transdiff::pipeline::{
-    LoadOptions, Output, OutputSelection, Pipeline, PixelFormat, Request, from_pixels, to_pixels,
-};
+use transdiff::pipeline::{LoadOptions, Output, OutputSelection, Pipeline, PixelFormat, Request, to_pixels};
 
 use crate::files::{Folder, mrar, one_step};
 use crate::process::{fail, run, succeed};
@@ -26,7 +24,7 @@ pub fn decoded(path: &str) -> Decoded {
 }
 
 /// Output of the library for the same request.
-fn expected(model: &str, vae: Option<&str>, change: impl FnOnce(&Pipeline, &mut Request)) -> Output {
+pub fn expected(model: &str, vae: Option<&str>, change: impl FnOnce(&Pipeline, &mut Request)) -> Output {
     let open = |path: &str| WeightFile::open(path).unwrap();
     let vae = vae.map(open);
     let pipeline =
@@ -39,14 +37,14 @@ fn expected(model: &str, vae: Option<&str>, change: impl FnOnce(&Pipeline, &mut 
 }
 
 /// RGB bytes of every image.
-fn rgb(output: &Output) -> Vec<Vec<u8>> {
+pub fn rgb(output: &Output) -> Vec<Vec<u8>> {
     let images = output.images.as_ref().unwrap();
     let mut bytes = vec![0; images.data().len()];
     to_pixels(images, PixelFormat::Rgb8Hwc, &mut bytes).unwrap();
     bytes.chunks_exact(bytes.len() / images.shape()[0]).map(<[u8]>::to_vec).collect()
 }
 
-const IMAGES: [&str; 4] = ["7-4.png", "7-5.png", "2-4.png", "2-5.png"];
+pub const IMAGES: [&str; 4] = ["7-4.png", "7-5.png", "2-4.png", "2-5.png"];
 
 #[test]
 fn images_match_the_library_for_any_batch_size() {
@@ -130,46 +128,6 @@ fn latents_are_rendered_without_a_codec() {
 }
 
 #[test]
-fn reference_images_are_encoded_and_used() {
-    let folder = Folder::new();
-    let (model, vae) = (folder.model("model.safetensors", &mrar()), folder.vae("vae.safetensors"));
-    let write_png = |name: &str, side: usize| {
-        let path = folder.path(name);
-        let mut encoder = png::Encoder::new(File::create(&path).unwrap(), side as u32, side as u32);
-        encoder.set_color(png::ColorType::Rgb);
-        let bytes: Vec<u8> = (0..3 * side * side).map(|i| (i * 37 % 251) as u8).collect();
-        encoder.write_header().unwrap().write_image_data(&bytes).unwrap();
-        (path, bytes)
-    };
-    let ((path, bytes), (large, _)) = (write_png("a.png", 8), write_png("large.png", 16));
-    let want = expected(&model, Some(&vae), |pipeline, request| {
-        let image = from_pixels(&bytes.repeat(4), PixelFormat::Rgb8Hwc, 4, 8, 8).unwrap();
-        request.references = vec![pipeline.session().encode(&image, None).unwrap()];
-    });
-    let out = folder.path("out");
-    let args =
-        ["sample", "--model", &model, "--codec", &vae, "--class", "7,2", "--seeds", "4,5", "--steps", "3"];
-    let with = |references: &[&str]| {
-        let flags = references.iter().flat_map(|path| ["--reference", path]);
-        [&args[..], &["--out", &out, "--force"]]
-            .concat()
-            .into_iter()
-            .chain(flags)
-            .map(String::from)
-            .collect::<Vec<_>>()
-    };
-    succeed(&with(&[&path]));
-    for (name, bytes) in IMAGES.iter().zip(rgb(&want)) {
-        assert!(decoded(&format!("{out}/{name}")).3 == bytes, "{name}");
-    }
-    let plain = expected(&model, Some(&vae), |_, _| ());
-    assert!(rgb(&plain) != rgb(&want), "the reference image changes the output");
-    assert!(fail(&with(&[&large])).contains("large.png: expected an image of 8×8 pixels, got 16×16"));
-    assert!(fail(&with(&[&model])).contains("model.safetensors: not a PNG file"));
-    assert!(fail(&with(&[path.as_str(); 4])).contains("--reference:"));
-}
-
-#[test]
 fn imagenet_models_take_class_names() {
     let folder = Folder::new();
     let model = folder.model("model.safetensors", &TransDiffConfig { classes: 1000, ..one_step() });
@@ -218,7 +176,7 @@ fn invalid_settings_are_rejected_before_loading() {
     let with = |flags: &[&str]| {
         fail(&[&["sample", "--model", &model, "--class", "1", "--out", &out], flags].concat())
     };
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 18] = [
         (&["--class", "10"], "--class: expected a class from 0 to 9, got 10"),
         (&["--class", "tabby"], "--class: expected a number from 0 to 9, got 'tabby'"),
         (&["--class", "1"], "--class: expected distinct values, got 1 twice"),
@@ -242,6 +200,11 @@ fn invalid_settings_are_rejected_before_loading() {
             &["--solver", "heun", "--noise-scale", "1"],
             "--noise-scale: expected none, as heun has no scales, got 1",
         ),
+        (&["--latents", &folder.path("")], "latents.safetensors"),
+        (
+            &["--latents", &format!("{out}/new/"), "--force"],
+            "expected a file, got a directory; add a name, as in",
+        ),
         (&["--codec", &model], "model.safetensors: "),
         (&["--codec", &vae, "--reference", "x.png"], "--reference: expected no reference images"),
     ];
@@ -250,12 +213,33 @@ fn invalid_settings_are_rejected_before_loading() {
         assert!(line.contains(part), "{flags:?}: {line}");
     }
     assert!(fail(&["sample", "--model", &vae, "--class", "1"]).contains("vae.safetensors: "));
+    let line = fail(&["sample", "--model", &model, "--class", "1", "--out", &model]);
+    assert!(line.contains("model.safetensors: expected a directory, got a file"), "{line}");
     let line = fail(&["sample", "--model", &three, "--codec", &vae, "--class", "1", "--out", &out]);
     assert!(line.contains("vae.safetensors: expected a codec for latents of 3 channels"), "{line}");
     let line = fail(&["sample", "--model", &three, "--class", "1", "--out", &out]);
     assert!(line.contains("three.safetensors: latents of 3 channels cannot be shown"), "{line}");
     assert!(line.contains("add --codec FILE"), "{line}");
     assert!(!fs::exists(&out).unwrap(), "no directory is created");
+}
+
+/// The stacks of the threads exceed the limit on memory.
+#[cfg(unix)]
+#[test]
+fn failed_thread_start_is_named_with_the_remedy() {
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &one_step());
+    let mut sample = crate::process::limited(libc::RLIMIT_AS, 1 << 30);
+    sample.args(["sample", "--model", &model, "--class", "1", "--out", &folder.path("out")]);
+    let done = crate::process::RunResult::from(sample.args(["--threads", "1024"]).output().unwrap());
+    assert_eq!((done.code, folder.names("").len()), (Some(1), 1), "{}", done.stderr);
+    let message = "error: --threads: the system cannot start 1024 threads: ";
+    assert!(done.stderr.starts_with(message), "{}", done.stderr);
+    assert!(
+        done.stderr.ends_with("(ulimit -v)\n") && done.stderr.contains("use fewer threads"),
+        "{}",
+        done.stderr
+    );
 }
 
 /// Under a limit of memory that a list of the seeds would exceed.
@@ -309,9 +293,9 @@ fn closed_stdout_and_stderr_do_not_stop_generation() {
     assert_eq!(folder.names("out"), ["1-0.png", "grid.png"]);
 }
 
-/// The line starts with the first error, and ends with the images written or the second error.
+/// The line starts with the first error, then tells the number of complete images, and a second error.
 #[test]
-fn failure_reports_the_cause_and_the_images_written() {
+fn failure_reports_the_cause_and_the_complete_images() {
     let folder = Folder::new();
     let model = folder.model("model.safetensors", &one_step());
     let out = folder.path("out");
@@ -324,10 +308,12 @@ fn failure_reports_the_cause_and_the_images_written() {
     fs::create_dir_all(format!("{out}/1-1.png")).unwrap();
     let line = last_line();
     assert!(line.starts_with(&format!("error: {out}/1-1.png: ")), "{line}");
-    assert!(line.ends_with(&format!("; 1 of 3 images written to {out}")), "{line}");
+    let rest =
+        format!("; 1 of 3 images are complete, in {out}; run the command again without --force to go on");
+    assert!(line.ends_with(&rest), "{line}");
     fs::remove_file(format!("{out}/grid.png")).unwrap();
     fs::create_dir(format!("{out}/grid.png")).unwrap();
     let line = last_line();
     assert!(line.starts_with(&format!("error: {out}/1-1.png: ")), "{line}");
-    assert!(line.contains(&format!("; {out}/grid.png: ")), "{line}");
+    assert!(line.contains(&format!("{rest}; {out}/grid.png: ")), "{line}");
 }

@@ -26,4 +26,4 @@ pub use entry::Entry;
 pub use file::{WeightFile, WeightView};
 pub use format::Format;
 pub use stored_tensor::StoredTensor;
-pub use write::{Put, WriteTensor, write_atomic, write_atomic_cancellable};
+pub use write::{Put, WriteTensor, write_atomic, write_atomic_cancellable, write_bytes_atomic};

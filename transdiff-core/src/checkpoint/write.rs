@@ -88,6 +88,15 @@ where
     })
 }
 
+/// Writes `bytes` in the same way as [`write_atomic`] writes tensors.
+///
+/// # Errors
+/// [`Error::Io`] if the system cannot write the file, or if `path` names something that is neither a regular file nor
+/// missing.
+pub fn write_bytes_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    replace_file(path.as_ref(), &CancellationToken::new(), |put| put(bytes))
+}
+
 fn check_names<S: AsRef<str>, V>(tensors: &[(S, V)]) -> Result<()> {
     let mut seen = HashSet::from([METADATA_KEY]);
     match tensors.iter().find(|(name, _)| !seen.insert(name.as_ref())) {

@@ -1,0 +1,58 @@
+//! Going on with a command that failed or was interrupted.
+//!
+//! Every picture contains the identity of its generation: a hash of all that determines its pixels, besides class and
+//! seed. A picture of the same generation is complete, because pictures are written atomically, and need not be generated
+//! again. The grid and the latents contain the identity of the command, until they show all of its images.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use transdiff::checkpoint::WeightFile;
+use transdiff::{Error, HostTensor};
+
+use super::args::SampleArgs;
+use super::plan::SamplePlan;
+use crate::failure::Result;
+
+/// Metadata key of latents that lack images of their command.
+pub const INCOMPLETE: &str = "transdiff.incomplete";
+
+/// Identities of what a command generates.
+pub struct Identity {
+    /// Identity of the generation of each image.
+    pub generation: String,
+    /// Identity of the generation of all images of the command.
+    pub command: String,
+}
+
+impl Identity {
+    pub fn new(args: &SampleArgs, plan: &SamplePlan) -> Result<Self> {
+        let mut hasher = DefaultHasher::new();
+        env!("CARGO_PKG_VERSION").hash(&mut hasher);
+        for path in [Some(&args.model), args.codec.as_ref()].into_iter().flatten() {
+            hash_file(path, &mut hasher)?;
+        }
+        // The device is left out: images are the same on all of them, up to rounding.
+        format!("{:?} {:?} {:?}", args.hints, args.dtype, plan.sampling).hash(&mut hasher);
+        for image in &plan.references {
+            image.to_f32().into_iter().for_each(|value| value.to_bits().hash(&mut hasher));
+        }
+        let generation = format!("{:016x}", hasher.finish());
+        plan.images.hash(&mut hasher);
+        Ok(Self { generation, command: format!("{:016x}", hasher.finish()) })
+    }
+
+    /// Returns the latents that this command has saved, if the file holds them.
+    pub fn saved_latents(&self, path: &Path) -> Option<HostTensor> {
+        let file = WeightFile::open(path).ok()?;
+        (file.metadata().get(INCOMPLETE) == Some(&self.command)).then(|| file.tensor("latents").ok())?
+    }
+}
+
+/// Hashes what tells a version of a file from another without reading it.
+fn hash_file(path: &Path, hasher: &mut DefaultHasher) -> Result<()> {
+    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+    let absolute = std::fs::canonicalize(path).map_err(Error::io(path))?;
+    (absolute, metadata.len(), metadata.modified().ok()).hash(hasher);
+    Ok(())
+}
