@@ -404,7 +404,8 @@ typedef struct transcdiff_load_options {
      */
     size_t struct_size;
     /**
-     * Path of the model file: any bytes on Unix, UTF-8 elsewhere.
+     * Path of the model file: any bytes on Unix, UTF-8 elsewhere. A model in several safetensors files is given by the
+     * path of its index, such as `model.safetensors.index.json`, which stands in the same folder as they do.
      */
     const char *model_path;
     /**

@@ -84,6 +84,23 @@ fn failed_allocation_for_a_file_is_an_error() {
     assert_out_of_memory(3 * LEN, 4 * LEN, || opened.tensor("w"));
 }
 
+/// Encoding takes no memory in proportion to a tensor, and downloading one is an error if it does not fit.
+#[test]
+fn failed_allocation_for_saving_is_an_error() {
+    let _guard = MEASURING.lock();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let host = HostTensor::f32(&[LEN], vec![0.5; LEN]).unwrap();
+    let save = || write_atomic(file.path(), [("w", &host)], &Default::default());
+    let (saved, peak) = peak_of(|| with_max_block(LEN, save));
+    saved.unwrap();
+    assert!(peak < LEN, "{peak} bytes");
+    let tensor = Tensor::from_host(&Cpu::new(Some(1)).unwrap(), &host).unwrap();
+    assert_out_of_memory(3 * LEN, 4 * LEN, || {
+        write_atomic(file.path(), [("other", &tensor)], &Default::default())
+    });
+    assert!(WeightFile::open(file.path()).unwrap().entries().contains_key("w"), "the old file is left");
+}
+
 #[test]
 fn failed_allocation_for_a_caller_is_an_error() {
     let _guard = MEASURING.lock();

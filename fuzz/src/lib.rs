@@ -7,6 +7,10 @@ mod archive;
 #[path = "../../tests/common/reading.rs"]
 mod reading;
 
+use std::sync::LazyLock;
+
+use serde_json::json;
+use tempfile::TempDir;
 use transdiff_core::checkpoint::WeightFile;
 
 pub use reading::read_everything;
@@ -26,6 +30,26 @@ pub fn check_file(bytes: &[u8]) {
     let (len, bytes) = (bytes.len(), bytes.to_vec());
     bounded(len, || {
         if let Err(error) = read_everything(WeightFile::from_bytes("input", bytes)) {
+            assert_ne!(error.to_string(), "");
+        }
+    });
+}
+
+/// Reads the model of which `index` is the index, in a folder with the shards `a.safetensors` and `b.safetensors`.
+pub fn check_index(index: &[u8]) {
+    static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, tensor) in [("a.safetensors", "a"), ("b.safetensors", "b.weight")] {
+            let header = json!({tensor: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).to_string();
+            let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 8]].concat();
+            std::fs::write(folder.path().join(name), bytes).expect("a shard");
+        }
+        folder
+    });
+    let path = FOLDER.path().join("index.json");
+    std::fs::write(&path, index).expect("an index");
+    bounded(index.len(), || {
+        if let Err(error) = read_everything(WeightFile::open(&path)) {
             assert_ne!(error.to_string(), "");
         }
     });

@@ -27,6 +27,8 @@ pub fn cases() -> Vec<Case> {
     out.extend(headers());
     out.extend(extents());
     out.extend(values());
+    out.extend(metadata());
+    out.extend(other_formats());
     out
 }
 
@@ -38,15 +40,15 @@ fn containers() -> Vec<Case> {
     let header = valid.len() - 16;
     vec![
         Case::accepted("valid", valid.clone()),
-        Case::rejected("empty", vec![], "truncated"),
+        Case::rejected("empty", vec![], "an empty file"),
         Case::rejected("truncated_in_the_length", valid[..7].to_vec(), "truncated"),
         Case::rejected("truncated_after_the_length", valid[..8].to_vec(), "truncated"),
         Case::rejected("truncated_in_the_header", valid[..header / 2].to_vec(), "truncated"),
         Case::rejected("truncated_after_the_header", valid[..header].to_vec(), "truncated"),
         Case::rejected("truncated_in_the_data", valid[..valid.len() - 1].to_vec(), "truncated"),
         Case::rejected("bytes_after_the_end", [valid.as_slice(), b"x"].concat(), "too long"),
-        Case::rejected("header_length_max", raw_length(u64::MAX), "neither a safetensors file"),
-        Case::rejected("header_oversized", raw_length((4 << 20) + 1), "neither a safetensors file"),
+        Case::rejected("header_length_max", raw_length(u64::MAX), "bytes, at most 100000000 are allowed"),
+        Case::rejected("header_oversized", raw_length(100_000_001), "has 100000001 bytes, at most 100000000"),
         Case::rejected("autoencoder_of_200_blocks", blocks_without_values(), "res_blocks"),
         Case::rejected("header_longer_than_the_file", raw_length(1 << 20), "truncated"),
     ]
@@ -116,7 +118,17 @@ fn headers() -> Vec<Case> {
         Case::rejected(
             "name_of_a_megabyte",
             raw(&format!(r#"{{"{}":1}}"#, r"\n".repeat(1 << 20)), &[]),
-            "tensor",
+            "the name of a tensor has 2097154 bytes",
+        ),
+        Case::rejected(
+            "entry_with_a_long_field",
+            raw(&format!(r#"{{"w":{{"{}":1}}}}"#, r"\n".repeat(4 << 20)), &[]),
+            "a description of at most 65536 bytes",
+        ),
+        Case::rejected(
+            "header_nested_in_10_megabytes",
+            raw(&format!(r#"{{"w":{}"#, "[".repeat(10 << 20)), &[]),
+            "nested deeper than 64 levels",
         ),
     ]
 }
@@ -161,4 +173,62 @@ fn values() -> Vec<Case> {
         Case::rejected("type_unsupported", typed("U8", &[0]), "U8"),
         Case::rejected("model_without_its_blocks", file(metadata, &[]), "encoder_blocks.0"),
     ]
+}
+
+fn metadata() -> Vec<Case> {
+    let w = r#""w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+    let with = |metadata: &str| raw(&format!(r#"{{"__metadata__":{metadata},{w}}}"#), &[0; 4]);
+    // Escapes make the decoded text shorter than the header, and its length unknown beforehand.
+    let log = |bytes: usize| format!(r#"{{"log":"{}"}}"#, r#"step 17, \"loss\": 0.25\n"#.repeat(bytes / 25));
+    vec![
+        Case::accepted("metadata_null", with("null")),
+        Case::accepted("metadata_with_escapes", with(r#"{"a\t\u00e9":"\ud83d\ude00\\"}"#)),
+        Case::accepted("metadata_of_6_megabytes", with(&log(6_000_000))),
+        Case::accepted("metadata_of_40_megabytes", with(&log(40_000_000))),
+        Case::rejected("metadata_value_null", with(r#"{"a":null}"#), "__metadata__: a: expected a string"),
+        Case::rejected(
+            "metadata_value_nested",
+            with(r#"{"a":{"b":"c"}}"#),
+            "__metadata__: a: expected a string",
+        ),
+        Case::rejected("metadata_a_list", with("[]"), "__metadata__: "),
+        Case::rejected("metadata_lone_surrogate", with(r#"{"a":"\ud800"}"#), "an invalid escape"),
+    ]
+}
+
+/// Files that users take for checkpoints.
+fn other_formats() -> Vec<Case> {
+    let padded = |magic: &[u8]| [magic, &[7; 600]].concat();
+    let mut tar = vec![0; 1024];
+    tar[..7].copy_from_slice(b"a.pth\0\0");
+    tar[257..262].copy_from_slice(b"ustar");
+    let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    vec![
+        Case::rejected("git_lfs_pointer", lfs.to_vec(), "git lfs pull"),
+        Case::rejected("html_page", b"\n<!DOCTYPE html><html><body>404".to_vec(), "download the file again"),
+        Case::rejected("html_page_in_capitals", b"\xef\xbb\xbf<HTML>".to_vec(), "an HTML or XML page"),
+        Case::rejected("xml_error", b"<?xml version=\"1.0\"?><Error/>".to_vec(), "an HTML or XML page"),
+        Case::rejected("gzip_file", padded(b"\x1f\x8b\x08\0"), "gzip -d"),
+        Case::rejected("xz_file", padded(b"\xfd7zXZ\0"), "xz -d"),
+        Case::rejected("zstd_file", padded(b"\x28\xb5\x2f\xfd"), "zstd -d"),
+        Case::rejected("bzip2_file", padded(b"BZh9"), "bzip2 -d"),
+        Case::rejected("lz4_file", padded(b"\x04\x22\x4d\x18"), "lz4 -d"),
+        Case::rejected("seven_zip_archive", padded(b"7z\xbc\xaf\x27\x1c"), "7z archive"),
+        Case::rejected("rar_archive", padded(b"Rar!\x1a\x07\x01\0"), "RAR archive"),
+        Case::rejected("tar_archive", tar, "tar -xf"),
+        Case::rejected("gguf_file", padded(b"GGUF\x03\0\0\0"), "a GGUF file"),
+        Case::rejected("hdf5_file", padded(b"\x89HDF\r\n\x1a\n"), "an HDF5 file"),
+        Case::rejected("numpy_array", padded(b"\x93NUMPY\x01\0"), "a NumPy array"),
+        Case::rejected("json_config", br#"{"hidden_size": 8}"#.to_vec(), "a JSON file"),
+        Case::rejected("plain_text", b"not a checkpoint".to_vec(), "6e 6f 74"),
+        // A header may have a length that looks like a magic number.
+        Case::accepted("header_length_like_zip", padded_header(0x0403_4b50)),
+        Case::accepted("header_length_like_gzip", padded_header(0x8b1f)),
+        Case::accepted("header_length_like_bzip2", padded_header(0x68_5a42)),
+    ]
+}
+
+/// A file whose header is padded with spaces to `len` bytes.
+fn padded_header(len: usize) -> Vec<u8> {
+    raw(&format!("{{}}{}", " ".repeat(len - 2)), &[])
 }

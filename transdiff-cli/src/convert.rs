@@ -1,16 +1,15 @@
 //! `transdiff convert`: converts a checkpoint or VAE to safetensors.
 
-use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use transdiff::checkpoint::{Entry, StoredDType, View, WeightFile, WeightView, write_atomic};
+use transdiff::checkpoint::{WeightFile, WeightView, write_atomic_cancellable};
 use transdiff::models::{FileKind, StoredCodec, StoredConfig, WeightSet};
-use transdiff::{DType, Error, HostTensor};
+use transdiff::{DType, Error};
 
 use crate::failure::{Failure, Result};
+use crate::interrupt::cancellation_token;
 use crate::load_hints::{DTypeArg, LoadHintArgs};
 use crate::{format, output};
 
@@ -18,9 +17,13 @@ use crate::{format, output};
 #[derive(Args)]
 #[command(
     after_help = "The input is a checkpoint of the published implementation (.pth), its VAE (.ckpt), a training run of \
-this library, or a model or VAE in safetensors format; its type is detected from its contents. A training run is \
+this library, or a model or VAE in safetensors format, in one file or in several with an index \
+(model.safetensors.index.json); its type is detected from its contents. A training run is \
 converted to its EMA weights unless --weights raw is given, as in the paper. The configuration is written to the \
 metadata, so that loading the new file needs no flags.
+
+OUT takes its name when it is complete: a failed or interrupted conversion leaves an existing file as it was. If OUT is a \
+symbolic link, the file that it leads to is written. A replaced file keeps its permissions.
 
 Examples:
   transdiff convert checkpoint-last.pth model.safetensors
@@ -29,7 +32,7 @@ Examples:
   transdiff convert kl16.ckpt vae.safetensors"
 )]
 pub struct ConvertArgs {
-    /// Checkpoint or VAE to read: safetensors, .pth, .pt or .ckpt
+    /// Checkpoint or VAE to read: safetensors (or the index of its shards), .pth, .pt or .ckpt
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// Safetensors file to write
@@ -40,7 +43,7 @@ pub struct ConvertArgs {
     /// Data type of the weights in OUT [default: as in IN]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<DTypeArg>,
-    /// Replace OUT if it exists
+    /// Replace OUT if it exists, or create the file that it links to
     #[arg(long)]
     force: bool,
 }
@@ -54,9 +57,7 @@ struct LoadTarget<'a> {
 }
 
 pub fn run(args: &ConvertArgs) -> Result<()> {
-    if args.output.exists() && !args.force {
-        return Err(format!("{}: already exists; add --force to replace it", args.output.display()).into());
-    }
+    output::check_destination(&args.output, args.force)?;
     let file = WeightFile::open(&args.input)?;
     let target = find(&file, args.hints)?;
     write(&args.output, &target, args.dtype.map(DType::from))?;
@@ -75,6 +76,7 @@ fn find(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
         FileKind::Model | FileKind::TrainingRun => model(file, hints),
         FileKind::Codec => codec(file, hints),
         FileKind::Unknown => {
+            file.check_complete()?;
             let path = file.path().display();
             Err(format!(
                 "{path}: expected a TransDiff model or a VAE; `transdiff inspect` shows the contents of the file"
@@ -114,69 +116,12 @@ fn metadata(config: StoredConfig) -> BTreeMap<String, String> {
     BTreeMap::from([(config.key.to_owned(), config.json)])
 }
 
-/// Writes the tensors one by one, so that only one of them is in memory at a time.
+/// Writes the tensors piece by piece, so that memory does not grow with their size.
 fn write(path: &Path, target: &LoadTarget<'_>, dtype: Option<DType>) -> Result<()> {
-    let read_error = RefCell::new(None);
-    let tensors = target.tensors.entries().map(|(name, entry)| {
-        let dtype = dtype.or(entry.decoded()).unwrap_or(DType::F32);
-        (name, LazyTensor { tensors: &target.tensors, name, entry, dtype, read_error: &read_error })
-    });
-    let written = write_atomic(path, tensors, &target.metadata);
-    match read_error.into_inner() {
-        Some(error) => Err(Failure::from(error)),
-        None => Ok(written?),
-    }
-}
-
-/// Tensor that is read when it is written.
-struct LazyTensor<'a> {
-    tensors: &'a WeightView<'a>,
-    name: &'a str,
-    entry: &'a Entry,
-    dtype: DType,
-    /// Receives the error if the tensor cannot be read, because `View` cannot return it.
-    read_error: &'a RefCell<Option<Error>>,
-}
-
-impl LazyTensor<'_> {
-    fn read(&self) -> transdiff::Result<HostTensor> {
-        let tensor = self.tensors.tensor(self.name)?.cast(self.dtype)?;
-        if tensor.data().is_finite() {
-            return Ok(tensor);
-        }
-        Err(Error::Tensor {
-            path: self.tensors.file().path().to_owned(),
-            tensor: self.name.to_owned(),
-            expected: format!("values within the range of {}", self.dtype),
-            got: "a value out of range".to_owned(),
-        })
-    }
-}
-
-impl View for LazyTensor<'_> {
-    fn dtype(&self) -> StoredDType {
-        match self.dtype {
-            DType::F32 => StoredDType::F32,
-            DType::F64 => StoredDType::F64,
-            DType::BF16 => StoredDType::BF16,
-            DType::I32 => StoredDType::I32,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.entry.shape()
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        // The writer rejects a tensor without bytes, and then leaves the old file in place.
-        let bytes = self.read().map(|tensor| View::data(&&tensor).into_owned());
-        Cow::Owned(bytes.unwrap_or_else(|error| {
-            *self.read_error.borrow_mut() = Some(error);
-            Vec::new()
-        }))
-    }
-
-    fn data_len(&self) -> usize {
-        self.entry.shape().iter().product::<usize>() * self.dtype.size()
-    }
+    let token = cancellation_token()?;
+    let tensors = target.tensors.stored(dtype)?;
+    write_atomic_cancellable(path, tensors, &target.metadata, &token).map_err(|error| match error {
+        Error::Cancelled => Failure::Interrupted(format!("{} was not written", path.display())),
+        error => error.into(),
+    })
 }

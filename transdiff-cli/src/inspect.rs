@@ -26,8 +26,9 @@ const WEIGHT_SET_PREFIXES: [&str; 8] =
 /// Arguments of `transdiff inspect`.
 #[derive(Args)]
 #[command(
-    after_help = "Reads safetensors files and PyTorch checkpoints (.pth, .pt, .ckpt). Only the headers are read, and no code \
-from the file is executed.
+    after_help = "Reads safetensors files and PyTorch checkpoints (.pth, .pt, .ckpt). A model in several safetensors files is \
+given by its index, such as model.safetensors.index.json. Only the headers are read, and no code from the file is \
+executed.
 
 Examples:
   transdiff inspect checkpoint-last.pth
@@ -35,7 +36,7 @@ Examples:
   transdiff inspect model.safetensors --json | jq .config"
 )]
 pub struct InspectArgs {
-    /// Checkpoint to read: safetensors, .pth, .pt or .ckpt
+    /// Checkpoint to read: safetensors (or the index of its shards), .pth, .pt or .ckpt
     file: PathBuf,
     /// Print everything as JSON
     #[arg(long)]

@@ -91,7 +91,12 @@ impl Gemm {
         if self.run(cuda, op, Epilogue::None, (0, 0))? {
             return Ok(());
         }
-        Err(Error::Backend { op, message: format!("cuBLASLt has no algorithm for {self:?}") })
+        let [a, b] = [self.a.matrix, self.b.matrix];
+        let message = format!(
+            "cuBLASLt has no algorithm for {} products [{}, {}] x [{}, {}] in {}",
+            self.batch, a.rows, a.cols, b.rows, b.cols, self.dtype
+        );
+        Err(Error::Backend { op, message })
     }
 }
 

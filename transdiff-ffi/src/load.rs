@@ -32,7 +32,8 @@ pub const TRANSCDIFF_WEIGHTS_RAW: u32 = 2;
 pub struct transcdiff_load_options {
     /// sizeof(transcdiff_load_options).
     pub struct_size: usize,
-    /// Path of the model file: any bytes on Unix, UTF-8 elsewhere.
+    /// Path of the model file: any bytes on Unix, UTF-8 elsewhere. A model in several safetensors files is given by the
+    /// path of its index, such as `model.safetensors.index.json`, which stands in the same folder as they do.
     pub model_path: *const c_char,
     /// Contents of the model file in memory.
     pub model_data: *const c_void,

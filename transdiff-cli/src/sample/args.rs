@@ -57,7 +57,7 @@ Examples:
       --batch 16 --estimate"
 )]
 pub struct SampleArgs {
-    /// Model file: safetensors, or a checkpoint of the published implementation
+    /// Model file: safetensors (or the index of its shards), or a checkpoint of the published implementation
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub model: PathBuf,
     /// Codec that decodes latents into images: a KL-VAE [default: none, latents only]

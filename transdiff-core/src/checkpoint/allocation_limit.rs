@@ -22,6 +22,12 @@ impl AllocationLimit {
         Self { remaining: BASE_BYTES + len.min(MAX_ADDED_BYTES) }
     }
 
+    /// Raises the limit for a part of the file of `len` bytes that has been read: beyond [`MAX_ADDED_BYTES`] its length
+    /// says as much as its contents.
+    pub fn raise_for_read(&mut self, len: u64) {
+        self.remaining += len.saturating_sub(MAX_ADDED_BYTES);
+    }
+
     /// Reserves memory for `count` values of type `T`, twice over: a table grows by doubling.
     pub fn reserve<T>(&mut self, count: usize) -> Result<(), String> {
         self.reserve_bytes(count.saturating_mul(2 * size_of::<T>()))

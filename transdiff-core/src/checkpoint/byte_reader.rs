@@ -9,6 +9,7 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
+use super::errors::not_a_regular_file;
 use crate::{Error, Result};
 
 /// Bytes per read from disk: large enough for the disk, small enough for the cache.
@@ -22,7 +23,12 @@ pub(super) enum ByteReader {
     Memory(Box<dyn AsRef<[u8]> + Send + Sync>),
     /// Memory-mapped.
     Mapped(Mmap),
+    /// Several, one after another, each with the position of its first byte. No read crosses from one to the next.
+    Concatenated(Vec<(u64, ByteReader)>),
 }
+
+/// Opens a file for reading.
+pub(super) type OpenFile<'a> = dyn Fn(&Path) -> Result<ByteReader> + 'a;
 
 impl ByteReader {
     /// Opens a regular file.
@@ -42,28 +48,51 @@ impl ByteReader {
         Ok(Self::Mapped(map.map_err(Error::io(path))?))
     }
 
+    /// Concatenates readers.
+    pub fn concatenated(parts: impl Iterator<Item = Self>) -> Self {
+        let mut end = 0;
+        let place = |part: Self| {
+            let start = end;
+            end += part.len();
+            (start, part)
+        };
+        Self::Concatenated(parts.map(place).collect())
+    }
+
     /// Number of bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::File { len, .. } => *len,
             Self::Memory(bytes) => (**bytes).as_ref().len() as u64,
             Self::Mapped(map) => map.len() as u64,
+            Self::Concatenated(parts) => parts.last().map_or(0, |(start, part)| start + part.len()),
         }
     }
 
     /// The whole contents, if they are in memory.
     fn bytes(&self) -> Option<&[u8]> {
         match self {
-            Self::File { .. } => None,
+            Self::File { .. } | Self::Concatenated(_) => None,
             Self::Memory(bytes) => Some((**bytes).as_ref()),
             Self::Mapped(map) => Some(map),
         }
+    }
+
+    /// The part of a concatenation that holds the byte `at`, and the position of its first byte.
+    fn part_at(parts: &[(u64, Self)], at: u64) -> io::Result<(u64, &Self)> {
+        let next = parts.partition_point(|(start, _)| *start <= at);
+        let (start, part) = next.checked_sub(1).map(|i| &parts[i]).ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok((*start, part))
     }
 
     /// Fills `out` with the bytes that begin at `start`.
     pub fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
         match self {
             Self::File { file, .. } => read_exact_at(file, start, out),
+            Self::Concatenated(parts) => {
+                let (begin, part) = Self::part_at(parts, start)?;
+                part.read(start - begin, out)
+            }
             _ => {
                 let bytes = self.slice(start, out.len() as u64)?;
                 out.copy_from_slice(&bytes);
@@ -77,6 +106,10 @@ impl ByteReader {
     pub fn slice(&self, start: u64, len: u64) -> io::Result<Cow<'_, [u8]>> {
         if start.checked_add(len).is_none_or(|end| end > self.len()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Self::Concatenated(parts) = self {
+            let (begin, part) = Self::part_at(parts, start)?;
+            return part.slice(start - begin, len);
         }
         // Positions in a file are u64, sizes in memory usize.
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -96,7 +129,10 @@ impl ByteReader {
             each(&self.slice(range.start, range.end - range.start)?);
             return Ok(());
         }
-        let mut buffer = vec![0; (range.end - range.start).min(CHUNK as u64) as usize];
+        let chunk = (range.end - range.start).min(CHUNK as u64) as usize;
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(chunk)?;
+        buffer.resize(chunk, 0);
         let mut at = range.start;
         while at < range.end {
             let n = (range.end - at).min(CHUNK as u64) as usize;
@@ -120,6 +156,7 @@ impl fmt::Debug for ByteReader {
             Self::File { .. } => "file",
             Self::Memory(_) => "memory",
             Self::Mapped(_) => "mapped",
+            Self::Concatenated(_) => "concatenation",
         };
         write!(f, "{kind} of {} bytes", self.len())
     }
@@ -167,7 +204,7 @@ fn open(path: &Path) -> Result<(File, u64)> {
     let file = options.open(path).map_err(Error::io(path))?;
     let metadata = file.metadata().map_err(Error::io(path))?;
     if !metadata.is_file() {
-        return Err(Error::format(path, "not a regular file"));
+        return Err(Error::format(path, not_a_regular_file(metadata.file_type())));
     }
     Ok((file, metadata.len()))
 }

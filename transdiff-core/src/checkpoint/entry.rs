@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use super::allocation_limit::AllocationLimit;
 use super::byte_reader::ByteReader;
 use super::errors::{read_error, tensor_error};
+use crate::host::bf16_from_f64;
 use crate::{DType, HostData, HostTensor, Result};
 
 /// Number of axes that a tensor may have.
@@ -17,6 +18,8 @@ pub(super) const MAX_RANK: usize = 8;
 const TABLE_BYTES: usize = 512;
 /// Number of elements that a view may have beyond those of its storage, as an expanded scalar does.
 const MAX_REPEATED: usize = 1 << 16;
+/// Number of elements of a piece of a tensor.
+const PIECE: usize = 1 << 16;
 /// Distance in bytes beyond which elements are read one by one: reading the gap costs more than a system call.
 const MAX_GAP: usize = 1 << 12;
 
@@ -100,8 +103,43 @@ impl Entry {
         (self.shape.iter().product::<usize>() as u64).saturating_mul(size as u64)
     }
 
-    /// Reads the tensor, row-major.
-    pub(super) fn read(&self, reader: &ByteReader, path: &Path, name: &str) -> Result<HostTensor> {
+    /// Consecutive pieces of the tensor, each with the index of its first element. A strided view is one piece.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (usize, Self)> {
+        let numel: usize = self.shape.iter().product();
+        let len = match &self.extent {
+            Extent::Contiguous(_) => PIECE,
+            Extent::Strided(_) => numel.max(1),
+        };
+        (0..numel).step_by(len).map(move |first| (first, self.piece(first, len.min(numel - first))))
+    }
+
+    fn piece(&self, first: usize, len: usize) -> Self {
+        match &self.extent {
+            Extent::Contiguous(start) => {
+                let start = start + (first * self.dtype.bitsize() / 8) as u64;
+                Self { shape: vec![len], extent: Extent::Contiguous(start), ..self.clone() }
+            }
+            Extent::Strided(_) => self.clone(),
+        }
+    }
+
+    /// The same entry in a file that has `by` bytes more before it.
+    pub(super) fn shifted(mut self, by: u64) -> Self {
+        match &mut self.extent {
+            Extent::Contiguous(start) => *start += by,
+            Extent::Strided(view) => view.start += by,
+        }
+        self
+    }
+
+    /// Reads the tensor, row-major. Errors about an element count from `first`.
+    pub(super) fn read(
+        &self,
+        reader: &ByteReader,
+        path: &Path,
+        name: &str,
+        first: usize,
+    ) -> Result<HostTensor> {
         if let Extent::Strided(view) = &self.extent {
             let error = |(expected, got)| tensor_error(path, name, expected, got);
             view.check_repeats(&self.shape).map_err(error)?;
@@ -127,7 +165,7 @@ impl Entry {
             other => return Err(tensor_error(path, name, "F32, F64, BF16, F16, I32 or I64 elements", other)),
         };
         let data = data.map_err(read_error(path, format!("tensor {name}"), self.decoded_bytes()))?;
-        check_finite(path, name, &data)?;
+        check_finite(path, name, &data, first)?;
         HostTensor::new(&self.shape, data)
     }
 
@@ -264,19 +302,45 @@ fn advance(axes: &mut [Axis]) {
     }
 }
 
-fn check_finite(path: &Path, name: &str, data: &HostData) -> Result<()> {
-    fn first<T: Copy + Into<f64>>(values: &[T]) -> Option<(usize, f64)> {
-        values.iter().map(|&x| x.into()).enumerate().find(|(_, x)| !x.is_finite())
-    }
-    let found = match data {
-        HostData::F32(v) => first(v),
-        HostData::F64(v) => first(v),
-        HostData::BF16(v) => first(v),
-        HostData::I32(_) => None,
-    };
-    match found {
-        Some((i, x)) => Err(tensor_error(path, name, "finite values", format!("{x} at element {i}"))),
+fn check_finite(path: &Path, name: &str, data: &HostData, first: usize) -> Result<()> {
+    match find_element(data, |x| !x.is_finite()) {
+        Some((i, x)) => {
+            Err(tensor_error(path, name, "finite values", format!("{x} at element {}", first + i)))
+        }
         None => Ok(()),
+    }
+}
+
+/// Checks that no element becomes infinite in the type `dtype`. Errors count elements from `first`.
+pub(super) fn check_range(
+    path: &Path,
+    name: &str,
+    data: &HostData,
+    dtype: Dtype,
+    first: usize,
+) -> Result<()> {
+    let found = match (data, dtype) {
+        (HostData::F64(_), Dtype::F32) => find_element(data, |x| !(x as f32).is_finite()),
+        (HostData::F64(_) | HostData::F32(_), Dtype::BF16) => {
+            find_element(data, |x| !bf16_from_f64(x).is_finite())
+        }
+        _ => None,
+    };
+    let Some((i, x)) = found else { return Ok(()) };
+    let expected = format!("values within the range of {}", dtype.to_string().to_lowercase());
+    Err(tensor_error(path, name, expected, format!("{x:e} at element {}", first + i)))
+}
+
+/// Index and value of the first element for which `is_wrong` returns true.
+fn find_element(data: &HostData, is_wrong: impl Fn(f64) -> bool) -> Option<(usize, f64)> {
+    fn find<T: Copy + Into<f64>>(values: &[T], is_wrong: impl Fn(f64) -> bool) -> Option<(usize, f64)> {
+        values.iter().map(|&x| x.into()).enumerate().find(|&(_, x)| is_wrong(x))
+    }
+    match data {
+        HostData::F32(v) => find(v, is_wrong),
+        HostData::F64(v) => find(v, is_wrong),
+        HostData::BF16(v) => find(v, is_wrong),
+        HostData::I32(_) => None,
     }
 }
 

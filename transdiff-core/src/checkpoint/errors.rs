@@ -1,5 +1,6 @@
 //! Constructors of the errors that readers share.
 
+use std::fs::FileType;
 use std::io;
 use std::path::Path;
 
@@ -13,6 +14,31 @@ pub(super) fn read_error(path: &Path, what: String, bytes: u64) -> impl FnOnce(i
         }
         kind => Error::io(path)(io::Error::new(kind, format!("{what}: {error}"))),
     }
+}
+
+/// Message for a path that is neither missing nor a regular file.
+pub(super) fn not_a_regular_file(file_type: FileType) -> String {
+    match kind(file_type) {
+        "a directory" => "a directory, not a regular file: give the path of a file in it".to_owned(),
+        kind => format!("{kind}, not a regular file"),
+    }
+}
+
+fn kind(file_type: FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if file_type.is_fifo() {
+            return "a named pipe";
+        }
+        if file_type.is_socket() {
+            return "a socket";
+        }
+        if file_type.is_char_device() || file_type.is_block_device() {
+            return "a device";
+        }
+    }
+    if file_type.is_dir() { "a directory" } else { "a special file" }
 }
 
 /// An [`Error::Tensor`].

@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::byte_reader::ByteReader;
+use super::allocation_limit::AllocationLimit;
+use super::byte_reader::{ByteReader, OpenFile};
 use super::contents::Contents;
-use super::entry::Entry;
+use super::entry::{Entry, check_range};
 use super::errors::tensor_error;
-use super::format::{self, Format};
-use super::{pytorch, safetensors};
-use crate::{Error, HostTensor, Result};
+use super::format::{self, FileFormat, Format};
+use super::stored_tensor::StoredTensor;
+use super::write::stored_dtype;
+use super::{pytorch, safetensors, shards};
+use crate::{DType, Error, HostTensor, Result};
 
 /// A file of named tensors, safetensors or PyTorch. Only its table of contents is kept in memory; tensors are read on
 /// demand.
@@ -27,7 +30,8 @@ pub struct WeightFile {
 }
 
 impl WeightFile {
-    /// Opens a file. Its contents tell whether it is safetensors or PyTorch.
+    /// Opens a file. Its contents tell whether it is safetensors or PyTorch, or the index of a model in several safetensors
+    /// files, such as `model.safetensors.index.json`; then all of them are opened as one.
     ///
     /// Tensors are read from disk by position. If the file changes meanwhile, reading fails or returns other values.
     ///
@@ -37,7 +41,7 @@ impl WeightFile {
     /// description of a tensor is inconsistent.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::from_reader(path, ByteReader::open(path)?)
+        Self::from_reader(path, ByteReader::open(path)?, Some(&ByteReader::open))
     }
 
     /// Like [`open`](Self::open), with the file memory-mapped: tensors are decoded from its pages.
@@ -46,15 +50,17 @@ impl WeightFile {
     /// As [`open`](Self::open).
     ///
     /// # Safety
-    /// No process, this one included, changes or truncates the file during the lifetime of the value. Otherwise
-    /// behaviour is undefined; a truncated file typically ends the process with a bus error.
+    /// No process, this one included, changes or truncates the file, or the files that it lists, during the lifetime of
+    /// the value. Otherwise behaviour is undefined; a truncated file typically ends the process with a bus error.
     pub unsafe fn open_mapped(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
         // SAFETY: the caller promises it.
-        Self::from_reader(path, unsafe { ByteReader::map(path)? })
+        let map = |path: &Path| unsafe { ByteReader::map(path) };
+        let path = path.as_ref();
+        Self::from_reader(path, map(path)?, Some(&map))
     }
 
-    /// Opens a file whose contents are already in memory. Errors call it `name`.
+    /// Opens a file whose contents are already in memory. Errors call it `name`. An index of several files cannot be
+    /// opened like this.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -62,16 +68,45 @@ impl WeightFile {
         name: impl Into<PathBuf>,
         bytes: impl AsRef<[u8]> + Send + Sync + 'static,
     ) -> Result<Self> {
-        Self::from_reader(&name.into(), ByteReader::Memory(Box::new(bytes)))
+        Self::from_reader(&name.into(), ByteReader::Memory(Box::new(bytes)), None)
     }
 
-    fn from_reader(path: &Path, reader: ByteReader) -> Result<Self> {
-        let format = format::detect(&reader, path)?;
-        let contents = match format {
-            Format::Safetensors => safetensors::read(&reader, path)?,
-            Format::PyTorch => pytorch::read(&reader, path)?,
+    /// `open` opens the files that an index lists.
+    fn from_reader(path: &Path, reader: ByteReader, open: Option<&OpenFile<'_>>) -> Result<Self> {
+        let (format, reader, contents) = match format::detect(&reader, path)? {
+            FileFormat::Safetensors => {
+                let mut limit = AllocationLimit::for_file(reader.len());
+                let contents = safetensors::read(&reader, path, &mut limit)?;
+                (Format::Safetensors, reader, contents)
+            }
+            FileFormat::PyTorch => {
+                let contents = pytorch::read(&reader, path)?;
+                (Format::PyTorch, reader, contents)
+            }
+            FileFormat::Json => {
+                let message = "a JSON file in memory; an index of shards has to be opened by its path";
+                let open = open.ok_or_else(|| Error::format(path, message))?;
+                let (reader, contents) = shards::open(&reader, path, open)?;
+                (Format::Safetensors, reader, contents)
+            }
         };
         Ok(Self { path: path.to_owned(), reader, format, contents })
+    }
+
+    /// Checks that the file is a whole model by its name: not one of several shards, such as
+    /// `model-00001-of-00002.safetensors`.
+    ///
+    /// # Errors
+    /// [`Error::Format`], which names the index to open instead.
+    pub fn check_complete(&self) -> Result<()> {
+        match (shards::position(&self.path), shards::index_name(&self.path)) {
+            (Some((number, count)), Some(index)) => {
+                let message =
+                    format!("shard {number} of {count}: open the index of all shards, {index}, instead");
+                Err(Error::format(&self.path, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Path of the file; every error about its contents names it.
@@ -118,7 +153,7 @@ impl WeightFile {
     /// storage; [`Error::Io`] if the system cannot read it; [`Error::OutOfMemory`].
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
         match self.contents.entries.get(name) {
-            Some(entry) => entry.read(&self.reader, &self.path, name),
+            Some(entry) => entry.read(&self.reader, &self.path, name, 0),
             None => {
                 let (path, missing) = (self.path.clone(), vec![name.to_owned()]);
                 Err(Error::TensorNames { path, missing, extra: Vec::new() })
@@ -171,6 +206,34 @@ impl<'a> WeightView<'a> {
         self.file.tensor(self.names.get(name).copied().unwrap_or(name))
     }
 
+    /// Reads one tensor, like [`tensor`](Self::tensor), and converts it to the type `dtype`.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor); [`Error::Tensor`] for a value beyond the range of `dtype`.
+    pub fn tensor_as(&self, name: &str, dtype: DType) -> Result<HostTensor> {
+        let host = self.tensor(name)?;
+        let full = self.names.get(name).copied().unwrap_or(name);
+        check_range(&self.file.path, full, host.data(), stored_dtype(dtype), 0)?;
+        host.cast(dtype)
+    }
+
+    /// Every tensor with its name, to be written to another file: in the type `dtype`, or in the stored one. Nothing is
+    /// read until it is written.
+    ///
+    /// # Errors
+    /// [`Error::DType`] if `dtype` is no float type.
+    pub fn stored(&self, dtype: Option<DType>) -> Result<Vec<(&str, StoredTensor<'a>)>> {
+        if let Some(got) = dtype.filter(|dtype| !dtype.is_float()) {
+            return Err(Error::DType { op: "stored", expected: "a float type".to_owned(), got });
+        }
+        let WeightFile { path, reader, contents, .. } = self.file;
+        let tensors = self.names.iter().map(|(name, &full)| {
+            let entry = &contents.entries[full];
+            (&**name, StoredTensor { reader, path, name: full, entry, dtype })
+        });
+        Ok(tensors.collect())
+    }
+
     /// Returns the tensors of this view whose names begin with `prefix`, which is stripped from their names.
     pub fn select(&self, prefix: &str) -> WeightView<'a> {
         let names = self.names.iter().filter_map(|(name, &full)| Some((name.strip_prefix(prefix)?, full)));
@@ -188,13 +251,14 @@ impl<'a> WeightView<'a> {
     /// elements. No tensor is read.
     ///
     /// # Errors
-    /// [`Error::TensorNames`] for missing and extra names, [`Error::Tensor`] for a wrong shape or type.
+    /// [`Error::TensorNames`] for missing and extra names, or [`Error::Format`] if the file is one of several shards;
+    /// [`Error::Tensor`] for a wrong shape or type.
     pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<()> {
         self.check_names(expected)?;
         expected.iter().try_for_each(|(name, shape)| {
             let full = self.names[name.as_str()];
             let entry = &self.file.contents.entries[full];
-            if entry.shape() == shape && entry.decoded().is_some_and(crate::DType::is_float) {
+            if entry.shape() == shape && entry.decoded().is_some_and(DType::is_float) {
                 return Ok(());
             }
             let got = format!("{} {:?}", entry.dtype(), entry.shape());
@@ -211,6 +275,7 @@ impl<'a> WeightView<'a> {
         if missing.is_empty() && extra.is_empty() {
             return Ok(());
         }
+        self.file.check_complete()?;
         Err(Error::TensorNames { path: self.file.path.clone(), missing, extra })
     }
 }

@@ -4,18 +4,26 @@
 mod allocation_limit;
 mod byte_reader;
 mod contents;
+mod destination;
 mod entry;
 mod errors;
 mod file;
 mod format;
+mod json;
 mod pytorch;
 mod safetensors;
+mod shards;
+mod stored_tensor;
 #[cfg(test)]
 mod tests;
 mod write;
+#[cfg(test)]
+mod writer_tests;
 
-pub use ::safetensors::tensor::{Dtype as StoredDType, View};
+pub use ::safetensors::tensor::Dtype as StoredDType;
+pub use destination::Destination;
 pub use entry::Entry;
 pub use file::{WeightFile, WeightView};
 pub use format::Format;
-pub use write::{write_atomic, write_bytes_atomic};
+pub use stored_tensor::StoredTensor;
+pub use write::{Put, WriteTensor, write_atomic, write_atomic_cancellable, write_bytes_atomic};

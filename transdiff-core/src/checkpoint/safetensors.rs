@@ -8,29 +8,33 @@ use std::fmt;
 use std::path::Path;
 
 use ::safetensors::tensor::Dtype;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
+use serde_json::value::RawValue;
 
 use super::allocation_limit::AllocationLimit;
 use super::byte_reader::ByteReader;
 use super::contents::Contents;
 use super::entry::{self, Entry, Extent, MAX_RANK};
 use super::errors::{read_error, tensor_error};
+use super::json;
 use crate::{Error, Result};
 
 /// Key of the header's metadata; every other key names a tensor.
 pub(super) const METADATA_KEY: &str = "__metadata__";
-/// Bytes that a header may have. Those of the largest checkpoints have less than 1 MiB.
-const MAX_HEADER_BYTES: u64 = 4 << 20;
-/// Bytes that a metadata entry takes, apart from its strings.
-const METADATA_ENTRY_BYTES: usize = 256;
+/// Bytes that a header may have, as in the reference implementation of the format. Those of the largest models have less
+/// than 1 MiB, but metadata may hold the log of a training run.
+pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Bytes that the JSON text of a tensor's name may have, and that of its description.
+const MAX_ENTRY_BYTES: usize = 1 << 16;
 const LENGTH_BYTES: u64 = size_of::<u64>() as u64;
 
 /// Reads the header and checks it against the length of the file.
-pub(super) fn read(reader: &ByteReader, path: &Path) -> Result<Contents> {
+pub(super) fn read(reader: &ByteReader, path: &Path, limit: &mut AllocationLimit) -> Result<Contents> {
     let len = header_len(reader, path)?;
     let text = reader.slice(LENGTH_BYTES, len).map_err(read_error(path, "header".to_owned(), len))?;
-    let header = parse(&text, AllocationLimit::for_file(reader.len()), path)?;
+    limit.raise_for_read(len);
+    let header = parse(&text, limit, path)?;
     drop(text);
     let data = LENGTH_BYTES + len;
     check_extents(&header.tensors, path, reader.len() - data)?;
@@ -40,20 +44,25 @@ pub(super) fn read(reader: &ByteReader, path: &Path) -> Result<Contents> {
 
 fn header_len(reader: &ByteReader, path: &Path) -> Result<u64> {
     let file = reader.len();
-    let mut length = [0; LENGTH_BYTES as usize];
+    let mut start = [0; LENGTH_BYTES as usize + 1];
     if file < LENGTH_BYTES {
         return Err(Error::format(
             path,
             format!("truncated: expected at least {LENGTH_BYTES} bytes, got {file}"),
         ));
     }
-    reader.read(0, &mut length).map_err(Error::io(path))?;
+    let known = &mut start[..file.min(LENGTH_BYTES + 1) as usize];
+    reader.read(0, known).map_err(Error::io(path))?;
+    let [length @ .., first] = start;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER_BYTES {
-        let message = format!(
-            "neither a safetensors file nor a PyTorch checkpoint: read as safetensors, its header would have {length} \
-             bytes, at most {MAX_HEADER_BYTES} are allowed"
-        );
+        let message = match first {
+            b'{' => format!("its header has {length} bytes, at most {MAX_HEADER_BYTES} are allowed"),
+            _ => format!(
+                "neither a safetensors file nor a PyTorch checkpoint; it begins with the bytes {}",
+                first_bytes(&start)
+            ),
+        };
         return Err(Error::format(path, message));
     }
     if length > file - LENGTH_BYTES {
@@ -65,112 +74,93 @@ fn header_len(reader: &ByteReader, path: &Path) -> Result<u64> {
     Ok(length)
 }
 
+/// Bytes in hexadecimal, and as text if they are.
+fn first_bytes(bytes: &[u8]) -> String {
+    let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = std::str::from_utf8(bytes).ok().filter(|text| !text.contains(char::is_control));
+    text.map_or_else(|| hex.join(" "), |text| format!("{} (\"{text}\")", hex.join(" ")))
+}
+
 struct Header {
     metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, Info>,
-    limit: AllocationLimit,
 }
 
-fn parse(text: &[u8], limit: AllocationLimit, path: &Path) -> Result<Header> {
-    let mut header = Header { metadata: BTreeMap::new(), tensors: BTreeMap::new(), limit };
-    let mut location = None;
-    let mut json = serde_json::Deserializer::from_slice(text);
-    let done = (&mut json).deserialize_map(HeaderVisitor { header: &mut header, location: &mut location });
-    match (done.and_then(|()| json.end()), location) {
-        (Ok(()), _) => Ok(header),
-        (Err(e), Some(Location::Tensor(name))) if e.is_data() => {
-            Err(tensor_error(path, &name, "a known element type, a shape and two offsets", e))
-        }
-        (Err(e), Some(Location::Header)) if e.is_data() => Err(Error::format(path, format!("header: {e}"))),
-        (Err(e), Some(Location::Metadata)) if e.is_data() => {
-            Err(Error::format(path, format!("header: {METADATA_KEY}: {e}")))
-        }
-        (Err(e), _) => Err(Error::format(path, format!("header is not a JSON object: {e}"))),
+fn parse(text: &[u8], limit: &mut AllocationLimit, path: &Path) -> Result<Header> {
+    let not_json = |problem: String| Error::format(path, format!("header is not a JSON object: {problem}"));
+    json::check_depth(text).map_err(not_json)?;
+    let header = Header { metadata: BTreeMap::new(), tensors: BTreeMap::new() };
+    let mut visitor = HeaderVisitor { header, limit, path, has_metadata: false, problem: None };
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    let done = (&mut parser).deserialize_map(&mut visitor);
+    match done.and_then(|()| parser.end()) {
+        Ok(()) => Ok(visitor.header),
+        Err(e) => Err(visitor.problem.unwrap_or_else(|| not_json(e.to_string()))),
     }
-}
-
-/// Part of the header that an error is about, where the JSON itself is well-formed.
-enum Location {
-    Tensor(String),
-    Metadata,
-    Header,
 }
 
 struct HeaderVisitor<'a> {
-    header: &'a mut Header,
-    location: &'a mut Option<Location>,
+    header: Header,
+    limit: &'a mut AllocationLimit,
+    path: &'a Path,
+    has_metadata: bool,
+    /// Error about an entry, where the JSON itself is well-formed.
+    problem: Option<Error>,
 }
 
-impl HeaderVisitor<'_> {
-    fn error<E: de::Error>(&mut self, message: String) -> E {
-        *self.location = Some(Location::Header);
-        E::custom(message)
-    }
-}
-
-impl<'de> Visitor<'de> for HeaderVisitor<'_> {
+impl<'de> Visitor<'de> for &mut HeaderVisitor<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        let mut metadata = false;
-        while let Some(name) = map.next_key::<String>()? {
-            if name == METADATA_KEY {
-                if std::mem::replace(&mut metadata, true) {
-                    return Err(self.error(format!("duplicate key {METADATA_KEY}")));
-                }
-                *self.location = Some(Location::Metadata);
-                self.header.metadata = map.next_value_seed(Metadata { limit: &mut self.header.limit })?;
-            } else {
-                entry::reserve(&mut self.header.limit, &name).map_err(|message| self.error(message))?;
-                if self.header.tensors.contains_key(&name) {
-                    return Err(self.error(format!("duplicate tensor {name}")));
-                }
-                *self.location = Some(Location::Tensor(name));
-                let info = map.next_value()?;
-                let Some(Location::Tensor(name)) = self.location.take() else { unreachable!("set above") };
-                self.header.tensors.insert(name, info);
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            if let Err(problem) = self.insert(key.get(), value.get()) {
+                self.problem = Some(problem);
+                return Err(de::Error::custom("an invalid entry"));
             }
-            *self.location = None;
         }
         Ok(())
     }
 }
 
-/// Deserialiser of the metadata: a map from distinct strings to strings.
-struct Metadata<'a> {
-    limit: &'a mut AllocationLimit,
-}
-
-impl<'de> DeserializeSeed<'de> for Metadata<'_> {
-    type Value = BTreeMap<String, String>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Metadata<'_> {
-    type Value = BTreeMap<String, String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of strings")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut out = BTreeMap::new();
-        while let Some((key, value)) = map.next_entry::<String, String>()? {
-            self.limit
-                .reserve_bytes(METADATA_ENTRY_BYTES + key.len() + value.len())
-                .map_err(de::Error::custom)?;
-            if let Some(key) = out.insert(key.clone(), value).map(|_| key) {
-                return Err(de::Error::custom(format!("duplicate key {key}")));
-            }
+impl HeaderVisitor<'_> {
+    /// Inserts an entry, given by the JSON text of key and value.
+    fn insert(&mut self, key: &str, value: &str) -> Result<()> {
+        let error = |message: String| Error::format(self.path, format!("header: {message}"));
+        if key.len() > MAX_ENTRY_BYTES {
+            let len = key.len();
+            return Err(error(format!(
+                "the name of a tensor has {len} bytes, at most {MAX_ENTRY_BYTES} are allowed"
+            )));
         }
-        Ok(out)
+        let name: String = serde_json::from_str(key).map_err(|e| error(e.to_string()))?;
+        if name == METADATA_KEY {
+            if std::mem::replace(&mut self.has_metadata, true) {
+                return Err(error(format!("duplicate key {METADATA_KEY}")));
+            }
+            let metadata = json::string_map(value, self.limit);
+            self.header.metadata = metadata.map_err(|e| error(format!("{METADATA_KEY}: {e}")))?;
+            return Ok(());
+        }
+        entry::reserve(self.limit, &name).map_err(error)?;
+        if self.header.tensors.contains_key(&name) {
+            return Err(error(format!("duplicate tensor {name}")));
+        }
+        let info = self.info(&name, value)?;
+        self.header.tensors.insert(name, info);
+        Ok(())
+    }
+
+    fn info(&self, name: &str, text: &str) -> Result<Info> {
+        if text.len() > MAX_ENTRY_BYTES {
+            let expected = format!("a description of at most {MAX_ENTRY_BYTES} bytes");
+            return Err(tensor_error(self.path, name, expected, format!("{} bytes", text.len())));
+        }
+        let expected = "a known element type, a shape and two offsets";
+        serde_json::from_str(text).map_err(|e| tensor_error(self.path, name, expected, e))
     }
 }
 

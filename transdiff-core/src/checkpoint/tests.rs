@@ -1,6 +1,5 @@
 //! Round trips, and rejection of invalid safetensors files.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,39 +12,39 @@ use tempfile::TempDir;
 use super::*;
 use crate::{DType, Error, HostData, HostTensor, Result};
 
-struct Folder(TempDir);
+pub(super) struct Folder(pub(super) TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn model_path(&self) -> PathBuf {
+    pub(super) fn model_path(&self) -> PathBuf {
         self.0.path().join("model.safetensors")
     }
 
     /// Writes a file with the header `header` and the bytes `data`, consistent or not.
-    fn raw(&self, header: &Value, data: &[u8]) -> PathBuf {
+    pub(super) fn raw(&self, header: &Value, data: &[u8]) -> PathBuf {
         let text = header.to_string();
         self.bytes(&[&(text.len() as u64).to_le_bytes(), text.as_bytes(), data].concat())
     }
 
-    fn bytes(&self, bytes: &[u8]) -> PathBuf {
+    pub(super) fn bytes(&self, bytes: &[u8]) -> PathBuf {
         fs::write(self.model_path(), bytes).unwrap();
         self.model_path()
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.0.path()).unwrap();
         entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
     }
 }
 
-fn entry(dtype: &str, shape: &[usize], start: usize, end: usize) -> Value {
+pub(super) fn entry(dtype: &str, shape: &[usize], start: usize, end: usize) -> Value {
     json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]})
 }
 
-fn sample() -> BTreeMap<String, HostTensor> {
+pub(super) fn sample() -> BTreeMap<String, HostTensor> {
     let bf = [1.0, -2.5, 3e38].map(bf16::from_f32).to_vec();
     [
         ("b.weight", HostTensor::new(&[3], HostData::BF16(bf))),
@@ -59,7 +58,7 @@ fn sample() -> BTreeMap<String, HostTensor> {
     .collect()
 }
 
-fn notes() -> BTreeMap<String, String> {
+pub(super) fn notes() -> BTreeMap<String, String> {
     [("step", "7"), ("config", "{\"width\": 96}"), ("größe", "ß\n")].map(|(k, v)| (k.into(), v.into())).into()
 }
 
@@ -71,7 +70,7 @@ fn tensors(file: &WeightFile) -> Result<Tensors> {
 }
 
 /// Reads every tensor from disk, from memory and from a map, and checks that the results are identical.
-fn read(path: &Path) -> Result<Tensors> {
+pub(super) fn read(path: &Path) -> Result<Tensors> {
     let read = WeightFile::open(path).and_then(|file| tensors(&file));
     if !path.is_file() {
         return read;
@@ -197,7 +196,8 @@ fn truncation_at_any_byte_is_rejected() {
     let folder = Folder::new();
     write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
     let bytes = fs::read(folder.model_path()).unwrap();
-    for len in 0..bytes.len() {
+    assert!(format_error_of(folder.bytes(&[])).contains("an empty file"));
+    for len in 1..bytes.len() {
         let message = format_error_of(folder.bytes(&bytes[..len]));
         assert!(message.contains("truncated"), "{len}: {message}");
     }
@@ -226,9 +226,10 @@ fn trailing_bytes_are_rejected() {
 #[test]
 fn oversized_header_length_is_rejected() {
     let folder = Folder::new();
-    for length in [u64::MAX, 1 << 40, (4 << 20) + 1] {
+    for length in [u64::MAX, 1 << 40, 100_000_001] {
         let path = folder.bytes(&[length.to_le_bytes().as_slice(), b"{}"].concat());
-        assert!(format_error_of(path).contains("neither a safetensors file"), "{length}");
+        let expected = format!("its header has {length} bytes, at most 100000000 are allowed");
+        assert_eq!(format_error_of(path), expected);
     }
 }
 
@@ -339,87 +340,4 @@ fn view_check_reports_names_and_shapes() {
         let error = file.select(prefix).check(&wants(&[(name, shape)])).unwrap_err();
         assert!(matches!(error, Error::Tensor { tensor, .. } if tensor == format!("{prefix}{name}")));
     }
-}
-
-/// A tensor that promises four bytes and yields none, as on a device that is lost during saving.
-struct Broken;
-
-impl View for Broken {
-    fn dtype(&self) -> StoredDType {
-        StoredDType::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &[1]
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&[])
-    }
-
-    fn data_len(&self) -> usize {
-        4
-    }
-}
-
-#[test]
-fn failed_write_leaves_the_old_file() {
-    let folder = Folder::new();
-    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
-    assert!(matches!(write_atomic(folder.model_path(), [("a", Broken)], &notes()), Err(Error::Io { .. })));
-    assert_eq!(read(&folder.model_path()).unwrap(), sample());
-    assert_eq!(folder.names(), ["model.safetensors"]);
-}
-
-#[test]
-fn write_to_unwritable_path_fails() {
-    let folder = Folder::new();
-    let missing = folder.0.path().join("no/such/folder/model.safetensors");
-    assert!(
-        matches!(write_atomic(&missing, &sample(), &notes()), Err(Error::Io { path, .. }) if path == missing)
-    );
-    fs::create_dir(folder.model_path()).unwrap();
-    assert!(matches!(write_atomic(folder.model_path(), &sample(), &notes()), Err(Error::Io { .. })));
-    assert_eq!(folder.names(), ["model.safetensors"]);
-}
-
-/// A folder that is writable but not readable cannot be synced, which must be noticed before the old file is replaced.
-#[cfg(unix)]
-#[test]
-fn unreadable_folder_fails_before_the_file_is_replaced() {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = Folder::new();
-    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
-    let allow = |mode| fs::set_permissions(folder.0.path(), fs::Permissions::from_mode(mode)).unwrap();
-    allow(0o300);
-    let tensor = HostTensor::f32(&[1], vec![0.0]).unwrap();
-    let outcome = write_atomic(folder.model_path(), [("a", &tensor)], &notes());
-    allow(0o700);
-    // A privileged user can open it nevertheless.
-    let names = read(&folder.model_path()).unwrap().into_keys().collect::<Vec<_>>();
-    assert_eq!(names == ["a"], outcome.is_ok(), "{outcome:?}: {names:?}");
-    assert_eq!(folder.names(), ["model.safetensors"]);
-}
-
-#[test]
-fn duplicate_and_reserved_names_are_not_written() {
-    let folder = Folder::new();
-    let tensor = HostTensor::f32(&[1], vec![0.0]).unwrap();
-    for names in [["a", "a"], ["a", "__metadata__"]] {
-        let tensors = names.map(|name| (name, &tensor));
-        assert!(matches!(write_atomic(folder.model_path(), tensors, &notes()), Err(Error::Argument { .. })));
-    }
-    assert!(folder.names().is_empty());
-}
-
-#[cfg(unix)]
-#[test]
-fn written_file_has_default_permissions() {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = Folder::new();
-    let plain = folder.0.path().join("plain");
-    fs::write(&plain, "").unwrap();
-    write_atomic(folder.model_path(), &sample(), &notes()).unwrap();
-    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode();
-    assert_eq!(mode(folder.model_path()), mode(plain));
 }

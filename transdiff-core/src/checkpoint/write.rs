@@ -1,29 +1,53 @@
 //! Atomic writing of safetensors files: after a failure or a crash the path holds either the old contents or the new
 //! ones, complete.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use ::safetensors::tensor::{Dtype, TensorInfo, View};
+use ::safetensors::tensor::{Dtype, TensorInfo};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
+use super::destination::Destination;
 use super::safetensors::METADATA_KEY;
-use crate::{Backend, DType, Error, HostData, HostTensor, Result, Tensor};
+use crate::{Backend, CancellationToken, DType, Error, HostData, HostTensor, Result, Tensor};
+
+/// Bytes that are encoded at a time.
+const PIECE_BYTES: usize = 1 << 16;
+
+/// A tensor that can be written to a file.
+pub trait WriteTensor {
+    /// Element type in the file.
+    fn dtype(&self) -> Dtype;
+
+    /// Size of every axis.
+    fn shape(&self) -> &[usize];
+
+    /// Calls `put` with consecutive pieces of the elements, row-major and little-endian. Together they have as many bytes
+    /// as type and shape say.
+    ///
+    /// # Errors
+    /// Those of `put`, and those of reading the tensor.
+    fn write(&self, put: &mut Put<'_>) -> Result<()>;
+}
+
+/// Receiver of the bytes of a tensor.
+pub type Put<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
 /// Writes `tensors` and `metadata` to a temporary file beside `path`, syncs it, renames it, and syncs the directory.
 ///
-/// Equal contents give equal bytes, whatever the order of the tensors. Tensors are encoded one at a time. On failure the
-/// file at `path` is untouched and the temporary file is removed, with one exception: if syncing the directory fails,
-/// which comes last, the new file is already in place and complete, and a crash of the system may bring back the old
-/// one. A file system that cannot sync a directory is not an error.
+/// Equal contents give equal bytes, whatever the order of the tensors. Tensors are encoded one at a time, in pieces. A
+/// symbolic link at `path` is followed, and a file that is replaced keeps its permissions. On failure the file at `path`
+/// is untouched and the temporary file is removed, with one exception: if syncing the directory fails, which comes last,
+/// the new file is already in place and complete, and a crash of the system may bring back the old one. A file system that
+/// cannot sync a directory is not an error.
 ///
 /// # Errors
 /// [`Error::Argument`] if two tensors have the same name, or one has the name that the header reserves;
-/// [`Error::Io`] if the system cannot write the file.
+/// [`Error::Io`] if the system cannot write the file, or if `path` names something that is neither a regular file nor
+/// missing; those of [`WriteTensor::write`].
 pub fn write_atomic<S, V>(
     path: impl AsRef<Path>,
     tensors: impl IntoIterator<Item = (S, V)>,
@@ -31,29 +55,46 @@ pub fn write_atomic<S, V>(
 ) -> Result<()>
 where
     S: AsRef<str>,
-    V: View,
+    V: WriteTensor,
 {
-    let path = path.as_ref();
+    write_atomic_cancellable(path, tensors, metadata, &CancellationToken::new())
+}
+
+/// [`write_atomic`], until `token` is cancelled: the token is checked between pieces, and once more before the file takes
+/// its name.
+///
+/// # Errors
+/// As [`write_atomic`]; [`Error::Cancelled`].
+pub fn write_atomic_cancellable<S, V>(
+    path: impl AsRef<Path>,
+    tensors: impl IntoIterator<Item = (S, V)>,
+    metadata: &BTreeMap<String, String>,
+    token: &CancellationToken,
+) -> Result<()>
+where
+    S: AsRef<str>,
+    V: WriteTensor,
+{
     let mut tensors: Vec<(S, V)> = tensors.into_iter().collect();
     check_names(&tensors)?;
     // Widest elements first, so that every tensor is aligned to its element size and the file can be mapped.
     tensors.sort_by(|(a, x), (b, y)| {
         y.dtype().bitsize().cmp(&x.dtype().bitsize()).then(a.as_ref().cmp(b.as_ref()))
     });
-    replace_file(path, |out| {
-        out.write_all(&header(&tensors, metadata))?;
-        tensors.iter().try_for_each(|(name, tensor)| write_tensor(out, name.as_ref(), tensor))
+    let path = path.as_ref();
+    replace_file(path, token, |put| {
+        put(&header(&tensors, metadata))?;
+        tensors.iter().try_for_each(|(name, tensor)| write_tensor(path, name.as_ref(), tensor, put))
     })
-    .map_err(Error::io(path))
 }
 
 /// Writes `bytes` in the same way as [`write_atomic`] writes tensors.
 ///
 /// # Errors
-/// [`Error::Io`] if the system cannot write the file.
+/// [`Error::Io`] if the system cannot write the file, or if `path` names something that is neither a regular file nor
+/// missing.
 pub fn write_bytes_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
-    let path = path.as_ref();
-    replace_file(path, |out| out.write_all(bytes)).map_err(Error::io(path))
+    replace_file(path.as_ref(), &CancellationToken::new(), |put| put(bytes))
 }
 
 fn check_names<S: AsRef<str>, V>(tensors: &[(S, V)]) -> Result<()> {
@@ -70,11 +111,11 @@ fn check_names<S: AsRef<str>, V>(tensors: &[(S, V)]) -> Result<()> {
 
 /// Encodes the header: length and JSON, padded to eight bytes. The maps are sorted; those of the crate `safetensors`
 /// have a random order.
-fn header<S: AsRef<str>, V: View>(tensors: &[(S, V)], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+fn header<S: AsRef<str>, V: WriteTensor>(tensors: &[(S, V)], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut entries = BTreeMap::from([(METADATA_KEY, json!(metadata))]);
     let mut start = 0;
     for (name, tensor) in tensors {
-        let end = start + tensor.data_len();
+        let end = start + byte_len(tensor);
         let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
         entries.insert(name.as_ref(), json!(TensorInfo { dtype, shape, data_offsets: (start, end) }));
         start = end;
@@ -84,43 +125,70 @@ fn header<S: AsRef<str>, V: View>(tensors: &[(S, V)], metadata: &BTreeMap<String
     [(text.len() as u64).to_le_bytes().as_slice(), &text].concat()
 }
 
-fn write_tensor(out: &mut impl Write, name: &str, tensor: &impl View) -> io::Result<()> {
-    let bytes = tensor.data();
-    if bytes.len() != tensor.data_len() {
-        let (expected, got) = (tensor.data_len(), bytes.len());
-        return Err(io::Error::other(format!("tensor {name}: expected {expected} bytes, got {got}")));
-    }
-    out.write_all(&bytes)
+fn byte_len(tensor: &impl WriteTensor) -> usize {
+    tensor.shape().iter().product::<usize>() * tensor.dtype().bitsize() / 8
 }
 
-/// Replaces the file at `path` with the output of `write`.
-fn replace_file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> io::Result<()> {
-    let directory = match path.parent() {
+fn write_tensor(path: &Path, name: &str, tensor: &impl WriteTensor, put: &mut Put<'_>) -> Result<()> {
+    let (expected, mut got) = (byte_len(tensor), 0);
+    tensor.write(&mut |piece| {
+        got += piece.len();
+        put(piece)
+    })?;
+    if got != expected {
+        let message = format!("tensor {name}: expected {expected} bytes, got {got}");
+        return Err(Error::io(path)(io::Error::other(message)));
+    }
+    Ok(())
+}
+
+/// Replaces the file at `path` with the bytes that `write` puts.
+fn replace_file(
+    path: &Path,
+    token: &CancellationToken,
+    write: impl FnOnce(&mut Put<'_>) -> Result<()>,
+) -> Result<()> {
+    let destination = Destination::of(path)?;
+    let io_error = |error| Error::io(path)(error);
+    let directory = match destination.path().parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let directory_handle = open_directory(directory)?;
-    let temporary = new_file_in(directory)?;
+    let directory_handle = open_directory(directory).map_err(io_error)?;
+    let temporary = new_file_in(directory, destination.permissions()).map_err(io_error)?;
     let mut out = BufWriter::new(temporary.as_file());
-    write(&mut out)?;
-    out.flush()?;
+    write(&mut |piece| {
+        token.check()?;
+        out.write_all(piece).map_err(io_error)
+    })?;
+    out.flush().map_err(io_error)?;
     drop(out);
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|e| e.error)?;
-    directory_handle.map_or(Ok(()), |handle| sync_directory(&handle))
+    temporary.as_file().sync_all().map_err(io_error)?;
+    token.check()?;
+    temporary.persist(destination.path()).map_err(|e| io_error(e.error))?;
+    directory_handle.map_or(Ok(()), |handle| sync_directory(&handle)).map_err(io_error)
 }
 
-/// Creates a temporary file that is removed when dropped. It has the permissions of any new file; those of a temporary
-/// one would be private.
-fn new_file_in(directory: &Path) -> io::Result<NamedTempFile> {
+/// Creates a temporary file that is removed when dropped, with the given permissions or those of any new file; those of a
+/// temporary one would be private.
+fn new_file_in(directory: &Path, permissions: Option<&Permissions>) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".writing-");
+    #[cfg(not(unix))]
+    let _ = permissions;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
+        let new_file = || Permissions::from_mode(0o666);
+        builder.permissions(permissions.cloned().unwrap_or_else(new_file));
     }
-    builder.tempfile_in(directory)
+    let file = builder.tempfile_in(directory)?;
+    // The umask has cleared bits when the file was created.
+    #[cfg(unix)]
+    if let Some(permissions) = permissions {
+        file.as_file().set_permissions(permissions.clone())?;
+    }
+    Ok(file)
 }
 
 /// Opens the directory, on systems where directories can be opened.
@@ -136,7 +204,7 @@ fn sync_directory(directory: &File) -> io::Result<()> {
     }
 }
 
-fn stored_dtype(dtype: DType) -> Dtype {
+pub(super) fn stored_dtype(dtype: DType) -> Dtype {
     match dtype {
         DType::F32 => Dtype::F32,
         DType::F64 => Dtype::F64,
@@ -145,8 +213,22 @@ fn stored_dtype(dtype: DType) -> Dtype {
     }
 }
 
+impl<T: WriteTensor + ?Sized> WriteTensor for &T {
+    fn dtype(&self) -> Dtype {
+        T::dtype(self)
+    }
+
+    fn shape(&self) -> &[usize] {
+        T::shape(self)
+    }
+
+    fn write(&self, put: &mut Put<'_>) -> Result<()> {
+        T::write(self, put)
+    }
+}
+
 /// A tensor of a backend, downloaded when it is written: writing a file takes host memory for one tensor at a time.
-impl<B: Backend> View for &Tensor<B> {
+impl<B: Backend> WriteTensor for Tensor<B> {
     fn dtype(&self) -> Dtype {
         stored_dtype(Tensor::dtype(self))
     }
@@ -155,17 +237,12 @@ impl<B: Backend> View for &Tensor<B> {
         Tensor::shape(self)
     }
 
-    fn data(&self) -> Cow<'_, [u8]> {
-        // The trait has no errors: a tensor that cannot be downloaded yields no bytes, and the writer rejects it.
-        Cow::Owned(self.to_host().map_or_else(|_| Vec::new(), |host| View::data(&&host).into_owned()))
-    }
-
-    fn data_len(&self) -> usize {
-        self.numel() * Tensor::dtype(self).size()
+    fn write(&self, put: &mut Put<'_>) -> Result<()> {
+        self.to_host()?.write(put)
     }
 }
 
-impl View for &HostTensor {
+impl WriteTensor for HostTensor {
     fn dtype(&self) -> Dtype {
         stored_dtype(HostTensor::dtype(self))
     }
@@ -174,25 +251,29 @@ impl View for &HostTensor {
         HostTensor::shape(self)
     }
 
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(match HostTensor::data(self) {
-            HostData::F32(v) => encode(v, |x| x.to_le_bytes()),
-            HostData::F64(v) => encode(v, |x| x.to_le_bytes()),
-            HostData::BF16(v) => encode(v, |x| x.to_le_bytes()),
-            HostData::I32(v) => encode(v, |x| x.to_le_bytes()),
-        })
-    }
-
-    fn data_len(&self) -> usize {
-        HostTensor::data(self).len() * HostTensor::dtype(self).size()
+    fn write(&self, put: &mut Put<'_>) -> Result<()> {
+        match HostTensor::data(self) {
+            HostData::F32(v) => encode(v, f32::to_le_bytes, put),
+            HostData::F64(v) => encode(v, f64::to_le_bytes, put),
+            HostData::BF16(v) => encode(v, half::bf16::to_le_bytes, put),
+            HostData::I32(v) => encode(v, i32::to_le_bytes, put),
+        }
     }
 }
 
-fn encode<const SIZE: usize, T: Copy>(values: &[T], bytes_of: impl Fn(T) -> [u8; SIZE]) -> Vec<u8> {
-    let mut out = vec![0; values.len() * SIZE];
-    let (slots, _) = out.as_chunks_mut::<SIZE>();
-    for (slot, &value) in slots.iter_mut().zip(values) {
-        *slot = bytes_of(value);
+/// Encodes `values` in pieces.
+pub(super) fn encode<const SIZE: usize, T: Copy>(
+    values: &[T],
+    bytes_of: impl Fn(T) -> [u8; SIZE],
+    put: &mut Put<'_>,
+) -> Result<()> {
+    let mut piece = [0; PIECE_BYTES];
+    let (slots, _) = piece.as_chunks_mut::<SIZE>();
+    for values in values.chunks(slots.len()) {
+        for (slot, &value) in slots.iter_mut().zip(values) {
+            *slot = bytes_of(value);
+        }
+        put(slots[..values.len()].as_flattened())?;
     }
-    out
+    Ok(())
 }

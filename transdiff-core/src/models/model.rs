@@ -49,8 +49,8 @@ pub trait Model<B: Backend>: Module<B> + Clone {
     ///
     /// # Errors
     /// [`Error::TensorNames`](crate::Error::TensorNames) and [`Error::Tensor`](crate::Error::Tensor) if a tensor is
-    /// missing, extra, of a wrong shape or type, or not finite; [`Error::Io`](crate::Error::Io) if the system cannot
-    /// read it.
+    /// missing, extra, of a wrong shape or type, not finite or beyond the range of `dtype`;
+    /// [`Error::Io`](crate::Error::Io) if the system cannot read it.
     fn read(backend: &B, config: &Self::Config, tensors: &WeightView<'_>, dtype: DType) -> Result<Self> {
         let mut model = Self::placeholder(backend, config, dtype)?;
         tensors.check(&expected(&model, ""))?;
@@ -83,7 +83,10 @@ pub(crate) fn named_params<B: Backend>(module: &dyn Module<B>, prefix: &str) -> 
 
 /// Sets every parameter of a module from the tensor of its name. They are read one by one.
 pub(crate) fn load_params<B: Backend>(module: &mut dyn Module<B>, tensors: &WeightView<'_>) -> Result<()> {
-    module.params_mut().into_iter().try_for_each(|(name, param)| param.set_host(tensors.tensor(&name)?))
+    module.params_mut().into_iter().try_for_each(|(name, param)| {
+        let dtype = param.value().dtype();
+        param.set_host(tensors.tensor_as(&name, dtype)?)
+    })
 }
 
 /// Names and shapes of a module's parameters, the names behind `prefix`.

@@ -8,7 +8,7 @@ use super::vae::{StoredVae, Vae, VaeConfig};
 use super::{Codec, CodecInfo, ElementCount, Generator, GeneratorInfo, LoadHints, Model, WeightSet};
 use crate::checkpoint::{WeightFile, WeightView};
 use crate::reference::Reference;
-use crate::{Backend, DType, Result};
+use crate::{Backend, DType, Error, Result};
 
 /// Configuration of a model in a file's metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl<'a> StoredModel<'a> {
     /// # Errors
     /// Those of [`StoredTransDiff::find`], the only model so far.
     pub fn find(file: &'a WeightFile, hints: &LoadHints) -> Result<Self> {
-        StoredTransDiff::find(file, hints).map(Self::TransDiff)
+        whole(file, StoredTransDiff::find(file, hints).map(Self::TransDiff))
     }
 
     /// Description of the generator.
@@ -113,7 +113,7 @@ impl<'a> StoredCodec<'a> {
     /// # Errors
     /// Those of [`StoredVae::find`], the only codec so far.
     pub fn find(file: &'a WeightFile) -> Result<Self> {
-        StoredVae::find(file).map(Self::Vae)
+        whole(file, StoredVae::find(file).map(Self::Vae))
     }
 
     /// Description of the codec.
@@ -162,6 +162,14 @@ impl<'a> StoredCodec<'a> {
         match self {
             Self::Vae(stored) => Ok(Box::new(stored.load(backend, dtype)?)),
         }
+    }
+}
+
+/// The result of finding something in `file`; where nothing is found in one of several shards, an error that says so.
+fn whole<T>(file: &WeightFile, found: Result<T>) -> Result<T> {
+    match found {
+        Err(Error::Format { .. } | Error::TensorNames { .. }) => file.check_complete().and(found),
+        found => found,
     }
 }
 

@@ -118,7 +118,7 @@ impl<B: Backend> Tensor<B> {
         };
         match (side(height), side(width)) {
             (Some(height), Some(width)) => Ok([b, height, width, o]),
-            _ => Err(Error::shape(OP, format!("sides for {resample:?}"), self.shape())),
+            _ => Err(Error::shape(OP, "even sides, which are halved", self.shape())),
         }
     }
 }

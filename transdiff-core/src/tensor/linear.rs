@@ -58,7 +58,8 @@ impl<B: Backend> Tensor<B> {
         dy.expect_shape(OP, "dy", &[x.dim(0), n])?;
         let pre = pre.map(|p| p.as_rows(OP)).transpose()?;
         if pre.is_some() != (act != Activation::None) {
-            return Err(Error::argument("pre", "a value exactly with an activation", format!("{act:?}")));
+            let got = if pre.is_some() { "a value without one" } else { "none with one" };
+            return Err(Error::argument("pre", "a value exactly with an activation", got));
         }
         if let Some(pre) = &pre {
             pre.expect_shape(OP, "pre", dy.shape())?;

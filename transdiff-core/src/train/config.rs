@@ -171,18 +171,15 @@ impl<O> TrainConfig<O> {
                 return Err(Error::config(field, format!("a number in [{low}, {high}]"), value));
             }
         }
-        let parameter = match self.lr.decay {
-            LrDecay::Constant => Some(0.0),
-            LrDecay::Cosine { min } => (0.0..=self.lr.peak).contains(&min).then_some(min),
-            LrDecay::Linear { from } => (0.0..1.0).contains(&from).then_some(from),
-        };
-        parameter.map(|_| ()).ok_or_else(|| {
-            Error::config(
-                "lr.decay",
-                "min within [0, peak], from within [0, 1)",
-                format!("{:?}", self.lr.decay),
-            )
-        })
+        match self.lr.decay {
+            LrDecay::Cosine { min } if !(0.0..=self.lr.peak).contains(&min) => {
+                Err(Error::config("lr.decay", format!("min in [0, {}], the peak", self.lr.peak), min))
+            }
+            LrDecay::Linear { from } if !(0.0..1.0).contains(&from) => {
+                Err(Error::config("lr.decay", "from in [0, 1)", from))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

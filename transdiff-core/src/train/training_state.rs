@@ -65,11 +65,12 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         load_params(&mut trainer.ema, &file.select(EMA))?;
         let params: Vec<(String, Tensor<B>)> =
             trainer.model.params().into_iter().map(|(name, p)| (name, p.value().clone())).collect();
+        let (first, second) = (file.select(FIRST_MOMENT), file.select(SECOND_MOMENT));
         for ((name, param), moments) in params.iter().zip(trainer.optimizer.moments_mut()) {
             let Some(Moments { m, v }) = moments else { continue };
-            for (prefix, slot) in [(FIRST_MOMENT, m), (SECOND_MOMENT, v)] {
-                let host = file.tensor(&format!("{prefix}{name}"))?;
-                *slot = Tensor::from_host(backend, &host.cast(dtype)?)?.ordered_like(param)?;
+            for (stored, slot) in [(&first, m), (&second, v)] {
+                let host = stored.tensor_as(name, dtype)?;
+                *slot = Tensor::from_host(backend, &host)?.ordered_like(param)?;
             }
         }
         trainer.step = step;

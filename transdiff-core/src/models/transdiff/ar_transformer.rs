@@ -228,7 +228,8 @@ impl<B: Backend> ArTransformer<B> {
         let group = cache.groups;
         if group >= self.config.groups() || reference.is_some() != (group > 0) {
             let expected = format!("no latent for group 0, one for groups 1..{}", self.config.groups());
-            return Err(Error::argument("reference", expected, format!("{reference:?} for group {group}")));
+            let got = if reference.is_some() { "a latent" } else { "none" };
+            return Err(Error::argument("reference", expected, format!("{got} for group {group}")));
         }
         let Some(segment_ends) = self.segment_ends(group + 1) else {
             return Err(Error::config("mode", "multi-reference autoregression", "one step"));

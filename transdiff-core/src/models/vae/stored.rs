@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Vae, VaeConfig};
 use crate::checkpoint::{WeightFile, WeightView};
-use crate::models::{Model, metadata_value};
+use crate::models::{Model, json, metadata_value};
 use crate::{Backend, DType, Error, Result};
 
 /// Prefixes of the names of the autoencoder's tensors. A file may hold others, such as those of the loss that it was
@@ -38,7 +38,8 @@ impl<'a> StoredVae<'a> {
         if file.metadata().contains_key(VaeConfig::METADATA_KEY) {
             let said: VaeConfig = metadata_value(file.path(), file.metadata(), VaeConfig::METADATA_KEY)?;
             if said != config {
-                let message = format!("the metadata says {said:?}, the shapes say {config:?}");
+                let (said, read) = (json(&said), json(&config));
+                let message = format!("the metadata says {said}, the shapes say {read}");
                 return Err(Error::format(file.path(), message));
             }
         }
