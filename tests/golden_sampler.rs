@@ -5,7 +5,7 @@ mod common;
 use common::golden::{Golden, assert_close};
 use serde_json::Value;
 use transdiff_core::diffusion::{
-    ArStep, ConditionalField, EulerMaruyama, Guidance, ConditionalField, Interpolant, NoiseSource, NoopObserver,
+    ArStep, ConditionalField, EulerMaruyama, Guidance, GuidedField, Interpolant, NoiseSource, NoopObserver,
     RecordedNoise, Sampler, Timesteps,
 };
 use transdiff_core::reference::Reference;
@@ -64,7 +64,7 @@ fn run<B: Backend>(backend: &B, dtype: DType, golden: &Golden, name: &str, confi
     let mut noise = RecordedNoise::new(x0, (0..draws.dim(0)).map(draw));
     let x = noise.initial(&shape).unwrap();
     let out = sampler
-        .sample(&ConditionalField::new(&field, guidance), x, ArStep::ONLY, &mut noise, &mut NoopObserver)
+        .sample(&GuidedField::new(&field, guidance), x, ArStep::ONLY, &mut noise, &mut NoopObserver)
         .unwrap_or_else(|e| panic!("{name}: {e}"));
     // Without injected noise nothing is drawn; otherwise once per step but the last.
     let used = if number("scale_1") == 0.0 { 0 } else { timesteps.steps() - 1 };

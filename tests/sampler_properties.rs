@@ -11,7 +11,7 @@ use common::cases;
 use common::sampling::{Field, Gaussian, Network, NoNoise, any_interpolant};
 use proptest::prelude::*;
 use transdiff_core::diffusion::{
-    ArStep, ConditionalField, Euler, EulerMaruyama, Guidance, ConditionalField, Heun, Interpolant, KeyedNoise,
+    ArStep, ConditionalField, Euler, EulerMaruyama, Guidance, GuidedField, Heun, Interpolant, KeyedNoise,
     NoiseSource, NoopObserver, Preset, Progress, RecordedNoise, Sampler, Sampling, SamplingSettings, Solver,
     Timesteps, VelocityField,
 };
@@ -74,7 +74,7 @@ proptest! {
         }
         let field = OneBranch(network(&Reference, seed, DType::F32));
         let guidance = Guidance::within(1.0, low, low + (1.0 - low) * share).unwrap();
-        let guided = generate(&Reference, &solver, &ConditionalField::new(&field, guidance), &[seed, 7]).unwrap();
+        let guided = generate(&Reference, &solver, &GuidedField::new(&field, guidance), &[seed, 7]).unwrap();
         let bare = Field(|x: &Tensor<Reference>, t| field.conditional(x, t));
         prop_assert_eq!(guided, generate(&Reference, &solver, &bare, &[seed, 7]).unwrap());
     }
@@ -84,7 +84,7 @@ proptest! {
         let field = network(&Reference, seed, DType::F64);
         let x = KeyedNoise::new(&Reference, DType::F64, &[seed]).initial(&[1, TOKENS, CHANNELS]).unwrap();
         let drift = |v: Tensor<Reference>| interpolant.drift(t).apply(&v, &x).unwrap().to_f64().unwrap();
-        let guided = ConditionalField::new(&field, Guidance::new(w).unwrap());
+        let guided = GuidedField::new(&field, Guidance::new(w).unwrap());
         let (c, u) = (drift(field.conditional(&x, t).unwrap()), drift(field.unconditional(&x, t).unwrap()));
         for ((d, c), u) in drift(guided.velocity(&x, t).unwrap()).into_iter().zip(c).zip(u) {
             let expected = u + w * (c - u);
@@ -98,7 +98,7 @@ proptest! {
     ) {
         let timesteps = Timesteps::paper(steps).unwrap();
         let field = network(&Reference, seed, DType::F32);
-        let field = ConditionalField::new(&field, Guidance::NONE);
+        let field = GuidedField::new(&field, Guidance::NONE);
         for solver in [
             Solver::EulerMaruyama(EulerMaruyama::new(timesteps, interpolant, s0, 0.0).unwrap()),
             Solver::Euler(Euler { timesteps, interpolant }),
@@ -124,7 +124,7 @@ proptest! {
     #[test]
     fn cancelled_runs_leave_no_state(solver in any_solver(), at in 1..12usize, seed: u64) {
         let field = network(&Reference, seed, DType::F32);
-        let field = ConditionalField::new(&field, Guidance::new(1.3).unwrap());
+        let field = GuidedField::new(&field, Guidance::new(1.3).unwrap());
         let mut noise = KeyedNoise::new(&Reference, DType::F32, &[seed]);
         let x = noise.initial(&[1, TOKENS, CHANNELS]).unwrap();
         let uninterrupted = generate(&Reference, &solver, &field, &[seed]).unwrap();
@@ -212,7 +212,7 @@ fn check_batch_invariance<B: Backend>(
     w: f64,
 ) -> Result<(), TestCaseError> {
     let field = network(backend, 11, DType::F32);
-    let field = ConditionalField::new(&field, Guidance::new(w).unwrap());
+    let field = GuidedField::new(&field, Guidance::new(w).unwrap());
     let whole = generate(backend, solver, &field, seeds).unwrap();
     let mut order: Vec<usize> = (0..seeds.len()).rev().collect();
     order.rotate_left(turn % seeds.len());

@@ -3,7 +3,7 @@
 use crate::{Backend, Result, Tensor};
 
 /// Velocity field v(x, t) = E[α′ x₀ + σ′ ε | x_t = x] (paper Eq. 3): usually a diffusion decoder with its
-/// condition, or [`ConditionalField`](super::ConditionalField) around one.
+/// condition, or [`GuidedField`](super::GuidedField) around one.
 pub trait VelocityField<B: Backend> {
     /// Velocity at state `x` (axis 0 is the batch) and time `t` in [0, 1], in the shape of `x` and any float
     /// type. Networks trained on the 0..1000 scale multiply `t` by 1000 themselves.

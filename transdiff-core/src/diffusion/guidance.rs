@@ -63,19 +63,19 @@ impl Guidance {
 /// b(t) x, so d_u + w (d_c − d_u) = a (v_u + w (v_c − v_u)) + b x: guiding the velocity is the same, and works
 /// for deterministic solvers too.
 #[derive(Debug)]
-pub struct ConditionalField<'a, F: ?Sized> {
+pub struct GuidedField<'a, F: ?Sized> {
     field: &'a F,
     guidance: Guidance,
 }
 
-impl<'a, F: ?Sized> ConditionalField<'a, F> {
+impl<'a, F: ?Sized> GuidedField<'a, F> {
     /// `field` under `guidance`.
     pub fn new(field: &'a F, guidance: Guidance) -> Self {
         Self { field, guidance }
     }
 }
 
-impl<B: Backend, F: ConditionalField<B> + ?Sized> VelocityField<B> for ConditionalField<'_, F> {
+impl<B: Backend, F: ConditionalField<B> + ?Sized> VelocityField<B> for GuidedField<'_, F> {
     fn velocity(&self, x: &Tensor<B>, t: f64) -> Result<Tensor<B>> {
         if !self.guidance.is_active(t) {
             return self.field.conditional(x, t);

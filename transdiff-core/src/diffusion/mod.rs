@@ -1,7 +1,7 @@
 //! From noise to codes: integrating a velocity field.
 //!
 //! A [`Sampler`] takes a [`SolverState`] from t = 1 to t = 0 along a [`VelocityField`], one step at a time. Guidance is
-//! a field around a field ([`ConditionalField`]), noise comes from a [`NoiseSource`], and an [`Observer`] sees every step and may
+//! a field around a field ([`GuidedField`]), noise comes from a [`NoiseSource`], and an [`Observer`] sees every step and may
 //! stop it. Scalar coefficients are computed in f64 on the host; tensors are only scaled and added. Axis
 //! 0 of every tensor is the batch, and no operation mixes its rows: on a backend whose rows are independent, an image is
 //! bitwise identical alone and in any batch.
@@ -24,7 +24,7 @@ mod timesteps;
 
 pub use euler_maruyama::EulerMaruyama;
 pub use field::{ConditionalField, VelocityField};
-pub use guidance::{Guidance, ConditionalField};
+pub use guidance::{Guidance, GuidedField};
 pub use interpolant::{Interpolant, LinearCombination};
 pub use noise::{KeyedNoise, NoiseSource, RecordedNoise};
 pub use observer::{NoopObserver, Observer, Progress};

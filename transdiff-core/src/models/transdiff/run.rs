@@ -5,7 +5,7 @@ use super::field::DecoderField;
 use super::{Condition, Mode, PrefixCache, TransDiff, unpatchify};
 use crate::autograd::{Context, Var};
 use crate::diffusion::{
-    ArStep, ConditionalField, KeyedNoise, NoiseSource, Sampler, Sampling, SamplingStep, SolverState,
+    ArStep, GuidedField, KeyedNoise, NoiseSource, Sampler, Sampling, SamplingStep, SolverState,
 };
 use crate::models::{Advance, Conditioning, Features, Generation, Model};
 use crate::{Backend, CancellationToken, Error, Result, Tensor};
@@ -123,7 +123,7 @@ impl<B: Backend> Run<B> {
             None => self.begin_ar_step(noise, unconditional)?,
         };
         let (solver, ar_step) = (self.sampling.solver, self.ar_step);
-        let guided = ConditionalField::new(&integration.field, self.sampling.guidance(ar_step)?);
+        let guided = GuidedField::new(&integration.field, self.sampling.guidance(ar_step)?);
         let (i, total) = (integration.done, solver.timesteps().steps());
         solver.step(i, &mut integration.state, &guided, noise)?;
         integration.done += 1;
