@@ -216,6 +216,7 @@ impl Inputs {
             hints: LoadHints {
                 heads: (o.heads != 0).then_some(o.heads as usize),
                 weights: weights(o.weights)?,
+                key: None,
             },
         };
         if o.reserved != 0 {

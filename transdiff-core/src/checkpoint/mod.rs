@@ -15,6 +15,7 @@ mod tests;
 mod write;
 
 pub use ::safetensors::tensor::{Dtype as StoredDType, View};
+pub(crate) use contents::SKIPPED;
 pub use entry::Entry;
 pub use file::{WeightFile, WeightView};
 pub use format::Format;
