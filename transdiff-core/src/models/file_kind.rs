@@ -1,6 +1,6 @@
 //! Kinds of file, recognised by names and metadata.
 
-use super::weight_sets::{self, Signature};
+use super::weight_sets;
 use super::{transdiff, vae};
 use crate::Error;
 use crate::checkpoint::WeightFile;
@@ -42,9 +42,6 @@ impl FileKind {
 
     /// The error for a file of unknown kind: it says what the file holds instead.
     pub fn unknown_error(file: &WeightFile) -> Error {
-        weight_sets::not_found(
-            file,
-            &Signature { description: "a TransDiff model or a VAE", ..transdiff::SIGNATURE },
-        )
+        weight_sets::not_found(file, &[transdiff::SIGNATURE, vae::SIGNATURE])
     }
 }

@@ -45,7 +45,7 @@ type Names<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
 /// Returns whether the file holds a set of weights of the module, under `key` if it is given.
 pub(super) fn holds(file: &WeightFile, signature: &Signature, key: Option<&str>) -> bool {
-    !sets(&names(file, key), signature, key).is_empty()
+    !sets(&names(file, key), signature).is_empty()
 }
 
 /// Chooses the set of weights of a module: that of the hints, or else the EMA weights where there are any.
@@ -62,8 +62,10 @@ pub(super) fn choose<'a>(
 ) -> Result<Option<(WeightSet, WeightView<'a>)>> {
     let key = hints.key.as_deref();
     let names = names(file, key);
-    let sets = sets(&names, signature, key);
-    if sets.is_empty() {
+    let sets = sets(&names, signature);
+    // An empty key stands for the top level.
+    let eligible: Vec<&Set> = sets.iter().filter(|set| key != Some("") || set.prefix.is_empty()).collect();
+    if eligible.is_empty() {
         return match key {
             Some(key) => Err(no_set_under(file, signature, key)),
             None => Ok(None),
@@ -76,32 +78,33 @@ pub(super) fn choose<'a>(
         _ if has_average || set.prefix.split('.').any(|part| part == "model") => WeightSet::Raw,
         _ => WeightSet::Single,
     };
-    let of_kind = |wanted| sets.iter().filter(|set| weight_set(set) == wanted).collect::<Vec<_>>();
+    let of_kind =
+        |wanted| -> Vec<&Set> { eligible.iter().copied().filter(|set| weight_set(set) == wanted).collect() };
     let found = match hints.weights {
         Some(wanted) => of_kind(wanted),
         None => match of_kind(WeightSet::Ema) {
             ema if !ema.is_empty() => ema,
-            _ if unknown_average.is_none() || key.is_some() => sets.iter().collect(),
+            _ if unknown_average.is_none() || key.is_some() => eligible.clone(),
             _ => Vec::new(),
         },
     };
     if found.is_empty() {
-        let held: BTreeSet<&str> = sets.iter().map(|set| weight_set(set).describe()).collect();
+        let held: BTreeSet<&str> = eligible.iter().map(|set| weight_set(set).describe()).collect();
         return Err(not_held(file, hints.weights, &held, unknown_average.as_deref()));
     }
     let set = best(file, signature, &found)?;
     Ok(Some((weight_set(set), view(file, &names, &sets, set)?)))
 }
 
-/// The error for a file that holds no set of weights of a module.
-pub(super) fn not_found(file: &WeightFile, signature: &Signature) -> Error {
-    let &Signature { description, anchor, modules } = signature;
+/// The error for a file that holds no set of weights of any of the modules.
+pub(super) fn not_found(file: &WeightFile, signatures: &[Signature]) -> Error {
+    let either =
+        |part: fn(&Signature) -> String| signatures.iter().map(part).collect::<Vec<_>>().join(" or ");
+    let (description, tensors) = (either(|s| s.description.to_owned()), either(|s| format!("{}*", s.anchor)));
+    let is_module = |part: &&str| signatures.iter().any(|s| s.modules.contains(part));
     let similar = names(file, None).into_iter().find_map(|(name, full)| {
         let parts: Vec<&str> = name.split('.').collect();
-        let at = parts
-            .iter()
-            .position(|part| modules.contains(part))
-            .filter(|_| role(&name) != Role::Optimizer)?;
+        let at = parts.iter().position(is_module).filter(|_| role(&name) != Role::Optimizer)?;
         Some((parts[..at].join("."), full))
     });
     let found = match (similar, instance(file.values(), "")) {
@@ -116,7 +119,7 @@ pub(super) fn not_found(file: &WeightFile, signature: &Signature) -> Error {
         }
         (None, None) => format!("the file has {}", listed(file.top_level_keys())),
     };
-    Error::format(file.path(), format!("expected {description}: tensors {anchor}*, under any key; {found}"))
+    Error::format(file.path(), format!("expected {description}: tensors {tensors}, under any key; {found}"))
 }
 
 /// Names of a file's tensors, of those under `key` if it is given.
@@ -128,9 +131,8 @@ fn names<'a>(file: &'a WeightFile, key: Option<&str>) -> Names<'a> {
     all.filter(|(name, full)| key.is_none_or(|key| under(full, key) || under(name, key))).collect()
 }
 
-/// Sets of weights of the module with the most tensors, without those of an optimiser's state. An empty `key` stands for
-/// the top level.
-fn sets(names: &Names<'_>, signature: &Signature, key: Option<&str>) -> Vec<Set> {
+/// Sets of weights of the module with the most tensors, without those of an optimiser's state.
+fn sets(names: &Names<'_>, signature: &Signature) -> Vec<Set> {
     let mut counts: BTreeMap<&str, usize> =
         names.iter().filter_map(|(name, _)| Some((prefix(name, signature)?, 0))).collect();
     for (name, _) in names {
@@ -144,14 +146,12 @@ fn sets(names: &Names<'_>, signature: &Signature, key: Option<&str>) -> Vec<Set>
             at += part.len() + 1;
         }
     }
-    let is_top_level = |prefix: &str| key != Some("") || prefix.is_empty();
     let sets = counts.into_iter().map(|(prefix, tensors)| Set {
         role: role(prefix),
         tensors,
         prefix: prefix.to_owned(),
     });
-    let mut sets: Vec<Set> =
-        sets.filter(|set| set.role != Role::Optimizer && is_top_level(&set.prefix)).collect();
+    let mut sets: Vec<Set> = sets.filter(|set| set.role != Role::Optimizer).collect();
     sets.sort_by_key(|set| std::cmp::Reverse(set.tensors));
     sets.truncate(MAX_SETS);
     sets
@@ -272,7 +272,7 @@ fn not_held(
 
 fn no_set_under(file: &WeightFile, signature: &Signature, key: &str) -> Error {
     let description = signature.description;
-    let held = sets(&names(file, None), signature, None);
+    let held = sets(&names(file, None), signature);
     let elsewhere = match held.is_empty() {
         true => format!("the file has {}", listed(file.top_level_keys())),
         false => format!("the file has one under {}", listed(held.iter().map(Set::key))),

@@ -127,7 +127,7 @@ fn choose<'a>(file: &'a WeightFile, hints: &LoadHints) -> Result<(WeightSet, Wei
     if file.metadata().contains_key(TransDiffConfig::METADATA_KEY) {
         return Ok((WeightSet::Single, file.select("")));
     }
-    Err(weight_sets::not_found(file, &SIGNATURE))
+    Err(weight_sets::not_found(file, &[SIGNATURE]))
 }
 
 /// Returns `true` if the file holds a model, by the names of its tensors (under `key` if it is given) or by its metadata.

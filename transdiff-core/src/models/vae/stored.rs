@@ -10,7 +10,7 @@ use crate::{Backend, DType, Error, Result};
 
 /// Names by which the autoencoder's tensors are recognised. A file may hold others beside them, such as those of the loss
 /// that it was trained with.
-const SIGNATURE: Signature = Signature {
+pub(crate) const SIGNATURE: Signature = Signature {
     description: "a KL-VAE",
     anchor: "encoder.conv_in.",
     modules: &["encoder", "decoder", "quant_conv", "post_quant_conv"],
@@ -42,7 +42,7 @@ impl<'a> StoredVae<'a> {
     /// As [`find`](Self::find); [`Error::Format`] if there is no such set.
     pub fn find_with(file: &'a WeightFile, hints: &LoadHints) -> Result<Self> {
         let Some((_, tensors)) = weight_sets::choose(file, &SIGNATURE, hints)? else {
-            return Err(weight_sets::not_found(file, &SIGNATURE));
+            return Err(weight_sets::not_found(file, &[SIGNATURE]));
         };
         let is_own =
             |name: &str| name.split('.').next().is_some_and(|first| SIGNATURE.modules.contains(&first));
