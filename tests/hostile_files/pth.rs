@@ -239,6 +239,17 @@ fn structures() -> Vec<Case> {
     let namespace = b"cargparse\nNamespace\n)\x81";
     let namespaces = dict(&[("args", [namespace.repeat(2_000), b"N".to_vec(), b"b".repeat(2_000)].concat())]);
     let deep = (0..20).fold(tensor("0", &[1, 16]), |inner, _| dict(&[(&"k".repeat(1000), inner)]));
+    // Twenty dictionaries, each with all of them as its items, and a tensor.
+    let all: Vec<u8> = (0..20).flat_map(|i| [text(&i.to_string()), vec![b'h', i]].concat()).collect();
+    let of_all =
+        |i: u8| [vec![b'h', i, b'('], all.clone(), text("w"), tensor("0", &[16]), b"u".to_vec()].concat();
+    let in_each_other = [
+        b"(".to_vec(),
+        (0..20).flat_map(|i| [b'}', b'q', i]).collect(),
+        (0..20).flat_map(of_all).collect(),
+        b"t".to_vec(),
+    ]
+    .concat();
     // Items of one dictionary, each a list of the previous one.
     let list = |i: u32| {
         [
@@ -273,6 +284,7 @@ fn structures() -> Vec<Case> {
         Case::accepted("namespaces_nested_deeper", built(&namespaces)),
         Case::accepted("lists_nested_deep", nested(40)),
         Case::accepted("lists_nested_deeper", nested(20_000)),
+        Case::accepted("dictionaries_in_each_other", model(in_each_other)),
         Case::accepted("lists_one_deeper_than_the_last", built(&growing)),
         Case::accepted("lists_doubled_30_times", model(doubled_lists())),
         Case::accepted("names_nested_long", built(&deep)),

@@ -130,6 +130,9 @@ fn beside() -> Vec<Case> {
     let storages = vec![[0; 128].as_slice(); 60_000];
     let tensors = [shared, dict(&[("log", batches(60_000, &small)), ("w", tensor("0", &[32]))])].concat();
     let tensors = zip(&checkpoint(&pickle(&tensors), &storages));
+    let numbers: Vec<u8> = (0..100_000).flat_map(|i| [int(i), b"K\0".to_vec()].concat()).collect();
+    let large = [b"}q\0(".as_slice(), &numbers, &text("w"), &tensor("0", &[16]), b"u"].concat();
+    let many_times = model([b"](".as_slice(), &large, &b"h\0".repeat(20_000), b"e"].concat());
     let scalar = |i: usize| {
         let bytes = [b"C\x08".as_slice(), &(i as f64).to_le_bytes()].concat();
         [b"h\0N".as_slice(), &bytes, &put(3 * i), b"\x86", &put(3 * i + 1), b"R", &put(3 * i + 2)].concat()
@@ -142,5 +145,6 @@ fn beside() -> Vec<Case> {
         Case::accepted("log_of_paths", beside(batches(100_000, &path))),
         Case::accepted("log_of_scalars", beside([scalars, batches(100_000, &scalar)].concat())),
         Case::accepted("log_of_tensors", tensors),
+        Case::accepted("tensor_in_a_large_dictionary_many_times", many_times),
     ]
 }

@@ -82,6 +82,19 @@ fn wrappers_are_ignored_anywhere_in_a_name() {
 }
 
 #[test]
+fn tensors_beside_the_wrapper_are_not_part_of_the_model() {
+    let mut storages = Storages::default();
+    let model = storages.model(1.0, plain);
+    let averaged = storages.model(2.0, |name| format!("module.{name}"));
+    let count = view(storage("FloatStorage", &storages.add(&[7.0]), 1), 0, &[], &[]);
+    let averaged = [averaged, text("n_averaged"), count.clone(), b"s".to_vec()].concat();
+    let file = storages.file(&dict(&[("module", model), ("rng_state", tensor("0", &[24]))]));
+    assert_eq!(found(&file, &hints()).unwrap(), (WeightSet::Single, 1.0));
+    let file = storages.file(&averaged);
+    assert_eq!(found(&file, &hints()).unwrap(), (WeightSet::Single, 2.0));
+}
+
+#[test]
 fn two_spellings_of_one_name_are_refused() {
     let mut storages = Storages::default();
     let model = tiny::model(&Reference, &tiny::one_step(), DType::F32);

@@ -32,6 +32,22 @@ pub(super) fn unwrapped(name: &str) -> Cow<'_, str> {
     Cow::Owned(name.split('.').filter(|part| !is_wrapper(part)).collect::<Vec<_>>().join("."))
 }
 
+/// Length of what precedes the name of a tensor in its set: the key `prefix` of the set, with wrappers in between and
+/// behind it.
+pub(super) fn wrapped_prefix_len(full: &str, prefix: &str) -> usize {
+    let mut components = prefix.matches('.').count();
+    let mut len = 0;
+    for part in full.split('.') {
+        match WRAPPERS.contains(&part) {
+            true => {}
+            false if components == 0 => break,
+            false => components -= 1,
+        }
+        len += part.len() + 1;
+    }
+    len.min(full.len())
+}
+
 /// Role of the tensors under the key `path`, which the innermost component with a known word tells.
 pub(super) fn role(path: &str) -> Role {
     if path.split('.').any(is_optimizer) {
@@ -59,25 +75,29 @@ fn is_optimizer(component: &str) -> bool {
     is_moment(component) || words(component).any(|word| OPTIMIZER.contains(&&*word))
 }
 
-/// Words of a component in lower case, without digits: `netG_EMA2` has `net`, `g` and `ema`.
+/// Words of a component in lower case, without digits: `netG_EMA2` has `net`, `g` and `ema`, `EMAModel` has `ema` and
+/// `model`.
 fn words(component: &str) -> impl Iterator<Item = String> + '_ {
     let mut rest = component;
     std::iter::from_fn(move || {
         rest = rest.trim_start_matches(|c: char| !c.is_alphabetic());
-        let mut chars = rest.char_indices().peekable();
-        let mut end = rest.len();
-        while let Some((_, c)) = chars.next() {
-            if let Some(&(at, next)) = chars.peek()
-                && (!next.is_alphabetic() || (c.is_lowercase() && next.is_uppercase()))
-            {
-                end = at;
-                break;
-            }
-        }
-        let (word, after) = rest.split_at(end);
+        let (word, after) = rest.split_at(word_len(rest));
         rest = after;
         (!word.is_empty()).then(|| word.to_lowercase())
     })
+}
+
+/// Length in bytes of the word at the start of `text`.
+fn word_len(text: &str) -> usize {
+    let mut chars = text.char_indices().peekable();
+    while let Some((_, c)) = chars.next() {
+        let Some(&(at, next)) = chars.peek() else { break };
+        let starts_word = || text[at..].chars().nth(1).is_some_and(char::is_lowercase);
+        if !next.is_alphabetic() || (next.is_uppercase() && (c.is_lowercase() || starts_word())) {
+            return at;
+        }
+    }
+    text.len()
 }
 
 #[cfg(test)]
@@ -98,6 +118,19 @@ mod tests {
     }
 
     #[test]
+    fn prefix_includes_wrappers_before_the_name() {
+        for (full, prefix, expected) in [
+            ("a._orig_mod.b.weight", "", ""),
+            ("module.a.weight", "", "module."),
+            ("model.module.a.weight", "model.", "model.module."),
+            ("module.model.a.module.weight", "model.", "module.model."),
+            ("module", "", "module"),
+        ] {
+            assert_eq!(&full[..wrapped_prefix_len(full, prefix)], expected, "{full}");
+        }
+    }
+
+    #[test]
     fn keys_of_averages_are_recognised_in_any_spelling() {
         for key in [
             "ema",
@@ -110,6 +143,7 @@ mod tests {
             "modelema",
             "ema2",
             "averaged_model",
+            "EMACallback",
             "shadow_params",
             "swa_model",
             "model-ema",

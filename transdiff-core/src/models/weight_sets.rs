@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::set_names::{Role, is_ema, role, unwrapped};
+use super::set_names::{Role, is_ema, role, unwrapped, wrapped_prefix_len};
 use super::{LoadHints, WeightSet};
 use crate::checkpoint::{SKIPPED, WeightFile, WeightView};
 use crate::{Error, Result};
@@ -14,8 +14,6 @@ use crate::{Error, Result};
 const MAX_SETS: usize = 64;
 /// Number of keys that an error lists.
 const MAX_KEYS: usize = 8;
-/// Counter that `torch.optim.swa_utils.AveragedModel` keeps beside the averages.
-const AVERAGE_COUNTER: &str = "n_averaged";
 /// Key of the representation of a value that is not built.
 const PLACEHOLDER: &str = "$python";
 
@@ -93,7 +91,7 @@ pub(super) fn choose<'a>(
         return Err(not_held(file, hints.weights, &held, unknown_average.as_deref()));
     }
     let set = best(file, signature, &found)?;
-    Ok(Some((weight_set(set), view(file, &names, &sets, set)?)))
+    Ok(Some((weight_set(set), view(file, signature, &names, &sets, set)?)))
 }
 
 /// The error for a file that holds no set of weights of any of the modules.
@@ -280,19 +278,29 @@ fn no_set_under(file: &WeightFile, signature: &Signature, key: &str) -> Error {
     Error::format(file.path(), format!("no set of weights of {description} under the key {key}; {elsewhere}"))
 }
 
-/// Tensors of a set, under the names of the module's parameters. Other sets and the state of an optimiser may be under the
-/// same key.
-fn view<'a>(file: &'a WeightFile, names: &Names<'a>, sets: &[Set], set: &Set) -> Result<WeightView<'a>> {
+/// Tensors of a set, under the names of the module's parameters. Other sets, the state of an optimiser, and what is not
+/// behind the same wrappers may be under the same key.
+fn view<'a>(
+    file: &'a WeightFile,
+    signature: &Signature,
+    names: &Names<'a>,
+    sets: &[Set],
+    set: &Set,
+) -> Result<WeightView<'a>> {
     let is_inner =
         |inner: &&Set| inner.prefix.len() > set.prefix.len() && inner.prefix.starts_with(&set.prefix);
     let inner: Vec<&Set> = sets.iter().filter(is_inner).collect();
+    let of_set =
+        || names.iter().filter_map(|(name, full)| Some((name, name.strip_prefix(&set.prefix)?, *full)));
+    let first = |rest: &'_ str| -> usize { rest.find('.').unwrap_or(rest.len()) };
+    let wrapped_prefix = |full: &'a str| &full[..wrapped_prefix_len(full, &set.prefix)];
+    let own = of_set().filter(|(_, rest, _)| signature.modules.contains(&&rest[..first(rest)]));
+    let wrapped_prefixes: BTreeSet<&str> = own.map(|(_, _, full)| wrapped_prefix(full)).collect();
     let mut found: BTreeMap<Cow<'a, str>, &'a str> = BTreeMap::new();
-    for (name, full) in names {
-        let Some(rest) = name.strip_prefix(&set.prefix) else { continue };
-        let first = rest.split('.').next().unwrap_or_default();
+    for (name, rest, full) in of_set() {
         let is_other = inner.iter().any(|inner| name.starts_with(&inner.prefix))
-            || rest == AVERAGE_COUNTER
-            || (rest != first && role(first) != Role::Weights);
+            || !wrapped_prefixes.contains(wrapped_prefix(full))
+            || (first(rest) < rest.len() && role(&rest[..first(rest)]) != Role::Weights);
         if is_other {
             continue;
         }
@@ -303,7 +311,7 @@ fn view<'a>(file: &'a WeightFile, names: &Names<'a>, sets: &[Set], set: &Set) ->
         if let Some(other) = found.insert(rest, full) {
             return Err(Error::Tensor {
                 path: file.path().to_owned(),
-                tensor: (*full).to_owned(),
+                tensor: full.to_owned(),
                 expected: "a name of its own, apart from wrappers".to_owned(),
                 got: format!("the name of {other}"),
             });

@@ -20,8 +20,9 @@ pub(in super::super) fn describe(first: &[u8]) -> Option<String> {
         return Some(message.to_owned());
     }
     let protocol = match first {
-        // A safetensors header of 640 bytes begins like a pickle of protocol 2, but continues with `{`.
-        [PROTO, protocol @ 2..=5, ..] if first.get(8) != Some(&b'{') => *protocol,
+        // The length of a safetensors header may look like a pickle, but the header follows.
+        [_, _, _, _, _, _, _, _, b'{', ..] => return None,
+        [PROTO, protocol @ 2..=5, ..] => *protocol,
         _ => text_protocol(first)?,
     };
     let contents = if holds(first, "numpy") { "a bare pickle of numpy arrays" } else { "a bare pickle" };

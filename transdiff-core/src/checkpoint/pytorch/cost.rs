@@ -31,12 +31,22 @@ impl Cost {
     const INFINITE: Self = Self { values: u32::MAX, tensors: u32::MAX };
     /// Cost that is not computed yet.
     const UNKNOWN: Self = Self { values: u32::MAX, tensors: u32::MAX - 1 };
+    /// Cost that is being computed.
+    const STARTED: Self = Self { values: u32::MAX, tensors: u32::MAX - 2 };
 
     fn plus(self, other: Self) -> Self {
         Self {
             values: self.values.saturating_add(other.values),
             tensors: self.tensors.saturating_add(other.tensors),
         }
+    }
+
+    /// The cost of a container of `items` items: finding the tensors among them takes time, which counts as bytes.
+    fn with_search(mut self, items: usize) -> Self {
+        if self.tensors > 0 {
+            self.tensors = self.tensors.saturating_add(u32::try_from(items).unwrap_or(u32::MAX));
+        }
+        self
     }
 
     /// The cost, without what is more than `max`.
@@ -76,17 +86,25 @@ impl<'a> Costs<'a> {
     }
 
     fn at_depth(&mut self, id: ValueId, depth: usize) -> Cost {
-        let known = self.known[id as usize];
-        if known != Cost::UNKNOWN {
-            return known;
+        match self.known[id as usize] {
+            Cost::UNKNOWN if depth < MAX_DEPTH => self.known[id as usize] = Cost::STARTED,
+            // Nested too deep, or in itself. It stays infinite, wherever else it is.
+            Cost::UNKNOWN | Cost::STARTED => self.known[id as usize] = Cost::INFINITE,
+            known => return known,
         }
-        if depth == MAX_DEPTH {
-            return Cost::INFINITE;
+        if self.known[id as usize] == Cost::STARTED {
+            let cost = self.computed(id, depth);
+            if self.known[id as usize] == Cost::STARTED {
+                self.known[id as usize] = cost;
+            }
         }
-        self.known[id as usize] = Cost::INFINITE; // as long as it is computed: it may contain itself
+        self.known[id as usize]
+    }
+
+    fn computed(&mut self, id: ValueId, depth: usize) -> Cost {
         let table = self.table;
         let values = |values| Cost { values, tensors: 0 };
-        let cost = match meaning(table, id) {
+        match meaning(table, id) {
             Meaning::Plain(PickleValue::Numbers(numbers)) => {
                 values(numbers.count.saturating_mul(VALUE_BYTES))
             }
@@ -105,14 +123,19 @@ impl<'a> Costs<'a> {
             },
             Meaning::List(parts) => {
                 let items = parts.iter().flat_map(|items| items.iter());
-                items.fold(values(LIST_BYTES), |sum, &item| sum.plus(self.at_depth(item, depth + 1)))
+                let sum =
+                    items.fold(values(LIST_BYTES), |sum, &item| sum.plus(self.at_depth(item, depth + 1)));
+                sum.with_search(parts[0].len() + parts[1].len())
             }
-            Meaning::Dict(dict) => dict.items(table).fold(values(DICT_BYTES), |sum, (key, value)| {
-                let item = self.at_depth(value, depth + 1).within(self.max);
-                sum.plus(values(self.of_key(key))).plus(item)
-            }),
-        };
-        self.known[id as usize] = cost;
-        cost
+            Meaning::Dict(dict) => {
+                let mut count = 0;
+                let sum = dict.items(table).fold(values(DICT_BYTES), |sum, (key, value)| {
+                    count += 1;
+                    let item = self.at_depth(value, depth + 1).within(self.max);
+                    sum.plus(values(self.of_key(key))).plus(item)
+                });
+                sum.with_search(count)
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! plain data that is too large is skipped.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -158,9 +159,8 @@ impl<'a> StateDictReader<'a> {
                 }
                 continue;
             }
-            if keep || self.costs.of(item).tensors > 0 {
-                values.extend(self.visit(item, &format!("{name}.{index}"), keep, depth + 1));
-            }
+            let full = self.full_name(item, name, index);
+            values.extend(self.visit(item, &full, keep, depth + 1));
             index += 1;
         }
         (keep && (count == 0 || !values.is_empty())).then_some(Value::Array(values))
@@ -173,11 +173,16 @@ impl<'a> StateDictReader<'a> {
         for (i, (key, value)) in dict.items(self.table).enumerate() {
             count += 1;
             let key = self.key(key, i, &string_keys);
-            let full = format!("{name}.{key}");
+            let full = self.full_name(value, name, &key);
             let value = self.item(value, &full, self.costs.max, keep, depth + 1);
             values.extend(value.map(|value| (key, value)));
         }
         (keep && (count == 0 || !values.is_empty())).then_some(Value::Object(values))
+    }
+
+    /// Name of the tensors in the item `part` of a container; empty if there are none.
+    fn full_name(&mut self, id: ValueId, name: &str, part: impl Display) -> String {
+        if self.costs.of(id).tensors > 0 { format!("{name}.{part}") } else { String::new() }
     }
 
     /// Returns the keys that are strings, if there are keys of other types as well.
