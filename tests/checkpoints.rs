@@ -35,7 +35,7 @@ fn open(name: &str) -> Vec<WeightFile> {
 
 /// Number of heads of the recorded model, which its file does not contain.
 fn hints(golden: &Golden) -> LoadHints {
-    LoadHints { heads: Some(golden.value("heads")), weights: None }
+    LoadHints { heads: Some(golden.value("heads")), ..LoadHints::default() }
 }
 
 #[test]
@@ -260,7 +260,8 @@ fn checkpoint_and_safetensors_file_give_the_same_model() {
             (Some(WeightSet::Raw), WeightSet::Raw, "param."),
         ];
         for (wanted, chosen, set) in choices {
-            let source = StoredTransDiff::find(&file, &LoadHints { weights: wanted, ..hints }).unwrap();
+            let source =
+                StoredTransDiff::find(&file, &LoadHints { weights: wanted, ..hints.clone() }).unwrap();
             assert_eq!(source.weights(), chosen);
             let model = source.load(&cpu, DType::F32).unwrap();
             let config = serde_json::to_string(model.config()).unwrap();
@@ -277,8 +278,9 @@ fn checkpoint_and_safetensors_file_give_the_same_model() {
             let bare = TransDiff::from_file(&cpu, &bare, DType::F32, &hints).unwrap();
             assert_eq!((bare.config(), features(&bare)), (model.config(), features(&model)));
         }
-        let error = StoredTransDiff::find(&file, &LoadHints { weights: Some(WeightSet::Single), ..hints })
-            .unwrap_err();
+        let error =
+            StoredTransDiff::find(&file, &LoadHints { weights: Some(WeightSet::Single), ..hints.clone() })
+                .unwrap_err();
         let expected = "expected a single set of weights, the file has EMA weights and raw weights";
         assert!(error.to_string().ends_with(expected), "{error}");
     }
@@ -320,7 +322,8 @@ fn missing_heads_require_a_hint() {
         assert!(matches!(&error, Error::Format { path, .. } if path == file.path()), "{error}");
         assert!(error.to_string().contains("hint `heads`"), "{error}");
         let error =
-            StoredTransDiff::find(&file, &LoadHints { heads: Some(width + 1), weights: None }).unwrap_err();
+            StoredTransDiff::find(&file, &LoadHints { heads: Some(width + 1), ..LoadHints::default() })
+                .unwrap_err();
         assert!(matches!(&error, Error::Config { field: "heads", .. }), "{error}");
     }
     let bare = rewritten(&golden, "param.", &[]);
@@ -333,8 +336,8 @@ fn missing_heads_require_a_hint() {
     );
     let saved = WeightFile::open(saved.path()).unwrap();
     StoredTransDiff::find(&saved, &hints(&golden)).unwrap();
-    let error =
-        StoredTransDiff::find(&saved, &LoadHints { heads: Some(heads + 1), weights: None }).unwrap_err();
+    let error = StoredTransDiff::find(&saved, &LoadHints { heads: Some(heads + 1), ..LoadHints::default() })
+        .unwrap_err();
     let expected = format!("the hint says {}, the metadata says {heads}", heads + 1);
     assert!(error.to_string().contains(&expected), "{error}");
 }

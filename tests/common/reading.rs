@@ -14,7 +14,7 @@ pub fn read_everything(file: Result<WeightFile>) -> Result<()> {
     file.entries().keys().try_for_each(|name| file.tensor(name).map(drop))?;
     // The metadata gives the number of heads; without it, any number will do.
     let heads = file.metadata().is_empty().then_some(1);
-    let model = StoredTransDiff::find(&file, &LoadHints { heads, weights: None })
+    let model = StoredTransDiff::find(&file, &LoadHints { heads, ..LoadHints::default() })
         .and_then(|source| source.load(&Reference, DType::F32));
     match FileKind::of(&file) {
         FileKind::Model | FileKind::TrainingRun => model.map(drop),

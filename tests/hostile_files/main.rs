@@ -6,6 +6,7 @@
 
 mod config;
 mod pth;
+mod pth_contents;
 mod safetensors;
 
 #[path = "../common/allocation.rs"]
@@ -134,7 +135,7 @@ fn sparse_file_does_not_raise_the_allocation_limit() {
     file.seek(SeekFrom::Current(HOLE_BYTES as i64)).unwrap();
     file.write_all(&bytes[directory..]).unwrap();
     let (result, peak) = peak_of(|| WeightFile::open(&path).map(drop));
-    check_result("hole", &path, Some("exceed the allocation limit"), result);
+    check_result("hole", &path, None, result);
     assert!(peak < 128 << 20, "{peak} bytes");
 }
 

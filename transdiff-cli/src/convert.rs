@@ -29,7 +29,8 @@ Examples:
   transdiff convert checkpoint-last.pth model.safetensors
   transdiff convert checkpoint-last.pth small.safetensors --dtype bf16
   transdiff convert weights.pth model.safetensors --heads 12
-  transdiff convert kl16.ckpt vae.safetensors"
+  transdiff convert kl16.ckpt vae.safetensors
+  transdiff convert lightning.ckpt model.safetensors --key state_dict.model"
 )]
 pub struct ConvertArgs {
     /// Checkpoint or VAE to read: safetensors (or the index of its shards), .pth, .pt or .ckpt
@@ -59,7 +60,7 @@ struct LoadTarget<'a> {
 pub fn run(args: &ConvertArgs) -> Result<()> {
     output::check_destination(&args.output, args.force)?;
     let file = WeightFile::open(&args.input)?;
-    let target = find(&file, args.hints)?;
+    let target = find(&file, &args.hints)?;
     write(&args.output, &target, args.dtype.map(DType::from))?;
     let size = std::fs::metadata(&args.output).map_err(Error::io(&args.output))?.len();
     output::print(format!(
@@ -71,22 +72,20 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     ))
 }
 
-fn find(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
-    match FileKind::of(file) {
+fn find<'a>(file: &'a WeightFile, hints: &LoadHintArgs) -> Result<LoadTarget<'a>> {
+    match FileKind::under(file, hints.key.as_deref()) {
         FileKind::Model | FileKind::TrainingRun => model(file, hints),
         FileKind::Codec => codec(file, hints),
+        // A key that holds nothing is an error of its own.
+        FileKind::Unknown if hints.key.is_some() => model(file, hints),
         FileKind::Unknown => {
             file.check_complete()?;
-            let path = file.path().display();
-            Err(format!(
-                "{path}: expected a TransDiff model or a VAE; `transdiff inspect` shows the contents of the file"
-            )
-            .into())
+            Err(FileKind::unknown_error(file).into())
         }
     }
 }
 
-fn model(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
+fn model<'a>(file: &'a WeightFile, hints: &LoadHintArgs) -> Result<LoadTarget<'a>> {
     let model = hints.find_model(file)?;
     model.check()?;
     let description = match model.weights() {
@@ -97,15 +96,12 @@ fn model(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
     Ok(LoadTarget { description, tensors: model.tensors().clone(), metadata: metadata(model.config()) })
 }
 
-fn codec(file: &WeightFile, hints: LoadHintArgs) -> Result<LoadTarget<'_>> {
-    for (flag, given) in [("--heads", hints.heads.is_some()), ("--weights", hints.weights.is_some())] {
-        if given {
-            return Err(
-                format!("{flag}: applies to models only, but {} is a VAE", file.path().display()).into()
-            );
-        }
+fn codec<'a>(file: &'a WeightFile, hints: &LoadHintArgs) -> Result<LoadTarget<'a>> {
+    if hints.heads.is_some() {
+        let path = file.path().display();
+        return Err(format!("--heads: applies to models only, but {path} is a VAE").into());
     }
-    let codec = StoredCodec::find(file)?;
+    let codec = StoredCodec::find_with(file, &hints.into())?;
     codec.check()?;
     let metadata = metadata(codec.config());
     Ok(LoadTarget { description: "VAE", tensors: codec.tensors().clone(), metadata })

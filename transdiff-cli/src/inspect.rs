@@ -32,6 +32,7 @@ executed.
 
 Examples:
   transdiff inspect checkpoint-last.pth
+  transdiff inspect lightning.ckpt --key state_dict.model
   transdiff inspect model.safetensors --tensors | less
   transdiff inspect model.safetensors --json | jq .config"
 )]
@@ -50,7 +51,7 @@ pub struct InspectArgs {
 
 pub fn run(args: &InspectArgs) -> Result<()> {
     let file = WeightFile::open(&args.file)?;
-    let summary = FileSummary::new(&file, args.hints);
+    let summary = FileSummary::new(&file, &args.hints);
     match args.json {
         true => output::print(format!("{:#}\n", summary.json(&file))),
         false => output::print(summary.text(&file, args.tensors)),
@@ -59,7 +60,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 
 /// Summary of a file: its kind, and the model or codec found in it.
 struct FileSummary {
-    kind: &'static str,
+    kind: FileKind,
     module: Option<ModuleSummary>,
     /// Error that prevented reading the configuration.
     config_error: Option<String>,
@@ -77,15 +78,12 @@ struct ModuleSummary {
 }
 
 impl FileSummary {
-    fn new(file: &WeightFile, hints: LoadHintArgs) -> Self {
-        let (kind, module) = match FileKind::of(file) {
-            FileKind::Model => ("TransDiff model", model(file, hints)),
-            FileKind::TrainingRun => ("training run", model(file, hints)),
-            FileKind::Codec => ("VAE", codec(file)),
-            FileKind::Unknown => {
-                let kind = "unknown (neither a TransDiff model nor a VAE)";
-                return Self { kind, module: None, config_error: None };
-            }
+    fn new(file: &WeightFile, hints: &LoadHintArgs) -> Self {
+        let kind = FileKind::under(file, hints.key.as_deref());
+        let module = match kind {
+            FileKind::Model | FileKind::TrainingRun => model(file, hints),
+            FileKind::Codec => codec(file, hints),
+            FileKind::Unknown => return Self { kind, module: None, config_error: None },
         };
         let config_error = match &module {
             Err(Failure::Message(message)) => {
@@ -117,7 +115,8 @@ impl FileSummary {
     }
 
     fn overview(&self, file: &WeightFile) -> Vec<(String, String)> {
-        let mut rows = vec![("format", format_name(file).to_owned()), ("kind", self.kind.to_owned())];
+        let mut rows =
+            vec![("format", format_name(file).to_owned()), ("kind", kind_description(self.kind).to_owned())];
         if let Some(module) = &self.module {
             rows.extend(
                 module.weights.map(|weights| ("weights", weight_set_description(weights).to_owned())),
@@ -141,7 +140,7 @@ impl FileSummary {
         json!({
             "path": file.path().display().to_string(),
             "format": format_name(file),
-            "kind": kind_name(FileKind::of(file)),
+            "kind": kind_name(self.kind),
             "config": module.map(ModuleSummary::config_json),
             "config_missing": self.config_error,
             "weights": module.and_then(|m| m.weights).map(weight_set_name),
@@ -154,14 +153,14 @@ impl FileSummary {
     }
 }
 
-fn model(file: &WeightFile, hints: LoadHintArgs) -> Result<ModuleSummary> {
+fn model(file: &WeightFile, hints: &LoadHintArgs) -> Result<ModuleSummary> {
     let model = hints.find_model(file)?;
     let summary = ModuleSummary::new(model.config(), model.tensors());
     Ok(ModuleSummary { weights: Some(model.weights()), preset: model.published_preset(), ..summary })
 }
 
-fn codec(file: &WeightFile) -> Result<ModuleSummary> {
-    let codec = StoredCodec::find(file)?;
+fn codec(file: &WeightFile, hints: &LoadHintArgs) -> Result<ModuleSummary> {
+    let codec = StoredCodec::find_with(file, &hints.into())?;
     Ok(ModuleSummary::new(codec.config(), codec.tensors()))
 }
 
@@ -300,6 +299,15 @@ fn kind_name(kind: FileKind) -> &'static str {
         FileKind::TrainingRun => "training_run",
         FileKind::Codec => "vae",
         FileKind::Unknown => "unknown",
+    }
+}
+
+fn kind_description(kind: FileKind) -> &'static str {
+    match kind {
+        FileKind::Model => "TransDiff model",
+        FileKind::TrainingRun => "training run",
+        FileKind::Codec => "VAE",
+        FileKind::Unknown => "unknown (neither a TransDiff model nor a VAE)",
     }
 }
 

@@ -38,7 +38,7 @@ impl From<DTypeArg> for DType {
 }
 
 /// Properties of a model that its file may not record.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct LoadHintArgs {
     /// Weights to use if the file has both sets [default: ema if present, otherwise raw]
     #[arg(long, value_name = "SET")]
@@ -46,25 +46,28 @@ pub struct LoadHintArgs {
     /// Number of attention heads; required only if the file does not record it
     #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
     pub heads: Option<usize>,
+    /// Key of the dictionary that holds the weights, such as state_dict.model; required only if several are equally good
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
 }
 
-impl From<LoadHintArgs> for LoadHints {
-    fn from(args: LoadHintArgs) -> Self {
+impl From<&LoadHintArgs> for LoadHints {
+    fn from(args: &LoadHintArgs) -> Self {
         let weights = args.weights.map(|set| match set {
             WeightSetArg::Ema => WeightSet::Ema,
             WeightSetArg::Raw => WeightSet::Raw,
         });
-        Self { heads: args.heads, weights }
+        Self { heads: args.heads, weights, key: args.key.clone() }
     }
 }
 
 impl LoadHintArgs {
     /// Finds the model in `file`. If only the number of heads is missing, the error says which flag to add.
-    pub fn find_model(self, file: &WeightFile) -> Result<StoredModel<'_>> {
+    pub fn find_model<'a>(&self, file: &'a WeightFile) -> Result<StoredModel<'a>> {
         let hints = LoadHints::from(self);
         StoredModel::find(file, &hints).map_err(|error| {
             // A single head divides any width: if the model is found with it, only the number of heads was missing.
-            let with_heads = StoredModel::find(file, &LoadHints { heads: Some(1), ..hints });
+            let with_heads = StoredModel::find(file, &LoadHints { heads: Some(1), ..hints.clone() });
             match (error, with_heads) {
                 (Error::Config { field: "heads", expected, got }, _) if hints.heads.is_some() => {
                     Failure::Message(format!("--heads: expected {expected}, got {got}"))

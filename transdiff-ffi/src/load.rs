@@ -14,7 +14,8 @@ use crate::model::{TRANSCDIFF_BF16, TRANSCDIFF_F32, transcdiff_model};
 use crate::status::{FfiError, FfiResult, guard, transcdiff_error, transcdiff_status};
 use crate::versioned::{self, Versioned};
 
-/// EMA (exponential moving average) weights if the file contains them, else the raw weights.
+/// EMA (exponential moving average) weights if the file contains them, else the raw weights. Loading fails if the file
+/// contains EMA weights in a form that is not understood.
 pub const TRANSCDIFF_WEIGHTS_AUTO: u32 = 0;
 /// EMA weights; loading fails if the file does not contain them.
 pub const TRANSCDIFF_WEIGHTS_EMA: u32 = 1;
@@ -217,6 +218,7 @@ impl Inputs {
             hints: LoadHints {
                 heads: (o.heads != 0).then_some(o.heads as usize),
                 weights: weights(o.weights)?,
+                key: None,
             },
         };
         if o.reserved != 0 {

@@ -157,7 +157,7 @@ impl SampleArgs {
             device: self.device,
             dtype: self.dtype.into(),
             threads: self.threads,
-            hints: self.hints.into(),
+            hints: (&self.hints).into(),
         }
     }
 }

@@ -77,10 +77,31 @@ fn pytorch_vae_keeps_values() {
     for name in converted.entries().keys() {
         assert_eq!(converted.tensor(name).unwrap(), source.tensor(&format!("model.{name}")).unwrap());
     }
-    for flags in [["--heads", "4"], ["--weights", "ema"]] {
-        let error = fail(&[&["convert", &path, &out, "--force"], &flags[..]].concat());
-        assert!(error.contains(&format!("{}: applies to models only", flags[0])), "{error}");
-    }
+    let heads = fail(&["convert", &path, &out, "--force", "--heads", "4"]);
+    assert!(heads.contains("--heads: applies to models only"), "{heads}");
+    let ema = fail(&["convert", &path, &out, "--force", "--weights", "ema"]);
+    assert!(ema.contains("expected EMA weights, the file has raw weights"), "{ema}");
+}
+
+#[test]
+fn key_chooses_one_of_several_sets() {
+    let folder = Folder::new();
+    let (path, out) = (folder.path("two.safetensors"), folder.path("out.safetensors"));
+    let from = WeightFile::open(folder.model("a.safetensors", &one_step())).unwrap();
+    let tensors: Vec<(String, HostTensor)> = ["first.", "second."]
+        .iter()
+        .flat_map(|set| from.entries().keys().map(move |name| (format!("{set}{name}"), name)))
+        .map(|(full, name)| (full, from.tensor(name).unwrap()))
+        .collect();
+    write_atomic(&path, tensors.iter().map(|(name, tensor)| (name, tensor)), &BTreeMap::new()).unwrap();
+    let error = fail(&["convert", &path, &out, "--heads", "2"]);
+    assert!(error.contains("under first, second") && error.contains("--key KEY"), "{error}");
+    assert!(fail(&["convert", &path, &out, "--key", "third"]).contains("first, second"));
+    succeed(&["convert", &path, &out, "--heads", "2", "--key", "second"]);
+    let converted = WeightFile::open(&out).unwrap();
+    assert!(converted.entries().keys().eq(from.entries().keys()));
+    let text = succeed(&["inspect", &path, "--heads", "2", "--key", "first"]);
+    assert!(text.contains("single set"), "{text}");
 }
 
 #[test]
@@ -138,8 +159,9 @@ fn files_without_a_model_are_rejected() {
     assert!(fail(&["convert", &path, &out]).contains("class_emb.weight"), "the missing tensor is named");
     write_atomic(&path, [("x", &tensor)], &BTreeMap::new()).unwrap();
     assert!(
-        fail(&["convert", &path, &out]).contains("other.safetensors: expected a TransDiff model or a VAE")
+        fail(&["convert", &path, &out]).contains("other.safetensors: expected a TransDiff model or a KL-VAE")
     );
+    assert!(fail(&["convert", &path, &out]).ends_with("the file has x"));
     let good = folder.model("good.safetensors", &one_step());
     assert!(fail(&["convert", &good, &out, "--heads", "4"]).contains("heads"));
     assert!(fail(&["convert", &good, &out, "--weights", "ema"]).contains("good.safetensors"));

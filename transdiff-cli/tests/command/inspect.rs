@@ -7,7 +7,9 @@ use transdiff::checkpoint::write_atomic;
 use transdiff::train::{TrainConfig, Trainer};
 use transdiff::{DType, HostTensor};
 
+use crate::archive;
 use crate::files::{Folder, golden, model, mrar, one_step};
+use crate::pickle;
 use crate::process::{RunResult, command, fail, succeed};
 
 fn parsed(args: &[&str]) -> Value {
@@ -86,6 +88,17 @@ fn pytorch_checkpoint_summary_shows_training_arguments() {
         assert!(has_row(&text, line), "{line}: {text}");
     }
     assert_eq!(parsed(&["inspect", &path, "--json"])["config"], Value::Null);
+}
+
+#[test]
+fn large_data_is_shown_as_skipped() {
+    let folder = Folder::new();
+    let path = folder.path("log.pth");
+    let log: Vec<Vec<u8>> = (0..200_000).map(|i| pickle::text(&format!("step {i}"))).collect();
+    let root = pickle::dict(&[("log", pickle::list(&log)), ("epoch", pickle::int(3))]);
+    std::fs::write(&path, archive::zip(&archive::checkpoint(&pickle::pickle(&root), &[]))).unwrap();
+    let text = succeed(&["inspect", &path]);
+    assert!(has_row(&text, "log … (skipped: too large)") && has_row(&text, "epoch 3"), "{text}");
 }
 
 #[test]

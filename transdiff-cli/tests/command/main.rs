@@ -1,6 +1,5 @@
 //! Tests of the `transdiff` command as a process with arguments, output and an exit code.
 
-#[cfg(unix)]
 #[path = "../../../tests/common/archive.rs"]
 mod archive;
 mod convert;
@@ -9,7 +8,6 @@ mod convert_output;
 mod files;
 mod inspect;
 mod interrupts;
-#[cfg(unix)]
 #[allow(dead_code)] // other tests use the rest
 #[path = "../../../tests/common/pickle.rs"]
 mod pickle;

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use super::entry::Entry;
 
+/// Text that stands for plain data, or a set of tensors, that is too large to be listed.
+pub(crate) const SKIPPED: &str = "… (skipped: too large)";
+
 /// Table of contents of a file.
 #[derive(Debug, Default)]
 pub(super) struct Contents {

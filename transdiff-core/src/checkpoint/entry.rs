@@ -15,7 +15,7 @@ use crate::{DType, HostData, HostTensor, Result};
 /// Number of axes that a tensor may have.
 pub(super) const MAX_RANK: usize = 8;
 /// Bytes that an entry takes in a table, apart from the characters of its name.
-const TABLE_BYTES: usize = 512;
+pub(super) const TABLE_BYTES: usize = 512;
 /// Number of elements that a view may have beyond those of its storage, as an expanded scalar does.
 const MAX_REPEATED: usize = 1 << 16;
 /// Number of elements of a piece of a tensor.
@@ -29,7 +29,12 @@ pub struct Entry {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     pub(super) extent: Extent,
+    /// Whether the elements are the negatives of those in the file.
+    pub(super) negated: bool,
 }
+
+/// What was expected of a tensor, and what came.
+pub(super) type Mismatch = (String, String);
 
 /// Position of the elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +43,21 @@ pub(super) enum Extent {
     Contiguous(u64),
     /// A strided view of a storage.
     Strided(Box<Strided>),
+    /// In text of one character per byte.
+    Latin1(Box<Latin1>),
+    /// Not where the file says, or not as it says: reading the tensor fails.
+    Invalid(Box<Mismatch>),
+}
+
+/// Bytes as UTF-8 text of the characters U+0000 to U+00FF, as pickles before protocol 3 hold them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Latin1 {
+    /// Position of the text in the file.
+    start: u64,
+    /// Length of the text in bytes.
+    len: u64,
+    /// Position of the elements in the decoded bytes.
+    decoded: Extent,
 }
 
 /// A view of a storage, as PyTorch writes it; checked by [`Strided::check`].
@@ -81,34 +101,64 @@ impl Entry {
         }
     }
 
-    /// A view of a storage. Fails with (expected, got) if it reaches outside of the storage. A view that repeats its
-    /// elements too often is still an entry, so that the other tensors of the file can be used; only reading it fails.
-    pub(super) fn strided(dtype: Dtype, shape: Vec<usize>, view: Strided) -> Result<Self, (String, String)> {
+    /// A row-major tensor that begins at byte `start` of the file.
+    pub(super) fn contiguous(dtype: Dtype, shape: Vec<usize>, start: u64) -> Self {
+        Self { dtype, shape, extent: Extent::Contiguous(start), negated: false }
+    }
+
+    /// A tensor that cannot be read. It is an entry, so that the other tensors of the file can be used.
+    pub(super) fn invalid(dtype: Dtype, mut shape: Vec<usize>, mismatch: Mismatch) -> Self {
+        if element_count(&shape).is_none() {
+            shape.clear();
+        }
+        Self { dtype, shape, extent: Extent::Invalid(Box::new(mismatch)), negated: false }
+    }
+
+    /// The tensor with the sign of its elements inverted.
+    pub(super) fn negated(mut self) -> Self {
+        self.negated = !self.negated;
+        self
+    }
+
+    /// The tensor with its bytes in the text of `len` bytes at `start`.
+    pub(super) fn in_latin1(mut self, start: u64, len: u64) -> Self {
+        self.extent = Extent::Latin1(Box::new(Latin1 { start, len, decoded: self.extent }));
+        self
+    }
+
+    /// A view of a storage. Fails if it reaches outside of the storage. A view that repeats its elements too often is
+    /// still an entry; only reading it fails.
+    pub(super) fn strided(dtype: Dtype, shape: Vec<usize>, view: Strided) -> Result<Self, Mismatch> {
         let numel = view.check(&shape)?;
         let extent = if numel == 0 || view.is_contiguous(&shape) {
             Extent::Contiguous(view.start + (view.offset * dtype.bitsize() / 8) as u64)
         } else {
             Extent::Strided(Box::new(view))
         };
-        Ok(Self { dtype, shape, extent })
+        Ok(Self { dtype, shape, extent, negated: false })
+    }
+
+    /// Checks that the tensor is where the file says and as it says.
+    pub(super) fn check(&self) -> Result<(), Mismatch> {
+        match &self.extent {
+            Extent::Contiguous(_) | Extent::Latin1(_) => Ok(()),
+            Extent::Strided(view) => view.check_repeats(&self.shape),
+            Extent::Invalid(mismatch) => Err((**mismatch).clone()),
+        }
     }
 
     /// Bytes that the tensor takes in memory; 0 if it cannot be read.
     pub(super) fn decoded_bytes(&self) -> u64 {
-        let readable = match &self.extent {
-            Extent::Contiguous(_) => true,
-            Extent::Strided(view) => view.check_repeats(&self.shape).is_ok(),
-        };
-        let size = self.decoded().filter(|_| readable).map_or(0, DType::size);
+        let size = self.decoded().filter(|_| self.check().is_ok()).map_or(0, DType::size);
         (self.shape.iter().product::<usize>() as u64).saturating_mul(size as u64)
     }
 
-    /// Consecutive pieces of the tensor, each with the index of its first element. A strided view is one piece.
+    /// Consecutive pieces of the tensor, each with the index of its first element. A tensor with gaps is one piece.
     pub(super) fn pieces(&self) -> impl Iterator<Item = (usize, Self)> {
         let numel: usize = self.shape.iter().product();
         let len = match &self.extent {
             Extent::Contiguous(_) => PIECE,
-            Extent::Strided(_) => numel.max(1),
+            _ => numel.max(1),
         };
         (0..numel).step_by(len).map(move |first| (first, self.piece(first, len.min(numel - first))))
     }
@@ -119,7 +169,7 @@ impl Entry {
                 let start = start + (first * self.dtype.bitsize() / 8) as u64;
                 Self { shape: vec![len], extent: Extent::Contiguous(start), ..self.clone() }
             }
-            Extent::Strided(_) => self.clone(),
+            _ => self.clone(),
         }
     }
 
@@ -128,6 +178,8 @@ impl Entry {
         match &mut self.extent {
             Extent::Contiguous(start) => *start += by,
             Extent::Strided(view) => view.start += by,
+            Extent::Latin1(text) => text.start += by,
+            Extent::Invalid(_) => {}
         }
         self
     }
@@ -140,10 +192,7 @@ impl Entry {
         name: &str,
         first: usize,
     ) -> Result<HostTensor> {
-        if let Extent::Strided(view) = &self.extent {
-            let error = |(expected, got)| tensor_error(path, name, expected, got);
-            view.check_repeats(&self.shape).map_err(error)?;
-        }
+        self.check().map_err(|(expected, got)| tensor_error(path, name, expected, got))?;
         let data = match self.dtype {
             Dtype::F32 => self.elements(reader, f32::from_le_bytes).map(HostData::F32),
             Dtype::F64 => self.elements(reader, f64::from_le_bytes).map(HostData::F64),
@@ -165,6 +214,7 @@ impl Entry {
             other => return Err(tensor_error(path, name, "F32, F64, BF16, F16, I32 or I64 elements", other)),
         };
         let data = data.map_err(read_error(path, format!("tensor {name}"), self.decoded_bytes()))?;
+        let data = if self.negated { negative(data) } else { data };
         check_finite(path, name, &data, first)?;
         HostTensor::new(&self.shape, data)
     }
@@ -190,8 +240,35 @@ impl Entry {
                 out.resize(n, T::default());
                 view.gather(reader, &self.shape, |to, element| out[to] = decode(element))?;
             }
+            Extent::Latin1(text) => {
+                drop(out); // allocated again, beside the decoded bytes
+                let bytes = ByteReader::Memory(Box::new(text.decode(reader, n * SIZE)?));
+                let extent = text.decoded.clone();
+                return Self { extent, shape: self.shape.clone(), ..*self }.elements(&bytes, decode);
+            }
+            Extent::Invalid(_) => return Err(io::ErrorKind::InvalidData.into()),
         }
         Ok(out)
+    }
+}
+
+impl Latin1 {
+    /// Returns the bytes, of which there are `expected`.
+    fn decode(&self, reader: &ByteReader, expected: usize) -> io::Result<Vec<u8>> {
+        let invalid = || {
+            io::Error::new(io::ErrorKind::InvalidData, "its elements are not the bytes that its shape has")
+        };
+        let text = reader.slice(self.start, self.len)?;
+        let text = std::str::from_utf8(&text).map_err(|_| invalid())?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(expected)?;
+        for c in text.chars() {
+            if bytes.len() == expected {
+                return Err(invalid());
+            }
+            bytes.push(u8::try_from(u32::from(c)).map_err(|_| invalid())?);
+        }
+        if bytes.len() == expected { Ok(bytes) } else { Err(invalid()) }
     }
 }
 
@@ -201,13 +278,10 @@ impl Strided {
     }
 
     /// Returns the number of elements. Fails with (expected, got) unless every one is inside of the storage.
-    fn check(&self, shape: &[usize]) -> Result<usize, (String, String)> {
+    fn check(&self, shape: &[usize]) -> Result<usize, Mismatch> {
         let got = || self.describe(shape);
-        let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        // The size in bits of the widest type must not overflow either.
-        let numel = numel.filter(|n| n.checked_mul(u64::BITS as usize).is_some());
-        let numel =
-            numel.ok_or_else(|| ("a shape whose number of elements does not overflow".to_owned(), got()))?;
+        let numel = element_count(shape)
+            .ok_or_else(|| ("a shape whose number of elements does not overflow".to_owned(), got()))?;
         let last = shape.iter().zip(&self.strides).try_fold(self.offset, |at, (&d, &stride)| {
             at.checked_add(d.saturating_sub(1).checked_mul(stride)?)
         });
@@ -223,7 +297,7 @@ impl Strided {
     }
 
     /// Fails with (expected, got) if the view has far more elements than its storage.
-    fn check_repeats(&self, shape: &[usize]) -> Result<(), (String, String)> {
+    fn check_repeats(&self, shape: &[usize]) -> Result<(), Mismatch> {
         let max = self.elements.saturating_add(MAX_REPEATED);
         if shape.iter().product::<usize>() <= max {
             return Ok(());
@@ -299,6 +373,22 @@ fn advance(axes: &mut [Axis]) {
             return;
         }
         axis.at = 0;
+    }
+}
+
+/// Number of elements, unless it or the size in bits of the widest type overflows.
+fn element_count(shape: &[usize]) -> Option<usize> {
+    let numel = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    numel.checked_mul(u64::BITS as usize).map(|_| numel)
+}
+
+/// The elements with inverted signs.
+fn negative(data: HostData) -> HostData {
+    match data {
+        HostData::F32(v) => HostData::F32(v.into_iter().map(|x| -x).collect()),
+        HostData::F64(v) => HostData::F64(v.into_iter().map(|x| -x).collect()),
+        HostData::BF16(v) => HostData::BF16(v.into_iter().map(|x| -x).collect()),
+        HostData::I32(v) => HostData::I32(v.into_iter().map(i32::wrapping_neg).collect()),
     }
 }
 

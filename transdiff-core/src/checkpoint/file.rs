@@ -1,5 +1,6 @@
 //! Files of named tensors, and views of them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,12 @@ use super::stored_tensor::StoredTensor;
 use super::write::stored_dtype;
 use super::{pytorch, safetensors, shards};
 use crate::{DType, Error, HostTensor, Result};
+
+/// Ratio of the bytes that the tensors of a view may take in memory to the bytes of the file. Tied weights are few, but
+/// elements may be twice as wide in memory as in the file.
+const MAX_SHARING: u64 = 4;
+/// Bytes that they may take beyond that, for expanded buffers.
+const MAX_EXPANDED_BYTES: u64 = 8 << 20;
 
 /// A file of named tensors, safetensors or PyTorch. Only its table of contents is kept in memory; tensors are read on
 /// demand.
@@ -37,8 +44,8 @@ impl WeightFile {
     ///
     /// # Errors
     /// [`Error::Io`] if the system cannot read it, [`Error::OutOfMemory`], [`Error::Format`] if it is not a complete
-    /// file of either format or its tensors take far more memory than its storages have bytes, [`Error::Tensor`] if its
-    /// description of a tensor is inconsistent.
+    /// file of either format, [`Error::Tensor`] if the header of a safetensors file describes a tensor inconsistently. A
+    /// tensor of a PyTorch file that is inconsistent is an error when it is read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::from_reader(path, ByteReader::open(path)?, Some(&ByteReader::open))
@@ -132,7 +139,8 @@ impl WeightFile {
     /// and tensors of more than eight axes, with a description in place of the name. Dictionary keys become strings; a
     /// key that has no string form, or one that collides with another key, as 1 does with "1", becomes `$` and its
     /// index. A float that is not finite becomes a string, because JSON cannot represent it. Dictionaries and lists
-    /// that contain only tensors are left out.
+    /// that contain only tensors are left out. Data that is too large for its file becomes the string
+    /// `… (skipped: too large)`; so does a dictionary item with far too many tensors, none of which is listed then.
     pub fn values(&self) -> &serde_json::Map<String, Value> {
         &self.contents.values
     }
@@ -161,10 +169,21 @@ impl WeightFile {
         }
     }
 
+    /// Keys of the dictionary of a PyTorch file, or the first components of the names in a safetensors file; sorted.
+    pub fn top_level_keys(&self) -> BTreeSet<&str> {
+        let first = |name: &'_ String| -> usize { name.find('.').unwrap_or(name.len()) };
+        let tensors = self.contents.entries.keys().map(|name| &name[..first(name)]);
+        tensors.chain(self.contents.values.keys().map(String::as_str)).collect()
+    }
+
     /// Returns the tensors whose names begin with `prefix`, which is stripped from their names.
     pub fn select<'a>(&'a self, prefix: &str) -> WeightView<'a> {
         let names = self.contents.entries.keys();
-        let names = names.filter_map(|full| Some((full.strip_prefix(prefix)?, full.as_str()))).collect();
+        self.view(names.filter_map(|full| Some((full.strip_prefix(prefix)?.into(), full.as_str()))).collect())
+    }
+
+    /// Returns a view of the tensors `names`, each a name in the view and a name in the file.
+    pub(crate) fn view<'a>(&'a self, names: BTreeMap<Cow<'a, str>, &'a str>) -> WeightView<'a> {
         WeightView { file: self, names }
     }
 }
@@ -174,7 +193,7 @@ impl WeightFile {
 pub struct WeightView<'a> {
     file: &'a WeightFile,
     /// Name in the view → name in the file.
-    names: BTreeMap<&'a str, &'a str>,
+    names: BTreeMap<Cow<'a, str>, &'a str>,
 }
 
 impl<'a> WeightView<'a> {
@@ -194,8 +213,8 @@ impl<'a> WeightView<'a> {
     }
 
     /// Name, type and shape of every tensor, sorted by name.
-    pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Entry)> {
-        self.names.iter().map(|(&name, &full)| (name, &self.file.contents.entries[full]))
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &'a Entry)> {
+        self.names.iter().map(|(name, &full)| (&**name, &self.file.contents.entries[full]))
     }
 
     /// Reads one tensor, like [`WeightFile::tensor`].
@@ -236,8 +255,12 @@ impl<'a> WeightView<'a> {
 
     /// Returns the tensors of this view whose names begin with `prefix`, which is stripped from their names.
     pub fn select(&self, prefix: &str) -> WeightView<'a> {
-        let names = self.names.iter().filter_map(|(name, &full)| Some((name.strip_prefix(prefix)?, full)));
-        WeightView { file: self.file, names: names.collect() }
+        let strip = |name: &Cow<'a, str>| match name {
+            Cow::Borrowed(name) => name.strip_prefix(prefix).map(Cow::Borrowed),
+            Cow::Owned(name) => name.strip_prefix(prefix).map(|name| Cow::Owned(name.to_owned())),
+        };
+        let names = self.names.iter().filter_map(|(name, &full)| Some((strip(name)?, full)));
+        self.file.view(names.collect())
     }
 
     /// Returns the tensors of this view for whose names `keep` returns true.
@@ -251,13 +274,16 @@ impl<'a> WeightView<'a> {
     /// elements. No tensor is read.
     ///
     /// # Errors
-    /// [`Error::TensorNames`] for missing and extra names, or [`Error::Format`] if the file is one of several shards;
-    /// [`Error::Tensor`] for a wrong shape or type.
+    /// [`Error::TensorNames`] for missing and extra names; [`Error::Tensor`] for a tensor of a wrong shape or type, or
+    /// that the file does not hold as it says; [`Error::Format`] if the file is one of several shards, or if the tensors
+    /// take far more memory than the file has bytes.
     pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<()> {
         self.check_names(expected)?;
+        self.check_sharing()?;
         expected.iter().try_for_each(|(name, shape)| {
             let full = self.names[name.as_str()];
             let entry = &self.file.contents.entries[full];
+            entry.check().map_err(|(expected, got)| tensor_error(&self.file.path, full, expected, got))?;
             if entry.shape() == shape && entry.decoded().is_some_and(DType::is_float) {
                 return Ok(());
             }
@@ -266,12 +292,27 @@ impl<'a> WeightView<'a> {
         })
     }
 
+    /// Checks that reading all tensors takes memory in proportion to the file, although each may be as large as the
+    /// storage that they share.
+    fn check_sharing(&self) -> Result<()> {
+        let decoded = self.entries().fold(0u64, |sum, (_, entry)| sum.saturating_add(entry.decoded_bytes()));
+        let len = self.file.reader.len();
+        let max = len.saturating_mul(MAX_SHARING).saturating_add(MAX_EXPANDED_BYTES);
+        if decoded <= max {
+            return Ok(());
+        }
+        let message = format!(
+            "tensors of {decoded} bytes in memory share storages in a file of {len} bytes, at most {max} bytes are allowed"
+        );
+        Err(Error::format(&self.file.path, message))
+    }
+
     fn check_names(&self, expected: &[(String, Vec<usize>)]) -> Result<()> {
         let known: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
         let missing: Vec<String> =
-            known.iter().filter(|n| !self.names.contains_key(*n)).map(|&n| n.to_owned()).collect();
+            known.iter().filter(|n| !self.names.contains_key(**n)).map(|&n| n.to_owned()).collect();
         let extra: Vec<String> =
-            self.names.iter().filter(|(n, _)| !known.contains(*n)).map(|(_, &n)| n.to_owned()).collect();
+            self.names.iter().filter(|(n, _)| !known.contains(&***n)).map(|(_, &n)| n.to_owned()).collect();
         if missing.is_empty() && extra.is_empty() {
             return Ok(());
         }

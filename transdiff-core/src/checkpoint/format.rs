@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::byte_reader::ByteReader;
+use super::pytorch::bare;
 use super::safetensors::MAX_HEADER_BYTES;
 use crate::{Error, Result};
 
@@ -27,8 +28,6 @@ pub(super) enum FileFormat {
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 /// First bytes of an archive without entries: its end record.
 const EMPTY_ZIP_MAGIC: &[u8] = b"PK\x05\x06";
-/// First byte of a pickle; the protocol number follows.
-const PICKLE_PROTO: u8 = 0x80;
 /// Position of the magic number of a tar archive.
 const TAR_MAGIC_AT: usize = 257;
 /// Bytes that are read to recognise a format.
@@ -84,10 +83,7 @@ pub(super) fn detect(reader: &ByteReader, path: &Path) -> Result<FileFormat> {
     if first.starts_with(ZIP_MAGIC) || first.starts_with(EMPTY_ZIP_MAGIC) {
         return Ok(FileFormat::PyTorch);
     }
-    if first[0] == PICKLE_PROTO && first.get(1).is_some_and(|protocol| (2..=5).contains(protocol)) {
-        let message = "expected a zip archive, got a bare pickle, as torch.save wrote before PyTorch 1.6 or with \
-                       _use_new_zipfile_serialization=False: load it in PyTorch and save it again with torch.save, \
-                       which writes a zip archive";
+    if let Some(message) = bare::describe(first) {
         return Err(Error::format(path, message));
     }
     if let Some(message) = rejection(first) {

@@ -21,6 +21,7 @@ mod write;
 mod writer_tests;
 
 pub use ::safetensors::tensor::Dtype as StoredDType;
+pub(crate) use contents::SKIPPED;
 pub use destination::Destination;
 pub use entry::Entry;
 pub use file::{WeightFile, WeightView};

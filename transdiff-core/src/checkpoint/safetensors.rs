@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use super::allocation_limit::AllocationLimit;
 use super::byte_reader::ByteReader;
 use super::contents::Contents;
-use super::entry::{self, Entry, Extent, MAX_RANK};
+use super::entry::{self, Entry, MAX_RANK};
 use super::errors::{read_error, tensor_error};
 use super::json;
 use crate::{Error, Result};
@@ -175,7 +175,7 @@ struct Info {
 impl Info {
     fn entry(self, data: u64) -> Entry {
         let (start, _) = self.data_offsets;
-        Entry { dtype: self.dtype, shape: self.shape.0, extent: Extent::Contiguous(data + start) }
+        Entry::contiguous(self.dtype, self.shape.0, data + start)
     }
 }
 

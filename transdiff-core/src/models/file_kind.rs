@@ -1,6 +1,8 @@
 //! Kinds of file, recognised by names and metadata.
 
+use super::weight_sets;
 use super::{transdiff, vae};
+use crate::Error;
 use crate::checkpoint::WeightFile;
 
 /// Metadata key of the settings of a training run.
@@ -24,12 +26,22 @@ pub enum FileKind {
 impl FileKind {
     /// Returns the kind of `file`. No tensor is read.
     pub fn of(file: &WeightFile) -> Self {
+        Self::under(file, None)
+    }
+
+    /// Returns the kind of the weights under `key` in `file`, or of the file if no key is given. No tensor is read.
+    pub fn under(file: &WeightFile, key: Option<&str>) -> Self {
         if file.metadata().contains_key(TRAIN_KEY) {
             return Self::TrainingRun;
         }
-        if transdiff::holds_model(file) {
+        if transdiff::holds_model(file, key) {
             return Self::Model;
         }
-        vae::names_prefix(file).map_or(Self::Unknown, |_| Self::Codec)
+        if vae::holds_vae(file, key) { Self::Codec } else { Self::Unknown }
+    }
+
+    /// The error for a file of unknown kind: it says what the file holds instead.
+    pub fn unknown_error(file: &WeightFile) -> Error {
+        weight_sets::not_found(file, &[transdiff::SIGNATURE, vae::SIGNATURE])
     }
 }

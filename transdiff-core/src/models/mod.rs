@@ -10,10 +10,12 @@ mod generator;
 mod memory;
 mod model;
 mod registry;
+mod set_names;
 mod stored;
 mod trainable;
 pub mod transdiff;
 pub mod vae;
+mod weight_sets;
 
 pub use codec::{Codec, CodecInfo};
 pub use features::{Diversity, Features, cosine_mean};

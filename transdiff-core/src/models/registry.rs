@@ -116,6 +116,14 @@ impl<'a> StoredCodec<'a> {
         whole(file, StoredVae::find(file).map(Self::Vae))
     }
 
+    /// Finds the codec in a file, with hints about its set of weights and its key.
+    ///
+    /// # Errors
+    /// Those of [`StoredVae::find_with`], the only codec so far.
+    pub fn find_with(file: &'a WeightFile, hints: &LoadHints) -> Result<Self> {
+        StoredVae::find_with(file, hints).map(Self::Vae)
+    }
+
     /// Description of the codec.
     pub fn info(&self) -> CodecInfo {
         match self {

@@ -31,12 +31,15 @@ impl WeightSet {
 }
 
 /// Information that a file may lack and the caller may have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadHints {
     /// Number of attention heads, which cannot be inferred from the shapes of the tensors.
     pub heads: Option<usize>,
     /// Set of weights to take. By default the EMA weights where there are any.
     pub weights: Option<WeightSet>,
+    /// Key of the dictionary that holds the weights, such as `state_dict.model`; empty for the top level. Required only if
+    /// several dictionaries hold equally many tensors of the model.
+    pub key: Option<String>,
 }
 
 /// The JSON value `key` of a file's metadata.

@@ -1,205 +1,207 @@
 //! Reader of state dicts: turns the values built by a pickle into named tensors and plain data.
+//!
+//! Nothing but the pickle itself can make a file unreadable: a tensor that is wrong is an entry that cannot be read, and
+//! plain data that is too large is skipped.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
+use std::fmt::Display;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::super::allocation_limit::AllocationLimit;
-use super::super::contents::Contents;
-use super::super::entry::{self, Entry, Strided};
-use super::super::errors::tensor_error;
-use super::reducers;
-use super::value::{PickleValue, Tensor, ValueId, ValueTable};
-use super::zip::Archive;
+use super::super::contents::{Contents, SKIPPED};
+use super::super::entry::{self, Entry};
+use super::cost::{Cost, Costs, MAX_DEPTH};
+use super::numbers::Number;
+use super::reducers::{Dict, Meaning, TensorCall, field_names, meaning, name as class_name};
+use super::tensors::{Places, placeholder};
+use super::value::{PickleValue, ValueId, ValueTable};
 use crate::{Error, Result};
 
-/// Number of levels that dictionaries and lists may nest; checkpoints have about five.
-const MAX_DEPTH: usize = 32;
 /// Bytes that a name may have.
 const MAX_NAME_BYTES: usize = 1 << 12;
-/// Bytes that a dictionary takes, however few its keys.
-const DICTIONARY_BYTES: usize = 640;
-/// Ratio of the bytes that all tensors together may take in memory to the bytes of their storages. Tied weights are few,
-/// but a checkpoint may hold one set of weights under several names, and elements may be twice as wide in memory as in
-/// the file.
-const MAX_SHARING: u64 = 4;
-/// Bytes that all tensors together may take beyond that, for expanded buffers.
-const MAX_EXPANDED_BYTES: u64 = 8 << 20;
+/// Key under which the number of skipped items stands.
+const ELLIPSIS: &str = "…";
 
 /// Traversal of the values built by a pickle.
 pub(super) struct StateDictReader<'a> {
+    code: &'a [u8],
     table: &'a ValueTable<'a>,
-    archive: &'a Archive,
-    /// Folder of the archive, with its trailing slash.
-    folder: &'a str,
+    places: Places<'a>,
     path: &'a Path,
+    costs: Costs<'a>,
     contents: Contents,
-    /// Values from the root to the current one.
-    ancestors: Vec<ValueId>,
-    /// Memory left by the unpickler.
+    /// Memory left for entries.
     limit: AllocationLimit,
-    sharing: StorageSharing,
-}
-
-/// Degree to which tensors share their storages.
-#[derive(Default)]
-struct StorageSharing {
-    /// Positions of the storages in the file.
-    storages: BTreeSet<u64>,
-    /// Bytes of all storages in the file.
-    stored: u64,
-    /// Bytes of all tensors in memory, once they are read.
-    decoded: u64,
+    /// Memory left for values and entries of the items at the top level.
+    left: Cost,
 }
 
 impl<'a> StateDictReader<'a> {
-    pub fn new(table: &'a ValueTable<'a>, archive: &'a Archive, folder: &'a str, path: &'a Path) -> Self {
-        Self {
-            table,
-            archive,
-            folder,
-            path,
-            contents: Contents::default(),
-            ancestors: Vec::new(),
-            limit: table.limit.clone(),
-            sharing: StorageSharing::default(),
-        }
+    /// Returns a reader of the values in `table`, which `code` built, within `limit`.
+    pub fn new(
+        code: &'a [u8],
+        table: &'a ValueTable<'a>,
+        places: Places<'a>,
+        path: &'a Path,
+        limit: AllocationLimit,
+    ) -> Self {
+        // Half of the memory for tensors and half for plain data; and at most half of that for an item of a dictionary.
+        let half = u32::try_from(limit.remaining() / 2).unwrap_or(u32::MAX);
+        let left = Cost { values: half, tensors: half };
+        let max = Cost { values: half / 2, tensors: half / 2 };
+        let costs = Costs::new(table, max);
+        Self { code, table, places, path, costs, contents: Contents::default(), limit, left }
     }
 
     /// Returns the table of contents of the dictionary `root`.
     pub fn contents(mut self, root: ValueId) -> Result<Contents> {
-        let PickleValue::Dict(_) = self.table.get(root) else {
-            let got = self.table.get(root);
-            return Err(Error::format(
-                self.path,
-                format!("expected a dictionary of tensors and data, got {got}"),
-            ));
-        };
-        if let Some(Value::Object(values)) = self.visit(root, "")? {
-            self.contents.values = values;
+        let Meaning::Dict(dict) = meaning(self.table, root) else { return Err(self.not_a_dictionary(root)) };
+        let mut values = Map::new();
+        let mut skipped = 0;
+        let string_keys = self.string_keys(dict);
+        for (i, (key, value)) in dict.items(self.table).enumerate() {
+            let costs = Cost { values: self.costs.of_key(key), tensors: 0 };
+            let cost = self.costs.of(value);
+            let max = Cost {
+                values: self.costs.max.values.min(self.left.values.saturating_sub(costs.values)),
+                tensors: self.costs.max.tensors.min(self.left.tensors),
+            };
+            if self.left.values < costs.values {
+                skipped += 1;
+                continue;
+            }
+            let cost = cost.within(max);
+            self.left.values -= costs.values + cost.values;
+            self.left.tensors -= cost.tensors;
+            let key = self.key(key, i, &string_keys);
+            if let Some(value) = self.item(value, &key, max, true, 0) {
+                values.insert(key, value);
+            }
         }
-        self.check_sharing()?;
+        if skipped > 0 {
+            values.insert(ELLIPSIS.to_owned(), json!(format!("{skipped} items (skipped: too many)")));
+        }
+        self.contents.values = values;
         Ok(self.contents)
     }
 
-    /// Checks that reading all tensors takes memory in proportion to the file, although each tensor may be as large as
-    /// its storage.
-    fn check_sharing(&self) -> Result<()> {
-        let StorageSharing { stored, decoded, .. } = self.sharing;
-        let max = stored.saturating_mul(MAX_SHARING).saturating_add(MAX_EXPANDED_BYTES);
-        if decoded <= max {
-            return Ok(());
-        }
-        let message = format!(
-            "tensors of {decoded} bytes in memory share storages of {stored} bytes, at most {max} bytes are allowed"
-        );
-        Err(Error::format(self.path, message))
+    fn not_a_dictionary(&self, root: ValueId) -> Error {
+        let expected = "expected a dictionary of tensors and data, got";
+        let message = match meaning(self.table, root) {
+            Meaning::Tensor(_) => format!("{expected} a tensor"),
+            Meaning::Named(class) => {
+                let class = class_name(self.table, class).unwrap_or_else(|| "an unknown class".to_owned());
+                match field_names(self.table, root).any(|field| field == "_modules") {
+                    true => format!(
+                        "{expected} a whole module of class {class}, which only Python code can build: load it in \
+                         PyTorch and save its weights with torch.save(model.state_dict(), path)"
+                    ),
+                    false => format!("{expected} an instance of class {class}"),
+                }
+            }
+            _ => format!("{expected} {}", self.table.get(root)),
+        };
+        Error::format(self.path, message)
     }
 
-    fn error(&self, name: &str, message: impl std::fmt::Display) -> Error {
-        let name = if name.is_empty() { "top level" } else { name };
-        Error::format(self.path, format!("{name}: {message}"))
+    /// Reads an item of a dictionary under its full name: only its tensors if its plain data exceeds `max`, and nothing
+    /// of it if they do too. Returns its plain data, if any, or a note that something was skipped.
+    fn item(&mut self, id: ValueId, name: &str, max: Cost, keep: bool, depth: usize) -> Option<Value> {
+        let cost = self.costs.of(id);
+        let has_tensors = cost.tensors > 0;
+        if cost.tensors > max.tensors || (has_tensors && name.len() > MAX_NAME_BYTES) {
+            return keep.then(|| json!(SKIPPED));
+        }
+        let is_small = cost.values <= max.values;
+        let value = self.visit(id, name, keep && is_small, depth);
+        if is_small { value } else { keep.then(|| json!(SKIPPED)) }
     }
 
     /// Adds every tensor in the value `id`, whose name is `name`, to the table of contents. Returns the plain data in
-    /// the value, if any.
-    fn visit(&mut self, id: ValueId, name: &str) -> Result<Option<Value>> {
-        // A value may be reached on many paths, and takes memory on each.
-        self.reserve(2 * size_of::<Value>(), name)?;
-        let table = self.table;
-        match table.get(id) {
-            PickleValue::None => Ok(Some(Value::Null)),
-            PickleValue::Bool(value) => Ok(Some(json!(value))),
-            PickleValue::Int(value) => Ok(Some(json!(value))),
-            PickleValue::Float(value) if value.is_finite() => Ok(Some(json!(value))),
-            PickleValue::Float(value) => Ok(Some(json!(value.to_string()))),
-            PickleValue::Text(text) => {
-                self.reserve(text.len(), name)?;
-                Ok(Some(json!(text)))
-            }
-            PickleValue::Opaque(description) => self.placeholder(description, name).map(Some),
-            PickleValue::Global { .. } => self.global_placeholder(id, name).map(Some),
-            PickleValue::Storage(_) => Ok(None), // a bare storage has no shape
-            PickleValue::Tensor(tensor) => self.add_tensor(tensor, name).map(|()| None),
-            PickleValue::Tuple(items) | PickleValue::List(items) => {
-                self.nested(id, name, |reader| reader.list(items, name))
-            }
-            PickleValue::Dict(items) => self.nested(id, name, |reader| reader.dictionary(items, name)),
-            PickleValue::Instance { class, state } => {
-                self.nested(id, name, |reader| reader.instance(*class, *state, name))
-            }
+    /// the value, if it has any and if `keep` is true.
+    fn visit(&mut self, id: ValueId, name: &str, keep: bool, depth: usize) -> Option<Value> {
+        if (!keep && self.costs.of(id).tensors == 0) || depth == MAX_DEPTH {
+            return None;
+        }
+        match meaning(self.table, id) {
+            Meaning::Plain(value) => keep.then(|| self.plain(value)).flatten(),
+            Meaning::Named(class) => keep.then(|| json!({ "$python": placeholder(self.table, class) })),
+            Meaning::Tensor(tensor) => self.tensor(tensor, name).filter(|_| keep),
+            Meaning::List(parts) => self.list(parts, name, keep, depth),
+            Meaning::Dict(dict) => self.dictionary(dict, name, keep, depth),
         }
     }
 
-    /// Runs `visit` on the items of the value `id`.
-    fn nested(
-        &mut self,
-        id: ValueId,
-        name: &str,
-        visit: impl FnOnce(&mut Self) -> Result<Option<Value>>,
-    ) -> Result<Option<Value>> {
-        if self.ancestors.contains(&id) {
-            return Err(self.error(name, "contains itself"));
+    fn plain(&self, value: &PickleValue) -> Option<Value> {
+        match value {
+            PickleValue::None => Some(Value::Null),
+            PickleValue::Bool(value) => Some(json!(value)),
+            PickleValue::Int(value) => Some(json!(value)),
+            PickleValue::Float(value) => Some(json_number(Number::Float(*value))),
+            PickleValue::Numbers(numbers) => Some(numbers.read(self.code).map(json_number).collect()),
+            PickleValue::Text(span) => Some(json!(String::from_utf8_lossy(self.table.bytes(*span)))),
+            PickleValue::Storage(_) => None, // a bare storage has no shape
+            other => Some(json!({ "$python": other.to_string() })),
         }
-        if self.ancestors.len() == MAX_DEPTH {
-            return Err(self.error(name, format!("nested more than {MAX_DEPTH} levels deep")));
-        }
-        self.ancestors.push(id);
-        let out = visit(self);
-        self.ancestors.pop();
-        out
     }
 
-    fn list(&mut self, items: &[ValueId], name: &str) -> Result<Option<Value>> {
+    fn list(&mut self, parts: [&[ValueId]; 2], name: &str, keep: bool, depth: usize) -> Option<Value> {
         let mut values = Vec::new();
-        for (i, &item) in items.iter().enumerate() {
-            values.extend(self.visit(item, &join(name, &i.to_string()))?);
+        let (mut index, mut count) = (0, 0);
+        for &item in parts.iter().flat_map(|items| items.iter()) {
+            count += 1;
+            if let PickleValue::Numbers(numbers) = self.table.get(item) {
+                index += numbers.count as usize;
+                if keep {
+                    values.extend(numbers.read(self.code).map(json_number));
+                }
+                continue;
+            }
+            let full = self.full_name(item, name, index);
+            values.extend(self.visit(item, &full, keep, depth + 1));
+            index += 1;
         }
-        Ok((items.is_empty() || !values.is_empty()).then_some(Value::Array(values)))
+        (keep && (count == 0 || !values.is_empty())).then_some(Value::Array(values))
     }
 
-    fn dictionary(&mut self, items: &[(ValueId, ValueId)], name: &str) -> Result<Option<Value>> {
+    fn dictionary(&mut self, dict: Dict<'a>, name: &str, keep: bool, depth: usize) -> Option<Value> {
         let mut values = Map::new();
-        let string_keys = self.string_keys(items, name)?;
-        for (i, &(key, value)) in items.iter().enumerate() {
+        let string_keys = self.string_keys(dict);
+        let mut count = 0;
+        for (i, (key, value)) in dict.items(self.table).enumerate() {
+            count += 1;
             let key = self.key(key, i, &string_keys);
-            let full = join(name, &key);
-            if full.len() > MAX_NAME_BYTES {
-                return Err(self.error(name, format!("contains names of more than {MAX_NAME_BYTES} bytes")));
-            }
-            let Some(value) = self.visit(value, &full)? else { continue };
-            if values.is_empty() {
-                self.reserve(DICTIONARY_BYTES, name)?;
-            }
-            self.reserve(DICTIONARY_BYTES / 6 + key.len(), name)?;
-            if values.insert(key, value).is_some() {
-                return Err(self.error(&full, "duplicate key"));
-            }
+            let full = self.full_name(value, name, &key);
+            let value = self.item(value, &full, self.costs.max, keep, depth + 1);
+            values.extend(value.map(|value| (key, value)));
         }
-        Ok((items.is_empty() || !values.is_empty()).then_some(Value::Object(values)))
+        (keep && (count == 0 || !values.is_empty())).then_some(Value::Object(values))
+    }
+
+    /// Name of the tensors in the item `part` of a container; empty if there are none.
+    fn full_name(&mut self, id: ValueId, name: &str, part: impl Display) -> String {
+        if self.costs.of(id).tensors > 0 { format!("{name}.{part}") } else { String::new() }
     }
 
     /// Returns the keys that are strings, if there are keys of other types as well.
-    fn string_keys(&mut self, items: &[(ValueId, ValueId)], name: &str) -> Result<HashSet<&'a str>> {
+    fn string_keys(&self, dict: Dict<'a>) -> HashSet<&'a str> {
         let table = self.table;
-        let text = |&(key, _): &(ValueId, ValueId)| match table.get(key) {
-            PickleValue::Text(text) => Some(*text),
-            _ => None,
-        };
-        let count = items.iter().filter_map(text).count();
-        if count == items.len() {
-            return Ok(HashSet::new());
+        let is_text = |(key, _)| matches!(table.get(key), PickleValue::Text(_));
+        if dict.items(table).all(is_text) {
+            return HashSet::new();
         }
-        self.reserve(4 * size_of::<&str>() * count, name)?;
-        Ok(items.iter().filter_map(text).collect())
+        dict.items(table).filter_map(|(key, _)| table.text(key).ok()).collect()
     }
 
     /// Returns the string form of a dictionary's key. A key that has none that can be a name, or whose string form is one
     /// of `string_keys` (1 beside "1"), becomes `$` and its index.
     fn key(&self, key: ValueId, index: usize, string_keys: &HashSet<&str>) -> String {
         let text = match self.table.get(key) {
-            PickleValue::Text(text) if text.len() <= MAX_NAME_BYTES => return (*text).to_owned(),
+            PickleValue::Text(span) if span.len as usize <= MAX_NAME_BYTES => {
+                return String::from_utf8_lossy(self.table.bytes(*span)).into_owned();
+            }
             PickleValue::Int(value) => Some(value.to_string()),
             PickleValue::Float(value) => Some(value.to_string()),
             PickleValue::Bool(true) => Some("True".to_owned()),
@@ -210,68 +212,34 @@ impl<'a> StateDictReader<'a> {
         text.filter(|text| !string_keys.contains(text.as_str())).unwrap_or_else(|| format!("${index}"))
     }
 
-    fn instance(&mut self, class: ValueId, state: Option<ValueId>, name: &str) -> Result<Option<Value>> {
-        match state {
-            Some(state) if reducers::is_namespace(self.table, class) => self.visit(state, name),
-            None if reducers::is_namespace(self.table, class) => Ok(Some(json!({}))),
-            _ => self.global_placeholder(class, name).map(Some),
-        }
-    }
-
-    fn global_placeholder(&mut self, id: ValueId, name: &str) -> Result<Value> {
-        match self.table.global(id) {
-            Some((module, global)) => self.placeholder(&format!("{module}.{global}"), name),
-            None => self.placeholder("an instance of an unknown class", name),
-        }
-    }
-
-    /// Plain data that represents a value that is not built.
-    fn placeholder(&mut self, description: &str, name: &str) -> Result<Value> {
-        self.reserve(DICTIONARY_BYTES + description.len(), name)?;
-        Ok(json!({ "$python": description }))
-    }
-
-    fn reserve(&mut self, bytes: usize, name: &str) -> Result<()> {
-        self.limit.reserve_bytes(bytes).map_err(|message| self.error(name, message))
-    }
-
-    fn add_tensor(&mut self, tensor: &Tensor, name: &str) -> Result<()> {
-        entry::reserve(&mut self.limit, name).map_err(|message| self.error(name, message))?;
-        let entry = self.entry(tensor, name)?;
-        self.sharing.decoded = self.sharing.decoded.saturating_add(entry.decoded_bytes());
-        if self.contents.entries.insert(name.to_owned(), entry).is_some() {
-            return Err(tensor_error(self.path, name, "distinct names", "two tensors of this name"));
-        }
-        Ok(())
-    }
-
-    fn entry(&mut self, tensor: &Tensor, name: &str) -> Result<Entry> {
-        let PickleValue::Storage(storage) = self.table.get(tensor.storage) else {
-            unreachable!("reducers build tensors of storages only")
+    /// Adds a tensor. Returns a placeholder if it is of a kind that is not read.
+    fn tensor(&mut self, tensor: TensorCall, name: &str) -> Option<Value> {
+        let entry = match self.places.entry(self.table, tensor) {
+            Ok(entry) => entry,
+            Err(description) => return Some(json!({ "$python": description })),
         };
-        let file = format!("{}data/{}", self.folder, storage.key);
-        let extent = self.archive.get(&file).ok_or_else(|| {
-            tensor_error(self.path, name, format!("an entry {file} in the archive"), "none")
-        })?;
-        let (size, got) = ((storage.dtype.bitsize() / 8) as u64, extent.end - extent.start);
-        if (storage.elements as u64).checked_mul(size) != Some(got) {
-            let expected = format!("{} elements of {} in {file}", storage.elements, storage.dtype);
-            return Err(tensor_error(self.path, name, expected, format!("{got} bytes")));
+        if entry::reserve(&mut self.limit, name).is_err() {
+            return Some(json!(SKIPPED));
         }
-        if self.sharing.storages.insert(extent.start) {
-            self.sharing.stored += got;
-        }
-        let view = Strided {
-            start: extent.start,
-            elements: storage.elements,
-            offset: tensor.offset,
-            strides: tensor.strides.clone(),
+        let entries = &mut self.contents.entries;
+        let entry = match entries.contains_key(name) {
+            true => {
+                let mismatch = ("distinct names".to_owned(), "two tensors of this name".to_owned());
+                Entry::invalid(entry.dtype(), entry.shape().to_vec(), mismatch)
+            }
+            false => entry,
         };
-        let entry = Entry::strided(storage.dtype, tensor.shape.clone(), view);
-        entry.map_err(|(expected, got)| tensor_error(self.path, name, expected, got))
+        entries.insert(name.to_owned(), entry);
+        None
     }
 }
 
-fn join(prefix: &str, name: &str) -> String {
-    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
+/// A number as JSON, which cannot represent an infinity or a NaN.
+fn json_number(number: Number) -> Value {
+    match number {
+        Number::Bool(value) => json!(value),
+        Number::Int(value) => json!(value),
+        Number::Float(value) if value.is_finite() => json!(value),
+        Number::Float(value) => json!(value.to_string()),
+    }
 }

@@ -1,26 +1,33 @@
-//! Reader of the zip archive around a PyTorch checkpoint: uncompressed entries, listed by the central directory.
+//! Reader of the zip archive around a PyTorch checkpoint: entries listed by the central directory, of which those that
+//! are read have to be uncompressed.
 //!
-//! Nothing else is accepted: an archive that two readers could interpret differently is rejected.
+//! An archive that two readers could interpret differently is rejected. Bytes after it are tolerated.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use super::super::allocation_limit::AllocationLimit;
 use super::super::byte_reader::ByteReader;
+use super::super::entry::Mismatch;
 use super::super::errors::read_error;
 use crate::{Error, Result};
 
 /// Bytes that the central directory may have. That of the largest published checkpoint has 0.5 MiB.
-const MAX_DIRECTORY_BYTES: u64 = 8 << 20;
+const MAX_DIRECTORY_BYTES: u64 = 64 << 20;
+/// Bytes that an entry takes, apart from its name.
+const ENTRY_BYTES: usize = 112;
 
 const END_MAGIC: u32 = 0x0605_4b50;
 const END_LEN: u64 = 22;
-/// Bytes that the comment after the end record may have.
-const MAX_COMMENT: u64 = u16::MAX as u64;
+/// Bytes that may follow the end record: its comment, or anything else.
+const MAX_TAIL: u64 = u16::MAX as u64;
 const ZIP64_LOCATOR_MAGIC: u32 = 0x0706_4b50;
 const ZIP64_LOCATOR_LEN: u64 = 20;
 const ZIP64_END_MAGIC: u32 = 0x0606_4b50;
 const ZIP64_END_LEN: u64 = 56;
+/// Bytes of a record of the central directory without its name.
+const RECORD_LEN: u64 = 46;
 const ENTRY_MAGIC: u32 = 0x0201_4b50;
 const LOCAL_MAGIC: u32 = 0x0403_4b50;
 const LOCAL_LEN: u64 = 30;
@@ -31,38 +38,78 @@ const ENCRYPTED: u16 = 1;
 /// Method of an uncompressed entry.
 const STORED: u16 = 0;
 
-/// Position of each entry's contents in the file, by name.
-pub(super) type Archive = BTreeMap<String, Range<u64>>;
+/// Entries of an archive, by name.
+#[derive(Debug, Default)]
+pub(super) struct Archive(BTreeMap<String, ArchiveEntry>);
 
-/// Reads the central directory of an archive, and checks that no two entries share a byte or a name.
-pub(super) fn read(reader: &ByteReader, path: &Path) -> Result<Archive> {
-    let archive = ZipReader { reader, path };
-    let (directory, count) = archive.directory()?;
-    let len = directory.end - directory.start;
-    let to_error = read_error(path, "central directory".to_owned(), len);
-    let bytes = reader.slice(directory.start, len).map_err(to_error)?;
-    let mut fields = Fields(&bytes);
-    let mut found = Archive::new();
-    let mut extents = Vec::new();
-    for _ in 0..count {
-        let entry = archive.entry(&mut fields)?;
-        let (start, contents) = archive.contents(&entry)?;
-        extents.push(start..contents.end);
-        if found.insert(entry.name.to_owned(), contents).is_some() {
-            return Err(archive.error(format!("two entries named {}", entry.name)));
+/// Position of an entry's contents, and whether they can be read there.
+#[derive(Debug)]
+struct ArchiveEntry {
+    contents: Range<u64>,
+    method: u16,
+    encrypted: bool,
+}
+
+impl Archive {
+    /// Reads the central directory of an archive, and checks that no two entries share a byte or a name.
+    pub fn read(reader: &ByteReader, path: &Path, limit: &mut AllocationLimit) -> Result<Self> {
+        let archive = ZipReader { reader, path };
+        let (directory, count) = archive.directory()?;
+        let len = directory.end - directory.start;
+        let to_error = read_error(path, "central directory".to_owned(), len);
+        let bytes = reader.slice(directory.start, len).map_err(to_error)?;
+        let mut fields = Fields(&bytes);
+        let mut found = Self::default();
+        // The number of entries is checked below.
+        let mut extents = Vec::with_capacity(count.min(len / RECORD_LEN) as usize);
+        for _ in 0..count {
+            let (name, entry, start) = archive.entry(&mut fields)?;
+            limit.reserve_bytes(ENTRY_BYTES + name.len()).map_err(|message| archive.error(message))?;
+            extents.push(start..entry.contents.end);
+            if found.0.insert(name.to_owned(), entry).is_some() {
+                return Err(archive.error(format!("two entries named {name}")));
+            }
         }
+        if !fields.0.is_empty() {
+            return Err(archive.error(format!("{} bytes after the last of {count} entries", fields.0.len())));
+        }
+        archive.check_disjoint(extents, directory.start)?;
+        Ok(found)
     }
-    if !fields.0.is_empty() {
-        return Err(archive.error(format!("{} bytes after the last of {count} entries", fields.0.len())));
+
+    /// Names of the entries, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
-    archive.check_disjoint(extents, directory.start)?;
-    Ok(found)
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Returns the position of the contents of the entry `name`, which must be stored as they are.
+    pub fn contents(&self, name: &str) -> Result<Range<u64>, Mismatch> {
+        let Some(entry) = self.0.get(name) else {
+            return Err((format!("an entry {name} in the archive"), "none".to_owned()));
+        };
+        let got = match entry {
+            ArchiveEntry { encrypted: true, .. } => "an encrypted one".to_owned(),
+            ArchiveEntry { method: STORED, .. } => return Ok(entry.contents.clone()),
+            ArchiveEntry { method, .. } => {
+                format!("one compressed by method {method}: save the checkpoint again in PyTorch")
+            }
+        };
+        Err((format!("an uncompressed entry {name}, as PyTorch writes it"), got))
+    }
 }
 
 /// One record of the central directory.
 struct EntryRecord<'a> {
     name: &'a str,
-    size: u64,
+    method: u16,
+    encrypted: bool,
+    /// Bytes in the file.
+    packed: u64,
+    /// Position of the local header.
     local: u64,
 }
 
@@ -99,21 +146,15 @@ impl ZipReader<'_> {
         Ok((directory, record.count))
     }
 
-    /// Returns the position of the end record: the one whose comment ends the file.
+    /// Returns the position of the end record: the last one, as PyTorch does.
     fn end_record(&self) -> Result<u64> {
         let len = self.reader.len();
         if len < END_LEN {
             return Err(self.error(format!("truncated: expected at least {END_LEN} bytes, got {len}")));
         }
-        let from = len.saturating_sub(END_LEN + MAX_COMMENT);
+        let from = len.saturating_sub(END_LEN + MAX_TAIL);
         let tail = self.reader.slice(from, len - from).map_err(Error::io(self.path))?;
-        let is_end = |at: &usize| {
-            let mut fields = Fields(&tail[*at..]);
-            let comment = tail.len() - at - END_LEN as usize;
-            fields.u32() == Some(END_MAGIC)
-                && fields.skip(16).is_some()
-                && fields.u16().is_some_and(|len| usize::from(len) == comment)
-        };
+        let is_end = |at: &usize| tail[*at..].starts_with(&END_MAGIC.to_le_bytes());
         let found = (0..=tail.len() - END_LEN as usize).rev().find(is_end);
         found.map(|at| from + at as u64).ok_or_else(|| self.error("truncated: no end record"))
     }
@@ -162,8 +203,17 @@ impl ZipReader<'_> {
         Ok(Some((found, record)))
     }
 
+    /// Reads the next record of the central directory and the local header of its entry. Returns the entry, its name
+    /// and its position.
+    fn entry<'a>(&self, fields: &mut Fields<'a>) -> Result<(&'a str, ArchiveEntry, u64)> {
+        let record = self.record(fields)?;
+        let contents = self.contents(&record)?;
+        let entry = ArchiveEntry { contents, method: record.method, encrypted: record.encrypted };
+        Ok((record.name, entry, record.local))
+    }
+
     /// Reads the next record of the central directory.
-    fn entry<'a>(&self, fields: &mut Fields<'a>) -> Result<EntryRecord<'a>> {
+    fn record<'a>(&self, fields: &mut Fields<'a>) -> Result<EntryRecord<'a>> {
         let read = |fields: &mut Fields<'a>| {
             (fields.u32()? == ENTRY_MAGIC).then_some(())?;
             fields.skip(4)?;
@@ -182,26 +232,19 @@ impl ZipReader<'_> {
             read(fields).ok_or_else(|| self.error("truncated: the central directory ends too early"))?;
         let name =
             std::str::from_utf8(name).map_err(|_| self.error("an entry has a name that is not UTF-8"))?;
-        if method != STORED {
-            return Err(self.error(format!(
-                "entry {name} is compressed (method {method}); PyTorch writes uncompressed entries"
-            )));
-        }
-        if flags & ENCRYPTED != 0 {
-            return Err(self.error(format!("entry {name} is encrypted")));
-        }
         let sizes = zip64_sizes(extra, [size, packed, local]);
         let [size, packed, local] = sizes.ok_or_else(|| {
             self.error(format!("entry {name}: no 64-bit sizes, which its 32-bit ones refer to"))
         })?;
-        if size != packed {
+        let encrypted = flags & ENCRYPTED != 0;
+        if size != packed && method == STORED && !encrypted {
             return Err(self.error(format!("entry {name}: expected {size} bytes stored, got {packed}")));
         }
-        Ok(EntryRecord { name, size, local })
+        Ok(EntryRecord { name, method, encrypted, packed, local })
     }
 
-    /// Returns the position of the entry and the range of its contents.
-    fn contents(&self, entry: &EntryRecord<'_>) -> Result<(u64, Range<u64>)> {
+    /// Returns the range of the entry's contents.
+    fn contents(&self, entry: &EntryRecord<'_>) -> Result<Range<u64>> {
         let name = entry.name;
         let outside = || self.error(format!("entry {name} reaches past the end of the file"));
         let after = entry.local.checked_add(LOCAL_LEN).filter(|&end| end <= self.reader.len());
@@ -219,15 +262,15 @@ impl ZipReader<'_> {
             read(&mut fields).ok_or_else(|| self.error(format!("entry {name} has no local header")))?;
         let start = after + u64::from(name_len) + u64::from(extra_len);
         let contents =
-            start.checked_add(entry.size).filter(|&end| end <= self.reader.len()).map(|end| start..end);
+            start.checked_add(entry.packed).filter(|&end| end <= self.reader.len()).map(|end| start..end);
         let contents = contents.ok_or_else(outside)?;
         let own = self.reader.slice(after, name_len.into()).map_err(Error::io(self.path))?;
-        if own != name.as_bytes() || method != STORED {
+        if own != name.as_bytes() || method != entry.method {
             return Err(
                 self.error(format!("the local header of entry {name} disagrees with the central directory"))
             );
         }
-        Ok((entry.local, contents))
+        Ok(contents)
     }
 
     /// Checks that no two extents share a byte, and that all are before the directory.

@@ -23,5 +23,5 @@ pub use objective::{FlowBatch, FlowDraws, FlowObjective};
 pub use patch::{latent_tokens, patchify, unpatchify};
 pub use session::Session;
 pub use stored::StoredTransDiff;
-pub(crate) use stored::holds_model;
+pub(crate) use stored::{SIGNATURE, holds_model};
 pub use transdiff::TransDiff;

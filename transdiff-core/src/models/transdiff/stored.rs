@@ -5,8 +5,9 @@ use std::path::Path;
 use super::{TransDiff, TransDiffConfig, infer_config};
 use crate::checkpoint::{WeightFile, WeightView};
 use crate::models::stored::check_agreement;
+use crate::models::weight_sets::{self, Signature};
 use crate::models::{LoadHints, Model, WeightSet, metadata_value};
-use crate::{Backend, DType, Error, Result};
+use crate::{Backend, DType, Result};
 
 /// A model in a file: its weights were chosen and its sizes are known, and no tensor has been read.
 #[derive(Clone, Debug)]
@@ -16,30 +17,40 @@ pub struct StoredTransDiff<'a> {
     tensors: WeightView<'a>,
 }
 
-/// Prefixes of the sets of weights, the preferred first: PyTorch's checkpoints, training runs of this library, models.
-const SETS: [(&str, WeightSet); 4] = [
-    ("model_ema.", WeightSet::Ema),
-    ("ema.", WeightSet::Ema),
-    ("model.", WeightSet::Raw),
-    ("", WeightSet::Single),
-];
-/// Prefix of every name in checkpoints of distributed training.
-const DISTRIBUTED: &str = "module.";
+/// Names by which the model's tensors are recognised.
+pub(crate) const SIGNATURE: Signature = Signature {
+    description: "a TransDiff model",
+    anchor: "diffdecoder.net.",
+    modules: &[
+        "class_emb",
+        "fake_latent",
+        "mask_token",
+        "z_proj",
+        "z_proj_ln",
+        "encoder_pos_embed_learned",
+        "encoder_blocks",
+        "encoder_norm",
+        "diffusion_pos_embed_learned",
+        "diffdecoder",
+    ],
+};
 
 impl<'a> StoredTransDiff<'a> {
     /// Finds the model in a file of either format.
     ///
-    /// The weights are those of `model_ema`, or else `model` (PyTorch's checkpoints), `ema` or `model` (training runs of
-    /// this library), or the whole file. The sizes come from the metadata, or else from the shapes, compared with `args`.
+    /// The model's tensors are recognised by their names under any key and behind wrappers, such as `module`. The weights
+    /// are the EMA weights (`model_ema`, `ema`, …) where there are any, or else the raw weights (`model`, `state_dict`,
+    /// …), unless the hints say otherwise. Of several sets, the one with the most tensors is taken. The sizes come from the metadata, or else from the shapes, compared with `args`.
     /// Heads, which no shape tells, come from the hints, from `args`, or from the published model of the same width and
     /// depth.
     ///
     /// # Errors
     /// [`Error::Format`] if the file holds no such model, if what it says contradicts itself or the hints, or if a
-    /// hint is needed; [`Error::TensorNames`] and [`Error::Tensor`] if a tensor that tells a size is missing or of
-    /// no possible shape; [`Error::Config`] if the sizes do not fit together.
+    /// hint is needed: the number of heads, the key of one of several equal sets, or the raw weights if the file has EMA
+    /// weights that are not understood; [`Error::TensorNames`] and [`Error::Tensor`] if a tensor that tells a size is
+    /// missing or of no possible shape, or if two tensors have one name without the wrappers; [`Error::Config`] if the sizes do not fit together.
     pub fn find(file: &'a WeightFile, hints: &LoadHints) -> Result<Self> {
-        let (weights, tensors) = choose(file, hints.weights)?;
+        let (weights, tensors) = choose(file, hints)?;
         let config = if file.metadata().contains_key(TransDiffConfig::METADATA_KEY) {
             let config: TransDiffConfig =
                 metadata_value(file.path(), file.metadata(), TransDiffConfig::METADATA_KEY)?;
@@ -108,40 +119,18 @@ impl<B: Backend> TransDiff<B> {
     }
 }
 
-fn choose(file: &WeightFile, wanted: Option<WeightSet>) -> Result<(WeightSet, WeightView<'_>)> {
-    let sets = || SETS.iter().filter_map(|&(prefix, weights)| Some((weights, model_in(file, prefix)?)));
-    let found = match wanted {
-        Some(wanted) => sets().find(|(weights, _)| *weights == wanted),
-        None => sets().next(),
-    };
-    if let Some(found) = found {
+/// Tensors of the set that the hints ask for. A file with a configuration and other names holds a single set.
+fn choose<'a>(file: &'a WeightFile, hints: &LoadHints) -> Result<(WeightSet, WeightView<'a>)> {
+    if let Some(found) = weight_sets::choose(file, &SIGNATURE, hints)? {
         return Ok(found);
     }
-    let held: Vec<WeightSet> = sets().map(|(weights, _)| weights).collect();
-    let message = match wanted {
-        Some(wanted) if !held.is_empty() => format!("expected {}, the file has {}", wanted.describe(), held.iter().map(WeightSet::describe).collect::<Vec<_>>().join(" and ")),
-        _ if file.metadata().contains_key(TransDiffConfig::METADATA_KEY) => {
-            return Ok((WeightSet::Single, file.select("")));
-        }
-        _ => {
-            "expected a TransDiff model: tensors diffdecoder.net.*, by themselves or under model_ema, ema or model"
-                .into()
-        }
-    };
-    Err(Error::format(file.path(), message))
+    if file.metadata().contains_key(TransDiffConfig::METADATA_KEY) {
+        return Ok((WeightSet::Single, file.select("")));
+    }
+    Err(weight_sets::not_found(file, &[SIGNATURE]))
 }
 
-/// Returns `true` if the file holds a model, by the names of its tensors or by its metadata.
-pub(crate) fn holds_model(file: &WeightFile) -> bool {
-    let has_tensors = SETS.iter().any(|(prefix, _)| model_in(file, prefix).is_some());
-    has_tensors || file.metadata().contains_key(TransDiffConfig::METADATA_KEY)
-}
-
-/// Tensors under `prefix`, if they are those of a model.
-fn model_in<'a>(file: &'a WeightFile, prefix: &str) -> Option<WeightView<'a>> {
-    let view = file.select(prefix);
-    let plain = view.select(DISTRIBUTED);
-    let is_model =
-        |view: &WeightView<'_>| view.entries().any(|(name, _)| name.starts_with("diffdecoder.net."));
-    [view, plain].into_iter().find(is_model)
+/// Returns `true` if the file holds a model, by the names of its tensors (under `key` if it is given) or by its metadata.
+pub(crate) fn holds_model(file: &WeightFile, key: Option<&str>) -> bool {
+    weight_sets::holds(file, &SIGNATURE, key) || file.metadata().contains_key(TransDiffConfig::METADATA_KEY)
 }

@@ -20,7 +20,7 @@ use encoder::Encoder;
 use layers::Conv2d;
 pub use posterior::Posterior;
 pub use stored::StoredVae;
-pub(crate) use stored::names_prefix;
+pub(crate) use stored::{SIGNATURE, holds_vae};
 
 use super::Model;
 use crate::checkpoint::WeightView;

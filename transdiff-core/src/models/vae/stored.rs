@@ -4,12 +4,17 @@ use std::path::Path;
 
 use super::{Vae, VaeConfig};
 use crate::checkpoint::{WeightFile, WeightView};
-use crate::models::{Model, json, metadata_value};
+use crate::models::weight_sets::{self, Signature};
+use crate::models::{LoadHints, Model, json, metadata_value};
 use crate::{Backend, DType, Error, Result};
 
-/// Prefixes of the names of the autoencoder's tensors. A file may hold others, such as those of the loss that it was
-/// trained with.
-const PREFIXES: [&str; 4] = ["encoder.", "decoder.", "quant_conv.", "post_quant_conv."];
+/// Names by which the autoencoder's tensors are recognised. A file may hold others beside them, such as those of the loss
+/// that it was trained with.
+pub(crate) const SIGNATURE: Signature = Signature {
+    description: "a KL-VAE",
+    anchor: "encoder.conv_in.",
+    modules: &["encoder", "decoder", "quant_conv", "post_quant_conv"],
+};
 
 /// An autoencoder in a file: its sizes are known, and no tensor has been read.
 #[derive(Clone, Debug)]
@@ -19,20 +24,29 @@ pub struct StoredVae<'a> {
 }
 
 impl<'a> StoredVae<'a> {
-    /// Finds the autoencoder in a file of either format: its names stand by themselves, or under `model` or `state_dict`.
-    /// Its sizes are read off the shapes. Tensors of other things, such as the loss of its training, may be in the file.
+    /// Finds the autoencoder in a file of either format: its names stand by themselves or under any key, such as `model`
+    /// or `first_stage_model`. Its sizes are read off the shapes. Tensors of other things, such as the loss of its
+    /// training, may be in the file.
     ///
     /// # Errors
-    /// [`Error::Format`] if the file holds none or says other sizes; [`Error::TensorNames`] or [`Error::Tensor`] if a tensor that tells a size
-    /// is missing or of no possible shape; [`Error::Config`] if the sizes do not fit together.
+    /// [`Error::Format`] if the file holds none, several, or EMA weights that are not understood, or says other sizes;
+    /// [`Error::TensorNames`] or [`Error::Tensor`] if a tensor that tells a size is missing or of no possible shape;
+    /// [`Error::Config`] if the sizes do not fit together.
     pub fn find(file: &'a WeightFile) -> Result<Self> {
-        let Some(prefix) = names_prefix(file) else {
-            return Err(Error::format(
-                file.path(),
-                "expected a KL-VAE: tensors encoder.conv_in.*, by themselves or under model or state_dict",
-            ));
+        Self::find_with(file, &LoadHints::default())
+    }
+
+    /// Like [`find`](Self::find), with hints about the set of weights and its key.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find); [`Error::Format`] if there is no such set.
+    pub fn find_with(file: &'a WeightFile, hints: &LoadHints) -> Result<Self> {
+        let Some((_, tensors)) = weight_sets::choose(file, &SIGNATURE, hints)? else {
+            return Err(weight_sets::not_found(file, &[SIGNATURE]));
         };
-        let tensors = file.select(prefix).filtered(|name| PREFIXES.iter().any(|p| name.starts_with(p)));
+        let is_own =
+            |name: &str| name.split('.').next().is_some_and(|first| SIGNATURE.modules.contains(&first));
+        let tensors = tensors.filtered(is_own);
         let shapes = tensors.entries().map(|(name, entry)| (name, entry.shape()));
         let config = VaeConfig::from_shapes(file.path(), shapes)?;
         if file.metadata().contains_key(VaeConfig::METADATA_KEY) {
@@ -66,10 +80,9 @@ impl<'a> StoredVae<'a> {
     }
 }
 
-/// Prefix of the names of the autoencoder's tensors in a file, if it holds one.
-pub(crate) fn names_prefix(file: &WeightFile) -> Option<&'static str> {
-    let holds = |prefix: &&str| file.entries().contains_key(&format!("{prefix}encoder.conv_in.weight"));
-    ["", "model.", "state_dict."].into_iter().find(holds)
+/// Returns whether the file holds an autoencoder, under `key` if it is given.
+pub(crate) fn holds_vae(file: &WeightFile, key: Option<&str>) -> bool {
+    weight_sets::holds(file, &SIGNATURE, key)
 }
 
 impl<B: Backend> Vae<B> {
