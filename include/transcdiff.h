@@ -24,7 +24,8 @@
 #include <stdint.h>
 
 /**
- * EMA (exponential moving average) weights if the file contains them, else the raw weights.
+ * EMA (exponential moving average) weights if the file contains them, else the raw weights. Loading fails if the file
+ * contains EMA weights in a form that is not understood.
  */
 #define TRANSCDIFF_WEIGHTS_AUTO 0
 

@@ -137,7 +137,7 @@ fn beside() -> Vec<Case> {
         let bytes = [b"C\x08".as_slice(), &(i as f64).to_le_bytes()].concat();
         [b"h\0N".as_slice(), &bytes, &put(3 * i), b"\x86", &put(3 * i + 1), b"R", &put(3 * i + 2)].concat()
     };
-    let scalars = [global("numpy.core.multiarray", "scalar").as_slice(), b"q\00"].concat();
+    let scalars = [global("numpy.core.multiarray", "scalar").as_slice(), b"q\x000"].concat();
     vec![
         Case::accepted("log_of_floats", beside(batches(100_000, &float))),
         Case::accepted("log_of_2_million_floats", beside(batches(2_000_000, &float))),

@@ -29,11 +29,11 @@ pub struct Entry {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     pub(super) extent: Extent,
-    /// Whether the elements are the negatives of those in the file.
+    /// `true` if the elements are the negatives of those in the file.
     pub(super) negated: bool,
 }
 
-/// What was expected of a tensor, and what came.
+/// Descriptions of the expected and of the actual value.
 pub(super) type Mismatch = (String, String);
 
 /// Position of the elements.

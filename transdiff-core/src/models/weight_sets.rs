@@ -155,7 +155,7 @@ fn sets(names: &Names<'_>, signature: &Signature) -> Vec<Set> {
     sets
 }
 
-/// What precedes the name of a weight of the module, if `name` is one.
+/// Part of `name` before the name of a weight of the module, if it is one.
 fn prefix<'n>(name: &'n str, signature: &Signature) -> Option<&'n str> {
     if !(name.ends_with(".weight") || name.ends_with(".bias")) {
         return None;

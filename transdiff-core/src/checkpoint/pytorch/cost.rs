@@ -59,6 +59,8 @@ impl Cost {
     }
 }
 
+const _: () = assert!(size_of::<Cost>() == size_of::<u64>(), "the table reserves eight bytes per value");
+
 /// Costs of the values of a table, each computed once, so that the time is linear.
 pub(super) struct Costs<'a> {
     table: &'a ValueTable<'a>,

@@ -13,7 +13,7 @@ pub(super) struct Tensor<'p> {
     shape: Vec<usize>,
     strides: Vec<usize>,
     offset: usize,
-    /// Whether the elements are the negatives of those that are stored.
+    /// `true` if the elements are the negatives of those that are stored.
     negated: bool,
     elements: Elements<'p>,
 }

@@ -14,8 +14,8 @@ pub(super) type ValueId = u32;
 
 /// Values per block of the table: it grows without copying.
 const BLOCK: usize = 1 << 10;
-/// Bytes reserved per value, with those of its [`Cost`](super::cost::Cost).
-const VALUE_BYTES: usize = size_of::<PickleValue>() + size_of::<super::cost::Cost>();
+/// Bytes reserved per value, with eight for what is computed about each of them.
+const VALUE_BYTES: usize = size_of::<PickleValue>() + size_of::<u64>();
 /// Number of small integers that are in every table, once.
 const SMALL_INTEGERS: u32 = 256;
 
