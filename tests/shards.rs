@@ -56,7 +56,7 @@ impl Sharded {
     }
 
     fn hints(&self) -> LoadHints {
-        LoadHints { heads: Some(self.golden.value("heads")), weights: None }
+        LoadHints { heads: Some(self.golden.value("heads")), ..LoadHints::default() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use ::safetensors::tensor::{Dtype, TensorInfo};
+use ::safetensors::tensor::{Dtype, TensorInfo, TensorView};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
@@ -239,6 +239,21 @@ impl<B: Backend> WriteTensor for Tensor<B> {
 
     fn write(&self, put: &mut Put<'_>) -> Result<()> {
         self.to_host()?.write(put)
+    }
+}
+
+/// A tensor of any type in memory, in the form of the crate `safetensors`.
+impl WriteTensor for TensorView<'_> {
+    fn dtype(&self) -> Dtype {
+        TensorView::dtype(self)
+    }
+
+    fn shape(&self) -> &[usize] {
+        TensorView::shape(self)
+    }
+
+    fn write(&self, put: &mut Put<'_>) -> Result<()> {
+        put(self.data())
     }
 }
 
