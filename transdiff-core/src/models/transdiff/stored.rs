@@ -38,17 +38,19 @@ pub(crate) const SIGNATURE: Signature = Signature {
 impl<'a> StoredTransDiff<'a> {
     /// Finds the model in a file of either format.
     ///
-    /// The model's tensors are recognised by their names under any key and behind wrappers, such as `module`. The weights
-    /// are the EMA weights (`model_ema`, `ema`, …) where there are any, or else the raw weights (`model`, `state_dict`,
-    /// …), unless the hints say otherwise. Of several sets, the one with the most tensors is taken. The sizes come from the metadata, or else from the shapes, compared with `args`.
-    /// Heads, which no shape tells, come from the hints, from `args`, or from the published model of the same width and
-    /// depth.
+    /// The model's tensors are recognised by their names under any key and behind wrappers, such as `module`. The
+    /// weights are the EMA weights (`model_ema`, `ema`, …) where there are any, or else the raw weights (`model`,
+    /// `state_dict`, …), unless the hints say otherwise. Of several sets, the one with the most tensors is taken. The
+    /// sizes come from the metadata, or else from the shapes, compared with `args`. Heads, which no shape tells, come
+    /// from the hints, from `args`, or from the published model of the same width and depth.
     ///
     /// # Errors
-    /// [`Error::Format`] if the file holds no such model, if what it says contradicts itself or the hints, or if a
-    /// hint is needed: the number of heads, the key of one of several equal sets, or the raw weights if the file has EMA
-    /// weights that are not understood; [`Error::TensorNames`] and [`Error::Tensor`] if a tensor that tells a size is
-    /// missing or of no possible shape, or if two tensors have one name without the wrappers; [`Error::Config`] if the sizes do not fit together.
+    /// [`Error::Format`](crate::Error::Format) if the file holds no such model, if what it says contradicts itself or
+    /// the hints, or if a hint is needed: the number of heads, the key of one of several equal sets, or the raw weights
+    /// if the file has EMA weights that are not understood; [`Error::TensorNames`](crate::Error::TensorNames) and
+    /// [`Error::Tensor`](crate::Error::Tensor) if a tensor that tells a size is missing or of no possible shape, or if
+    /// two tensors have one name without the wrappers; [`Error::Config`](crate::Error::Config) if the sizes do not fit
+    /// together.
     pub fn find(file: &'a WeightFile, hints: &LoadHints) -> Result<Self> {
         let (weights, tensors) = choose(file, hints)?;
         let config = if file.metadata().contains_key(TransDiffConfig::METADATA_KEY) {
@@ -84,8 +86,9 @@ impl<'a> StoredTransDiff<'a> {
     /// Reads the weights in the type `dtype`, one tensor after another: memory holds the model, and one tensor more.
     ///
     /// # Errors
-    /// [`Error::TensorNames`] and [`Error::Tensor`] if a tensor is missing, extra, of a wrong shape or type, or not
-    /// finite; [`Error::Io`] if the system cannot read it.
+    /// [`Error::TensorNames`](crate::Error::TensorNames) and [`Error::Tensor`](crate::Error::Tensor) if a tensor is
+    /// missing, extra, of a wrong shape or type, or not finite; [`Error::Io`](crate::Error::Io) if the system cannot
+    /// read it.
     pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<TransDiff<B>> {
         TransDiff::read(backend, &self.config, &self.tensors, dtype)
     }
