@@ -466,6 +466,11 @@ typedef struct transcdiff_load_options {
      * Pointer passed to `log`.
      */
     void *user_data;
+    /**
+     * Key of the dictionary that holds the weights of the model, such as "state_dict.model"; "" is the top level, NULL
+     * finds it. Required only if several are equally good, which the error says.
+     */
+    const char *key;
 } transcdiff_load_options;
 
 /**

@@ -408,6 +408,9 @@ struct LoadOptions {
     bool map_files = false;
     /// Callback for log messages.
     LogFunction log = nullptr;
+    /// Key of the dictionary that holds the weights of the model, such as "state_dict.model"; "" is the top level. Without
+    /// one it is found. Required only if several are equally good, which the error says.
+    std::optional<std::string> key = std::nullopt;
 };
 
 /// Options of a generation. Unset options take the library's defaults for the model. The number of images n is that of the
@@ -526,6 +529,7 @@ public:
             {"device", &from.device},
             {"model_path", path(&from.model)},
             {"codec_path", path(from.codec ? &*from.codec : nullptr)},
+            {"key", from.key ? &*from.key : nullptr},
         };
         for (const auto &[name, text] : texts) {
             if (text != nullptr && text->find('\0') != std::string::npos) {
@@ -545,6 +549,7 @@ public:
         to.map_files = from.map_files ? 1 : 0;
         to.log = from.log ? Callbacks::on_log : nullptr;
         to.user_data = &callbacks;
+        to.key = from.key ? from.key->c_str() : nullptr;
         return result;
     }
 

@@ -65,6 +65,9 @@ pub struct transcdiff_load_options {
     pub log: transcdiff_log_callback,
     /// Pointer passed to `log`.
     pub user_data: *mut c_void,
+    /// Key of the dictionary that holds the weights of the model, such as "state_dict.model"; "" is the top level, NULL
+    /// finds it. Required only if several are equally good, which the error says.
+    pub key: *const c_char,
 }
 
 // SAFETY: repr(C) without padding, begins with its size; every bit pattern is a valid pointer, integer or nullable function.
@@ -89,6 +92,7 @@ const LOAD_DEFAULTS: transcdiff_load_options = transcdiff_load_options {
     reserved: 0,
     log: None,
     user_data: ptr::null_mut(),
+    key: ptr::null(),
 };
 
 /// Estimate of the memory for loading and generation, in bytes: host memory on the CPU, device memory elsewhere. Set
@@ -201,12 +205,12 @@ impl Inputs {
     /// `options` is NULL or valid as documented.
     unsafe fn read(options: *const transcdiff_load_options) -> FfiResult<Self> {
         // SAFETY: the caller promises what the functions called here require.
-        let (o, model, codec, device) = unsafe {
+        let (o, model, codec, device, key) = unsafe {
             let o = versioned::read(options, "options", LOAD_DEFAULTS)?;
             let map = o.map_files != 0;
             let model = open("model", o.model_path, o.model_data, o.model_size, map)?;
             let codec = open("codec", o.codec_path, o.codec_data, o.codec_size, map)?;
-            (o, model, codec, text(o.device, "device")?.unwrap_or("auto"))
+            (o, model, codec, text(o.device, "device")?.unwrap_or("auto"), text(o.key, "key")?)
         };
         let model =
             model.ok_or_else(|| FfiError::argument("model", "model_path or model_data", "neither"))?;
@@ -218,7 +222,7 @@ impl Inputs {
             hints: LoadHints {
                 heads: (o.heads != 0).then_some(o.heads as usize),
                 weights: weights(o.weights)?,
-                key: None,
+                key: key.map(str::to_owned),
             },
         };
         if o.reserved != 0 {

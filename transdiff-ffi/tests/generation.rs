@@ -268,6 +268,23 @@ fn given_references_replace_generated_ones() {
 }
 
 #[test]
+fn key_chooses_the_set_of_weights() {
+    let files = shared();
+    let request = GenerationRequest::new(2, 2);
+    let options = load_from_memory(&files.one_step, None);
+    let generate = |options: &transcdiff_load_options| {
+        let model = Model::load(options).unwrap();
+        model.session().generate(&request.options(&model)).unwrap()
+    };
+    let top_level = transcdiff_load_options { key: c"".as_ptr(), ..options };
+    assert_eq!(generate(&top_level), generate(&options));
+    let missing = transcdiff_load_options { key: c"nothing.here".as_ptr(), ..options };
+    let error = Model::load(&missing).unwrap_err();
+    assert_eq!(error.status, TRANSCDIFF_FORMAT);
+    assert!(error.message.contains("nothing.here"), "{}", error.message);
+}
+
+#[test]
 fn guidance_is_set_per_ar_step() {
     let model = Model::from_memory(&shared().mrar, None);
     let (session, request) = (model.session(), GenerationRequest::new(2, 3));
