@@ -11,6 +11,7 @@ mod resume;
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use transdiff::checkpoint::WeightFile;
@@ -36,7 +37,9 @@ pub fn run(args: &SampleArgs) -> Result<()> {
     if args.estimate {
         return print_estimate(args, &model, codec.as_ref(), &plan);
     }
-    let writer = OutputWriter::new(args, &plan, generator.code_shape)?;
+    let files = model.paths().chain(codec.iter().flat_map(WeightFile::paths));
+    let inputs: Vec<&Path> = files.chain(args.references.iter().map(PathBuf::as_path)).collect();
+    let writer = OutputWriter::new(args, &plan, generator.code_shape, &inputs)?;
     let pipeline = load(args, &model, codec.as_ref())?;
     print_to_stderr(&plan.to_string());
     if writer.images() > 0 {

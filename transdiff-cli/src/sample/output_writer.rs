@@ -1,6 +1,6 @@
 //! Writing of generated images, the grid of them, and latents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::metadata;
 use std::path::{Path, PathBuf};
 
@@ -32,12 +32,19 @@ pub struct OutputWriter<'a> {
 impl<'a> OutputWriter<'a> {
     /// Creates a writer for the images of `plan`. Goes on with the images of a command that did not complete. Fails if a
     /// file to be written exists and is of another command, unless `--force` is given.
-    pub fn new(args: &'a SampleArgs, plan: &'a SamplePlan, latent_shape: [usize; 3]) -> Result<Self> {
+    /// No output replaces one of the files `inputs` that the command reads.
+    pub fn new(
+        args: &'a SampleArgs,
+        plan: &'a SamplePlan,
+        latent_shape: [usize; 3],
+        inputs: &[&Path],
+    ) -> Result<Self> {
         check_kinds(args, plan)?;
         let grid = Grid::new(plan.images.len(), plan.seeds_per_class);
-        let identity = Identity::new(args, plan)?;
+        let identity = Identity::new(args, plan, inputs)?;
         let mut writer = Self { args, plan, latent_shape, identity, grid, latents: Vec::new(), images: 0 };
         writer.check_no_special_files()?;
+        writer.check_distinct_files(inputs)?;
         if !args.force {
             writer.check_existing_files()?;
             writer.load_complete_images()?;
@@ -56,12 +63,36 @@ impl<'a> OutputWriter<'a> {
 
     /// Checks that no picture would replace a device or a pipe.
     fn check_no_special_files(&self) -> Result<()> {
-        let images = (0..self.plan.images.len()).map(|index| self.image_path(index));
-        let mut paths = self.plan.preview.map(|_| images.chain([self.grid_path()])).into_iter().flatten();
         let is_special =
             |path: &PathBuf| metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
-        match paths.find(is_special) {
+        match self.image_paths().find(is_special) {
             Some(path) => Err(not_regular(&path.display().to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the outputs are distinct, and that none of them is an input.
+    fn check_distinct_files(&self, inputs: &[&Path]) -> Result<()> {
+        let inputs: BTreeSet<_> = inputs.iter().filter_map(|path| path.canonicalize().ok()).collect();
+        let is_input = |path: &Path| path.canonicalize().is_ok_and(|path| inputs.contains(&path));
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let latents = self.args.latents.as_deref().map(absolute);
+        for path in self.image_paths().map(|path| absolute(&path)) {
+            if is_input(&path) {
+                return Err(
+                    format!("{}: an input of this command; choose another --out", path.display()).into()
+                );
+            }
+            if latents.as_ref() == Some(&path) {
+                let message = format!("--latents {}: the name of an image of this command", path.display());
+                return Err((message + "; choose another name").into());
+            }
+        }
+        match latents.filter(|path| is_input(path)) {
+            Some(path) => {
+                Err(format!("--latents {}: an input of this command; choose another name", path.display())
+                    .into())
+            }
             None => Ok(()),
         }
     }
@@ -74,8 +105,9 @@ impl<'a> OutputWriter<'a> {
             false => Ok(()),
         };
         if self.plan.preview.is_some() {
-            for path in (0..self.plan.images.len()).map(|index| self.image_path(index)) {
-                replaces(&path, is_generation(&path, &self.identity.generation, None))?;
+            for (index, &image) in self.plan.images.iter().enumerate() {
+                let path = self.image_path(index);
+                replaces(&path, is_generation(&path, &self.identity.image(image), None))?;
             }
             let path = self.grid_path();
             replaces(&path, is_generation(&path, &self.identity.command, None))?;
@@ -97,7 +129,8 @@ impl<'a> OutputWriter<'a> {
         if let Some(preview) = self.plan.preview {
             let format = preview.format(self.latent_shape);
             let is_complete = |&index: &usize| {
-                is_generation(&self.image_path(index), &self.identity.generation, Some(format))
+                let identity = self.identity.image(self.plan.images[index]);
+                is_generation(&self.image_path(index), &identity, Some(format))
             };
             complete = (0..complete).take_while(is_complete).count();
             for index in 0..complete {
@@ -118,6 +151,12 @@ impl<'a> OutputWriter<'a> {
     fn image_path(&self, index: usize) -> PathBuf {
         let (class, seed) = self.plan.images[index];
         self.args.out.join(format!("{class}-{seed}.png"))
+    }
+
+    /// Paths of all pictures, the grid included.
+    fn image_paths(&self) -> impl Iterator<Item = PathBuf> {
+        let images = (0..self.plan.images.len()).map(|index| self.image_path(index));
+        self.plan.preview.map(|_| images.chain([self.grid_path()])).into_iter().flatten()
     }
 
     fn grid_path(&self) -> PathBuf {
@@ -147,7 +186,8 @@ impl<'a> OutputWriter<'a> {
         let latents = output.latents.to_f32();
         for latent in latents.chunks_exact(self.latent_len()) {
             if let Some(bitmap) = bitmaps.next() {
-                bitmap.write_png(&self.image_path(self.images), Some(&self.identity.generation))?;
+                let identity = self.identity.image(self.plan.images[self.images]);
+                bitmap.write_png(&self.image_path(self.images), Some(&identity))?;
                 self.grid.add(self.images, &bitmap)?;
             }
             if self.args.latents.is_some() {
@@ -199,6 +239,9 @@ fn not_regular(name: &str) -> Failure {
 /// Checks that `--out` can be a directory and `--latents` a file, before any time is spent on generation.
 fn check_kinds(args: &SampleArgs, plan: &SamplePlan) -> Result<()> {
     let out = args.out.display();
+    if plan.preview.is_some() && args.latents.as_ref() == Some(&args.out) {
+        return Err(format!("--latents {out}: the directory of the images; choose another name").into());
+    }
     if plan.preview.is_some() && metadata(&args.out).is_ok_and(|found| !found.is_dir()) {
         return Err(format!("--out {out}: expected a directory, got a file").into());
     }

@@ -1,7 +1,6 @@
 //! Going on with a command that failed or was interrupted.
 //!
-//! Every picture contains the identity of its generation: a hash of all that determines its pixels, besides class and
-//! seed. A picture of the same generation is complete, because pictures are written atomically, and need not be generated
+//! Every picture contains the identity of its generation: a hash of all that determines its pixels, with class and seed. A picture of the same generation is complete, because pictures are written atomically, and need not be generated
 //! again. The grid and the latents contain the identity of the command, until they show all of its images.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,17 +18,18 @@ pub const INCOMPLETE: &str = "transdiff.incomplete";
 
 /// Identities of what a command generates.
 pub struct Identity {
-    /// Identity of the generation of each image.
-    pub generation: String,
+    /// Identity of the generation, apart from class and seed.
+    generation: String,
     /// Identity of the generation of all images of the command.
     pub command: String,
 }
 
 impl Identity {
-    pub fn new(args: &SampleArgs, plan: &SamplePlan) -> Result<Self> {
+    /// Identities of a command that reads the files `inputs`.
+    pub fn new(args: &SampleArgs, plan: &SamplePlan, inputs: &[&Path]) -> Result<Self> {
         let mut hasher = DefaultHasher::new();
         env!("CARGO_PKG_VERSION").hash(&mut hasher);
-        for path in [Some(&args.model), args.codec.as_ref()].into_iter().flatten() {
+        for path in inputs {
             hash_file(path, &mut hasher)?;
         }
         // The device is left out: images are the same on all of them, up to rounding.
@@ -40,6 +40,11 @@ impl Identity {
         let generation = format!("{:016x}", hasher.finish());
         plan.images.hash(&mut hasher);
         Ok(Self { generation, command: format!("{:016x}", hasher.finish()) })
+    }
+
+    /// Identity of the picture of a class and a seed.
+    pub fn image(&self, (class, seed): (usize, u64)) -> String {
+        format!("{}-{class}-{seed}", self.generation)
     }
 
     /// Returns the latents that this command has saved, if the file holds them.

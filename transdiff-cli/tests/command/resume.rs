@@ -76,11 +76,60 @@ fn images_of_other_commands_are_not_resumed_or_replaced() {
     rejects(&args);
     fs::write(&image, "").unwrap();
     rejects(&args);
+    let (model, other) = (folder.path("model.safetensors"), folder.path("other"));
+    succeed(&["sample", "--model", &model, "--class", "3", "--seed", "7", "--steps", "2", "--out", &other]);
+    fs::copy(folder.path("other/3-7.png"), &image).unwrap();
+    rejects(&args);
     fs::write(&image, &kept).unwrap();
     folder.model("model.safetensors", &one_step());
     rejects(&args);
     succeed(&[&args[..], &["--force".to_owned()]].concat());
     assert_eq!(folder.names("out").len(), 7);
+}
+
+#[test]
+fn images_of_changed_shards_are_not_resumed() {
+    let folder = Folder::new();
+    let model = folder.model("model.safetensors", &one_step());
+    let shard = folder.path("model-00001-of-00001.safetensors");
+    fs::rename(&model, &shard).unwrap();
+    let file = WeightFile::open(&shard).unwrap();
+    let names = file.entries().keys().map(|name| format!("{name:?}: \"model-00001-of-00001.safetensors\""));
+    let index = folder.path("model.safetensors.index.json");
+    fs::write(&index, format!("{{\"weight_map\": {{{}}}}}", names.collect::<Vec<_>>().join(", "))).unwrap();
+    let mut args = arguments(&folder, "out");
+    args[2] = index;
+    succeed(&args);
+    remove_from(&folder, "out", 1);
+    fs::rename(folder.model("other.safetensors", &one_step()), &shard).unwrap();
+    assert!(fail(&args).contains("out/3-0.png: already exists; add --force"));
+}
+
+/// No output replaces an input or another output, not even with `--force`.
+#[test]
+fn outputs_are_neither_inputs_nor_each_other() {
+    let folder = Folder::new();
+    let args = arguments(&folder, "out");
+    let (model, out) = (folder.path("model.safetensors"), folder.path("out"));
+    let before = fs::read(&model).unwrap();
+    let (image, grid) = (folder.path("out/3-1.png"), folder.path("out/grid.png"));
+    for (latents, reason) in [
+        (&model, "model.safetensors: an input of this command"),
+        (&image, "out/3-1.png: the name of an image of this command"),
+        (&grid, "out/grid.png: the name of an image of this command"),
+        (&out, "out: the directory of the images"),
+    ] {
+        let line = fail(&[&args[..], &["--force", "--latents", latents].map(String::from)].concat());
+        assert!(line.contains(reason), "{line}");
+    }
+    assert!(fs::read(&model).unwrap() == before && !fs::exists(&out).unwrap());
+    fs::create_dir(&out).unwrap();
+    fs::rename(&model, &image).unwrap();
+    let mut args = args;
+    args[2].clone_from(&image);
+    args.push("--force".to_owned());
+    assert!(fail(&args).contains("out/3-1.png: an input of this command"));
+    assert!(fs::read(&image).unwrap() == before);
 }
 
 /// Latents are part of an image that is complete.

@@ -31,6 +31,8 @@ const MAX_EXPANDED_BYTES: u64 = 8 << 20;
 #[derive(Debug)]
 pub struct WeightFile {
     path: PathBuf,
+    /// Paths of the files that an index lists.
+    shards: Vec<PathBuf>,
     reader: ByteReader,
     format: Format,
     contents: Contents,
@@ -80,6 +82,7 @@ impl WeightFile {
 
     /// `open` opens the files that an index lists.
     fn from_reader(path: &Path, reader: ByteReader, open: Option<&OpenFile<'_>>) -> Result<Self> {
+        let mut shard_paths = Vec::new();
         let (format, reader, contents) = match format::detect(&reader, path)? {
             FileFormat::Safetensors => {
                 let mut limit = AllocationLimit::for_file(reader.len());
@@ -93,11 +96,12 @@ impl WeightFile {
             FileFormat::Json => {
                 let message = "a JSON file in memory; an index of shards has to be opened by its path";
                 let open = open.ok_or_else(|| Error::format(path, message))?;
-                let (reader, contents) = shards::open(&reader, path, open)?;
+                let (reader, contents, paths) = shards::open(&reader, path, open)?;
+                shard_paths = paths;
                 (Format::Safetensors, reader, contents)
             }
         };
-        Ok(Self { path: path.to_owned(), reader, format, contents })
+        Ok(Self { path: path.to_owned(), shards: shard_paths, reader, format, contents })
     }
 
     /// Checks that the file is a whole model by its name: not one of several shards, such as
@@ -119,6 +123,11 @@ impl WeightFile {
     /// Path of the file; every error about its contents names it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Paths of all files that are read: the file, and the shards if it is an index.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        [&self.path].into_iter().chain(&self.shards).map(PathBuf::as_path)
     }
 
     /// Format of the file.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -28,8 +28,12 @@ struct Index<'a> {
 }
 
 /// Opens the shards that the index `reader` lists, which stand in its folder, and reads their headers. `open` opens a
-/// file. Positions in the contents are those in the returned reader.
-pub(super) fn open(reader: &ByteReader, path: &Path, open: &OpenFile<'_>) -> Result<(ByteReader, Contents)> {
+/// file. Positions in the contents are those in the returned reader. The paths are those of the shards.
+pub(super) fn open(
+    reader: &ByteReader,
+    path: &Path,
+    open: &OpenFile<'_>,
+) -> Result<(ByteReader, Contents, Vec<PathBuf>)> {
     let shard_of = weight_map(reader, path)?;
     let names: BTreeSet<&String> = shard_of.values().collect();
     let mut shards = Vec::new();
@@ -51,7 +55,8 @@ pub(super) fn open(reader: &ByteReader, path: &Path, open: &OpenFile<'_>) -> Res
         }
         start += shard.len();
     }
-    Ok((ByteReader::concatenated(shards.into_iter().map(|(_, shard)| shard)), out))
+    let (paths, readers): (Vec<_>, Vec<_>) = shards.into_iter().unzip();
+    Ok((ByteReader::concatenated(readers.into_iter()), out, paths))
 }
 
 /// Reads the name of the shard of every tensor.
