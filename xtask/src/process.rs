@@ -89,8 +89,12 @@ impl Process {
     }
 
     /// Runs the process, sends SIGINT once it has written `byte` to its standard error, and returns its exit code.
-    pub fn interrupt_after(mut self, byte: u8) -> Result<Option<i32>> {
-        let started = self.0.stderr(Stdio::piped()).spawn();
+    pub fn interrupt_after(self, byte: u8) -> Result<Option<i32>> {
+        // A process that was started in the background ignores SIGINT, and so do its children.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT").arg(self.0.get_program()).args(self.0.get_args());
+        command.envs(self.0.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let started = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut child = started.map_err(|e| format!("{}: {e}", self.name()))?;
         let mut written = BufReader::new(child.stderr.take().expect("it is piped")).bytes();
         if !written.by_ref().any(|b| b.is_ok_and(|b| b == byte)) {

@@ -16,7 +16,7 @@ use transdiff::models::transdiff::TransDiffConfig;
 use crate::archive;
 use crate::files::{Folder, one_step};
 use crate::pickle;
-use crate::process::{RunResult, command, fail, succeed};
+use crate::process::{RunResult, fail, interruptible, succeed};
 
 /// The message of a failed write without memory.
 const OUT_OF_MEMORY: &str = "out of memory";
@@ -185,7 +185,7 @@ fn interrupted_conversion_leaves_no_temporary_file() {
     let (path, out) = (large_model(&folder), folder.path("out.safetensors"));
     fs::remove_file(folder.path("small.safetensors")).unwrap();
     for signal in ["INT", "TERM", "HUP"] {
-        let mut convert = command();
+        let mut convert = interruptible();
         convert.args(["convert", &path, &out]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = convert.spawn().unwrap();
         while !folder.names("").iter().any(|name| name.starts_with(".writing")) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use transdiff::checkpoint::WeightFile;
 
 use crate::files::{Folder, one_step};
-use crate::process::{RunResult, command, ignoring};
+use crate::process::{RunResult, ignoring, interruptible};
 
 /// Starts `transdiff sample` with small batches, and returns when it has written the image of seed 1.
 fn start_sampling(folder: &Folder, mut command: Command, more: &[&str]) -> Child {
@@ -42,7 +42,7 @@ fn interrupt_keeps_completed_images() {
         let folder = Folder::new();
         let (out, latents) = (folder.path("out"), folder.path("latents.safetensors"));
         let more = ["--count", "10000", "--steps", "50", "--latents", &latents];
-        let running = start_sampling(&folder, command(), &more);
+        let running = start_sampling(&folder, interruptible(), &more);
         send(signal, &running);
         let done = RunResult::from(running.wait_with_output().unwrap());
         assert_eq!((done.code, done.stdout.as_str()), (Some(130), ""), "{}", done.stderr);

@@ -43,6 +43,20 @@ pub fn fail<S: AsRef<OsStr>>(args: &[S]) -> String {
     line.to_owned()
 }
 
+/// Returns the command without arguments, with the signals that interrupt it in their default state, whatever the tests
+/// were started with: `nohup` and shells start programs with some of them ignored.
+#[cfg(unix)]
+pub fn interruptible() -> Command {
+    let reset = || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: the default action runs no code of the process.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    in_child(command(), reset)
+}
+
 /// Returns the command without arguments, with the given signals ignored.
 #[cfg(unix)]
 pub fn ignoring(signals: &[libc::c_int]) -> Command {
@@ -54,7 +68,7 @@ pub fn ignoring(signals: &[libc::c_int]) -> Command {
         }
         Ok(())
     };
-    in_child(command(), ignore)
+    in_child(interruptible(), ignore)
 }
 
 /// Returns the command without arguments, with its limit of `resource` lowered to `limit`.
