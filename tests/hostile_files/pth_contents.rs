@@ -63,7 +63,7 @@ fn tensors() -> Vec<Case> {
     ]
 }
 
-/// Data beside a tensor that nobody asks for, in sizes that logs reach.
+/// Unneeded data beside a tensor, in sizes that logs reach.
 fn beside() -> Vec<Case> {
     let float = |i: usize| [b"G".as_slice(), &(i as f64 * 0.5).to_be_bytes()].concat();
     let batches = |n: usize, one: &dyn Fn(usize) -> Vec<u8>| -> Vec<u8> {

@@ -39,15 +39,57 @@ pub(super) fn check_depth(text: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// Calls `insert` with the JSON text of the key and the value of every item of the object `text`. An error about other JSON
+/// says that `expected` was expected.
+///
+/// # Errors
+/// The first of `insert`, or `malformed` of the parser's message.
+pub(super) fn for_each_item<E>(
+    text: &[u8],
+    expected: &'static str,
+    insert: impl FnMut(&str, &str) -> Result<(), E>,
+    malformed: impl FnOnce(String) -> E,
+) -> Result<(), E> {
+    let mut items = Items { expected, insert, problem: None };
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    let parsed = (&mut parser).deserialize_map(&mut items).and_then(|()| parser.end());
+    parsed.map_err(|e| items.problem.unwrap_or_else(|| malformed(e.to_string())))
+}
+
+struct Items<E, F> {
+    expected: &'static str,
+    insert: F,
+    /// Error of `insert`. One from `serde_json` would add a position in the text.
+    problem: Option<E>,
+}
+
+impl<'de, E, F: FnMut(&str, &str) -> Result<(), E>> Visitor<'de> for &mut Items<E, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            if let Err(problem) = (self.insert)(key.get(), value.get()) {
+                self.problem = Some(problem);
+                return Err(de::Error::custom("an invalid item"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Parses an object of distinct keys and strings, or `null` for an empty one.
 pub(super) fn string_map(
     text: &str,
     limit: &mut AllocationLimit,
 ) -> Result<BTreeMap<String, String>, String> {
-    let mut strings = StringMap { limit, out: BTreeMap::new(), problem: None };
+    let mut strings = StringMap { limit, out: BTreeMap::new() };
     if text != "null" {
-        let parsed = serde_json::Deserializer::from_str(text).deserialize_map(&mut strings);
-        parsed.map_err(|e| strings.problem.take().unwrap_or_else(|| e.to_string()))?;
+        let insert = |key: &str, value: &str| strings.insert(key, value);
+        for_each_item(text.as_bytes(), "an object of strings", insert, |message| message)?;
     }
     Ok(strings.out)
 }
@@ -55,26 +97,6 @@ pub(super) fn string_map(
 struct StringMap<'a> {
     limit: &'a mut AllocationLimit,
     out: BTreeMap<String, String>,
-    /// Error about an entry. One from `serde_json` would add a position in the text.
-    problem: Option<String>,
-}
-
-impl<'de> Visitor<'de> for &mut StringMap<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of strings")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            if let Err(problem) = self.insert(key.get(), value.get()) {
-                self.problem = Some(problem);
-                return Err(de::Error::custom("an invalid entry"));
-            }
-        }
-        Ok(())
-    }
 }
 
 impl StringMap<'_> {

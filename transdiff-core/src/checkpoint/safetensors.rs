@@ -8,9 +8,8 @@ use std::fmt;
 use std::path::Path;
 
 use ::safetensors::tensor::Dtype;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, de};
-use serde_json::value::RawValue;
 
 use super::allocation_limit::AllocationLimit;
 use super::byte_reader::ByteReader;
@@ -90,43 +89,19 @@ fn parse(text: &[u8], limit: &mut AllocationLimit, path: &Path) -> Result<Header
     let not_json = |problem: String| Error::format(path, format!("header is not a JSON object: {problem}"));
     json::check_depth(text).map_err(not_json)?;
     let header = Header { metadata: BTreeMap::new(), tensors: BTreeMap::new() };
-    let mut visitor = HeaderVisitor { header, limit, path, has_metadata: false, problem: None };
-    let mut parser = serde_json::Deserializer::from_slice(text);
-    let done = (&mut parser).deserialize_map(&mut visitor);
-    match done.and_then(|()| parser.end()) {
-        Ok(()) => Ok(visitor.header),
-        Err(e) => Err(visitor.problem.unwrap_or_else(|| not_json(e.to_string()))),
-    }
+    let mut reader = HeaderReader { header, limit, path, has_metadata: false };
+    json::for_each_item(text, "an object of tensors", |key, value| reader.insert(key, value), not_json)?;
+    Ok(reader.header)
 }
 
-struct HeaderVisitor<'a> {
+struct HeaderReader<'a> {
     header: Header,
     limit: &'a mut AllocationLimit,
     path: &'a Path,
     has_metadata: bool,
-    /// Error about an entry, where the JSON itself is well-formed.
-    problem: Option<Error>,
 }
 
-impl<'de> Visitor<'de> for &mut HeaderVisitor<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            if let Err(problem) = self.insert(key.get(), value.get()) {
-                self.problem = Some(problem);
-                return Err(de::Error::custom("an invalid entry"));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl HeaderVisitor<'_> {
+impl HeaderReader<'_> {
     /// Inserts an entry, given by the JSON text of key and value.
     fn insert(&mut self, key: &str, value: &str) -> Result<()> {
         let error = |message: String| Error::format(self.path, format!("header: {message}"));

@@ -1,6 +1,6 @@
 //! Values built by a pickle, in a table that refers to them by index.
 //!
-//! The table is compact, because a checkpoint may hold logs and lists that nobody asked for: a value takes 16 bytes,
+//! The table is compact, because a checkpoint may hold logs and lists beside the weights: a value takes 16 bytes,
 //! strings and runs of numbers stay in the pickle, and calls are recorded, not interpreted.
 
 use std::fmt;
