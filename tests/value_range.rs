@@ -1,32 +1,19 @@
 //! Values of a file beyond the range of the type in which it is loaded: an error, not infinity.
 
+mod common;
+
+use common::tiny::one_step;
 use transdiff_core::checkpoint::{WeightFile, write_atomic};
-use transdiff_core::models::transdiff::{Mode, TransDiff, TransDiffConfig};
+use transdiff_core::models::transdiff::{TransDiff, TransDiffConfig};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
 use transdiff_core::{DType, Error, HostData, HostTensor};
 
-fn config() -> TransDiffConfig {
-    TransDiffConfig {
-        width: 8,
-        heads: 2,
-        encoder_blocks: 1,
-        decoder_blocks: 1,
-        mlp_ratio: 2,
-        classes: 3,
-        buffer_size: 2,
-        feature_tokens: 4,
-        latent_channels: 2,
-        latent_size: 2,
-        mode: Mode::OneStep,
-    }
-}
-
 #[test]
 fn loading_names_a_value_beyond_the_range() {
-    let model = TransDiff::new(&Reference, &config(), DType::F64, 1).unwrap();
+    let model = TransDiff::new(&Reference, &one_step(), DType::F64, 1).unwrap();
     let metadata =
-        [(TransDiffConfig::METADATA_KEY.to_owned(), serde_json::to_string(&config()).unwrap())].into();
+        [(TransDiffConfig::METADATA_KEY.to_owned(), serde_json::to_string(&one_step()).unwrap())].into();
     let file = tempfile::NamedTempFile::new().unwrap();
     let cases = [(1e300, DType::F32), (-1e39, DType::F32), (3.4e38, DType::BF16)];
     for (value, dtype) in cases {

@@ -1,7 +1,7 @@
 //! Sets of weights under any key: EMA weights, wrappers, several sets, and errors that name what the file has.
 
 use transdiff_core::DType;
-use transdiff_core::models::vae::{StoredVae, Vae, VaeConfig};
+use transdiff_core::models::vae::{StoredVae, Vae};
 use transdiff_core::models::{FileKind, LoadHints, WeightSet};
 use transdiff_core::reference::Reference;
 
@@ -127,15 +127,7 @@ fn weights_are_found_under_any_key() {
 }
 
 fn vae() -> Vae<Reference> {
-    let config = VaeConfig {
-        image_channels: 3,
-        latent_channels: 2,
-        channels: 32,
-        multipliers: vec![1, 1],
-        res_blocks: 1,
-        attention: vec![],
-    };
-    Vae::new(&Reference, &config, DType::F32, 3).unwrap()
+    Vae::new(&Reference, &tiny::vae(), DType::F32, 3).unwrap()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use transdiff_core::backend::{View, ViewMut};
 
 use crate::device::Cpu;
 use crate::element::Real;
-use crate::row_sums::sum2_wide;
+use crate::row_sums::sum2;
 use crate::view::{Float, input, output};
 
 /// Number of elements per task.
@@ -14,7 +14,7 @@ const CHUNK: usize = 1 << 13;
 simd! {
     /// Σ (a − b)² in f64.
     fn squared_distance<T: Real>(a: &[T], b: &[T]) -> f64 {
-        sum2_wide(a, b, |a, b| {
+        sum2(a, b, |a, b| {
             let d = a.wide() - b.wide();
             d * d
         })

@@ -5,7 +5,7 @@ use transdiff_core::{DType, Error, Result};
 
 use crate::device::Cpu;
 use crate::element::Real;
-use crate::row_sums::sum2_wide;
+use crate::row_sums::sum2;
 use crate::view::{Float, input, output};
 
 /// Number of elements per task.
@@ -65,7 +65,7 @@ simd! {
 
 simd! {
     fn squares<T: Real>(x: &[T]) -> f64 {
-        sum2_wide(x, x, |x, _| x.wide() * x.wide())
+        sum2(x, x, |x, _| x.wide() * x.wide())
     }
 }
 

@@ -18,26 +18,10 @@ pub(crate) fn fold<T: Real, const N: usize>(mut lanes: [T; N]) -> T {
     lanes[0]
 }
 
-/// Σ f(a, b) over two rows of equal length.
+/// Σ f(a, b) over two rows of equal length, in the type of `f`.
 #[inline(always)]
-pub(crate) fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
-    let mut lanes = [T::ZERO; LANES];
-    let (mut ca, mut cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (a, b) in (&mut ca).zip(&mut cb) {
-        for l in 0..LANES {
-            lanes[l] += f(a[l], b[l]);
-        }
-    }
-    for (l, (&a, &b)) in ca.remainder().iter().zip(cb.remainder()).enumerate() {
-        lanes[l] += f(a, b);
-    }
-    fold(lanes)
-}
-
-/// Σ f(a, b) over two rows of equal length, in f64.
-#[inline(always)]
-pub(crate) fn sum2_wide<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> f64) -> f64 {
-    let mut lanes = [0.0; LANES];
+pub(crate) fn sum2<T: Copy, S: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> S) -> S {
+    let mut lanes = [S::ZERO; LANES];
     let (mut ca, mut cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     for (a, b) in (&mut ca).zip(&mut cb) {
         for l in 0..LANES {
