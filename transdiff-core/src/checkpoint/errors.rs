@@ -1,10 +1,13 @@
-//! Constructors of the errors that readers share.
+//! Errors that readers share, and their constructors.
 
 use std::fs::FileType;
 use std::io;
 use std::path::Path;
 
 use crate::Error;
+
+/// Descriptions of the expected and of the actual value.
+pub(super) type Mismatch = (String, String);
 
 /// For `map_err` on reading `what` into `bytes` bytes of memory.
 pub(super) fn read_error(path: &Path, what: String, bytes: u64) -> impl FnOnce(io::Error) -> Error {

@@ -14,6 +14,7 @@ mod pytorch;
 mod safetensors;
 mod shards;
 mod stored_tensor;
+mod strided;
 #[cfg(test)]
 mod tests;
 mod write;

@@ -23,8 +23,7 @@ use self::zip::Archive;
 use super::allocation_limit::AllocationLimit;
 use super::byte_reader::ByteReader;
 use super::contents::Contents;
-use super::entry::Mismatch;
-use super::errors::read_error;
+use super::errors::{Mismatch, read_error};
 use crate::{Error, Result};
 
 /// Name of the entry with the pickle, in the archive's folder.

@@ -1,6 +1,7 @@
 //! Meaning of the calls in a pickle: constructors of containers and tensors, recognised by name. No Python code runs; the
 //! result of any other constructor is known by the constructor's name alone, and by the items that were added to it.
 
+use super::super::errors::Mismatch;
 use super::value::{Call, PickleValue, Result, ValueId, ValueTable};
 
 /// Number of functions around the one that builds a tensor.
@@ -176,7 +177,7 @@ pub(super) enum BytesValue {
 
 impl BytesValue {
     /// Returns the bytes of the value `id`.
-    pub fn of(table: &ValueTable<'_>, id: ValueId) -> Result<Self, crate::checkpoint::entry::Mismatch> {
+    pub fn of(table: &ValueTable<'_>, id: ValueId) -> Result<Self, Mismatch> {
         let value = table.get(id);
         if let PickleValue::Bytes(span) = value {
             return Ok(Self::Plain(*span));

@@ -2,7 +2,9 @@
 
 use ::safetensors::tensor::Dtype;
 
-use super::super::entry::{Entry, MAX_RANK, Mismatch, Strided};
+use super::super::entry::{Entry, MAX_RANK};
+use super::super::errors::Mismatch;
+use super::super::strided::Strided;
 use super::reducers::{BytesValue, Meaning, TensorCall, meaning, name};
 use super::value::{PickleValue, Span, ValueId, ValueTable, mismatch};
 use super::zip::Archive;

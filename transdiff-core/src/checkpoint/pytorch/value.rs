@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::super::allocation_limit::AllocationLimit;
-use super::super::entry::Mismatch;
+use super::super::errors::Mismatch;
 use super::numbers::{Number, Numbers};
 
 /// Index of a value in the [`ValueTable`].

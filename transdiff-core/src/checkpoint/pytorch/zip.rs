@@ -9,8 +9,7 @@ use std::path::Path;
 
 use super::super::allocation_limit::AllocationLimit;
 use super::super::byte_reader::ByteReader;
-use super::super::entry::Mismatch;
-use super::super::errors::read_error;
+use super::super::errors::{Mismatch, read_error};
 use crate::{Error, Result};
 
 /// Bytes that the central directory may have. That of the largest published checkpoint has 0.5 MiB.
