@@ -116,3 +116,21 @@ fn unusable_pictures_are_named_with_what_is_expected() {
     }
     assert!(fail(&with(&folder, &[small.as_str(); 4])).contains("--reference:"));
 }
+
+#[test]
+fn images_of_a_changed_reference_are_not_resumed() {
+    let (folder, image) = (models(), DynamicImage::from(picture(8)));
+    let path = write(&folder, "a", &image, ImageFormat::Png);
+    let args: Vec<String> = with(&folder, &[&path]).into_iter().filter(|arg| arg != "--force").collect();
+    succeed(&args);
+    let remove_last = || {
+        for name in ["grid.png", "2-5.png"] {
+            fs::remove_file(folder.path(&format!("out/{name}"))).unwrap();
+        }
+    };
+    remove_last();
+    assert!(succeed(&args).starts_with("1 image in "));
+    remove_last();
+    write(&folder, "a", &DynamicImage::from(RgbImage::from_pixel(8, 8, Rgb([200, 9, 60]))), ImageFormat::Png);
+    assert!(fail(&args).contains("already exists; add --force"));
+}
