@@ -17,6 +17,7 @@ use transdiff_core::models::transdiff::{FlowObjective, Mode, TransDiff, TransDif
 use transdiff_core::models::{LoadHints, Model, Trainable, WeightSet};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
+use transdiff_core::rng::Philox;
 use transdiff_core::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff_core::{Backend, DType, Error, HostTensor, Result, Tensor};
 use transdiff_cpu::Cpu;
@@ -285,17 +286,17 @@ impl Dataset for Corrupted<'_> {
         self.set.len()
     }
 
-    fn latent_shape(&self) -> [usize; 3] {
-        self.set.latent_shape()
+    fn item_shape(&self) -> [usize; 3] {
+        self.set.item_shape()
     }
 
     fn label(&self, index: usize) -> usize {
         self.set.label(index)
     }
 
-    fn read(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+    fn read(&self, index: usize, stream: &mut Philox, out: &mut Vec<f32>) -> Result<()> {
         let start = out.len();
-        self.set.read(index, out)?;
+        self.set.read(index, stream, out)?;
         out[start] = self.value;
         Ok(())
     }

@@ -1,32 +1,35 @@
-//! Training data: datasets of latents with class labels, and their shuffled order.
+//! Training data: datasets with class labels, and their shuffled order.
 
 mod shuffled_order;
 
 pub use shuffled_order::ShuffledOrder;
 
+use crate::rng::Philox;
 use crate::{Error, Result};
 
-/// Dataset of latents with labels. Implementations may read from disk: training reads one latent at a time.
-pub trait Dataset {
-    /// Number of latents.
+/// Dataset of latents, or of images that a codec encodes, with labels. Implementations may read from disk: training reads
+/// one item at a time, from several threads.
+pub trait Dataset: Send + Sync {
+    /// Number of items.
     fn len(&self) -> usize;
 
-    /// Returns `true` if there are no latents.
+    /// Returns `true` if there are no items.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Shape [C, h, w] of every latent.
-    fn latent_shape(&self) -> [usize; 3];
+    /// Shape [C, h, w] of every item.
+    fn item_shape(&self) -> [usize; 3];
 
-    /// Class of latent `index`.
+    /// Class of item `index`.
     fn label(&self, index: usize) -> usize;
 
-    /// Appends the C·h·w elements of latent `index` to `out`.
+    /// Appends the C·h·w elements of item `index` to `out`. Everything random is drawn from `stream`, which depends on the
+    /// seed and on the item's place in the run: first the flip, then the crop or the posterior noise.
     ///
     /// # Errors
     /// Those of reading it.
-    fn read(&self, index: usize, out: &mut Vec<f32>) -> Result<()>;
+    fn read(&self, index: usize, stream: &mut Philox, out: &mut Vec<f32>) -> Result<()>;
 }
 
 /// Dataset in host memory.
@@ -60,7 +63,7 @@ impl Dataset for MemoryDataset {
         self.labels.len()
     }
 
-    fn latent_shape(&self) -> [usize; 3] {
+    fn item_shape(&self) -> [usize; 3] {
         self.shape
     }
 
@@ -68,7 +71,7 @@ impl Dataset for MemoryDataset {
         self.labels[index]
     }
 
-    fn read(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+    fn read(&self, index: usize, _: &mut Philox, out: &mut Vec<f32>) -> Result<()> {
         let each: usize = self.shape.iter().product();
         out.extend_from_slice(&self.values[index * each..(index + 1) * each]);
         Ok(())

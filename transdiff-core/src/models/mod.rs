@@ -7,6 +7,7 @@ mod codec;
 mod features;
 mod file_kind;
 mod generator;
+mod image_spec;
 mod memory;
 mod model;
 mod registry;
@@ -25,6 +26,7 @@ pub(crate) use generator::check_labels;
 pub use generator::{
     Advance, Conditioning, FeatureShape, Generation, GenerationInput, Generator, GeneratorInfo,
 };
+pub use image_spec::{CodecRecord, ImageSpec};
 pub use memory::ElementCount;
 pub use model::Model;
 pub(crate) use model::{expected, json, load_params, named_params};

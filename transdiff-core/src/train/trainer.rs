@@ -6,6 +6,7 @@ use crate::autograd::{Context, Gradients, Tape};
 use crate::data::{Dataset, ShuffledOrder};
 use crate::models::transdiff::TransDiff;
 use crate::models::{DrawKey, Samples, Trainable, check_labels};
+use crate::rng::{Purpose, StreamKey};
 use crate::{Backend, Error, Result, Tensor};
 
 /// Report of a training step.
@@ -164,9 +165,9 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// The batch of pass `pass` of the current step.
     fn batch(&mut self, set: &dyn Dataset, pass: usize) -> Result<M::Batch> {
         let shape = self.model.sample_shape();
-        if set.latent_shape() != shape.latent {
+        if set.item_shape() != shape.latent {
             let expected = format!("latents {:?}", shape.latent);
-            return Err(Error::shape("training data", expected, &set.latent_shape()));
+            return Err(Error::shape("training data", expected, &set.item_shape()));
         }
         let samples = self.samples(set, pass)?;
         let labels: Vec<usize> = samples.iter().map(|s| set.label(s[0])).collect();
@@ -196,7 +197,11 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// Latent `index` of every sample, [b, C, h, w].
     fn latents(&self, set: &dyn Dataset, samples: &[Vec<usize>], index: usize) -> Result<Tensor<B>> {
         let mut values = Vec::new();
-        samples.iter().try_for_each(|s| set.read(s[index], &mut values))?;
+        samples.iter().enumerate().try_for_each(|(i, s)| {
+            let mut stream =
+                StreamKey::new(self.config.seed, Purpose::Posterior, i as u32, self.step as u32).stream();
+            set.read(s[index], &mut stream, &mut values)
+        })?;
         let [c, h, w] = self.model.sample_shape().latent;
         Tensor::from_f32(self.model.backend(), &[samples.len(), c, h, w], values, self.model.dtype())
     }

@@ -1,0 +1,4 @@
+//! Training data: folders of pictures, and caches of latents.
+//!
+//! [`transdiff_core::data::Dataset`] is the interface to training. Decoders of picture formats are crates; what is here
+//! selects, crops, stores and finds pictures and latents.
