@@ -200,7 +200,7 @@ fn frozen_parameters_do_not_change() {
             assert_eq!(grads.get(param.key()).is_none(), is_frozen(&name), "{name}");
         }
         for _ in 0..3 {
-            trainer.step(&tiny::set(&config, 5)).unwrap();
+            tiny::step(&mut trainer, &tiny::set(&config, 5)).unwrap();
         }
         let trained: Vec<String> =
             model.params().into_iter().map(|(name, _)| name).filter(|name| !is_frozen(name)).collect();
@@ -221,7 +221,7 @@ fn frozen_parameters_do_not_change() {
         let mut whole = Trainer::new(trainer.ema().clone(), settings).unwrap();
         // The learning rate of the first step is 0.
         for _ in 0..2 {
-            whole.step(&tiny::set(&config, 5)).unwrap();
+            tiny::step(&mut whole, &tiny::set(&config, 5)).unwrap();
         }
         assert!(differing(trainer.ema(), whole.model()).iter().any(|name| is_frozen(name)));
         whole.save(&path).unwrap();

@@ -112,7 +112,7 @@ fn train_phases<B: Backend>(
     let phase = |name, file: &str| Training { name, checkpoint: settings.out.join(file), interrupted };
     let first = phase("1-step", "checkpoint.safetensors").run(
         backend,
-        &set,
+        set.clone(),
         settings.training(),
         settings.fresh,
         || TransDiff::new(backend, &settings::model(), DType::F32, settings.seed),
@@ -126,7 +126,7 @@ fn train_phases<B: Backend>(
             Ok(start)
         };
         let file = phase("MRAR", "checkpoint-mrar.safetensors");
-        let second = file.run(backend, &set, settings.mrar_training(), settings.fresh, start)?;
+        let second = file.run(backend, set, settings.mrar_training(), settings.fresh, start)?;
         let Some(second) = second else { return Ok(None) };
         model = second.model.clone();
         phases.push(("MRAR", second));

@@ -57,6 +57,8 @@ pub enum Purpose {
     Data = 7,
     /// Draws from a VAE's posterior.
     Posterior = 8,
+    /// Flip, crop and posterior noise of an item of a training sample.
+    Item = 9,
 }
 
 /// Identifies a stream of random numbers. Different keys never yield the same counter under the same seed: purpose,

@@ -33,4 +33,4 @@ pub(crate) use model::{expected, json, load_params, named_params};
 pub use registry::{StoredCodec, StoredConfig, StoredModel};
 pub(crate) use stored::metadata_value;
 pub use stored::{LoadHints, WeightSet};
-pub use trainable::{DrawKey, ParamGroup, SampleShape, Samples, Trainable};
+pub use trainable::{ParamGroup, SampleKey, SampleShape, Samples, Trainable};

@@ -6,6 +6,7 @@ mod optimizer;
 mod trainer;
 mod training_state;
 
-pub use config::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
+pub use config::{Accumulation, EmaConfig, LrDecay, LrSchedule, TrainConfig};
 pub use optimizer::Optimizer;
 pub use trainer::{StepReport, Trainer};
+pub use training_state::Snapshot;
