@@ -243,7 +243,7 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
             let tape = Tape::new();
             let mut ctx = Context::recording(tape.clone())
                 .with_compute_dtype(self.config.compute)
-                .with_dropout(self.config.dropout, self.config.seed, first as u32)?;
+                .with_dropout(self.config.dropout, self.config.seed, first as u32, M::batch_len(&batch))?;
             if self.config.gradient_checkpointing {
                 ctx = ctx.with_gradient_checkpointing();
             }
