@@ -201,7 +201,7 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     }
 
     /// Moves the weights by gradients, which took `samples` samples.
-    fn update(&mut self, loss: f64, grads: &Gradients<B>, samples: u64) -> Result<StepReport> {
+    pub(super) fn update(&mut self, loss: f64, grads: &Gradients<B>, samples: u64) -> Result<StepReport> {
         let (step, lr) = (self.step, self.config.lr.at(self.step));
         let backend = self.model.backend().clone();
         // Other holders of the EMA weights keep them as they are. If there is no memory for that, nothing has moved yet.
@@ -227,7 +227,7 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     }
 
     /// Mean loss and gradients of the passes, whose batches `next` makes.
-    fn accumulate(
+    pub(super) fn accumulate(
         &self,
         passes: usize,
         mut next: impl FnMut(usize) -> Result<M::Batch>,
