@@ -193,7 +193,7 @@ fn dropout_masks_differ_between_passes_and_seeds() {
 /// else changes.
 #[test]
 fn every_step_and_pass_draws_its_own_noise() {
-    let ctx = Context::<Reference>::inference().with_dropout(0.1, 1, 2).unwrap();
+    let ctx = Context::<Reference>::inference().with_dropout(0.1, 1, 2, 1).unwrap();
     let mut places: Vec<u32> = (0..20).map(|_| ctx.next_dropout().unwrap().key.index).collect();
     places.sort_unstable();
     places.dedup();
@@ -219,7 +219,8 @@ fn every_step_and_pass_draws_its_own_noise() {
     assert!(one[0] != one[1] && two[0] != two[1] && one[0] != two[0]);
 }
 
-/// The loss of a batch is the mean over its samples: copy m of sample b is row m·B + b of the draws.
+/// The loss of a batch is the mean over its samples, with dropout that is keyed by their numbers: copy m of sample b is
+/// row m·B + b of the draws.
 #[test]
 fn loss_is_the_mean_over_samples() {
     const SAMPLES: usize = 3;
@@ -227,9 +228,10 @@ fn loss_is_the_mean_over_samples() {
     for config in [tiny::one_step(), tiny::mrar()] {
         let model = tiny::model(&Reference, &config, DType::F64);
         let batch = tiny::batch(&model, &[false, true, false], COPIES, 3);
-        let loss = |batch: &FlowBatch<Reference>| {
+        let loss = |batch: &FlowBatch<Reference>, first: usize| {
             let objective = FlowObjective { diversity: 0.2, ..FlowObjective::default() };
-            model.loss(&Context::inference(), batch, &objective).unwrap().value().item().unwrap()
+            let ctx = Context::inference().with_dropout(0.3, 5, first as u32, batch.labels.len()).unwrap();
+            model.loss(&ctx, batch, &objective).unwrap().value().item().unwrap()
         };
         let sample = |b: usize| {
             let rows = |m: usize| m * SAMPLES + b;
@@ -247,8 +249,8 @@ fn loss_is_the_mean_over_samples() {
                 draws: batch.draws.iter().map(draws).collect(),
             }
         };
-        let mean = (0..SAMPLES).map(|b| loss(&sample(b))).sum::<f64>() / SAMPLES as f64;
-        assert!((mean - loss(&batch)).abs() < 1e-12, "{:?}", config.mode);
+        let mean = (0..SAMPLES).map(|b| loss(&sample(b), 5 + b)).sum::<f64>() / SAMPLES as f64;
+        assert!((mean - loss(&batch, 5)).abs() < 1e-12, "{:?}", config.mode);
     }
 }
 

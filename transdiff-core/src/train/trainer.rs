@@ -147,7 +147,7 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
             let dropout_step = step_word(self.step, pass);
             let mut ctx = Context::recording(tape.clone())
                 .with_compute_dtype(self.config.compute)
-                .with_dropout(self.config.dropout, self.config.seed, dropout_step)?;
+                .with_dropout(self.config.dropout, self.config.seed, dropout_step, 1)?;
             if self.config.gradient_checkpointing {
                 ctx = ctx.with_gradient_checkpointing();
             }
