@@ -161,13 +161,14 @@ impl<B: Backend> Case<'_, B> {
         (0..rank).map(|_| self.pick(&[0, 1, 1, 2, 3, 4, 5, 7, 8, 9, 17])).collect()
     }
 
-    /// A dropout of a tensor whose leading axis has this size, often of several samples; their numbers may wrap.
+    /// A dropout of a tensor whose leading axis has this size, of any number of samples, whose numbers may wrap.
     pub fn dropout(&mut self, leading: usize) -> Dropout {
-        let step = self.pick(&[7, u32::MAX]);
-        let key = StreamKey::new(self.below(1 << 30) as u64, Purpose::Dropout, self.number, step);
-        let divisors: Vec<usize> = (1..=leading.max(1)).filter(|n| leading.is_multiple_of(*n)).collect();
-        let samples = if self.one_in(2) { leading.max(1) } else { self.pick(&divisors) };
-        Dropout { rate: 0.3, key, samples }
+        let seed = self.below(1 << 30);
+        let step = if seed.is_multiple_of(3) { u32::MAX } else { 7 };
+        let divisors: Vec<usize> = (1..=leading.max(1)).filter(|&n| leading.is_multiple_of(n)).collect();
+        let samples = divisors[seed % divisors.len()];
+        self.note(samples);
+        Dropout { rate: 0.3, key: StreamKey::new(seed as u64, Purpose::Dropout, self.number, step), samples }
     }
 
     /// Placement of a tensor; half of them are contiguous within their margins.
