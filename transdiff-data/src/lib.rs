@@ -4,3 +4,6 @@
 //! selects, crops, stores and finds pictures and latents.
 
 pub mod pictures;
+pub mod cache;
+pub mod mrar_index;
+pub mod npz;

@@ -28,4 +28,6 @@ pub use entry::Entry;
 pub use file::{WeightFile, WeightView};
 pub use format::Format;
 pub use stored_tensor::StoredTensor;
-pub use write::{Put, WriteTensor, write_atomic, write_atomic_cancellable, write_bytes_atomic};
+pub use write::{
+    Put, TEMPORARY_PREFIX, WriteTensor, write_atomic, write_atomic_cancellable, write_bytes_atomic,
+};

@@ -14,6 +14,8 @@ use super::destination::Destination;
 use super::safetensors::METADATA_KEY;
 use crate::{Backend, CancellationToken, DType, Error, HostData, HostTensor, Result, Tensor};
 
+/// Beginning of the names of temporary files. Those of a process that was killed remain.
+pub const TEMPORARY_PREFIX: &str = ".writing-";
 /// Bytes that are encoded at a time.
 const PIECE_BYTES: usize = 1 << 16;
 
@@ -173,7 +175,7 @@ fn replace_file(
 /// temporary one would be private.
 fn new_file_in(directory: &Path, permissions: Option<&Permissions>) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
+    builder.prefix(TEMPORARY_PREFIX);
     #[cfg(not(unix))]
     let _ = permissions;
     #[cfg(unix)]
