@@ -206,7 +206,7 @@ struct Grey;
 
 impl Codec<Cpu> for Grey {
     fn info(&self) -> CodecInfo {
-        CodecInfo { codec: "grey", image_channels: 3, code_channels: 1, downsampling: 1 }
+        CodecInfo { codec: "grey", image_channels: 3, code_channels: 1, downsampling: 1, latent_scale: None }
     }
 
     fn param_count(&self) -> usize {

@@ -121,9 +121,20 @@ impl WeightFile {
         }
     }
 
+    /// Version of the conventions of this library that the file follows, if it records one. The
+    /// [metadata](Self::metadata) does not repeat it.
+    pub fn format_version(&self) -> Option<u32> {
+        self.contents.format_version
+    }
+
     /// Path of the file; every error about its contents names it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns whether the contents were given in memory, so that [`path`](Self::path) is but a name.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.reader, ByteReader::Memory(_))
     }
 
     /// Paths of all files that are read: the file, and the shards if it is an index.
