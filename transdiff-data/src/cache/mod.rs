@@ -14,6 +14,7 @@
 mod dataset;
 mod directory;
 mod entries;
+mod fill;
 mod header;
 mod index;
 mod lock;
@@ -25,6 +26,7 @@ mod writer;
 
 pub use dataset::CachedDataset;
 pub use entries::CacheEntry;
+pub use fill::{FillOptions, FillProgress, fill};
 pub use header::{CacheHeader, CacheSpec, Expected, Fit, ItemKind};
 pub use merge::{CacheSummary, Skipped, merge};
 pub use part::Part;
