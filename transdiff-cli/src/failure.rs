@@ -84,6 +84,12 @@ impl From<transdiff::Error> for Failure {
     }
 }
 
+impl From<transdiff_run::settings::SettingError> for Failure {
+    fn from(error: transdiff_run::settings::SettingError) -> Self {
+        Self::Message(error.to_string())
+    }
+}
+
 impl From<String> for Failure {
     fn from(message: String) -> Self {
         Self::Message(message)

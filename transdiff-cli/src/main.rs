@@ -1,4 +1,4 @@
-//! The `transdiff` command: inspects and converts checkpoints, and generates images.
+//! The `transdiff` command: inspects and converts checkpoints, generates images, and trains.
 
 mod bitmap;
 mod classes;
@@ -10,6 +10,7 @@ mod interrupt;
 mod load_hints;
 mod output;
 mod sample;
+mod train;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,8 @@ enum Cli {
     Convert(convert::ConvertArgs),
     /// Generate images of given classes
     Sample(Box<sample::SampleArgs>),
+    /// Train a model on pictures
+    Train(Box<train::TrainArgs>),
     /// Generate shell completions
     Completions(CompletionsArgs),
 }
@@ -59,6 +62,7 @@ impl Cli {
             Self::Inspect(args) => inspect::run(args),
             Self::Convert(args) => convert::run(args),
             Self::Sample(args) => sample::run(args),
+            Self::Train(args) => train::run(args),
             Self::Completions(CompletionsArgs { shell }) => {
                 let mut script = Vec::new();
                 clap_complete::generate(*shell, &mut Self::command(), "transdiff", &mut script);

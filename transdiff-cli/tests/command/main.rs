@@ -15,4 +15,5 @@ mod process;
 mod references;
 mod resume;
 mod sample;
+mod train;
 mod usage;

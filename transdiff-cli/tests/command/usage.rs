@@ -7,7 +7,7 @@ use crate::process::{run, succeed};
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["inspect", "convert", "sample", "completions"] {
+    for command in ["inspect", "convert", "sample", "train", "completions"] {
         let help = succeed(&[command, "--help"]);
         assert!(help.contains("Usage: transdiff") && help.contains("Examples:"), "{help}");
         assert!(succeed(&["--help"]).contains(command));
@@ -17,7 +17,7 @@ fn every_command_has_help_with_examples() {
 
 #[test]
 fn usage_errors_exit_2_and_name_the_argument() {
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 17] = [
         (&[], "Usage"),
         (&["paint"], "paint"),
         (&["inspect"], "<FILE>"),
@@ -31,6 +31,13 @@ fn usage_errors_exit_2_and_name_the_argument() {
         (&["sample", "--model", "m", "--class", "1", "--batch", "0"], "expected an integer of at least 1"),
         (&["sample", "--model", "m", "--class", "1", "--device", "tpu"], "device"),
         (&["sample", "--model", "m", "--class", "1", "--reference", "a.png"], "--codec"),
+        (&["train", "--out", "r", "--dry-run"], "--data"),
+        (&["train", "--data", "d", "--dry-run"], "--out"),
+        (&["train", "--resume", "r", "--preset", "small", "--dry-run"], "--preset"),
+        (
+            &["train", "--data", "d", "--out", "r", "--dry-run", "--steps", "0"],
+            "expected an integer of at least 1",
+        ),
     ];
     for (args, named) in cases {
         let done = run(args);

@@ -1,0 +1,100 @@
+//! Command-line arguments of `transdiff train`, and the settings that they give.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use transdiff_run::presets;
+use transdiff_run::settings::{Change, Layers, Result, RunConfig};
+use transdiff_terminal::whole;
+
+/// Arguments of `transdiff train`.
+#[derive(Args)]
+#[command(
+    after_help = "Settings come from the preset, the file of --config, the flags, and --set, in this order; \
+docs/training.md lists the keys. The run's directory keeps them in config.toml.
+
+Examples:
+  transdiff train --preset small --data CACHE --out RUN --steps 1500
+  transdiff train --data PICTURES --codec patch:4 --size 32 --out RUN \\
+      --set train.batch=32 --set train.lr=1e-3
+  transdiff train --resume RUN --steps 3000
+  transdiff train --preset paper-large-1step --data CACHE --out RUN --dry-run"
+)]
+pub struct TrainArgs {
+    /// Settings to begin with: small, or paper-{base,large,huge}-{1step,mrar,512} [default: small]
+    #[arg(long, value_name = "NAME", conflicts_with = "resume", help_heading = "Settings")]
+    pub preset: Option<String>,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE", conflicts_with = "resume", help_heading = "Settings")]
+    pub config: Option<PathBuf>,
+    /// Value of a key, such as train.batch=32; repeat for further keys
+    #[arg(long = "set", value_name = "KEY=VALUE", help_heading = "Settings")]
+    pub assignments: Vec<String>,
+    /// Number of training steps, 1 to 4294967295: train.steps
+    #[arg(long, value_name = "N", value_parser = whole(1..=u64::from(u32::MAX)), allow_negative_numbers = true)]
+    #[arg(help_heading = "Settings")]
+    pub steps: Option<u64>,
+    /// Print the settings and exit
+    #[arg(long, required = true, help_heading = "Settings")]
+    pub dry_run: bool,
+
+    /// Folder of pictures in class folders, or a latent cache: data.path
+    #[arg(long, value_name = "PATH", help_heading = "Data", required_unless_present_any = ["resume", "config"])]
+    pub data: Option<String>,
+    /// Codec between pictures and latents, patch:N or the file of a KL-VAE: data.codec
+    #[arg(long, value_name = "CODEC", help_heading = "Data")]
+    pub codec: Option<String>,
+    /// Side of the square pictures in pixels, at least 1: data.size
+    #[arg(long, value_name = "PIXELS", value_parser = whole(1..=1_u64 << 20), allow_negative_numbers = true)]
+    #[arg(help_heading = "Data")]
+    pub size: Option<u64>,
+    /// Index of MRAR samples, a file of JSON lines: data.mrar_index
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    pub mrar_index: Option<String>,
+
+    /// Directory of the run
+    #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
+    #[arg(help_heading = "Run")]
+    pub out: Option<PathBuf>,
+    /// Go on with the run in this directory, with its own settings
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    pub resume: Option<PathBuf>,
+}
+
+impl TrainArgs {
+    /// Settings of a new run.
+    pub fn settings(&self) -> Result<RunConfig> {
+        let mut layers = presets::layers(self.preset.as_deref().unwrap_or("small"))?;
+        if let Some(file) = &self.config {
+            layers.add_file(file)?;
+        }
+        self.add_flags(&mut layers)?;
+        layers.resolve("settings")
+    }
+
+    /// Settings of the run in `directory`, with the changes that the flags make.
+    pub fn resumed_settings(&self, directory: &Path) -> Result<(RunConfig, Vec<Change>)> {
+        let before = RunConfig::load(&directory.join(transdiff_run::CONFIG_FILE))?;
+        let mut layers = Layers::of(&before);
+        self.add_flags(&mut layers)?;
+        let after = layers.resolve("settings")?;
+        let changes = after.changes_from(&before)?;
+        Ok((after, changes))
+    }
+
+    fn add_flags(&self, layers: &mut Layers) -> Result<()> {
+        let texts = [
+            ("data.path", &self.data, "--data"),
+            ("data.codec", &self.codec, "--codec"),
+            ("data.mrar_index", &self.mrar_index, "--mrar-index"),
+        ];
+        for (key, value, flag) in texts {
+            value.iter().try_for_each(|value| layers.add_value(key, value.as_str(), flag))?;
+        }
+        for (key, value, flag) in [("data.size", self.size, "--size"), ("train.steps", self.steps, "--steps")]
+        {
+            value.iter().try_for_each(|&value| layers.add_value(key, value as i64, flag))?;
+        }
+        self.assignments.iter().try_for_each(|assignment| layers.add_assignment(assignment))
+    }
+}
