@@ -12,8 +12,9 @@ use transdiff_core::data::{Dataset, Shuffle, ShuffledOrder};
 use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_data::cache::{
-    CacheEntry, CacheSpec, CacheWriter, CachedDataset, Expected, Fit, ItemKind, Part, merge,
+    CacheEntry, CacheSpec, CacheWriter, CachedDataset, Expected, ItemKind, Part, merge,
 };
+use transdiff_data::pictures::Fit;
 
 const THREADS: usize = 2;
 /// Rate that training at full speed needs.

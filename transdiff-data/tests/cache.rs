@@ -9,7 +9,8 @@ use transdiff_core::DType;
 use transdiff_core::data::Dataset;
 use transdiff_core::models::CodecRecord;
 use transdiff_core::rng::{Purpose, StreamKey};
-use transdiff_data::cache::{CacheSpec, CacheWriter, CachedDataset, Expected, Fit, Part, Skipped, merge};
+use transdiff_data::cache::{CacheSpec, CacheWriter, CachedDataset, Expected, Part, Skipped, merge};
+use transdiff_data::pictures::Fit;
 
 fn open(path: &std::path::Path) -> transdiff_core::Result<CachedDataset> {
     CachedDataset::open(path, &Expected::default())

@@ -1,10 +1,10 @@
 //! Header of a cache.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::{DType, Error, Result};
+
+use crate::pictures::Fit;
 
 /// Version of the format.
 pub(super) const VERSION: u32 = 1;
@@ -12,25 +12,6 @@ pub(super) const VERSION: u32 = 1;
 const MAX_ELEMENTS: usize = 1 << 24;
 /// Entries that a shard may have.
 const MAX_SHARD_ENTRIES: usize = 1 << 16;
-
-/// Fit of a picture to the square that a codec encodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fit {
-    /// Centre crop.
-    Crop,
-    /// Padding to the size.
-    Pad,
-}
-
-impl fmt::Display for Fit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Crop => "crop",
-            Self::Pad => "pad",
-        })
-    }
-}
 
 /// Kind of the stored items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

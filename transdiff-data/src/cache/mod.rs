@@ -27,7 +27,7 @@ mod writer;
 pub use dataset::CachedDataset;
 pub use entries::CacheEntry;
 pub use fill::{FillOptions, FillProgress, fill};
-pub use header::{CacheHeader, CacheSpec, Expected, Fit, ItemKind};
+pub use header::{CacheHeader, CacheSpec, Expected, ItemKind};
 pub use merge::{CacheSummary, Skipped, merge};
 pub use part::Part;
 pub use writer::{CacheWriter, ShardRows};
