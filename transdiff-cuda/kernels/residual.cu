@@ -32,7 +32,7 @@ DEVICE void gated_residual(const ResidualParams &p) {
         const uint64_t at = (chunk.row + i) * p.partition.width + chunk.column;
         if (p.dropout.active) {
             float factor[V];
-            dropout_factors_at<V>(p.dropout, at, factor);
+            dropout_factors_at<V>(p.dropout, sample_of(p.dropout, p.partition, chunk), at, factor);
 #pragma unroll
             for (int j = 0; j < V; j++) b[i][j] *= factor[j];
         }
@@ -73,7 +73,7 @@ DEVICE void gated_residual_backward(const ResidualBackwardParams &p) {
             const uint64_t at = (chunk.row + row + i) * p.partition.width + chunk.column;
             if (p.dropout.active) {
                 float factor[V];
-                dropout_factors_at<V>(p.dropout, at, factor);
+                dropout_factors_at<V>(p.dropout, sample_of(p.dropout, p.partition, chunk), at, factor);
 #pragma unroll
                 for (int j = 0; j < V; j++) b[i][j] *= factor[j];
             }
