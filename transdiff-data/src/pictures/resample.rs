@@ -1,6 +1,6 @@
 //! Pillow's resampling of 8-bit pictures.
 //!
-//! Every output sample is a weighted sum of input samples, first along rows, then, after rounding to 8 bits, along columns.
+//! Every output sample is a weighted sum of input samples along one axis and then, after rounding to 8 bits, along the other.
 //! Crates do the same with other weights or another rounding: `fast_image_resize`, called once per axis, differs from
 //! Pillow by up to 25 levels where an odd side is halved, and by 2 where a picture is enlarged. Weights here are those of
 //! Pillow's `Resample.c`, in its fixed-point format, so that results are equal.
@@ -9,6 +9,8 @@ use super::Picture;
 
 /// Bits after the point of a weight.
 const PRECISION: u32 = 22;
+/// Half a level, which rounds a sum.
+const HALF: i32 = 1 << (PRECISION - 1);
 
 /// Resampling filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,38 +89,75 @@ impl Resampler {
         let channels = picture.channels();
         assert!(
             area.x + area.width <= picture.width() && area.y + area.height <= picture.height(),
-            "area {area:?}"
+            "{area:?}"
         );
-        let rows = picture.pixels().chunks_exact(picture.width() * channels).skip(area.y).take(area.height);
-        let rows = rows.map(|row| &row[area.x * channels..(area.x + area.width) * channels]);
-        self.middle.clear();
-        if width == area.width {
-            rows.for_each(|row| self.middle.extend_from_slice(row));
+        let row = |y: usize| {
+            let start = ((area.y + y) * picture.width() + area.x) * channels;
+            &picture.pixels()[start..start + area.width * channels]
+        };
+        let mut pixels = Vec::with_capacity(width * height * channels);
+        let mut middle = std::mem::take(&mut self.middle);
+        middle.clear();
+        // The order of Pillow 13; earlier versions always resize rows first.
+        let reduction = |from: usize, to: usize| from as i64 - to as i64;
+        let rows_lost = reduction(area.height, height);
+        if rows_lost > 0 && rows_lost > 2 * reduction(area.width, width) {
+            self.columns(row, [area.height, height], filter, &mut middle);
+            let row = |y: usize| &middle[y * area.width * channels..(y + 1) * area.width * channels];
+            self.rows(row, height, [area.width, width], channels, filter, &mut pixels);
         } else {
-            self.weights.compute(area.width, width, filter);
-            for row in rows {
-                match channels {
-                    1 => resize_row::<1>(row, &self.weights, &mut self.middle),
-                    _ => resize_row::<3>(row, &self.weights, &mut self.middle),
-                }
+            self.rows(row, area.height, [area.width, width], channels, filter, &mut middle);
+            let row = |y: usize| &middle[y * width * channels..(y + 1) * width * channels];
+            self.columns(row, [area.height, height], filter, &mut pixels);
+        }
+        self.middle = middle;
+        Picture::new(width, height, channels, pixels)
+    }
+
+    /// Resizes each of `count` rows, and appends them to `out`.
+    fn rows<'a>(
+        &mut self,
+        row: impl Fn(usize) -> &'a [u8],
+        count: usize,
+        [from, to]: [usize; 2],
+        channels: usize,
+        filter: Filter,
+        out: &mut Vec<u8>,
+    ) {
+        if from == to {
+            return (0..count).for_each(|y| out.extend_from_slice(row(y)));
+        }
+        self.weights.compute(from, to, filter);
+        for y in 0..count {
+            match channels {
+                1 => resize_row::<1>(row(y), &self.weights, out),
+                _ => resize_row::<3>(row(y), &self.weights, out),
             }
         }
-        if height == area.height {
-            return Picture::new(width, height, channels, self.middle.clone());
+    }
+
+    /// Resizes columns from `from` to `to` rows, and appends the rows to `out`.
+    fn columns<'a>(
+        &mut self,
+        row: impl Fn(usize) -> &'a [u8],
+        [from, to]: [usize; 2],
+        filter: Filter,
+        out: &mut Vec<u8>,
+    ) {
+        if from == to {
+            return (0..to).for_each(|y| out.extend_from_slice(row(y)));
         }
-        self.weights.compute(area.height, height, filter);
-        let mut pixels = Vec::with_capacity(width * height * channels);
+        self.weights.compute(from, to, filter);
         for (start, weights) in self.weights.iter() {
-            let row_bytes = width * channels;
-            resize_columns(
-                &self.middle[start * row_bytes..],
-                weights,
-                row_bytes,
-                &mut self.sums,
-                &mut pixels,
-            );
+            self.sums.clear();
+            self.sums.resize(row(start).len(), HALF);
+            for (y, &weight) in (start..).zip(weights) {
+                for (sum, &sample) in self.sums.iter_mut().zip(row(y)) {
+                    *sum += i32::from(sample) * weight;
+                }
+            }
+            out.extend(self.sums.iter().map(|&sum| rounded(sum)));
         }
-        Picture::new(width, height, channels, pixels)
     }
 }
 
@@ -173,7 +212,7 @@ impl Weights {
 /// Appends the resized `row` to `out`.
 fn resize_row<const CHANNELS: usize>(row: &[u8], weights: &Weights, out: &mut Vec<u8>) {
     for (start, weights) in weights.iter() {
-        let mut sums = [1 << (PRECISION - 1); CHANNELS];
+        let mut sums = [HALF; CHANNELS];
         for (pixel, &weight) in row[start * CHANNELS..].chunks_exact(CHANNELS).zip(weights) {
             for (sum, &sample) in sums.iter_mut().zip(pixel) {
                 *sum += i32::from(sample) * weight;
@@ -183,19 +222,7 @@ fn resize_row<const CHANNELS: usize>(row: &[u8], weights: &Weights, out: &mut Ve
     }
 }
 
-/// Appends the weighted sum of rows to `out`.
-fn resize_columns(rows: &[u8], weights: &[i32], row_bytes: usize, sums: &mut Vec<i32>, out: &mut Vec<u8>) {
-    sums.clear();
-    sums.resize(row_bytes, 1 << (PRECISION - 1));
-    for (row, &weight) in rows.chunks_exact(row_bytes).zip(weights) {
-        for (sum, &sample) in sums.iter_mut().zip(row) {
-            *sum += i32::from(sample) * weight;
-        }
-    }
-    out.extend(sums.iter().map(|&sum| rounded(sum)));
-}
-
-/// Sample of a sum that half a level was added to.
+/// Sample of a sum that began with half a level.
 fn rounded(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
