@@ -1,9 +1,12 @@
 //! Header of a cache.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::{DType, Error, Result};
 
+use super::directory::CacheDirectory;
 use crate::pictures::Fit;
 
 /// Version of the format.
@@ -156,6 +159,14 @@ pub struct CacheHeader {
 }
 
 impl CacheHeader {
+    /// Reads the header of the cache in the directory `path`, complete or not; `None` if the directory holds no cache.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] if it is no header, of another version, or invalid.
+    pub fn read(path: impl AsRef<Path>) -> Result<Option<Self>> {
+        Ok(CacheDirectory::read(path.as_ref())?.map(|cache| cache.header))
+    }
+
     /// Number of shards.
     pub fn shards(&self) -> usize {
         self.entries.div_ceil(self.spec.shard_entries)
@@ -188,6 +199,14 @@ pub struct Expected<'a> {
     pub fit: Option<Fit>,
     /// Shape [C, h, w] of a latent.
     pub shape: Option<[usize; 3]>,
+}
+
+impl<'a> From<&'a ImageSpec> for Expected<'a> {
+    /// Codec, size and channels of the images that a model makes.
+    fn from(images: &'a ImageSpec) -> Self {
+        let (size, channels) = (Some(images.size), Some(images.channels));
+        Self { codec: Some(&images.codec), size, channels, ..Self::default() }
+    }
 }
 
 impl Expected<'_> {
