@@ -7,12 +7,13 @@ mod common;
 mod digits;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use common::cuda::device;
 use common::golden::relative_error;
 use common::tiny;
 use digits::{CLASSES, Digits, LATENT_SIDE, to_latent};
-use transdiff::data::MemoryDataset;
+use transdiff::data::{LoaderOptions, MemoryDataset};
 use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Sampling, Timesteps};
 use transdiff::models::transdiff::{FlowObjective, Mode, TransDiffConfig};
 use transdiff::pipeline::{LoadOptions, Output, OutputSelection, Pipeline, Request};
@@ -113,7 +114,8 @@ fn losses<B: Backend>(backend: &B, compute: DType) -> Vec<f64> {
         ..TrainConfig::new(32, 200)
     };
     let mut trainer = Trainer::new(model, train).unwrap();
-    (0..training_steps()).map(|_| trainer.step(&set).unwrap().loss).collect()
+    let mut data = trainer.loader(Arc::new(set), LoaderOptions::default()).unwrap();
+    (0..training_steps()).map(|_| trainer.step(&mut data).unwrap().loss).collect()
 }
 
 /// Maximum relative difference of the losses of two runs.

@@ -44,8 +44,9 @@ fn check_all<B: Backend>(backend: &B) {
 
 const EPS: f64 = 1e-6;
 
-fn dropout(rate: f32) -> Option<Dropout> {
-    Some(Dropout { rate, key: StreamKey::new(3, Purpose::Dropout, 1, 2) })
+/// Dropout of `x`, whose leading axis counts samples.
+fn dropout<B: Backend>(rate: f32, x: &Var<B>) -> Option<Dropout> {
+    Some(Dropout { rate, key: StreamKey::new(3, Purpose::Dropout, 1, 2), samples: x.dim(0).max(1) })
 }
 
 /// The shapes of two operands: equal, broadcast either way, of size one, of other ranks, scalar, empty.
@@ -67,7 +68,7 @@ fn elementwise<B: Backend>() -> Vec<Case<B>> {
         case("rsqrt", &[&[3, 4]], |x| x[0].affine(0.2, 2.0)?.unary(UnaryOp::Rsqrt)),
         case("silu of nothing", &[&[0, 4]], |x| x[0].unary(UnaryOp::Silu)),
         case("affine", &[&[2, 3]], |x| x[0].affine(-1.7, 0.3)),
-        case("dropout", &[&[7, 9]], |x| x[0].dropout(dropout(0.4))),
+        case("dropout", &[&[7, 9]], |x| x[0].dropout(dropout(0.4, &x[0]))),
         case("no dropout", &[&[2, 3]], |x| x[0].dropout(None)),
         case("cast to the same type", &[&[2, 3]], |x| x[0].cast(DType::F64)),
         case("a variable used three times", &[&[2, 3], &[3]], |x| {
@@ -199,11 +200,13 @@ fn norm<B: Backend>() -> Vec<Case<B>> {
 
 fn residual<B: Backend>() -> Vec<Case<B>> {
     let mut cases = Vec::new();
-    for drop in [None, dropout(0.3)] {
+    for with_dropout in [false, true] {
+        let drop = move |x: &[Var<B>]| if with_dropout { dropout(0.3, &x[0]) } else { None };
         cases.push(case("residual", &[&[2, 4, 5], &[2, 4, 5]], move |x| {
-            x[0].gated_residual(&x[1], None, drop)
+            x[0].gated_residual(&x[1], None, drop(x))
         }));
-        cases.push(case("residual to itself", &[&[4, 5]], move |x| x[0].gated_residual(&x[0], None, drop)));
+        cases
+            .push(case("residual to itself", &[&[4, 5]], move |x| x[0].gated_residual(&x[0], None, drop(x))));
         let shapes: [[&[usize]; 2]; 4] = [
             [&[2, 4, 5], &[2, 1, 5]],
             [&[2, 4, 5], &[1, 1, 5]],
@@ -212,26 +215,25 @@ fn residual<B: Backend>() -> Vec<Case<B>> {
         ];
         for [x, gate] in shapes {
             cases.push(case("gated residual", &[x, x, gate], move |x| {
-                x[0].gated_residual(&x[1], Some(&x[2]), drop)
+                x[0].gated_residual(&x[1], Some(&x[2]), drop(x))
             }));
         }
         cases.push(case("gated by a row of a table", &[&[2, 4, 5], &[2, 4, 5], &[2, 6, 5]], move |x| {
-            x[0].gated_residual(&x[1], Some(&x[2].narrow(1, 2, 1)?), drop)
+            x[0].gated_residual(&x[1], Some(&x[2].narrow(1, 2, 1)?), drop(x))
         }));
     }
     cases
 }
 
 /// Attentions with and without a block-causal mask, whose last segment ends at the number of keys, and dropout.
-fn masks(segment_ends: &'static [usize]) -> impl Iterator<Item = Attention> {
-    let of = |ends: Option<&[usize]>, dropout| Attention { segment_ends: ends.map(<[_]>::to_vec), dropout };
-    [
-        of(None, None),
-        of(None, dropout(0.3)),
-        of(Some(segment_ends), None),
-        of(Some(segment_ends), dropout(0.3)),
-    ]
-    .into_iter()
+fn masks<B: Backend>(segment_ends: &'static [usize]) -> impl Iterator<Item = impl Fn(&Var<B>) -> Attention> {
+    let of = |ends: Option<&'static [usize]>, with_dropout: bool| {
+        move |q: &Var<B>| Attention {
+            segment_ends: ends.map(<[_]>::to_vec),
+            dropout: if with_dropout { dropout(0.3, q) } else { None },
+        }
+    };
+    [of(None, false), of(None, true), of(Some(segment_ends), false), of(Some(segment_ends), true)].into_iter()
 }
 
 fn attention<B: Backend>() -> Vec<Case<B>> {
@@ -247,12 +249,11 @@ fn attention<B: Backend>() -> Vec<Case<B>> {
     ];
     for (qkv, segment_ends) in shapes {
         for how in masks(segment_ends) {
-            cases.push(case("attention", &qkv, move |x| x[0].attention(&x[1], &x[2], how.clone())));
+            cases.push(case("attention", &qkv, move |x| x[0].attention(&x[1], &x[2], how(&x[0]))));
         }
     }
-    let more = Attention { segment_ends: None, dropout: dropout(0.2) };
-    cases.push(case("attention, more queries", &[&[1, 5, 2, 3], &[1, 2, 2, 3], &[1, 2, 2, 3]], move |x| {
-        x[0].attention(&x[1], &x[2], more.clone())
+    cases.push(case("attention, more queries", &[&[1, 5, 2, 3], &[1, 2, 2, 3], &[1, 2, 2, 3]], |x| {
+        x[0].attention(&x[1], &x[2], Attention { segment_ends: None, dropout: dropout(0.2, &x[0]) })
     }));
     cases.push(case("attention to itself", &[&[2, 3, 2, 3]], |x| {
         x[0].attention(&x[0], &x[0], Attention::default())
@@ -269,7 +270,7 @@ fn self_attention<B: Backend>() -> Vec<Case<B>> {
         (&[0, 2, 6], 2, &[2]),
     ] {
         for how in masks(segment_ends) {
-            cases.push(case("self-attention", &[shape], move |x| x[0].self_attention(heads, how.clone())));
+            cases.push(case("self-attention", &[shape], move |x| x[0].self_attention(heads, how(&x[0]))));
         }
     }
     cases

@@ -2,12 +2,14 @@
 
 mod common;
 
+use std::ops::Range;
+
 use common::difference::normals;
 use common::tiny::{self, bits, differing};
 use transdiff_core::autograd::{Context, Param};
 use transdiff_core::autograd::{Gradients, Tape};
 use transdiff_core::checkpoint::WeightFile;
-use transdiff_core::models::transdiff::FlowBatch;
+use transdiff_core::models::transdiff::{FlowBatch, FlowDraws};
 use transdiff_core::models::transdiff::{FlowObjective, TransDiff, TransDiffConfig};
 use transdiff_core::models::{Model, Trainable};
 use transdiff_core::nn::Module;
@@ -70,7 +72,7 @@ fn gradient_of<B: Backend>(grads: &Gradients<B>, param: &Param<B>) -> Vec<f64> {
 
 impl<B: Backend> Check<B> {
     fn loss_in(&self, ctx: Context<B>, model: &TransDiff<B>) -> transdiff_core::autograd::Var<B> {
-        let ctx = ctx.with_dropout(0.2, 5, 3).unwrap();
+        let ctx = ctx.with_dropout(0.2, 5, 3, self.batch.labels.len()).unwrap();
         let objective = FlowObjective { diversity: DIVERSITY, ..FlowObjective::default() };
         model.loss(&ctx, &self.batch, &objective).unwrap()
     }
@@ -200,7 +202,7 @@ fn frozen_parameters_do_not_change() {
             assert_eq!(grads.get(param.key()).is_none(), is_frozen(&name), "{name}");
         }
         for _ in 0..3 {
-            trainer.step(&tiny::set(&config, 5)).unwrap();
+            tiny::step(&mut trainer, &tiny::set(&config, 5)).unwrap();
         }
         let trained: Vec<String> =
             model.params().into_iter().map(|(name, _)| name).filter(|name| !is_frozen(name)).collect();
@@ -221,11 +223,50 @@ fn frozen_parameters_do_not_change() {
         let mut whole = Trainer::new(trainer.ema().clone(), settings).unwrap();
         // The learning rate of the first step is 0.
         for _ in 0..2 {
-            whole.step(&tiny::set(&config, 5)).unwrap();
+            tiny::step(&mut whole, &tiny::set(&config, 5)).unwrap();
         }
         assert!(differing(trainer.ema(), whole.model()).iter().any(|name| is_frozen(name)));
         whole.save(&path).unwrap();
         let resumed = Trainer::resume(&backend, &path).unwrap();
         assert_eq!(differing(resumed.model(), whole.model()), Vec::<String>::new());
     }
+}
+
+/// Samples 5 to 7 in one batch, in training with dropout: the features, and the decoder's velocities of two noised copies
+/// of each.
+#[test]
+fn outputs_of_samples_are_bitwise_identical_alone_and_in_a_batch() {
+    fn check<B: Backend>(backend: &B, dtype: DType) {
+        for config in [tiny::one_step(), tiny::mrar()] {
+            let model = tiny::model(backend, &config, dtype);
+            let batch = tiny::batch(&model, &[false, true, false], 2, 1);
+            let together = outputs(&model, &batch, 0..3);
+            for sample in 0..3 {
+                let alone = outputs(&model, &batch, sample..sample + 1);
+                for (together, alone) in together.iter().zip(&alone) {
+                    let rows = alone.dim(0);
+                    assert_eq!(bits(&together.narrow(0, sample * rows, rows).unwrap()), bits(alone));
+                }
+            }
+        }
+    }
+    check(&Reference, DType::F64);
+    check(&Cpu::new(Some(2)).unwrap(), DType::F32);
+}
+
+/// Features and velocities of the samples `range` of a batch, with copies of one sample adjacent.
+fn outputs<B: Backend>(model: &TransDiff<B>, batch: &FlowBatch<B>, range: Range<usize>) -> [Tensor<B>; 2] {
+    let ctx = Context::recording(Tape::new());
+    let ctx = ctx.with_dropout(0.3, 5, 5 + range.start as u32, range.len()).unwrap();
+    let (labels, dropped) = (&batch.labels[range.clone()], &batch.dropped[range.clone()]);
+    let cut = |t: &Tensor<B>, copies: usize| t.narrow(0, range.start * copies, range.len() * copies).unwrap();
+    let references: Vec<_> = batch.latents[1..].iter().map(|latent| cut(latent, 1)).collect();
+    let class = model.ar().dropped_embedding(&ctx, labels, dropped).unwrap();
+    let features = model.ar().features(&ctx, &class, &references).unwrap();
+    let condition = model.decoder().condition(&ctx, &features).unwrap();
+    let FlowDraws { noise, timesteps } = &batch.draws[0];
+    let time = model.decoder().time(&ctx, &timesteps[2 * range.start..2 * range.end]).unwrap();
+    let x = ctx.input(&cut(noise, 2)).unwrap();
+    let velocity = model.decoder().velocity(&ctx, &x, &time, &condition).unwrap();
+    [features.into_value(), velocity.into_value()]
 }

@@ -5,16 +5,17 @@ mod common;
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use common::tiny::bits;
 use serde::{Deserialize, Serialize};
 use transdiff::autograd::{Context, Param, Var};
 use transdiff::checkpoint::WeightView;
-use transdiff::data::MemoryDataset;
+use transdiff::data::{LoaderOptions, MemoryDataset};
 use transdiff::diffusion::{ArStep, KeyedNoise, NoiseSource, Preset, SamplingSettings, SamplingStep};
 use transdiff::models::{
-    Advance, Codec, CodecInfo, Conditioning, DrawKey, Generation, GenerationInput, Generator, GeneratorInfo,
-    Model, ParamGroup, SampleShape, Samples, Trainable, WeightSet,
+    Advance, Codec, CodecInfo, Conditioning, Generation, GenerationInput, Generator, GeneratorInfo, Model,
+    ParamGroup, SampleKey, SampleShape, Samples, Trainable, WeightSet,
 };
 use transdiff::nn::{Init, Module};
 use transdiff::pipeline::{OutputSelection, Pipeline, Request};
@@ -83,6 +84,7 @@ struct MeansObjective;
 
 impl<B: Backend> Trainable<B> for Means<B> {
     type Objective = MeansObjective;
+    type Draws = ();
     type Batch = Samples<B>;
 
     fn check_objective(_: &MeansObjective) -> Result<()> {
@@ -93,8 +95,14 @@ impl<B: Backend> Trainable<B> for Means<B> {
         SampleShape { latent: LATENT, latents_per_sample: 1, classes: self.config.classes }
     }
 
-    fn draw(&self, samples: Samples<B>, _: &MeansObjective, _: DrawKey) -> Result<Samples<B>> {
+    fn draw(_: &SampleShape, _: &MeansObjective, _: SampleKey) {}
+
+    fn batch(&self, samples: Samples<B>, _: Vec<()>) -> Result<Samples<B>> {
         Ok(samples)
+    }
+
+    fn batch_len(batch: &Samples<B>) -> usize {
+        batch.labels.len()
     }
 
     fn loss(&self, ctx: &Context<B>, batch: &Samples<B>, _: &MeansObjective) -> Result<Var<B>> {
@@ -198,7 +206,7 @@ struct Grey;
 
 impl Codec<Cpu> for Grey {
     fn info(&self) -> CodecInfo {
-        CodecInfo { codec: "grey", image_channels: 3, code_channels: 1, downsampling: 1 }
+        CodecInfo { codec: "grey", image_channels: 3, code_channels: 1, downsampling: 1, latent_scale: None }
     }
 
     fn param_count(&self) -> usize {
@@ -249,8 +257,9 @@ fn config() -> TrainConfig<MeansObjective> {
 }
 
 fn steps(trainer: &mut Trainer<Cpu, Means<Cpu>>, count: usize) {
+    let mut data = trainer.loader(Arc::new(dataset()), LoaderOptions::default()).unwrap();
     for _ in 0..count {
-        trainer.step(&dataset()).unwrap();
+        trainer.step(&mut data).unwrap();
     }
 }
 
@@ -276,7 +285,7 @@ fn learning_rate_factors_of_groups_apply() {
         let lr = LrSchedule { peak, decay: LrDecay::Constant, ..config().lr };
         let mut trainer = Trainer::new(model(2), TrainConfig { lr, ..config() }).unwrap();
         let before = trainer.model().means.value().to_f32().unwrap();
-        trainer.step(&dataset()).unwrap();
+        steps(&mut trainer, 1);
         let after = trainer.model().means.value().to_f32().unwrap();
         (after[0] - before[0]).abs()
     };

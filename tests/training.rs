@@ -4,13 +4,14 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use common::tiny::{self, bits, differing};
+use common::tiny::{self, bits, differing, step};
 use proptest::prelude::*;
 use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Gradients;
 use transdiff_core::checkpoint::{WeightFile, write_atomic};
-use transdiff_core::data::{Dataset, MemoryDataset};
+use transdiff_core::data::{Dataset, LoaderOptions, MemoryDataset};
 use transdiff_core::models::FileKind;
 use transdiff_core::models::transdiff::{FlowBatch, FlowDraws};
 use transdiff_core::models::transdiff::{FlowObjective, Mode, TransDiff, TransDiffConfig};
@@ -18,7 +19,7 @@ use transdiff_core::models::{LoadHints, Model, Trainable, WeightSet};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::Philox;
-use transdiff_core::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig, Trainer};
+use transdiff_core::train::{Accumulation, EmaConfig, LrDecay, LrSchedule, TrainConfig, Trainer};
 use transdiff_core::{Backend, DType, Error, HostTensor, Result, Tensor};
 use transdiff_cpu::Cpu;
 
@@ -45,8 +46,13 @@ fn trainer<B: Backend>(backend: &B, config: &TransDiffConfig) -> Trainer<B> {
     Trainer::new(tiny::model(backend, config, DType::F32), settings()).unwrap()
 }
 
-fn steps<B: Backend>(trainer: &mut Trainer<B>, set: &dyn Dataset, count: usize) -> Vec<[u64; 2]> {
-    let step = |_| trainer.step(set).map(|r| [r.loss.to_bits(), r.grad_norm.to_bits()]);
+fn steps<B: Backend>(
+    trainer: &mut Trainer<B>,
+    set: &Arc<impl Dataset + 'static>,
+    count: usize,
+) -> Vec<[u64; 2]> {
+    let mut data = trainer.loader(set.clone(), LoaderOptions::default()).unwrap();
+    let step = |_| trainer.step(&mut data).map(|r| [r.loss.to_bits(), r.grad_norm.to_bits()]);
     (0..count).map(step).collect::<Result<_>>().unwrap()
 }
 
@@ -135,7 +141,8 @@ fn loss_decreases() {
         };
         let model = TransDiff::new(&cpu(2), &config, DType::F32, 3).unwrap();
         let mut trainer: Trainer<_> = Trainer::new(model, settings).unwrap();
-        let losses: Vec<f64> = (0..200).map(|_| trainer.step(&set).unwrap().loss).collect();
+        let mut data = trainer.loader(set, LoaderOptions::default()).unwrap();
+        let losses: Vec<f64> = (0..200).map(|_| trainer.step(&mut data).unwrap().loss).collect();
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         let (first, last) = (mean(&losses[..20]), mean(&losses[180..]));
         println!("{:?}: {first:.3} → {last:.3}", config.mode);
@@ -174,6 +181,111 @@ fn accumulated_gradients_are_the_average() {
     }
 }
 
+/// The draws of a sample, dropout included, depend on its number: the same samples in other batches have the same gradients, up to rounding.
+#[test]
+fn draws_are_independent_of_the_division_into_batches() {
+    for config in [tiny::one_step(), tiny::mrar()] {
+        let set = tiny::set(&config, 5);
+        let reports = [(6, 1), (3, 2), (2, 3), (1, 6)].map(|(batch, accumulate)| {
+            let settings = TrainConfig { batch, accumulate, compute: DType::F64, ..settings() };
+            let mut trainer: Trainer<_> =
+                Trainer::new(tiny::model(&Reference, &config, DType::F64), settings).unwrap();
+            [0, 1].map(|_| step(&mut trainer, &set).unwrap())
+        });
+        for report in &reports[1..] {
+            for (got, want) in report.iter().zip(&reports[0]) {
+                assert!((got.loss - want.loss).abs() < 1e-12, "{got:?} {want:?}");
+                assert!((got.grad_norm / want.grad_norm - 1.0).abs() < 1e-9, "{got:?} {want:?}");
+            }
+        }
+    }
+}
+
+/// The sum of the gradients is their mean times the number of passes, and clipping applies to it.
+#[test]
+fn accumulated_gradients_can_be_summed() {
+    let config = tiny::one_step();
+    let report = |accumulate_as| {
+        let settings = TrainConfig { accumulate_as, dropout: 0.0, ..settings() };
+        let mut trainer: Trainer<_> =
+            Trainer::new(tiny::model(&Reference, &config, DType::F64), settings).unwrap();
+        step(&mut trainer, &tiny::set(&config, 5)).unwrap()
+    };
+    let [mean, sum] = [Accumulation::Mean, Accumulation::Sum].map(report);
+    assert!((mean.loss - sum.loss).abs() < 1e-12);
+    assert!((sum.grad_norm / mean.grad_norm / 2.0 - 1.0).abs() < 1e-9);
+}
+
+/// The place in the data is counted in samples: a run goes on with another batch size, and may skip samples.
+#[test]
+fn place_in_the_data_is_counted_in_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.safetensors");
+    let config = tiny::one_step();
+    let set = tiny::set(&config, 5);
+    let mut run = trainer(&cpu(1), &config);
+    steps(&mut run, &set, 2);
+    assert_eq!(run.samples_done(), 12);
+    let other = TrainConfig { batch: 4, accumulate: 1, ..settings() };
+    run.reconfigure(other.clone()).unwrap();
+    step(&mut run, &set).unwrap();
+    assert_eq!((run.steps_done(), run.samples_done()), (3, 16));
+    run.skip_to(20).unwrap();
+    assert!(matches!(run.skip_to(19), Err(Error::Argument { argument: "number", .. })));
+    run.save(&path).unwrap();
+    let mut resumed = Run::<Cpu>::resume(&cpu(1), &path).unwrap();
+    assert_eq!((resumed.steps_done(), resumed.samples_done(), resumed.config()), (3, 20, &other));
+    assert_eq!(steps(&mut resumed, &set, 2), steps(&mut run, &set, 2));
+    // Files of earlier versions do not have the number of samples.
+    let older = edited(&path, |file| drop(file.metadata.remove("transdiff.samples").unwrap()));
+    assert_eq!(Run::<Cpu>::resume(&cpu(1), older).unwrap().samples_done(), 12);
+    // A loader draws for one seed.
+    let mut data = run.loader(set, LoaderOptions::default()).unwrap();
+    run.reconfigure(TrainConfig { seed: 12, ..settings() }).unwrap();
+    assert!(matches!(run.step(&mut data), Err(Error::Argument { argument: "data", .. })));
+}
+
+/// Steps do not change what a snapshot holds.
+#[test]
+fn snapshots_keep_the_state_of_their_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let [now, later, model] = ["now", "later", "model"].map(|name| folder.path().join(name));
+    let config = tiny::one_step();
+    let set = tiny::set(&config, 5);
+    let mut run = trainer(&cpu(1), &config);
+    steps(&mut run, &set, 2);
+    run.save(&now).unwrap();
+    let (snapshot, ema) = (run.snapshot(), run.ema().clone());
+    steps(&mut run, &set, 2);
+    let write = std::thread::spawn({
+        let (later, model) = (later.clone(), model.clone());
+        move || snapshot.write(&later).and_then(|()| snapshot.write_model(&model))
+    });
+    write.join().unwrap().unwrap();
+    assert!(std::fs::read(&now).unwrap() == std::fs::read(&later).unwrap());
+    assert_ne!(differing(&ema, run.ema()), [""; 0]);
+    assert_eq!(differing(&TransDiff::load(&cpu(1), &model, DType::F32).unwrap(), &ema), [""; 0]);
+}
+
+/// The loss of a dataset at fixed draws.
+#[test]
+fn evaluation_is_repeatable_and_moves_nothing() {
+    let config = tiny::one_step();
+    let set = tiny::set(&config, 5);
+    let mut run = trainer(&cpu(1), &config);
+    let mut held_out = run.loader(set.clone(), LoaderOptions::default()).unwrap();
+    let before = run.evaluate(&mut held_out, 14).unwrap();
+    assert_eq!(run.evaluate(&mut held_out, 14).unwrap(), before);
+    assert_eq!((run.steps_done(), run.samples_done()), (0, 0));
+    steps(&mut run, &set, 3);
+    assert_ne!(run.evaluate(&mut held_out, 14).unwrap(), before);
+    // Another batch size changes the order of sums alone.
+    run.reconfigure(TrainConfig { batch: 14, ..settings() }).unwrap();
+    let whole = run.evaluate(&mut held_out, 14).unwrap();
+    run.reconfigure(settings()).unwrap();
+    assert!((run.evaluate(&mut held_out, 14).unwrap() / whole - 1.0).abs() < 1e-5);
+}
+
 /// Passes of one step and runs of different seeds draw different dropout masks.
 #[test]
 fn dropout_masks_differ_between_passes_and_seeds() {
@@ -194,14 +306,14 @@ fn dropout_masks_differ_between_passes_and_seeds() {
 /// else changes.
 #[test]
 fn every_step_and_pass_draws_its_own_noise() {
-    let ctx = Context::<Reference>::inference().with_dropout(0.1, 1, 2).unwrap();
+    let ctx = Context::<Reference>::inference().with_dropout(0.1, 1, 2, 1).unwrap();
     let mut places: Vec<u32> = (0..20).map(|_| ctx.next_dropout().unwrap().key.index).collect();
     places.sort_unstable();
     places.dedup();
     assert_eq!(places.len(), 20);
     assert!(Context::<Reference>::inference().next_dropout().is_none());
     let [_, c, h, w] = tiny::one_step().latent_shape(1);
-    let set = MemoryDataset::new([c, h, w], vec![0.5; c * h * w], vec![0]).unwrap();
+    let set = Arc::new(MemoryDataset::new([c, h, w], vec![0.5; c * h * w], vec![0]).unwrap());
     let losses = |accumulate: usize| {
         let lr = LrSchedule { peak: 0.0, decay: LrDecay::Constant, ..settings().lr };
         let settings = TrainConfig {
@@ -220,7 +332,8 @@ fn every_step_and_pass_draws_its_own_noise() {
     assert!(one[0] != one[1] && two[0] != two[1] && one[0] != two[0]);
 }
 
-/// The loss of a batch is the mean over its samples: copy m of sample b is row m·B + b of the draws.
+/// The loss of a batch is the mean over its samples, with dropout that is keyed by their numbers: copy m of sample b is
+/// row m·B + b of the draws.
 #[test]
 fn loss_is_the_mean_over_samples() {
     const SAMPLES: usize = 3;
@@ -228,9 +341,10 @@ fn loss_is_the_mean_over_samples() {
     for config in [tiny::one_step(), tiny::mrar()] {
         let model = tiny::model(&Reference, &config, DType::F64);
         let batch = tiny::batch(&model, &[false, true, false], COPIES, 3);
-        let loss = |batch: &FlowBatch<Reference>| {
+        let loss = |batch: &FlowBatch<Reference>, first: usize| {
             let objective = FlowObjective { diversity: 0.2, ..FlowObjective::default() };
-            model.loss(&Context::inference(), batch, &objective).unwrap().value().item().unwrap()
+            let ctx = Context::inference().with_dropout(0.3, 5, first as u32, batch.labels.len()).unwrap();
+            model.loss(&ctx, batch, &objective).unwrap().value().item().unwrap()
         };
         let sample = |b: usize| {
             let rows = |m: usize| m * SAMPLES + b;
@@ -248,8 +362,8 @@ fn loss_is_the_mean_over_samples() {
                 draws: batch.draws.iter().map(draws).collect(),
             }
         };
-        let mean = (0..SAMPLES).map(|b| loss(&sample(b))).sum::<f64>() / SAMPLES as f64;
-        assert!((mean - loss(&batch)).abs() < 1e-12, "{:?}", config.mode);
+        let mean = (0..SAMPLES).map(|b| loss(&sample(b), 5 + b)).sum::<f64>() / SAMPLES as f64;
+        assert!((mean - loss(&batch, 5)).abs() < 1e-12, "{:?}", config.mode);
     }
 }
 
@@ -265,7 +379,8 @@ fn non_finite_steps_leave_the_run_unchanged() {
         let before = state(&run, folder.path());
         // The last value is finite, and its square is not.
         for bad in [f32::NAN, f32::INFINITY, 1e25] {
-            let error = run.step(&Corrupted { set: &set, value: bad }).unwrap_err();
+            let corrupted = Arc::new(Corrupted { set: set.clone(), value: bad });
+            let error = step(&mut run, &corrupted).unwrap_err();
             assert!(matches!(error, Error::NonFinite { .. }), "{bad}: {error}");
             assert_eq!(run.steps_done(), 2);
             assert!(before == state(&run, folder.path()), "{bad}: the run has changed");
@@ -276,12 +391,12 @@ fn non_finite_steps_leave_the_run_unchanged() {
 }
 
 /// A dataset whose latents all begin with `value`.
-struct Corrupted<'a> {
-    set: &'a MemoryDataset,
+struct Corrupted {
+    set: Arc<MemoryDataset>,
     value: f32,
 }
 
-impl Dataset for Corrupted<'_> {
+impl Dataset for Corrupted {
     fn len(&self) -> usize {
         self.set.len()
     }
@@ -309,7 +424,7 @@ fn non_finite_parameters_are_refused() {
     let (_, param) = model.params_mut().into_iter().find(|(name, _)| name == "z_proj_ln.bias").unwrap();
     param.set_host(HostTensor::f32(&[8], vec![f32::INFINITY; 8]).unwrap()).unwrap();
     let mut trainer: Trainer<_> = Trainer::new(model.clone(), settings()).unwrap();
-    let error = trainer.step(&tiny::set(&config, 5)).unwrap_err();
+    let error = step(&mut trainer, &tiny::set(&config, 5)).unwrap_err();
     assert!(matches!(error, Error::NonFinite { stage: "loss" }), "{error}");
     assert_eq!((trainer.steps_done(), differing(&model, trainer.model())), (0, vec![]));
 }
@@ -320,22 +435,22 @@ fn mismatched_datasets_are_refused() {
     let config = tiny::mrar();
     let mut trainer = trainer(&cpu(1), &config);
     let set = |shape: [usize; 3], labels: &[usize]| {
-        MemoryDataset::new(shape, vec![0.5; shape.iter().product::<usize>() * labels.len()], labels.to_vec())
-            .unwrap()
+        let values = vec![0.5; shape.iter().product::<usize>() * labels.len()];
+        Arc::new(MemoryDataset::new(shape, values, labels.to_vec()).unwrap())
     };
-    let error = trainer.step(&set([2, 2, 4], &[0, 0])).unwrap_err();
+    let error = step(&mut trainer, &set([2, 2, 4], &[0, 0])).unwrap_err();
     assert!(matches!(&error, Error::Shape { op: "training data", got, .. } if got == &[2, 2, 4]), "{error}");
-    let error = trainer.step(&set([2, 4, 4], &[0, 0, 1])).unwrap_err();
+    let error = step(&mut trainer, &set([2, 4, 4], &[0, 0, 1])).unwrap_err();
     assert!(matches!(&error, Error::Argument { argument: "data", got, .. } if got == "1"), "{error}");
-    let error = trainer.step(&set([2, 4, 4], &[])).unwrap_err();
+    let error = step(&mut trainer, &set([2, 4, 4], &[])).unwrap_err();
     assert!(matches!(&error, Error::Argument { argument: "data", .. }), "{error}");
-    let error = trainer.step(&set([2, 4, 4], &[3, 3])).unwrap_err();
+    let error = step(&mut trainer, &set([2, 4, 4], &[3, 3])).unwrap_err();
     assert!(matches!(&error, Error::Argument { argument: "class", got, .. } if got == "3"), "{error}");
     assert_eq!(trainer.steps_done(), 0);
     // Steps may take datasets of different sizes and labels.
-    trainer.step(&tiny::set(&config, 9)).unwrap();
-    trainer.step(&set([2, 4, 4], &[1, 1, 0, 0])).unwrap();
-    trainer.step(&set([2, 4, 4], &[2, 2, 0, 0])).unwrap();
+    step(&mut trainer, &tiny::set(&config, 9)).unwrap();
+    step(&mut trainer, &set([2, 4, 4], &[1, 1, 0, 0])).unwrap();
+    step(&mut trainer, &set([2, 4, 4], &[2, 2, 0, 0])).unwrap();
     let values = vec![f32::NAN; 32];
     assert!(matches!(MemoryDataset::new([2, 4, 4], values, vec![0]), Err(Error::NonFinite { .. })));
     assert!(matches!(MemoryDataset::new([2, 4, 4], vec![0.0; 31], vec![0]), Err(Error::Shape { .. })));

@@ -4,12 +4,14 @@
 
 pub mod flops;
 
+use std::sync::Arc;
+
 use transdiff::autograd::{Context, Var};
-use transdiff::data::MemoryDataset;
+use transdiff::data::{DataLoader, LoaderOptions, MemoryDataset};
 use transdiff::diffusion::{KeyedNoise, NoopObserver, Preset, SamplingSettings};
 use transdiff::models::Model;
 use transdiff::models::transdiff::{
-    Condition, FlowObjective, Mode, Session, Size, TimeEmbedding, TransDiff, TransDiffConfig,
+    Condition, FlowObjective, Mode, SampleDraws, Session, Size, TimeEmbedding, TransDiff, TransDiffConfig,
 };
 use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::rng::{Purpose, StreamKey};
@@ -84,7 +86,7 @@ impl<'a, B: Backend> DecoderStep<'a, B> {
 /// Training steps with the paper's settings.
 pub struct Training<B: Backend> {
     trainer: Trainer<B>,
-    dataset: MemoryDataset,
+    data: DataLoader<SampleDraws>,
 }
 
 impl<B: Backend> Training<B> {
@@ -101,11 +103,13 @@ impl<B: Backend> Training<B> {
             objective: FlowObjective { batch_mul: TRAIN_MUL, ..FlowObjective::default() },
             ..TrainConfig::new(batch, 1000)
         };
-        Ok(Self { trainer: Trainer::new(model, config)?, dataset })
+        let trainer = Trainer::new(model, config)?;
+        let data = trainer.loader(Arc::new(dataset), LoaderOptions::default())?;
+        Ok(Self { trainer, data })
     }
 
     pub fn run(&mut self) -> Result<()> {
-        self.trainer.step(&self.dataset).map(drop)
+        self.trainer.step(&mut self.data).map(drop)
     }
 }
 

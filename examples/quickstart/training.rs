@@ -3,17 +3,19 @@
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use transdiff::checkpoint::write_bytes_atomic;
-use transdiff::data::{Dataset, MemoryDataset};
+use transdiff::data::{DataLoader, LoaderOptions, MemoryDataset};
 use transdiff::models::Model;
-use transdiff::train::{TrainConfig, Trainer};
+use transdiff::models::transdiff::SampleDraws;
+use transdiff::train::{StepReport, TrainConfig, Trainer};
 use transdiff::{Backend, TransDiff};
+use transdiff_terminal::{StepProgress, TrainingBar};
 
 use crate::digits::{Digits, LATENT_SIDE, to_latent};
-use crate::progress::TrainingBar;
 
 /// Steps between checkpoints.
 const CHECKPOINT_EVERY: u64 = 500;
@@ -39,9 +41,10 @@ pub struct Trained<B: Backend> {
 }
 
 /// Data set of the digits' latents.
-pub fn latents(digits: &Digits) -> transdiff::Result<MemoryDataset> {
+pub fn latents(digits: &Digits) -> transdiff::Result<Arc<MemoryDataset>> {
     let values = digits.images.iter().flat_map(to_latent).collect();
-    MemoryDataset::new([4, LATENT_SIDE, LATENT_SIDE], values, digits.labels.clone())
+    let set = MemoryDataset::new([4, LATENT_SIDE, LATENT_SIDE], values, digits.labels.clone())?;
+    Ok(Arc::new(set))
 }
 
 impl Training<'_> {
@@ -50,7 +53,7 @@ impl Training<'_> {
     pub fn run<B: Backend>(
         &self,
         backend: &B,
-        set: &MemoryDataset,
+        set: Arc<MemoryDataset>,
         config: TrainConfig,
         fresh: bool,
         initial: impl FnOnce() -> transdiff::Result<TransDiff<B>>,
@@ -70,7 +73,8 @@ impl Training<'_> {
                 self.checkpoint.display()
             );
         }
-        if !self.steps(&mut trainer, set, &mut log)? {
+        let mut data = trainer.loader(set, LoaderOptions::default())?;
+        if !self.steps(&mut trainer, &mut data, &mut log)? {
             println!("\nInterrupted. Run the same command to resume from {}.", self.checkpoint.display());
             return Ok(None);
         }
@@ -81,18 +85,19 @@ impl Training<'_> {
     fn steps<B: Backend>(
         &self,
         trainer: &mut Trainer<B>,
-        set: &dyn Dataset,
+        data: &mut DataLoader<SampleDraws>,
         log: &mut Log,
     ) -> Result<bool, Box<dyn Error>> {
         let total = trainer.config().lr.total;
         let images = trainer.config().batch * trainer.model().config().groups();
-        let mut bar = TrainingBar::new(self.name, total, trainer.steps_done());
+        let mut bar = TrainingBar::new(self.name, total, trainer.steps_done(), total.div_ceil(10));
         while trainer.steps_done() < total {
             let started = Instant::now();
-            let report = trainer.step(set)?;
+            let report = trainer.step(data)?;
             log.seconds += started.elapsed().as_secs_f64();
             log.losses.push(report.loss as f32);
-            bar.step(report.loss as f32, images);
+            let StepReport { loss, lr, grad_norm, .. } = report;
+            bar.step(StepProgress { loss, lr, grad_norm, images });
             let interrupted = self.interrupted.load(Ordering::Relaxed);
             let done = trainer.steps_done();
             if interrupted || done == total || done.is_multiple_of(CHECKPOINT_EVERY) {

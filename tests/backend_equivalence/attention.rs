@@ -20,7 +20,7 @@ fn widths<B: Backend>(case: &mut Case<'_, B>) {
             [case.pick(&[1, 2]), case.pick(&[1, 2]), case.pick(&[1, 5, 17]), case.pick(&[17, 33])];
         let how = Attention {
             segment_ends: case.one_in(2).then(|| vec![nkv - 6, nkv]),
-            dropout: case.one_in(3).then(|| case.dropout()),
+            dropout: case.one_in(3).then(|| case.dropout(b)),
         };
         case.note(&how);
         checked(case, [b, h, e, n, nkv], &how);
@@ -40,10 +40,10 @@ fn wide<B: Backend>(case: &mut Case<'_, B>) {
 
 /// [B, H, E, Nq, Nkv] and a mask.
 fn setting<B: Backend>(case: &mut Case<'_, B>) -> ([usize; 5], Attention) {
-    let [b, h, e] = [case.pick(&[1, 1, 2, 3]), case.pick(&[1, 2, 3]), case.pick(&[1, 3, 8, 24, 64])];
+    let [b, h, e] = [case.pick(&[1, 2, 3, 4]), case.pick(&[1, 2, 3]), case.pick(&[1, 3, 8, 24, 64])];
     let sizes = [1, 2, 5, 16, 33, 65, 150];
     let (mut nq, mut nkv) = (case.pick(&sizes), case.pick(&sizes));
-    let mut how = Attention { segment_ends: None, dropout: case.one_in(3).then(|| case.dropout()) };
+    let mut how = Attention { segment_ends: None, dropout: case.one_in(3).then(|| case.dropout(b)) };
     if case.one_in(2) {
         (nq, nkv) = (nq.min(nkv), nq.max(nkv));
         let every = 1 + case.below(nkv);
@@ -92,11 +92,12 @@ fn steep<B: Backend>(case: &mut Case<'_, B>) {
 /// With equal scores and the identity matrix as values, the output is the dropout mask.
 fn masks<B: Backend>(case: &mut Case<'_, B>) {
     let [b, h, n] = [2, 2, case.pick(&[7, 64])];
-    let (q, dropout) = (case.input(&[b, n, h, n], |_| 0.0), case.dropout());
+    let (q, dropout) = (case.input(&[b, n, h, n], |_| 0.0), case.dropout(b));
     let unit = |i: usize| f64::from(u8::from(i / (h * n) == i % n));
     let v = case.given(&[1, n, h, n], (0..n * h * n).map(unit).collect());
     let how = Attention { segment_ends: None, dropout: Some(dropout) };
     let (y, _) = q.ours.attention(&q.ours, &v.ours, &how, false).unwrap();
     let y = y.permute(&[0, 2, 1, 3]).unwrap().to_f64().unwrap();
-    assert!(y.iter().enumerate().all(|(i, &y)| (y == 0.0) == (dropout.factor(i) == 0.0)));
+    let is_dropped = |i| dropout.factor(i, y.len()) == 0.0;
+    assert!(y.iter().enumerate().all(|(i, &y)| (y == 0.0) == is_dropped(i)));
 }

@@ -137,7 +137,21 @@ fn norm<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
     dtype(x.gated_residual(&x, Some(ids), None));
     shape(x.gated_residual_backward(None, None, &row, false));
     dtype(x.gated_residual_backward(None, None, ids, false));
-    dtype(ids.dropout(Dropout { rate: 0.5, key: StreamKey::new(0, Purpose::Dropout, 0, 0) }));
+    dtype(ids.dropout(dropout(0.5, 1)));
+    for invalid in [dropout(1.0, 1), dropout(-0.1, 1), dropout(f32::NAN, 1), dropout(0.5, 0)] {
+        argument(x.dropout(invalid));
+        argument(x.gated_residual(&x, None, Some(invalid)));
+        argument(x.gated_residual_backward(None, Some(invalid), &x, false));
+    }
+    // Three samples cannot share two images, whatever the number of elements.
+    shape(new(&[2, 3]).dropout(dropout(0.5, 3)));
+    shape(new(&[]).dropout(dropout(0.5, 2)));
+    shape(new(&[2, 3, 3]).gated_residual(&new(&[2, 3, 3]), None, Some(dropout(0.5, 3))));
+    shape(new(&[2, 3, 3]).gated_residual_backward(None, Some(dropout(0.5, 3)), &new(&[2, 3, 3]), false));
+}
+
+fn dropout(rate: f32, samples: usize) -> Dropout {
+    Dropout { rate, key: StreamKey::new(0, Purpose::Dropout, 0, 0), samples }
 }
 
 fn attention<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
@@ -153,6 +167,8 @@ fn attention<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) 
         let how = Attention { segment_ends: Some(ends.to_vec()), dropout: None };
         argument(q.attention(&k, &k, &how, false));
     }
+    argument(q.attention(&k, &k, &Attention { segment_ends: None, dropout: Some(dropout(1.0, 2)) }, false));
+    shape(q.attention(&k, &k, &Attention { segment_ends: None, dropout: Some(dropout(0.5, 3)) }, false));
     let masked = Attention { segment_ends: Some(vec![3]), dropout: None };
     argument(k.attention(&q, &q, &masked, false));
     let lse = saved(&new(&[2, 2, 3]));

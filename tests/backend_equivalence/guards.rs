@@ -50,7 +50,7 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("dropout", "y", |b| {
         let key = StreamKey::new(1, Purpose::Dropout, 0, 0);
-        of(b, &[3]).dropout(Dropout { rate: 0.5, key }).map(drop)
+        of(b, &[3]).dropout(Dropout { rate: 0.5, key, samples: 3 }).map(drop)
     }),
     ("attention", "y, lse", |b| {
         let (q, k) = (of(b, &[1, 3, 2, 4]), of(b, &[1, 5, 2, 4]));

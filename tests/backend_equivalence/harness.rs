@@ -161,9 +161,14 @@ impl<B: Backend> Case<'_, B> {
         (0..rank).map(|_| self.pick(&[0, 1, 1, 2, 3, 4, 5, 7, 8, 9, 17])).collect()
     }
 
-    pub fn dropout(&mut self) -> Dropout {
-        let key = StreamKey::new(self.below(1 << 30) as u64, Purpose::Dropout, self.number, 7);
-        Dropout { rate: 0.3, key }
+    /// A dropout of a tensor whose leading axis has this size, of any number of samples, whose numbers may wrap.
+    pub fn dropout(&mut self, leading: usize) -> Dropout {
+        let seed = self.below(1 << 30);
+        let step = if seed.is_multiple_of(3) { u32::MAX } else { 7 };
+        let divisors: Vec<usize> = (1..=leading.max(1)).filter(|&n| leading.is_multiple_of(n)).collect();
+        let samples = divisors[seed % divisors.len()];
+        self.note(samples);
+        Dropout { rate: 0.3, key: StreamKey::new(seed as u64, Purpose::Dropout, self.number, step), samples }
     }
 
     /// Placement of a tensor; half of them are contiguous within their margins.

@@ -66,7 +66,7 @@ fn gated_residuals<B: Backend>(case: &mut Case<'_, B>) {
     let (x, u, dy) = (case.normal(&dims), case.normal(&dims), case.input(&dims, |z| z + 1.0));
     let images = if g > 1 && case.one_in(2) { g } else { 1 };
     let gate = if case.one_in(3) { None } else { Some(case.normal(&[images, 1, d])) };
-    let dropout = if case.one_in(2) { Some(case.dropout()) } else { None };
+    let dropout = if case.one_in(2) { Some(case.dropout(g)) } else { None };
     check!(case, "gated_residual", [x, u, gate] => x.gated_residual(u, gate, dropout));
     let wanted = case.pick(&[true, true, false]);
     check!(case, "gated_residual_backward", [u, gate, dy] =>
@@ -74,9 +74,11 @@ fn gated_residuals<B: Backend>(case: &mut Case<'_, B>) {
 }
 
 fn dropouts<B: Backend>(case: &mut Case<'_, B>) {
-    let (shape, dropout) = (case.shape(), case.dropout());
+    let shape = case.shape();
+    let dropout = case.dropout(shape.first().copied().unwrap_or(1));
     let x = case.input(&shape, |z| z.abs() + 0.1);
     check!(case, "dropout", [x] => x.dropout(dropout));
     let y = x.ours.dropout(dropout).unwrap().to_f64().unwrap();
-    assert!(y.iter().enumerate().all(|(i, &y)| (y == 0.0) == (dropout.factor(i) == 0.0)));
+    let is_dropped = |i| dropout.factor(i, y.len()) == 0.0;
+    assert!(y.iter().enumerate().all(|(i, &y)| (y == 0.0) == is_dropped(i)));
 }

@@ -1,6 +1,7 @@
-//! Batch invariance: results of a row (token, image) alone and in a batch.
+//! Batch invariance: results of a row (token, image) alone and in a batch, also with dropout.
 
 use transdiff_core::backend::Activation;
+use transdiff_core::rng::{Dropout, StreamKey};
 use transdiff_core::tensor::{Attention, Conv, Modulation, ScaleShift};
 use transdiff_core::{Backend, Result, Tensor};
 
@@ -25,6 +26,27 @@ fn parts<B: Backend>(
     for start in (0..whole.dim(axis)).step_by(len) {
         let cut = |t: &Tensor<B>| t.narrow(axis, start, len.min(t.dim(axis) - start));
         assert_eq!(digest(&cut(whole)?), digest(&f(&cut)?), "part {start} of length {len} of axis {axis}");
+    }
+    Ok(())
+}
+
+/// Compares each part of `len` samples of f(whole batch, its dropout) with f(part alone, the part's dropout), where
+/// the leading axis of every tensor counts `samples` samples.
+fn samples<B: Backend>(
+    dropout: Dropout,
+    len: usize,
+    f: impl Fn(&dyn Fn(&Tensor<B>) -> Result<Tensor<B>>, Dropout) -> Result<Tensor<B>>,
+) -> Result<()> {
+    let whole = f(&|t| Ok(t.clone()), dropout)?;
+    for start in (0..dropout.samples).step_by(len) {
+        let samples = len.min(dropout.samples - start);
+        let step = dropout.key.step.wrapping_add(start as u32);
+        let part = Dropout { key: StreamKey { step, ..dropout.key }, samples, ..dropout };
+        let cut = |t: &Tensor<B>| {
+            let rows = t.dim(0) / dropout.samples;
+            t.narrow(0, start * rows, samples * rows)
+        };
+        assert_eq!(digest(&cut(&whole)?), digest(&f(&cut, part)?), "{samples} samples from {start} on");
     }
     Ok(())
 }
@@ -54,6 +76,17 @@ fn norms<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
             Ok(cut(&x)?.norm_modulate(None, Some(&modulation), 1e-6, false)?.y)
         })?;
         parts(&sum, 0, len, |cut| cut(&x)?.gated_residual(&cut(&u)?, Some(&cut(&gate)?), None))?;
+        let dropout = Dropout { samples: g, ..case.dropout(g) };
+        samples(dropout, len, |cut, dropout| cut(&x)?.dropout(dropout))?;
+        samples(dropout, len, |cut, dropout| cut(&x)?.gated_residual(&cut(&u)?, None, Some(dropout)))?;
+        samples(dropout, len, |cut, dropout| {
+            cut(&x)?.gated_residual(&cut(&u)?, Some(&cut(&gate)?), Some(dropout))
+        })?;
+        samples(dropout, len, |cut, dropout| {
+            let [du, _] =
+                cut(&u)?.gated_residual_backward(Some(&cut(&gate)?), Some(dropout), &cut(&x)?, false)?;
+            Ok(du.unwrap())
+        })?;
     }
     parts(&rows, 1, 1, |cut| Ok(cut(&x)?.norm_modulate(None, None, 1e-6, false)?.y))
 }
@@ -80,6 +113,22 @@ fn attention<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
     parts(&y, 0, 1, |cut| Ok(cut(&q)?.attention(&cut(&k)?, &cut(&v)?, &plain, false)?.0))?;
     for len in [1, 5, nq.div_ceil(2)] {
         parts(&y, 1, len, |cut| Ok(cut(&q)?.attention(&k, &v, &plain, false)?.0))?;
+    }
+    // Each sample has two images, as the noised copies in training.
+    let q = case.normal(&[2 * b, nq, h, e]).ours;
+    let [k, v] = [(); 2].map(|()| case.normal(&[2 * b, nkv, h, e]).ours);
+    let dropout = Dropout { samples: b, ..case.dropout(b) };
+    for len in [1, 2] {
+        samples(dropout, len, |cut, dropout| {
+            let how = Attention { segment_ends: None, dropout: Some(dropout) };
+            let (q, k, v) = (cut(&q)?, cut(&k)?, cut(&v)?);
+            let (y, lse) = q.attention(&k, &v, &how, true)?;
+            let grads = q.attention_backward(&k, &v, &how, &y, &lse.unwrap(), &y)?;
+            let [dq, dk, dv] = &grads;
+            let flat: Vec<_> =
+                [&y, dq, dk, dv].map(|t| t.reshape(&[t.dim(0), t.numel() / t.dim(0)]).unwrap()).into();
+            Tensor::cat(&flat.iter().collect::<Vec<_>>(), 1)
+        })?;
     }
     // Queries of a block-causal mask are at the end of the keys, so that the last queries alone see the same keys.
     let how = Attention {

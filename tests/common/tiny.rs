@@ -1,14 +1,17 @@
 //! Models, batches and data small enough for f64 and for thousands of runs.
 
+use std::sync::Arc;
+
 use transdiff_core::checkpoint::WeightFile;
-use transdiff_core::data::MemoryDataset;
+use transdiff_core::data::{Dataset, LoaderOptions, MemoryDataset};
 use transdiff_core::models::Model;
 use transdiff_core::models::transdiff::{FlowBatch, FlowDraws};
 use transdiff_core::models::transdiff::{Mode, TransDiff, TransDiffConfig};
 use transdiff_core::models::vae::{Vae, VaeConfig};
 use transdiff_core::nn::Module;
 use transdiff_core::rng::{Purpose, StreamKey};
-use transdiff_core::{Backend, DType, HostData, HostTensor, Tensor};
+use transdiff_core::train::{StepReport, Trainer};
+use transdiff_core::{Backend, DType, HostData, HostTensor, Result, Tensor};
 
 /// 1-step model with four feature tokens.
 pub fn one_step() -> TransDiffConfig {
@@ -76,7 +79,7 @@ pub fn batch<B: Backend>(model: &TransDiff<B>, dropped: &[bool], mul: usize, see
 }
 
 /// Dataset of `each` latents per class: the pattern of the class, and noise of a fifth of its size.
-pub fn set(config: &TransDiffConfig, each: usize) -> MemoryDataset {
+pub fn set(config: &TransDiffConfig, each: usize) -> Arc<MemoryDataset> {
     let [_, c, h, w] = config.latent_shape(1);
     let draw = |index: usize, step| StreamKey::new(4, Purpose::Data, index as u32, step).normals(c * h * w);
     let labels: Vec<usize> = (0..each * config.classes).map(|i| i % config.classes).collect();
@@ -88,7 +91,13 @@ pub fn set(config: &TransDiffConfig, each: usize) -> MemoryDataset {
             .collect::<Vec<_>>()
     };
     let values = labels.iter().enumerate().flat_map(latent).collect();
-    MemoryDataset::new([c, h, w], values, labels).unwrap()
+    Arc::new(MemoryDataset::new([c, h, w], values, labels).unwrap())
+}
+
+/// One step on the next samples of `set`.
+pub fn step<B: Backend>(trainer: &mut Trainer<B>, set: &Arc<impl Dataset + 'static>) -> Result<StepReport> {
+    let mut data = trainer.loader(set.clone(), LoaderOptions::default())?;
+    trainer.step(&mut data)
 }
 
 /// Bits of the values of a tensor.

@@ -119,6 +119,12 @@ pub enum Error {
         /// Stage of the computation.
         stage: &'static str,
     },
+    /// The gradient of a parameter holds an infinity or a NaN.
+    #[error("gradient of {parameter}: a value is not finite")]
+    NonFiniteGradient {
+        /// Name of the parameter.
+        parameter: String,
+    },
     /// The caller cancelled the operation. Every object that took part remains usable.
     #[error("cancelled by the caller")]
     Cancelled,

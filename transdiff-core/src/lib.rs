@@ -13,6 +13,7 @@ mod dtype;
 mod error;
 mod host;
 pub mod layout;
+pub mod metering;
 pub mod models;
 pub mod nn;
 pub mod reference;

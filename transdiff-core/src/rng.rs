@@ -10,6 +10,8 @@ use std::convert::Infallible;
 use rand_core::TryRng;
 use rand_distr::{Distribution, StandardNormal};
 
+use crate::{Error, Result};
+
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
@@ -57,6 +59,8 @@ pub enum Purpose {
     Data = 7,
     /// Draws from a VAE's posterior.
     Posterior = 8,
+    /// Flip, crop and posterior noise of an item of a training sample.
+    Item = 9,
 }
 
 /// Identifies a stream of random numbers. Different keys never yield the same counter under the same seed: purpose,
@@ -69,7 +73,7 @@ pub struct StreamKey {
     pub purpose: Purpose,
     /// Index among streams of the same purpose: image of a batch, parameter, or dropout layer.
     pub index: u32,
-    /// Training or sampling step.
+    /// Training or sampling step; for dropout masks, the number of the sample.
     pub step: u32,
 }
 
@@ -167,21 +171,37 @@ impl TryRng for Philox {
     }
 }
 
-/// Dropout: element `e` of the tensor is kept if word `e` of the stream is at least `rate · 2³²`, and kept elements are
-/// divided by `1 − rate`. The mask is a function of the key, so that the backward pass draws it again instead of storing
-/// it, and it is the same on every backend.
+/// Dropout of a tensor that holds the same number of elements for each of `samples` samples, in order. Element `e` of a
+/// sample, counted within it, is kept if word `e` of the sample's stream is at least `rate · 2³²`, and kept elements are
+/// divided by `1 − rate`.
+///
+/// The mask is a function of the key, so that the backward pass draws it again instead of storing it, and it is the same
+/// on every backend. A sample's mask depends on its number, not on its place in the batch: samples can be divided into
+/// batches in any way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     /// Probability that an element is dropped, in [0, 1).
     pub rate: f32,
-    /// Stream of the mask; its purpose is [`Purpose::Dropout`].
+    /// Stream of the first sample's mask. Its purpose is [`Purpose::Dropout`], and its step is the number of the sample;
+    /// the next samples have the next numbers, wrapping at 2³².
     pub key: StreamKey,
+    /// Number of samples, at least 1.
+    pub samples: usize,
 }
 
 impl Dropout {
-    /// Returns whether the rate is in [0, 1).
-    pub fn is_valid(&self) -> bool {
-        (0.0..1.0).contains(&self.rate)
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the rate is not in [0, 1) or there is no sample.
+    pub fn validate(&self) -> Result<()> {
+        if !(0.0..1.0).contains(&self.rate) {
+            return Err(Error::argument("dropout", "a rate in [0, 1)", self.rate));
+        }
+        if self.samples == 0 {
+            return Err(Error::argument("dropout", "at least one sample", "none"));
+        }
+        Ok(())
     }
 
     /// Threshold: words below it drop their element.
@@ -194,9 +214,12 @@ impl Dropout {
         1.0 / (1.0 - self.rate)
     }
 
-    /// Factor of element `element`: 0 or [`scale`](Self::scale).
-    pub fn factor(&self, element: usize) -> f32 {
-        let word = self.key.block((element / 4) as u32)[element % 4];
+    /// Factor of element `element` of a tensor of `len` elements: 0 or [`scale`](Self::scale).
+    pub fn factor(&self, element: usize, len: usize) -> f32 {
+        let per_sample = len / self.samples;
+        let (sample, element) = (element / per_sample, element % per_sample);
+        let step = self.key.step.wrapping_add(sample as u32);
+        let word = StreamKey { step, ..self.key }.block((element / 4) as u32)[element % 4];
         if word >= self.threshold() { self.scale() } else { 0.0 }
     }
 }
@@ -241,9 +264,27 @@ mod tests {
 
     #[test]
     fn dropout_keeps_the_expected_fraction() {
-        let dropout = Dropout { rate: 0.25, key: StreamKey::new(5, Purpose::Dropout, 0, 0) };
-        let kept = (0..40_000).filter(|&e| dropout.factor(e) > 0.0).count();
+        let dropout = Dropout { rate: 0.25, key: StreamKey::new(5, Purpose::Dropout, 0, 0), samples: 1 };
+        let kept = (0..40_000).filter(|&e| dropout.factor(e, 40_000) > 0.0).count();
         assert!(kept.abs_diff(30_000) < 434, "{kept} of 40,000 kept at rate 0.25");
         assert_eq!(dropout.scale(), 4.0 / 3.0);
+    }
+
+    /// The numbers of the samples wrap within the batch, and their sizes are no multiples of a block.
+    #[test]
+    fn dropout_of_a_sample_is_the_same_alone_and_in_a_batch() {
+        const LEN: usize = 37;
+        let key = |step| StreamKey::new(5, Purpose::Dropout, 2, step);
+        let mask =
+            |d: Dropout| -> Vec<f32> { (0..d.samples * LEN).map(|e| d.factor(e, d.samples * LEN)).collect() };
+        let batch = mask(Dropout { rate: 0.5, key: key(u32::MAX - 1), samples: 4 });
+        let masks: Vec<&[f32]> = batch.chunks(LEN).collect();
+        for (step, &in_batch) in [u32::MAX - 1, u32::MAX, 0, 1].into_iter().zip(&masks) {
+            let alone = Dropout { rate: 0.5, key: key(step), samples: 1 };
+            assert_eq!(mask(alone), in_batch, "sample {step}");
+            let word = |e: usize| key(step).block((e / 4) as u32)[e % 4];
+            assert!((0..LEN).all(|e| (in_batch[e] > 0.0) == (word(e) >= 1 << 31)), "sample {step}");
+        }
+        assert!(masks.windows(2).all(|pair| pair[0] != pair[1]));
     }
 }

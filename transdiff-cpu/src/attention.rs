@@ -108,13 +108,14 @@ impl<'a, T: Float> Problem<'a, T> {
         mask: &mut [T],
     ) {
         let Some(dropout) = &self.dropout else { return };
+        let elements = self.images * self.heads * self.nq * self.nkv;
         let row = (image * self.heads + head) * self.nq + first;
         let mask = &mut mask[..rows * len];
         mask.fill(T::ONE);
         // If the tile has all keys, its elements follow each other from row to row.
         let run = if len == self.nkv { rows * len } else { len };
         for (i, mask) in mask.chunks_exact_mut(run).enumerate() {
-            scale_by_mask(dropout, (row + i) * self.nkv + key, mask);
+            scale_by_mask(dropout, elements, (row + i) * self.nkv + key, mask);
         }
     }
 }

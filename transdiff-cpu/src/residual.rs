@@ -67,7 +67,7 @@ pub(crate) fn forward<T: Float>(
         let (from, len) = (row * width, rows * width);
         y.copy_from_slice(&u[from..from + len]);
         if let Some(dropout) = &dropout {
-            scale_by_mask(dropout, from, y);
+            scale_by_mask(dropout, u.len(), from, y);
         }
         add_gated(&x[from..from + len], gate.map(|g| g.row(group)), y, width);
     });
@@ -102,7 +102,7 @@ pub(crate) fn backward<T: Float>(
         let (from, len) = (row * width, rows * width);
         du.copy_from_slice(&dy[from..from + len]);
         if let Some(dropout) = &dropout {
-            scale_by_mask(dropout, from, du);
+            scale_by_mask(dropout, u.len(), from, du);
         }
         if let Some(gate) = gate {
             gate_backward(&u[from..from + len], gate.row(group), du, sums);

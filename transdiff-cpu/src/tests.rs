@@ -28,8 +28,8 @@ fn noise(cpu: &Device, shape: &[usize], index: u32, dtype: DType) -> T {
     T::from_f32(cpu, shape, values, dtype).unwrap()
 }
 
-fn mask() -> Dropout {
-    Dropout { rate: 0.2, key: StreamKey::new(3, Purpose::Dropout, 1, 2) }
+fn mask(samples: usize) -> Dropout {
+    Dropout { rate: 0.2, key: StreamKey::new(3, Purpose::Dropout, 1, 2), samples }
 }
 
 /// An operation under test: its inputs' shapes, its outputs, and its gradients from the output's gradient.
@@ -47,9 +47,9 @@ fn attention_case(
     name: &'static str,
     [b, nq, nkv, h, e]: [usize; 5],
     segment_ends: Option<Vec<usize>>,
-    drop: bool,
+    dropout: Option<Dropout>,
 ) -> Case {
-    let how = Attention { segment_ends, dropout: drop.then(mask) };
+    let how = Attention { segment_ends, dropout };
     let again = how.clone();
     // Keys and values interleaved, as a joint projection leaves them.
     let parts = |i: &[T]| {
@@ -111,9 +111,9 @@ fn residual_case(name: &'static str, [g, r, d]: [usize; 3]) -> Case {
     Case {
         name,
         inputs: vec![vec![g, r, d], vec![g, r, d], vec![g, 1, d]],
-        forward: Box::new(|i| i[0].gated_residual(&i[1], Some(&i[2]), Some(mask()))),
-        backward: Box::new(|i, dy| {
-            let [du, dgate] = i[1].gated_residual_backward(Some(&i[2]), Some(mask()), dy, true)?;
+        forward: Box::new(move |i| i[0].gated_residual(&i[1], Some(&i[2]), Some(mask(g)))),
+        backward: Box::new(move |i, dy| {
+            let [du, dgate] = i[1].gated_residual_backward(Some(&i[2]), Some(mask(g)), dy, true)?;
             Ok(vec![dy.clone(), du.unwrap(), dgate.unwrap()])
         }),
     }
@@ -147,9 +147,9 @@ fn matmul_case(name: &'static str) -> Case {
 
 fn cases() -> Vec<Case> {
     vec![
-        attention_case("attention", [2, 5, 7, 2, 6], None, false),
-        attention_case("attention with dropout", [2, 3, 9, 2, 8], None, true),
-        attention_case("attention in blocks", [1, 6, 9, 2, 5], Some(vec![2, 5, 6, 9]), true),
+        attention_case("attention", [2, 5, 7, 2, 6], None, None),
+        attention_case("attention with dropout", [2, 3, 9, 2, 8], None, Some(mask(2))),
+        attention_case("attention in blocks", [1, 6, 9, 2, 5], Some(vec![2, 5, 6, 9]), Some(mask(1))),
         linear_case("linear", [5, 7, 9], Activation::None, false),
         linear_case("linear gelu", [6, 5, 8], Activation::Gelu, true),
         norm_case("norm", [3, 4, 10]),
@@ -165,9 +165,9 @@ fn cases() -> Vec<Case> {
 fn large_cases() -> Vec<Case> {
     let ends = vec![50, 51, 200, 260, 300];
     vec![
-        attention_case("wide attention", [2, 150, 300, 3, 64], None, false),
-        attention_case("wide attention in blocks", [1, 280, 300, 3, 24], Some(ends), true),
-        attention_case("many heads", [24, 17, 20, 4, 24], None, true),
+        attention_case("wide attention", [2, 150, 300, 3, 64], None, None),
+        attention_case("wide attention in blocks", [1, 280, 300, 3, 24], Some(ends), Some(mask(1))),
+        attention_case("many heads", [24, 17, 20, 4, 24], None, Some(mask(12))),
         linear_case("wide linear", [300, 513, 700], Activation::Gelu, true),
         linear_case("tall linear", [900, 130, 70], Activation::None, false),
         norm_case("wide norm", [5, 77, 200]),
@@ -258,6 +258,12 @@ fn images_and_rows_are_batch_invariant() {
     assert_eq!(one(&all).to_f32().unwrap(), alone.to_f32().unwrap());
     let shared = q.attention(&one(&kv), &one(&kv), &how, false).unwrap().0;
     assert_eq!(one(&shared).to_f32().unwrap(), alone.to_f32().unwrap());
+    let dropped = |t: &T, first: u32| {
+        let key = StreamKey { step: first, ..mask(1).key };
+        let how = Attention { dropout: Some(Dropout { key, ..mask(t.dim(0)) }), ..how.clone() };
+        t.attention(&one(&kv), &one(&kv), &how, false).unwrap().0
+    };
+    assert_eq!(one(&dropped(&q, 7)).to_f32().unwrap(), dropped(&one(&q), 10).to_f32().unwrap());
 
     let x = noise(&cpu, &[333, 96], 2, DType::F32);
     let (w, b) = (noise(&cpu, &[200, 96], 3, DType::F32), noise(&cpu, &[200], 4, DType::F32));
@@ -272,18 +278,29 @@ fn images_and_rows_are_batch_invariant() {
 fn attention_matches_its_formula() {
     let cpu = cpu(2);
     let [nq, nkv, e] = [30, 137, 12];
-    let (q, k) = (noise(&cpu, &[1, nq, 1, e], 0, DType::F64), noise(&cpu, &[1, nkv, 1, e], 1, DType::F64));
-    let v = noise(&cpu, &[1, nkv, 1, e], 2, DType::F64);
-    let how = Attention { segment_ends: Some(vec![3, 110, 130, 137]), dropout: Some(mask()) };
+    let (q, k) = (noise(&cpu, &[2, nq, 1, e], 0, DType::F64), noise(&cpu, &[2, nkv, 1, e], 1, DType::F64));
+    let v = noise(&cpu, &[2, nkv, 1, e], 2, DType::F64);
+    let how = Attention { segment_ends: Some(vec![3, 110, 130, 137]), dropout: Some(mask(2)) };
     let (y, lse) = q.attention(&k, &v, &how, true).unwrap();
-    let [q, k, v, y, lse] = [q, k, v, y, lse.unwrap()].map(|t| t.to_f64().unwrap());
+    let lse = lse.unwrap();
+    for (image, step) in [(0, 2), (1, 3)] {
+        // The second image is the next sample.
+        let dropout = Dropout { key: StreamKey { step, ..mask(1).key }, ..mask(1) };
+        let [q, k, v, y, lse] =
+            [&q, &k, &v, &y, &lse].map(|t| t.narrow(0, image, 1).unwrap().to_f64().unwrap());
+        expect_formula([&q, &k, &v, &y, &lse], [nq, nkv, e], dropout);
+    }
+}
+
+/// Checks one head against the formula, with segments that end at 3, 110, 130 and 137.
+fn expect_formula([q, k, v, y, lse]: [&[f64]; 5], [nq, nkv, e]: [usize; 3], dropout: Dropout) {
     for i in 0..nq {
         let seen = [3, 110, 130, 137].into_iter().find(|&end| end > i + nkv - nq).unwrap();
         let score = |j: usize| (0..e).map(|c| q[i * e + c] * k[j * e + c]).sum::<f64>() / (e as f64).sqrt();
         let sum: f64 = (0..seen).map(|j| score(j).exp()).sum();
         assert!((lse[i] - sum.ln()).abs() < 1e-12);
         for c in 0..e {
-            let weight = |j: usize| score(j).exp() / sum * f64::from(mask().factor(i * nkv + j));
+            let weight = |j: usize| score(j).exp() / sum * f64::from(dropout.factor(i * nkv + j, nq * nkv));
             let want: f64 = (0..seen).map(|j| weight(j) * v[j * e + c]).sum();
             assert!((y[i * e + c] - want).abs() < 1e-12, "query {i}");
         }

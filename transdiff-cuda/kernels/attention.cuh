@@ -23,15 +23,16 @@ struct Attention {
     uint32_t ends, end[MAX_ENDS];
 };
 
-// The tile of rows of a block: image, head and first row.
+// The tile of rows of a block: image, head and first row, and the sample of the image for dropout, counted from the
+// first of the batch.
 struct TileOrigin {
-    uint32_t image, head, first;
+    uint32_t image, head, first, sample;
 };
 
 // Blocks are ordered by tile of `rows` rows, then head, then image.
 DEVICE TileOrigin tile_origin(const Attention &a, uint32_t all, uint32_t rows) {
-    const uint32_t tiles = (all + rows - 1) / rows, index = blockIdx.x / tiles;
-    return TileOrigin{index / a.heads, index % a.heads, blockIdx.x % tiles * rows};
+    const uint32_t tiles = (all + rows - 1) / rows, index = blockIdx.x / tiles, image = index / a.heads;
+    return TileOrigin{image, index % a.heads, blockIdx.x % tiles * rows, image / a.dropout.per_sample};
 }
 
 template <typename T>
@@ -73,17 +74,23 @@ DEVICE uint32_t first_query(const Attention &a, uint32_t key) {
 
 // ---- dropout ----
 
-// Bit i: whether element 4·block + i is kept.
-DEVICE uint32_t keep_mask4(const Dropout &d, uint32_t block) {
-    const Words words = philox4x32(Words{{block, d.index, d.step, d.purpose}}, d.key0, d.key1);
+// Element of a query's first probability, within the sample.
+DEVICE uint64_t probability_index(const Attention &a, const TileOrigin &at, uint32_t query) {
+    const uint32_t image = at.image - at.sample * a.dropout.per_sample;
+    return ((uint64_t(image) * a.heads + at.head) * a.queries + query) * a.keys;
+}
+
+// Bit i: whether element 4·block + i of a sample is kept.
+DEVICE uint32_t keep_mask4(const Attention &a, const TileOrigin &at, uint32_t block) {
+    const Words words = dropout_words(a.dropout, at.sample, block);
     uint32_t kept = 0;
 #pragma unroll
-    for (int i = 0; i < 4; i++) kept |= uint32_t(words.at[i] >= d.threshold) << i;
+    for (int i = 0; i < 4; i++) kept |= uint32_t(words.at[i] >= a.dropout.threshold) << i;
     return kept;
 }
 
-DEVICE uint32_t keep_bit(const Dropout &d, uint64_t element) {
-    return keep_mask4(d, uint32_t(element / 4)) >> (element % 4) & 1;
+DEVICE uint32_t keep_bit(const Attention &a, const TileOrigin &at, uint64_t element) {
+    return keep_mask4(a, at, uint32_t(element / 4)) >> (element % 4) & 1;
 }
 
 // ---- tiles in shared memory ----

@@ -333,24 +333,31 @@ DEVICE Words philox4x32(Words counter, uint32_t key0, uint32_t key1) {
 // Core's `Dropout`. If not `active`, `threshold` is 0, `scale` is 1 and no random words are drawn.
 struct Dropout {
     uint32_t key0, key1;
-    // Words 1 to 3 of the counter.
+    // Words 1 to 3 of the counter; `step` is that of the first sample.
     uint32_t index, step, purpose;
     uint32_t threshold;
     float scale;
     uint32_t active;
+    // Parts per sample, at least 1: images of an attention, groups of a gated residual, or Philox blocks.
+    uint32_t per_sample;
 };
 
-// Dropout factors of elements 4·block to 4·block + 3.
-DEVICE void dropout_factors(const Dropout &d, uint32_t block, float (&factor)[4]) {
-    const Words words = philox4x32(Words{{block, d.index, d.step, d.purpose}}, d.key0, d.key1);
+// Words of a block of the stream of a sample, counted from the first of the batch.
+DEVICE Words dropout_words(const Dropout &d, uint32_t sample, uint32_t block) {
+    return philox4x32(Words{{block, d.index, d.step + sample, d.purpose}}, d.key0, d.key1);
+}
+
+// Dropout factors of elements 4·block to 4·block + 3 of a sample.
+DEVICE void dropout_factors(const Dropout &d, uint32_t sample, uint32_t block, float (&factor)[4]) {
+    const Words words = dropout_words(d, sample, block);
 #pragma unroll
     for (int i = 0; i < 4; i++) factor[i] = words.at[i] >= d.threshold ? d.scale : 0.0f;
 }
 
-// Dropout factor of one element; costs as much as four at once.
-DEVICE float dropout_factor(const Dropout &d, uint64_t element) {
+// Dropout factor of one element of a sample; costs as much as four at once.
+DEVICE float dropout_factor(const Dropout &d, uint32_t sample, uint64_t element) {
     float factors[4];
-    dropout_factors(d, uint32_t(element / 4), factors);
+    dropout_factors(d, sample, uint32_t(element / 4), factors);
     const uint32_t which = uint32_t(element % 4);
     return which == 0 ? factors[0] : which == 1 ? factors[1] : which == 2 ? factors[2] : factors[3];
 }

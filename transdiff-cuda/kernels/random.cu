@@ -3,18 +3,23 @@
 
 struct DropParams {
     uint64_t x, y;
-    uint64_t count;
+    // Elements per sample.
+    uint64_t size;
+    // Philox blocks of all samples; the last of a sample may be partial.
+    uint32_t blocks;
     Dropout dropout;
 };
 
-// y ← dropout(x). Each thread processes one Philox block: four elements, accessed V at a time.
+// y ← dropout(x). Each thread processes one Philox block: up to four elements, accessed V at a time.
 template <typename T, int V>
 DEVICE void dropout(const DropParams &p) {
-    const uint64_t from = (uint64_t(blockIdx.x) * blockDim.x + threadIdx.x) * 4;
-    if (from >= p.count) return;
-    const int count = int(p.count - from < 4 ? p.count - from : 4);
+    const uint32_t index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= p.blocks) return;
+    const uint32_t sample = index / p.dropout.per_sample, block = index - sample * p.dropout.per_sample;
+    const uint64_t within = uint64_t(block) * 4, from = sample * p.size + within;
+    const int count = int(p.size - within < 4 ? p.size - within : 4);
     float factor[4];
-    dropout_factors(p.dropout, uint32_t(from / 4), factor);
+    dropout_factors(p.dropout, sample, block, factor);
     const T *const x = reinterpret_cast<const T *>(p.x) + from;
     T *const y = reinterpret_cast<T *>(p.y) + from;
     if (V == 4 && count == 4) {

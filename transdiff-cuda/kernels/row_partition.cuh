@@ -37,16 +37,29 @@ DEVICE RowChunk row_chunk(const RowPartition &p) {
     return RowChunk{chunk, group, group * p.rows + from, rows, column};
 }
 
-// Dropout factors of V elements from `element` on. V is 1, or V and `element` are multiples of 4.
+// A sample of a dropout, counted from the first of the batch, and the index of its first element.
+struct Sample {
+    uint32_t index;
+    uint64_t first;
+};
+
+// The sample of a chunk; it is several groups.
+DEVICE Sample sample_of(const Dropout &dropout, const RowPartition &p, const RowChunk &chunk) {
+    const uint32_t index = uint32_t(chunk.group) / dropout.per_sample;
+    return Sample{index, uint64_t(index) * dropout.per_sample * p.rows * p.width};
+}
+
+// Dropout factors of V elements from `element` on. V is 1, or V, `element` and the size of a sample are multiples of 4.
 template <int V>
-DEVICE void dropout_factors_at(const Dropout &dropout, uint64_t element, float (&factor)[V]) {
+DEVICE void dropout_factors_at(const Dropout &dropout, const Sample &sample, uint64_t element, float (&factor)[V]) {
+    const uint64_t within = element - sample.first;
     if constexpr (V == 1) {
-        factor[0] = dropout_factor(dropout, element);
+        factor[0] = dropout_factor(dropout, sample.index, within);
     } else {
 #pragma unroll
         for (int i = 0; i < V; i += 4) {
             float four[4];
-            dropout_factors(dropout, uint32_t((element + i) / 4), four);
+            dropout_factors(dropout, sample.index, uint32_t((within + i) / 4), four);
 #pragma unroll
             for (int j = 0; j < 4; j++) factor[i + j] = four[j];
         }

@@ -97,7 +97,7 @@ impl AttentionProblem {
             size: shape[3] as u32,
             scale: args.scale as f32,
             vectors: u32::from(aligned && shape[3].is_multiple_of(lanes)),
-            dropout: DropoutParams::new(args.dropout),
+            dropout: DropoutParams::new(op, args.dropout, shape[0])?,
             ends: segment_ends.len() as u32,
             end,
         })

@@ -371,20 +371,31 @@ pub(crate) struct DropoutParams {
     threshold: u32,
     scale: f32,
     active: u32,
+    per_sample: u32,
 }
 
 impl DropoutParams {
-    pub(crate) fn new(dropout: Option<Dropout>) -> Self {
+    /// Parameters for a tensor of `parts` parts (images, groups or Philox blocks), of which each sample has equally many.
+    pub(crate) fn new(op: &'static str, dropout: Option<Dropout>, parts: usize) -> Result<Self> {
         let Some(dropout) = dropout else {
-            return Self { key: [0; 2], counter: [0; 3], threshold: 0, scale: 1.0, active: 0 };
+            let per_sample = 1;
+            return Ok(Self {
+                key: [0; 2],
+                counter: [0; 3],
+                threshold: 0,
+                scale: 1.0,
+                active: 0,
+                per_sample,
+            });
         };
         let key = dropout.key;
-        Self {
+        Ok(Self {
             key: [key.seed as u32, (key.seed >> 32) as u32],
             counter: [key.index, key.step, key.purpose as u32],
             threshold: dropout.threshold(),
             scale: dropout.scale(),
             active: 1,
-        }
+            per_sample: size_u32(op, parts / dropout.samples)?.max(1),
+        })
     }
 }

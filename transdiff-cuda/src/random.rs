@@ -3,7 +3,7 @@
 use transdiff_core::Result;
 use transdiff_core::rng::Dropout;
 
-use crate::device::{Address, Cuda, DropoutParams, In, Out, aligned};
+use crate::device::{Address, Cuda, DropoutParams, In, Out, aligned, size_u32};
 use crate::driver::{LaunchConfig, Params};
 
 /// Threads per block, and elements per thread: one Philox block.
@@ -14,7 +14,8 @@ const ELEMENTS: usize = 4;
 #[derive(Clone, Copy, Debug)]
 struct DropParams {
     address: [u64; 2],
-    count: u64,
+    size: u64,
+    blocks: u32,
     dropout: DropoutParams,
 }
 
@@ -23,9 +24,16 @@ unsafe impl Params for DropParams {}
 
 pub(crate) fn dropout(cuda: &Cuda, x: In<'_>, dropout: Dropout, y: Out<'_>) -> Result<()> {
     const OP: &str = "dropout";
-    let (address, count) = ([x.address(), y.address()], x.layout.numel());
-    let kernel = vector_kernel!(OP, "random", "dropout", aligned(&address), x.dtype)?;
-    let blocks = count.div_ceil(ELEMENTS * THREADS as usize) as u32;
-    let params = DropParams { address, count: count as u64, dropout: DropoutParams::new(Some(dropout)) };
-    cuda.launch_kernel(OP, kernel, LaunchConfig { grid: [blocks, 1, 1], block: THREADS, shared: 0 }, &params)
+    let (address, size) = ([x.address(), y.address()], x.layout.numel() / dropout.samples);
+    let wide = aligned(&address) && (dropout.samples == 1 || size.is_multiple_of(ELEMENTS));
+    let kernel = vector_kernel!(OP, "random", "dropout", wide, x.dtype)?;
+    let blocks = size_u32(OP, dropout.samples * size.div_ceil(ELEMENTS))?;
+    let params = DropParams {
+        address,
+        size: size as u64,
+        blocks,
+        dropout: DropoutParams::new(OP, Some(dropout), blocks as usize)?,
+    };
+    let grid = [blocks.div_ceil(THREADS), 1, 1];
+    cuda.launch_kernel(OP, kernel, LaunchConfig { grid, block: THREADS, shared: 0 }, &params)
 }

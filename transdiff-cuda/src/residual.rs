@@ -35,11 +35,12 @@ struct BackwardParams {
 // SAFETY: same layout as `ResidualBackwardParams` in residual.cu.
 unsafe impl Params for BackwardParams {}
 
-/// Returns [G, R, D] of a view; without a gate the rows are equivalent and count as one.
-fn size(x: &In<'_>, gate: Option<&In<'_>>) -> [usize; 3] {
+/// Returns [G, R, D] of a view; without a gate the rows of a sample are equivalent and count as one.
+fn size(x: &In<'_>, gate: Option<&In<'_>>, dropout: Option<Dropout>) -> [usize; 3] {
+    let samples = dropout.map_or(1, |dropout| dropout.samples);
     match x.layout.shape() {
         &[g, r, d] if gate.is_some() => [g, r, d],
-        shape => [1, 1, shape.iter().product()],
+        _ => [samples, 1, x.layout.numel() / samples],
     }
 }
 
@@ -57,12 +58,13 @@ pub(crate) fn forward(
     y: Out<'_>,
 ) -> Result<()> {
     const OP: &str = "gated_residual";
-    let (size, lanes) = (size(&x, gate.as_ref()), lanes(x.dtype));
+    let (size, lanes) = (size(&x, gate.as_ref(), dropout), lanes(x.dtype));
     let address = [x.address(), u.address(), address_of(gate.as_ref()), y.address()];
     let gate_stride = gate_stride(gate.as_ref());
     let wide = vectorizable(&address, size[2], &[gate_stride], lanes);
     let partition = RowPartition::new(size, if wide { lanes } else { 1 }, ROWS);
-    let params = ForwardParams { address, gate_stride, partition, dropout: DropoutParams::new(dropout) };
+    let dropout = DropoutParams::new(OP, dropout, size[0])?;
+    let params = ForwardParams { address, gate_stride, partition, dropout };
     cuda.launch_kernel(
         OP,
         vector_kernel!(OP, "residual", "gated_residual", wide, x.dtype)?,
@@ -81,7 +83,7 @@ pub(crate) fn backward(
     dgate: Option<Out<'_>>,
 ) -> Result<()> {
     const OP: &str = "gated_residual_backward";
-    let ([groups, rows, width], lanes) = (size(&u, gate.as_ref()), lanes(u.dtype));
+    let ([groups, rows, width], lanes) = (size(&u, gate.as_ref(), dropout), lanes(u.dtype));
     let u_address = if dgate.is_some() { u.address() } else { 0 };
     let addresses = [u_address, address_of(gate.as_ref()), dy.address(), du.address()];
     let gate_stride = gate_stride(gate.as_ref());
@@ -98,7 +100,7 @@ pub(crate) fn backward(
         address: [u_address, gate_address, dy_address, du_address, sums_address],
         gate_stride,
         partition,
-        dropout: DropoutParams::new(dropout),
+        dropout: DropoutParams::new(OP, dropout, groups)?,
     };
     let kernel = vector_kernel!(OP, "residual", "gated_residual_backward", wide, u.dtype)?;
     cuda.launch_kernel(OP, kernel, partition.launch_config(), &params)?;

@@ -2,3 +2,8 @@
 //!
 //! [`transdiff_core::data::Dataset`] is the interface to training. Decoders of picture formats are crates; what is here
 //! selects, crops, stores and finds pictures and latents.
+
+pub mod cache;
+pub mod mrar_index;
+pub mod npz;
+pub mod pictures;

@@ -180,6 +180,7 @@ fn from_library(e: &Error) -> transcdiff_error {
         Error::Tensor { tensor, expected, got, .. } => with(TRANSCDIFF_TENSOR, tensor, expected, got),
         Error::TensorNames { path, .. } => with(TRANSCDIFF_TENSOR, &path.to_string_lossy(), "", ""),
         Error::NonFinite { stage } => with(TRANSCDIFF_NON_FINITE, stage, "finite values", ""),
+        Error::NonFiniteGradient { parameter } => with(TRANSCDIFF_NON_FINITE, parameter, "finite values", ""),
         Error::Cancelled => with(TRANSCDIFF_CANCELLED, "", "", ""),
         _ => with(TRANSCDIFF_INTERNAL, "", "", ""),
     }

@@ -6,7 +6,7 @@ use super::param::Param;
 use super::tape::Tape;
 use super::var::Var;
 use crate::rng::{Dropout, Purpose, StreamKey};
-use crate::{Backend, CancellationToken, DType, Error, Result, Tensor};
+use crate::{Backend, CancellationToken, DType, Result, Tensor};
 
 /// A forward pass: its tape, its dropout, and the type that it computes in.
 #[derive(Debug)]
@@ -38,16 +38,16 @@ impl<B: Backend> Context<B> {
         Self { tape: Some(tape), ..Self::inference() }
     }
 
-    /// The same pass with dropout at `rate`; masks depend on (seed, step) and the number of the dropout in the pass.
+    /// The same pass with dropout at `rate`, for a batch of `samples` samples with consecutive numbers from `first_sample`
+    /// on. A sample's masks depend on the seed, its number and the number of the dropout in the pass, not on the other
+    /// samples of the batch.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the rate is not in [0, 1).
-    pub fn with_dropout(self, rate: f32, seed: u64, step: u32) -> Result<Self> {
-        if !(0.0..1.0).contains(&rate) {
-            return Err(Error::argument("dropout", "a rate in [0, 1)", rate));
-        }
-        let key = StreamKey::new(seed, Purpose::Dropout, 0, step);
-        Ok(Self { dropout: (rate > 0.0).then_some(Dropout { rate, key }), ..self })
+    /// [`Error::Argument`](crate::Error::Argument) if the rate is not in [0, 1) or there is no sample.
+    pub fn with_dropout(self, rate: f32, seed: u64, first_sample: u32, samples: usize) -> Result<Self> {
+        let dropout = Dropout { rate, key: StreamKey::new(seed, Purpose::Dropout, 0, first_sample), samples };
+        dropout.validate()?;
+        Ok(Self { dropout: (rate > 0.0).then_some(dropout), ..self })
     }
 
     /// The same pass, computing in `dtype` for parameters of any type.

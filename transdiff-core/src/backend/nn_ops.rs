@@ -70,7 +70,8 @@ pub struct AttentionArgs<'a, S: Storage> {
     /// Block-causal mask as the ascending ends of the segments of keys, the last of which is Nkv ≥ Nq: query i, at key
     /// position i + Nkv − Nq, attends to its own segment and all earlier ones. `None`: no mask.
     pub segment_ends: Option<&'a [usize]>,
-    /// Dropout of the probabilities; the element of (b, h, i, j) is ((b·H + h)·Nq + i)·Nkv + j.
+    /// [`Dropout`] of the probabilities, whose number of samples divides B; the element of (b, h, i, j) of B images is
+    /// ((b·H + h)·Nq + i)·Nkv + j, and a sample has B / samples consecutive images.
     pub dropout: Option<Dropout>,
 }
 
@@ -150,7 +151,8 @@ pub trait NnOps: Storage {
     ) -> Result<()>;
 
     /// y ← x + gate · dropout(u). x, u, y [G, R, D] contiguous; gate [G, D] with last stride 1, or 1 if absent.
-    /// The dropout's element is the row-major index in u.
+    /// The [`Dropout`]'s element is the row-major index in u. Its number of samples divides the number of elements, and
+    /// G if there is a gate.
     fn gated_residual(
         &self,
         x: View<'_, Self>,
@@ -172,7 +174,8 @@ pub trait NnOps: Storage {
         dgate: Option<ViewMut<'_, Self>>,
     ) -> Result<()>;
 
-    /// y ← dropout(x), both contiguous; its own backward pass.
+    /// y ← dropout(x), both contiguous; its own backward pass. The [`Dropout`]'s element is the row-major index in x, and
+    /// its number of samples divides the number of elements.
     fn dropout(&self, x: View<'_, Self>, dropout: Dropout, y: ViewMut<'_, Self>) -> Result<()>;
 
     /// y ← dropout(softmax(scale · q kᵀ)) v, y [B, Nq, H, E] contiguous; lse ← ln Σ exp(scale · q kᵀ) per query,

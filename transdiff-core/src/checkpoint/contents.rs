@@ -10,6 +10,8 @@ pub(crate) const SKIPPED: &str = "… (skipped: too large)";
 /// Table of contents of a file.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
+    /// Version of the conventions of this library, if the file records it.
+    pub format_version: Option<u32>,
     pub metadata: BTreeMap<String, String>,
     pub entries: BTreeMap<String, Entry>,
     pub values: serde_json::Map<String, serde_json::Value>,

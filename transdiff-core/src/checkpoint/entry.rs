@@ -1,6 +1,7 @@
 //! Description of a stored tensor, and decoding of its elements.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use ::safetensors::tensor::Dtype;
@@ -125,6 +126,22 @@ impl Entry {
             Extent::Contiguous(_) | Extent::Latin1(_) => Ok(()),
             Extent::Strided(view) => view.check_repeats(&self.shape),
             Extent::Invalid(mismatch) => Err((**mismatch).clone()),
+        }
+    }
+
+    /// Position in the file and number of the bytes of the elements `elements`, counted row-major.
+    pub(super) fn byte_range(&self, elements: Range<usize>) -> Result<(u64, u64), Mismatch> {
+        let numel: usize = self.shape.iter().product();
+        if elements.start > elements.end || elements.end > numel {
+            let got = format!("{} to {}", elements.start, elements.end);
+            return Err((format!("elements within its {numel}"), got));
+        }
+        match (&self.extent, self.negated, self.dtype.bitsize()) {
+            (Extent::Contiguous(start), false, bits) if bits.is_multiple_of(8) => {
+                let size = (bits / 8) as u64;
+                Ok((start + elements.start as u64 * size, elements.len() as u64 * size))
+            }
+            _ => Err(("elements stored one after another".to_owned(), "a view".to_owned())),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -10,7 +11,7 @@ use super::allocation_limit::AllocationLimit;
 use super::byte_reader::{ByteReader, OpenFile};
 use super::contents::Contents;
 use super::entry::{Entry, check_range};
-use super::errors::tensor_error;
+use super::errors::{read_error, tensor_error};
 use super::format::{self, FileFormat, Format};
 use super::stored_tensor::StoredTensor;
 use super::write::stored_dtype;
@@ -120,9 +121,20 @@ impl WeightFile {
         }
     }
 
+    /// Version of the conventions of this library that the file follows, if it records one. The
+    /// [metadata](Self::metadata) does not repeat it.
+    pub fn format_version(&self) -> Option<u32> {
+        self.contents.format_version
+    }
+
     /// Path of the file; every error about its contents names it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns whether the contents were given in memory, so that [`path`](Self::path) is but a name.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.reader, ByteReader::Memory(_))
     }
 
     /// Paths of all files that are read: the file, and the shards if it is an index.
@@ -169,13 +181,26 @@ impl WeightFile {
     /// an integer outside the range of i32 or a value that is not finite, or is a view with far more elements than its
     /// storage; [`Error::Io`] if the system cannot read it; [`Error::OutOfMemory`].
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
-        match self.contents.entries.get(name) {
-            Some(entry) => entry.read(&self.reader, &self.path, name, 0),
-            None => {
-                let (path, missing) = (self.path.clone(), vec![name.to_owned()]);
-                Err(Error::TensorNames { path, missing, extra: Vec::new() })
-            }
-        }
+        self.entry(name)?.read(&self.reader, &self.path, name, 0)
+    }
+
+    /// Reads the bytes of the elements `elements` of one tensor, counted row-major, and nothing else of the file. They are
+    /// little-endian as in the file, borrowed if the file is mapped or in memory; their values are not checked.
+    ///
+    /// # Errors
+    /// [`Error::TensorNames`] if there is no tensor of that name; [`Error::Tensor`] if it has fewer elements, or if they
+    /// do not lie in the file one after another; [`Error::Io`] if the system cannot read it; [`Error::OutOfMemory`].
+    pub fn stored_bytes(&self, name: &str, elements: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        let invalid = |(expected, got): (String, String)| tensor_error(&self.path, name, expected, got);
+        let (start, len) = self.entry(name)?.byte_range(elements).map_err(invalid)?;
+        self.reader.slice(start, len).map_err(read_error(&self.path, format!("tensor {name}"), len))
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        self.contents.entries.get(name).ok_or_else(|| {
+            let (path, missing) = (self.path.clone(), vec![name.to_owned()]);
+            Error::TensorNames { path, missing, extra: Vec::new() }
+        })
     }
 
     /// Keys of the dictionary of a PyTorch file, or the first components of the names in a safetensors file; sorted.

@@ -9,9 +9,11 @@ mod entry;
 mod errors;
 mod file;
 mod format;
+mod format_version;
 mod json;
 mod pytorch;
 mod safetensors;
+mod sha256;
 mod shards;
 mod stored_tensor;
 mod strided;
@@ -27,5 +29,10 @@ pub use destination::Destination;
 pub use entry::Entry;
 pub use file::{WeightFile, WeightView};
 pub use format::Format;
+pub use format_version::{FORMAT_KEY, FORMAT_VERSION};
+pub use sha256::sha256;
+pub(crate) use shards::is_file_name;
 pub use stored_tensor::StoredTensor;
-pub use write::{Put, WriteTensor, write_atomic, write_atomic_cancellable, write_bytes_atomic};
+pub use write::{
+    Put, TEMPORARY_PREFIX, WriteTensor, write_atomic, write_atomic_cancellable, write_bytes_atomic,
+};

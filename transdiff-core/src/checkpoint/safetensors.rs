@@ -16,7 +16,7 @@ use super::byte_reader::ByteReader;
 use super::contents::Contents;
 use super::entry::{self, Entry, MAX_RANK};
 use super::errors::{read_error, tensor_error};
-use super::json;
+use super::{format_version, json};
 use crate::{Error, Result};
 
 /// Key of the header's metadata; every other key names a tensor.
@@ -33,12 +33,13 @@ pub(super) fn read(reader: &ByteReader, path: &Path, limit: &mut AllocationLimit
     let len = header_len(reader, path)?;
     let text = reader.slice(LENGTH_BYTES, len).map_err(read_error(path, "header".to_owned(), len))?;
     limit.raise_for_read(len);
-    let header = parse(&text, limit, path)?;
+    let mut header = parse(&text, limit, path)?;
     drop(text);
+    let format_version = format_version::take(&mut header.metadata, path)?;
     let data = LENGTH_BYTES + len;
     check_extents(&header.tensors, path, reader.len() - data)?;
     let entries = header.tensors.into_iter().map(|(name, info)| (name, info.entry(data))).collect();
-    Ok(Contents { metadata: header.metadata, entries, values: serde_json::Map::new() })
+    Ok(Contents { format_version, metadata: header.metadata, entries, ..Contents::default() })
 }
 
 fn header_len(reader: &ByteReader, path: &Path) -> Result<u64> {

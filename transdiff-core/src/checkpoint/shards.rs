@@ -46,6 +46,7 @@ pub(super) fn open(
     for ((shard_path, shard), name) in shards.iter().zip(&names) {
         let contents = read_shard(shard, shard_path, &mut limit)?;
         check_listed(&shard_of, name, &contents, path)?;
+        out.format_version = out.format_version.max(contents.format_version);
         out.metadata.extend(contents.metadata);
         for (tensor, entry) in contents.entries {
             if out.entries.contains_key(&tensor) {
@@ -97,7 +98,7 @@ fn weight_map(reader: &ByteReader, path: &Path) -> Result<BTreeMap<String, Strin
 }
 
 /// Returns whether `name` is the name of a file in the current folder on every system.
-fn is_file_name(name: &str) -> bool {
+pub(crate) fn is_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let plain = matches!(components.next(), Some(Component::Normal(first)) if first == OsStr::new(name));
     plain && components.next().is_none() && !name.contains(['/', '\\', ':', '\0'])

@@ -341,3 +341,18 @@ fn view_check_reports_names_and_shapes() {
         assert!(matches!(error, Error::Tensor { tensor, .. } if tensor == format!("{prefix}{name}")));
     }
 }
+
+#[test]
+fn bytes_of_some_elements_are_read_alone() {
+    let folder = Folder::new();
+    let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
+    let tensor = HostTensor::f32(&[3, 4], values.clone()).unwrap();
+    write_atomic(folder.model_path(), [("a", &tensor)], &notes()).unwrap();
+    let file = WeightFile::open(folder.model_path()).unwrap();
+    let expected: Vec<u8> = values[4..8].iter().flat_map(|x| x.to_le_bytes()).collect();
+    assert_eq!(file.stored_bytes("a", 4..8).unwrap(), expected);
+    assert!(file.stored_bytes("a", 12..12).unwrap().is_empty());
+    let outside = file.stored_bytes("a", 8..13).unwrap_err().to_string();
+    assert!(outside.ends_with("tensor a: expected elements within its 12, got 8 to 13"), "{outside}");
+    assert!(matches!(file.stored_bytes("b", 0..1), Err(Error::TensorNames { .. })));
+}

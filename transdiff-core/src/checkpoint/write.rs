@@ -11,9 +11,12 @@ use serde_json::json;
 use tempfile::NamedTempFile;
 
 use super::destination::Destination;
+use super::format_version::{FORMAT_KEY, FORMAT_VERSION};
 use super::safetensors::METADATA_KEY;
 use crate::{Backend, CancellationToken, DType, Error, HostData, HostTensor, Result, Tensor};
 
+/// Beginning of the names of temporary files. Those of a process that was killed remain.
+pub const TEMPORARY_PREFIX: &str = ".writing-";
 /// Bytes that are encoded at a time.
 const PIECE_BYTES: usize = 1 << 16;
 
@@ -36,7 +39,7 @@ pub trait WriteTensor {
 /// Receiver of the bytes of a tensor.
 pub type Put<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
-/// Writes `tensors` and `metadata` to a temporary file beside `path`, syncs it, renames it, and syncs the directory.
+/// Writes `tensors` and `metadata`, to which [`FORMAT_KEY`] is added, to a temporary file beside `path`, syncs it, renames it, and syncs the directory.
 ///
 /// Equal contents give equal bytes, whatever the order of the tensors. Tensors are encoded one at a time, in pieces. A
 /// symbolic link at `path` is followed, and a file that is replaced keeps its permissions. On failure the file at `path`
@@ -112,6 +115,8 @@ fn check_names<S: AsRef<str>, V>(tensors: &[(S, V)]) -> Result<()> {
 /// Encodes the header: length and JSON, padded to eight bytes. The maps are sorted; those of the crate `safetensors`
 /// have a random order.
 fn header<S: AsRef<str>, V: WriteTensor>(tensors: &[(S, V)], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let mut metadata = metadata.clone();
+    metadata.insert(FORMAT_KEY.to_owned(), FORMAT_VERSION.to_string());
     let mut entries = BTreeMap::from([(METADATA_KEY, json!(metadata))]);
     let mut start = 0;
     for (name, tensor) in tensors {
@@ -173,7 +178,7 @@ fn replace_file(
 /// temporary one would be private.
 fn new_file_in(directory: &Path, permissions: Option<&Permissions>) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
+    builder.prefix(TEMPORARY_PREFIX);
     #[cfg(not(unix))]
     let _ = permissions;
     #[cfg(unix)]

@@ -1,8 +1,12 @@
-//! Training data: datasets with class labels, and their shuffled order.
+//! Training data: datasets with class labels, their shuffled order, and the loader that reads ahead.
 
+mod loader;
+mod permutation;
 mod shuffled_order;
 
-pub use shuffled_order::ShuffledOrder;
+pub use loader::{DataLoader, LoaderOptions, Sample};
+pub use permutation::Permutation;
+pub use shuffled_order::{Groups, Shuffle, ShuffledOrder};
 
 use crate::rng::Philox;
 use crate::{Error, Result};
@@ -30,6 +34,11 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// Those of reading it.
     fn read(&self, index: usize, stream: &mut Philox, out: &mut Vec<f32>) -> Result<()>;
+
+    /// End of each shard, as an index of items: items of one shard lie together in storage. By default there is one.
+    fn shard_ends(&self) -> Vec<usize> {
+        vec![self.len()]
+    }
 }
 
 /// Dataset in host memory.

@@ -3,13 +3,16 @@
 //! A [`Model`] is a module with a configuration that files carry. A [`Trainable`] has a loss, a [`Generator`] makes codes
 //! from classes and seeds, a [`Codec`] turns codes into pixels and back.
 
+mod class_names;
 mod codec;
+mod codec_file;
 mod features;
 mod file_kind;
 mod generator;
 mod image_spec;
 mod memory;
 mod model;
+pub mod patch;
 mod registry;
 mod set_names;
 mod stored;
@@ -18,7 +21,9 @@ pub mod transdiff;
 pub mod vae;
 mod weight_sets;
 
-pub use codec::{Codec, CodecInfo};
+pub use class_names::ClassNames;
+pub use codec::{Codec, CodecInfo, Encoded};
+pub use codec_file::{CodecFile, CodecSource};
 pub use features::{Diversity, Features, cosine_mean};
 pub use file_kind::FileKind;
 pub(crate) use file_kind::TRAIN_KEY;
@@ -33,4 +38,4 @@ pub(crate) use model::{expected, json, load_params, named_params};
 pub use registry::{StoredCodec, StoredConfig, StoredModel};
 pub(crate) use stored::metadata_value;
 pub use stored::{LoadHints, WeightSet};
-pub use trainable::{DrawKey, ParamGroup, SampleShape, Samples, Trainable};
+pub use trainable::{ParamGroup, SampleKey, SampleShape, Samples, Trainable};

@@ -64,8 +64,18 @@ pub trait Model<B: Backend>: Module<B> + Clone {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
     fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.save_with(path, &BTreeMap::new())
+    }
+
+    /// Writes the model as [`save`](Self::save) does, with further entries of the metadata, such as
+    /// [`ImageSpec::metadata`](super::ImageSpec::metadata).
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io).
+    fn save_with(&self, path: impl AsRef<Path>, metadata: &BTreeMap<String, String>) -> Result<()> {
         let tensors = named_params(self, "");
-        let metadata = BTreeMap::from([(Self::CONFIG_KEY.to_owned(), json(self.config()))]);
+        let mut metadata = metadata.clone();
+        metadata.insert(Self::CONFIG_KEY.to_owned(), json(self.config()));
         write_atomic(path, tensors.iter().map(|(name, tensor)| (name, tensor)), &metadata)
     }
 }

@@ -21,7 +21,7 @@ pub struct SampleShape {
     pub classes: usize,
 }
 
-/// Samples of one forward pass, as the data set has them.
+/// Samples of one forward pass on the device, without their draws.
 #[derive(Clone, Debug)]
 pub struct Samples<B: Backend> {
     /// Class of each sample, `[b]`.
@@ -30,21 +30,20 @@ pub struct Samples<B: Backend> {
     pub latents: Vec<Tensor<B>>,
 }
 
-/// Key of everything random in one forward pass.
+/// Key of everything random in a training sample. It does not depend on the batch: another division of the same samples
+/// into batches draws the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DrawKey {
+pub struct SampleKey {
     /// Seed of the run.
     pub seed: u64,
-    /// Training step, from 0.
-    pub step: u32,
-    /// Forward pass within the step, from 0.
-    pub pass: usize,
+    /// Number of the sample in the run, from 0.
+    pub number: u32,
 }
 
-impl DrawKey {
-    /// Key of stream `index` of the `count` streams that a pass draws from for `purpose`.
-    pub fn stream(&self, purpose: Purpose, index: usize, count: usize) -> StreamKey {
-        StreamKey::new(self.seed, purpose, (self.pass * count + index) as u32, self.step)
+impl SampleKey {
+    /// Key of the stream `index` of those that the sample draws from for `purpose`.
+    pub fn stream(&self, purpose: Purpose, index: usize) -> StreamKey {
+        StreamKey::new(self.seed, purpose, index as u32, self.number)
     }
 }
 
@@ -69,7 +68,10 @@ impl ParamGroup {
 /// A model that [`Trainer`](crate::train::Trainer) can train.
 pub trait Trainable<B: Backend>: Model<B> {
     /// Settings of the loss.
-    type Objective: Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned;
+    type Objective: Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// Everything random in the loss of one sample but its dropout, in host memory.
+    type Draws: Clone + Debug + Send + 'static;
 
     /// Input of the loss: samples, and everything that was drawn for them.
     type Batch: Clone + Debug;
@@ -83,11 +85,17 @@ pub trait Trainable<B: Backend>: Model<B> {
     /// Shape of the samples.
     fn sample_shape(&self) -> SampleShape;
 
-    /// Batch of `samples`: draws timesteps, noise and dropout keys for them. Depends on `key` and the settings alone.
+    /// Draws for the sample of `key`, such as timesteps and noise. A function of the arguments.
+    fn draw(shape: &SampleShape, objective: &Self::Objective, key: SampleKey) -> Self::Draws;
+
+    /// Batch of `samples` and their draws.
     ///
     /// # Errors
     /// Those of the backend.
-    fn draw(&self, samples: Samples<B>, objective: &Self::Objective, key: DrawKey) -> Result<Self::Batch>;
+    fn batch(&self, samples: Samples<B>, draws: Vec<Self::Draws>) -> Result<Self::Batch>;
+
+    /// Number of samples in a batch.
+    fn batch_len(batch: &Self::Batch) -> usize;
 
     /// Loss of a batch, of shape [], in the [accumulator's](crate::DType::accumulator) type, whatever type `ctx` computes
     /// in.

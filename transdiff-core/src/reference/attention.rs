@@ -71,8 +71,8 @@ impl Inputs {
     }
 
     fn kept(&self, [b, h, i]: [usize; 3], j: usize) -> f64 {
-        let [_, nq, nkv, heads, _] = self.dims;
-        kept(self.dropout, ((b * heads + h) * nq + i) * nkv + j)
+        let [images, nq, nkv, heads, _] = self.dims;
+        kept(self.dropout, ((b * heads + h) * nq + i) * nkv + j, images * heads * nq * nkv)
     }
 }
 
@@ -176,9 +176,9 @@ mod tests {
         assert_close(&dk, &[-1.5, 1.5]);
         assert_close(&dv, &[0.5, 1.5]);
 
-        let dropout = Dropout { rate: 0.5, key: StreamKey::new(1, Purpose::Dropout, 0, 0) };
+        let dropout = Dropout { rate: 0.5, key: StreamKey::new(1, Purpose::Dropout, 0, 0), samples: 1 };
         let how = Attention { dropout: Some(dropout), ..plain };
-        let mask = [0, 1].map(|e| f64::from(dropout.factor(e)));
+        let mask = [0, 1].map(|e| f64::from(dropout.factor(e, 2)));
         let (y, _) = q.attention(&k, &v, &how, false).unwrap();
         assert_close(&y, &[mask[0] + 6.0 * mask[1]]);
     }

@@ -79,9 +79,12 @@ fn scatter_contiguous(out: Out<'_>, shape: &[usize], values: impl IntoIterator<I
     scatter(out, values);
 }
 
-/// Factor of element `i` under an optional dropout.
-fn kept(dropout: Option<Dropout>, i: usize) -> f64 {
-    dropout.map_or(1.0, |d| f64::from(d.factor(i)))
+/// Factor of element `i` of `len` under an optional dropout.
+fn kept(dropout: Option<Dropout>, i: usize, len: usize) -> f64 {
+    dropout.map_or(1.0, |d| {
+        assert!(len.is_multiple_of(d.samples), "{len} elements of {} samples", d.samples);
+        f64::from(d.factor(i, len))
+    })
 }
 
 impl Storage for Reference {

@@ -131,7 +131,7 @@ pub(super) fn gated_residual(
     let dims = dims(u);
     let gate = gates(gate, dims);
     let (x, u) = (gather_contiguous(x, &dims), gather_contiguous(u, &dims));
-    scatter_contiguous(y, &dims, (0..x.len()).map(|i| x[i] + gate(i) * kept(dropout, i) * u[i]));
+    scatter_contiguous(y, &dims, (0..x.len()).map(|i| x[i] + gate(i) * kept(dropout, i, x.len()) * u[i]));
 }
 
 pub(super) fn gated_residual_backward(
@@ -146,11 +146,11 @@ pub(super) fn gated_residual_backward(
     assert!(dgate.is_none() || gate.is_some());
     let gate = gates(gate, dims);
     let (u, dy) = (gather_contiguous(u, &dims), gather_contiguous(dy, &dims));
-    scatter_contiguous(du, &dims, (0..u.len()).map(|i| gate(i) * kept(dropout, i) * dy[i]));
+    scatter_contiguous(du, &dims, (0..u.len()).map(|i| gate(i) * kept(dropout, i, u.len()) * dy[i]));
     if let Some(dgate) = dgate {
         let mut sums = vec![0.0; g * d];
         for i in 0..u.len() {
-            sums[i / (r * d) * d + i % d] += kept(dropout, i) * u[i] * dy[i];
+            sums[i / (r * d) * d + i % d] += kept(dropout, i, u.len()) * u[i] * dy[i];
         }
         scatter_contiguous(dgate, &[g, d], sums);
     }
@@ -159,7 +159,7 @@ pub(super) fn gated_residual_backward(
 pub(super) fn dropout(x: In<'_>, dropout: Dropout, y: Out<'_>) {
     let shape = y.layout.shape();
     let x = gather_contiguous(x, shape);
-    scatter_contiguous(y, shape, x.iter().enumerate().map(|(i, x)| x * kept(Some(dropout), i)));
+    scatter_contiguous(y, shape, (0..x.len()).map(|i| x[i] * kept(Some(dropout), i, x.len())));
 }
 
 #[cfg(test)]
@@ -213,12 +213,20 @@ mod tests {
         assert_close(&du, &[10.0, 20.0]);
         assert_close(&dgate, &[11.0]);
 
-        let dropout = Dropout { rate: 0.5, key: StreamKey::new(3, Purpose::Dropout, 1, 2) };
+        let dropout = Dropout { rate: 0.5, key: StreamKey::new(3, Purpose::Dropout, 1, 2), samples: 1 };
         let ones = tensor(&[1, 8, 1], &[1.0; 8]);
-        let mask: Vec<f64> = (0..8).map(|e| f64::from(dropout.factor(e))).collect();
+        let mask: Vec<f64> = (0..8).map(|e| f64::from(dropout.factor(e, 8))).collect();
         assert!(mask.contains(&0.0) && mask.contains(&2.0));
         assert_close(&ones.dropout(dropout).unwrap(), &mask);
         let with = ones.gated_residual(&ones, None, Some(dropout)).unwrap();
         assert_close(&with.affine(1.0, -1.0).unwrap(), &mask);
+
+        // Two samples of four elements: the second has the stream of the next number.
+        let next = Dropout { key: StreamKey::new(3, Purpose::Dropout, 1, 3), ..dropout };
+        let both: Vec<f64> =
+            [dropout, next].iter().flat_map(|d| (0..4).map(|e| f64::from(d.factor(e, 4)))).collect();
+        assert_ne!(both, mask);
+        let pair = tensor(&[2, 4, 1], &[1.0; 8]);
+        assert_close(&pair.dropout(Dropout { samples: 2, ..dropout }).unwrap(), &both);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::array::{Output, Tensor};
 use super::optional::{Grad, finish, view_of};
-use super::residual::check_rate;
+use super::residual::check_dropout;
 use crate::backend::{AttentionArgs, AttentionGrads, Backend};
 use crate::rng::Dropout;
 use crate::{Error, Result};
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 pub struct Attention {
     /// Segment ends of a block-causal mask, if there is one; see [`AttentionArgs::segment_ends`].
     pub segment_ends: Option<Vec<usize>>,
-    /// Dropout of the probabilities.
+    /// Dropout of the probabilities, whose samples are equal parts of the images.
     pub dropout: Option<Dropout>,
 }
 
@@ -61,7 +61,7 @@ impl<B: Backend> Tensor<B> {
     fn attention_inputs(&self, k: &Self, v: &Self, how: &Attention) -> Result<[Self; 3]> {
         const OP: &str = "attention";
         self.expect_float(OP)?;
-        check_rate(how.dropout)?;
+        check_dropout(OP, how.dropout, self.shape())?;
         let &[b, nq, h, e] = self.shape() else {
             return Err(Error::shape(OP, "queries [B, Nq, H, E]", self.shape()));
         };

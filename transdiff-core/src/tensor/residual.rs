@@ -6,24 +6,26 @@ use crate::backend::Backend;
 use crate::rng::Dropout;
 use crate::{Error, Result};
 
-/// Checks that the rate is in [0, 1).
-pub(super) fn check_rate(dropout: Option<Dropout>) -> Result<()> {
-    match dropout {
-        Some(dropout) if !dropout.is_valid() => {
-            Err(Error::argument("dropout", "a rate in [0, 1)", dropout.rate))
-        }
-        _ => Ok(()),
+/// Checks the settings of a dropout, and that its samples are equal parts of the leading axis of `shape`.
+pub(super) fn check_dropout(op: &'static str, dropout: Option<Dropout>, shape: &[usize]) -> Result<()> {
+    let Some(dropout) = dropout else { return Ok(()) };
+    dropout.validate()?;
+    if shape.first().unwrap_or(&1).is_multiple_of(dropout.samples) {
+        return Ok(());
     }
+    let expected = format!("a leading axis that {} samples of a dropout divide equally", dropout.samples);
+    Err(Error::shape(op, expected, shape))
 }
 
 impl<B: Backend> Tensor<B> {
-    /// self + gate · dropout(u); with a gate, [G, 1, D] or [1, 1, D], self and u are [G, R, D].
+    /// self + gate · dropout(u); with a gate, [G, 1, D] or [1, 1, D], self and u are [G, R, D]. The samples of the dropout
+    /// are equal parts of the leading axis.
     pub fn gated_residual(&self, u: &Self, gate: Option<&Self>, dropout: Option<Dropout>) -> Result<Self> {
         const OP: &str = "gated_residual";
         self.expect_float(OP)?;
         self.expect_dtype(OP, u)?;
         u.expect_shape(OP, "u", self.shape())?;
-        check_rate(dropout)?;
+        check_dropout(OP, dropout, self.shape())?;
         let dims = u.groups(OP, gate.is_some())?;
         let gate = gate.map(|g| g.per_group(OP, self, dims)).transpose()?;
         let (x, u) = (self.contiguous()?.reshape(&dims)?, u.contiguous()?.reshape(&dims)?);
@@ -45,6 +47,7 @@ impl<B: Backend> Tensor<B> {
         self.expect_float(OP)?;
         self.expect_dtype(OP, dy)?;
         dy.expect_shape(OP, "dy", self.shape())?;
+        check_dropout(OP, dropout, self.shape())?;
         let dims = self.groups(OP, gate.is_some())?;
         let gate = gate.map(|g| g.per_group(OP, self, dims)).transpose()?;
         let (u, dy) = (self.contiguous()?.reshape(&dims)?, dy.contiguous()?.reshape(&dims)?);
@@ -57,10 +60,11 @@ impl<B: Backend> Tensor<B> {
         Ok([Some(du.finish(&self.backend).reshape(self.shape())?), dgate])
     }
 
-    /// dropout(self).
+    /// dropout(self); its samples are equal parts of the leading axis.
     pub fn dropout(&self, dropout: Dropout) -> Result<Self> {
-        self.expect_float("dropout")?;
-        check_rate(Some(dropout))?;
+        const OP: &str = "dropout";
+        self.expect_float(OP)?;
+        check_dropout(OP, Some(dropout), self.shape())?;
         let x = self.contiguous()?;
         let mut y = Output::new(&self.backend, self.dtype, self.shape())?;
         self.backend.dropout(x.view(), dropout, y.view())?;

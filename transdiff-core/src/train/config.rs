@@ -79,6 +79,17 @@ impl EmaConfig {
     }
 }
 
+/// Combination of the gradients of a step's forward passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accumulation {
+    /// Mean: a step does not depend on the number of passes that its samples are divided into.
+    #[default]
+    Mean,
+    /// Sum, as the published implementation: clipping applies to the sum.
+    Sum,
+}
+
 /// Settings of a training run. [`TrainConfig::new`] has the paper's values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig<O = FlowObjective> {
@@ -86,8 +97,11 @@ pub struct TrainConfig<O = FlowObjective> {
     pub seed: u64,
     /// Samples of one forward pass: images in one step, groups of images with multi-reference autoregression.
     pub batch: usize,
-    /// Forward passes of one step, whose gradients are averaged.
+    /// Forward passes of one step.
     pub accumulate: usize,
+    /// Combination of their gradients.
+    #[serde(default)]
+    pub accumulate_as: Accumulation,
     /// Dropout rate of AR transformer and decoder.
     pub dropout: f32,
     /// Settings of the loss.
@@ -127,6 +141,7 @@ impl<O: Default> TrainConfig<O> {
             seed: 0,
             batch,
             accumulate: 1,
+            accumulate_as: Accumulation::Mean,
             dropout: 0.1,
             objective: O::default(),
             lr: LrSchedule { peak, warmup: total / 8, total, decay: LrDecay::Constant },

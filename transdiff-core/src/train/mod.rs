@@ -2,10 +2,13 @@
 //! that writes checkpoints and resumes from them.
 
 mod config;
+mod estimate;
 mod optimizer;
 mod trainer;
 mod training_state;
 
-pub use config::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
+pub use config::{Accumulation, EmaConfig, LrDecay, LrSchedule, TrainConfig};
+pub use estimate::TrainingEstimate;
 pub use optimizer::Optimizer;
 pub use trainer::{StepReport, Trainer};
+pub use training_state::Snapshot;

@@ -51,7 +51,7 @@ impl<B: Backend> Optimizer<B> {
     /// parameter without a gradient has a gradient of zero. Returns the norm before clipping.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if the norm is not finite; nothing has moved then.
+    /// [`Error::NonFiniteGradient`], or [`Error::NonFinite`] if only the norm is not finite; nothing has moved then.
     pub fn step<M: Trainable<B>>(
         &mut self,
         model: &mut M,
@@ -62,7 +62,7 @@ impl<B: Backend> Optimizer<B> {
         let backend = model.backend().clone();
         let norm = Self::grad_norm(&backend, model, grads)?;
         if !norm.is_finite() {
-            return Err(Error::NonFinite { stage: "gradient norm" });
+            return Err(non_finite(model, grads)?);
         }
         let hyper = AdamW {
             lr: config.lr.at(step),
@@ -98,6 +98,18 @@ impl<B: Backend> Optimizer<B> {
         }
         Ok(norm)
     }
+}
+
+/// Error for gradients whose norm is not finite. It names the first parameter whose gradient is not; if there is none, the
+/// sum of the squares has overflowed.
+fn non_finite<B: Backend>(module: &dyn Module<B>, grads: &Gradients<B>) -> Result<Error> {
+    for (name, param) in module.params().into_iter().filter(|(_, param)| param.is_trainable()) {
+        if grads.get(param.key()).map_or(Ok(true), Tensor::is_finite)? {
+            continue;
+        }
+        return Ok(Error::NonFiniteGradient { parameter: name });
+    }
+    Ok(Error::NonFinite { stage: "gradient norm" })
 }
 
 /// Groups of all parameters, in their order.

@@ -1,13 +1,15 @@
 //! The training loop.
 
-use super::TrainConfig;
+use std::sync::Arc;
+
 use super::optimizer::{Optimizer, ema_step, param_groups};
+use super::{Accumulation, TrainConfig};
 use crate::autograd::{Context, Gradients, Tape};
-use crate::data::{Dataset, ShuffledOrder};
+use crate::data::{DataLoader, Dataset, LoaderOptions, Sample};
 use crate::models::transdiff::TransDiff;
-use crate::models::{DrawKey, Samples, Trainable, check_labels};
-use crate::rng::{Purpose, StreamKey};
-use crate::{Backend, Error, Result, Tensor};
+use crate::models::{Codec, ImageSpec, SampleKey, Samples, Trainable, check_labels};
+use crate::rng::Purpose;
+use crate::{Backend, CancellationToken, DType, Error, Result, Tensor};
 
 /// Report of a training step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,8 +24,9 @@ pub struct StepReport {
     pub lr: f64,
 }
 
-/// A training run: the model, the EMA of its weights, the optimiser and the step. Everything random is a function of the
-/// seed and the step, so a run that is resumed from these goes on bitwise identically.
+/// A training run: the model, the EMA of its weights, the optimiser, and the numbers of steps and samples done. Everything
+/// random in a sample is a function of the seed and the sample's number, so a run that is resumed goes on bitwise
+/// identically.
 #[derive(Clone, Debug)]
 pub struct Trainer<B: Backend, M: Trainable<B> = TransDiff<B>> {
     pub(super) model: M,
@@ -31,7 +34,9 @@ pub struct Trainer<B: Backend, M: Trainable<B> = TransDiff<B>> {
     pub(super) optimizer: Optimizer<B>,
     pub(super) config: TrainConfig<M::Objective>,
     pub(super) step: u64,
-    order: Option<ShuffledOrder>,
+    pub(super) samples: u64,
+    pub(super) images: Option<ImageSpec>,
+    codec: Option<Arc<dyn Codec<B>>>,
 }
 
 impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
@@ -40,10 +45,40 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// # Errors
     /// [`Error::Config`] for an invalid setting, a type that the backend does not compute in, or if `trainable_prefixes` matches no
     /// parameter.
-    pub fn new(mut model: M, config: TrainConfig<M::Objective>) -> Result<Self> {
+    pub fn new(model: M, config: TrainConfig<M::Objective>) -> Result<Self> {
+        let ema = model.clone();
+        Self::with_ema(model, ema, config)
+    }
+
+    /// A run that starts from the weights of `model`, and from `ema` as their EMA.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`Error::Argument`] if the two models have different configurations.
+    pub fn with_ema(mut model: M, mut ema: M, config: TrainConfig<M::Objective>) -> Result<Self> {
+        if model.config() != ema.config() {
+            return Err(Error::argument("ema", "a model of the same configuration", "another one"));
+        }
         prepare(&mut model, &config)?;
+        prepare(&mut ema, &config)?;
         let optimizer = Optimizer::new(&model)?;
-        Ok(Self { ema: model.clone(), model, optimizer, config, step: 0, order: None })
+        Ok(Self { model, ema, optimizer, config, step: 0, samples: 0, images: None, codec: None })
+    }
+
+    /// The same run on images, which `codec` encodes: the items of its datasets are images [c, H, W] in [-1, 1].
+    #[must_use]
+    pub fn with_codec(self, codec: Arc<dyn Codec<B>>) -> Self {
+        Self { codec: Some(codec), ..self }
+    }
+
+    /// The same run, whose files record `images`.
+    #[must_use]
+    pub fn with_images(self, images: ImageSpec) -> Self {
+        Self { images: Some(images), ..self }
+    }
+
+    /// Images that the model makes, as the run's files record them.
+    pub fn images(&self) -> Option<&ImageSpec> {
+        self.images.as_ref()
     }
 
     /// The model with the raw weights.
@@ -66,11 +101,11 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         &self.config
     }
 
-    /// Changes the settings from the next step on.
+    /// Changes the settings from the next step on. Loaders of another seed, or with draws of another objective, have to be
+    /// made anew.
     ///
     /// # Errors
-    /// [`Error::Config`] for an invalid setting, another `trainable_prefixes` (moments exist for the parameters that it names), or another
-    /// `batch` or `accumulate` (the position in the data is counted in them).
+    /// [`Error::Config`] for an invalid setting, or another `trainable_prefixes`: moments exist for the parameters that it names.
     pub fn reconfigure(&mut self, config: TrainConfig<M::Objective>) -> Result<()> {
         check::<B, M>(&config, self.model.backend())?;
         if config.trainable_prefixes != self.config.trainable_prefixes {
@@ -81,17 +116,6 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
                 format!("{:?}", config.trainable_prefixes),
             ));
         }
-        for (field, new, old) in [
-            ("batch", config.batch, self.config.batch),
-            ("accumulate", config.accumulate, self.config.accumulate),
-        ] {
-            if new != old {
-                return Err(Error::config(field, format!("{old}, as the run began"), new));
-            }
-        }
-        if config.seed != self.config.seed {
-            self.order = None;
-        }
         self.config = config;
         Ok(())
     }
@@ -101,38 +125,97 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         self.step
     }
 
-    /// One step on the next samples of `set`.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the latents are not of the model's shape; [`Error::Argument`] if the set is empty,
-    /// has a label that is no class or a class with too few images; [`Error::NonFinite`] if the loss or the
-    /// gradients are. The run is then as it was before the step. Only
-    /// if the device itself fails in the middle of an update does it have to be resumed from a checkpoint.
-    pub fn step(&mut self, set: &dyn Dataset) -> Result<StepReport> {
-        let batches =
-            (0..self.config.accumulate).map(|pass| self.batch(set, pass)).collect::<Result<Vec<_>>>()?;
-        self.step_on(&batches)
+    /// Number of samples that steps have taken or skipped: the place in the data.
+    pub fn samples_done(&self) -> u64 {
+        self.samples
     }
 
-    /// One step on given batches, whose gradients are averaged.
+    /// Skips the samples before `number`, which no step will take.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if they were taken already.
+    pub fn skip_to(&mut self, number: u64) -> Result<()> {
+        if number < self.samples {
+            return Err(Error::argument("number", format!("at least {}", self.samples), number));
+        }
+        self.samples = number;
+        Ok(())
+    }
+
+    /// Loader of the samples of `set` for this run.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the items are not of the shape of the model's latents, or of the codec's images;
+    /// [`Error::Argument`] for a label that is no class; those of [`DataLoader::new`].
+    pub fn loader(&self, set: Arc<dyn Dataset>, options: LoaderOptions) -> Result<DataLoader<M::Draws>> {
+        let shape = self.model.sample_shape();
+        let expected = self.item_shape()?;
+        if set.item_shape() != expected {
+            let expected = format!("items of shape {expected:?}");
+            return Err(Error::shape("training data", expected, &set.item_shape()));
+        }
+        (0..set.len()).try_for_each(|index| check_labels(&[set.label(index)], shape.classes))?;
+        let (seed, objective) = (self.config.seed, self.config.objective.clone());
+        let draw = move |number| M::draw(&shape, &objective, SampleKey { seed, number });
+        DataLoader::new(set, shape.latents_per_sample, seed, draw, options)
+    }
+
+    /// Shape of the items that the run trains on.
+    fn item_shape(&self) -> Result<[usize; 3]> {
+        let latent = self.model.sample_shape().latent;
+        let Some(codec) = &self.codec else { return Ok(latent) };
+        let (info, [c, h, w]) = (codec.info(), latent);
+        if info.code_channels != c {
+            let expected = format!("{c} channels, as the model's latents have");
+            return Err(Error::argument("codec", expected, info.code_channels));
+        }
+        Ok([info.image_channels, h * info.downsampling, w * info.downsampling])
+    }
+
+    /// One step on the next samples.
+    ///
+    /// # Errors
+    /// Those of reading the data; [`Error::NonFinite`] and [`Error::NonFiniteGradient`] if the loss or the gradients are not
+    /// finite; [`Error::Argument`] for a loader of another seed. The run is then as it was before the step. Only if the
+    /// device itself fails in the middle of an update does it have to be resumed from a checkpoint.
+    pub fn step(&mut self, data: &mut DataLoader<M::Draws>) -> Result<StepReport> {
+        if data.seed() != self.config.seed {
+            let expected = format!("a loader of the run's seed {}", self.config.seed);
+            return Err(Error::argument("data", expected, data.seed()));
+        }
+        let (batch, first) = (self.config.batch, self.samples);
+        let taken = self.config.accumulate as u64 * batch as u64;
+        let (loss, grads) = self.accumulate(self.config.accumulate, |pass| {
+            self.batch(data, first + (pass * batch) as u64, batch)
+        })?;
+        self.update(loss, &grads, taken)
+    }
+
+    /// One step on given batches, which take the place of the next samples.
     ///
     /// # Errors
     /// As [`step`](Self::step).
     pub fn step_on(&mut self, batches: &[M::Batch]) -> Result<StepReport> {
         let (loss, grads) = self.gradients(batches)?;
+        self.update(loss, &grads, batches.iter().map(|batch| M::batch_len(batch) as u64).sum())
+    }
+
+    /// Moves the weights by gradients, which took `samples` samples.
+    pub(super) fn update(&mut self, loss: f64, grads: &Gradients<B>, samples: u64) -> Result<StepReport> {
         let (step, lr) = (self.step, self.config.lr.at(self.step));
         let backend = self.model.backend().clone();
         // Other holders of the EMA weights keep them as they are. If there is no memory for that, nothing has moved yet.
         for (_, average) in self.ema.params_mut().into_iter().filter(|(_, average)| average.is_trainable()) {
             average.value_mut().make_mut()?;
         }
-        let grad_norm = self.optimizer.step(&mut self.model, &grads, &self.config, step)?;
+        let grad_norm = self.optimizer.step(&mut self.model, grads, &self.config, step)?;
         ema_step(&backend, &mut self.ema, &self.model, self.config.ema.at(step))?;
         self.step += 1;
+        self.samples += samples;
         Ok(StepReport { step, loss, grad_norm, lr })
     }
 
-    /// The loss averaged over `batches`, and its gradients; nothing moves.
+    /// The loss averaged over `batches`, and its gradients, combined as the settings say; nothing moves.
     ///
     /// # Errors
     /// [`Error::Argument`] if there is no batch, [`Error::NonFinite`] if the loss is not finite.
@@ -140,70 +223,84 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         if batches.is_empty() {
             return Err(Error::argument("batches", "at least one", "none"));
         }
-        let share = 1.0 / batches.len() as f64;
-        let (mut total, mut grads) = (0.0, Gradients::new());
-        for (pass, batch) in batches.iter().enumerate() {
+        self.accumulate(batches.len(), |pass| Ok(batches[pass].clone()))
+    }
+
+    /// Mean loss and gradients of the passes, whose batches `next` makes.
+    pub(super) fn accumulate(
+        &self,
+        passes: usize,
+        mut next: impl FnMut(usize) -> Result<M::Batch>,
+    ) -> Result<(f64, Gradients<B>)> {
+        let share = 1.0 / passes as f64;
+        let factor = match self.config.accumulate_as {
+            Accumulation::Mean => share,
+            Accumulation::Sum => 1.0,
+        };
+        let (mut total, mut grads, mut first) = (0.0, Gradients::new(), self.samples);
+        for pass in 0..passes {
+            let batch = next(pass)?;
             let tape = Tape::new();
-            // Each pass of a step has dropout masks of its own.
-            let dropout_step = step_word(self.step, pass);
             let mut ctx = Context::recording(tape.clone())
                 .with_compute_dtype(self.config.compute)
-                .with_dropout(self.config.dropout, self.config.seed, dropout_step)?;
+                .with_dropout(self.config.dropout, self.config.seed, first as u32, M::batch_len(&batch))?;
             if self.config.gradient_checkpointing {
                 ctx = ctx.with_gradient_checkpointing();
             }
-            let loss = self.model.loss(&ctx, batch, &self.config.objective)?.affine(share, 0.0)?;
-            total += loss.value().item()?;
+            let loss = self.model.loss(&ctx, &batch, &self.config.objective)?.affine(factor, 0.0)?;
+            total += loss.value().item()? * share / factor;
             if !total.is_finite() {
                 return Err(Error::NonFinite { stage: "loss" });
             }
             grads.merge(tape.backward(&loss)?)?;
+            first += M::batch_len(&batch) as u64;
         }
         Ok((total, grads))
     }
 
-    /// The batch of pass `pass` of the current step.
-    fn batch(&mut self, set: &dyn Dataset, pass: usize) -> Result<M::Batch> {
-        let shape = self.model.sample_shape();
-        if set.item_shape() != shape.latent {
-            let expected = format!("latents {:?}", shape.latent);
-            return Err(Error::shape("training data", expected, &set.item_shape()));
+    /// Mean loss of the first `count` samples of `data` with the raw weights, without dropout. The draws are the same every
+    /// time.
+    ///
+    /// # Errors
+    /// Those of reading the data and of the backend.
+    pub fn evaluate(&self, data: &mut DataLoader<M::Draws>, count: usize) -> Result<f64> {
+        let mut total = 0.0;
+        for first in (0..count).step_by(self.config.batch) {
+            let size = self.config.batch.min(count - first);
+            let batch = self.batch(data, first as u64, size)?;
+            let ctx = Context::inference().with_compute_dtype(self.config.compute);
+            let loss = self.model.loss(&ctx, &batch, &self.config.objective)?;
+            total += loss.value().item()? * size as f64 / count as f64;
         }
-        let samples = self.samples(set, pass)?;
-        let labels: Vec<usize> = samples.iter().map(|s| set.label(s[0])).collect();
-        check_labels(&labels, shape.classes)?;
-        let latents = (0..shape.latents_per_sample)
-            .map(|i| self.latents(set, &samples, i))
-            .collect::<Result<Vec<_>>>()?;
-        let key = DrawKey { seed: self.config.seed, step: self.step as u32, pass };
-        self.model.draw(Samples { labels, latents }, &self.config.objective, key)
+        Ok(total)
     }
 
-    /// Indices of the latents of every sample of a pass. An order that was made for another set is made anew.
-    fn samples(&mut self, set: &dyn Dataset, pass: usize) -> Result<Vec<Vec<usize>>> {
-        let (latents, batch) = (self.model.sample_shape().latents_per_sample, self.config.batch as u64);
-        let first = (self.step * self.config.accumulate as u64 + pass as u64) * batch;
-        for known in [self.order.take(), None] {
-            let mut order = known.map_or_else(|| ShuffledOrder::new(set, latents, self.config.seed), Ok)?;
-            let samples: Option<Vec<_>> = (first..first + batch).map(|n| order.sample(n, set)).collect();
-            if let Some(samples) = samples {
-                self.order = Some(order);
-                return Ok(samples);
-            }
-        }
-        Err(Error::argument("data", "labels that stay as they are", "others when asked again"))
+    /// The batch of the samples `first..first + size`.
+    fn batch(&self, data: &mut DataLoader<M::Draws>, first: u64, size: usize) -> Result<M::Batch> {
+        let samples = data.samples(first, size)?;
+        let labels = samples.iter().map(|sample| sample.label).collect();
+        let per_sample = self.model.sample_shape().latents_per_sample;
+        let latents =
+            (0..per_sample).map(|item| self.latents(&samples, first, item)).collect::<Result<_>>()?;
+        self.model
+            .batch(Samples { labels, latents }, samples.into_iter().map(|sample| sample.draws).collect())
     }
 
-    /// Latent `index` of every sample, [b, C, h, w].
-    fn latents(&self, set: &dyn Dataset, samples: &[Vec<usize>], index: usize) -> Result<Tensor<B>> {
-        let mut values = Vec::new();
-        samples.iter().enumerate().try_for_each(|(i, s)| {
-            let mut stream =
-                StreamKey::new(self.config.seed, Purpose::Posterior, i as u32, self.step as u32).stream();
-            set.read(s[index], &mut stream, &mut values)
-        })?;
-        let [c, h, w] = self.model.sample_shape().latent;
-        Tensor::from_f32(self.model.backend(), &[samples.len(), c, h, w], values, self.model.dtype())
+    /// Latents [b, C, h, w] of item `item` of every sample, encoded if they are images.
+    fn latents(&self, samples: &[Sample<M::Draws>], first: u64, item: usize) -> Result<Tensor<B>> {
+        let [c, h, w] = self.item_shape()?;
+        let shape = [samples.len(), c, h, w];
+        let values = samples.iter().flat_map(|sample| &sample.items[item]).copied().collect();
+        let (backend, dtype) = (self.model.backend(), self.model.dtype());
+        let Some(codec) = &self.codec else { return Tensor::from_f32(backend, &shape, values, dtype) };
+        let seed = |number: u64| {
+            let key = SampleKey { seed: self.config.seed, number: number as u32 };
+            let [low, high, ..] = key.stream(Purpose::Posterior, item).block(0);
+            u64::from(high) << 32 | u64::from(low)
+        };
+        let seeds: Vec<u64> = (first..).take(samples.len()).map(seed).collect();
+        let images = Tensor::from_f32(backend, &shape, values, DType::F32)?;
+        codec.encode_images(&images, Some(&seeds), &CancellationToken::new())?.cast(dtype)
     }
 }
 
@@ -236,10 +333,4 @@ pub(super) fn prepare<B: Backend, M: Trainable<B>>(
         param.set_trainable(named && !group.frozen);
     }
     Ok(())
-}
-
-/// A step word that differs for every pass of every step: the step counts up from the lowest bit, the pass down from
-/// the highest, and they meet only when steps · passes reach 2³².
-fn step_word(step: u64, pass: usize) -> u32 {
-    (step as u32) ^ (pass as u32).reverse_bits()
 }

@@ -7,14 +7,56 @@ use super::optimizer::Moments;
 use super::trainer::prepare;
 use super::{TrainConfig, Trainer};
 use crate::checkpoint::{Entry, WeightFile, write_atomic};
-use crate::models::{TRAIN_KEY, Trainable, expected, json, load_params, metadata_value, named_params};
+use crate::models::{
+    ImageSpec, TRAIN_KEY, Trainable, expected, json, load_params, metadata_value, named_params,
+};
 use crate::{Backend, DType, Error, Result, Tensor};
 
 const STEP_KEY: &str = "transdiff.step";
+const SAMPLES_KEY: &str = "transdiff.samples";
 const RAW: &str = "model.";
 const EMA: &str = "ema.";
 const FIRST_MOMENT: &str = "adam_m.";
 const SECOND_MOMENT: &str = "adam_v.";
+
+/// State of a run at one moment, which another thread can write while the run goes on: a step copies what a snapshot holds
+/// before it changes it.
+#[derive(Clone, Debug)]
+pub struct Snapshot<B: Backend> {
+    tensors: Vec<(String, Tensor<B>)>,
+    /// Metadata of checkpoints.
+    metadata: BTreeMap<String, String>,
+    /// Keys of the metadata that model files have, too.
+    model_keys: Vec<&'static str>,
+}
+
+impl<B: Backend> Snapshot<B> {
+    /// Writes a checkpoint, replacing the one at `path` only when the new one is complete.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        write_atomic(path, self.tensors.iter().map(|(name, tensor)| (name, tensor)), &self.metadata)
+    }
+
+    /// Writes the model with the EMA weights, replacing the file at `path` only when the new one is complete.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_model(&self, path: impl AsRef<Path>) -> Result<()> {
+        let tensors =
+            self.tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(EMA)?, tensor)));
+        let of_model = |(key, _): &(&String, &String)| self.model_keys.contains(&key.as_str());
+        let entries = self.metadata.iter().filter(of_model);
+        let metadata = entries.map(|(key, value)| (key.clone(), value.clone())).collect();
+        write_atomic(path, tensors, &metadata)
+    }
+
+    /// Bytes of all tensors, which is about the size of the checkpoint.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|(_, tensor)| (tensor.numel() * tensor.dtype().size()) as u64).sum()
+    }
+}
 
 impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// Writes a checkpoint, replacing the one at `path` only when the new one is complete.
@@ -22,6 +64,11 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.snapshot().write(path)
+    }
+
+    /// State of the run. It takes memory once the run goes on.
+    pub fn snapshot(&self) -> Snapshot<B> {
         let mut tensors = named_params(&self.model, RAW);
         tensors.extend(named_params(&self.ema, EMA));
         for ((name, _), moments) in self.model.params().iter().zip(self.optimizer.moments()) {
@@ -29,12 +76,16 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
             tensors.push((format!("{FIRST_MOMENT}{name}"), m.clone()));
             tensors.push((format!("{SECOND_MOMENT}{name}"), v.clone()));
         }
-        let metadata = BTreeMap::from([
+        let mut metadata = BTreeMap::from([
             (M::CONFIG_KEY.to_owned(), json(self.model.config())),
             (TRAIN_KEY.to_owned(), json(&self.config)),
             (STEP_KEY.to_owned(), json(&self.step)),
+            (SAMPLES_KEY.to_owned(), json(&self.samples)),
         ]);
-        write_atomic(path, tensors.iter().map(|(name, tensor)| (name, tensor)), &metadata)
+        if let Some(images) = &self.images {
+            metadata.insert(ImageSpec::METADATA_KEY.to_owned(), json(images));
+        }
+        Snapshot { tensors, metadata, model_keys: vec![M::CONFIG_KEY, ImageSpec::METADATA_KEY] }
     }
 
     /// Resumes the run whose checkpoint is at `path`.
@@ -52,6 +103,15 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
             let message = format!("metadata entry {STEP_KEY}: {step} is no number of steps");
             return Err(Error::format(path, message));
         }
+        let samples = match file.metadata().contains_key(SAMPLES_KEY) {
+            true => metadata_value(path, file.metadata(), SAMPLES_KEY)?,
+            // Files of earlier versions: the place in the data followed from the step.
+            false => step.saturating_mul(settings.batch as u64).saturating_mul(settings.accumulate as u64),
+        };
+        let images = match file.metadata().contains_key(ImageSpec::METADATA_KEY) {
+            true => Some(metadata_value(path, file.metadata(), ImageSpec::METADATA_KEY)?),
+            false => None,
+        };
         let weights = file.select(RAW);
         M::check_config(&config, &weights)?;
         let dtype = weights.entries().find_map(|(_, entry)| Entry::decoded(entry)).unwrap_or(DType::F32);
@@ -73,7 +133,7 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
                 *slot = Tensor::from_host(backend, &host)?.ordered_like(param)?;
             }
         }
-        trainer.step = step;
+        (trainer.step, trainer.samples, trainer.images) = (step, samples, images);
         Ok(trainer)
     }
 }

@@ -39,8 +39,10 @@ impl Inputs<'_> {
     fn elementwise(&self) -> Result<()> {
         let x = self.of(&[3, 40])?;
         x.unary(UnaryOp::Silu)?.add(&x)?;
-        x.dropout(dropout())?.mse_backward(&x, &x.mse(&x)?)?;
-        x.gated_residual(&x, None, None)?.gated_residual_backward(None, None, &x, false)?;
+        let dropout =
+            Dropout { rate: 0.3, key: StreamKey::new(1, Purpose::Dropout, 0, 0), samples: x.dim(0) };
+        x.dropout(dropout)?.mse_backward(&x, &x.mse(&x)?)?;
+        x.gated_residual(&x, None, Some(dropout))?.gated_residual_backward(None, Some(dropout), &x, false)?;
         for dtype in [DType::F32, DType::F64, DType::BF16] {
             x.cast(dtype)?.cast(self.dtype)?;
         }
@@ -119,10 +121,6 @@ impl Inputs<'_> {
 }
 
 type Family = fn(&Inputs<'_>) -> Result<()>;
-
-fn dropout() -> Dropout {
-    Dropout { rate: 0.3, key: StreamKey::new(1, Purpose::Dropout, 0, 0) }
-}
 
 #[test]
 fn every_kernel_is_launched() {

@@ -6,7 +6,7 @@ use super::{Import, Modules, place};
 const LAYERS: [&[&str]; 11] = [
     &["error", "dtype", "host", "layout", "rng", "cancel", "text", "testing"],
     &["backend"],
-    &["reference"],
+    &["reference", "metering"],
     &["tensor"],
     &["autograd"],
     &["nn"],

@@ -19,7 +19,7 @@ mod transdiff;
 pub use ar_transformer::{ArTransformer, EncoderBlock, PrefixCache};
 pub use config::{Mode, Size, TransDiffConfig};
 pub use diffusion_decoder::{Condition, DecoderBlock, DiffusionDecoder, TimeEmbedding};
-pub use objective::{FlowBatch, FlowDraws, FlowObjective};
+pub use objective::{FlowBatch, FlowDraws, FlowObjective, SampleDraws};
 pub use patch::{latent_tokens, patchify, unpatchify};
 pub use session::Session;
 pub use stored::StoredTransDiff;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::field::TIME_SCALE;
 use super::{TransDiff, TransDiffConfig, latent_tokens};
 use crate::autograd::{Context, Var};
-use crate::models::{DrawKey, Model, ParamGroup, SampleShape, Samples, Trainable, cosine_mean};
+use crate::models::{Model, ParamGroup, SampleKey, SampleShape, Samples, Trainable, cosine_mean};
 use crate::rng::Purpose;
 use crate::{Backend, Error, Result, Tensor};
 
@@ -25,6 +25,15 @@ impl Default for FlowObjective {
     fn default() -> Self {
         Self { batch_mul: 4, label_drop: 0.1, diversity: 0.0 }
     }
+}
+
+/// Random draws of one sample.
+#[derive(Clone, Debug)]
+pub struct SampleDraws {
+    /// Whether the class is dropped.
+    dropped: bool,
+    /// For each target latent the timesteps of its copies, [mul], and their noise, [mul, S, C].
+    targets: Vec<(Vec<f64>, Vec<f32>)>,
 }
 
 /// Random draws for one target latent: `mul` noised copies of each of B samples, tiled (all samples, all samples, …):
@@ -53,6 +62,7 @@ pub struct FlowBatch<B: Backend> {
 
 impl<B: Backend> Trainable<B> for TransDiff<B> {
     type Objective = FlowObjective;
+    type Draws = SampleDraws;
     type Batch = FlowBatch<B>;
 
     fn check_objective(objective: &FlowObjective) -> Result<()> {
@@ -74,25 +84,45 @@ impl<B: Backend> Trainable<B> for TransDiff<B> {
         SampleShape { latent: [c, h, w], latents_per_sample: config.groups(), classes: config.classes }
     }
 
-    /// Timesteps ⌊1000·sigmoid(N(0, 1))⌋, noise, and the samples whose class is dropped.
-    fn draw(&self, samples: Samples<B>, objective: &FlowObjective, key: DrawKey) -> Result<FlowBatch<B>> {
-        let Samples { labels, latents } = samples;
-        let groups = self.config().groups();
-        let draw = |(group, latent): (usize, &Tensor<B>)| {
-            let tokens = latent_tokens(latent)?;
-            let rows = objective.batch_mul * labels.len();
-            let shape = [rows, tokens.dim(1), tokens.dim(2)];
-            let mut stream = key.stream(Purpose::Timestep, group, groups).stream();
+    /// Timesteps ⌊1000·sigmoid(N(0, 1))⌋, noise, and whether the class is dropped.
+    fn draw(shape: &SampleShape, objective: &FlowObjective, key: SampleKey) -> SampleDraws {
+        let (mul, [c, h, w]) = (objective.batch_mul, shape.latent);
+        let targets = (0..shape.latents_per_sample).map(|target| {
+            let mut stream = key.stream(Purpose::Timestep, target).stream();
             let timestep = |_| (1000.0 / (1.0 + libm::exp(-stream.normal()))).floor();
-            let timesteps = (0..rows).map(timestep).collect();
-            let noise = key.stream(Purpose::TrainingNoise, group, groups).normals(shape.iter().product());
-            let noise = Tensor::from_f32(self.backend(), &shape, noise, self.dtype())?;
+            let timesteps = (0..mul).map(timestep).collect();
+            (timesteps, key.stream(Purpose::TrainingNoise, target).normals(mul * c * h * w))
+        });
+        let dropped = key.stream(Purpose::LabelDrop, 0).stream().uniform() < objective.label_drop;
+        SampleDraws { dropped, targets: targets.collect() }
+    }
+
+    /// Copy m of sample b is row m·B + b of the draws.
+    fn batch(&self, samples: Samples<B>, draws: Vec<SampleDraws>) -> Result<FlowBatch<B>> {
+        let Samples { labels, latents } = samples;
+        let [_, c, h, w] = self.config().latent_shape(1);
+        let tiled = |target: usize| {
+            let of = |draws: &SampleDraws| draws.targets[target].0.len();
+            let mul = draws.first().map_or(0, of);
+            let mut timesteps = Vec::with_capacity(mul * draws.len());
+            let mut noise = Vec::with_capacity(mul * draws.len() * c * h * w);
+            for copy in 0..mul {
+                for sample in &draws {
+                    let (times, values) = &sample.targets[target];
+                    timesteps.push(times[copy]);
+                    noise.extend_from_slice(&values[copy * c * h * w..][..c * h * w]);
+                }
+            }
+            let noise = Tensor::from_f32(self.backend(), &[timesteps.len(), h * w, c], noise, self.dtype())?;
             Ok(FlowDraws { timesteps, noise })
         };
-        let draws = latents.iter().enumerate().map(draw).collect::<Result<_>>()?;
-        let mut stream = key.stream(Purpose::LabelDrop, 0, groups).stream();
-        let dropped = labels.iter().map(|_| stream.uniform() < objective.label_drop).collect();
+        let dropped = draws.iter().map(|draws| draws.dropped).collect();
+        let draws = (0..latents.len()).map(tiled).collect::<Result<_>>()?;
         Ok(FlowBatch { labels, dropped, latents, draws })
+    }
+
+    fn batch_len(batch: &FlowBatch<B>) -> usize {
+        batch.labels.len()
     }
 
     /// The mean over the groups of the flow loss of decoding a latent from the features of its group and all earlier

@@ -6,7 +6,7 @@ use super::{TransDiff, TransDiffConfig, infer_config};
 use crate::checkpoint::{WeightFile, WeightView};
 use crate::models::stored::check_agreement;
 use crate::models::weight_sets::{self, Signature};
-use crate::models::{LoadHints, Model, WeightSet, metadata_value};
+use crate::models::{ImageSpec, LoadHints, Model, WeightSet, metadata_value};
 use crate::{Backend, DType, Result};
 
 /// A model in a file: its weights were chosen and its sizes are known, and no tensor has been read.
@@ -15,6 +15,7 @@ pub struct StoredTransDiff<'a> {
     config: TransDiffConfig,
     weights: WeightSet,
     tensors: WeightView<'a>,
+    images: Option<ImageSpec>,
 }
 
 /// Names by which the model's tensors are recognised.
@@ -46,7 +47,7 @@ impl<'a> StoredTransDiff<'a> {
     ///
     /// # Errors
     /// [`Error::Format`](crate::Error::Format) if the file holds no such model, if what it says contradicts itself or
-    /// the hints, or if a hint is needed: the number of heads, the key of one of several equal sets, or the raw weights
+    /// the hints, if it describes images that the model does not make, or if a hint is needed: the number of heads, the key of one of several equal sets, or the raw weights
     /// if the file has EMA weights that are not understood; [`Error::TensorNames`](crate::Error::TensorNames) and
     /// [`Error::Tensor`](crate::Error::Tensor) if a tensor that tells a size is missing or of no possible shape, or if
     /// two tensors have one name without the wrappers; [`Error::Config`](crate::Error::Config) if the sizes do not fit
@@ -65,7 +66,8 @@ impl<'a> StoredTransDiff<'a> {
         };
         config.validate()?;
         infer_config::check_depth(&config, &tensors)?;
-        Ok(Self { config, weights, tensors })
+        let images = ImageSpec::read(file, &config.generator_info())?;
+        Ok(Self { config, weights, tensors, images })
     }
 
     /// The sizes.
@@ -81,6 +83,11 @@ impl<'a> StoredTransDiff<'a> {
     /// Tensors of the chosen set, under the names of the model's parameters.
     pub fn tensors(&self) -> &WeightView<'a> {
         &self.tensors
+    }
+
+    /// The images that the model makes, if the file describes them.
+    pub fn images(&self) -> Option<&ImageSpec> {
+        self.images.as_ref()
     }
 
     /// Reads the weights in the type `dtype`, one tensor after another: memory holds the model, and one tensor more.

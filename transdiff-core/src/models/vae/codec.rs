@@ -1,10 +1,11 @@
 //! The autoencoder as a codec: latents in the scale of the models.
 
 use super::{LATENT_SCALE, Vae};
-use crate::models::{Codec, CodecInfo, Model};
+use crate::models::codec::check_seeds;
+use crate::models::{Codec, CodecInfo, Encoded, Model};
 use crate::nn::Module;
 use crate::rng::{Purpose, StreamKey};
-use crate::{Backend, CancellationToken, DType, Error, Result, Tensor, try_with_capacity};
+use crate::{Backend, CancellationToken, DType, Result, Tensor, try_with_capacity};
 
 impl<B: Backend> Codec<B> for Vae<B> {
     fn info(&self) -> CodecInfo {
@@ -30,6 +31,11 @@ impl<B: Backend> Codec<B> for Vae<B> {
         latents.affine(LATENT_SCALE, 0.0)
     }
 
+    fn encode_moments(&self, images: &Tensor<B>, token: &CancellationToken) -> Result<Encoded<B>> {
+        let posterior = self.encode(&images.cast(self.dtype())?, token)?;
+        Ok(Encoded::Moments(posterior.moments().clone()))
+    }
+
     fn decode_codes(&self, codes: &Tensor<B>, token: &CancellationToken) -> Result<Tensor<B>> {
         let latents = codes.cast(DType::F32)?.affine(1.0 / LATENT_SCALE, 0.0)?.cast(self.dtype())?;
         self.decode(&latents, token)
@@ -39,9 +45,7 @@ impl<B: Backend> Codec<B> for Vae<B> {
 /// N(0, 1) in the shape and type of `mean`, for each image from the stream (seed, [`Purpose::Posterior`], 0, 0).
 fn posterior_noise<B: Backend>(seeds: &[u64], mean: &Tensor<B>) -> Result<Tensor<B>> {
     let shape = mean.shape();
-    if shape.first() != Some(&seeds.len()) {
-        return Err(Error::argument("seeds", format!("{}, one per image", shape[0]), seeds.len()));
-    }
+    check_seeds(seeds, shape[0])?;
     let each = shape[1..].iter().product();
     let mut values = try_with_capacity("encode", seeds.len() * each)?;
     for &seed in seeds {

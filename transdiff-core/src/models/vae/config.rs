@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::LATENT_SCALE;
 use super::layers::NORM_GROUPS;
 use crate::models::CodecInfo;
 use crate::{Error, Result};
@@ -51,6 +52,7 @@ impl VaeConfig {
             image_channels: self.image_channels,
             code_channels: self.latent_channels,
             downsampling: self.downsampling(),
+            latent_scale: Some(LATENT_SCALE),
         }
     }
 

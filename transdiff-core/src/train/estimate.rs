@@ -1,0 +1,71 @@
+//! Estimate of a training run's memory and work.
+
+use super::{TrainConfig, Trainer};
+use crate::metering::Meter;
+use crate::models::{SampleKey, Samples, Trainable};
+use crate::{DType, Result, Tensor};
+
+/// Estimate of a training run. Bytes are those of the device: host memory on the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainingEstimate {
+    /// Bytes of the weights.
+    pub weights: u64,
+    /// Bytes of the optimiser's moments.
+    pub optimizer: u64,
+    /// Bytes of the EMA weights of the trained parameters.
+    pub ema: u64,
+    /// Bytes of the gradients of the trained parameters.
+    pub gradients: u64,
+    /// Bytes at the peak of a forward and backward pass beyond all that: saved activations, the batch and its noise.
+    pub activations: u64,
+    /// Floating-point operations of the matrix products and attentions of a step.
+    pub flops_per_step: u64,
+}
+
+impl TrainingEstimate {
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        self.weights + self.optimizer + self.ema + self.gradients + self.activations
+    }
+
+    /// Estimate for a model of `config` and the settings `train`: the steps run on the [metering backend](Meter), which
+    /// computes nothing, so that the count is that of the training code itself.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for settings or sizes that are out of range.
+    pub fn new<M: Trainable<Meter>>(config: &M::Config, train: &TrainConfig<M::Objective>) -> Result<Self> {
+        let meter = Meter::default();
+        let mut model = M::placeholder(&meter, config, DType::F32)?;
+        for (_, param) in model.params_mut() {
+            let (shape, dtype) = (param.value().shape().to_vec(), param.value().dtype());
+            param.set(&Tensor::zeros(&meter, &shape, dtype)?)?;
+        }
+        let weights = meter.live_bytes();
+        // Two passes show the gradients of the first beside the activations of the second.
+        let passes = train.accumulate.min(2);
+        let mut trainer = Trainer::new(model, TrainConfig { accumulate: passes, ..train.clone() })?;
+        let optimizer = meter.live_bytes() - weights;
+        let (loss, grads) = trainer.accumulate(passes, |_| batch(trainer.model(), train))?;
+        let trained = trainer.model().params().into_iter().filter(|(_, param)| param.is_trainable());
+        let bytes = |value: &Tensor<Meter>| (value.numel() * value.dtype().size()) as u64;
+        let gradients = trained.map(|(_, param)| bytes(param.value())).sum();
+        trainer.update(loss, &grads, 0)?;
+        drop(grads);
+        let ema = meter.live_bytes() - weights - optimizer;
+        // The EMA weights take their memory in the first update, after the peak of the first step.
+        let activations = meter.peak_bytes().saturating_sub(weights + optimizer + gradients);
+        let flops_per_step = meter.flops() / passes as u64 * train.accumulate as u64;
+        Ok(Self { weights, optimizer, ema, gradients, activations, flops_per_step })
+    }
+}
+
+/// Batch of zeros; the draws of all samples are those of the first.
+fn batch<M: Trainable<Meter>>(model: &M, train: &TrainConfig<M::Objective>) -> Result<M::Batch> {
+    let shape = model.sample_shape();
+    let [c, h, w] = shape.latent;
+    let latents = (0..shape.latents_per_sample)
+        .map(|_| Tensor::zeros(model.backend(), &[train.batch, c, h, w], model.dtype()))
+        .collect::<Result<_>>()?;
+    let draws = M::draw(&shape, &train.objective, SampleKey { seed: 0, number: 0 });
+    model.batch(Samples { labels: vec![0; train.batch], latents }, vec![draws; train.batch])
+}

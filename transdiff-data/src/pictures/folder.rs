@@ -1,0 +1,306 @@
+//! Class folders, read as torchvision's `ImageFolder` reads them.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use transdiff_core::{Error, Result};
+
+/// Endings of picture files, in lower case: those of torchvision.
+const ENDINGS: [&str; 9] = [".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"];
+
+/// Pictures in class folders: `ROOT/CLASS/…/NAME`.
+///
+/// Classes are sorted by name, and pictures by class, folder and name, as in torchvision, so that numbers of classes and
+/// pictures agree with it. An entry takes 8 bytes beside the characters of its path.
+#[derive(Clone, Debug)]
+pub struct ImageFolder {
+    root: PathBuf,
+    classes: Vec<String>,
+    /// First entry of every class.
+    starts: Vec<usize>,
+    /// Paths within their class folders, one after another.
+    names: String,
+    /// End of every entry's path in `names`.
+    ends: Vec<u64>,
+}
+
+impl ImageFolder {
+    /// Finds the pictures of `root`, or of `root/train` if that exists and holds folders, but no pictures of its own. Links
+    /// are followed.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if `root` is no folder, has no class folders, or if one of them has no pictures;
+    /// [`Error::Io`].
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref();
+        if !fs::metadata(root).map_err(Error::io(root))?.is_dir() {
+            return Err(Error::format(
+                root,
+                "expected a folder with a folder of pictures per class, got a file",
+            ));
+        }
+        let train = root.join("train");
+        let root = if train.is_dir() && holds_classes(&train)? { train } else { root.to_owned() };
+        let classes = Entries::read(&root)?.folders;
+        if classes.is_empty() {
+            return Err(Error::format(
+                &root,
+                "no class folders: expected the pictures of each class in a folder of its own",
+            ));
+        }
+        let mut folder = Self::empty(root, Vec::new());
+        let mut without = Vec::new();
+        for class in classes {
+            folder.begin_class(class.clone());
+            let start = folder.len();
+            folder.add_pictures(&folder.root.join(&class))?;
+            if folder.len() == start {
+                without.push(class);
+            }
+        }
+        if !without.is_empty() {
+            let endings = ENDINGS.join(" ");
+            return Err(Error::format(
+                &folder.root,
+                format!(
+                    "no pictures ({endings}) in the class folders {}: add some or remove the folders",
+                    list(&without)
+                ),
+            ));
+        }
+        folder.shrink();
+        Ok(folder)
+    }
+
+    fn empty(root: PathBuf, classes: Vec<String>) -> Self {
+        Self { root, classes, starts: Vec::new(), names: String::new(), ends: Vec::new() }
+    }
+
+    /// Begins a class, to which the entries that are added next belong.
+    fn begin_class(&mut self, name: String) {
+        self.starts.push(self.len());
+        self.classes.push(name);
+    }
+
+    fn push(&mut self, name: &str) {
+        self.names.push_str(name);
+        self.ends.push(self.names.len() as u64);
+    }
+
+    fn shrink(&mut self) {
+        self.names.shrink_to_fit();
+        self.ends.shrink_to_fit();
+    }
+
+    /// Adds the pictures below the folder `class`, sorted as torchvision sorts them: by the path of the folder as text, then
+    /// by name.
+    fn add_pictures(&mut self, class: &Path) -> Result<()> {
+        let mut found = Vec::new();
+        let mut pending = vec![(class.to_owned(), String::new())];
+        while let Some((path, relative)) = pending.pop() {
+            let entries = Entries::read(&path)?;
+            for name in entries.folders {
+                let child = path.join(&name);
+                check_link(&child, &path)?;
+                pending.push((child, format!("{relative}/{name}")));
+            }
+            found.push((relative, entries.pictures));
+        }
+        found.sort();
+        for (relative, pictures) in found {
+            let prefix = relative.strip_prefix('/').map(|folder| format!("{folder}/")).unwrap_or_default();
+            pictures.iter().for_each(|name| self.push(&format!("{prefix}{name}")));
+        }
+        Ok(())
+    }
+
+    /// Folder that holds the class folders.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Returns `true` if there are no pictures.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Names of the classes, in the order of their labels.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Pictures of class `label`.
+    ///
+    /// # Panics
+    /// If there is no such class.
+    pub fn class_range(&self, label: usize) -> Range<usize> {
+        self.starts[label]..self.starts.get(label + 1).copied().unwrap_or(self.len())
+    }
+
+    /// Label of picture `index`.
+    ///
+    /// # Panics
+    /// If there is no such picture.
+    pub fn label(&self, index: usize) -> usize {
+        assert!(index < self.len(), "expected a picture below {}, got {index}", self.len());
+        self.starts.partition_point(|&start| start <= index) - 1
+    }
+
+    /// Path of picture `index` within its class folder, with `/` between folders.
+    fn name(&self, index: usize) -> &str {
+        let start = index.checked_sub(1).map_or(0, |previous| self.ends[previous] as usize);
+        &self.names[start..self.ends[index] as usize]
+    }
+
+    /// Path of picture `index` relative to the root, with `/` between folders: `CLASS/NAME`.
+    ///
+    /// # Panics
+    /// If there is no such picture.
+    pub fn relative_path(&self, index: usize) -> String {
+        format!("{}/{}", self.classes[self.label(index)], self.name(index))
+    }
+
+    /// Path of picture `index`.
+    ///
+    /// # Panics
+    /// If there is no such picture.
+    pub fn path(&self, index: usize) -> PathBuf {
+        self.root.join(&self.classes[self.label(index)]).join(self.name(index))
+    }
+
+    /// Memory of the entries in bytes: the characters of their paths, and 8 bytes per entry and per class.
+    pub fn memory(&self) -> usize {
+        self.names.capacity()
+            + self.ends.capacity() * size_of::<u64>()
+            + self.starts.capacity() * size_of::<usize>()
+    }
+
+    /// Splits off a share of every class, spread evenly over its pictures and rounded to the nearest count, for
+    /// validation. A class keeps at least one picture for training. Returns the training and the validation part, which
+    /// depend on the pictures and the share alone.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if `share` is not between 0 and 1, or if the validation part would be empty.
+    pub fn split(&self, share: f64) -> Result<(Self, Self)> {
+        if !(share > 0.0 && share < 1.0) {
+            return Err(Error::argument("val", "a share between 0 and 1", share));
+        }
+        let mut parts =
+            [Self::empty(self.root.clone(), Vec::new()), Self::empty(self.root.clone(), Vec::new())];
+        for (label, class) in self.classes.iter().enumerate() {
+            parts.iter_mut().for_each(|part| part.begin_class(class.clone()));
+            let range = self.class_range(label);
+            let count = range.len();
+            let held_out = ((count as f64 * share).round() as usize).min(count.saturating_sub(1));
+            for (place, index) in range.enumerate() {
+                let is_held_out = place * held_out / count != (place + 1) * held_out / count;
+                parts[usize::from(is_held_out)].push(self.name(index));
+            }
+        }
+        parts.iter_mut().for_each(Self::shrink);
+        let [train, validation] = parts;
+        if validation.is_empty() {
+            let expected = format!("a share of at least one of {} pictures in some class", self.len());
+            return Err(Error::argument("val", expected, share));
+        }
+        Ok((train, validation))
+    }
+
+    /// The same pictures with the labels of `classes`, for a validation folder: its classes may be some of those of the
+    /// training data.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if a class is not one of `classes`.
+    pub fn with_classes(self, classes: &[String]) -> Result<Self> {
+        let unknown: Vec<String> =
+            self.classes.iter().filter(|name| !classes.contains(name)).cloned().collect();
+        if !unknown.is_empty() {
+            let message =
+                format!("the class folders {} are not classes of the training data", list(&unknown));
+            return Err(Error::format(&self.root, message));
+        }
+        let mut out = Self::empty(self.root.clone(), Vec::new());
+        for class in classes {
+            out.begin_class(class.clone());
+            if let Some(label) = self.classes.iter().position(|name| name == class) {
+                self.class_range(label).for_each(|index| out.push(self.name(index)));
+            }
+        }
+        out.shrink();
+        Ok(out)
+    }
+}
+
+/// Folders and pictures in a folder, sorted by name.
+struct Entries {
+    folders: Vec<String>,
+    pictures: Vec<String>,
+}
+
+impl Entries {
+    fn read(folder: &Path) -> Result<Self> {
+        let mut out = Self { folders: Vec::new(), pictures: Vec::new() };
+        for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+            let entry = entry.map_err(Error::io(folder))?;
+            let kind = entry.file_type().map_err(Error::io(entry.path()))?;
+            let is_folder = kind.is_dir() || (kind.is_symlink() && entry.path().is_dir());
+            let name = match entry.file_name().into_string() {
+                Ok(name) => name,
+                Err(name) if is_folder || is_picture(&name.to_string_lossy()) => {
+                    return Err(Error::format(folder.join(name), "the name is not UTF-8: rename the file"));
+                }
+                Err(_) => continue,
+            };
+            if is_folder {
+                out.folders.push(name);
+            } else if is_picture(&name) {
+                out.pictures.push(name);
+            }
+        }
+        // UTF-8 sorts by code points, as Python does.
+        out.folders.sort();
+        out.pictures.sort();
+        Ok(out)
+    }
+}
+
+fn is_picture(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Returns whether a folder holds class folders, and no pictures of its own.
+fn holds_classes(folder: &Path) -> Result<bool> {
+    let entries = Entries::read(folder)?;
+    Ok(!entries.folders.is_empty() && entries.pictures.is_empty())
+}
+
+/// Refuses a link to a folder that contains the link.
+fn check_link(child: &Path, parent: &Path) -> Result<()> {
+    if !child.is_symlink() {
+        return Ok(());
+    }
+    let target = child.canonicalize().map_err(Error::io(child))?;
+    let parent = parent.canonicalize().map_err(Error::io(parent))?;
+    if parent.starts_with(&target) {
+        return Err(Error::format(child, "the link leads to a folder that contains it: remove it"));
+    }
+    Ok(())
+}
+
+/// Names for a message; of many, the first ones.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} others", names.len() - SHOWN) } else { shown }
+}
+
+#[cfg(test)]
+#[path = "folder_tests.rs"]
+mod tests;

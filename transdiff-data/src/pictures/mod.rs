@@ -1,0 +1,20 @@
+//! Folders of pictures as a dataset: class folders, decoding, resampling, crops.
+//!
+//! Pixels are those of Pillow's `convert("RGB")` or `convert("L")`, resampling is Pillow's, and folders are read as
+//! torchvision's `ImageFolder` reads them, so that a recipe for PyTorch sees the same pictures here.
+
+mod crop;
+mod dataset;
+mod decode;
+mod folder;
+mod options;
+mod picture;
+mod resample;
+
+pub use crop::{adm_crop, pad, random_crop};
+pub use dataset::{BrokenPicture, PictureDataset};
+pub use decode::{Limits, decode};
+pub use folder::ImageFolder;
+pub use options::{Crop, Fit, OnBroken, PictureOptions};
+pub use picture::Picture;
+pub use resample::{Area, Filter, Resampler};
