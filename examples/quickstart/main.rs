@@ -5,13 +5,13 @@
 mod digits;
 mod evaluate;
 mod plots;
-mod progress;
 mod report;
 mod settings;
 mod training;
 
 use std::error::Error;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,11 +22,12 @@ use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, KeyedNoise, Pro
 use transdiff::models::Model;
 use transdiff::models::transdiff::Session;
 use transdiff::{Backend, DType, DeviceTask, Tensor, TransDiff};
+use transdiff_run::{LossPlot, Point};
 use transdiff_terminal::{INTERRUPTED, fail_writes_beyond_size_limit, set_on_interrupt};
 
 use digits::{CLASSES, Digits, Image, from_latent, quantized};
 use evaluate::Evaluator;
-use plots::{LossCurve, write_grid, write_loss_curves};
+use plots::write_grid;
 use report::{RealDigits, Report, Seconds, StepQuality, write_samples};
 use settings::Settings;
 use training::{Trained, Training, latents};
@@ -70,9 +71,7 @@ fn quickstart<B: Backend>(settings: &Settings, backend: &B) -> Result<ExitCode, 
         return Ok(INTERRUPTED.into());
     };
     model.save(settings.out.join("model.safetensors"))?;
-    let curves: Vec<LossCurve<'_>> =
-        phases.iter().map(|(name, p)| LossCurve { name, losses: &p.losses }).collect();
-    write_loss_curves(&settings.out.join("loss.svg"), &curves)?;
+    write_loss_plot(&settings.out.join("loss.svg"), &phases)?;
 
     let evaluator = Evaluator::new(&train, &test)?;
     let mut samples = Samples::new(settings, &interrupted);
@@ -132,6 +131,16 @@ fn train_phases<B: Backend>(
         phases.push(("MRAR", second));
     }
     Ok(Some((phases, model)))
+}
+
+/// Plots the losses of the phases one after the other.
+fn write_loss_plot<B: Backend>(path: &Path, phases: &Phases<B>) -> transdiff::Result<()> {
+    let mut plot = LossPlot::default();
+    for (name, trained) in phases {
+        let losses = (1..).zip(&trained.losses);
+        plot.add_phase(name, losses.map(|(step, &loss)| Point { step, loss: loss.into() }), []);
+    }
+    plot.write(path)
 }
 
 /// Generated digits and their quality.

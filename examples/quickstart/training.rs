@@ -11,11 +11,11 @@ use transdiff::checkpoint::write_bytes_atomic;
 use transdiff::data::{DataLoader, LoaderOptions, MemoryDataset};
 use transdiff::models::Model;
 use transdiff::models::transdiff::SampleDraws;
-use transdiff::train::{TrainConfig, Trainer};
+use transdiff::train::{StepReport, TrainConfig, Trainer};
 use transdiff::{Backend, TransDiff};
+use transdiff_terminal::{StepProgress, TrainingBar};
 
 use crate::digits::{Digits, LATENT_SIDE, to_latent};
-use crate::progress::TrainingBar;
 
 /// Steps between checkpoints.
 const CHECKPOINT_EVERY: u64 = 500;
@@ -90,13 +90,14 @@ impl Training<'_> {
     ) -> Result<bool, Box<dyn Error>> {
         let total = trainer.config().lr.total;
         let images = trainer.config().batch * trainer.model().config().groups();
-        let mut bar = TrainingBar::new(self.name, total, trainer.steps_done());
+        let mut bar = TrainingBar::new(self.name, total, trainer.steps_done(), total.div_ceil(10));
         while trainer.steps_done() < total {
             let started = Instant::now();
             let report = trainer.step(data)?;
             log.seconds += started.elapsed().as_secs_f64();
             log.losses.push(report.loss as f32);
-            bar.step(report.loss as f32, images);
+            let StepReport { loss, lr, grad_norm, .. } = report;
+            bar.step(StepProgress { loss, lr, grad_norm, images });
             let interrupted = self.interrupted.load(Ordering::Relaxed);
             let done = trainer.steps_done();
             if interrupted || done == total || done.is_multiple_of(CHECKPOINT_EVERY) {

@@ -6,6 +6,7 @@ mod classes;
 mod convert;
 mod failure;
 mod format;
+mod grid;
 mod inspect;
 mod interrupt;
 mod load_hints;

@@ -1,11 +1,11 @@
 //! Indices of MRAR samples, resolved against a cache.
 
-mod common;
+mod cache_common;
 
 use std::fs;
 use std::path::Path;
 
-use common::{latents, message};
+use cache_common::{latents, message};
 use transdiff_core::Result;
 use transdiff_data::cache::{CacheEntry, CacheWriter, CachedDataset, Expected, Part, merge};
 use transdiff_data::mrar_index::{MrarGroup, MrarIndex};

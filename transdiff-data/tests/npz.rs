@@ -2,12 +2,12 @@
 
 #[path = "../../tests/common/allocation.rs"]
 mod allocation;
-mod common;
+mod cache_common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{contents, message, stream};
+use cache_common::{contents, message, stream};
 use transdiff_core::data::Dataset;
 use transdiff_core::models::CodecRecord;
 use transdiff_core::{DType, Error, Result};

@@ -3,11 +3,18 @@
 //!
 //! The crate knows no data and no trainer: it says what a run is to do, and keeps what it has done.
 
+mod checkpoints;
+mod directory;
+mod events;
+mod log;
+mod loss_plot;
 pub mod presets;
 pub mod settings;
 mod sizes;
 
+pub use checkpoints::CheckpointFile;
+pub use directory::{CONFIG_FILE, RunDirectory};
+pub use events::EventFile;
+pub use log::{Report, RunLog};
+pub use loss_plot::{LossPlot, Point};
 pub use sizes::DataFacts;
-
-/// Name of the file with a run's settings, in its directory.
-pub const CONFIG_FILE: &str = "config.toml";

@@ -184,6 +184,7 @@ impl RunConfig {
         let config = TrainConfig {
             seed: train.seed,
             accumulate: required("train.accumulate", train.accumulate)?,
+            accumulate_as: train.accumulate_as,
             dropout: train.dropout as f32,
             objective: FlowObjective { batch_mul: train.batch_mul, label_drop, diversity },
             lr,

@@ -1,7 +1,6 @@
 //! `transdiff sample`: generates images of given classes.
 
 mod args;
-mod grid;
 mod output_writer;
 mod plan;
 mod preview;

@@ -9,11 +9,11 @@ use transdiff::pipeline::Output;
 use transdiff::{Error, HostTensor};
 
 use super::args::SampleArgs;
-use super::grid::Grid;
 use super::plan::SamplePlan;
 use super::resume::{INCOMPLETE, Identity};
 use crate::bitmap::{Bitmap, is_generation};
 use crate::failure::{Failure, Result};
+use crate::grid::Grid;
 
 /// Writer of the files of one `transdiff sample` command.
 pub struct OutputWriter<'a> {

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use transdiff_core::train::Accumulation;
+
 use super::Kind;
 
 /// A key of the configuration.
@@ -118,15 +120,15 @@ settings! {
         /// Mirror each picture with probability 1/2; default: as the cache was made for, or true
         flip: Option<bool> = Kind::Switch, Free;
         /// Cut pictures to a square (crop), or fill them up to one (pad); default: that of the cache, or crop
-        fit: Option<Fit> = Kind::Word(&["crop", "pad"]), Fixed;
+        fit: Option<Fit> = Kind::Word(Fit::WORDS), Fixed;
         /// Held-out data for the validation loss: a share of the samples, or a folder; 0: none
         val: Validation = Kind::ShareOrFolder, Fixed;
         /// Index of MRAR samples, JSON lines with cate and files; default: references are drawn on the fly
         mrar_index: Option<String> = Kind::Text, Free;
         /// Order of an epoch: samples (a permutation of all), or shards (for network storage)
-        shuffle: Shuffle = Kind::Word(&["samples", "shards"]), Fixed;
+        shuffle: Shuffle = Kind::Word(Shuffle::WORDS), Fixed;
         /// Reaction to a picture that cannot be read
-        on_broken: OnBroken = Kind::Word(&["stop", "skip"]), Free;
+        on_broken: OnBroken = Kind::Word(OnBroken::WORDS), Free;
     }
 
     /// Training recipe, and the run's reports and checkpoints.
@@ -136,7 +138,7 @@ settings! {
         /// Forward passes per step
         accumulate: Option<usize> = SMALL_COUNT, Free;
         /// Combination of the gradients of a step's passes; the published code sums, and clips the sum
-        accumulate_as: AccumulateAs = Kind::Word(&["mean", "sum"]), Free;
+        accumulate_as: Accumulation = Kind::Word(&["mean", "sum"]), Free;
         /// Steps of the run; replaces epochs
         steps: Option<u64> = SMALL_COUNT, Free;
         /// Passes over the data; replaces steps
@@ -150,7 +152,7 @@ settings! {
         /// Epochs over which the learning rate rises from 0; replaces warmup
         warmup_epochs: Option<f64> = Kind::NOT_NEGATIVE, Free;
         /// Learning rate after the warm-up: constant, cosine (to min_lr), or linear (to 0, from decay_from)
-        decay: Decay = Kind::Word(&["constant", "cosine", "linear"]), Free;
+        decay: Decay = Kind::Word(Decay::WORDS), Free;
         /// Share of the steps after which the linear decay begins
         decay_from: f64 = Kind::SHARE, Free;
         /// Learning rate at the end of the cosine decay
@@ -178,7 +180,7 @@ settings! {
         /// Prefixes of the names of the parameters to train; empty: all
         trainable: Vec<String> = Kind::Texts, Fixed;
         /// Type of forward and backward passes; weights and optimiser state are f32. auto: bf16 on a GPU, f32 on the CPU
-        compute: Compute = Kind::Word(&["auto", "f32", "bf16"]), Free;
+        compute: Compute = Kind::Word(Compute::WORDS), Free;
         /// Recompute blocks in the backward pass: less memory, a third more time
         gradient_checkpointing: bool = Kind::Switch, Free;
         /// Seed of the weights and of everything random in the run
@@ -190,7 +192,7 @@ settings! {
         /// Steps of which checkpoints are kept for good, a multiple; 0: none
         keep_every: u64 = Kind::COUNT_OR_ZERO, Free;
         /// Reaction to a loss that is not finite: end, or go back to the last checkpoint and skip the batch
-        on_nonfinite: OnNonFinite = Kind::Word(&["stop", "rollback"]), Free;
+        on_nonfinite: OnNonFinite = Kind::Word(OnNonFinite::WORDS), Free;
         /// Steps between reports
         report_every: u64 = Kind::COUNT, Free;
         /// Steps between grids of samples; 0: none
@@ -204,12 +206,28 @@ settings! {
 
 /// Declares an enumeration whose variants are words of the configuration.
 macro_rules! words {
-    ($( $(#[doc = $about:literal])+ $name:ident { $( $(#[doc = $doc:literal])+ $word:ident, )+ } )+) => {
+    ($(
+        $(#[doc = $about:literal])+
+        $type:ident { $( $(#[doc = $doc:literal])+ $variant:ident = $word:literal, )+ }
+    )+) => {
         $(
             $(#[doc = $about])+
             #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-            #[serde(rename_all = "lowercase")]
-            pub enum $name { $( $(#[doc = $doc])+ $word, )+ }
+            pub enum $type {
+                $( $(#[doc = $doc])+ #[serde(rename = $word)] $variant, )+
+            }
+
+            impl $type {
+                /// All words, in the order of the variants.
+                pub const WORDS: &[&str] = &[$($word),+];
+
+                /// Word in the configuration.
+                pub fn word(self) -> &'static str {
+                    match self {
+                        $( Self::$variant => $word, )+
+                    }
+                }
+            }
         )+
     };
 }
@@ -218,55 +236,48 @@ words! {
     /// Way in which a picture becomes a square.
     Fit {
         /// Cut off what is beyond the square.
-        Crop,
+        Crop = "crop",
         /// Fill up to the square.
-        Pad,
+        Pad = "pad",
     }
     /// Order of the samples of an epoch.
     Shuffle {
         /// A permutation of all samples.
-        Samples,
+        Samples = "samples",
         /// A permutation of the shards, and of the samples within a window of shards.
-        Shards,
+        Shards = "shards",
     }
     /// Reaction to a picture that cannot be read.
     OnBroken {
         /// End with an error that names it.
-        Stop,
+        Stop = "stop",
         /// Name it, count it, and go on without it.
-        Skip,
-    }
-    /// Combination of the gradients of a step's passes.
-    AccumulateAs {
-        /// Their mean.
-        Mean,
-        /// Their sum, as in the published code.
-        Sum,
+        Skip = "skip",
     }
     /// Learning rate after the warm-up.
     Decay {
         /// The same to the end.
-        Constant,
+        Constant = "constant",
         /// A half cosine.
-        Cosine,
+        Cosine = "cosine",
         /// Constant at first, then linearly to 0.
-        Linear,
+        Linear = "linear",
     }
     /// Type of forward and backward passes.
     Compute {
         /// bf16 on a GPU, f32 on the CPU.
-        Auto,
+        Auto = "auto",
         /// f32.
-        F32,
+        F32 = "f32",
         /// bf16.
-        Bf16,
+        Bf16 = "bf16",
     }
     /// Reaction to a loss that is not finite.
     OnNonFinite {
         /// End with an error.
-        Stop,
+        Stop = "stop",
         /// Go back to the last checkpoint and skip the batch.
-        Rollback,
+        Rollback = "rollback",
     }
 }
 
