@@ -1,7 +1,6 @@
 //! The `transdiff` command: inspects and converts checkpoints, and generates images.
 
 mod bitmap;
-mod classes;
 mod convert;
 mod failure;
 mod format;
