@@ -2,7 +2,6 @@
 
 mod bitmap;
 mod cache;
-mod classes;
 mod convert;
 mod failure;
 mod format;
