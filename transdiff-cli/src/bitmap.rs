@@ -54,6 +54,11 @@ impl Bitmap {
         }
     }
 
+    /// Contents of a PNG file, with the identity of its generation if that is needed to go on.
+    pub fn png(&self, generation: Option<&str>) -> Result<Vec<u8>> {
+        self.encode_png(generation).map_err(|e| Failure::Message(format!("PNG: {e}")))
+    }
+
     /// Writes a PNG file that is complete or not there, with the identity of its generation if that is needed to go on.
     pub fn write_png(&self, path: &Path, generation: Option<&str>) -> Result<()> {
         let png = self.encode_png(generation).map_err(|e| format!("{}: {e}", path.display()))?;

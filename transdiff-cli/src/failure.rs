@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use transdiff_terminal::INTERRUPTED;
+use transdiff_terminal::{INTERRUPTED, StopReason};
 
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -26,6 +26,8 @@ pub enum Failure {
     Message(String),
     /// Interrupted by the user; a line on what was written until then.
     Interrupted(String),
+    /// Ended by a signal, with its state saved; a line on what was done until then.
+    Stopped(StopReason, String),
     /// The reader of stdout is gone, as in `transdiff inspect FILE | head -1`. Not an error.
     OutputClosed,
 }
@@ -36,6 +38,7 @@ impl Failure {
         match self {
             Self::Message(message) => Self::Message(format!("{message}; {completed}")),
             Self::Interrupted(_) => Self::Interrupted(completed.to_owned()),
+            Self::Stopped(reason, message) => Self::Stopped(reason, format!("{message}; {completed}")),
             Self::OutputClosed => Self::OutputClosed,
         }
     }
@@ -45,6 +48,7 @@ impl Failure {
         match self {
             Self::Message(message) => Some(format!("error: {message}")),
             Self::Interrupted(message) => Some(format!("interrupted: {message}")),
+            Self::Stopped(_, message) => Some(format!("stopped: {message}")),
             Self::OutputClosed => None,
         }
     }
@@ -54,6 +58,7 @@ impl Failure {
         match self {
             Self::Message(_) => ExitCode::FAILURE,
             Self::Interrupted(_) => INTERRUPTED.into(),
+            Self::Stopped(reason, _) => reason.exit_code().into(),
             Self::OutputClosed => ExitCode::SUCCESS,
         }
     }
@@ -62,7 +67,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Message(text) | Self::Interrupted(text) => f.write_str(text),
+            Self::Message(text) | Self::Interrupted(text) | Self::Stopped(_, text) => f.write_str(text),
             Self::OutputClosed => f.write_str("stdout is closed"),
         }
     }

@@ -65,6 +65,11 @@ impl Grid {
         Ok(())
     }
 
+    /// Contents of a PNG file of the grid; none if no image was added.
+    pub fn png(&self) -> Result<Option<Vec<u8>>> {
+        self.canvas.as_ref().map(|canvas| canvas.png(None)).transpose()
+    }
+
     /// Writes the grid to a PNG file, with the identity of its command if it lacks images of it; writes nothing if no
     /// image was added.
     pub fn write_png(&self, path: &Path, incomplete: Option<&str>) -> Result<()> {

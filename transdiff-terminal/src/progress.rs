@@ -61,6 +61,12 @@ impl TrainingBar {
         self.bar.set_message(message);
     }
 
+    /// Goes back to `done` steps.
+    pub fn rewind(&mut self, done: u64) {
+        self.bar.set_position(done);
+        self.loss = None;
+    }
+
     /// Prints a line to stderr, above the bar. A failure to print it is ignored: there is no other place to report it.
     pub fn print(&self, line: &str) {
         self.bar.suspend(|| drop(writeln!(std::io::stderr(), "{line}")));

@@ -18,6 +18,7 @@ use progress::CacheBar;
 use crate::failure::{Failure, Result};
 use crate::interrupt::cancellation_token;
 use crate::output::{print, print_to_stderr};
+use crate::train::keep_codec;
 
 /// Broken pictures that are named.
 const NAMED: usize = 10;
@@ -43,6 +44,7 @@ fn build(args: &CacheArgs) -> Result<()> {
         None => Part::from_environment(|name| std::env::var(name).ok())?.unwrap_or(Part::WHOLE),
     };
     let writer = CacheWriter::open(source.out, spec, entries, part)?;
+    keep_codec(&codec, source.out)?;
     let pictures = PictureDataset::new(folder, args.picture_options(source.size))?;
     let device = args.device.open(args.threads)?;
     print_to_stderr(&format!("device: {}", device.choice()));

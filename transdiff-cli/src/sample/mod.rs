@@ -3,7 +3,7 @@
 mod args;
 mod output_writer;
 mod plan;
-mod preview;
+pub mod preview;
 mod progress;
 mod reference;
 mod resume;

@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use transdiff::Device;
 use transdiff_run::presets;
 use transdiff_run::settings::{Change, Layers, Result, RunConfig};
 use transdiff_terminal::whole;
+
+use crate::output::print_to_stderr;
 
 /// Arguments of `transdiff train`.
 #[derive(Args)]
@@ -18,7 +21,9 @@ Examples:
   transdiff train --data PICTURES --codec patch:4 --size 32 --out RUN \\
       --set train.batch=32 --set train.lr=1e-3
   transdiff train --resume RUN --steps 3000
-  transdiff train --preset paper-large-1step --data CACHE --out RUN --dry-run"
+  transdiff train --preset paper-large-mrar --init L1/model.safetensors \\
+      --data CACHE --mrar-index index.jsonl --out LM
+  transdiff train --preset paper-large-1step --data CACHE --set train.batch=32 --estimate"
 )]
 pub struct TrainArgs {
     /// Settings to begin with: small, or paper-{base,large,huge}-{1step,mrar,512} [default: small]
@@ -35,7 +40,7 @@ pub struct TrainArgs {
     #[arg(help_heading = "Settings")]
     pub steps: Option<u64>,
     /// Print the settings and exit
-    #[arg(long, required = true, help_heading = "Settings")]
+    #[arg(long, help_heading = "Settings")]
     pub dry_run: bool,
 
     /// Folder of pictures in class folders, or a latent cache: data.path
@@ -53,17 +58,59 @@ pub struct TrainArgs {
     pub mrar_index: Option<String>,
 
     /// Directory of the run
-    #[arg(long, value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    #[arg(required_unless_present_any = ["resume", "dry_run", "estimate"])]
     #[arg(help_heading = "Run")]
     pub out: Option<PathBuf>,
     /// Go on with the run in this directory, with its own settings
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     pub resume: Option<PathBuf>,
+    /// Model or checkpoint whose weights the run starts from. Tensors of other shapes start anew and are named
+    #[arg(long, value_name = "FILE", conflicts_with = "resume", help_heading = "Run")]
+    pub init: Option<PathBuf>,
+    /// Weights to start from: ema or raw for both sets, or published: raw weights from the raw ones, EMA from the EMA
+    #[arg(long, value_name = "WEIGHTS", default_value = "ema", requires = "init", help_heading = "Run")]
+    pub init_weights: InitWeights,
+
+    /// Device: cpu, cuda, cuda:N, or auto for the first usable GPU and otherwise the CPU
+    #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Execution")]
+    pub device: Device,
+    /// Number of CPU threads, at least 1 [default: one per core]
+    #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
+    #[arg(help_heading = "Execution")]
+    pub threads: Option<usize>,
+    /// Print an estimate of memory and time and exit
+    #[arg(long, help_heading = "Execution")]
+    pub estimate: bool,
+}
+
+/// Weights that a run starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InitWeights {
+    /// EMA weights, or those of a file with a single set
+    Ema,
+    /// Weights after the last training step
+    Raw,
+    /// Raw weights from the raw ones, and EMA weights from the EMA ones, as the published code
+    Published,
 }
 
 impl TrainArgs {
+    /// Settings of the run. Changes of a resumed one are printed.
+    pub fn resolved(&self) -> crate::failure::Result<RunConfig> {
+        let Some(directory) = &self.resume else { return Ok(self.settings()?) };
+        let (settings, changes) = self.resumed_settings(directory)?;
+        changes.iter().for_each(|change| print_to_stderr(&format!("changed: {change}")));
+        Ok(settings)
+    }
+
+    /// File of the weights to start from, if the run starts from any.
+    pub fn init(&self) -> Option<(PathBuf, InitWeights)> {
+        self.init.clone().map(|path| (path, self.init_weights))
+    }
+
     /// Settings of a new run.
-    pub fn settings(&self) -> Result<RunConfig> {
+    fn settings(&self) -> Result<RunConfig> {
         let mut layers = presets::layers(self.preset.as_deref().unwrap_or("small"))?;
         if let Some(file) = &self.config {
             layers.add_file(file)?;
@@ -73,7 +120,7 @@ impl TrainArgs {
     }
 
     /// Settings of the run in `directory`, with the changes that the flags make.
-    pub fn resumed_settings(&self, directory: &Path) -> Result<(RunConfig, Vec<Change>)> {
+    fn resumed_settings(&self, directory: &Path) -> Result<(RunConfig, Vec<Change>)> {
         let before = RunConfig::load(&directory.join(transdiff_run::CONFIG_FILE))?;
         let mut layers = Layers::of(&before);
         self.add_flags(&mut layers)?;

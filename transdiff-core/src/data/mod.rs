@@ -3,10 +3,12 @@
 mod loader;
 mod permutation;
 mod shuffled_order;
+mod subset;
 
 pub use loader::{DataLoader, LoaderOptions, Sample};
 pub use permutation::Permutation;
 pub use shuffled_order::{Groups, Shuffle, ShuffledOrder};
+pub use subset::Subset;
 
 use crate::rng::Philox;
 use crate::{Error, Result};

@@ -25,7 +25,12 @@ pub struct TrainingEstimate {
 impl TrainingEstimate {
     /// Bytes in all.
     pub fn total(&self) -> u64 {
-        self.weights + self.optimizer + self.ema + self.gradients + self.activations
+        self.state() + self.gradients + self.activations
+    }
+
+    /// Bytes that are kept between steps: weights, moments and EMA. A snapshot that is being written takes as much again.
+    pub fn state(&self) -> u64 {
+        self.weights + self.optimizer + self.ema
     }
 
     /// Estimate for a model of `config` and the settings `train`: the steps run on the [metering backend](Meter), which

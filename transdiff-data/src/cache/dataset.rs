@@ -29,6 +29,7 @@ pub struct CachedDataset {
     cache: CacheDirectory,
     index: Index,
     open: RwLock<BTreeMap<usize, Arc<Shard>>>,
+    flip: bool,
 }
 
 impl CachedDataset {
@@ -48,7 +49,14 @@ impl CachedDataset {
         if let Some(shard) = (0..cache.header.shards()).find(|&number| !cache.shard_path(number).exists()) {
             return Err(Error::format(cache.shard_path(shard), "the shard is missing"));
         }
-        Ok(Self { cache, index, open: RwLock::default() })
+        let flip = cache.header.spec.flip;
+        Ok(Self { cache, index, open: RwLock::default(), flip })
+    }
+
+    /// The same latents, with or without those of mirror images, which are drawn only if they are stored.
+    #[must_use]
+    pub fn with_flip(self, flip: bool) -> Self {
+        Self { flip: flip && self.cache.header.spec.flip, ..self }
     }
 
     /// Header of the cache.
@@ -122,7 +130,7 @@ impl Dataset for CachedDataset {
 
     fn read(&self, index: usize, stream: &mut Philox, out: &mut Vec<f32>) -> Result<()> {
         let spec = &self.cache.header.spec;
-        let variant = if spec.flip { stream.below(2) as usize } else { 0 };
+        let variant = if self.flip { stream.below(2) as usize } else { 0 };
         let location = self.index.location(index);
         let shard = self.shard(location.shard)?;
         let checksum = self.index.checksum(index, variant);
@@ -140,6 +148,10 @@ impl Dataset for CachedDataset {
         }
         out.truncate(begin);
         Err(shard.invalid_value(location.row, &self.name(index)))
+    }
+
+    fn shard_ends(&self) -> Vec<usize> {
+        self.index.shard_ends(self.cache.header.shards())
     }
 }
 

@@ -11,6 +11,8 @@ use transdiff_core::{Error, Result};
 use super::entries::hexadecimal;
 use super::header::{CacheHeader, VERSION};
 
+/// Name of the file with the header, in the directory of a cache.
+pub const HEADER_FILE: &str = "cache.json";
 /// Bytes that a header may have; class names take most of them.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 /// Metadata key of the fingerprint of the header in shards and index.
@@ -38,7 +40,7 @@ impl CacheDirectory {
     /// # Errors
     /// [`Error::Io`]; [`Error::Format`] if it is no header, of another version, or invalid.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        let file = path.join("cache.json");
+        let file = path.join(HEADER_FILE);
         let opened = match fs::File::open(&file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(Error::io(&file))?,
@@ -67,7 +69,7 @@ impl CacheDirectory {
 
     /// Writes the header.
     pub fn write_header(&self) -> Result<()> {
-        write_bytes_atomic(self.path.join("cache.json"), &encoded(&self.header))
+        write_bytes_atomic(self.path.join(HEADER_FILE), &encoded(&self.header))
     }
 
     /// Path of the directory.

@@ -105,6 +105,12 @@ impl Index {
         Location { shard: row / self.shard_entries, row: row % self.shard_entries }
     }
 
+    /// End of each of `shards` shards, as an index of entries.
+    pub fn shard_ends(&self, shards: usize) -> Vec<usize> {
+        let end = |shard: usize| (shard + 1) * self.shard_entries;
+        (0..shards).map(|shard| self.rows.partition_point(|&row| (row as usize) < end(shard))).collect()
+    }
+
     /// Checksum of variant `variant` of entry `index`.
     pub fn checksum(&self, index: usize, variant: usize) -> u32 {
         self.checksums[index * self.variants + variant]

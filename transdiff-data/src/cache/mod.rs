@@ -26,6 +26,7 @@ mod shard;
 mod writer;
 
 pub use dataset::CachedDataset;
+pub use directory::HEADER_FILE;
 pub use entries::CacheEntry;
 pub use fill::{FillOptions, FillProgress, fill};
 pub use header::{CacheHeader, CacheSpec, Expected, ItemKind};

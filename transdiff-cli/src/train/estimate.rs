@@ -1,0 +1,79 @@
+//! `transdiff train --estimate`: memory and time of a run.
+
+use std::time::Instant;
+
+use transdiff::models::transdiff::TransDiffConfig;
+use transdiff::train::{TrainConfig, TrainingEstimate};
+use transdiff::{Backend, DType, DeviceTask, OpenDevice, Tensor, TransDiff};
+use transdiff_terminal::bytes;
+
+use super::data::TrainingData;
+use crate::failure::Result;
+use crate::format::{Align, table};
+use crate::output::print;
+
+/// Side of the matrices whose product is timed.
+const SIDE: usize = 1024;
+/// Products that are timed, after one that is not.
+const PRODUCTS: u32 = 8;
+
+/// Prints the estimate.
+pub fn print_estimate(
+    model: &TransDiffConfig,
+    train: &TrainConfig,
+    data: &TrainingData,
+    device: OpenDevice,
+) -> Result<()> {
+    let estimate = TrainingEstimate::new::<TransDiff<_>>(model, train)?;
+    let choice = device.choice().to_owned();
+    let rate = device.run(ProductRate { dtype: train.compute })?;
+    let seconds = estimate.flops_per_step as f64 / rate;
+    let rows = [
+        ("weights", bytes(estimate.weights)),
+        ("optimiser", bytes(estimate.optimizer)),
+        ("EMA weights", bytes(estimate.ema)),
+        ("gradients", bytes(estimate.gradients)),
+        ("activations", bytes(estimate.activations)),
+        ("memory in all", bytes(estimate.total())),
+        ("while a checkpoint is written, at most", bytes(estimate.total() + estimate.state())),
+        ("steps", train.lr.total.to_string()),
+        ("samples per step", (train.batch * train.accumulate).to_string()),
+        ("samples per epoch", data.samples_per_epoch().to_string()),
+        ("TFLOP per step", format!("{:.3}", estimate.flops_per_step as f64 / 1e12)),
+        ("seconds per step, at the rate of matrix products", format!("{seconds:.2}")),
+        ("time in all, at that rate", duration(seconds * train.lr.total as f64)),
+    ]
+    .map(|(label, value)| [label.to_owned(), value]);
+    let rate = rate / 1e12;
+    let heading = format!("estimate, device {choice}, {rate:.2} TFLOP/s in products of {SIDE} × {SIDE}");
+    print(format!("{heading}\n{}", table([Align::Left, Align::Right], &rows)))
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86_400.0),
+    }
+}
+
+/// Measurement of the floating-point operations per second of a matrix product: an upper limit of what training reaches.
+struct ProductRate {
+    dtype: DType,
+}
+
+impl DeviceTask for ProductRate {
+    type Output = f64;
+
+    fn run<B: Backend>(self, backend: B) -> transdiff::Result<f64> {
+        let a = Tensor::full(&backend, &[SIDE, SIDE], 0.5, self.dtype)?;
+        a.matmul(&a)?;
+        backend.sync()?;
+        let started = Instant::now();
+        (0..PRODUCTS).try_for_each(|_| a.matmul(&a).map(drop))?;
+        backend.sync()?;
+        let work = 2.0 * (SIDE as f64).powi(3) * f64::from(PRODUCTS);
+        Ok(work / started.elapsed().as_secs_f64())
+    }
+}
