@@ -1,13 +1,10 @@
 //! Header of a cache.
 
 use std::fmt;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::{DType, Error, Result};
-
-use super::directory::CacheDirectory;
 
 /// Version of the format.
 pub(super) const VERSION: u32 = 1;
@@ -178,14 +175,6 @@ pub struct CacheHeader {
 }
 
 impl CacheHeader {
-    /// Reads the header of the cache in the directory `path`, complete or not; `None` if the directory holds no cache.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::Format`] if it is no header, of another version, or invalid.
-    pub fn read(path: impl AsRef<Path>) -> Result<Option<Self>> {
-        Ok(CacheDirectory::read(path.as_ref())?.map(|cache| cache.header))
-    }
-
     /// Number of shards.
     pub fn shards(&self) -> usize {
         self.entries.div_ceil(self.spec.shard_entries)

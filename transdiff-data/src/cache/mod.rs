@@ -28,6 +28,7 @@ pub use dataset::CachedDataset;
 pub use entries::CacheEntry;
 pub use header::{CacheHeader, CacheSpec, Expected, Fit, ItemKind};
 pub use import::{NpzImport, import_npz};
-pub use merge::{CacheSummary, Skipped, merge};
+pub use index::Skipped;
+pub use merge::{CacheSummary, merge};
 pub use part::Part;
 pub use writer::{CacheWriter, ShardRows};
