@@ -82,11 +82,8 @@ pub fn import_npz(
         let first = shard * writer.header().spec.shard_entries;
         for file in &files[first..first + rows.entries().len()] {
             let Some(entry) = rows.expected() else { break };
-            match read_moments(&folder.join(&file.path), moments) {
-                Ok(values) => {
-                    rows.push(&values)?;
-                    outcome(entry, Ok(()))?;
-                }
+            match read_moments(&folder.join(&file.path), moments).and_then(|values| rows.push(&values)) {
+                Ok(()) => outcome(entry, Ok(()))?,
                 Err(error) => {
                     rows.skip(&error.to_string())?;
                     outcome(entry, Err(error))?;
