@@ -60,7 +60,7 @@ pub struct CacheSpec {
     pub images: ImageSpec,
     /// Fit of the pictures to the size.
     pub fit: Fit,
-    /// Whether the latents of mirror images are stored too.
+    /// `true` if the latents of mirror images are stored too.
     pub flip: bool,
     /// Kind of the stored items.
     pub items: ItemKind,

@@ -19,7 +19,7 @@ const ENDING: &str = ".npz";
 /// Depth of folders, which ends links in a circle.
 const MAX_DEPTH: usize = 16;
 
-/// What the files of the published cache do not say.
+/// Properties of a published cache that its files do not tell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NpzImport {
     /// The codec that made them.

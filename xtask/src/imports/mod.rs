@@ -14,13 +14,14 @@ use crate::Result;
 use modules::{Import, Modules};
 
 /// Roots of the crates that are checked.
-const ROOTS: [&str; 7] = [
+const ROOTS: [&str; 8] = [
     "transdiff-core/src/lib.rs",
     "transdiff-cpu/src/lib.rs",
     "transdiff-cuda/src/lib.rs",
     "src/lib.rs",
     "transdiff-ffi/src/lib.rs",
     "transdiff-cli/src/main.rs",
+    "transdiff-data/src/lib.rs",
     "transdiff-terminal/src/lib.rs",
 ];
 /// The root whose modules are ordered by [`layers`].
