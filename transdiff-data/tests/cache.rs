@@ -7,7 +7,7 @@ use std::fs;
 use cache_common::{contents, entries, latents, message, spec, stream, values, write_part};
 use transdiff_core::DType;
 use transdiff_core::data::Dataset;
-use transdiff_core::models::CodecRecord;
+use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_data::cache::{
     CacheHeader, CacheSpec, CacheWriter, CachedDataset, Expected, Part, Skipped, merge,
@@ -285,4 +285,58 @@ fn invalid_headers_are_named_errors() {
             assert!(error.contains(expected) && error.contains("cache.json"), "{error}");
         }
     }
+}
+
+/// The indices are those of the fuzz target's corpus, for a cache of twelve pictures in three shards.
+#[test]
+fn inconsistent_indices_are_named_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tiny = CacheSpec { shape: [1, 1, 2], latent_scale: 1.0, ..spec() };
+    tiny.images = ImageSpec { codec: CodecRecord::Patch(2), channels: 1, size: 2, ..tiny.images };
+    let writer = CacheWriter::open(folder.path(), tiny, entries(12), Part::WHOLE).unwrap();
+    for shard in writer.unfinished().unwrap() {
+        let mut rows = writer.begin(shard).unwrap();
+        while rows.expected().is_some() {
+            rows.push(&[0.5; 8]).unwrap();
+        }
+        rows.finish().unwrap();
+    }
+    merge(folder.path()).unwrap();
+    let read_everything = || {
+        let cache = open(folder.path())?;
+        for index in 0..cache.len() {
+            cache.path(index)?;
+            // Enough to draw the image and its mirror image.
+            (0..16).try_for_each(|seed| cache.read(index, &mut stream(seed), &mut Vec::new()))?;
+        }
+        cache.skipped()
+    };
+    let cases = [
+        ("another_cache", "a file of another cache"),
+        ("checksum_wrong", "entry cat/0002.png"),
+        (
+            "checksums_of_one_axis",
+            "tensor checksums: expected U32 elements of shape 12x2, got U32 of shape 24",
+        ),
+        ("empty", "index.safetensors"),
+        ("label_too_large", "tensor labels: expected labels below 3, got 3 of entry 3"),
+        ("labels_of_floats", "tensor labels: expected U32 elements of shape n, got F32 of shape 12"),
+        ("path_end_max", "tensor path_ends: expected ascending positions"),
+        ("path_ends_descending", "tensor path_ends: expected ascending positions"),
+        ("path_not_utf8", "tensor path_ends: expected ascending positions between characters"),
+        ("row_not_in_its_shard", "tensor rows: expected ascending rows"),
+        ("row_too_large", "tensor rows: expected ascending rows below 12"),
+        ("row_twice", "tensor rows: expected ascending rows"),
+        ("rows_missing", "tensors missing (rows)"),
+        ("skipped_not_json", "tensor skipped: expected a JSON list"),
+        ("truncated", "truncated"),
+    ];
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/cache_index");
+    for (name, expected) in cases {
+        fs::copy(corpus.join(name), folder.path().join("index.safetensors")).unwrap();
+        let error = message(read_everything());
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+    fs::copy(corpus.join("valid"), folder.path().join("index.safetensors")).unwrap();
+    assert!(read_everything().unwrap().is_empty());
 }

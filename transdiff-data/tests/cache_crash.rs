@@ -5,6 +5,7 @@ mod cache_common;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use cache_common::{contents, entries, message, spec, stream, write_part};
 use transdiff_core::data::Dataset;
@@ -73,6 +74,44 @@ fn every_prefix_of_the_file_operations_is_resumed() {
             check_resume(path, &complete, &redone);
         }
     }
+}
+
+/// Variable with the directory that [`write_until_killed`] writes to.
+const CHILD_DIRECTORY: &str = "TRANSDIFF_TEST_CACHE";
+/// Pictures that it writes, in 100 shards.
+const CHILD_COUNT: usize = 400;
+
+/// The process that [`killed_processes_are_resumed`] kills.
+#[test]
+#[ignore = "a part of killed_processes_are_resumed"]
+fn write_until_killed() {
+    let path = std::env::var_os(CHILD_DIRECTORY).expect("the directory of a cache");
+    write_part(Path::new(&path), &spec(), CHILD_COUNT, Part::WHOLE, &[]).unwrap();
+    merge(path).unwrap();
+}
+
+#[test]
+fn killed_processes_are_resumed() {
+    let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_part(whole.path(), &spec(), CHILD_COUNT, Part::WHOLE, &[]).unwrap();
+    merge(whole.path()).unwrap();
+    for kill in 0..10 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "write_until_killed", "--ignored"])
+            .env(CHILD_DIRECTORY, killed.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Killed once it has gone on by some files.
+        let shards = || names(killed.path()).iter().filter(|name| name.starts_with("shard-")).count();
+        while shards() < 9 * kill && child.try_wait().unwrap().is_none() {}
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(names(killed.path()).iter().filter(|name| name.starts_with(".writing")).count() <= 1);
+    }
+    write_part(killed.path(), &spec(), CHILD_COUNT, Part::WHOLE, &[]).unwrap();
+    merge(killed.path()).unwrap();
+    assert!(contents(whole.path()) == contents(killed.path()));
 }
 
 /// A crash of the system may leave files shorter than they were written.

@@ -43,9 +43,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let run = Run { settings, data, directory, train, init: args.init(), signals, threads };
     let resume = format!("go on with transdiff train --resume {}", path.display());
     device.run(run)?.map_err(|failure| match failure {
-        Failure::Stopped(reason, message) => {
-            Failure::Stopped(reason, format!("{message}; {resume}"))
-        }
+        Failure::Stopped(reason, message) => Failure::Stopped(reason, format!("{message}; {resume}")),
         other => other,
     })?;
     print(format!("{}\n", path.join("model.safetensors").display()))

@@ -12,8 +12,7 @@ use transdiff_core::{DType, Error, Result};
 use super::directory::CacheDirectory;
 use super::entries::{self, Paths};
 use super::header::{CacheHeader, Expected, ItemKind};
-use super::index::Index;
-use super::merge::Skipped;
+use super::index::{Index, Skipped};
 use super::shard::Shard;
 
 /// Shards that are open at a time; processes may open at least 1,024 files on most systems.

@@ -109,6 +109,16 @@ impl CacheDirectory {
     }
 }
 
+impl CacheHeader {
+    /// Reads the header of the cache in the directory `path`, complete or not; `None` if the directory holds no cache.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] if it is no header, of another version, or invalid.
+    pub fn read(path: impl AsRef<Path>) -> Result<Option<Self>> {
+        Ok(CacheDirectory::read(path.as_ref())?.map(|cache| cache.header))
+    }
+}
+
 fn encoded(header: &CacheHeader) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(header).expect("numbers and strings can be written as JSON");
     text.push(b'\n');

@@ -1,12 +1,9 @@
 //! Header of a cache.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::{DType, Error, Result};
 
-use super::directory::CacheDirectory;
 use crate::pictures::Fit;
 
 /// Version of the format.
@@ -44,7 +41,7 @@ pub struct CacheSpec {
     pub images: ImageSpec,
     /// Fit of the pictures to the size.
     pub fit: Fit,
-    /// Whether the latents of mirror images are stored too.
+    /// `true` if the latents of mirror images are stored too.
     pub flip: bool,
     /// Kind of the stored items.
     pub items: ItemKind,
@@ -159,14 +156,6 @@ pub struct CacheHeader {
 }
 
 impl CacheHeader {
-    /// Reads the header of the cache in the directory `path`, complete or not; `None` if the directory holds no cache.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::Format`] if it is no header, of another version, or invalid.
-    pub fn read(path: impl AsRef<Path>) -> Result<Option<Self>> {
-        Ok(CacheDirectory::read(path.as_ref())?.map(|cache| cache.header))
-    }
-
     /// Number of shards.
     pub fn shards(&self) -> usize {
         self.entries.div_ceil(self.spec.shard_entries)

@@ -20,7 +20,7 @@ const ENDING: &str = ".npz";
 /// Depth of folders, which ends links in a circle.
 const MAX_DEPTH: usize = 16;
 
-/// What the files of the published cache do not say.
+/// Properties of a published cache that its files do not tell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NpzImport {
     /// The codec that made them.
@@ -73,21 +73,18 @@ pub fn import_npz(
         shard_entries: CacheSpec::SHARD_ENTRIES,
     };
     let [_, moments @ ..] = spec.stored_shape();
-    let entry = |(path, label): &(String, u32)| CacheEntry {
-        path: path[..path.len() - ENDING.len()].to_owned(),
-        label: *label,
+    let entry = |file: &CacheEntry| {
+        let name = &file.path[..file.path.len() - ENDING.len()];
+        CacheEntry { path: name.to_owned(), label: file.label }
     };
     let writer = CacheWriter::open(&out, spec, files.iter().map(entry).collect(), part)?;
     for shard in writer.unfinished()? {
         let mut rows = writer.begin(shard)?;
         let first = shard * writer.header().spec.shard_entries;
-        for (path, _) in &files[first..first + rows.entries().len()] {
+        for file in &files[first..first + rows.entries().len()] {
             let Some(entry) = rows.expected() else { break };
-            match read_moments(&folder.join(path), moments) {
-                Ok(values) => {
-                    rows.push(&values)?;
-                    outcome(entry, Ok(()))?;
-                }
+            match read_moments(&folder.join(&file.path), moments).and_then(|values| rows.push(&values)) {
+                Ok(()) => outcome(entry, Ok(()))?,
                 Err(error) => {
                     rows.skip(&error.to_string())?;
                     outcome(entry, Err(error))?;
@@ -115,10 +112,10 @@ fn read_moments(path: &Path, shape: [usize; 3]) -> Result<Vec<f32>> {
 }
 
 /// Shape of the latents, from the first file with moments.
-fn latent_shape(folder: &Path, files: &[(String, u32)]) -> Result<[usize; 3]> {
+fn latent_shape(folder: &Path, files: &[CacheEntry]) -> Result<[usize; 3]> {
     let mut first = None;
-    for (path, _) in files {
-        let path = folder.join(path);
+    for file in files {
+        let path = folder.join(&file.path);
         let array = NpzFile::open(&path).and_then(|mut file| file.array(ARRAYS[0]));
         let shape = array.and_then(|array| match array.shape[..] {
             [c, h, w] if c % 2 == 0 => Ok([c / 2, h, w]),
@@ -137,9 +134,9 @@ fn wrong_shape(path: &Path, name: &str, expected: impl Into<String>, shape: &[us
     Error::Tensor { path, tensor, expected: expected.into(), got }
 }
 
-/// Class names, and the files with their classes, in the order of torchvision's `DatasetFolder`: classes by name, in each
+/// Class names, and the files, with their endings, in the order of torchvision's `DatasetFolder`: classes by name, in each
 /// the folders by path, in each the files by name.
-fn list(root: &Path) -> Result<(Vec<String>, Vec<(String, u32)>)> {
+fn list(root: &Path) -> Result<(Vec<String>, Vec<CacheEntry>)> {
     let (mut classes, _) = children(root)?;
     classes.sort();
     if classes.is_empty() {
@@ -155,7 +152,8 @@ fn list(root: &Path) -> Result<(Vec<String>, Vec<(String, u32)>)> {
             let (_, mut names) = children(&root.join(&folder))?;
             names.retain(|name| name.to_ascii_lowercase().ends_with(ENDING));
             names.sort();
-            files.extend(names.into_iter().map(|name| (format!("{folder}/{name}"), label as u32)));
+            let file = |name: String| CacheEntry { path: format!("{folder}/{name}"), label: label as u32 };
+            files.extend(names.into_iter().map(file));
         }
         if files.len() == before {
             return Err(Error::format(root.join(class), "a class without npz files"));

@@ -6,17 +6,25 @@ use transdiff_core::{Error, Result};
 use super::directory::CacheDirectory;
 use super::entries::EntryList;
 use super::header::CacheSpec;
-use super::merge::Skipped;
 use super::raw_tensor::{RawTensor, expect, read_text, read_words, tensor_error};
 
 const ROWS: &str = "rows";
 const CHECKSUMS: &str = "checksums";
 const SKIPPED: &str = "skipped";
 
+/// Picture that is not in a cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Path relative to the folder of pictures.
+    pub path: String,
+    /// The reason.
+    pub reason: String,
+}
+
 /// Contents of an index, apart from paths and labels.
 #[derive(Default)]
 pub(super) struct Contents {
-    /// Places of the stored pictures among all; not written.
+    /// Places of the stored pictures among all, which give the paths and labels.
     pub entries: Vec<u32>,
     /// Shard times entries per shard, plus the row.
     pub rows: Vec<u32>,
@@ -42,7 +50,7 @@ impl Contents {
     }
 }
 
-/// Position and checksum of an entry.
+/// Position of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Location {
     pub shard: usize,

@@ -7,21 +7,12 @@ use transdiff_core::{Error, Result};
 
 use super::directory::CacheDirectory;
 use super::entries;
-use super::index;
+use super::index::{self, Skipped};
 use super::lock::DirectoryLock;
 use super::writer::{finished, read_entries};
 
 /// Shards that an error names.
 const SHOWN: usize = 8;
-
-/// Picture that is not in a cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// Path relative to the folder of pictures.
-    pub path: String,
-    /// The reason.
-    pub reason: String,
-}
 
 /// Result of a merge.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -55,7 +55,7 @@ pub fn entries(count: usize) -> Vec<CacheEntry> {
     (0..count).map(entry).collect()
 }
 
-/// What is stored of the picture at `path`: numbers that depend on the path alone.
+/// Values that are stored of the picture at `path`: numbers that depend on the path alone.
 pub fn values(path: &str, count: usize) -> Vec<f32> {
     let seed = path.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
     StreamKey::new(seed, Purpose::Data, 0, 0).normals(count)

@@ -14,7 +14,7 @@ use crate::Result;
 use modules::{Import, Modules};
 
 /// Roots of the crates that are checked.
-const ROOTS: [&str; 8] = [
+const ROOTS: [&str; 9] = [
     "transdiff-core/src/lib.rs",
     "transdiff-cpu/src/lib.rs",
     "transdiff-cuda/src/lib.rs",
@@ -22,6 +22,7 @@ const ROOTS: [&str; 8] = [
     "transdiff-ffi/src/lib.rs",
     "transdiff-cli/src/main.rs",
     "transdiff-run/src/lib.rs",
+    "transdiff-data/src/lib.rs",
     "transdiff-terminal/src/lib.rs",
 ];
 /// The root whose modules are ordered by [`layers`].
