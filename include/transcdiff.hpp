@@ -137,6 +137,8 @@ enum class PixelFormat : std::uint32_t {
     rgb8_chw = TRANSCDIFF_RGB8_CHW,
     f32_hwc = TRANSCDIFF_F32_HWC,
     f32_chw = TRANSCDIFF_F32_CHW,
+    gray8 = TRANSCDIFF_GRAY8,
+    gray_f32 = TRANSCDIFF_GRAY_F32,
 };
 
 /// Return value of a progress or preview callback: continue the call, or stop it with Status::cancelled.
@@ -391,7 +393,8 @@ using WeightFile = std::variant<std::string, Span<const std::uint8_t>>;
 struct LoadOptions {
     /// Model file.
     WeightFile model;
-    /// Codec file, a KL-VAE. Without a codec the model generates latents only.
+    /// Codec: the file of a KL-VAE, or as a string "patch:N" for patches of N×N pixels, or "none". If unset, it is the codec
+    /// that the model file describes, if any. Without a codec the model generates latents only.
     std::optional<WeightFile> codec = std::nullopt;
     /// Device: "cpu", "cuda", "cuda:N" or "auto".
     std::string device = "auto";
@@ -479,7 +482,7 @@ struct Images {
 
     /// Returns whether the format has float values.
     bool has_floats() const noexcept {
-        return format == PixelFormat::f32_hwc || format == PixelFormat::f32_chw;
+        return format == PixelFormat::f32_hwc || format == PixelFormat::f32_chw || format == PixelFormat::gray_f32;
     }
     /// Size of the values in bytes.
     std::size_t size_bytes() const noexcept {
@@ -863,7 +866,7 @@ private:
 /// Model on a device, with or without a codec. Immutable: any number of sessions and threads can use it concurrently.
 class Model {
 public:
-    /// Loads a model, and the codec if one is given. Thread-safe.
+    /// Loads a model, and the codec if one is given or described by the model file. Thread-safe.
     static Result<Model> try_load(const LoadOptions &options) {
         detail::Callbacks callbacks(&options.log);
         const auto c_options = detail::CLoadOptions::make(options, callbacks);
@@ -903,7 +906,25 @@ public:
         return Session(raw, info_, defaults);
     }
 
+    /// Finds a class by its name, or its number in decimal, as transcdiff_model_find_class. Thread-safe.
+    Result<std::uint32_t> try_find_class(const std::string &name) const {
+        if (name.find('\0') != std::string::npos) {
+            return detail::mismatch(Status::invalid_argument, "name", "a string without zero bytes",
+                                    "a string with zero bytes");
+        }
+        std::uint32_t class_number = 0;
+        const auto found = detail::call([&](transcdiff_error **error) {
+            return transcdiff_model_find_class(get(), name.c_str(), &class_number, error);
+        });
+        if (!found) {
+            return found.error();
+        }
+        return class_number;
+    }
+
 #if TRANSCDIFF_EXCEPTIONS
+    /// Throwing form of try_find_class.
+    std::uint32_t find_class(const std::string &name) const { return try_find_class(name).value(); }
     /// Throwing form of try_load.
     static Model load(const LoadOptions &options) { return try_load(options).value(); }
     /// Throwing form of try_session.
@@ -912,6 +933,11 @@ public:
 
     /// Description of the model.
     const ModelInfo &info() const noexcept { return info_; }
+    /// Name of a class, or nothing if it has none; valid while the Model lives.
+    std::optional<std::string_view> class_name(std::size_t class_number) const noexcept {
+        const char *name = transcdiff_model_class_name(get(), class_number);
+        return name == nullptr ? std::nullopt : std::optional<std::string_view>(name);
+    }
     /// Human-readable name of the device; valid while the Model lives.
     std::string_view device() const noexcept { return transcdiff_model_device(get()); }
     /// C handle, owned by this object.

@@ -67,6 +67,8 @@ pub use transdiff_core::{
 pub use transdiff_cpu::Cpu;
 #[cfg(feature = "cuda")]
 pub use transdiff_cuda::Cuda;
+#[cfg(feature = "datasets")]
+pub use transdiff_data as datasets;
 
 /// Compiles the README's program.
 #[cfg(doctest)]

@@ -30,7 +30,8 @@ fn generate(config: &TransDiffConfig, device: Device, dtype: DType) -> (Output, 
     let ([model, vae], mut messages) = (tiny::files(&Cpu::new(Some(1)).unwrap(), config), Vec::new());
     let options = LoadOptions { device, dtype, ..LoadOptions::default() };
     let pipeline =
-        Pipeline::load(&model, Some(&vae), &options, &mut |_, line| messages.push(line.into())).unwrap();
+        Pipeline::load(&model, Some(&vae.into()), &options, &mut |_, line| messages.push(line.into()))
+            .unwrap();
     let solver = EulerMaruyama::new(Timesteps::paper(5).unwrap(), Interpolant::Linear, 0.9, 0.9).unwrap();
     // Guidance within an interval: graphs with and without guidance are captured and launched.
     let sampling = Sampling::new(solver, Guidance::within(1.5, 0.2, 0.8).unwrap());

@@ -6,13 +6,15 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
 use common::tiny;
+use transdiff::checkpoint::WeightFile;
 use transdiff::diffusion::Sampling;
 use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Timesteps};
-use transdiff::models::Conditioning;
 use transdiff::models::transdiff::TransDiffConfig;
+use transdiff::models::vae::Vae;
+use transdiff::models::{CodecFile, CodecRecord, CodecSource, Conditioning, ImageSpec, Model};
 use transdiff::pipeline::{LoadOptions, Output, OutputSelection, Pipeline, PipelineSession, Request};
 use transdiff::rng::{Purpose, StreamKey};
-use transdiff::{Cpu, Error, HostTensor};
+use transdiff::{Cpu, DType, Error, HostTensor, Result};
 
 fn options() -> LoadOptions {
     LoadOptions { threads: Some(1), ..LoadOptions::default() }
@@ -20,7 +22,7 @@ fn options() -> LoadOptions {
 
 fn session(config: &TransDiffConfig) -> PipelineSession {
     let [model, vae] = tiny::files(&Cpu::new(Some(1)).unwrap(), config);
-    Pipeline::load(&model, Some(&vae), &options(), &mut |_, _| ()).unwrap().session()
+    Pipeline::load(&model, Some(&vae.into()), &options(), &mut |_, _| ()).unwrap().session()
 }
 
 fn request(n: usize) -> Request {
@@ -111,10 +113,121 @@ fn posterior_samples_have_one_seed_per_image() {
 #[test]
 fn estimates_grow_with_the_batch_and_saturate() {
     let [model, vae] = tiny::files(&Cpu::new(Some(1)).unwrap(), &tiny::one_step());
+    let vae = CodecFile::from(vae);
     let estimate = |vae, images| Pipeline::estimate(&model, vae, &options(), images).unwrap();
     let with = estimate(Some(&vae), 4);
     assert!(with.weights > estimate(None, 4).weights);
     let generation = [0, 1, 4, 1 << 20, usize::MAX].map(|n| estimate(Some(&vae), n).generation);
     assert!(generation.is_sorted() && generation[1] < generation[3], "{generation:?}");
     assert_eq!(generation[4], u64::MAX);
+}
+
+/// Writes a model whose file describes its images.
+fn save_described(path: &std::path::Path, config: &TransDiffConfig, images: &ImageSpec) {
+    let model = tiny::model(&Cpu::new(Some(1)).unwrap(), config, DType::F32);
+    model.save_with(path, &images.metadata()).unwrap();
+}
+
+fn load(path: &std::path::Path, codec: Option<&CodecFile>, latents_only: bool) -> Result<Pipeline> {
+    let options = LoadOptions { latents_only, ..options() };
+    Pipeline::load(&WeightFile::open(path).unwrap(), codec, &options, &mut |_, _| ())
+}
+
+/// Grey images of patches of 2×2 pixels.
+fn grey() -> (TransDiffConfig, ImageSpec) {
+    let config = TransDiffConfig { latent_channels: 4, ..tiny::one_step() };
+    let classes = ["trouser", "Ankle boot", "bag"].map(String::from).to_vec();
+    (config, ImageSpec { codec: CodecRecord::Patch(2), channels: 1, size: 4, classes })
+}
+
+#[test]
+fn described_patches_are_decoded_to_grey_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    let (config, images) = grey();
+    save_described(&path, &config, &images);
+    let pipeline = load(&path, None, false).unwrap();
+    let info = pipeline.info();
+    assert_eq!((info.image_size(), info.image_channels()), (Some([4, 4]), Some(1)));
+    assert_eq!((info.images.as_ref(), info.codec_param_count), (Some(&images), 0));
+    let found = ["trouser", "ankle_boot", "2"].map(|text| info.class_names.find(text).unwrap());
+    assert_eq!(found, [0, 1, 2]);
+    let mut session = pipeline.session();
+    let made = generate(&mut session, &request(2));
+    let pixels = made.images.unwrap();
+    assert_eq!(pixels.shape(), [2, 1, 4, 4]);
+    // Row 2·y + i, column 2·x + j of the image is channel 2·i + j of the latent at (y, x).
+    let (latents, values) = (made.latents.to_f32(), pixels.to_f32());
+    for (index, value) in values.iter().enumerate() {
+        let (image, row, column) = (index / 16, index / 4 % 4, index % 4);
+        let channel = row % 2 * 2 + column % 2;
+        assert_eq!(*value, latents[(image * 4 + channel) * 4 + row / 2 * 2 + column / 2]);
+    }
+    assert_eq!(session.encode(&pixels, None).unwrap(), made.latents);
+    let file = WeightFile::open(&path).unwrap();
+    let estimate = |latents_only| {
+        Pipeline::estimate(&file, None, &LoadOptions { latents_only, ..options() }, 2).unwrap().weights
+    };
+    assert_eq!(estimate(true), estimate(false));
+    assert_eq!(load(&path, None, true).unwrap().info().image_size(), None);
+}
+
+#[test]
+fn described_codec_files_are_found_beside_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, vae] = ["model", "vae"].map(|name| folder.path().join(name));
+    let save_vae = |seed| {
+        let vae_of = Vae::new(&Cpu::new(Some(1)).unwrap(), &tiny::vae(), DType::F32, seed).unwrap();
+        vae_of.save(&vae).unwrap();
+    };
+    save_vae(5);
+    let codec = CodecSource::File(vae.clone()).open(3).unwrap();
+    let images = ImageSpec { codec: codec.record().unwrap(), channels: 3, size: 4, classes: Vec::new() };
+    save_described(&path, &tiny::one_step(), &images);
+    let described = generate(&mut load(&path, None, false).unwrap().session(), &request(2));
+    let given = generate(&mut load(&path, Some(&codec), false).unwrap().session(), &request(2));
+    assert_same(&described, &given);
+
+    let error = |images: &ImageSpec| {
+        save_described(&path, &tiny::one_step(), images);
+        load(&path, None, false).unwrap_err().to_string()
+    };
+    let size = error(&ImageSpec { size: 8, ..images.clone() });
+    assert!(size.contains("model: transdiff.images: config value size: expected 4"), "{size}");
+    let channels = error(&ImageSpec { channels: 1, ..images.clone() });
+    assert!(channels.contains("config value channels: expected 3"), "{channels}");
+    save_vae(6);
+    let other = error(&images);
+    assert!(other.contains("vae: not the codec that") && other.contains("expected SHA-256"), "{other}");
+    std::fs::remove_file(&vae).unwrap();
+    let missing = error(&images);
+    assert!(missing.contains("model: its codec's file vae is not beside it"), "{missing}");
+    // Latents need no codec, and a codec that is given wins.
+    assert!(load(&path, None, true).unwrap().info().codec.is_none());
+    save_vae(7);
+    let other = CodecSource::File(vae.clone()).open(3).unwrap();
+    assert!(load(&path, Some(&other), false).is_ok());
+}
+
+#[test]
+fn descriptions_that_do_not_go_with_the_model_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    let (config, images) = grey();
+    for (spec, named) in [
+        (ImageSpec { channels: 3, ..images.clone() }, "config value codec"),
+        (ImageSpec { size: 8, ..images.clone() }, "config value size"),
+        (ImageSpec { classes: images.classes[1..].to_vec(), ..images.clone() }, "config value classes"),
+    ] {
+        save_described(&path, &config, &spec);
+        for latents_only in [true, false] {
+            let error = load(&path, None, latents_only).unwrap_err().to_string();
+            assert!(error.contains("model: transdiff.images: ") && error.contains(named), "{error}");
+        }
+    }
+    let model = tiny::model(&Cpu::new(Some(1)).unwrap(), &config, DType::F32);
+    let text = [(ImageSpec::METADATA_KEY.to_owned(), "{\"codec\":3}".to_owned())].into();
+    model.save_with(&path, &text).unwrap();
+    let error = load(&path, None, false).unwrap_err().to_string();
+    assert!(error.contains("metadata entry transdiff.images: "), "{error}");
 }

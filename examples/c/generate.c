@@ -14,14 +14,15 @@
 #include <transcdiff.h>
 
 #define USAGE \
-    "usage: generate MODEL [--codec FILE] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n" \
+    "usage: generate MODEL [--codec CODEC] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n" \
     "                [--out grid.png] [--columns N]\n" \
-    "The default seed of image i is i. Without a codec, the k*k channels of a latent become k*k grey pixels.\n"
+    "A codec is the file of a KL-VAE, patch:N or none; the default is the one that the model file describes. Without\n" \
+    "one, the k*k channels of a latent become k*k grey pixels. Classes are names or numbers. The default seed of image\n" \
+    "i is i.\n"
 
 /* Command line arguments. */
 typedef struct {
-    const char *model, *codec, *out;
-    uint32_t *classes;
+    const char *model, *codec, *out, *classes;
     uint64_t *seeds;
     size_t images, seed_count;
     unsigned long columns, steps; /* 0: not set */
@@ -114,8 +115,7 @@ static double guidance_scale(const char *option, const char *text) {
 }
 
 static arguments parse(int argc, char **argv) {
-    arguments a = {NULL, NULL, "grid.png", NULL, NULL, 0, 0, 0, 0, 0.0};
-    const char *classes = "0,1,2,3,4,5,6,7,8,9";
+    arguments a = {NULL, NULL, "grid.png", "0,1,2,3,4,5,6,7,8,9", NULL, 1, 0, 0, 0, 0.0};
     for (int i = 1; i < argc; i++) {
         const char *option = argv[i];
         if (strncmp(option, "--", 2) != 0 && a.model == NULL) {
@@ -128,7 +128,7 @@ static arguments parse(int argc, char **argv) {
         if (strcmp(option, "--codec") == 0 || strcmp(option, "--vae") == 0) {
             a.codec = argv[i];
         } else if (strcmp(option, "--classes") == 0) {
-            classes = argv[i];
+            a.classes = argv[i];
         } else if (strcmp(option, "--seeds") == 0) {
             free(a.seeds);
             a.seeds = list(option, argv[i], UINT64_MAX, &a.seed_count);
@@ -147,12 +147,9 @@ static arguments parse(int argc, char **argv) {
     if (a.model == NULL) {
         fail("MODEL", USAGE);
     }
-    uint64_t *wide = list("--classes", classes, UINT32_MAX, &a.images);
-    a.classes = allocate(a.images, sizeof *a.classes);
-    for (size_t i = 0; i < a.images; i++) {
-        a.classes[i] = (uint32_t)wide[i];
+    for (const char *comma = a.classes; (comma = strchr(comma, ',')) != NULL; comma++) {
+        a.images++;
     }
-    free(wide);
     if (a.seeds == NULL) {
         a.seeds = allocate(a.images, sizeof *a.seeds);
         for (a.seed_count = 0; a.seed_count < a.images; a.seed_count++) {
@@ -215,6 +212,22 @@ static images depth_to_space(const float *latents, size_t count, const transcdif
     return result;
 }
 
+/* Finds the classes of the arguments by their names or numbers. */
+static uint32_t *find_classes(const arguments *a, const transcdiff_model *model) {
+    transcdiff_error *error = NULL;
+    uint32_t *classes = allocate(a->images, sizeof *classes);
+    char *names = allocate(strlen(a->classes) + 1, 1), *name = names;
+    strcpy(names, a->classes);
+    for (size_t i = 0; i < a->images; i++) {
+        size_t length = strcspn(name, ",");
+        name[length] = '\0';
+        check(transcdiff_model_find_class(model, name, &classes[i], &error), &error);
+        name += length + 1;
+    }
+    free(names);
+    return classes;
+}
+
 /* Generates the images of the arguments. */
 static images generate(const arguments *a, const transcdiff_model *model) {
     transcdiff_error *error = NULL;
@@ -224,7 +237,8 @@ static images generate(const arguments *a, const transcdiff_model *model) {
     transcdiff_generate_options options;
     check(transcdiff_generate_options_init(model, &options, sizeof options), &error);
     options.images = a->images;
-    options.classes = a->classes;
+    uint32_t *classes = find_classes(a, model);
+    options.classes = classes;
     options.seeds = a->seeds;
     options.steps = a->steps == 0 ? options.steps : (uint32_t)a->steps;
     options.guidance = a->guidance == 0.0 ? options.guidance : a->guidance;
@@ -233,10 +247,11 @@ static images generate(const arguments *a, const transcdiff_model *model) {
     transcdiff_outputs outputs;
     check(transcdiff_outputs_init(&outputs, sizeof outputs), &error);
 
-    images result = {a->images, info.image_height, info.image_width, 3, NULL};
+    images result = {a->images, info.image_height, info.image_width, info.image_channels, NULL};
     float *latents = NULL;
-    if (a->codec != NULL) {
-        size_t size = transcdiff_image_bytes(TRANSCDIFF_RGB8_HWC, result.height, result.width);
+    if (info.image_channels != 0) {
+        outputs.pixel_format = info.image_channels == 1 ? TRANSCDIFF_GRAY8 : TRANSCDIFF_RGB8_HWC;
+        size_t size = transcdiff_image_bytes(outputs.pixel_format, result.height, result.width);
         outputs.images = result.pixels = allocate(result.count, size);
         outputs.images_size = result.count * size;
     } else {
@@ -249,6 +264,7 @@ static images generate(const arguments *a, const transcdiff_model *model) {
     check(transcdiff_session_generate(session, &options, &outputs, &error), &error);
     fprintf(stderr, "\n");
     transcdiff_session_free(session);
+    free(classes);
     if (latents != NULL) {
         result = depth_to_space(latents, a->images, &info);
         free(latents);
@@ -294,7 +310,6 @@ int main(int argc, char **argv) {
     transcdiff_model_free(model);
     signal(SIGINT, previous);
     transcdiff_cancellation_free(interrupt_token);
-    free(a.classes);
     free(a.seeds);
     return EXIT_SUCCESS;
 }

@@ -21,15 +21,17 @@
 namespace {
 
 constexpr char USAGE[] =
-    "usage: generate MODEL [--codec FILE] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n"
+    "usage: generate MODEL [--codec CODEC] [--classes 0,1,2] [--seeds 0,1,2] [--steps N] [--guidance G]\n"
     "                [--out grid.png] [--columns N]\n"
-    "The default seed of image i is i. Without a codec, the k*k channels of a latent become k*k grey pixels.";
+    "A codec is the file of a KL-VAE, patch:N or none; the default is the one that the model file describes. Without\n"
+    "one, the k*k channels of a latent become k*k grey pixels. Classes are names or numbers. The default seed of image\n"
+    "i is i.";
 
 /// Command line arguments.
 struct Arguments {
     std::string model;
     std::optional<std::string> codec;
-    std::vector<std::uint32_t> classes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    std::vector<std::string> classes = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
     std::vector<std::uint64_t> seeds;
     std::optional<std::uint32_t> steps;
     std::optional<double> guidance;
@@ -64,15 +66,14 @@ T positive(const std::string &option, std::string_view text) {
     return value != 0 ? value : throw std::invalid_argument(option + ": expected a positive integer");
 }
 
-/// Parses comma-separated integers.
-template <class T>
-std::vector<T> list(const std::string &option, std::string_view text) {
-    std::vector<T> values;
+/// Splits text at commas.
+std::vector<std::string> list(std::string_view text) {
+    std::vector<std::string> items;
     for (;;) {
         const auto comma = text.find(',');
-        values.push_back(integer<T>(option, text.substr(0, comma)));
+        items.emplace_back(text.substr(0, comma));
         if (comma == std::string_view::npos) {
-            return values;
+            return items;
         }
         text.remove_prefix(comma + 1);
     }
@@ -101,9 +102,12 @@ Arguments parse(int argc, char **argv) {
         if (option == "--codec" || option == "--vae") {
             a.codec = argv[i];
         } else if (option == "--classes") {
-            a.classes = list<std::uint32_t>(option, argv[i]);
+            a.classes = list(argv[i]);
         } else if (option == "--seeds") {
-            a.seeds = list<std::uint64_t>(option, argv[i]);
+            a.seeds.clear();
+            for (const auto &item : list(argv[i])) {
+                a.seeds.push_back(integer<std::uint64_t>(option, item));
+            }
         } else if (option == "--steps") {
             a.steps = positive<std::uint32_t>(option, argv[i]);
         } else if (option == "--guidance") {
@@ -157,7 +161,9 @@ Pixels generate(const Arguments &a, const transcdiff::CancellationToken &cancell
     std::cerr << "device: " << model.device() << '\n';
 
     transcdiff::GenerateOptions options;
-    options.classes = a.classes;
+    for (const auto &name : a.classes) {
+        options.classes.push_back(model.find_class(name));
+    }
     options.seeds = a.seeds;
     options.steps = a.steps;
     options.guidance = a.guidance;
@@ -167,8 +173,10 @@ Pixels generate(const Arguments &a, const transcdiff::CancellationToken &cancell
         return transcdiff::ControlFlow::continue_;
     };
     transcdiff::OutputSelection selection;
-    selection.images = a.codec.has_value();
+    const auto channels = model.info().image_channels;
+    selection.images = channels != 0;
     selection.latents = !selection.images;
+    selection.pixel_format = channels == 1 ? transcdiff::PixelFormat::gray8 : transcdiff::PixelFormat::rgb8_hwc;
 
     auto outputs = model.session().generate(options, selection);
     std::cerr << '\n';
@@ -176,7 +184,7 @@ Pixels generate(const Arguments &a, const transcdiff::CancellationToken &cancell
         return depth_to_space(outputs.latents, a.seeds.size(), model.info());
     }
     auto &images = outputs.images;
-    return {images.count, images.height, images.width, 3, std::move(images.bytes)};
+    return {images.count, images.height, images.width, channels, std::move(images.bytes)};
 }
 
 /// Writes the images as a grid of `columns` columns.

@@ -11,14 +11,15 @@ def struct_of(**fields):
 
 
 Load = struct_of(model_path=c_char_p, model_data_and_size=c_size_t * 2, codec_path=c_char_p)
-Info = struct_of(before=c_size_t * 5, channels=c_size_t, latent=c_size_t * 2, image=c_size_t * 2)
+Info = struct_of(before=c_size_t * 5, channels=c_size_t, latent=c_size_t * 2, image=c_size_t * 2,
+                 between=c_size_t * 3, image_channels=c_size_t)
 Progress = struct_of(before=c_size_t * 7, fraction=c_double)
 OnProgress = CFUNCTYPE(c_int32, POINTER(Progress), c_void_p)
 Options = struct_of(
     images=c_size_t, classes=POINTER(c_uint32), seeds=POINTER(c_uint64), steps=c_uint32,
     solver=c_uint32, guidance=c_double, between=c_size_t * 15, progress=OnProgress)
 Outputs = struct_of(pixel_format=c_size_t, images=c_size_t * 2, latents=c_size_t * 2)
-CANCELLED = 13
+CANCELLED, GRAY8 = 13, 4
 
 
 def call(function, *arguments):  # Exits with the message of the error.
@@ -45,9 +46,10 @@ def integer(low, bits):
 integers = lambda bits: lambda text: [integer(0, bits)(item) for item in text.split(",")]
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("model")
-parser.add_argument("--codec", "--vae", metavar="FILE",
-                    help="codec file; without it, the k*k channels of a latent become k*k grey pixels")
-parser.add_argument("--classes", type=integers(32), default=list(range(10)))
+parser.add_argument("--codec", "--vae", help="file of a KL-VAE, patch:N, or none (default: as the model file says); "
+                    "without one, the k*k channels of a latent become k*k grey pixels")
+parser.add_argument("--classes", type=lambda text: text.split(","), help="names or numbers (default: 0 to 9)",
+                    default=[str(i) for i in range(10)])
 parser.add_argument("--seeds", type=integers(64), help="one seed per class (default: i for image i)")
 parser.add_argument("--steps", type=integer(1, 32))
 parser.add_argument("--guidance", type=float)
@@ -69,21 +71,26 @@ call(library.transcdiff_model_get_info, model, byref(info))
 call(library.transcdiff_session_new, model, byref(session))
 
 options, outputs, interrupts = Options(), Outputs(), []
+classes = (c_uint32 * n)()
+for i, name in enumerate(a.classes):
+    call(library.transcdiff_model_find_class, model, os.fsencode(name), byref(classes, i * sizeof(c_uint32)))
 library.transcdiff_generate_options_init(model, byref(options), c_size_t(sizeof(options)))
 options.images, options.progress = n, on_progress
-options.classes, options.seeds = (c_uint32 * n)(*a.classes), (c_uint64 * n)(*seeds)
+options.classes, options.seeds = classes, (c_uint64 * n)(*seeds)
 options.steps, options.guidance = a.steps or options.steps, a.guidance or options.guidance
-(height, width), channels = (info.image, 3) if a.codec else (info.latent, info.channels)
-images = ((c_ubyte if a.codec else c_float) * (height * width * channels) * n)()
+codec = info.image_channels != 0
+(height, width), channels = (info.image, info.image_channels) if codec else (info.latent, info.channels)
+images = ((c_ubyte if codec else c_float) * (height * width * channels) * n)()
 library.transcdiff_outputs_init(byref(outputs), c_size_t(sizeof(outputs)))
-(outputs.images if a.codec else outputs.latents)[:] = addressof(images), sizeof(images)
+outputs.pixel_format = GRAY8 if channels == 1 and codec else outputs.pixel_format
+(outputs.images if codec else outputs.latents)[:] = addressof(images), sizeof(images)
 if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # As shells start programs in the background.
     signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
 call(library.transcdiff_session_generate, session, byref(options), byref(outputs))
 library.transcdiff_session_free(session)
 library.transcdiff_model_free(model)
 
-if not a.codec:  # Channel k*dy + dx holds the pixels (k*y + dy, k*x + dx), -1 (black) to 1 (white).
+if not codec:  # Channel k*dy + dx holds the pixels (k*y + dy, k*x + dx), -1 (black) to 1 (white).
     k = math.isqrt(channels)
     if k * k != channels:
         sys.exit("--codec: required unless the latents have 1, 4, 9, 16, ... channels")

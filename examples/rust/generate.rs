@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 use transdiff::checkpoint::{WeightFile, write_bytes_atomic};
 use transdiff::diffusion::SamplingSettings;
+use transdiff::models::{CodecSource, LoadHints, StoredModel};
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PixelFormat, Request, to_pixels};
 use transdiff::{CancellationToken, HostTensor};
 use transdiff_terminal::{
@@ -24,13 +25,13 @@ use transdiff_terminal::{
 struct Arguments {
     /// Model file
     model: PathBuf,
-    /// Codec file; without one, the k·k channels of a latent become k·k grey pixels
-    #[arg(long, alias = "vae", value_name = "FILE")]
-    codec: Option<PathBuf>,
-    /// Class of each image
-    #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4,5,6,7,8,9")]
-    #[arg(value_parser = whole(0..=usize::MAX), allow_hyphen_values = true)]
-    classes: Vec<usize>,
+    /// Codec: the file of a KL-VAE, or patch:N [default: the codec that the model file describes]; without one, the k·k
+    /// channels of a latent become k·k grey pixels
+    #[arg(long, alias = "vae")]
+    codec: Option<CodecSource>,
+    /// Class of each image, by name or number
+    #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4,5,6,7,8,9", allow_hyphen_values = true)]
+    classes: Vec<String>,
     /// Seed of each image [default: i for image i]
     #[arg(long, value_delimiter = ',', value_parser = whole(0..=u64::MAX), allow_hyphen_values = true)]
     seeds: Vec<u64>,
@@ -76,7 +77,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
 fn generate(arguments: &Arguments, token: &CancellationToken) -> Result<Images, Box<dyn Error>> {
     let model = WeightFile::open(&arguments.model)?;
-    let codec = arguments.codec.as_ref().map(WeightFile::open).transpose()?;
+    let [code_channels, ..] = StoredModel::find(&model, &LoadHints::default())?.info().code_shape;
+    let codec = arguments.codec.as_ref().map(|codec| codec.open_for_codes(code_channels)).transpose()?;
     let pipeline =
         Pipeline::load(&model, codec.as_ref(), &LoadOptions::default(), &mut |_, line| eprintln!("{line}"))?;
 
@@ -88,8 +90,11 @@ fn generate(arguments: &Arguments, token: &CancellationToken) -> Result<Images, 
         true => (0..arguments.classes.len() as u64).collect(),
         false => arguments.seeds.clone(),
     };
-    let mut request = Request::new(arguments.classes.clone(), seeds, sampling);
-    request.outputs = OutputSelection { images: codec.is_some(), ..OutputSelection::default() };
+    let names = &pipeline.info().class_names;
+    let classes = arguments.classes.iter().map(|name| names.find(name)).collect::<transdiff::Result<_>>()?;
+    let mut request = Request::new(classes, seeds, sampling);
+    request.outputs =
+        OutputSelection { images: pipeline.info().codec.is_some(), ..OutputSelection::default() };
 
     let mut session = pipeline.session();
     session.set_cancellation(token);
@@ -100,16 +105,17 @@ fn generate(arguments: &Arguments, token: &CancellationToken) -> Result<Images, 
     eprintln!();
     let made = made?;
     match made.images {
-        Some(images) => to_rgb(&images),
+        Some(images) => to_bytes(&images),
         None => to_grey(&made.latents),
     }
 }
 
-/// Converts images [n, 3, H, W] to bytes.
-fn to_rgb(images: &HostTensor) -> Result<Images, Box<dyn Error>> {
+/// Converts images [n, c, H, W] to bytes, one per pixel for grey images and three for coloured ones.
+fn to_bytes(images: &HostTensor) -> Result<Images, Box<dyn Error>> {
     let &[n, channels, height, width] = images.shape() else { unreachable!("four axes") };
     let mut bytes = vec![0; n * channels * height * width];
-    to_pixels(images, PixelFormat::Rgb8Hwc, &mut bytes)?;
+    let format = if channels == 1 { PixelFormat::Gray8 } else { PixelFormat::Rgb8Hwc };
+    to_pixels(images, format, &mut bytes)?;
     let pixels = bytes.chunks_exact(channels * height * width).map(<[u8]>::to_vec).collect();
     Ok(Images { height, width, channels, pixels })
 }

@@ -1,9 +1,10 @@
-//! Fuzz target of configurations: an input is the text of a model's or a training run's configuration, as stored in
-//! metadata.
+//! Fuzz target of configurations: an input is the text of a model's or a training run's configuration, or of a
+//! description of images, as stored in metadata.
 #![no_main]
 
 use serde_json::json;
-use transdiff_core::models::transdiff::TransDiffConfig;
+use transdiff_core::models::ImageSpec;
+use transdiff_core::models::transdiff::{Mode, Size, TransDiffConfig};
 use transdiff_core::train::TrainConfig;
 use transdiff_fuzz::{bounded, check_file};
 
@@ -18,6 +19,12 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         }
         if let Ok(config) = serde_json::from_str::<TrainConfig>(text) {
             let _ = config.validate();
+        }
+        if let Ok(images) = serde_json::from_str::<ImageSpec>(text) {
+            let config = TransDiffConfig::published(Size::Base, 256, Mode::OneStep).expect("a published model");
+            if images.check(&config.generator_info()).is_ok() {
+                assert!(images.size.is_multiple_of(config.latent_size));
+            }
         }
     });
     let header = json!({"__metadata__": {"transdiff.config": text, "transdiff.train": text}}).to_string();

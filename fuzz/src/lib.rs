@@ -4,6 +4,7 @@
 mod allocation;
 #[path = "../../tests/common/archive.rs"]
 mod archive;
+mod cache;
 #[path = "../../tests/common/reading.rs"]
 mod reading;
 
@@ -13,6 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use transdiff_core::checkpoint::WeightFile;
 
+pub use cache::{CACHE, check_cache_index};
 pub use reading::read_everything;
 
 #[global_allocator]

@@ -1,10 +1,10 @@
 //! Estimates of the memory that a pipeline takes.
 
 use super::info::check_match;
-use super::load::LoadOptions;
+use super::load::{LoadOptions, described_codec};
 use super::pipeline::Pipeline;
 use crate::checkpoint::{Entry, WeightFile, WeightView};
-use crate::models::{StoredCodec, StoredModel};
+use crate::models::{CodecFile, StoredModel};
 use crate::{Device, Result};
 
 /// Bytes per thread that kernels keep for intermediate results.
@@ -30,27 +30,31 @@ impl Pipeline {
     /// As [`load`](Self::load), but for the values of tensors.
     pub fn estimate(
         model: &WeightFile,
-        codec: Option<&WeightFile>,
+        codec: Option<&CodecFile>,
         options: &LoadOptions,
         images: usize,
     ) -> Result<MemoryEstimate> {
-        let model = StoredModel::find(model, &options.hints)?;
-        let codec = codec.map(StoredCodec::find).transpose()?;
+        let file = model;
+        let model = StoredModel::find(file, &options.hints)?;
+        let opened = described_codec(file, &model, codec, options)?;
         let info = model.info();
         let (images, size) = (images as u64, options.dtype.size() as u64);
         let mut weights = WeightBytes::of(model.tensors(), size);
         let mut generation = model.generation_elements().bytes(images, size);
-        if let Some(codec) = &codec {
-            check_match(&info, &codec.info())?;
-            weights.add(WeightBytes::of(codec.tensors(), size));
+        if let Some(codec) = codec.or(opened.as_ref()) {
+            let codec_info = codec.info()?;
+            check_match(&info, &codec_info)?;
+            if let Some(tensors) = codec.tensors()? {
+                weights.add(WeightBytes::of(&tensors, size));
+            }
             let [_, height, width] = info.code_shape;
             let pixels = [height, width]
-                .map(|side| (side * codec.info().downsampling) as u64)
+                .map(|side| (side * codec_info.downsampling) as u64)
                 .into_iter()
                 .fold(1, u64::saturating_mul);
             let at_once = images_at_once(options.device, pixels).min(images.max(1));
-            generation =
-                generation.max(codec.decoding_elements([height, width], at_once).bytes(images, size));
+            let decoding = codec.decoding_elements([height, width], at_once)?;
+            generation = generation.max(decoding.bytes(images, size));
         }
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let scratch = SCRATCH.saturating_mul(options.threads.unwrap_or_else(cores) as u64);

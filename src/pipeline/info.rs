@@ -1,7 +1,6 @@
 //! Description of a pipeline.
 
-use super::pixels::CHANNELS;
-use crate::models::{CodecInfo, GeneratorInfo, WeightSet};
+use crate::models::{ClassNames, CodecInfo, GeneratorInfo, ImageSpec, WeightSet};
 use crate::{DType, Error, Result};
 
 /// Description of a pipeline.
@@ -11,6 +10,11 @@ pub struct Info {
     pub generator: GeneratorInfo,
     /// The codec, if there is one.
     pub codec: Option<CodecInfo>,
+    /// The images that the model was trained on, if its file describes them. A codec that was given in place of the
+    /// described one may make others.
+    pub images: Option<ImageSpec>,
+    /// Names of the classes.
+    pub class_names: ClassNames,
     /// Set of weights that was taken of the model's file.
     pub weights: WeightSet,
     /// Name of the device, for display.
@@ -30,6 +34,11 @@ impl Info {
         self.codec.as_ref().map(|codec| [height, width].map(|side| side * codec.downsampling))
     }
 
+    /// Colour channels of the images, 1 or 3, if there is a codec.
+    pub fn image_channels(&self) -> Option<usize> {
+        self.codec.as_ref().map(|codec| codec.image_channels)
+    }
+
     /// Height and width of the images in pixels.
     ///
     /// # Errors
@@ -43,13 +52,13 @@ pub(super) fn no_codec() -> Error {
     Error::argument("images", "a loaded codec (without one, only latents are available)", "none")
 }
 
-/// Checks that the codec decodes the model's codes, to images of three colours.
+/// Checks that the codec decodes the model's codes, to grey or coloured images.
 ///
 /// # Errors
 /// [`Error::Config`] naming the number of channels that does not match.
 pub(super) fn check_match(generator: &GeneratorInfo, codec: &CodecInfo) -> Result<()> {
-    if codec.image_channels != CHANNELS {
-        return Err(Error::config("image_channels", CHANNELS.to_string(), codec.image_channels));
+    if ![1, 3].contains(&codec.image_channels) {
+        return Err(Error::config("image_channels", "1 or 3", codec.image_channels));
     }
     let ([made, ..], decoded) = (generator.code_shape, codec.code_channels);
     if made == decoded {

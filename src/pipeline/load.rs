@@ -3,7 +3,7 @@
 use super::info::check_match;
 use super::pipeline::Pipeline;
 use crate::checkpoint::WeightFile;
-use crate::models::{LoadHints, StoredCodec, StoredModel};
+use crate::models::{CodecFile, LoadHints, StoredModel};
 use crate::{Backend, DType, Device, DeviceTask, Error, Result};
 
 /// Options of [`Pipeline::load`].
@@ -17,12 +17,20 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
     /// Information that the model's file may lack.
     pub hints: LoadHints,
+    /// Loads no codec, even if the model's file describes one.
+    pub latents_only: bool,
 }
 
 impl Default for LoadOptions {
     /// The best device of this build and machine, f32, one thread per core.
     fn default() -> Self {
-        Self { device: Device::Auto, dtype: DType::F32, threads: None, hints: LoadHints::default() }
+        Self {
+            device: Device::Auto,
+            dtype: DType::F32,
+            threads: None,
+            hints: LoadHints::default(),
+            latents_only: false,
+        }
     }
 }
 
@@ -36,15 +44,16 @@ pub enum LogLevel {
 }
 
 impl Pipeline {
-    /// Loads `model`, and `codec` if images and not only latents are wanted. `log` receives what was chosen and why.
+    /// Loads `model`, and a codec for images: `codec`, or else the one that the model's file describes. Without either, only
+    /// latents are available. `log` receives what was chosen and why.
     ///
     /// # Errors
     /// [`Unavailable`](Error::Unavailable) for a device that is not there, [`DType`](Error::DType) for a type in which it
-    /// does not compute, [`Config`](Error::Config) if model and codec do not match, and those of
-    /// [`StoredModel`](crate::models::StoredModel) and [`StoredCodec`](crate::models::StoredCodec).
+    /// does not compute, [`Config`](Error::Config) if model and codec do not match, and those of [`StoredModel`],
+    /// [`StoredModel::open_codec`] and [`CodecFile`].
     pub fn load(
         model: &WeightFile,
-        codec: Option<&WeightFile>,
+        codec: Option<&CodecFile>,
         options: &LoadOptions,
         log: &mut dyn FnMut(LogLevel, &str),
     ) -> Result<Self> {
@@ -57,7 +66,7 @@ impl Pipeline {
 
 struct Load<'a> {
     model: &'a WeightFile,
-    codec: Option<&'a WeightFile>,
+    codec: Option<&'a CodecFile>,
     options: &'a LoadOptions,
     log: &'a mut dyn FnMut(LogLevel, &str),
 }
@@ -74,15 +83,26 @@ impl DeviceTask for Load<'_> {
         let model = StoredModel::find(self.model, &self.options.hints)?;
         let path = self.model.path().display();
         (self.log)(LogLevel::Info, &format!("{path}: {}", model.weights().describe()));
-        let codec = self.codec.map(StoredCodec::find).transpose()?;
-        if let Some(codec) = &codec {
-            check_match(&model.info(), &codec.info())?;
+        let opened = described_codec(self.model, &model, self.codec, self.options)?;
+        let codec = self.codec.or(opened.as_ref());
+        if let Some(codec) = codec {
+            check_match(&model.info(), &codec.info()?)?;
         }
-        let weights = model.weights();
+        let (weights, images) = (model.weights(), model.images().cloned());
         let model = model.load(&backend, dtype)?;
         let codec = codec.map(|codec| codec.load(&backend, dtype)).transpose()?;
-        Pipeline::new(model, codec, weights)
+        Pipeline::with_images(model, codec, weights, images)
     }
+}
+
+/// Opens the codec that the model's file describes, unless another one is given or none is wanted.
+pub(super) fn described_codec(
+    file: &WeightFile,
+    model: &StoredModel<'_>,
+    given: Option<&CodecFile>,
+    options: &LoadOptions,
+) -> Result<Option<CodecFile>> {
+    if given.is_some() || options.latents_only { Ok(None) } else { model.open_codec(file) }
 }
 
 #[cfg(test)]
@@ -140,6 +160,7 @@ mod tests {
     fn session(dtype: DType) -> PipelineSession {
         let [model, vae] = files();
         let options = LoadOptions { dtype, ..LoadOptions::default() };
+        let vae = vae.into();
         let load = Load { model: &model, codec: Some(&vae), options: &options, log: &mut |_, _| () };
         load.run(Reference).unwrap().session()
     }

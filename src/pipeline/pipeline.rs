@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::device_session::{DeviceModel, OnDevice};
 use super::info::{Info, check_match};
 use super::session::PipelineSession;
-use crate::models::{Codec, Generator, WeightSet};
+use crate::models::{ClassNames, Codec, Generator, ImageSpec, WeightSet};
 use crate::{Backend, Result};
 
 /// A generator, and possibly a codec, on a device. It is immutable, and clones share it: any number of sessions use one,
@@ -26,10 +26,29 @@ impl Pipeline {
         codec: Option<Box<dyn Codec<B>>>,
         weights: WeightSet,
     ) -> Result<Self> {
+        Self::with_images(generator, codec, weights, None)
+    }
+
+    /// A pipeline as [`new`](Self::new) makes it, of a model whose images are described.
+    ///
+    /// # Errors
+    /// [`Config`](crate::Error::Config) if they do not match.
+    pub fn with_images<B: Backend>(
+        generator: Box<dyn Generator<B>>,
+        codec: Option<Box<dyn Codec<B>>>,
+        weights: WeightSet,
+        images: Option<ImageSpec>,
+    ) -> Result<Self> {
+        if let Some(images) = &images {
+            images.check(generator.info())?;
+        }
+        let names = images.as_ref().map_or(&[][..], |images| &images.classes);
         let codec: Option<Arc<dyn Codec<B>>> = codec.map(Arc::from);
         let info = Info {
             generator: generator.info().clone(),
             codec: codec.as_ref().map(|codec| codec.info()),
+            class_names: ClassNames::new(generator.info().classes, names)?,
+            images,
             weights,
             device: generator.backend().name(),
             dtype: generator.dtype(),

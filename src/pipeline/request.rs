@@ -142,7 +142,7 @@ pub struct Output {
     pub references: Vec<HostTensor>,
     /// [n, k, D], if selected.
     pub features: Option<HostTensor>,
-    /// [n, 3, H, W], about in [-1, 1], if selected.
+    /// [n, c, H, W], c being the codec's 1 or 3 colour channels, about in [-1, 1], if selected.
     pub images: Option<HostTensor>,
 }
 

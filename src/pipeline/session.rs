@@ -75,7 +75,7 @@ impl PipelineSession {
         self.session.unconditional_features(images, references)
     }
 
-    /// Latents [n, C, h, w], in the scale of the model, of images [n, 3, H, W] in [-1, 1], whose sides are multiples of
+    /// Latents [n, C, h, w], in the scale of the model, of images [n, c, H, W] in [-1, 1], whose sides are multiples of
     /// the codec's [`downsampling`](crate::models::CodecInfo::downsampling). With `seeds`, one per image, latents are
     /// drawn from the posterior; without, they are its mean.
     ///
@@ -88,7 +88,7 @@ impl PipelineSession {
         self.session.encode(images, seeds)
     }
 
-    /// Images [n, 3, H, W], about in [-1, 1], of latents [n, C, h, w] in the scale of the model.
+    /// Images [n, c, H, W], about in [-1, 1], of latents [n, C, h, w] in the scale of the model.
     ///
     /// # Errors
     /// [`Argument`](crate::Error::Argument) without a codec and for values that are not finite, and those of

@@ -1,10 +1,11 @@
 //! Files that earlier versions of the library wrote still load. The files are never changed.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use transdiff_core::DType;
 use transdiff_core::checkpoint::WeightFile;
-use transdiff_core::data::MemoryDataset;
+use transdiff_core::data::{LoaderOptions, MemoryDataset};
 use transdiff_core::models::transdiff::{Mode, TransDiff, TransDiffConfig};
 use transdiff_core::models::{LoadHints, Model, StoredModel, WeightSet};
 use transdiff_core::nn::Module;
@@ -60,6 +61,7 @@ fn checkpoints_without_a_format_version_resume() {
     }
     let latents = (0..12 * 8).map(|i| (i % 5) as f32 / 2.0 - 1.0).collect();
     let set = MemoryDataset::new([2, 2, 2], latents, (0..12).map(|i| i % 3).collect()).unwrap();
-    assert!(run.step(&set).unwrap().loss.is_finite());
+    let mut data = run.loader(Arc::new(set), LoaderOptions::default()).unwrap();
+    assert!(run.step(&mut data).unwrap().loss.is_finite());
     assert_eq!(run.steps_done(), 4);
 }

@@ -13,7 +13,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use transdiff::models::Model;
+use transdiff::models::{CodecRecord, ImageSpec, Model};
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::nn::Module;
@@ -26,7 +26,8 @@ use evaluate::Evaluator;
 /// Writes small models and classifies digits
 #[derive(Parser)]
 enum Command {
-    /// Writes model.safetensors and vae.safetensors with random weights, for images of 256 × 256 pixels
+    /// Writes model.safetensors and vae.safetensors with random weights, for images of 256 × 256 pixels, and
+    /// described.safetensors, whose file describes grey images of 8 × 8 pixels
     Small { folder: PathBuf },
     /// Prints the fraction of digits in a PNG that are recognised; digit i should be i % 10
     Recognise { picture: PathBuf },
@@ -58,7 +59,24 @@ fn write_small(folder: &Path) -> Result<(), Box<dyn Error>> {
     };
     let vae = VaeConfig { channels: 32, multipliers: vec![1; 5], ..VaeConfig::published() };
     let backend = Cpu::new(None)?;
-    let mut model = TransDiff::new(&backend, &config, DType::F32, 1)?;
+    create_dir_all(folder)?;
+    model(&backend, &config)?.save(folder.join("model.safetensors"))?;
+    Vae::new(&backend, &vae, DType::F32, 3)?.save(folder.join("vae.safetensors"))?;
+    let config = TransDiffConfig {
+        feature_tokens: 16,
+        latent_channels: 4,
+        latent_size: 4,
+        mode: Mode::OneStep,
+        ..config
+    };
+    let classes = ["trouser", "Ankle boot", "bag"].map(String::from).to_vec();
+    let images = ImageSpec { codec: CodecRecord::Patch(2), channels: 1, size: 8, classes };
+    Ok(model(&backend, &config)?.save_with(folder.join("described.safetensors"), &images.metadata())?)
+}
+
+/// A model with random weights in every layer.
+fn model(backend: &Cpu, config: &TransDiffConfig) -> Result<TransDiff<Cpu>, Box<dyn Error>> {
+    let mut model = TransDiff::new(backend, config, DType::F32, 1)?;
     // The final layer of a new model is zero, so that every image would equal its initial noise.
     for (index, (_, param)) in model.params_mut().into_iter().enumerate() {
         let shape = param.value().shape().to_vec();
@@ -67,9 +85,7 @@ fn write_small(folder: &Path) -> Result<(), Box<dyn Error>> {
         let values = before.into_iter().map(|x| x + 0.1 * stream.normal() as f32).collect();
         param.set_host(HostTensor::f32(&shape, values)?)?;
     }
-    create_dir_all(folder)?;
-    model.save(folder.join("model.safetensors"))?;
-    Ok(Vae::new(&backend, &vae, DType::F32, 3)?.save(folder.join("vae.safetensors"))?)
+    Ok(model)
 }
 
 /// Reads the digits of a PNG, row by row, in the pixel values of the dataset.

@@ -1,4 +1,5 @@
-// Test of the C++ header against the library: `wrapper MODEL VAE`, with the small model and VAE of `linking small`.
+// Test of the C++ header against the library: `wrapper MODEL VAE DESCRIBED`, with the small files of
+// `linking small`: a model, its VAE, and a model whose file describes grey images.
 
 #include <cstdio>
 #include <cstdlib>
@@ -164,6 +165,36 @@ void errors_have_status_and_subject(const Model &model, Session &session, const 
     EXPECT(expect_value(moved.try_generate(options_for_two_images(), latents_only())).references.empty());
 }
 
+void classes_are_found_by_name(const Model &described, const Model &unnamed) {
+    EXPECT(described.info().class_names == 3 && described.class_name(0) == "trouser");
+    EXPECT(!described.class_name(3) && !unnamed.class_name(0) && unnamed.info().class_names == 0);
+    EXPECT(expect_value(described.try_find_class("ANKLE_BOOT")) == 1);
+    EXPECT(expect_value(unnamed.try_find_class("2")) == 2);
+    expect_error(described.try_find_class("skirt"), Status::invalid_argument, "class");
+    expect_error(described.try_find_class(std::string("bag\0", 4)), Status::invalid_argument, "name");
+}
+
+void grey_images_need_no_codec_file(const Model &model, const char *path) {
+    const auto &info = model.info();
+    EXPECT(info.image_channels == 1 && info.image_height == 8 && info.downsampling == 2);
+    auto session = expect_value(model.try_session());
+    OutputSelection selection;
+    selection.images = selection.latents = true;
+    const auto rgb = expect_value(session.try_generate(options_for_two_images(), selection));
+    selection.pixel_format = PixelFormat::gray8;
+    const auto grey = expect_value(session.try_generate(options_for_two_images(), selection)).images;
+    EXPECT(grey.bytes.size() == 2 * 64 && rgb.images.bytes.size() == 3 * grey.bytes.size());
+    for (std::size_t i = 0; i < rgb.images.bytes.size(); i++) {
+        EXPECT(rgb.images.bytes[i] == grey.bytes[i / 3]);
+    }
+    const auto decoded = expect_value(session.try_decode(rgb.latents, PixelFormat::gray_f32));
+    EXPECT(decoded.has_floats() && expect_value(session.try_encode(decoded)) == rgb.latents);
+    expect_error(session.try_encode(rgb.images), Status::invalid_argument, "pixel_format");
+    EXPECT(expect_value(Model::try_load({path, "none"})).info().image_channels == 0);
+    EXPECT(expect_value(Model::try_load({path, "patch:2"})).info().image_channels == 1);
+    expect_error(Model::try_load({path, "patch:3"}), Status::invalid_argument, "codec");
+}
+
 void model_loads_from_memory(const char *path) {
     std::FILE *file = std::fopen(path, "rb");
     EXPECT(file != nullptr);
@@ -251,7 +282,7 @@ void callback_exceptions_are_rethrown(Session &session, const char *path) {
 } // namespace
 
 int main(int argc, char **argv) {
-    EXPECT(argc == 3);
+    EXPECT(argc == 4);
     EXPECT(abi_version() >= TRANSCDIFF_ABI_VERSION && !version().empty() && !name(Status::busy).empty());
     LoadOptions options{argv[1], argv[2]};
     options.device = "cpu";
@@ -262,6 +293,9 @@ int main(int argc, char **argv) {
     unconditional_features_affect_guidance(*model, session);
     errors_have_status_and_subject(*model, session, argv[1]);
     model_loads_from_memory(argv[1]);
+    const auto described = expect_value(Model::try_load({argv[3]}));
+    classes_are_found_by_name(described, *model);
+    grey_images_need_no_codec_file(described, argv[3]);
     callbacks_receive_every_step_and_cancel(session);
 #if TRANSCDIFF_EXCEPTIONS
     callback_exceptions_are_rethrown(session, argv[1]);

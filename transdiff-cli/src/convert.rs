@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use transdiff::checkpoint::{WeightFile, WeightView, write_atomic_cancellable};
-use transdiff::models::{FileKind, StoredCodec, StoredConfig, WeightSet};
+use transdiff::models::{FileKind, ImageSpec, StoredCodec, StoredConfig, WeightSet};
 use transdiff::{DType, Error};
 
 use crate::failure::{Failure, Result};
@@ -20,7 +20,8 @@ use crate::{format, output};
 this library, or a model or VAE in safetensors format, in one file or in several with an index \
 (model.safetensors.index.json); its type is detected from its contents. A training run is \
 converted to its EMA weights unless --weights raw is given, as in the paper. The configuration is written to the \
-metadata, so that loading the new file needs no flags.
+metadata, with the description of codec, images and classes if IN has one, so that loading the new file needs no flags. \
+A codec's file that it names has to lie beside OUT.
 
 OUT takes its name when it is complete: a failed or interrupted conversion leaves an existing file as it was. If OUT is a \
 symbolic link, the file that it leads to is written. A replaced file keeps its permissions.
@@ -93,7 +94,9 @@ fn model<'a>(file: &'a WeightFile, hints: &LoadHintArgs) -> Result<LoadTarget<'a
         WeightSet::Raw => "model (raw weights)",
         WeightSet::Single => "model",
     };
-    Ok(LoadTarget { description, tensors: model.tensors().clone(), metadata: metadata(model.config()) })
+    let mut metadata = metadata(model.config());
+    metadata.extend(model.images().map(ImageSpec::metadata).into_iter().flatten());
+    Ok(LoadTarget { description, tensors: model.tensors().clone(), metadata })
 }
 
 fn codec<'a>(file: &'a WeightFile, hints: &LoadHintArgs) -> Result<LoadTarget<'a>> {

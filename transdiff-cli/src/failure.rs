@@ -8,7 +8,9 @@ use transdiff_terminal::INTERRUPTED;
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Arguments of the library, and the flags that set them.
-const FLAGS: [(&str, &str); 6] = [
+const FLAGS: [(&str, &str); 8] = [
+    ("class", "--class"),
+    ("codec", "--codec"),
     ("guidance", "--guidance"),
     ("guidance_low", "--guidance-interval LOW"),
     ("guidance_high", "--guidance-interval HIGH"),

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use transdiff::checkpoint::{Entry, Format, WeightFile, WeightView};
 use transdiff::diffusion::Preset;
-use transdiff::models::{FileKind, StoredCodec, StoredConfig, WeightSet};
+use transdiff::models::{CodecRecord, FileKind, ImageSpec, StoredCodec, StoredConfig, WeightSet};
 use transdiff_core::text::{printable, shortened};
 
 use crate::failure::{Failure, Result};
@@ -73,6 +73,8 @@ struct ModuleSummary {
     weights: Option<WeightSet>,
     /// Sampling settings of the paper. Published models only.
     preset: Option<Preset>,
+    /// Codec, images and classes. Models whose file describes them only.
+    images: Option<ImageSpec>,
     tensors: usize,
     parameters: usize,
 }
@@ -104,8 +106,14 @@ impl FileSummary {
         let config = self.module.as_ref().map(ModuleSummary::config_json);
         let fields = config.iter().filter_map(Value::as_object).flatten();
         section(&mut out, "configuration", fields.map(|(key, value)| (key.clone(), plain(value))));
-        // The configuration is shown above already.
-        let is_shown = |key: &str| self.module.as_ref().is_some_and(|module| module.config.key == key);
+        let images = self.module.as_ref().and_then(|module| module.images.as_ref());
+        section(&mut out, "images", images.map(image_rows).into_iter().flatten());
+        // The configuration and the images are shown above already.
+        let is_shown = |key: &str| {
+            let module = self.module.as_ref();
+            module.is_some_and(|module| module.config.key == key)
+                || (images.is_some() && key == ImageSpec::METADATA_KEY)
+        };
         let metadata = file.metadata().iter().filter(|(key, _)| !is_shown(key));
         section(&mut out, "metadata", metadata.map(|(key, text)| (key.clone(), text.clone())));
         section(&mut out, "other values", values(file.values()));
@@ -115,8 +123,9 @@ impl FileSummary {
     }
 
     fn overview(&self, file: &WeightFile) -> Vec<(String, String)> {
-        let mut rows =
-            vec![("format", format_name(file).to_owned()), ("kind", kind_description(self.kind).to_owned())];
+        let mut rows = vec![("format", format_name(file).to_owned())];
+        rows.extend(file.format_version().map(|version| ("format version", version.to_string())));
+        rows.push(("kind", kind_description(self.kind).to_owned()));
         if let Some(module) = &self.module {
             rows.extend(
                 module.weights.map(|weights| ("weights", weight_set_description(weights).to_owned())),
@@ -140,11 +149,13 @@ impl FileSummary {
         json!({
             "path": file.path().display().to_string(),
             "format": format_name(file),
+            "format_version": file.format_version(),
             "kind": kind_name(self.kind),
             "config": module.map(ModuleSummary::config_json),
             "config_missing": self.config_error,
             "weights": module.and_then(|m| m.weights).map(weight_set_name),
             "parameters": module.map(|m| m.parameters),
+            "images": module.and_then(|m| m.images.as_ref()),
             "metadata": file.metadata(),
             "values": file.values(),
             "tensors": tensors,
@@ -156,7 +167,8 @@ impl FileSummary {
 fn model(file: &WeightFile, hints: &LoadHintArgs) -> Result<ModuleSummary> {
     let model = hints.find_model(file)?;
     let summary = ModuleSummary::new(model.config(), model.tensors());
-    Ok(ModuleSummary { weights: Some(model.weights()), preset: model.published_preset(), ..summary })
+    let images = model.images().cloned();
+    Ok(ModuleSummary { weights: Some(model.weights()), preset: model.published_preset(), images, ..summary })
 }
 
 fn codec(file: &WeightFile, hints: &LoadHintArgs) -> Result<ModuleSummary> {
@@ -168,12 +180,27 @@ impl ModuleSummary {
     fn new(config: StoredConfig, tensors: &WeightView<'_>) -> Self {
         let total = TensorTotals::of(tensors.entries().map(|(_, entry)| entry));
         let (tensors, parameters) = (total.tensors, total.elements as usize);
-        Self { config, weights: None, preset: None, tensors, parameters }
+        Self { config, weights: None, preset: None, images: None, tensors, parameters }
     }
 
     fn config_json(&self) -> Value {
         serde_json::from_str(&self.config.json).expect("the library wrote it as JSON")
     }
+}
+
+/// Rows of the description of images.
+fn image_rows(images: &ImageSpec) -> Vec<(String, String)> {
+    let codec = match &images.codec {
+        CodecRecord::Patch(side) => format!("patch:{side}"),
+        CodecRecord::File { name, sha256 } => format!("{name}, SHA-256 {sha256}"),
+    };
+    let classes = match images.classes.len() {
+        0 => "without names".to_owned(),
+        n => format!("{n}: {}", images.classes.join(", ")),
+    };
+    let (size, channels) = (format!("{0}×{0}", images.size), images.channels.to_string());
+    let rows = [("codec", codec), ("image size", size), ("channels", channels), ("classes", classes)];
+    rows.map(|(key, value)| (key.to_owned(), value)).to_vec()
 }
 
 /// Totals over tensors.

@@ -1,7 +1,7 @@
 //! The `transdiff` command: inspects and converts checkpoints, generates images, and trains.
 
 mod bitmap;
-mod classes;
+mod cache;
 mod convert;
 mod failure;
 mod format;
@@ -39,6 +39,8 @@ enum Cli {
     Inspect(inspect::InspectArgs),
     /// Convert a checkpoint or VAE to safetensors
     Convert(convert::ConvertArgs),
+    /// Store the latents of a folder of pictures for training
+    Cache(Box<cache::CacheArgs>),
     /// Generate images of given classes
     Sample(Box<sample::SampleArgs>),
     /// Train a model on pictures
@@ -62,6 +64,7 @@ impl Cli {
         match self {
             Self::Inspect(args) => inspect::run(args),
             Self::Convert(args) => convert::run(args),
+            Self::Cache(args) => cache::run(args),
             Self::Sample(args) => sample::run(args),
             Self::Train(args) => train::run(args),
             Self::Completions(CompletionsArgs { shell }) => {

@@ -74,14 +74,14 @@ DEVICE uint32_t first_query(const Attention &a, uint32_t key) {
 
 // ---- dropout ----
 
-// Element of a query's first probability, within the sample.
-DEVICE uint64_t probability_index(const Attention &a, const TileOrigin &at, uint32_t query) {
+// Index of a query over the images of its sample and all heads: the row of its probabilities.
+DEVICE uint64_t probability_row(const Attention &a, const TileOrigin &at, uint32_t query) {
     const uint32_t image = at.image - at.sample * a.dropout.per_sample;
-    return ((uint64_t(image) * a.heads + at.head) * a.queries + query) * a.keys;
+    return (uint64_t(image) * a.heads + at.head) * a.queries + query;
 }
 
-// Bit i: whether element 4·block + i of a sample is kept.
-DEVICE uint32_t keep_mask4(const Attention &a, const TileOrigin &at, uint32_t block) {
+// Bit i: whether element 4·block + i of the sample is kept.
+DEVICE uint32_t keep_block(const Attention &a, const TileOrigin &at, uint32_t block) {
     const Words words = dropout_words(a.dropout, at.sample, block);
     uint32_t kept = 0;
 #pragma unroll
@@ -89,8 +89,14 @@ DEVICE uint32_t keep_mask4(const Attention &a, const TileOrigin &at, uint32_t bl
     return kept;
 }
 
+// Bit i: whether the probability of a query and key 4·(key / 4) + i is kept, if a row is a whole number of Philox blocks.
+// Blocks are numbered modulo 2^32.
+DEVICE uint32_t keep_mask4(const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
+    return keep_block(a, at, uint32_t(probability_row(a, at, query)) * (a.keys / 4) + key / 4);
+}
+
 DEVICE uint32_t keep_bit(const Attention &a, const TileOrigin &at, uint64_t element) {
-    return keep_mask4(a, at, uint32_t(element / 4)) >> (element % 4) & 1;
+    return keep_block(a, at, uint32_t(element / 4)) >> (element % 4) & 1;
 }
 
 // ---- tiles in shared memory ----

@@ -84,20 +84,19 @@ DEVICE void store_row(float *to, const float (&values)[N], float factor, uint32_
 // row of probabilities is a whole number of Philox blocks, four adjacent threads compute each block once.
 template <int S>
 DEVICE uint32_t keep_mask_by_query(const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
-    const uint64_t first = probability_index(a, at, query) + key;
     const uint32_t quarter = column() % 4;
     uint32_t kept = 0;
     if (a.keys % 4 != 0) {
+        const uint64_t first = probability_row(a, at, query) * a.keys + key + column();
 #pragma unroll
         for (int b = 0; b < S * S; b++)
-            kept |= keep_bit(a, at, first + b / S * uint64_t(a.keys) + column() + LINE * (b % S)) << b;
+            kept |= keep_bit(a, at, first + b / S * uint64_t(a.keys) + LINE * (b % S)) << b;
         return kept;
     }
 #pragma unroll
     for (int b = 0; b < S * S; b += 4) {
         const uint32_t block = b + quarter;
-        const uint64_t at_block = first + block / S * uint64_t(a.keys) + column() / 4 * 4 + LINE * (block % S);
-        uint32_t four = keep_mask4(a, at, uint32_t(at_block / 4)) << 4 * quarter;
+        uint32_t four = keep_mask4(a, at, query + block / S, key + column() + LINE * (block % S)) << 4 * quarter;
         four |= warp_xor(four, 1);
         four |= warp_xor(four, 2);
 #pragma unroll
@@ -112,8 +111,9 @@ DEVICE uint32_t keep_mask_by_key(const Attention &a, const TileOrigin &at, uint3
     uint32_t kept = 0;
 #pragma unroll
     for (int j = 0; j < S; j++) {
-        const uint64_t first = probability_index(a, at, query + column() + LINE * j) + key;
-        const uint32_t four = a.keys % 4 == 0 ? keep_mask4(a, at, uint32_t(first / 4)) >> first % 4 : 0;
+        const uint32_t other = query + column() + LINE * j;
+        const uint64_t first = probability_row(a, at, other) * a.keys + key;
+        const uint32_t four = a.keys % 4 == 0 ? keep_mask4(a, at, other, key) >> key % 4 : 0;
 #pragma unroll
         for (int i = 0; i < S; i++)
             kept |= (a.keys % 4 == 0 ? four >> i & 1 : keep_bit(a, at, first + i)) << (S * i + j);

@@ -16,7 +16,6 @@ template <typename T, int V>
 DEVICE void gated_residual(const ResidualParams &p) {
     const RowChunk chunk = row_chunk<V>(p.partition);
     if (chunk.rows == 0) return;
-    const Sample sample = sample_of(p.dropout, p.partition, chunk);
     const T *const x = reinterpret_cast<const T *>(p.x), *const u = reinterpret_cast<const T *>(p.u);
     float gate[V], a[RESIDUAL_ROWS][V], b[RESIDUAL_ROWS][V];
 #pragma unroll
@@ -33,7 +32,7 @@ DEVICE void gated_residual(const ResidualParams &p) {
         const uint64_t at = (chunk.row + i) * p.partition.width + chunk.column;
         if (p.dropout.active) {
             float factor[V];
-            dropout_factors_at<V>(p.dropout, sample, at, factor);
+            dropout_factors_at<V>(p.dropout, sample_of(p.dropout, p.partition, chunk), at, factor);
 #pragma unroll
             for (int j = 0; j < V; j++) b[i][j] *= factor[j];
         }
@@ -56,7 +55,6 @@ template <typename T, int V>
 DEVICE void gated_residual_backward(const ResidualBackwardParams &p) {
     const RowChunk chunk = row_chunk<V>(p.partition);
     if (chunk.rows == 0) return;
-    const Sample sample = sample_of(p.dropout, p.partition, chunk);
     const T *const u = reinterpret_cast<const T *>(p.u), *const dy = reinterpret_cast<const T *>(p.dy);
     float gate[V], sums[V] = {};
     load_or<V>(gate, reinterpret_cast<const T *>(p.gate), chunk.group * p.gate_stride + chunk.column, 1.0f);
@@ -75,7 +73,7 @@ DEVICE void gated_residual_backward(const ResidualBackwardParams &p) {
             const uint64_t at = (chunk.row + row + i) * p.partition.width + chunk.column;
             if (p.dropout.active) {
                 float factor[V];
-                dropout_factors_at<V>(p.dropout, sample, at, factor);
+                dropout_factors_at<V>(p.dropout, sample_of(p.dropout, p.partition, chunk), at, factor);
 #pragma unroll
                 for (int j = 0; j < V; j++) b[i][j] *= factor[j];
             }

@@ -52,14 +52,13 @@ DEVICE Sample sample_of(const Dropout &dropout, const RowPartition &p, const Row
 // Dropout factors of V elements from `element` on. V is 1, or V, `element` and the size of a sample are multiples of 4.
 template <int V>
 DEVICE void dropout_factors_at(const Dropout &dropout, const Sample &sample, uint64_t element, float (&factor)[V]) {
-    const uint64_t within = element - sample.first;
     if constexpr (V == 1) {
-        factor[0] = dropout_factor(dropout, sample.index, within);
+        factor[0] = dropout_factor(dropout, sample.index, element - sample.first);
     } else {
 #pragma unroll
         for (int i = 0; i < V; i += 4) {
             float four[4];
-            dropout_factors(dropout, sample.index, uint32_t((within + i) / 4), four);
+            dropout_factors(dropout, sample.index, uint32_t((element + i - sample.first) / 4), four);
 #pragma unroll
             for (int j = 0; j < 4; j++) factor[i + j] = four[j];
         }

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use transdiff_core::DType;
-use transdiff_core::data::{Dataset, ShuffledOrder};
+use transdiff_core::data::{Dataset, Shuffle, ShuffledOrder};
 use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_data::cache::{
-    CacheEntry, CacheSpec, CacheWriter, CachedDataset, Expected, Fit, ItemKind, Part, merge,
+    CacheEntry, CacheSpec, CacheWriter, CachedDataset, Expected, ItemKind, Part, merge,
 };
+use transdiff_data::pictures::Fit;
 
 const THREADS: usize = 2;
 /// Rate that training at full speed needs.
@@ -26,13 +27,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     write(folder.path(), entries)?;
     let cache = CachedDataset::open(folder.path(), &Expected::default())?;
-    let orders: Vec<_> =
-        (0..THREADS).map(|seed| ShuffledOrder::new(&cache, 1, seed as u64)).collect::<Result<_, _>>()?;
+    let orders: Vec<_> = (0..THREADS)
+        .map(|seed| ShuffledOrder::new(&cache, 1, None, Shuffle::Items, seed as u64))
+        .collect::<Result<_, _>>()?;
     // The first pass brings the shards into the page cache.
     (0..entries).try_for_each(|index| read(&cache, index, &mut Vec::new()))?;
     let (begin, total) = (Instant::now(), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        for mut order in orders {
+        for order in orders {
             let (cache, total) = (&cache, &total);
             scope.spawn(move || {
                 let mut out = Vec::new();
@@ -42,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                         return;
                     }
                     out.clear();
-                    let index = order.sample(n, cache).expect("the same cache")[0];
+                    let index = order.sample(n, cache)[0];
                     read(cache, index, &mut out).expect("the cache is readable");
                 }
             });

@@ -9,7 +9,10 @@ use transdiff_core::DType;
 use transdiff_core::data::Dataset;
 use transdiff_core::models::CodecRecord;
 use transdiff_core::rng::{Purpose, StreamKey};
-use transdiff_data::cache::{CacheSpec, CacheWriter, CachedDataset, Expected, Fit, Part, Skipped, merge};
+use transdiff_data::cache::{
+    CacheHeader, CacheSpec, CacheWriter, CachedDataset, Expected, Part, Skipped, merge,
+};
+use transdiff_data::pictures::Fit;
 
 fn open(path: &std::path::Path) -> transdiff_core::Result<CachedDataset> {
     CachedDataset::open(path, &Expected::default())
@@ -123,7 +126,9 @@ fn skipped_pictures_are_recorded_and_left_out() {
 #[test]
 fn resume_with_another_header_names_the_difference() {
     let folder = tempfile::tempdir().unwrap();
+    assert!(CacheHeader::read(folder.path()).unwrap().is_none());
     write_part(folder.path(), &spec(), 12, Part::WHOLE, &[]).unwrap();
+    assert_eq!(CacheHeader::read(folder.path()).unwrap().unwrap().spec, spec());
     let before = contents(folder.path());
     let mut other_codec = spec();
     other_codec.images.codec = CodecRecord::Patch(8);
@@ -172,8 +177,8 @@ fn caches_for_another_model_are_refused_by_name() {
         let error = message(CachedDataset::open(folder.path(), &expected));
         assert!(error.contains(part), "{error}");
     }
-    let own = spec().images.codec;
-    let expected = Expected { codec: Some(&own), size: Some(64), fit: Some(Fit::Crop), ..none };
+    let own = spec().images;
+    let expected = Expected { fit: Some(Fit::Crop), ..Expected::from(&own) };
     assert!(CachedDataset::open(folder.path(), &expected).is_ok());
 }
 
@@ -256,4 +261,28 @@ fn draws_depend_on_the_stream_alone() {
     };
     assert_eq!(read(0), read(0));
     assert_ne!(read(0), read(1));
+}
+
+#[test]
+fn invalid_headers_are_named_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    write_part(folder.path(), &spec(), 4, Part::WHOLE, &[]).unwrap();
+    let path = folder.path().join("cache.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let cases = [
+        ("\"version\": 1", "\"version\": 2", "format version 2 of a cache, expected version 1"),
+        ("\"fit\": \"crop\"", "\"fit\": \"warp\"", "no header of a cache"),
+        ("\"dtype\": \"f32\"", "\"dtype\": \"i32\"", "config value dtype: expected f32 or bf16, got i32"),
+        ("\"shard_entries\": 4", "\"shard_entries\": 0", "config value shard_entries"),
+        ("\"latent_scale\": 0.5", "\"latent_scale\": -1", "config value latent_scale"),
+        ("\"entries\": 4", "\"entries\": 4294967296", "fewer than 2^32 pictures"),
+        ("{", "[", "no header of a cache"),
+    ];
+    for (from, to, expected) in cases {
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        for error in [message(open(folder.path())), message(merge(folder.path()))] {
+            assert!(error.contains(expected) && error.contains("cache.json"), "{error}");
+        }
+    }
 }

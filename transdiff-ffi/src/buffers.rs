@@ -7,7 +7,7 @@ use transdiff::{Error, HostTensor};
 
 use crate::input::{array_mut, check_floats, check_size, product};
 use crate::options::{transcdiff_generate_options, transcdiff_outputs};
-use crate::pixel_format::{pixel_bytes, pixel_format};
+use crate::pixel_format::{check_channels, pixel_bytes, pixel_format};
 use crate::status::{FfiError, FfiResult};
 
 /// Result buffers of a generation.
@@ -44,6 +44,7 @@ impl Buffers {
         let latents = product("images", &[&info.generator.codes_shape(n)[..], &[float]].concat())?;
         if !out.images.is_null() {
             let [height, width] = info.require_image_size()?;
+            check_channels(self.format, info.codec.as_ref())?;
             check_size("images", pixel_bytes(self.format, n, height, width)?, out.images_size)?;
         }
         if !out.latents.is_null() {
@@ -100,7 +101,7 @@ pub(crate) unsafe fn write_pixels(
 ) -> FfiResult {
     // Checked before the buffer is written.
     let &[n, _, height, width] = images.shape() else {
-        return Err(Error::shape("result", "images [n, 3, H, W]", images.shape()).into());
+        return Err(Error::shape("result", "images [n, c, H, W]", images.shape()).into());
     };
     check_size("images", pixel_bytes(format, n, height, width)?, size)?;
     // SAFETY: the caller promises it.

@@ -14,8 +14,8 @@ use crate::status::{FfiError, guard, transcdiff_error, transcdiff_status};
 
 /// Encodes images to latents with the codec.
 ///
-/// `images` are `n` contiguous images of `height` × `width` pixels in `pixel_format`; both sides are multiples of d, the
-/// model's `downsampling`. `latents` receives [n, C, height/d, width/d] in the scale of the model. `images_size` and
+/// `images` are `n` contiguous images of `height` × `width` pixels in `pixel_format`, a grey one if and only if the model's
+/// `image_channels` is 1; both sides are multiples of d, the model's `downsampling`. `latents` receives [n, C, height/d, width/d] in the scale of the model. `images_size` and
 /// `latents_size` are in bytes. With `seeds` [n], latents are sampled from the posterior; with NULL they are its mean.
 /// `cancellation` is a cancellation token or NULL. All buffers belong to the caller.
 ///
@@ -46,6 +46,12 @@ pub unsafe extern "C" fn transcdiff_session_encode(
             let format = pixel_format::pixel_format(pixel_format)?;
             if images.is_null() || latents.is_null() {
                 return Err(FfiError::Null(if images.is_null() { "images" } else { "latents" }));
+            }
+            if let Some(codec) = session.info().codec.as_ref()
+                && codec.image_channels != format.channels()
+            {
+                let expected = format!("a format of {} channels per pixel", codec.image_channels);
+                return Err(FfiError::argument("pixel_format", expected, format.channels()));
             }
             check_size("images", pixel_bytes(format, n, height, width)?, images_size)?;
             if let Some(d) = session.info().codec.as_ref().map(|codec| codec.downsampling) {
@@ -104,6 +110,7 @@ pub unsafe extern "C" fn transcdiff_session_decode(
                 latents_size,
             )?;
             if let Some(codec) = &session.info().codec {
+                pixel_format::check_channels(format, Some(codec))?;
                 let pixels = |size: usize| product("images", &[size, codec.downsampling]);
                 check_size("images", pixel_bytes(format, n, pixels(height)?, pixels(width)?)?, images_size)?;
             }

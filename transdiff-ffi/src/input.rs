@@ -57,6 +57,16 @@ pub(crate) unsafe fn out_handle<T>(to: *mut *mut T, name: &'static str) -> FfiRe
     Ok(to)
 }
 
+/// Pointer through which a number is returned; nothing is written on failure.
+///
+/// # Safety
+/// `to` is NULL or writable.
+pub(crate) unsafe fn out_number(to: *mut u32, name: &'static str) -> FfiResult<NonNull<u32>> {
+    let to = NonNull::new(to).ok_or(FfiError::Null(name))?;
+    check_extent(to.is_aligned(), 1, size_of::<u32>(), name)?;
+    Ok(to)
+}
+
 fn check_extent(aligned: bool, len: usize, size: usize, name: &'static str) -> FfiResult {
     if !aligned {
         return Err(FfiError::argument(name, "an aligned pointer", "a misaligned pointer"));

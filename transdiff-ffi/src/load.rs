@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::ptr;
 
 use transdiff::checkpoint::WeightFile;
-use transdiff::models::{LoadHints, WeightSet};
+use transdiff::models::{CodecFile, CodecSource, LoadHints, StoredModel, WeightSet};
 use transdiff::pipeline::{LoadOptions, Pipeline};
 use transdiff::{DType, Device};
 
@@ -21,6 +21,9 @@ pub const TRANSCDIFF_WEIGHTS_AUTO: u32 = 0;
 pub const TRANSCDIFF_WEIGHTS_EMA: u32 = 1;
 /// Raw weights, without averaging.
 pub const TRANSCDIFF_WEIGHTS_RAW: u32 = 2;
+
+/// Value of `codec_path` for no codec.
+const NO_CODEC: &str = "none";
 
 /// Options for loading a model. Initialise with `transcdiff_load_options_init`.
 ///
@@ -40,7 +43,9 @@ pub struct transcdiff_load_options {
     pub model_data: *const c_void,
     /// Size of `model_data` in bytes.
     pub model_size: usize,
-    /// Path of the codec file, a KL-VAE, with the rules of `model_path`. Without a codec the model generates latents only.
+    /// Codec: the path of a KL-VAE, with the rules of `model_path`; "patch:N" for patches of N×N pixels; or "none". NULL
+    /// takes the codec that the model file describes: a KL-VAE lies beside the model file, and its SHA-256 is checked.
+    /// Without a codec the model generates latents only.
     pub codec_path: *const c_char,
     /// Contents of the codec file in memory.
     pub codec_data: *const c_void,
@@ -131,7 +136,7 @@ pub unsafe extern "C" fn transcdiff_load_options_init(
     unsafe { guard(ptr::null_mut(), || versioned::write(options, "options", struct_size, LOAD_DEFAULTS)) }
 }
 
-/// Loads a model, and the codec if one is given, and returns the handle in `*model`, which is NULL on failure. The caller
+/// Loads a model, and the codec if one is given or described by the model file, and returns the handle in `*model`, which is NULL on failure. The caller
 /// owns the handle and frees it with `transcdiff_model_free`.
 ///
 /// Fails with `TRANSCDIFF_INVALID_ARGUMENT`, `_INVALID_STRUCT` or `_INVALID_DTYPE` for invalid options,
@@ -195,7 +200,7 @@ pub unsafe extern "C" fn transcdiff_memory_estimate(
 /// Validated load options with their files opened.
 struct Inputs {
     model: WeightFile,
-    codec: Option<WeightFile>,
+    codec: Option<CodecFile>,
     options: LoadOptions,
     log: Log,
 }
@@ -209,7 +214,7 @@ impl Inputs {
             let o = versioned::read(options, "options", LOAD_DEFAULTS)?;
             let map = o.map_files != 0;
             let model = open("model", o.model_path, o.model_data, o.model_size, map)?;
-            let codec = open("codec", o.codec_path, o.codec_data, o.codec_size, map)?;
+            let codec = Codec::read(&o)?;
             (o, model, codec, text(o.device, "device")?.unwrap_or("auto"), text(o.key, "key")?)
         };
         let model =
@@ -224,11 +229,48 @@ impl Inputs {
                 weights: weights(o.weights)?,
                 key: key.map(str::to_owned),
             },
+            latents_only: matches!(codec, Codec::None),
         };
         if o.reserved != 0 {
             return Err(FfiError::argument("reserved", "0", o.reserved));
         }
+        let codec = match codec {
+            Codec::Described | Codec::None => None,
+            Codec::File(file) => Some(file.into()),
+            Codec::Patch(source) => {
+                let [code_channels, ..] = StoredModel::find(&model, &options.hints)?.info().code_shape;
+                Some(source.open_for_codes(code_channels)?)
+            }
+        };
         Ok(Self { model, codec, options, log: Log { callback: o.log, user_data: o.user_data } })
+    }
+}
+
+/// The caller's choice of a codec.
+enum Codec {
+    /// The codec that the model's file describes, if it describes one.
+    Described,
+    None,
+    Patch(CodecSource),
+    File(WeightFile),
+}
+
+impl Codec {
+    /// # Safety
+    /// The pointers within `o` are valid as [`transcdiff_load_options`] documents, and the memory outlives the file.
+    unsafe fn read(o: &transcdiff_load_options) -> FfiResult<Self> {
+        // SAFETY: the caller promises it.
+        let given = unsafe { path(o.codec_path, "codec") }?;
+        if o.codec_data.is_null() {
+            match given.as_deref().map(CodecSource::try_from).transpose()? {
+                Some(source @ CodecSource::Patch(_)) => return Ok(Self::Patch(source)),
+                Some(CodecSource::File(path)) if path.as_os_str() == NO_CODEC => return Ok(Self::None),
+                _ => {}
+            }
+        }
+        // SAFETY: the caller promises it.
+        let file = unsafe { open("codec", o.codec_path, o.codec_data, o.codec_size, o.map_files != 0) }?;
+        Ok(file.map_or(Self::Described, Self::File))
     }
 }
 

@@ -1,10 +1,12 @@
 //! Models: loaded once, shared by any number of sessions and threads.
 
 use std::ffi::{CString, c_char};
+use std::ptr;
 
 use transdiff::DType;
 use transdiff::pipeline::Pipeline;
 
+use crate::input::{out_number, text};
 use crate::status::{FfiError, guard, guard_value, transcdiff_error, transcdiff_status};
 use crate::versioned::{self, Versioned};
 
@@ -51,8 +53,12 @@ pub struct transcdiff_model_info {
     pub downsampling: usize,
     /// Number of parameters of the model.
     pub parameters: u64,
-    /// Number of parameters of the codec; 0 without a codec.
+    /// Number of parameters of the codec; 0 without a codec, and for patches.
     pub codec_parameters: u64,
+    /// Colour channels of the images, 1 (grey) or 3 (RGB); 0 without a codec.
+    pub image_channels: usize,
+    /// Number of class names: `classes`, or 0 if the classes have no names.
+    pub class_names: usize,
 }
 
 // SAFETY: repr(C) without padding, begins with its size; every bit pattern is a valid integer.
@@ -68,12 +74,15 @@ unsafe impl Versioned for transcdiff_model_info {
 pub struct transcdiff_model {
     pub(crate) pipeline: Pipeline,
     device: CString,
+    class_names: Vec<CString>,
 }
 
 impl transcdiff_model {
     pub(crate) fn new(pipeline: Pipeline) -> Self {
-        let device = CString::new(pipeline.info().device.clone()).unwrap_or_default();
-        Self { pipeline, device }
+        let text = |text: &String| CString::new(text.as_str()).unwrap_or_default();
+        let device = text(&pipeline.info().device);
+        let class_names = pipeline.info().class_names.names().iter().map(text).collect();
+        Self { pipeline, device, class_names }
     }
 }
 
@@ -109,6 +118,59 @@ pub unsafe extern "C" fn transcdiff_model_get_info(
 pub unsafe extern "C" fn transcdiff_model_device(model: *const transcdiff_model) -> *const c_char {
     // SAFETY: the caller promises it.
     guard_value(c"".as_ptr(), || unsafe { model.as_ref() }.map_or(c"".as_ptr(), |m| m.device.as_ptr()))
+}
+
+/// Returns the name of a class in UTF-8: the one that the model file records, or else the ImageNet name if there are 1000
+/// classes. Returns NULL for a class without a name, and for a NULL model. The string belongs to the model handle and is
+/// valid until that is freed. Thread-safe.
+///
+/// # Safety
+/// `model` is NULL or has not been freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn transcdiff_model_class_name(
+    model: *const transcdiff_model,
+    class_number: usize,
+) -> *const c_char {
+    guard_value(ptr::null(), || {
+        // SAFETY: the caller promises it.
+        let name = unsafe { model.as_ref() }.and_then(|model| model.class_names.get(class_number));
+        name.map_or(ptr::null(), |name| name.as_ptr())
+    })
+}
+
+/// Finds a class by `name`, in UTF-8, and writes its number to `*class_number`. `name` is the exact name, the number in
+/// decimal, the name in another case or with other separators, or some consecutive words of the name; the first of these
+/// that any class has decides.
+///
+/// Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL, text that is not UTF-8, an unknown class, and a name that several
+/// classes match; the message lists them. Thread-safe.
+///
+/// # Safety
+/// `model` is NULL or has not been freed; `name` is NULL or a string that ends with a zero byte; `class_number` and `error`
+/// are NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn transcdiff_model_find_class(
+    model: *const transcdiff_model,
+    name: *const c_char,
+    class_number: *mut u32,
+    error: *mut *mut transcdiff_error,
+) -> transcdiff_status {
+    let body = || {
+        // SAFETY: the caller promises it.
+        let model = unsafe { model.as_ref() }.ok_or(FfiError::Null("model"))?;
+        // SAFETY: the caller promises it.
+        let name = unsafe { text(name, "name") }?.ok_or(FfiError::Null("name"))?;
+        // SAFETY: the caller promises it.
+        let out = unsafe { out_number(class_number, "class_number") }?;
+        let class = model.pipeline.info().class_names.find(name)?;
+        let class = u32::try_from(class)
+            .map_err(|_| FfiError::argument("class", format!("a number up to {}", u32::MAX), class))?;
+        // SAFETY: `out_number` checked the pointer, which the caller promises is writable.
+        unsafe { out.write(class) };
+        Ok(())
+    };
+    // SAFETY: the caller promises it.
+    unsafe { guard(error, body) }
 }
 
 /// Frees a model handle; does nothing for NULL. Sessions of the model remain usable. Callable from any thread, once no other
@@ -148,5 +210,7 @@ fn info_of(pipeline: &Pipeline) -> transcdiff_model_info {
         downsampling: info.codec.as_ref().map_or(0, |codec| codec.downsampling),
         parameters: info.param_count as u64,
         codec_parameters: info.codec_param_count as u64,
+        image_channels: info.image_channels().unwrap_or_default(),
+        class_names: info.class_names.names().len(),
     }
 }

@@ -76,7 +76,7 @@ pub struct transcdiff_generate_options {
     pub struct_size: usize,
     /// Number of images, n, at least 1.
     pub images: usize,
-    /// Class per image, [n].
+    /// Class per image, [n]; `transcdiff_model_find_class` finds a class by its name.
     pub classes: *const u32,
     /// Seed per image, [n]. The noise of an image depends on its own seed only, so it is the same in any batch.
     pub seeds: *const u64,
@@ -179,7 +179,8 @@ pub(crate) fn default_options(preset: Preset) -> transcdiff_generate_options {
 pub struct transcdiff_outputs {
     /// sizeof(transcdiff_outputs).
     pub struct_size: usize,
-    /// Pixel format of `images`: one of `TRANSCDIFF_RGB8_HWC`, `_RGB8_CHW`, `_F32_HWC`, `_F32_CHW`.
+    /// Pixel format of `images`: one of `TRANSCDIFF_RGB8_HWC`, `_RGB8_CHW`, `_F32_HWC`, `_F32_CHW`; for models
+    /// of one image channel also `TRANSCDIFF_GRAY8`, `_GRAY_F32`.
     pub pixel_format: u32,
     /// Reserved; must be 0.
     pub reserved: u32,

@@ -1,5 +1,6 @@
 //! Pixel formats of images.
 
+use transdiff::models::CodecInfo;
 use transdiff::pipeline::PixelFormat;
 
 use crate::status::{FfiError, FfiResult, guard_value};
@@ -12,6 +13,10 @@ pub const TRANSCDIFF_RGB8_CHW: u32 = 1;
 pub const TRANSCDIFF_F32_HWC: u32 = 2;
 /// 32-bit float RGB, −1 (black) to 1 (white) without clamping, channel × height × width.
 pub const TRANSCDIFF_F32_CHW: u32 = 3;
+/// 8-bit grey, one value per pixel, for models of one image channel. (The formats above have three equal values for them.)
+pub const TRANSCDIFF_GRAY8: u32 = 4;
+/// 32-bit float grey, −1 (black) to 1 (white) without clamping, one value per pixel, for models of one image channel.
+pub const TRANSCDIFF_GRAY_F32: u32 = 5;
 
 /// Pixel format of a `TRANSCDIFF_…` code.
 pub(crate) fn pixel_format(code: u32) -> FfiResult<PixelFormat> {
@@ -20,10 +25,23 @@ pub(crate) fn pixel_format(code: u32) -> FfiResult<PixelFormat> {
         TRANSCDIFF_RGB8_CHW => Ok(PixelFormat::Rgb8Chw),
         TRANSCDIFF_F32_HWC => Ok(PixelFormat::F32Hwc),
         TRANSCDIFF_F32_CHW => Ok(PixelFormat::F32Chw),
+        TRANSCDIFF_GRAY8 => Ok(PixelFormat::Gray8),
+        TRANSCDIFF_GRAY_F32 => Ok(PixelFormat::GrayF32),
         other => {
-            let expected = "one of TRANSCDIFF_RGB8_HWC, _RGB8_CHW, _F32_HWC, _F32_CHW";
+            let expected = "one of TRANSCDIFF_RGB8_HWC, _RGB8_CHW, _F32_HWC, _F32_CHW, _GRAY8, _GRAY_F32";
             Err(FfiError::argument("pixel_format", expected, other))
         }
+    }
+}
+
+/// Checks that the images of a codec can be written in `format`: coloured ones in no grey format.
+pub(crate) fn check_channels(format: PixelFormat, codec: Option<&CodecInfo>) -> FfiResult {
+    match codec {
+        Some(codec) if codec.image_channels > format.channels() => {
+            let expected = format!("a format of {} channels, as the images have", codec.image_channels);
+            Err(FfiError::argument("pixel_format", expected, "a grey format"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -12,13 +12,14 @@ use transdiff::HostTensor;
 use transdiff::checkpoint::WeightFile;
 use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Sampling, Timesteps};
 use transdiff::models::vae::VaeConfig;
-use transdiff::models::{Conditioning, LoadHints, Model as _};
+use transdiff::models::{CodecFile, Conditioning, LoadHints, Model as _};
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, Request};
 
 fn pipeline(model: &'static [u8], vae: Option<&'static [u8]>) -> Pipeline {
     let open = |bytes: &'static [u8]| WeightFile::from_bytes("in memory", bytes).unwrap();
     let options = LoadOptions { threads: Some(1), hints: LoadHints::default(), ..LoadOptions::default() };
-    Pipeline::load(&open(model), vae.map(open).as_ref(), &options, &mut |_, _| ()).unwrap()
+    let codec = vae.map(|bytes| CodecFile::from(open(bytes)));
+    Pipeline::load(&open(model), codec.as_ref(), &options, &mut |_, _| ()).unwrap()
 }
 
 fn pipeline_request(request: &GenerationRequest) -> Request {

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use transdiff::Device;
 use transdiff::diffusion::{Preset, SolverKind};
+use transdiff::models::CodecSource;
 use transdiff::pipeline::LoadOptions;
+use transdiff::{Device, Error};
 use transdiff_terminal::{MAX_COUNT, number, whole};
 
 use crate::load_hints::{DTypeArg, LoadHintArgs};
@@ -31,20 +33,42 @@ impl From<SolverArg> for SolverKind {
     }
 }
 
+/// Codec given on the command line.
+#[derive(Clone, Debug)]
+pub enum CodecArg {
+    /// No codec, even if the model's file describes one.
+    None,
+    Source(CodecSource),
+}
+
+/// Parser of a codec.
+fn codec() -> impl TypedValueParser<Value = CodecArg> {
+    PathBufValueParser::new().try_map(|path| match path.to_str() {
+        Some("none") => Ok(CodecArg::None),
+        _ => CodecSource::try_from(&*path).map(CodecArg::Source).map_err(|error| match error {
+            Error::Argument { expected, .. } => format!("expected {expected}"),
+            other => other.to_string(),
+        }),
+    })
+}
+
 /// Arguments of `transdiff sample`.
 #[derive(Args)]
 #[command(
-    after_help = "Generates one image per class and seed and writes it to DIR/CLASS-SEED.png; DIR/grid.png shows all of them. \
+    after_help = "Generates one image per class and seed and writes it to DIR/CLASS-SEED.png, where CLASS is the name of the class if the \
+model file records names, and otherwise its number; DIR/grid.png shows all of them. \
 The same seed gives the same image in any batch (bitwise on the CPU, up to rounding on a GPU). Published models are \
 sampled with the settings of the paper by default, other models without guidance and with both scales at 1.
 
-Without --codec the model generates latents only. --latents saves them. If their number of channels is a square k², \
+A model file of transdiff train describes the codec, and a KL-VAE lies beside it. For other models it is given by --codec. \
+Without a codec the model generates latents only. --latents saves them. If their number of channels is a square k², \
 the PNG files show them in grey: the k² channels of a position become k×k pixels, from -1 (black) to 1 (white).
 
 Ctrl-C stops within one sampling step and keeps the images of completed batches. A second Ctrl-C exits immediately. After \
 Ctrl-C or a failure, the same command goes on with the images that are missing.
 
 Examples:
+  transdiff sample --model run/model.safetensors --class trouser,3 --count 4
   transdiff sample --model model.safetensors --codec vae.safetensors \\
       --class 207,tabby --count 4
   transdiff sample --model mrar.pth --codec kl16.ckpt --class otter \\
@@ -60,14 +84,15 @@ pub struct SampleArgs {
     /// Model file: safetensors (or the index of its shards), or a checkpoint of the published implementation
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub model: PathBuf,
-    /// Codec that decodes latents into images: a KL-VAE [default: none, latents only]
-    #[arg(long, alias = "vae", value_name = "FILE", help_heading = "Model")]
-    pub codec: Option<PathBuf>,
+    /// Codec that decodes latents into images: the file of a KL-VAE, patch:N for patches of N×N pixels, or none for latents
+    /// only [default: the codec that the model file describes, otherwise none]
+    #[arg(long, alias = "vae", value_name = "CODEC", value_parser = codec(), help_heading = "Model")]
+    pub codec: Option<CodecArg>,
     #[command(flatten, next_help_heading = "Model")]
     pub hints: LoadHintArgs,
 
-    /// Classes, comma-separated: numbers from 0, or names of the 1000 ImageNet classes; required unless --estimate is
-    /// given
+    /// Classes, comma-separated: names that the model file records, names of ImageNet classes for models with 1000 classes,
+    /// or numbers from 0; required unless --estimate is given
     #[arg(long = "class", visible_alias = "classes", value_name = "CLASS", value_delimiter = ',')]
     #[arg(value_parser = class_item, allow_hyphen_values = true)]
     #[arg(required_unless_present = "estimate", help_heading = "Images")]
@@ -86,7 +111,7 @@ pub struct SampleArgs {
     pub seeds: Vec<u64>,
     /// Reference image of an MRAR model: a PNG, JPEG, WebP, BMP, TIFF or GIF file of the model's image size; repeat for
     /// further AR steps
-    #[arg(long = "reference", value_name = "FILE", requires = "codec", help_heading = "Images")]
+    #[arg(long = "reference", value_name = "FILE", help_heading = "Images")]
     pub references: Vec<PathBuf>,
 
     /// Number of sampling steps, 1 to 1000000
@@ -151,13 +176,14 @@ fn class_item(text: &str) -> Result<String, String> {
 }
 
 impl SampleArgs {
-    /// Options for loading the pipeline.
+    /// Options for loading the pipeline. The codec is opened before, so that no other one is loaded.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
             device: self.device,
             dtype: self.dtype.into(),
             threads: self.threads,
             hints: (&self.hints).into(),
+            latents_only: true,
         }
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use transdiff::checkpoint::WeightFile;
-use transdiff::models::StoredCodec;
+use transdiff::models::{CodecFile, StoredModel};
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PipelineSession, Progress, Request};
 use transdiff::{Error, HostTensor};
 
@@ -22,6 +22,7 @@ use crate::failure::Result;
 use crate::format::{self, Align};
 use crate::interrupt;
 use crate::output::{print, print_to_stderr};
+use args::CodecArg;
 pub use args::SampleArgs;
 use output_writer::OutputWriter;
 use plan::SamplePlan;
@@ -29,16 +30,15 @@ use progress::GenerationBar;
 
 pub fn run(args: &SampleArgs) -> Result<()> {
     let model = WeightFile::open(&args.model)?;
-    let codec = args.codec.as_ref().map(WeightFile::open).transpose()?;
-    let generator = args.hints.find_model(&model)?.info();
-    let codec_info = codec.as_ref().map(StoredCodec::find).transpose()?.map(|codec| codec.info());
-    let plan = SamplePlan::new(args, &generator, codec_info.as_ref())?;
+    let stored = args.hints.find_model(&model)?;
+    let codec = open_codec(args, &model, &stored)?;
+    let plan = SamplePlan::new(args, &stored, codec.as_ref())?;
     if args.estimate {
         return print_estimate(args, &model, codec.as_ref(), &plan);
     }
-    let files = model.paths().chain(codec.iter().flat_map(WeightFile::paths));
+    let files = model.paths().chain(codec.iter().flat_map(CodecFile::paths));
     let inputs: Vec<&Path> = files.chain(args.references.iter().map(PathBuf::as_path)).collect();
-    let writer = OutputWriter::new(args, &plan, generator.code_shape, &inputs)?;
+    let writer = OutputWriter::new(args, &plan, stored.info().code_shape, &inputs)?;
     let pipeline = load(args, &model, codec.as_ref())?;
     print_to_stderr(&plan.to_string());
     if writer.images() > 0 {
@@ -52,7 +52,20 @@ pub fn run(args: &SampleArgs) -> Result<()> {
     Generation { args, plan: &plan, session, writer }.run()
 }
 
-fn load(args: &SampleArgs, model: &WeightFile, codec: Option<&WeightFile>) -> Result<Pipeline> {
+/// Opens the codec that the arguments give, or else the one that the model's file describes.
+fn open_codec(
+    args: &SampleArgs,
+    file: &WeightFile,
+    model: &StoredModel<'_>,
+) -> transdiff::Result<Option<CodecFile>> {
+    match &args.codec {
+        Some(CodecArg::None) => Ok(None),
+        Some(CodecArg::Source(source)) => source.open_for_codes(model.info().code_shape[0]).map(Some),
+        None => model.open_codec(file),
+    }
+}
+
+fn load(args: &SampleArgs, model: &WeightFile, codec: Option<&CodecFile>) -> Result<Pipeline> {
     let mut log = |_, message: &str| print_to_stderr(message);
     Pipeline::load(model, codec, &args.load_options(), &mut log).map_err(|error| match error {
         Error::DType { expected, got, .. } => {
@@ -66,7 +79,7 @@ fn load(args: &SampleArgs, model: &WeightFile, codec: Option<&WeightFile>) -> Re
 fn print_estimate(
     args: &SampleArgs,
     model: &WeightFile,
-    codec: Option<&WeightFile>,
+    codec: Option<&CodecFile>,
     plan: &SamplePlan,
 ) -> Result<()> {
     let images = if plan.images.is_empty() { args.batch } else { args.batch.min(plan.images.len()) };
@@ -141,7 +154,7 @@ impl Generation<'_> {
         let request = Request {
             references,
             batch: NonZeroUsize::new(self.args.batch),
-            outputs: OutputSelection { images: self.args.codec.is_some(), features: false },
+            outputs: OutputSelection { images: self.plan.decodes(), features: false },
             ..Request::new(classes, seeds, self.plan.sampling.clone())
         };
         let mut observer = |progress: &Progress<'_>| {

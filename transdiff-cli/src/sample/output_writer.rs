@@ -150,7 +150,7 @@ impl<'a> OutputWriter<'a> {
 
     fn image_path(&self, index: usize) -> PathBuf {
         let (class, seed) = self.plan.images[index];
-        self.args.out.join(format!("{class}-{seed}.png"))
+        self.args.out.join(format!("{}-{seed}.png", self.plan.file_stem(class)))
     }
 
     /// Paths of all pictures, the grid included.

@@ -5,14 +5,16 @@ use std::fmt;
 
 use transdiff::HostTensor;
 use transdiff::diffusion::{Sampling, SamplingSettings, Solver, SolverKind};
-use transdiff::models::{CodecInfo, GeneratorInfo};
+use transdiff::models::{ClassNames, CodecFile, CodecInfo, GeneratorInfo, StoredModel};
 use transdiff_terminal::MAX_COUNT;
 
 use super::args::SampleArgs;
 use super::preview::PreviewMode;
 use super::reference::read_reference;
-use crate::classes;
 use crate::failure::Result;
+
+/// Characters of a class name that the names of its pictures have.
+const MAX_STEM: usize = 60;
 
 /// Plan of what is generated.
 pub struct SamplePlan {
@@ -22,29 +24,32 @@ pub struct SamplePlan {
     pub seeds_per_class: usize,
     /// Solver and guidance.
     pub sampling: Sampling,
-    /// Reference images [1, 3, H, W].
+    /// Reference images [1, c, H, W].
     pub references: Vec<HostTensor>,
     /// Content of the PNG files; `None` if latents are the only output.
     pub preview: Option<PreviewMode>,
     /// Classes with their names.
     class_labels: Vec<String>,
+    /// Beginning of the names of the pictures of each class, if the model's file records names.
+    stems: Vec<String>,
 }
 
 impl SamplePlan {
-    pub fn new(args: &SampleArgs, generator: &GeneratorInfo, codec: Option<&CodecInfo>) -> Result<Self> {
-        if let Some(codec) = codec {
-            check_channels_match(args, generator, codec)?;
-        }
-        let classes = chosen_classes(args, generator)?;
+    pub fn new(args: &SampleArgs, model: &StoredModel<'_>, codec: Option<&CodecFile>) -> Result<Self> {
+        let (generator, names) = (&model.info(), model.class_names()?);
+        let codec = codec.map(CodecFile::info).transpose()?;
+        let classes = chosen_classes(args, &names)?;
         let seeds = chosen_seeds(args, classes.len())?;
-        let preview = match codec {
-            Some(codec) => Some(PreviewMode::Images { downsampling: codec.downsampling }),
+        let preview = match &codec {
+            Some(CodecInfo { downsampling, image_channels, .. }) => {
+                Some(PreviewMode::Images { downsampling: *downsampling, channels: *image_channels })
+            }
             None => PreviewMode::for_latents(generator.code_shape[0]),
         };
         if preview.is_none() && args.latents.is_none() && !args.estimate {
             return Err(format!(
                 "{}: latents of {} channels cannot be shown as images (expected a square number of channels); \
-                 add --codec FILE to decode them or --latents FILE to save them",
+                 add --codec CODEC to decode them or --latents FILE to save them",
                 args.model.display(),
                 generator.code_shape[0]
             )
@@ -54,10 +59,21 @@ impl SamplePlan {
             images: classes.iter().flat_map(|&class| seeds.iter().map(move |&seed| (class, seed))).collect(),
             seeds_per_class: seeds.len(),
             sampling: sampling(args, generator)?,
-            references: references(args, generator, codec)?,
+            references: references(args, generator, codec.as_ref())?,
             preview,
-            class_labels: classes.iter().map(|&class| classes::label(class, generator.classes)).collect(),
+            class_labels: classes.iter().map(|&class| names.label(class)).collect(),
+            stems: model.images().map_or_else(Vec::new, |images| file_stems(&images.classes)),
         })
+    }
+
+    /// Returns whether images are decoded, and not only latents made.
+    pub fn decodes(&self) -> bool {
+        matches!(self.preview, Some(PreviewMode::Images { .. }))
+    }
+
+    /// Beginning of the names of the pictures of a class.
+    pub fn file_stem(&self, class: usize) -> String {
+        self.stems.get(class).cloned().unwrap_or_else(|| class.to_string())
     }
 }
 
@@ -79,23 +95,9 @@ impl fmt::Display for SamplePlan {
     }
 }
 
-/// Checks that the codec decodes latents with as many channels as the model generates.
-fn check_channels_match(args: &SampleArgs, generator: &GeneratorInfo, codec: &CodecInfo) -> Result<()> {
-    let (expected, got) = (generator.code_shape[0], codec.code_channels);
-    if expected == got {
-        return Ok(());
-    }
-    let path = args.codec.as_deref().unwrap_or(&args.model).display();
-    let model = args.model.display();
-    Err(format!(
-        "--codec {path}: expected a codec for latents of {expected} channels, which {model} generates, got {got}"
-    )
-    .into())
-}
-
-fn chosen_classes(args: &SampleArgs, generator: &GeneratorInfo) -> Result<Vec<usize>> {
-    let parse = |text: &String| classes::parse(text, generator.classes);
-    let classes = args.classes.iter().map(parse).collect::<Result<Vec<_>>>()?;
+fn chosen_classes(args: &SampleArgs, names: &ClassNames) -> Result<Vec<usize>> {
+    let find = |text: &String| names.find(text);
+    let classes = args.classes.iter().map(find).collect::<transdiff::Result<Vec<_>>>()?;
     check_distinct("--class", &classes)?;
     Ok(classes)
 }
@@ -165,7 +167,45 @@ fn references(
         };
         return Err(format!("--reference: expected {expected}, got {given}").into());
     }
+    let Some(codec) = codec else {
+        return match given {
+            0 => Ok(Vec::new()),
+            _ => {
+                Err(format!("--reference: expected a codec; add --codec CODEC, {model} describes none")
+                    .into())
+            }
+        };
+    };
     let [_, height, width] = generator.code_shape;
-    let size = [height, width].map(|side| codec.map_or(0, |codec| codec.downsampling * side));
-    args.references.iter().map(|path| read_reference(path, size)).collect()
+    let size = [height, width].map(|side| codec.downsampling * side);
+    args.references.iter().map(|path| read_reference(path, size, codec.image_channels)).collect()
+}
+
+/// Class names as beginnings of file names: other characters than letters, digits, `.`, `_` and `-` are replaced. None if two of
+/// them would be the same file.
+fn file_stems(names: &[String]) -> Vec<String> {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let stem = |name: &String| {
+        let stem: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).take(MAX_STEM).collect();
+        if stem.starts_with('.') { stem.replacen('.', "_", 1) } else { stem }
+    };
+    let stems: Vec<String> = names.iter().map(stem).collect();
+    // On some systems the case of letters makes no difference.
+    let distinct: BTreeSet<String> = stems.iter().map(|stem| stem.to_lowercase()).collect();
+    if distinct.len() == stems.len() { stems } else { Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_stems_are_safe_and_distinct() {
+        let stems =
+            |names: &[&str]| file_stems(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        assert_eq!(stems(&["T-shirt/top", "../x", "größe 3\n"]), ["T-shirt_top", "_._x", "größe_3_"]);
+        for same in [["a/b", "a_b"], ["Crane", "crane"], [&"x".repeat(80), &"x".repeat(81)]] {
+            assert!(stems(&same).is_empty(), "{same:?}");
+        }
+    }
 }

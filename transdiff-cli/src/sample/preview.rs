@@ -14,6 +14,8 @@ pub enum PreviewMode {
     Images {
         /// Pixels per position along each axis.
         downsampling: usize,
+        /// Colour channels, 1 or 3.
+        channels: usize,
     },
     /// Latents in grey: the side² channels of a position as side×side pixels.
     Latents {
@@ -32,7 +34,7 @@ impl PreviewMode {
     /// Format of the bitmap of a latent of this shape: channels, rows and columns.
     pub fn format(self, [_, rows, columns]: [usize; 3]) -> BitmapFormat {
         let (scale, color) = match self {
-            Self::Images { downsampling } => (downsampling, ColorType::Rgb),
+            Self::Images { downsampling, channels } => (downsampling, color_type(channels)),
             Self::Latents { side } => (side, ColorType::Grayscale),
         };
         BitmapFormat { height: scale * rows, width: scale * columns, color }
@@ -48,14 +50,19 @@ impl PreviewMode {
     }
 }
 
-/// Renders images [n, 3, H, W] in [-1, 1].
+fn color_type(channels: usize) -> ColorType {
+    if channels == 1 { ColorType::Grayscale } else { ColorType::Rgb }
+}
+
+/// Renders images [n, c, H, W] in [-1, 1], grey or coloured.
 fn render_images(images: &HostTensor) -> Result<Vec<Bitmap>> {
-    let (height, width) = (images.shape()[2], images.shape()[3]);
+    let (channels, height, width) = (images.shape()[1], images.shape()[2], images.shape()[3]);
     let mut bytes = vec![0; images.data().len()];
-    to_pixels(images, PixelFormat::Rgb8Hwc, &mut bytes)?;
-    let format = BitmapFormat { height, width, color: ColorType::Rgb };
+    let pixels = if channels == 1 { PixelFormat::Gray8 } else { PixelFormat::Rgb8Hwc };
+    to_pixels(images, pixels, &mut bytes)?;
+    let format = BitmapFormat { height, width, color: color_type(channels) };
     let bitmap = |bytes: &[u8]| Bitmap { format, bytes: bytes.to_vec() };
-    Ok(bytes.chunks_exact(3 * height * width).map(bitmap).collect())
+    Ok(bytes.chunks_exact(channels * height * width).map(bitmap).collect())
 }
 
 /// Renders latents [n, side², h, w]: channel side·dy + dx holds the pixels (side·y + dy, side·x + dx).

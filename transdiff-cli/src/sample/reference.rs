@@ -18,11 +18,11 @@ const BYTES_PER_PIXEL: u64 = 64;
 /// Memory that a decoder may take besides, for tables.
 const FIXED_BYTES: u64 = 16 << 20;
 
-/// Reads a picture of rows×columns pixels as an image [1, 3, rows, columns] in [-1, 1].
+/// Reads a picture of rows×columns pixels as an image [1, channels, rows, columns] in [-1, 1].
 ///
-/// Grey is expanded to RGB, an alpha channel is ignored, and of an animation the first frame is taken. The picture is
+/// Grey is expanded to RGB for a model of 3 channels and colours become grey for a model of 1 channel, an alpha channel is ignored, and of an animation the first frame is taken. The picture is
 /// turned upright if it says how.
-pub fn read_reference(path: &Path, [rows, columns]: [usize; 2]) -> Result<HostTensor> {
+pub fn read_reference(path: &Path, [rows, columns]: [usize; 2], channels: usize) -> Result<HostTensor> {
     let error = |e: String| Failure::Message(format!("{}: {e}", path.display()));
     let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
     let format = guess_format(&mut file).map_err(Error::io(path))?;
@@ -51,7 +51,10 @@ pub fn read_reference(path: &Path, [rows, columns]: [usize; 2]) -> Result<HostTe
     let orientation = decoder.orientation().map_err(damaged)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     image.apply_orientation(orientation);
-    Ok(from_pixels(&image.into_rgb8(), PixelFormat::Rgb8Hwc, 1, rows, columns)?)
+    Ok(match channels {
+        1 => from_pixels(&image.into_luma8(), PixelFormat::Gray8, 1, rows, columns)?,
+        _ => from_pixels(&image.into_rgb8(), PixelFormat::Rgb8Hwc, 1, rows, columns)?,
+    })
 }
 
 /// Recognises the format by the first bytes.

@@ -33,7 +33,7 @@ impl Identity {
             hash_file(path, &mut hasher)?;
         }
         // The device is left out: images are the same on all of them, up to rounding.
-        format!("{:?} {:?} {:?}", args.hints, args.dtype, plan.sampling).hash(&mut hasher);
+        format!("{:?} {:?} {:?} {:?}", args.hints, args.dtype, plan.sampling, plan.preview).hash(&mut hasher);
         let generation = format!("{:016x}", hasher.finish());
         plan.images.hash(&mut hasher);
         Ok(Self { generation, command: format!("{:016x}", hasher.finish()) })

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use tempfile::TempDir;
-use transdiff::models::Model;
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::{Vae, VaeConfig};
+use transdiff::models::{CodecRecord, ImageSpec, Model};
 use transdiff::nn::Module;
 use transdiff::rng::{Purpose, StreamKey};
 use transdiff::{Cpu, DType, HostTensor, TransDiff};
@@ -36,6 +36,13 @@ impl Folder {
     pub fn model(&self, name: &str, config: &TransDiffConfig) -> String {
         let path = self.path(name);
         model(config).save(&path).expect("a model is written");
+        path
+    }
+
+    /// Writes a small model of `config` whose file describes its images, and returns its path.
+    pub fn described(&self, name: &str, config: &TransDiffConfig, images: &ImageSpec) -> String {
+        let path = self.path(name);
+        model(config).save_with(&path, &images.metadata()).expect("a model is written");
         path
     }
 
@@ -71,6 +78,12 @@ pub fn one_step() -> TransDiffConfig {
         latent_size: 4,
         mode: Mode::OneStep,
     }
+}
+
+/// Grey images of 8×8 pixels, in patches of 2×2, for models of [`one_step`].
+pub fn grey() -> ImageSpec {
+    let classes = (0..10).map(|i| if i == 1 { "trouser".to_owned() } else { format!("Class/{i}") }).collect();
+    ImageSpec { codec: CodecRecord::Patch(2), channels: 1, size: 8, classes }
 }
 
 /// The same with four AR steps.

@@ -5,6 +5,7 @@ mod archive;
 mod convert;
 #[cfg(unix)]
 mod convert_output;
+mod described;
 mod files;
 mod inspect;
 mod interrupts;

@@ -7,6 +7,7 @@ use transdiff::checkpoint::WeightFile;
 use transdiff::diffusion::{
     Euler, Guidance, Interpolant, Preset, Sampling, SamplingSettings, Solver, Timesteps,
 };
+use transdiff::models::CodecFile;
 use transdiff::models::transdiff::TransDiffConfig;
 use transdiff::pipeline::{LoadOptions, Output, OutputSelection, Pipeline, PixelFormat, Request, to_pixels};
 
@@ -26,7 +27,7 @@ pub fn decoded(path: &str) -> Decoded {
 /// Output of the library for the same request.
 pub fn expected(model: &str, vae: Option<&str>, change: impl FnOnce(&Pipeline, &mut Request)) -> Output {
     let open = |path: &str| WeightFile::open(path).unwrap();
-    let vae = vae.map(open);
+    let vae = vae.map(|path| CodecFile::from(open(path)));
     let pipeline =
         Pipeline::load(&open(model), vae.as_ref(), &LoadOptions::default(), &mut |_, _| ()).unwrap();
     let sampling = SamplingSettings::from(Preset::PLAIN).with_steps(3).build(1).unwrap();
@@ -176,9 +177,12 @@ fn invalid_settings_are_rejected_before_loading() {
     let with = |flags: &[&str]| {
         fail(&[&["sample", "--model", &model, "--class", "1", "--out", &out], flags].concat())
     };
-    let cases: [(&[&str], &str); 18] = [
+    let cases: [(&[&str], &str); 21] = [
         (&["--class", "10"], "--class: expected a class from 0 to 9, got 10"),
-        (&["--class", "tabby"], "--class: expected a number from 0 to 9, got 'tabby'"),
+        (
+            &["--class", "tabby"],
+            "--class: expected a number from 0 to 9 (the classes of this model have no names), got 'tabby'",
+        ),
         (&["--class", "1"], "--class: expected distinct values, got 1 twice"),
         (&["--seeds", "3,4,3"], "--seeds: expected distinct values, got 3 twice"),
         (
@@ -207,6 +211,15 @@ fn invalid_settings_are_rejected_before_loading() {
         ),
         (&["--codec", &model], "model.safetensors: "),
         (&["--codec", &vae, "--reference", "x.png"], "--reference: expected no reference images"),
+        (
+            &["--codec", "patch:3"],
+            "--codec: expected a codec for latents of 4 channels, got patch:3, for latents of 9",
+        ),
+        (
+            &["--codec", "nowhere.ckpt"],
+            "--codec: expected patch:N or the path of a codec's file, got nowhere.ckpt",
+        ),
+        (&["--codec", &format!("{vae}x")], "which does not exist"),
     ];
     for (flags, part) in cases {
         let line = with(flags);
@@ -216,10 +229,13 @@ fn invalid_settings_are_rejected_before_loading() {
     let line = fail(&["sample", "--model", &model, "--class", "1", "--out", &model]);
     assert!(line.contains("model.safetensors: expected a directory, got a file"), "{line}");
     let line = fail(&["sample", "--model", &three, "--codec", &vae, "--class", "1", "--out", &out]);
-    assert!(line.contains("vae.safetensors: expected a codec for latents of 3 channels"), "{line}");
+    assert!(line.contains("--codec: expected a codec for latents of 3 channels, got 4 for "), "{line}");
+    let mrar = folder.model("mrar.safetensors", &mrar());
+    let line = fail(&["sample", "--model", &mrar, "--class", "1", "--reference", "x.png", "--out", &out]);
+    assert!(line.contains("--reference: expected a codec; add --codec CODEC"), "{line}");
     let line = fail(&["sample", "--model", &three, "--class", "1", "--out", &out]);
     assert!(line.contains("three.safetensors: latents of 3 channels cannot be shown"), "{line}");
-    assert!(line.contains("add --codec FILE"), "{line}");
+    assert!(line.contains("add --codec CODEC"), "{line}");
     assert!(!fs::exists(&out).unwrap(), "no directory is created");
 }
 

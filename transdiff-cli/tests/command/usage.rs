@@ -17,7 +17,7 @@ fn every_command_has_help_with_examples() {
 
 #[test]
 fn usage_errors_exit_2_and_name_the_argument() {
-    let cases: [(&[&str], &str); 17] = [
+    let cases: [(&[&str], &str); 18] = [
         (&[], "Usage"),
         (&["paint"], "paint"),
         (&["inspect"], "<FILE>"),
@@ -30,7 +30,11 @@ fn usage_errors_exit_2_and_name_the_argument() {
         (&["sample", "--model", "m", "--class", "1", "--steps", "0"], "--steps"),
         (&["sample", "--model", "m", "--class", "1", "--batch", "0"], "expected an integer of at least 1"),
         (&["sample", "--model", "m", "--class", "1", "--device", "tpu"], "device"),
-        (&["sample", "--model", "m", "--class", "1", "--reference", "a.png"], "--codec"),
+        (
+            &["sample", "--model", "m", "--class", "1", "--codec", "patch:0"],
+            "expected patch:N with N from 1 to",
+        ),
+        (&["sample", "--model", "m", "--class", "1", "--codec", "patch:x"], "or the path of a codec's file"),
         (&["train", "--out", "r", "--dry-run"], "--data"),
         (&["train", "--data", "d", "--dry-run"], "--out"),
         (&["train", "--resume", "r", "--preset", "small", "--dry-run"], "--preset"),

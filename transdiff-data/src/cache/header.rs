@@ -1,10 +1,13 @@
 //! Header of a cache.
 
-use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::{DType, Error, Result};
+
+use super::directory::CacheDirectory;
+use crate::pictures::Fit;
 
 /// Version of the format.
 pub(super) const VERSION: u32 = 1;
@@ -12,25 +15,6 @@ pub(super) const VERSION: u32 = 1;
 const MAX_ELEMENTS: usize = 1 << 24;
 /// Entries that a shard may have.
 const MAX_SHARD_ENTRIES: usize = 1 << 16;
-
-/// Fit of a picture to the square that a codec encodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fit {
-    /// Centre crop.
-    Crop,
-    /// Padding to the size.
-    Pad,
-}
-
-impl fmt::Display for Fit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Crop => "crop",
-            Self::Pad => "pad",
-        })
-    }
-}
 
 /// Kind of the stored items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -175,6 +159,14 @@ pub struct CacheHeader {
 }
 
 impl CacheHeader {
+    /// Reads the header of the cache in the directory `path`, complete or not; `None` if the directory holds no cache.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] if it is no header, of another version, or invalid.
+    pub fn read(path: impl AsRef<Path>) -> Result<Option<Self>> {
+        Ok(CacheDirectory::read(path.as_ref())?.map(|cache| cache.header))
+    }
+
     /// Number of shards.
     pub fn shards(&self) -> usize {
         self.entries.div_ceil(self.spec.shard_entries)
@@ -207,6 +199,14 @@ pub struct Expected<'a> {
     pub fit: Option<Fit>,
     /// Shape [C, h, w] of a latent.
     pub shape: Option<[usize; 3]>,
+}
+
+impl<'a> From<&'a ImageSpec> for Expected<'a> {
+    /// Codec, size and channels of the images that a model makes.
+    fn from(images: &'a ImageSpec) -> Self {
+        let (size, channels) = (Some(images.size), Some(images.channels));
+        Self { codec: Some(&images.codec), size, channels, ..Self::default() }
+    }
 }
 
 impl Expected<'_> {

@@ -14,7 +14,9 @@
 mod dataset;
 mod directory;
 mod entries;
+mod fill;
 mod header;
+mod import;
 mod index;
 mod lock;
 mod merge;
@@ -25,7 +27,9 @@ mod writer;
 
 pub use dataset::CachedDataset;
 pub use entries::CacheEntry;
-pub use header::{CacheHeader, CacheSpec, Expected, Fit, ItemKind};
+pub use fill::{FillOptions, FillProgress, fill};
+pub use header::{CacheHeader, CacheSpec, Expected, ItemKind};
+pub use import::{NpzImport, import_npz};
 pub use merge::{CacheSummary, Skipped, merge};
 pub use part::Part;
 pub use writer::{CacheWriter, ShardRows};

@@ -99,6 +99,12 @@ impl CacheWriter {
         &self.entries
     }
 
+    /// Number of entries of this part.
+    pub fn part_entries(&self) -> usize {
+        let header = &self.cache.header;
+        self.part.shards(header.shards()).map(|number| places(header, number).len()).sum()
+    }
+
     /// Shards of this part that are not finished: missing ones, and those whose file is incomplete or inconsistent.
     ///
     /// # Errors

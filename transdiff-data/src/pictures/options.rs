@@ -1,7 +1,9 @@
 //! Options of a dataset of pictures, and their names in configurations.
 
+use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use transdiff_core::{Error, Result};
 
 use super::Limits;
@@ -10,7 +12,8 @@ use super::Limits;
 macro_rules! named {
     ($(#[$doc:meta])* $type:ident, $argument:literal { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "lowercase")]
         pub enum $type {
             $($(#[$variant_doc])* $variant,)*
         }
@@ -24,6 +27,12 @@ macro_rules! named {
                 match self {
                     $(Self::$variant => $name,)*
                 }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
             }
         }
 

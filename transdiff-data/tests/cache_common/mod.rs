@@ -9,7 +9,8 @@ use std::path::Path;
 use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::rng::{Philox, Purpose, StreamKey};
 use transdiff_core::{DType, Result};
-use transdiff_data::cache::{CacheEntry, CacheSpec, CacheWriter, Fit, ItemKind, Part};
+use transdiff_data::cache::{CacheEntry, CacheSpec, CacheWriter, ItemKind, Part};
+use transdiff_data::pictures::Fit;
 
 /// Moments of two channels of 2 × 3 with mirror images, four entries per shard.
 pub fn spec() -> CacheSpec {

@@ -2,9 +2,10 @@
 
 use std::sync::OnceLock;
 
-use transdiff::models::Model;
+use transdiff::checkpoint::WeightFile;
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::{Vae, VaeConfig};
+use transdiff::models::{CodecRecord, ImageSpec, LoadHints, Model};
 use transdiff::nn::Module;
 use transdiff::rng::{Purpose, StreamKey};
 use transdiff::{Cpu, DType, HostTensor, TransDiff};
@@ -30,6 +31,13 @@ pub fn one_step() -> TransDiffConfig {
 /// MRAR with four groups of one token.
 pub fn mrar() -> TransDiffConfig {
     TransDiffConfig { mode: Mode::MultiReference { groups: 4 }, ..one_step() }
+}
+
+/// 1-step model of grey images of 4×4 pixels, in patches of 2×2, with class names.
+pub fn grey() -> (TransDiffConfig, ImageSpec) {
+    let classes = ["trouser", "Ankle boot", "größe"].map(String::from).to_vec();
+    let images = ImageSpec { codec: CodecRecord::Patch(2), channels: 1, size: 4, classes };
+    (TransDiffConfig { latent_channels: 4, ..one_step() }, images)
 }
 
 /// VAE for [`one_step`]: images of 4×4 pixels.
@@ -65,6 +73,14 @@ pub fn model_with(config: &TransDiffConfig, mut change: impl FnMut(&str, &mut Ve
         param.set_host(HostTensor::f32(&shape, values).unwrap()).unwrap();
     }
     saved(|path| model.save(path).unwrap())
+}
+
+/// Model file with random values and a description of its images.
+pub fn described(config: &TransDiffConfig, images: &ImageSpec) -> Vec<u8> {
+    let bytes = model(config);
+    let file = WeightFile::from_bytes("in memory", bytes).unwrap();
+    let model = TransDiff::from_file(&Cpu::new(Some(1)).unwrap(), &file, DType::F32, &LoadHints::default());
+    saved(|path| model.unwrap().save_with(path, &images.metadata()).unwrap())
 }
 
 pub fn model(config: &TransDiffConfig) -> Vec<u8> {

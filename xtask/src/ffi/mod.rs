@@ -41,8 +41,7 @@ pub fn check(options: &Options) -> Result {
     headers::check(&folder, &installed)?;
     let small = folder.join("small");
     Process::new(programs::rust_example("linking", options.profile)?).arg("small").arg(&small).run()?;
-    let (model, vae) = (small.join("model.safetensors"), small.join("vae.safetensors"));
-    wrapper::check(&folder, &installed, &model, &vae)?;
+    wrapper::check(&folder, &installed, &small)?;
     let programs = programs::build(&folder, &installed, options.profile)?;
     pictures::check(&folder, &small, &programs, options.profile)
 }

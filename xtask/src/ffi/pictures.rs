@@ -22,7 +22,8 @@ const INTERRUPTED: i32 = 130;
 /// Number of sampling steps that outlasts the time until a program is interrupted.
 const ENDLESS_STEPS: &str = "100000";
 
-/// Checks that all programs generate the images of the first one; `small` is a folder with a random model and its VAE.
+/// Checks that all programs generate the images of the first one; `small` is a folder with a random model, its VAE, and a
+/// model whose file describes its images.
 pub fn check(folder: &Path, small: &Path, programs: &[Program], profile: Profile) -> Result {
     let digits = folder.join("digits/model.safetensors");
     train(&folder.join("digits"), profile)?;
@@ -38,6 +39,10 @@ pub fn check(folder: &Path, small: &Path, programs: &[Program], profile: Profile
     let (model, vae) = (small.join("model.safetensors"), small.join("vae.safetensors"));
     let asked = ["--classes", "0,2,1", "--steps", "4", "--guidance", "1.5", "--columns", "2"];
     same(&small.join("pictures"), programs, |p| p.arg(&model).arg("--codec").arg(&vae).args(&asked))?;
+
+    let described = small.join("described.safetensors");
+    let asked = ["--classes", "trouser,boot,2", "--steps", "4"];
+    same(&small.join("described"), programs, |p| p.arg(&described).args(&asked))?;
 
     let small_model = |p: Process| p.arg(&model).arg("--codec").arg(&vae);
     let command = |p: Process| p.arg("--model").arg(&model).arg("--codec").arg(&vae);

@@ -13,8 +13,9 @@ const CONFIGURATIONS: [(&str, &[&str]); 4] = [
     ("clang++", &["-std=c++20"]),
 ];
 
-/// Compiles and runs the test against the installation, with a model and VAE written by `linking small`.
-pub fn check(folder: &Path, installed: &Path, model: &Path, vae: &Path) -> Result {
+/// Compiles and runs the test against the installation, with the files that `linking small` wrote to
+/// `small`.
+pub fn check(folder: &Path, installed: &Path, small: &Path) -> Result {
     let (include, lib) = (installed.join("include"), installed.join("lib"));
     let program = |index: usize| folder.join(format!("wrapper-{index}"));
     let compile = |(index, (compiler, flags)): (usize, &(&str, &[&str]))| {
@@ -24,7 +25,10 @@ pub fn check(folder: &Path, installed: &Path, model: &Path, vae: &Path) -> Resul
     };
     run_all(CONFIGURATIONS.iter().enumerate().map(compile).collect())?;
     for index in 0..CONFIGURATIONS.len() {
-        Process::new(program(index)).arg(model).arg(vae).env("LD_LIBRARY_PATH", &lib).run()?;
+        let test = ["model", "vae", "described"].iter().fold(Process::new(program(index)), |test, name| {
+            test.arg(small.join(name).with_extension("safetensors"))
+        });
+        test.env("LD_LIBRARY_PATH", &lib).run()?;
     }
     println!("the C++ header passes its test in {} build configurations", CONFIGURATIONS.len());
     Ok(())
