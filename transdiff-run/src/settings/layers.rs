@@ -37,8 +37,8 @@ impl Layers {
     /// accepted.
     pub fn add_document(&mut self, text: &str, origin: &str) -> Result<()> {
         let table: Table = text.parse().map_err(|e: toml::de::Error| {
-            let line =
-                e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let before = e.span().map_or(0, |span| span.start.min(text.len()));
+            let line = 1 + text.as_bytes()[..before].iter().filter(|&&byte| byte == b'\n').count();
             SettingError::new(origin, format!("line {line}: {}", one_line(e.message())))
         })?;
         self.add_table(&table, origin)
