@@ -13,9 +13,9 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use transdiff::models::{CodecRecord, ImageSpec, Model};
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::{Vae, VaeConfig};
+use transdiff::models::{CodecRecord, ImageSpec, Model};
 use transdiff::nn::Module;
 use transdiff::rng::{Purpose, StreamKey};
 use transdiff::{Cpu, DType, HostTensor, TransDiff};
