@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use transdiff::checkpoint::{StoredDType, WeightFile};
+use transdiff::checkpoint::{FORMAT_KEY, FORMAT_VERSION, StoredDType, WeightFile};
 use transdiff::models::transdiff::TransDiffConfig;
 
 use crate::archive;
