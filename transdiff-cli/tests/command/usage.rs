@@ -98,7 +98,7 @@ fn vae_is_a_hidden_alias_of_codec() {
     assert!(!succeed(&["completions", "bash"]).contains("--vae"));
     for flags in [&["--vae", "no-such-file"][..], &["--vae=no-such-file"], &["--codec", "no-such-file"]] {
         let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/pth/checkpoint-last.pth");
-        let done = run(&[&["sample", "--model", model, "--class", "1"], flags].concat());
+        let done = run(&[&["sample", "--model", model, "--heads", "4", "--class", "1"], flags].concat());
         assert_eq!(done.code, Some(1), "{flags:?}: {}", done.stderr);
         assert!(done.stderr.contains("no-such-file"), "{flags:?}: {}", done.stderr);
     }

@@ -5,7 +5,7 @@
 use super::model::json;
 use super::stored::{StoredConfig, check, whole};
 use super::transdiff::{Session, StoredTransDiff, TransDiff, TransDiffConfig};
-use super::{ClassNames, CodecFile, ElementCount, Generator, GeneratorInfo, ImageSpec, LoadHints, WeightSet};
+use super::{ClassNames, ElementCount, Generator, GeneratorInfo, ImageSpec, LoadHints, WeightSet};
 use crate::checkpoint::{WeightFile, WeightView};
 use crate::reference::Reference;
 use crate::{Backend, DType, Error, Result};
@@ -76,21 +76,6 @@ impl<'a> StoredModel<'a> {
     /// None for a file in which this was found.
     pub fn class_names(&self) -> Result<ClassNames> {
         ClassNames::new(self.info().classes, self.images().map_or(&[], |images| &images.classes))
-    }
-
-    /// Opens the codec that the file describes, if it describes one; `file` is the model's.
-    ///
-    /// # Errors
-    /// [`Error::Format`](crate::Error::Format) naming the codec's file if it is missing or not the one that the model was
-    /// trained with, and naming the first value of the description that does not go with the codec; those of
-    /// [`WeightFile::open`] and [`StoredCodec::find`].
-    pub fn open_codec(&self, file: &WeightFile) -> Result<Option<CodecFile>> {
-        let Some(images) = self.images() else { return Ok(None) };
-        let codec = CodecFile::recorded(&images.codec, images.channels, file)?;
-        let [_, side, _] = self.info().code_shape;
-        let invalid = |e| Error::format(file.path(), format!("{}: {e}", ImageSpec::METADATA_KEY));
-        images.check_codec(&codec.info()?, side).map_err(invalid)?;
-        Ok(Some(codec))
     }
 
     /// Checks names and shapes of the tensors; none is read.
