@@ -8,7 +8,7 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use super::Limits;
+use super::limits::Limits;
 use crate::pictures::Picture;
 
 /// Most pixels that a byte can encode: a block of 8×8 pixels takes at least one bit.
