@@ -3,37 +3,49 @@
 use crate::files::Folder;
 use crate::process::{fail, run, succeed};
 
-/// Arguments of a run that is not started.
-const DRY: [&str; 6] = ["train", "--data", "pictures", "--out", "run", "--dry-run"];
+/// Writes four pictures in two class folders, and returns their folder.
+fn pictures(folder: &Folder) -> String {
+    let root = folder.path("pictures");
+    for name in ["a/0.png", "a/1.png", "b/0.png", "b/1.png"] {
+        let path = std::path::Path::new(&root).join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let file = std::fs::File::create(path).unwrap();
+        let mut writer = png::Encoder::new(file, 8, 8).write_header().unwrap();
+        writer.write_image_data(&[128; 64]).unwrap();
+    }
+    root
+}
 
-fn dry_run(more: &[&str]) -> String {
-    succeed(&[&DRY, more].concat())
+/// Arguments that print the settings of a run on the pictures in `data`.
+fn dry(data: &str) -> [&str; 8] {
+    ["train", "--data", data, "--codec", "patch:4", "--size", "32", "--dry-run"]
+}
+
+fn has_lines(settings: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(settings.lines().any(|given| given == *line), "{line}: {settings}");
+    }
 }
 
 #[test]
 fn flags_and_assignments_replace_the_preset() {
-    let settings = dry_run(&[]);
-    assert!(settings.contains("path = \"pictures\"\n") && settings.contains("steps = 3000\n"), "{settings}");
-    let settings =
-        dry_run(&["--steps", "1500", "--codec", "patch:4", "--size", "32", "--set", "train.lr=1e-3"]);
-    for line in ["steps = 1500", "codec = \"patch:4\"", "size = 32", "lr = 0.001"] {
-        assert!(settings.lines().any(|given| given == line), "{line}: {settings}");
-    }
-    let settings = dry_run(&["--preset", "paper-large-mrar", "--set", "train.batch=32"]);
-    for line in ["width = 1024", "groups = 4", "epochs = 40.0", "batch = 32"] {
-        assert!(settings.lines().any(|given| given == line), "{line}: {settings}");
-    }
+    let folder = Folder::new();
+    let data = pictures(&folder);
+    let settings = succeed(&dry(&data));
+    has_lines(&settings, &["steps = 3000", "width = 96", "classes = 2", "codec = \"patch:4\"", "size = 32"]);
+    let more = ["--steps", "1500", "--set", "train.lr=1e-3", "--set", "model.width=32"];
+    has_lines(&succeed(&[&dry(&data)[..], &more].concat()), &["steps = 1500", "lr = 0.001", "width = 32"]);
 }
 
 #[test]
 fn a_file_stands_between_preset_and_flags() {
     let folder = Folder::new();
-    let file = folder.path("run.toml");
+    let (data, file) = (pictures(&folder), folder.path("run.toml"));
     std::fs::write(&file, "[train]\nsteps = 7\nbatch = 8\n").unwrap();
-    let settings = dry_run(&["--config", &file, "--steps", "9"]);
-    assert!(settings.contains("steps = 9\n") && settings.contains("batch = 8\n"), "{settings}");
+    let settings = succeed(&[&dry(&data)[..], &["--config", &file, "--steps", "9"]].concat());
+    has_lines(&settings, &["steps = 9", "batch = 8"]);
     std::fs::write(&file, "[train]\nlrr = 1\n").unwrap();
-    let message = fail(&[&DRY[..], &["--config", &file]].concat());
+    let message = fail(&[&dry(&data)[..], &["--config", &file]].concat());
     assert_eq!(message, format!("error: {file}: unknown key train.lrr; did you mean train.lr?"));
 }
 
@@ -59,15 +71,15 @@ fn wrong_settings_are_one_line() {
 #[test]
 fn resuming_takes_the_settings_of_the_run_and_says_what_changes() {
     let folder = Folder::new();
-    let directory = folder.path("run");
+    let (data, directory) = (pictures(&folder), folder.path("run"));
     std::fs::create_dir(&directory).unwrap();
-    let settings = dry_run(&["--codec", "patch:4"]);
+    let settings = succeed(&[&dry(&data)[..], &["--set", "train.batch=8"]].concat());
     std::fs::write(format!("{directory}/config.toml"), &settings).unwrap();
     let resume = ["train", "--resume", &directory, "--dry-run"];
     assert_eq!(succeed(&resume), settings);
     let done = run(&[&resume[..], &["--steps", "9", "--set", "train.batch=16"]].concat());
-    assert_eq!(done.stderr, "changed: train.batch: 16, before none\nchanged: train.steps: 9, before 3000\n");
-    assert!(done.stdout.contains("steps = 9\n"), "{}", done.stdout);
+    assert_eq!(done.stderr, "changed: train.batch: 16, before 8\nchanged: train.steps: 9, before 3000\n");
+    has_lines(&done.stdout, &["steps = 9", "batch = 16"]);
     let message = fail(&[&resume[..], &["--codec", "patch:2"]].concat());
     assert!(message.contains("data.codec: \"patch:2\", before \"patch:4\""), "{message}");
     let message = fail(&["train", "--resume", &folder.path("missing"), "--dry-run"]);

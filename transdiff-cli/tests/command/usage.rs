@@ -36,7 +36,7 @@ fn usage_errors_exit_2_and_name_the_argument() {
         ),
         (&["sample", "--model", "m", "--class", "1", "--codec", "patch:x"], "or the path of a codec's file"),
         (&["train", "--out", "r", "--dry-run"], "--data"),
-        (&["train", "--data", "d", "--dry-run"], "--out"),
+        (&["train", "--data", "d"], "--out"),
         (&["train", "--resume", "r", "--preset", "small", "--dry-run"], "--preset"),
         (
             &["train", "--data", "d", "--out", "r", "--dry-run", "--steps", "0"],
