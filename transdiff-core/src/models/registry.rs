@@ -8,7 +8,7 @@ use super::transdiff::{Session, StoredTransDiff, TransDiff, TransDiffConfig};
 use super::{ClassNames, ElementCount, Generator, GeneratorInfo, ImageSpec, LoadHints, WeightSet};
 use crate::checkpoint::{WeightFile, WeightView};
 use crate::reference::Reference;
-use crate::{Backend, DType, Error, Result};
+use crate::{Backend, DType, Result};
 
 /// A generator in a file: its weights were chosen and its sizes are known, and no tensor has been read.
 #[derive(Clone, Debug)]
