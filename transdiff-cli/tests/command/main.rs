@@ -2,10 +2,15 @@
 
 #[path = "../../../tests/common/archive.rs"]
 mod archive;
+#[path = "../../../examples/quickstart/cache.rs"]
+mod cache;
 mod convert;
 #[cfg(unix)]
 mod convert_output;
 mod described;
+#[allow(dead_code)] // the quickstart uses the rest
+#[path = "../../../examples/quickstart/digits.rs"]
+mod digits;
 mod files;
 mod inspect;
 mod interrupts;
@@ -13,6 +18,7 @@ mod interrupts;
 #[path = "../../../tests/common/pickle.rs"]
 mod pickle;
 mod process;
+mod quickstart;
 mod references;
 mod resume;
 mod sample;
