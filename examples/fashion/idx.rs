@@ -54,7 +54,7 @@ impl IdxItems {
     }
 
     /// Number of items.
-    pub fn count(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.count
     }
 

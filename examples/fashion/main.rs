@@ -72,7 +72,7 @@ fn write_part(data: &Path, name: &str, per_class: usize, out: &Path) -> Result<u
     let (image_path, label_path) =
         (find(data, &format!("{name}-images-idx3-ubyte")), find(data, &format!("{name}-labels-idx1-ubyte")));
     let (images, labels) = (IdxItems::open(&image_path, 2)?, IdxItems::open(&label_path, 0)?);
-    let (count, labelled) = (images.count(), labels.count());
+    let (count, labelled) = (images.len(), labels.len());
     if count != labelled {
         let path = label_path.display();
         return Err(format!("{path}: expected {count} labels, one per picture, got {labelled}"));
@@ -83,9 +83,9 @@ fn write_part(data: &Path, name: &str, per_class: usize, out: &Path) -> Result<u
         std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     }
     let size = [images.shape()[0], images.shape()[1]];
-    for (number, (image, class)) in images.zip(&chosen).enumerate() {
+    for (number, image) in images.enumerate() {
         let image = image?;
-        if let Some(class) = class {
+        if let Some(class) = chosen[number] {
             write_png(&out.join(class).join(format!("{number:05}.png")), size, &image)?;
         }
     }

@@ -14,8 +14,8 @@ const COLUMNS: usize = 3;
 
 /// An idx file of unsigned bytes.
 fn idx(sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
-    let sizes = sizes.iter().flat_map(|size| size.to_be_bytes());
-    [0, 0, 8, sizes.len() as u8 / 4].into_iter().chain(sizes).chain(bytes.iter().copied()).collect()
+    let header = sizes.iter().flat_map(|size| size.to_be_bytes());
+    [0, 0, 8, sizes.len() as u8].into_iter().chain(header).chain(bytes.iter().copied()).collect()
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -179,7 +179,7 @@ impl<B: Backend> Progress<'_, B> {
                     self.not_finite(&error)?;
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.failed(error)),
             };
             self.count(&report, started.elapsed().as_secs_f64());
             let done = self.trainer.steps_done();
@@ -202,6 +202,16 @@ impl<B: Backend> Progress<'_, B> {
             }
         }
         Ok(())
+    }
+
+    /// The error of a step, after a checkpoint if it is one of the data, which leaves the run as it was.
+    fn failed(&mut self, error: Error) -> Failure {
+        let of_data = matches!(error, Error::Format { .. } | Error::Io { .. });
+        let step = self.trainer.steps_done();
+        match of_data && step > 0 && self.checkpoint().is_ok() {
+            true => Failure::from(error).with_completed(&format!("the state after step {step} is saved")),
+            false => error.into(),
+        }
     }
 
     fn count(&mut self, report: &StepReport, seconds: f64) {
