@@ -26,7 +26,7 @@ use evaluate::Evaluator;
 /// Writes small models and classifies digits
 #[derive(Parser)]
 enum Command {
-    /// Writes model.safetensors and vae.safetensors with random weights, for images of 256 × 256 pixels, and
+    /// Writes model.safetensors and vae.safetensors with random weights, for images of 16 × 16 pixels, and
     /// described.safetensors, whose file describes grey images of 8 × 8 pixels
     Small { folder: PathBuf },
     /// Prints the fraction of digits in a PNG that are recognised; digit i should be i % 10
@@ -54,21 +54,16 @@ fn write_small(folder: &Path) -> Result<(), Box<dyn Error>> {
         buffer_size: 2,
         feature_tokens: 8,
         latent_channels: 16,
-        latent_size: 16,
+        latent_size: 4,
         mode: Mode::MultiReference { groups: 2 },
     };
-    let vae = VaeConfig { channels: 32, multipliers: vec![1; 5], ..VaeConfig::published() };
+    let vae =
+        VaeConfig { channels: 32, multipliers: vec![1; 3], attention: vec![2], ..VaeConfig::published() };
     let backend = Cpu::new(None)?;
     create_dir_all(folder)?;
     model(&backend, &config)?.save(folder.join("model.safetensors"))?;
     Vae::new(&backend, &vae, DType::F32, 3)?.save(folder.join("vae.safetensors"))?;
-    let config = TransDiffConfig {
-        feature_tokens: 16,
-        latent_channels: 4,
-        latent_size: 4,
-        mode: Mode::OneStep,
-        ..config
-    };
+    let config = TransDiffConfig { feature_tokens: 16, latent_channels: 4, mode: Mode::OneStep, ..config };
     let classes = ["trouser", "Ankle boot", "bag"].map(String::from).to_vec();
     let images = ImageSpec { codec: CodecRecord::Patch(2), channels: 1, size: 8, classes };
     Ok(model(&backend, &config)?.save_with(folder.join("described.safetensors"), &images.metadata())?)

@@ -76,10 +76,10 @@ OutputSelection all_outputs() {
 
 void outputs_have_the_sizes_of_the_model(const Model &model, Session &session) {
     const auto &info = model.info();
-    EXPECT(info.ar_steps == 2 && info.image_height == 256 && !model.device().empty());
+    EXPECT(info.ar_steps == 2 && info.image_height == 16 && !model.device().empty());
     const auto outputs = expect_value(session.try_generate(options_for_two_images(), all_outputs()));
     const auto latent = info.latent_channels * info.latent_height * info.latent_width;
-    EXPECT(outputs.images.count == 2 && outputs.images.bytes.size() == 2 * 3 * 256 * 256);
+    EXPECT(outputs.images.count == 2 && outputs.images.bytes.size() == 2 * 3 * 16 * 16);
     EXPECT(outputs.latents.size() == 2 * latent && outputs.references.size() == 2 * latent);
     EXPECT(outputs.features.size() == 2 * info.feature_count * info.feature_width);
     // Images are decoded from their latents.
@@ -91,7 +91,7 @@ void outputs_have_the_sizes_of_the_model(const Model &model, Session &session) {
     EXPECT(expect_value(session.try_generate(options, all_outputs())).latents == outputs.latents);
     // Float images, encoded to latents of the same size.
     const auto floats = expect_value(session.try_decode(outputs.latents, PixelFormat::f32_chw));
-    EXPECT(floats.floats.size() == 2 * 3 * 256 * 256 && floats.bytes.empty());
+    EXPECT(floats.floats.size() == 2 * 3 * 16 * 16 && floats.bytes.empty());
     EXPECT(expect_value(session.try_encode(floats)).size() == outputs.latents.size());
     const std::vector<std::uint64_t> seeds = {1, 2};
     EXPECT(expect_value(session.try_encode(floats, seeds)) != expect_value(session.try_encode(floats)));
@@ -150,7 +150,7 @@ void errors_have_status_and_subject(const Model &model, Session &session, const 
     options = options_for_two_images();
     options.initial_noise = {1.0F};
     expect_error(session.try_generate(options, all_outputs()), Status::invalid_shape, "initial_noise");
-    Images wrong = Images::blank(PixelFormat::rgb8_hwc, 1, 256, 256);
+    Images wrong = Images::blank(PixelFormat::rgb8_hwc, 1, 16, 16);
     wrong.count = std::numeric_limits<std::size_t>::max();
     expect_error(session.try_encode(wrong), Status::invalid_shape, "images");
     // Without a codec, requests for images fail.
@@ -158,7 +158,7 @@ void errors_have_status_and_subject(const Model &model, Session &session, const 
     auto session_without_codec = expect_value(without_codec.try_session());
     expect_error(session_without_codec.try_generate(options_for_two_images(), all_outputs()),
                  Status::invalid_argument, "images");
-    expect_error(session_without_codec.try_decode(std::vector<float>(16 * 16 * 16)), Status::invalid_argument, "images");
+    expect_error(session_without_codec.try_decode(std::vector<float>(16 * 4 * 4)), Status::invalid_argument, "images");
     auto moved = std::move(session_without_codec);
     const auto from_moved = session_without_codec.try_generate(options_for_two_images(), latents_only());
     EXPECT(from_moved.error().status() == Status::invalid_argument);
@@ -222,7 +222,7 @@ void callbacks_receive_every_step_and_cancel(Session &session) {
     };
     options.preview = [&](const Progress &p, Span<const float> latents) {
         previews++;
-        EXPECT(latents.size() == p.images * 16 * 16 * 16);
+        EXPECT(latents.size() == p.images * 16 * 4 * 4);
         return ControlFlow::continue_;
     };
     options.preview_interval = 3;
@@ -275,7 +275,7 @@ void callback_exceptions_are_rethrown(Session &session, const char *path) {
     load.log = [](LogLevel, std::string_view) { throw Thrown(); };
     throws<Thrown>([&] { (void)Model::load(load); });
     throws<Error>([] { (void)Model::load({"nowhere.safetensors"}); });
-    EXPECT(session.generate(options_for_two_images(), all_outputs()).latents.size() == 2 * 16 * 16 * 16);
+    EXPECT(session.generate(options_for_two_images(), all_outputs()).latents.size() == 2 * 16 * 4 * 4);
 }
 #endif
 

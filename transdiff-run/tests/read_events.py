@@ -1,6 +1,6 @@
 """Prints the scalars and images of a directory of event files as TensorBoard reads them, as JSON.
 
-tensorboard.py DIRECTORY    needs the package tensorboard
+read_events.py DIRECTORY    needs the package tensorboard
 """
 import json
 import struct

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use crate::Result;
-use crate::process::{Process, cargo};
+use crate::process::{Process, cargo, in_parallel};
 
 /// The flags that `cargo fuzz` passes to a nightly compiler, without AddressSanitizer, which stable lacks.
 const INSTRUMENTATION: &str = "-Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -26,7 +26,7 @@ pub struct Options {
     target: Option<String>,
 }
 
-/// Builds the targets and runs them one after another. New inputs, beyond those in `fuzz/corpus`, and inputs that fail
+/// Builds the targets and runs them, one per core at a time. New inputs, beyond those in `fuzz/corpus`, and inputs that fail
 /// are written to `fuzz/target/found`.
 pub fn run(options: &Options) -> Result {
     let all = targets()?;
@@ -40,7 +40,7 @@ pub fn run(options: &Options) -> Result {
     cargo_on_targets("clippy").args(&["--", "-D", "warnings"]).run()?;
     cargo_on_targets("build").run()?;
     let host = Process::new("rustc").args(&["--print=host-tuple"]).stdout()?;
-    chosen.iter().try_for_each(|name| fuzz(host.trim(), name, options.seconds))
+    in_parallel(chosen, |name| fuzz(host.trim(), name, options.seconds))
 }
 
 /// A cargo command on the targets.
@@ -79,6 +79,9 @@ fn fuzz(host: &str, name: &str, seconds: u32) -> Result {
     ];
     // A target whose inputs are not files has no seed corpus.
     flags.extend(Path::new(&corpus).is_dir().then_some(corpus));
-    println!("fuzz {name}: {seconds} s");
-    Process::new(program).args(&flags.iter().map(String::as_str).collect::<Vec<_>>()).run()
+    let process = Process::new(program).args(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    // Shown at the end, since targets run at the same time.
+    let (code, stderr) = process.code_and_stderr()?;
+    println!("fuzz {name}: {seconds} s\n{stderr}");
+    if code == Some(0) { Ok(()) } else { Err(format!("{name}: exit code {code:?}").into()) }
 }

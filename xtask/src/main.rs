@@ -13,6 +13,7 @@ mod licences;
 mod process;
 mod quickstart;
 mod sanitize;
+mod tensorboard;
 
 use std::error::Error;
 use std::path::Path;
@@ -74,6 +75,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Run the C ABI's stress test, plain and under AddressSanitizer and ThreadSanitizer
     Sanitize(sanitize::Options),
+    /// Test the event files of training runs with TensorBoard's reader; needs Python's pip
+    Tensorboard,
     /// Compare the speed with PyTorch, alternating runs
     Compare(compare::Options),
     /// Build a directory that tests and measures the CUDA backend on a GPU machine without Rust; needs nvcc and binutils
@@ -99,6 +102,7 @@ impl Task {
             Self::Cuda(_) => "cuda",
             Self::Fuzz(_) => "fuzz",
             Self::Sanitize(_) => "sanitize",
+            Self::Tensorboard => "tensorboard",
             Self::Compare(_) => "compare",
             Self::GpuBundle(_) => "gpu-bundle",
         }
@@ -145,6 +149,7 @@ impl Task {
             Self::Cuda(options) => cuda::check(options),
             Self::Fuzz(options) => fuzz::run(options),
             Self::Sanitize(options) => sanitize::run(options),
+            Self::Tensorboard => tensorboard::check(),
             Self::Compare(options) => compare::run(options),
             Self::GpuBundle(options) => gpu::run(options),
         }

@@ -18,9 +18,17 @@ pub fn cargo(args: &[&str]) -> Process {
 
 /// Runs `processes` in parallel, at most one per core; returns the first error.
 pub fn run_all(processes: Vec<Process>) -> Result {
-    let left = Mutex::new(processes.into_iter());
+    in_parallel(processes, Process::run)
+}
+
+/// Calls `work` for the items in order, in parallel, at most one call per core; returns the first error.
+pub fn in_parallel<T: Send>(
+    items: impl IntoIterator<Item = T, IntoIter: Send>,
+    work: impl Fn(T) -> Result + Sync,
+) -> Result {
+    let left = Mutex::new(items.into_iter());
     let next = || left.lock().expect("the lock is not poisoned").next();
-    let work = || std::iter::from_fn(next).try_for_each(|process| process.run().map_err(|e| e.to_string()));
+    let work = || std::iter::from_fn(next).try_for_each(|item| work(item).map_err(|e| e.to_string()));
     let cores = thread::available_parallelism()?.get();
     let outcomes: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
@@ -85,7 +93,7 @@ impl Process {
     /// Runs the process and returns its exit code and standard error.
     pub fn code_and_stderr(mut self) -> Result<(Option<i32>, String)> {
         let out = self.0.output().map_err(|e| format!("{}: {e}", self.name()))?;
-        Ok((out.status.code(), String::from_utf8(out.stderr)?))
+        Ok((out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned()))
     }
 
     /// Runs the process, sends SIGINT once it has written `byte` to its standard error, and returns its exit code.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::Build;
 use crate::Result;
+use crate::process::in_parallel;
 
 /// Tests of some targets, with filters and environment.
 struct Tests {
@@ -14,10 +15,12 @@ struct Tests {
     env: &'static [(&'static str, &'static str)],
 }
 
-/// Only one of the golden files and a few training steps: the emulator is slow.
+/// Only one of the golden files and a few training steps: the emulator is slow. The longest are first.
 const TESTS: [Tests; 7] = [
-    Tests { targets: &["--lib", "--test=emulated"], filters: &[], env: &[] },
     Tests { targets: &["--test=backend_equivalence"], filters: &["cuda"], env: &[] },
+    Tests { targets: &["--test=golden"], filters: &["cuda::onestep_256"], env: &[] },
+    Tests { targets: &["--lib", "--test=emulated"], filters: &[], env: &[] },
+    Tests { targets: &["--test=cuda"], filters: &[], env: &[("TRANSDIFF_TRAINING_STEPS", "3")] },
     Tests {
         targets: &["--test=backend_equivalence"],
         filters: &["cuda"],
@@ -38,9 +41,7 @@ const TESTS: [Tests; 7] = [
             ("TRANSDIFF_CASES", CASES),
         ],
     },
-    Tests { targets: &["--test=golden"], filters: &["cuda::onestep_256"], env: &[] },
     Tests { targets: &["--test=golden_sampler", "--test=golden_vae"], filters: &["cuda"], env: &[] },
-    Tests { targets: &["--test=cuda"], filters: &[], env: &[("TRANSDIFF_TRAINING_STEPS", "3")] },
 ];
 /// Cases per operation in other orders of threads and blocks: enough for every kernel, aligned and unaligned.
 const CASES: &str = "4";
@@ -50,15 +51,16 @@ pub fn targets() -> Vec<&'static str> {
     TESTS.iter().flat_map(|tests| tests.targets).copied().collect()
 }
 
-/// Runs all tests. A skipped test is an error.
+/// Runs all tests, several at a time. A skipped test is an error.
 pub fn check(build: &Build, emulator: &Path) -> Result {
-    TESTS.iter().try_for_each(|tests| {
+    in_parallel(&TESTS, |tests| {
         let set = |(name, value): &(&str, &str)| format!("{name}={value}");
-        println!("{} {}", tests.targets.join(" "), tests.env.iter().map(set).collect::<Vec<_>>().join(" "));
+        let env = tests.env.iter().map(set).collect::<Vec<_>>().join(" ");
         let process = build.tests(tests.targets, tests.filters).env("LD_LIBRARY_PATH", emulator);
-        let printed = tests.env.iter().fold(process, |process, (name, value)| process.env(name, value));
-        let printed = printed.stdout()?;
-        print!("{printed}");
+        let process = tests.env.iter().fold(process, |process, (name, value)| process.env(name, value));
+        let (printed, success) = process.stdout_and_result()?;
+        print!("{} {env}\n{printed}", tests.targets.join(" "));
+        success?;
         if printed.contains("SKIPPED") || !all_ran(&printed) {
             return Err(format!("{}: some tests did not run", tests.targets.join(" ")).into());
         }
