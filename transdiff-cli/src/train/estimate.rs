@@ -27,8 +27,7 @@ pub fn print_estimate(
     let estimate = TrainingEstimate::new::<TransDiff<_>>(model, train)?;
     let choice = device.choice().to_owned();
     let rate = device.run(ProductRate { dtype: train.compute })?;
-    let seconds = estimate.flops_per_step as f64 / rate;
-    let rows = [
+    let mut rows = vec![
         ("weights", bytes(estimate.weights)),
         ("optimiser", bytes(estimate.optimizer)),
         ("EMA weights", bytes(estimate.ema)),
@@ -40,13 +39,18 @@ pub fn print_estimate(
         ("samples per step", (train.batch * train.accumulate).to_string()),
         ("samples per epoch", data.samples_per_epoch().to_string()),
         ("TFLOP per step", format!("{:.3}", estimate.flops_per_step as f64 / 1e12)),
-        ("seconds per step, at the rate of matrix products", format!("{seconds:.2}")),
-        ("time in all, at that rate", duration(seconds * train.lr.total as f64)),
-    ]
-    .map(|(label, value)| [label.to_owned(), value]);
-    let rate = rate / 1e12;
-    let heading = format!("estimate, device {choice}, {rate:.2} TFLOP/s in products of {SIDE} × {SIDE}");
-    print(format!("{heading}\n{}", table([Align::Left, Align::Right], &rows)))
+    ];
+    let heading = match rate {
+        Some(rate) => {
+            let seconds = estimate.flops_per_step as f64 / rate;
+            rows.push(("seconds per step, at the rate of matrix products", format!("{seconds:.2}")));
+            rows.push(("time in all, at that rate", duration(seconds * train.lr.total as f64)));
+            format!("{:.2} TFLOP/s in products of {SIDE} × {SIDE}", rate / 1e12)
+        }
+        None => format!("which does not compute in {}", train.compute),
+    };
+    let rows: Vec<_> = rows.into_iter().map(|(label, value)| [label.to_owned(), value]).collect();
+    print(format!("estimate, device {choice}, {heading}\n{}", table([Align::Left, Align::Right], &rows)))
 }
 
 fn duration(seconds: f64) -> String {
@@ -59,14 +63,18 @@ fn duration(seconds: f64) -> String {
 }
 
 /// Measurement of the floating-point operations per second of a matrix product: an upper limit of what training reaches.
+/// `None` on a device that does not compute in the type.
 struct ProductRate {
     dtype: DType,
 }
 
 impl DeviceTask for ProductRate {
-    type Output = f64;
+    type Output = Option<f64>;
 
-    fn run<B: Backend>(self, backend: B) -> transdiff::Result<f64> {
+    fn run<B: Backend>(self, backend: B) -> transdiff::Result<Option<f64>> {
+        if !backend.supports(self.dtype) {
+            return Ok(None);
+        }
         let a = Tensor::full(&backend, &[SIDE, SIDE], 0.5, self.dtype)?;
         a.matmul(&a)?;
         backend.sync()?;
@@ -74,6 +82,6 @@ impl DeviceTask for ProductRate {
         (0..PRODUCTS).try_for_each(|_| a.matmul(&a).map(drop))?;
         backend.sync()?;
         let work = 2.0 * (SIDE as f64).powi(3) * f64::from(PRODUCTS);
-        Ok(work / started.elapsed().as_secs_f64())
+        Ok(Some(work / started.elapsed().as_secs_f64()))
     }
 }
