@@ -2,13 +2,17 @@
 
 #[path = "../../../tests/common/archive.rs"]
 mod archive;
+mod cache;
 mod convert;
 #[cfg(unix)]
 mod convert_output;
 mod described;
+mod drawing;
 mod files;
 mod inspect;
+mod inspect_directories;
 mod interrupts;
+mod kills;
 #[allow(dead_code)] // other tests use the rest
 #[path = "../../../tests/common/pickle.rs"]
 mod pickle;
@@ -17,4 +21,5 @@ mod references;
 mod resume;
 mod sample;
 mod train;
+mod training;
 mod usage;
