@@ -105,10 +105,20 @@
 #define TRANSCDIFF_F32_CHW 3
 
 /**
+ * 8-bit grey, one value per pixel, for models of one image channel. (The formats above have three equal values for them.)
+ */
+#define TRANSCDIFF_GRAY8 4
+
+/**
+ * 32-bit float grey, −1 (black) to 1 (white) without clamping, one value per pixel, for models of one image channel.
+ */
+#define TRANSCDIFF_GRAY_F32 5
+
+/**
  * Version of the ABI that this header describes. It increases when functions or fields are added; a compiled program keeps
  * working with every library of the same soname.
  */
-#define TRANSCDIFF_ABI_VERSION 1
+#define TRANSCDIFF_ABI_VERSION 2
 
 /**
  * Cancellation token: stops the calls that it is passed to. Created by `transcdiff_cancellation_new` and freed by
@@ -233,7 +243,7 @@ typedef struct transcdiff_generate_options {
      */
     size_t images;
     /**
-     * Class per image, [n].
+     * Class per image, [n]; `transcdiff_model_find_class` finds a class by its name.
      */
     const uint32_t *classes;
     /**
@@ -349,7 +359,8 @@ typedef struct transcdiff_outputs {
      */
     size_t struct_size;
     /**
-     * Pixel format of `images`: one of `TRANSCDIFF_RGB8_HWC`, `_RGB8_CHW`, `_F32_HWC`, `_F32_CHW`.
+     * Pixel format of `images`: one of `TRANSCDIFF_RGB8_HWC`, `_RGB8_CHW`, `_F32_HWC`, `_F32_CHW`; for models
+     * of one image channel also `TRANSCDIFF_GRAY8`, `_GRAY_F32`.
      */
     uint32_t pixel_format;
     /**
@@ -418,7 +429,9 @@ typedef struct transcdiff_load_options {
      */
     size_t model_size;
     /**
-     * Path of the codec file, a KL-VAE, with the rules of `model_path`. Without a codec the model generates latents only.
+     * Codec: the path of a KL-VAE, with the rules of `model_path`; "patch:N" for patches of N×N pixels; or "none". NULL
+     * takes the codec that the model file describes: a KL-VAE lies beside the model file, and its SHA-256 is checked.
+     * Without a codec the model generates latents only.
      */
     const char *codec_path;
     /**
@@ -557,9 +570,17 @@ typedef struct transcdiff_model_info {
      */
     uint64_t parameters;
     /**
-     * Number of parameters of the codec; 0 without a codec.
+     * Number of parameters of the codec; 0 without a codec, and for patches.
      */
     uint64_t codec_parameters;
+    /**
+     * Colour channels of the images, 1 (grey) or 3 (RGB); 0 without a codec.
+     */
+    size_t image_channels;
+    /**
+     * Number of class names: `classes`, or 0 if the classes have no names.
+     */
+    size_t class_names;
 } transcdiff_model_info;
 
 /**
@@ -688,8 +709,8 @@ void transcdiff_cancellation_free(struct transcdiff_cancellation *cancellation);
 /**
  * Encodes images to latents with the codec.
  *
- * `images` are `n` contiguous images of `height` × `width` pixels in `pixel_format`; both sides are multiples of d, the
- * model's `downsampling`. `latents` receives [n, C, height/d, width/d] in the scale of the model. `images_size` and
+ * `images` are `n` contiguous images of `height` × `width` pixels in `pixel_format`, a grey one if and only if the model's
+ * `image_channels` is 1; both sides are multiples of d, the model's `downsampling`. `latents` receives [n, C, height/d, width/d] in the scale of the model. `images_size` and
  * `latents_size` are in bytes. With `seeds` [n], latents are sampled from the posterior; with NULL they are its mean.
  * `cancellation` is a cancellation token or NULL. All buffers belong to the caller.
  *
@@ -840,7 +861,7 @@ transcdiff_status transcdiff_load_options_init(struct transcdiff_load_options *o
                                                size_t struct_size);
 
 /**
- * Loads a model, and the codec if one is given, and returns the handle in `*model`, which is NULL on failure. The caller
+ * Loads a model, and the codec if one is given or described by the model file, and returns the handle in `*model`, which is NULL on failure. The caller
  * owns the handle and frees it with `transcdiff_model_free`.
  *
  * Fails with `TRANSCDIFF_INVALID_ARGUMENT`, `_INVALID_STRUCT` or `_INVALID_DTYPE` for invalid options,
@@ -889,6 +910,34 @@ transcdiff_status transcdiff_model_get_info(const struct transcdiff_model *model
  * `model` is NULL or has not been freed.
  */
 const char *transcdiff_model_device(const struct transcdiff_model *model);
+
+/**
+ * Returns the name of a class in UTF-8: the one that the model file records, or else the ImageNet name if there are 1000
+ * classes. Returns NULL for a class without a name, and for a NULL model. The string belongs to the model handle and is
+ * valid until that is freed. Thread-safe.
+ *
+ * Contract:
+ * `model` is NULL or has not been freed.
+ */
+const char *transcdiff_model_class_name(const struct transcdiff_model *model,
+                                        size_t class_number);
+
+/**
+ * Finds a class by `name`, in UTF-8, and writes its number to `*class_number`. `name` is the exact name, the number in
+ * decimal, the name in another case or with other separators, or some consecutive words of the name; the first of these
+ * that any class has decides.
+ *
+ * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL, text that is not UTF-8, an unknown class, and a name that several
+ * classes match; the message lists them. Thread-safe.
+ *
+ * Contract:
+ * `model` is NULL or has not been freed; `name` is NULL or a string that ends with a zero byte; `class_number` and `error`
+ * are NULL or writable.
+ */
+transcdiff_status transcdiff_model_find_class(const struct transcdiff_model *model,
+                                              const char *name,
+                                              uint32_t *class_number,
+                                              struct transcdiff_error **error);
 
 /**
  * Frees a model handle; does nothing for NULL. Sessions of the model remain usable. Callable from any thread, once no other

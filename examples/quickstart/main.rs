@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release --example quickstart -- --help`
 
+mod cache;
 mod digits;
 mod evaluate;
 mod plots;
@@ -25,6 +26,7 @@ use transdiff::{Backend, DType, DeviceTask, Tensor, TransDiff};
 use transdiff_run::{LossPlot, Point};
 use transdiff_terminal::{INTERRUPTED, fail_writes_beyond_size_limit, set_on_interrupt};
 
+use cache::write_cache;
 use digits::{CLASSES, Digits, Image, from_latent, quantized};
 use evaluate::Evaluator;
 use plots::write_grid;
@@ -65,6 +67,7 @@ impl DeviceTask for Quickstart {
 
 fn quickstart<B: Backend>(settings: &Settings, backend: &B) -> Result<ExitCode, Box<dyn Error>> {
     let (train, test) = Digits::load()?;
+    write_cache(&settings.out.join("cache"), &train)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     set_on_interrupt(&interrupted)?;
     let Some((phases, model)) = train_phases(settings, backend, &train, &interrupted)? else {
@@ -93,6 +96,7 @@ fn quickstart<B: Backend>(settings: &Settings, backend: &B) -> Result<ExitCode, 
     report.print();
     report.write(&settings.out.join("report.json"))?;
     println!("samples: {}", settings.out.join("samples.png").display());
+    println!("cache for transdiff train: {}", settings.out.join("cache").display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -27,7 +27,7 @@ const MAX_SAMPLES: usize = 10_000;
 
 Ctrl-C writes a checkpoint; the same command resumes from it.")]
 pub struct Settings {
-    /// Output directory for figures, samples, report and checkpoints
+    /// Output directory for figures, samples, report, checkpoints and the digits as a latent cache
     #[arg(long, value_name = "DIR", default_value = "out/quickstart")]
     pub out: PathBuf,
     /// Training steps of the 1-step model, 1 to 1000000

@@ -25,10 +25,10 @@ use transdiff_terminal::{
 struct Arguments {
     /// Model file
     model: PathBuf,
-    /// Codec: the file of a KL-VAE, or patch:N [default: the codec that the model file describes]; without one, the k·k
-    /// channels of a latent become k·k grey pixels
+    /// Codec: the file of a KL-VAE, patch:N or none [default: the codec that the model file describes]; without one, the
+    /// k·k channels of a latent become k·k grey pixels
     #[arg(long, alias = "vae")]
-    codec: Option<CodecSource>,
+    codec: Option<String>,
     /// Class of each image, by name or number
     #[arg(long, value_delimiter = ',', default_value = "0,1,2,3,4,5,6,7,8,9", allow_hyphen_values = true)]
     classes: Vec<String>,
@@ -78,9 +78,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 fn generate(arguments: &Arguments, token: &CancellationToken) -> Result<Images, Box<dyn Error>> {
     let model = WeightFile::open(&arguments.model)?;
     let [code_channels, ..] = StoredModel::find(&model, &LoadHints::default())?.info().code_shape;
-    let codec = arguments.codec.as_ref().map(|codec| codec.open_for_codes(code_channels)).transpose()?;
-    let pipeline =
-        Pipeline::load(&model, codec.as_ref(), &LoadOptions::default(), &mut |_, line| eprintln!("{line}"))?;
+    let given = arguments.codec.as_deref();
+    let options = LoadOptions { latents_only: given == Some("none"), ..LoadOptions::default() };
+    let source = given.filter(|_| !options.latents_only).map(str::parse::<CodecSource>).transpose()?;
+    let codec = source.map(|source| source.open_for_codes(code_channels)).transpose()?;
+    let pipeline = Pipeline::load(&model, codec.as_ref(), &options, &mut |_, line| eprintln!("{line}"))?;
 
     let generator = &pipeline.info().generator;
     let mut settings = SamplingSettings::from(generator.preset).with_steps(arguments.steps);

@@ -21,7 +21,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             let _ = config.validate();
         }
         if let Ok(images) = serde_json::from_str::<ImageSpec>(text) {
-            let config = TransDiffConfig::published(Size::Base, 256, Mode::OneStep).expect("a published model");
+            let config =
+                TransDiffConfig::published(Size::Base, 256, Mode::OneStep).expect("a published model");
             if images.check(&config.generator_info()).is_ok() {
                 assert!(images.size.is_multiple_of(config.latent_size));
             }

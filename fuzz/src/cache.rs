@@ -9,8 +9,9 @@ use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::rng::{Purpose, StreamKey};
 use transdiff_core::{DType, Result};
 use transdiff_data::cache::{
-    CacheEntry, CacheSpec, CacheWriter, CachedDataset, Expected, Fit, ItemKind, Part, merge,
+    CacheEntry, CacheSpec, CacheWriter, CachedDataset, Expected, ItemKind, Part, merge,
 };
+use transdiff_data::pictures::Fit;
 
 use crate::bounded;
 

@@ -49,8 +49,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Unavailable`](Error::Unavailable) for a device that is not there, [`DType`](Error::DType) for a type in which it
-    /// does not compute, [`Config`](Error::Config) if model and codec do not match, and those of [`StoredModel`],
-    /// [`StoredModel::open_codec`] and [`CodecFile`].
+    /// does not compute, [`Config`](Error::Config) if model and codec do not match, and those of [`StoredModel`] and
+    /// [`CodecFile`].
     pub fn load(
         model: &WeightFile,
         codec: Option<&CodecFile>,
@@ -102,7 +102,7 @@ pub(super) fn described_codec(
     given: Option<&CodecFile>,
     options: &LoadOptions,
 ) -> Result<Option<CodecFile>> {
-    if given.is_some() || options.latents_only { Ok(None) } else { model.open_codec(file) }
+    if given.is_some() || options.latents_only { Ok(None) } else { CodecFile::described(file, model) }
 }
 
 #[cfg(test)]

@@ -284,7 +284,7 @@ fn numbers_out_of_range_are_rejected() {
     }
     fixture.expect_error(ARGUMENT, "guidance_low", |o, _| (o.guidance_low, o.guidance_high) = (0.6, 0.5));
     fixture.expect_error(ARGUMENT, "steps", |o, _| o.steps = 0);
-    for bad in [4, 7, u32::MAX] {
+    for bad in [6, 7, u32::MAX] {
         fixture.expect_error(ARGUMENT, "solver", |o, _| o.solver = bad);
         fixture.expect_error(ARGUMENT, "pixel_format", |_, out| out.pixel_format = bad);
     }

@@ -462,12 +462,13 @@ fn non_finite_weights_are_rejected_by_name() {
 }
 
 #[test]
-fn vae_without_three_image_channels_is_rejected() {
-    let grey = VaeConfig { image_channels: 1, ..files::vae() };
-    let file = vae_with(&grey, |_, _| ());
+fn vae_of_neither_grey_nor_coloured_images_is_rejected() {
+    let grey = vae_with(&VaeConfig { image_channels: 1, ..files::vae() }, |_, _| ());
+    assert_eq!(Model::from_memory(&shared().one_step, Some(&grey)).info().image_channels, 1);
+    let file = vae_with(&VaeConfig { image_channels: 2, ..files::vae() }, |_, _| ());
     let failed = Model::load(&load_from_memory(&shared().one_step, Some(&file))).unwrap_err();
     assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_INVALID_CONFIG, "image_channels"));
-    assert_eq!((&*failed.expected, &*failed.got), ("3", "1"));
+    assert_eq!((&*failed.expected, &*failed.got), ("1 or 3", "2"));
 }
 
 /// Error texts are single lines without control characters, for any names in a file.

@@ -182,7 +182,7 @@ fn numbers() -> impl Strategy<Value = Numbers> {
     let interval = (float(&[0.0, 0.2, 0.5]), float(&[0.5, 0.9, 1.0]));
     let scales = (float(&[0.8, 1.0]), float(&[0.0, 0.9, 1.0]));
     let source = (any::<bool>(), count(0..6), proptest::option::of(count(0..4)), count(0..2));
-    let last = (any::<usize>(), any::<bool>(), 0u32..5, prop_oneof![9 => Just(0), 1 => any::<usize>()]);
+    let last = (any::<usize>(), any::<bool>(), 0u32..7, prop_oneof![9 => Just(0), 1 => any::<usize>()]);
     (first, interval, scales, source, last).prop_map(|(first, interval, scales, source, last)| {
         let (images, steps, solver, guidance, ar_step_guidance_count) = first;
         let (from_features, feature_count, unconditional_images, reference_count) = source;
@@ -229,7 +229,7 @@ impl Numbers {
             && (!maruyama || [self.scales.0, self.scales.1].iter().all(|x| x.is_finite() && *x >= 0.0))
             && features
             && self.reference_count == 0
-            && self.pixel_format <= TRANSCDIFF_F32_CHW
+            && self.pixel_format <= TRANSCDIFF_GRAY_F32
             && self.size_error == 0
     }
 

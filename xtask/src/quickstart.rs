@@ -16,6 +16,8 @@ const MORE_STEPS: usize = 30;
 /// Steps of the MRAR fine-tuning: enough to see that it starts from the trained model.
 const MRAR_STEPS: usize = 4;
 const CLASSES: usize = 10;
+/// Number of training digits.
+const DIGITS: usize = 1200;
 /// Fewest samples for which the measures mean anything.
 const SAMPLES: usize = 600;
 /// Sampling steps: a model that has hardly been trained generates no digits anyway.
@@ -84,6 +86,7 @@ fn check_outputs(out: &Path, steps: usize) -> Result {
     named("report.json", &report)?;
     named("model.safetensors", &|path| metadata(path, "transdiff.config").map(drop))?;
     named("checkpoint.safetensors", &|path| checkpoint(path, steps))?;
+    named("cache/index.safetensors", &cache)?;
     Ok(())
 }
 
@@ -138,6 +141,13 @@ fn samples(path: &Path) -> Result {
     } else {
         Err(format!("labels are not evenly spread: {spread:?}").into())
     }
+}
+
+/// Checks that the cache of the digits is complete.
+fn cache(path: &Path) -> Result {
+    let bytes = fs::read(path)?;
+    let labels = SafeTensors::deserialize(&bytes)?.tensor("labels")?.shape().to_vec();
+    if labels == [DIGITS] { Ok(()) } else { Err(format!("labels {labels:?}, expected [{DIGITS}]").into()) }
 }
 
 fn report(path: &Path) -> Result {

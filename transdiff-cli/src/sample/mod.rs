@@ -61,7 +61,7 @@ fn open_codec(
     match &args.codec {
         Some(CodecArg::None) => Ok(None),
         Some(CodecArg::Source(source)) => source.open_for_codes(model.info().code_shape[0]).map(Some),
-        None => model.open_codec(file),
+        None => CodecFile::described(file, model),
     }
 }
 

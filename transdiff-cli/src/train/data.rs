@@ -28,7 +28,7 @@ pub struct TrainingData {
     pub images: ImageSpec,
     /// Codec between images and latents; none if only its latents are there.
     pub codec: Option<CodecFile>,
-    /// Whether items are images, which the codec encodes.
+    /// Items are images, which the codec encodes; otherwise latents.
     pub are_images: bool,
     /// Pictures of the training set, which count broken ones.
     pub pictures: Option<Arc<PictureDataset>>,

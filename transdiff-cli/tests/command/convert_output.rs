@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use transdiff::checkpoint::{StoredDType, WeightFile};
+use transdiff::checkpoint::{FORMAT_KEY, FORMAT_VERSION, StoredDType, WeightFile};
 use transdiff::models::transdiff::TransDiffConfig;
 
 use crate::archive;
@@ -26,7 +26,9 @@ const OUT_OF_MEMORY: &str = "out of memory";
 fn retyped(folder: &Folder, from: &str, dtype: &str, size: usize) -> String {
     let file = WeightFile::open(from).unwrap();
     let (mut header, mut end) = (serde_json::Map::new(), 0);
-    header.insert("__metadata__".to_owned(), json!(file.metadata()));
+    let mut metadata = file.metadata().clone();
+    metadata.insert(FORMAT_KEY.to_owned(), FORMAT_VERSION.to_string());
+    header.insert("__metadata__".to_owned(), json!(metadata));
     for (name, entry) in file.entries() {
         let start = end;
         end += size * entry.shape().iter().product::<usize>();

@@ -61,7 +61,7 @@ fn described_models_are_sampled_without_further_flags() {
     succeed(&[&none[..], &["--steps", "2"]].concat());
     assert_eq!(folder.names("latents"), ["Class_7-0.png", "grid.png"]);
     let given = ["sample", "--model", &model, "--class", "7", "--codec", "patch:2", "--out", &out];
-    succeed(&[&given[..], &["--steps", "2"]].concat());
+    succeed(&[&given[..], &["--steps", "2", "--force"]].concat());
     assert_eq!(decoded(&format!("{out}/Class_7-0.png")).0, png::ColorType::Grayscale);
     assert!(succeed(&["sample", "--model", &model, "--estimate"]).contains("peak"));
 }

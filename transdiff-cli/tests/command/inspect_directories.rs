@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::cache::two_shards;
+use crate::caching::two_shards;
 use crate::drawing::{cache, tiles, train};
 use crate::files::Folder;
 use crate::inspect::has_row;

@@ -120,7 +120,7 @@ fn model_is_written_again_after_a_kill_behind_the_last_checkpoint() {
 #[test]
 fn killed_caches_end_as_uninterrupted_ones() {
     let folder = Folder::new();
-    let data = crate::cache::two_shards(&folder);
+    let data = crate::caching::two_shards(&folder);
     let (whole, killed) = (folder.path("whole"), folder.path("killed"));
     let started = Instant::now();
     succeed(&cache(&data, "8", &whole));
@@ -134,7 +134,7 @@ fn killed_caches_end_as_uninterrupted_ones() {
     }
     succeed(&cache(&data, "8", &killed));
     assert_eq!(folder.names("whole"), folder.names("killed"));
-    assert!(crate::cache::contents(&folder, "whole") == crate::cache::contents(&folder, "killed"));
+    assert!(crate::caching::contents(&folder, "whole") == crate::cache::contents(&folder, "killed"));
 }
 
 #[test]

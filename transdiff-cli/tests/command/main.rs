@@ -2,11 +2,16 @@
 
 #[path = "../../../tests/common/archive.rs"]
 mod archive;
+#[path = "../../../examples/quickstart/cache.rs"]
 mod cache;
+mod caching;
 mod convert;
 #[cfg(unix)]
 mod convert_output;
 mod described;
+#[allow(dead_code)] // the quickstart uses the rest
+#[path = "../../../examples/quickstart/digits.rs"]
+mod digits;
 mod drawing;
 mod files;
 mod inspect;
@@ -17,6 +22,7 @@ mod kills;
 #[path = "../../../tests/common/pickle.rs"]
 mod pickle;
 mod process;
+mod quickstart;
 mod references;
 mod resume;
 mod sample;

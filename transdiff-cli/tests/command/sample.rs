@@ -143,7 +143,7 @@ fn imagenet_models_take_class_names() {
         "{}",
         done.stderr
     );
-    let error = fail(&[&args[..], &["cardigan"]].concat());
+    let error = fail(&[&args[..], &["CARDIGAN"]].concat());
     assert!(error.contains("264 (Cardigan), 474 (cardigan)"), "{error}");
 }
 

@@ -36,7 +36,7 @@ fn usage_errors_exit_2_and_name_the_argument() {
         ),
         (&["sample", "--model", "m", "--class", "1", "--codec", "patch:x"], "or the path of a codec's file"),
         (&["train", "--out", "r", "--dry-run"], "--data"),
-        (&["train", "--data", "d", "--dry-run"], "--out"),
+        (&["train", "--data", "d"], "--out"),
         (&["train", "--resume", "r", "--preset", "small", "--dry-run"], "--preset"),
         (
             &["train", "--data", "d", "--out", "r", "--dry-run", "--steps", "0"],
@@ -98,7 +98,7 @@ fn vae_is_a_hidden_alias_of_codec() {
     assert!(!succeed(&["completions", "bash"]).contains("--vae"));
     for flags in [&["--vae", "no-such-file"][..], &["--vae=no-such-file"], &["--codec", "no-such-file"]] {
         let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/pth/checkpoint-last.pth");
-        let done = run(&[&["sample", "--model", model, "--class", "1"], flags].concat());
+        let done = run(&[&["sample", "--model", model, "--heads", "4", "--class", "1"], flags].concat());
         assert_eq!(done.code, Some(1), "{flags:?}: {}", done.stderr);
         assert!(done.stderr.contains("no-such-file"), "{flags:?}: {}", done.stderr);
     }

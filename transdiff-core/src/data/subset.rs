@@ -31,7 +31,8 @@ impl Subset {
         }
     }
 
-    /// Divides `set` into two parts, the second of which holds `share` of the items of every class, spread evenly.
+    /// Divides `set` into two parts, the second of which holds `share` of the items of every class, spread evenly and rounded
+    /// to the nearest number. A class keeps at least one item in the first part.
     ///
     /// # Errors
     /// [`Error::Argument`] if the share is not in (0, 1), or too small or too large for any item to be in one of the parts.
@@ -39,17 +40,20 @@ impl Subset {
         if !(share > 0.0 && share < 1.0) {
             return Err(Error::argument("share", "a number above 0 and below 1", share));
         }
-        let mut seen: BTreeMap<usize, u32> = BTreeMap::new();
+        // Items of each class, and those of them that were divided.
+        let mut classes: BTreeMap<usize, [u64; 2]> = BTreeMap::new();
+        (0..set.len()).for_each(|item| classes.entry(set.label(item)).or_default()[0] += 1);
         let (mut kept, mut held_out) = (Vec::new(), Vec::new());
         for item in 0..set.len() {
-            let place = seen.entry(set.label(item)).or_default();
-            let held = |items: u32| (f64::from(items) * share).floor();
-            let part = if held(*place + 1) > held(*place) { &mut held_out } else { &mut kept };
+            let [count, place] = classes.get_mut(&set.label(item)).expect("every label was counted");
+            let held = ((*count as f64 * share).round() as u64).min(*count - 1);
+            let is_held_out = *place * held / *count != (*place + 1) * held / *count;
+            let part = if is_held_out { &mut held_out } else { &mut kept };
             part.push(item as u32);
             *place += 1;
         }
         if kept.is_empty() || held_out.is_empty() {
-            let expected = format!("a share that divides {} items in {} classes", set.len(), seen.len());
+            let expected = format!("a share that divides {} items in {} classes", set.len(), classes.len());
             return Err(Error::argument("share", expected, share));
         }
         let part = |items| Self { set: Arc::clone(set), items };
@@ -115,7 +119,7 @@ mod tests {
 
     #[test]
     fn invalid_parts_are_refused() {
-        for share in [0.0, 1.0, -0.1, f64::NAN, 0.01] {
+        for share in [0.0, 1.0, -0.1, f64::NAN, 0.04] {
             let error = Subset::hold_out(&set(), share).map(drop).unwrap_err();
             assert!(matches!(error, Error::Argument { argument: "share", .. }), "{share}");
         }

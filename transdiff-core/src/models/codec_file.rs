@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::patch::PatchCodec;
-use super::{Codec, CodecInfo, CodecRecord, ElementCount, StoredCodec};
+use super::{Codec, CodecInfo, CodecRecord, ElementCount, ImageSpec, StoredCodec, StoredModel};
 use crate::checkpoint::{WeightFile, WeightView, sha256};
 use crate::{Backend, DType, Error, Result};
 
@@ -132,12 +132,27 @@ impl From<WeightFile> for CodecFile {
 }
 
 impl CodecFile {
+    /// Opens the codec that the file `file` of `model` describes, if it describes one. A codec's file lies beside it.
+    ///
+    /// # Errors
+    /// [`Error::Format`] naming the codec's file if it is missing or not the one that the model was trained with, and
+    /// naming the first value of the description that does not go with the codec; those of [`WeightFile::open`] and
+    /// [`StoredCodec::find`].
+    pub fn described(file: &WeightFile, model: &StoredModel<'_>) -> Result<Option<Self>> {
+        let Some(images) = model.images() else { return Ok(None) };
+        let codec = Self::recorded(&images.codec, images.channels, file)?;
+        let [_, side, _] = model.info().code_shape;
+        let invalid = |e| Error::format(file.path(), format!("{}: {e}", ImageSpec::METADATA_KEY));
+        images.check_codec(&codec.info()?, side).map_err(invalid)?;
+        Ok(Some(codec))
+    }
+
     /// Opens the codec that the model's file `model` records; a codec's file lies beside it.
     ///
     /// # Errors
     /// [`Error::Format`] naming the codec's file if it is missing or another than the recorded one; those of
     /// [`PatchCodec::new`], [`WeightFile::open`] and [`StoredCodec::find`].
-    pub(super) fn recorded(record: &CodecRecord, channels: usize, model: &WeightFile) -> Result<Self> {
+    fn recorded(record: &CodecRecord, channels: usize, model: &WeightFile) -> Result<Self> {
         let (name, recorded) = match record {
             CodecRecord::Patch(patch) => return PatchCodec::new(*patch, channels).map(Self::Patch),
             CodecRecord::File { name, sha256 } => (name, sha256),

@@ -1,26 +1,14 @@
-//! The registry: finds the model or the codec in a file, whichever it is.
+//! The registry: finds the model in a file, whichever it is.
 //!
 //! A model is added as a variant here and a module beside [`transdiff`](super::transdiff); nothing above core names one.
 
-use super::model::{expected, json};
+use super::model::json;
+use super::stored::{StoredConfig, check, whole};
 use super::transdiff::{Session, StoredTransDiff, TransDiff, TransDiffConfig};
-use super::vae::{StoredVae, Vae, VaeConfig};
-use super::{
-    ClassNames, Codec, CodecFile, CodecInfo, ElementCount, Generator, GeneratorInfo, ImageSpec, LoadHints,
-    Model, WeightSet,
-};
+use super::{ClassNames, ElementCount, Generator, GeneratorInfo, ImageSpec, LoadHints, WeightSet};
 use crate::checkpoint::{WeightFile, WeightView};
 use crate::reference::Reference;
-use crate::{Backend, DType, Error, Result};
-
-/// Configuration of a model in a file's metadata.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredConfig {
-    /// Metadata key.
-    pub key: &'static str,
-    /// The configuration as JSON.
-    pub json: String,
-}
+use crate::{Backend, DType, Result};
 
 /// A generator in a file: its weights were chosen and its sizes are known, and no tensor has been read.
 #[derive(Clone, Debug)]
@@ -90,21 +78,6 @@ impl<'a> StoredModel<'a> {
         ClassNames::new(self.info().classes, self.images().map_or(&[], |images| &images.classes))
     }
 
-    /// Opens the codec that the file describes, if it describes one; `file` is the model's.
-    ///
-    /// # Errors
-    /// [`Error::Format`](crate::Error::Format) naming the codec's file if it is missing or not the one that the model was
-    /// trained with, and naming the first value of the description that does not go with the codec; those of
-    /// [`WeightFile::open`] and [`StoredCodec::find`].
-    pub fn open_codec(&self, file: &WeightFile) -> Result<Option<CodecFile>> {
-        let Some(images) = self.images() else { return Ok(None) };
-        let codec = CodecFile::recorded(&images.codec, images.channels, file)?;
-        let [_, side, _] = self.info().code_shape;
-        let invalid = |e| Error::format(file.path(), format!("{}: {e}", ImageSpec::METADATA_KEY));
-        images.check_codec(&codec.info()?, side).map_err(invalid)?;
-        Ok(Some(codec))
-    }
-
     /// Checks names and shapes of the tensors; none is read.
     ///
     /// # Errors
@@ -131,89 +104,4 @@ impl<'a> StoredModel<'a> {
             Self::TransDiff(stored) => Ok(Box::new(Session::new(&stored.load(backend, dtype)?))),
         }
     }
-}
-
-/// A codec in a file: its sizes are known, and no tensor has been read.
-#[derive(Clone, Debug)]
-pub enum StoredCodec<'a> {
-    /// The KL-VAE.
-    Vae(StoredVae<'a>),
-}
-
-impl<'a> StoredCodec<'a> {
-    /// Finds the codec in a file by its tensors.
-    ///
-    /// # Errors
-    /// Those of [`StoredVae::find`], the only codec so far.
-    pub fn find(file: &'a WeightFile) -> Result<Self> {
-        whole(file, StoredVae::find(file).map(Self::Vae))
-    }
-
-    /// Finds the codec in a file, with hints about its set of weights and its key.
-    ///
-    /// # Errors
-    /// Those of [`StoredVae::find_with`], the only codec so far.
-    pub fn find_with(file: &'a WeightFile, hints: &LoadHints) -> Result<Self> {
-        StoredVae::find_with(file, hints).map(Self::Vae)
-    }
-
-    /// Description of the codec.
-    pub fn info(&self) -> CodecInfo {
-        match self {
-            Self::Vae(stored) => stored.config().codec_info(),
-        }
-    }
-
-    /// Its tensors, under the names of the codec's parameters.
-    pub fn tensors(&self) -> &WeightView<'a> {
-        match self {
-            Self::Vae(stored) => stored.tensors(),
-        }
-    }
-
-    /// The configuration, as files carry it.
-    pub fn config(&self) -> StoredConfig {
-        match self {
-            Self::Vae(stored) => StoredConfig { key: VaeConfig::METADATA_KEY, json: json(stored.config()) },
-        }
-    }
-
-    /// Checks names and shapes of the tensors; none is read.
-    ///
-    /// # Errors
-    /// [`Error::TensorNames`](crate::Error::TensorNames) and [`Error::Tensor`](crate::Error::Tensor).
-    pub fn check(&self) -> Result<()> {
-        match self {
-            Self::Vae(stored) => check::<Vae<Reference>>(stored.config(), stored.tensors()),
-        }
-    }
-
-    /// Elements in memory while codes of `code_size` are decoded, `at_once` images at a time.
-    pub fn decoding_elements(&self, code_size: [usize; 2], at_once: u64) -> ElementCount {
-        match self {
-            Self::Vae(stored) => stored.config().decoding_elements(code_size, at_once),
-        }
-    }
-
-    /// Reads the weights in the type `dtype`, one tensor after another.
-    ///
-    /// # Errors
-    /// Those of [`Model::read`].
-    pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<Box<dyn Codec<B>>> {
-        match self {
-            Self::Vae(stored) => Ok(Box::new(stored.load(backend, dtype)?)),
-        }
-    }
-}
-
-/// The result of finding something in `file`; where nothing is found in one of several shards, an error that says so.
-fn whole<T>(file: &WeightFile, found: Result<T>) -> Result<T> {
-    match found {
-        Err(Error::Format { .. } | Error::TensorNames { .. }) => file.check_complete().and(found),
-        found => found,
-    }
-}
-
-fn check<M: Model<Reference>>(config: &M::Config, tensors: &WeightView<'_>) -> Result<()> {
-    tensors.check(&expected(&M::placeholder(&Reference, config, DType::F32)?, ""))
 }

@@ -6,7 +6,11 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use super::Model;
+use super::model::expected;
+use crate::checkpoint::{WeightFile, WeightView};
+use crate::reference::Reference;
+use crate::{DType, Error, Result};
 
 /// One of the sets of weights that a file may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,4 +67,26 @@ pub(crate) fn check_agreement<T: PartialEq + Display>(
         return Ok(());
     }
     Err(Error::format(path, format!("{what}: {one} says {a}, {other} says {b}")))
+}
+
+/// Configuration of a model in a file's metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredConfig {
+    /// Metadata key.
+    pub key: &'static str,
+    /// The configuration as JSON.
+    pub json: String,
+}
+
+/// The result of finding something in `file`; where nothing is found in one of several shards, an error that says so.
+pub(super) fn whole<T>(file: &WeightFile, found: Result<T>) -> Result<T> {
+    match found {
+        Err(Error::Format { .. } | Error::TensorNames { .. }) => file.check_complete().and(found),
+        found => found,
+    }
+}
+
+/// Checks names and shapes of the tensors of a model of `config`; none is read.
+pub(super) fn check<M: Model<Reference>>(config: &M::Config, tensors: &WeightView<'_>) -> Result<()> {
+    tensors.check(&expected(&M::placeholder(&Reference, config, DType::F32)?, ""))
 }

@@ -181,37 +181,6 @@ impl ImageFolder {
             + self.starts.capacity() * size_of::<usize>()
     }
 
-    /// Splits off a share of every class, spread evenly over its pictures and rounded to the nearest count, for
-    /// validation. A class keeps at least one picture for training. Returns the training and the validation part, which
-    /// depend on the pictures and the share alone.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if `share` is not between 0 and 1, or if the validation part would be empty.
-    pub fn split(&self, share: f64) -> Result<(Self, Self)> {
-        if !(share > 0.0 && share < 1.0) {
-            return Err(Error::argument("val", "a share between 0 and 1", share));
-        }
-        let mut parts =
-            [Self::empty(self.root.clone(), Vec::new()), Self::empty(self.root.clone(), Vec::new())];
-        for (label, class) in self.classes.iter().enumerate() {
-            parts.iter_mut().for_each(|part| part.begin_class(class.clone()));
-            let range = self.class_range(label);
-            let count = range.len();
-            let held_out = ((count as f64 * share).round() as usize).min(count.saturating_sub(1));
-            for (place, index) in range.enumerate() {
-                let is_held_out = place * held_out / count != (place + 1) * held_out / count;
-                parts[usize::from(is_held_out)].push(self.name(index));
-            }
-        }
-        parts.iter_mut().for_each(Self::shrink);
-        let [train, validation] = parts;
-        if validation.is_empty() {
-            let expected = format!("a share of at least one of {} pictures in some class", self.len());
-            return Err(Error::argument("val", expected, share));
-        }
-        Ok((train, validation))
-    }
-
     /// The same pictures with the labels of `classes`, for a validation folder: its classes may be some of those of the
     /// training data.
     ///

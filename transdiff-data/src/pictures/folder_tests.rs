@@ -112,26 +112,6 @@ fn a_million_entries_take_at_most_32_bytes_each_beside_their_names() {
 }
 
 #[test]
-fn split_holds_out_a_share_of_every_class() {
-    let folder = simulated(&[100, 7, 1, 3]);
-    let (train, validation) = folder.split(0.1).unwrap();
-    let counts =
-        |folder: &ImageFolder| (0..4).map(|label| folder.class_range(label).len()).collect::<Vec<_>>();
-    assert_eq!((counts(&train), counts(&validation)), (vec![90, 6, 1, 3], vec![10, 1, 0, 0]));
-    assert_eq!(train.classes(), folder.classes());
-    assert_eq!(validation.label(10), 1);
-    let mut both = [paths(&train), paths(&validation)].concat();
-    both.sort();
-    let mut all = paths(&folder);
-    all.sort();
-    assert_eq!(both, all);
-    assert_eq!(paths(&folder.split(0.1).unwrap().1), paths(&validation));
-    assert_eq!(counts(&folder.split(0.99).unwrap().0), [1, 1, 1, 1]);
-    assert!(simulated(&[1, 1]).split(0.5).is_err());
-    assert!(folder.split(0.0).is_err() && folder.split(1.0).is_err() && folder.split(f64::NAN).is_err());
-}
-
-#[test]
 fn validation_folders_take_the_labels_of_training() {
     let classes = simulated(&[1, 1, 1]).classes().to_vec();
     let mut folder = ImageFolder::empty(PathBuf::new(), Vec::new());

@@ -90,7 +90,7 @@ pub struct PictureOptions {
     pub fit: Fit,
     /// Place of a crop; without meaning if `fit` is [`Fit::Pad`].
     pub crop: Crop,
-    /// Whether every second image, by chance, is mirrored left to right.
+    /// Mirrors images left to right with probability ½.
     pub flip: bool,
     /// Reaction to a broken picture.
     pub on_broken: OnBroken,

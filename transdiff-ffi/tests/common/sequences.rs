@@ -187,7 +187,7 @@ fn generate(
     let results = scratch.results.as_mut_ptr();
     let latents = product(&[n, session.latent(), 4]);
     let outputs = transcdiff_outputs {
-        pixel_format: input.code(3),
+        pixel_format: input.code(5),
         images: if input.flip() { ptr::null_mut() } else { scratch.pixels.as_mut_ptr().cast() },
         images_size: input.size(product(&[n, 48])),
         latents: input.or_null(results),
@@ -346,13 +346,14 @@ fn describe(input: &mut Input<'_>, models: &[Model; 2]) -> Result<(), ErrorInfo>
         _ => input.count(),
     };
     let images = input.count();
-    transcdiff_image_bytes(input.code(3), images, input.count());
+    transcdiff_image_bytes(input.code(5), images, input.count());
     let options = super::load_from_memory(&shared().one_step, None);
-    let (to, what) = (words.as_mut_ptr(), input.below(2));
+    let (to, what) = (words.as_mut_ptr(), input.below(3));
     // SAFETY: there are more words than any size that is not rejected covers.
     call(|error| unsafe {
         match what {
             0 => transcdiff_model_get_info(model, to.cast(), error),
+            1 => transcdiff_model_find_class(model, c"1".as_ptr(), to.cast(), error),
             _ => transcdiff_memory_estimate(&options, images, to.cast(), error),
         }
     })

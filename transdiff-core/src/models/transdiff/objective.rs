@@ -30,7 +30,7 @@ impl Default for FlowObjective {
 /// Random draws of one sample.
 #[derive(Clone, Debug)]
 pub struct SampleDraws {
-    /// Whether the class is dropped.
+    /// Drop of the class.
     dropped: bool,
     /// For each target latent the timesteps of its copies, [mul], and their noise, [mul, S, C].
     targets: Vec<(Vec<f64>, Vec<f32>)>,

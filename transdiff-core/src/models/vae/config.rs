@@ -5,10 +5,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::LATENT_SCALE;
 use super::layers::NORM_GROUPS;
 use crate::models::CodecInfo;
 use crate::{Error, Result};
+
+/// Factor that the published models multiply latents with before they work on them, and divide by before
+/// [`Vae::decode`](super::Vae::decode): it brings the published VAE's latents to a variance of about 1.
+pub const LATENT_SCALE: f64 = 0.2325;
 
 /// Configuration of the autoencoder: every size. Two with equal configurations have the same parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

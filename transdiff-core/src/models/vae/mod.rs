@@ -14,7 +14,7 @@ mod mid_block;
 mod posterior;
 mod stored;
 
-pub use config::VaeConfig;
+pub use config::{LATENT_SCALE, VaeConfig};
 use decoder::Decoder;
 use encoder::Encoder;
 use layers::Conv2d;
@@ -26,10 +26,6 @@ use super::Model;
 use crate::checkpoint::WeightView;
 use crate::nn::{Init, module};
 use crate::{Backend, CancellationToken, DType, Error, Result, Tensor};
-
-/// Factor that the published models multiply latents with before they work on them, and divide by before
-/// [`Vae::decode`]: it brings the published VAE's latents to a variance of about 1.
-pub const LATENT_SCALE: f64 = 0.2325;
 
 /// The autoencoder.
 #[derive(Clone, Debug)]

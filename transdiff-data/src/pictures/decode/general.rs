@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::error::LimitErrorKind;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
-use super::Limits;
+use super::limits::Limits;
 use crate::pictures::Picture;
 
 pub fn decode(bytes: &[u8], format: ImageFormat, limits: &Limits) -> Result<Picture, String> {

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use png::{BitDepth, ColorType, Decoder, DecodingError, Transformations};
 
-use super::Limits;
+use super::limits::Limits;
 use crate::pictures::Picture;
 
 /// Most bytes that a byte of a deflate stream can encode.

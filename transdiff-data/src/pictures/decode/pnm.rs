@@ -1,6 +1,6 @@
 //! PBM, PGM and PPM (`P1` to `P6`). The format is a header and samples; the rounding of other maxima than 255 is Pillow's.
 
-use super::Limits;
+use super::limits::Limits;
 use crate::pictures::Picture;
 
 const TRUNCATED: &str = "the file is truncated";
