@@ -62,6 +62,11 @@ impl From<&LoadHintArgs> for LoadHints {
 }
 
 impl LoadHintArgs {
+    /// Returns whether any is given.
+    pub fn any(&self) -> bool {
+        self.weights.is_some() || self.heads.is_some() || self.key.is_some()
+    }
+
     /// Finds the model in `file`. If only the number of heads is missing, the error says which flag to add.
     pub fn find_model<'a>(&self, file: &'a WeightFile) -> Result<StoredModel<'a>> {
         let hints = LoadHints::from(self);

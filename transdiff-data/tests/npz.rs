@@ -5,15 +5,18 @@ mod allocation;
 mod cache_common;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use cache_common::{contents, message, stream};
 use transdiff_core::data::Dataset;
 use transdiff_core::models::CodecRecord;
 use transdiff_core::{DType, Error, Result};
-use transdiff_data::cache::{CachedDataset, Expected, NpzImport, Part, import_npz};
+use transdiff_data::cache::{
+    CacheSummary, CachedDataset, Expected, NpzImport, Part, import_npz, is_npz_folder,
+};
 use transdiff_data::npz::NpzFile;
-use transdiff_data::pictures::Fit;
+use transdiff_data::pictures::{Fit, OnBroken};
 
 #[global_allocator]
 static ALLOCATOR: allocation::Counting = allocation::Counting;
@@ -83,9 +86,17 @@ fn import() -> NpzImport {
         channels: 3,
         size: 32,
         fit: Fit::Crop,
+        shape: [2, 2, 2],
         latent_scale: 1.0,
         dtype: DType::F32,
+        on_broken: OnBroken::Stop,
     }
+}
+
+/// Imports a whole folder.
+fn run(folder: &Path, out: &Path, import: &NpzImport) -> Result<CacheSummary> {
+    let summary = import_npz(folder, out, import, Part::WHOLE, &mut |_| ControlFlow::Continue(()))?;
+    Ok(summary.expect("a whole cache is merged"))
 }
 
 /// A folder of classes with copies of files of the corpus.
@@ -111,13 +122,14 @@ fn folder_is_imported_in_torchvision_order() {
         ("train/readme.txt", "empty"),
     ]);
     let out = tempfile::tempdir().unwrap();
-    let mut seen = 0;
-    let mut outcome = |_: &_, outcome: Result<()>| {
-        seen += 1;
-        outcome
+    let mut seen = Vec::new();
+    let mut observer = |progress: &_| {
+        seen.push(*progress);
+        ControlFlow::Continue(())
     };
-    let summary = import_npz(folder.path(), out.path(), &import(), Part::WHOLE, &mut outcome).unwrap();
-    assert_eq!((summary.unwrap().entries, seen), (5, 5));
+    let summary = import_npz(folder.path(), out.path(), &import(), Part::WHOLE, &mut observer).unwrap();
+    assert_eq!((summary.unwrap().entries, seen.len()), (5, 5));
+    assert_eq!((seen[2].done, seen[2].total, seen[2].broken), (3, 5, 0));
     let cache = CachedDataset::open(out.path(), &Expected::default()).unwrap();
     let paths: Vec<String> = (0..5).map(|i| cache.path(i).unwrap()).collect();
     assert_eq!(paths, ["n1/Z", "n1/z", "n1/sub/c", "n2/a", "n2/b.JPEG"]);
@@ -143,27 +155,54 @@ fn broken_files_stop_the_import_or_are_left_out() {
         ("b/4.npz", "shape_of_two_axes"),
     ]);
     let out = tempfile::tempdir().unwrap();
-    let stop = import_npz(folder.path(), out.path(), &import(), Part::WHOLE, &mut |_, outcome| outcome);
+    let stop = run(folder.path(), out.path(), &import());
     assert!(message(stop).contains("moments_flip"));
     assert!(!contents(out.path()).contains_key("shard-00000.safetensors"));
-    let skip = &mut |_: &_, _: Result<()>| Ok(());
-    let summary = import_npz(folder.path(), out.path(), &import(), Part::WHOLE, skip).unwrap().unwrap();
+    let skip = NpzImport { on_broken: OnBroken::Skip, ..import() };
+    let summary = run(folder.path(), out.path(), &skip).unwrap();
     let skipped: Vec<&str> = summary.skipped.iter().map(|picture| picture.path.as_str()).collect();
     assert_eq!((summary.entries, skipped), (1, vec!["a/1", "b/3", "b/4"]));
     assert!(summary.skipped[2].reason.contains("expected shape 4x2x2, got 4x4"), "{:?}", summary.skipped[2]);
     // Imported again, nothing is read.
-    let again = &mut |_: &_, _: Result<()>| Err(Error::Cancelled);
-    assert!(import_npz(folder.path(), out.path(), &import(), Part::WHOLE, again).is_ok());
+    let again = &mut |_: &_| ControlFlow::Break(());
+    assert!(import_npz(folder.path(), out.path(), &skip, Part::WHOLE, again).is_ok());
+    let other = tempfile::tempdir().unwrap();
+    let cancelled = import_npz(folder.path(), other.path(), &skip, Part::WHOLE, again);
+    assert!(matches!(cancelled, Err(Error::Cancelled)));
+}
+
+#[test]
+fn folders_for_another_codec_are_refused_also_where_broken_files_are_left_out() {
+    let folder = folder(&[("a/1.npz", "truncated"), ("a/2.npz", "valid"), ("b/3.npz", "valid")]);
+    let out = tempfile::tempdir().unwrap();
+    let import = NpzImport { shape: [2, 4, 4], on_broken: OnBroken::Skip, ..import() };
+    let error = message(run(folder.path(), out.path(), &import));
+    assert!(error.contains("1.npz: "), "{error}");
+    fs::remove_file(folder.path().join("a/1.npz")).unwrap();
+    let error = message(run(folder.path(), out.path(), &import));
+    assert!(error.contains("2.npz") && error.contains("expected shape 4x4x4, got 4x2x2"), "{error}");
+    assert!(contents(out.path()).is_empty());
+}
+
+#[test]
+fn folders_of_npz_files_are_recognised() {
+    let recognised = |files: &[(&str, &str)]| is_npz_folder(folder(files).path()).unwrap();
+    assert!(recognised(&[("a/sub/1.NPZ", "empty"), ("b/x.png", "empty")]));
+    assert!(recognised(&[("train/a/1.npz", "empty"), ("val/a/x.png", "empty")]));
+    // A class called `train`.
+    assert!(recognised(&[("train/1.npz", "empty"), ("plane/2.npz", "empty")]));
+    assert!(!recognised(&[("a/1.npz", "empty"), ("a/1.png", "empty")]));
+    assert!(!recognised(&[("a/1.txt", "empty"), ("x.npz", "empty")]));
+    assert!(!recognised(&[]));
 }
 
 #[test]
 fn folders_without_classes_or_files_are_refused() {
-    let run = |files: &[(&str, &str)]| {
+    let refused = |files: &[(&str, &str)]| {
         let out = tempfile::tempdir().unwrap();
-        let path = folder(files);
-        message(import_npz(path.path(), out.path(), &import(), Part::WHOLE, &mut |_, outcome| outcome))
+        message(run(folder(files).path(), out.path(), &import()))
     };
-    assert!(run(&[]).contains("expected a folder per class"));
-    assert!(run(&[("a/1.npz", "valid"), ("b/2.txt", "valid")]).contains("a class without npz files"));
-    assert!(run(&[("a/1.npz", "shape_of_two_axes")]).contains("expected shape [2C, h, w], got 4x4"));
+    assert!(refused(&[]).contains("expected a folder per class"));
+    assert!(refused(&[("a/1.npz", "valid"), ("b/2.txt", "valid")]).contains("a class without npz files"));
+    assert!(refused(&[("a/1.npz", "shape_of_two_axes")]).contains("expected shape 4x2x2, got 4x4"));
 }

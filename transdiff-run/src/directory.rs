@@ -13,11 +13,11 @@ pub const CONFIG_FILE: &str = "config.toml";
 /// Directories within that of a run.
 const DIRECTORIES: [&str; 2] = ["samples", "events"];
 
-/// The directory of a run, locked by this process. The lock ends with the value, or with the process.
+/// The directory of a run, locked by this process unless it is only [viewed](Self::view). The lock ends with the value, or with the process.
 #[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
-    /// `None` on a file system without locks.
+    /// `None` on a file system without locks, and in a view.
     lock: Option<File>,
 }
 
@@ -43,6 +43,15 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Format`] for a directory that holds no run, or in which another process trains; [`Error::Io`].
     pub fn resume(path: impl AsRef<Path>) -> Result<Self> {
+        let path = Self::view(path)?.path;
+        Self::lock(&path)?.prepare()
+    }
+
+    /// The directory of a run to look at, without a lock: another process may train in it.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a directory that holds no run; [`Error::Io`].
+    pub fn view(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if !fs::metadata(path).map_err(Error::io(path))?.is_dir() {
             return Err(Error::format(path, "expected the directory of a run, got a file"));
@@ -51,7 +60,7 @@ impl RunDirectory {
             let message = format!("expected the directory of a run, got one without {CONFIG_FILE}");
             return Err(Error::format(path, message));
         }
-        Self::lock(path)?.prepare()
+        Ok(Self { path: path.to_owned(), lock: None })
     }
 
     fn lock(path: &Path) -> Result<Self> {
@@ -89,8 +98,8 @@ impl RunDirectory {
         &self.path
     }
 
-    /// Returns whether the directory is locked: not on a file system without locks, where two processes that train in one
-    /// directory are not noticed.
+    /// Returns whether the directory is locked: not in a view, and not on a file system without locks, where two processes
+    /// that train in one directory are not noticed.
     pub fn is_locked(&self) -> bool {
         self.lock.is_some()
     }
@@ -195,6 +204,7 @@ mod tests {
         let first = RunDirectory::resume(&path).unwrap();
         let message = RunDirectory::resume(&path).unwrap_err().to_string();
         assert!(message.contains("another process trains"), "{message}");
+        assert!(!RunDirectory::view(&path).unwrap().is_locked(), "a view does not wait");
         drop(first);
         RunDirectory::resume(&path).unwrap();
     }

@@ -52,23 +52,26 @@ impl RunLog {
     /// [`Error::Io`].
     pub fn open(path: impl AsRef<Path>, step: u64) -> Result<Self> {
         let path = path.as_ref();
-        let contents = match fs::read(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            contents => contents.map_err(Error::io(path))?,
-        };
-        let (mut kept, mut reports) = (Vec::with_capacity(contents.len()), Vec::<Report>::new());
-        for line in contents.split_inclusive(|&byte| byte == b'\n') {
-            let report = serde_json::from_slice::<Report>(line).ok();
-            if let Some(report) = report.filter(|report| report.step <= step && line.ends_with(b"\n")) {
-                kept.extend_from_slice(line);
-                reports.push(report);
-            }
+        let contents = contents(path)?;
+        let (mut kept, mut reports) = (Vec::with_capacity(contents.len()), Vec::new());
+        for (line, report) in complete(&contents).filter(|(_, report)| report.step <= step) {
+            kept.extend_from_slice(line);
+            reports.push(report);
         }
         if kept != contents {
             write_bytes_atomic(path, &kept)?;
         }
         let file = File::options().append(true).create(true).open(path).map_err(Error::io(path))?;
         Ok(Self { path: path.to_owned(), file, length: kept.len() as u64, reports })
+    }
+
+    /// Reads the reports in the log at `path`, the oldest first; none if there is no log. Lines that are no reports are left
+    /// out, and the file stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Vec<Report>> {
+        Ok(complete(&contents(path.as_ref())?).map(|(_, report)| report).collect())
     }
 
     /// Appends a report. If it fails, the file is as before.
@@ -92,6 +95,20 @@ impl RunLog {
     pub fn reports(&self) -> &[Report] {
         &self.reports
     }
+}
+
+/// Contents of the file at `path`; nothing if there is none.
+fn contents(path: &Path) -> Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        contents => contents.map_err(Error::io(path)),
+    }
+}
+
+/// Complete lines that are reports.
+fn complete(contents: &[u8]) -> impl Iterator<Item = (&[u8], Report)> {
+    let lines = contents.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    lines.filter_map(|line| Some((line, serde_json::from_slice(line).ok()?)))
 }
 
 #[cfg(test)]
@@ -147,7 +164,10 @@ mod tests {
         RunLog::open(&path, 0).unwrap().append(report(1)).unwrap();
         let whole = fs::read(&path).unwrap();
         for torn in [&whole[..whole.len() - 1], &whole[..20], b"\0\0\0", b"\xff\n", b"\n\n{}\n"] {
-            fs::write(&path, [&whole, torn].concat()).unwrap();
+            let contents = [&whole, torn].concat();
+            fs::write(&path, &contents).unwrap();
+            assert_eq!(RunLog::read(&path).unwrap(), [report(1)], "{torn:?}");
+            assert_eq!(fs::read(&path).unwrap(), contents, "reading changes nothing");
             let mut log = RunLog::open(&path, 5).unwrap();
             log.append(report(2)).unwrap();
             assert_eq!(steps(&RunLog::open(&path, 5).unwrap()), [1, 2], "{torn:?}");

@@ -16,7 +16,8 @@ use crate::load_hints::DTypeArg;
 #[command(
     after_help = "The folder has a folder of pictures per class, as torchvision's ImageFolder. Pictures are cut at their centre \
 as ADM does, and their mirror images are stored beside them. Training draws from what is stored, so that random crops need \
-the pictures themselves.
+the pictures themselves. A folder of the published cache, npz files with moments and moments_flip in class folders, is \
+imported: --codec is the KL-VAE that made them and is only recorded.
 
 The same command goes on with a cache that was not completed; finished shards are kept. Several processes can make one cache: \
 each gets a part, by --part or by the variables that torchrun, Slurm and Open MPI set, and --merge completes it.
@@ -26,10 +27,11 @@ Examples:
   transdiff cache --data FASHION --codec patch:4 --size 32 --channels 1 \\
       --fit pad --no-flip --out CACHE
   transdiff cache --data IMAGENET/train --codec kl16.ckpt --size 256 --part 3/16 --out CACHE
-  transdiff cache --merge CACHE"
+  transdiff cache --merge CACHE
+  transdiff cache --data NPZ_FILES --codec kl16.ckpt --size 256 --out CACHE"
 )]
 pub struct CacheArgs {
-    /// Folder of pictures in class folders
+    /// Folder of pictures, or of npz files with moments, in class folders
     #[arg(long, value_name = "DIR", required_unless_present = "merge", help_heading = "Pictures")]
     data: Option<PathBuf>,
     /// Codec that makes latents of pictures: patch:N, or the file of a KL-VAE
@@ -49,7 +51,7 @@ pub struct CacheArgs {
     /// Store no mirror images: training does not flip
     #[arg(long, help_heading = "Pictures")]
     pub no_flip: bool,
-    /// Reaction to a picture that cannot be read: stop, or skip, which leaves it out
+    /// Reaction to a picture or npz file that cannot be read: stop, or skip, which leaves it out
     #[arg(long, value_name = "REACTION", default_value = "stop", help_heading = "Pictures")]
     pub on_broken: OnBroken,
 

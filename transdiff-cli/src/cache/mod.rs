@@ -1,19 +1,20 @@
 //! `transdiff cache`: stores the latents of pictures once, for every later training run.
 
 mod args;
+mod import;
 mod progress;
 
-use std::ops::ControlFlow;
+use std::path::Path;
 
 use transdiff::datasets::cache::{
-    CacheEntry, CacheSpec, CacheSummary, CacheWriter, FillOptions, FillProgress, ItemKind, Part, fill, merge,
+    CacheEntry, CacheSpec, CacheSummary, CacheWriter, FillOptions, ItemKind, Part, fill, is_npz_folder, merge,
 };
 use transdiff::datasets::pictures::{ImageFolder, PictureDataset, PictureOptions};
-use transdiff::models::{CodecFile, ImageSpec};
+use transdiff::models::{CodecFile, CodecInfo, ImageSpec};
 use transdiff::{Backend, CancellationToken, DType, DeviceTask};
 
 pub use args::CacheArgs;
-use progress::CacheBar;
+use progress::with_progress;
 
 use crate::failure::{Failure, Result};
 use crate::interrupt::cancellation_token;
@@ -33,53 +34,58 @@ pub fn run(args: &CacheArgs) -> Result<()> {
 fn build(args: &CacheArgs) -> Result<()> {
     let token = cancellation_token()?;
     let source = args.source();
-    let folder = ImageFolder::open(source.data)?;
     let codec = source.codec.open(args.channels)?;
-    let spec = spec(args, &folder, &codec)?;
-    let entries = (0..folder.len())
-        .map(|index| CacheEntry { path: folder.relative_path(index), label: folder.label(index) as u32 })
-        .collect();
     let part = match args.part {
         Some(part) => part,
         None => Part::from_environment(|name| std::env::var(name).ok())?.unwrap_or(Part::WHOLE),
     };
+    if is_npz_folder(source.data)? {
+        return import::import(args, &codec, part, &token);
+    }
+    let folder = ImageFolder::open(source.data)?;
+    let spec = spec(args, &folder, &codec)?;
+    let entries = (0..folder.len())
+        .map(|index| CacheEntry { path: folder.relative_path(index), label: folder.label(index) as u32 })
+        .collect();
     let writer = CacheWriter::open(source.out, spec, entries, part)?;
     keep_codec(&codec, source.out)?;
     let pictures = PictureDataset::new(folder, args.picture_options(source.size))?;
     let device = args.device.open(args.threads)?;
     print_to_stderr(&format!("device: {}", device.choice()));
     let task = Fill { args, writer: &writer, pictures, codec: &codec, token: &token };
-    device.run(task)?.map_err(|failure| failure.with_completed("the same command goes on"))?;
+    device.run(task)?.map_err(interrupted)?;
     drop(writer);
-    if part == Part::WHOLE {
-        return report(source.out, &merge(source.out)?);
+    match part == Part::WHOLE {
+        true => report(source.out, &merge(source.out)?),
+        false => report_part(source.out, part),
     }
-    let out = source.out.display();
-    print(format!("part {part} is done; when all parts are: transdiff cache --merge {out}\n"))
 }
 
 /// Header of the cache: what the codec makes of the pictures.
 fn spec(args: &CacheArgs, folder: &ImageFolder, codec: &CodecFile) -> Result<CacheSpec> {
     let info = codec.info()?;
-    let size = args.source().size;
-    if !size.is_multiple_of(info.downsampling) {
-        let factor = info.downsampling;
-        return Err(
-            format!("--size: expected a multiple of {factor}, which the codec requires, got {size}").into()
-        );
-    }
-    let side = size / info.downsampling;
-    let classes = folder.classes().to_vec();
+    let (size, classes) = (args.source().size, folder.classes().to_vec());
     Ok(CacheSpec {
         images: ImageSpec { codec: codec.record()?, channels: args.channels, size, classes },
         fit: args.fit,
         flip: !args.no_flip,
         items: if info.latent_scale.is_some() { ItemKind::Moments } else { ItemKind::Latents },
-        shape: [info.code_channels, side, side],
+        shape: latent_shape(&info, size)?,
         latent_scale: info.latent_scale.unwrap_or(1.0),
         dtype: args.dtype.into(),
         shard_entries: CacheSpec::SHARD_ENTRIES,
     })
+}
+
+/// Shape [C, h, w] of the latents of pictures of `size` pixels.
+fn latent_shape(codec: &CodecInfo, size: usize) -> Result<[usize; 3]> {
+    let factor = codec.downsampling;
+    if !size.is_multiple_of(factor) {
+        return Err(
+            format!("--size: expected a multiple of {factor}, which the codec requires, got {size}").into()
+        );
+    }
+    Ok([codec.code_channels, size / factor, size / factor])
 }
 
 /// Encoding on the device.
@@ -96,33 +102,43 @@ impl DeviceTask for Fill<'_> {
 
     fn run<B: Backend>(self, backend: B) -> transdiff::Result<Result<()>> {
         let codec = self.codec.load(&backend, DType::F32)?;
-        let mut bar = None;
-        let mut observer = |progress: &FillProgress| {
-            bar.get_or_insert_with(|| CacheBar::new(progress)).update(progress);
-            match self.token.check() {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            }
-        };
         let options = FillOptions { threads: self.args.decoding_threads(), batch: self.args.batch };
-        let filled = fill(self.writer, self.pictures, &backend, &*codec, options, &mut observer);
-        if let Some(bar) = bar {
-            bar.finish();
-        }
+        let filled = with_progress(self.token, |observer| {
+            fill(self.writer, self.pictures, &backend, &*codec, options, observer)
+        });
         Ok(filled.map_err(Failure::from))
     }
 }
 
-fn report(cache: &std::path::Path, summary: &CacheSummary) -> Result<()> {
+/// Says of an interrupted command what there is.
+fn interrupted(failure: Failure) -> Failure {
+    match failure {
+        Failure::Interrupted(_) => {
+            Failure::Interrupted("finished shards are kept; run the command again to go on".to_owned())
+        }
+        other => other,
+    }
+}
+
+fn report_part(cache: &Path, part: Part) -> Result<()> {
+    let cache = cache.display();
+    print(format!("part {part} is done; when all parts are: transdiff cache --merge {cache}\n"))
+}
+
+fn report(cache: &Path, summary: &CacheSummary) -> Result<()> {
     for skipped in summary.skipped.iter().take(NAMED) {
         print_to_stderr(&format!("left out: {}", skipped.reason));
     }
     let broken = match summary.skipped.len() {
         0 => String::new(),
-        n => format!(", {n} broken ones left out"),
+        n => format!(", {} left out", counted(n, "broken one")),
     };
-    let (pictures, shards) = (summary.entries, summary.shards);
-    print(format!("{}: {pictures} pictures in {shards} shards{broken}\n", cache.display()))
+    let (pictures, shards) = (counted(summary.entries, "picture"), counted(summary.shards, "shard"));
+    print(format!("{}: {pictures} in {shards}{broken}\n", cache.display()))
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 impl CacheArgs {

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
 use transdiff::Device;
 use transdiff_run::presets;
-use transdiff_run::settings::{Change, Layers, Result, RunConfig};
+use transdiff_run::settings::{Change, InitWeights, Layers, Result, RunConfig};
 use transdiff_terminal::whole;
 
 use crate::output::print_to_stderr;
@@ -65,12 +66,14 @@ pub struct TrainArgs {
     /// Go on with the run in this directory, with its own settings
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     pub resume: Option<PathBuf>,
-    /// Model or checkpoint whose weights the run starts from. Tensors of other shapes start anew and are named
+    /// Model or checkpoint whose weights the run starts from; tensors of other shapes start anew and are named: train.init
     #[arg(long, value_name = "FILE", conflicts_with = "resume", help_heading = "Run")]
-    pub init: Option<PathBuf>,
-    /// Weights to start from: ema or raw for both sets, or published: raw weights from the raw ones, EMA from the EMA
-    #[arg(long, value_name = "WEIGHTS", default_value = "ema", requires = "init", help_heading = "Run")]
-    pub init_weights: InitWeights,
+    pub init: Option<String>,
+    /// Weights to start from: ema or raw for both sets, or published: raw weights from the raw ones, EMA from the EMA:
+    /// train.init_weights [default: ema]
+    #[arg(long, value_name = "WEIGHTS", requires = "init", help_heading = "Run")]
+    #[arg(value_parser = PossibleValuesParser::new(InitWeights::WORDS))]
+    pub init_weights: Option<String>,
 
     /// Device: cpu, cuda, cuda:N, or auto for the first usable GPU and otherwise the CPU
     #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Execution")]
@@ -84,17 +87,6 @@ pub struct TrainArgs {
     pub estimate: bool,
 }
 
-/// Weights that a run starts from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum InitWeights {
-    /// EMA weights, or those of a file with a single set
-    Ema,
-    /// Weights after the last training step
-    Raw,
-    /// Raw weights from the raw ones, and EMA weights from the EMA ones, as the published code
-    Published,
-}
-
 impl TrainArgs {
     /// Settings of the run. Changes of a resumed one are printed.
     pub fn resolved(&self) -> crate::failure::Result<RunConfig> {
@@ -102,11 +94,6 @@ impl TrainArgs {
         let (settings, changes) = self.resumed_settings(directory)?;
         changes.iter().for_each(|change| print_to_stderr(&format!("changed: {change}")));
         Ok(settings)
-    }
-
-    /// File of the weights to start from, if the run starts from any.
-    pub fn init(&self) -> Option<(PathBuf, InitWeights)> {
-        self.init.clone().map(|path| (path, self.init_weights))
     }
 
     /// Settings of a new run.
@@ -134,6 +121,8 @@ impl TrainArgs {
             ("data.path", &self.data, "--data"),
             ("data.codec", &self.codec, "--codec"),
             ("data.mrar_index", &self.mrar_index, "--mrar-index"),
+            ("train.init", &self.init, "--init"),
+            ("train.init_weights", &self.init_weights, "--init-weights"),
         ];
         for (key, value, flag) in texts {
             value.iter().try_for_each(|value| layers.add_value(key, value.as_str(), flag))?;

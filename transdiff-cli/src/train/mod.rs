@@ -10,7 +10,6 @@ mod samples;
 
 use transdiff::Device;
 use transdiff_run::RunDirectory;
-use transdiff_run::settings::RunConfig;
 use transdiff_terminal::StopSignals;
 
 pub use args::TrainArgs;
@@ -36,11 +35,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         return estimate::print_estimate(&settings.transdiff_config()?, &train, &data, device);
     }
     let signals = StopSignals::install().map_err(|e| format!("cannot handle signals: {e}"))?;
-    let directory = directory(args, &settings, &data)?;
+    let directory = directory(args, &data)?;
     print_to_stderr(&format!("device: {}", device.choice()));
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let path = directory.path().to_owned();
-    let run = Run { settings, data, directory, train, init: args.init(), signals, threads };
+    let run = Run { settings, data, directory, train, signals, threads };
     let resume = format!("go on with transdiff train --resume {}", path.display());
     device.run(run)?.map_err(|failure| match failure {
         Failure::Stopped(reason, message) => Failure::Stopped(reason, format!("{message}; {resume}")),
@@ -49,8 +48,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     print(format!("{}\n", path.join("model.safetensors").display()))
 }
 
-/// The run's directory, with its settings and the codec's file.
-fn directory(args: &TrainArgs, settings: &RunConfig, data: &TrainingData) -> Result<RunDirectory> {
+/// The run's directory, with the codec's file.
+fn directory(args: &TrainArgs, data: &TrainingData) -> Result<RunDirectory> {
     let directory = match (&args.resume, &args.out) {
         (Some(path), _) => RunDirectory::resume(path)?,
         (None, Some(path)) => RunDirectory::create(path)?,
@@ -61,6 +60,5 @@ fn directory(args: &TrainArgs, settings: &RunConfig, data: &TrainingData) -> Res
     if let Some(codec) = &data.codec {
         keep_codec(codec, directory.path())?;
     }
-    settings.save(&directory.config())?;
     Ok(directory)
 }

@@ -110,6 +110,7 @@ impl Reports {
         let broken = pictures.broken();
         let named: Vec<&str> = broken.iter().take(NAMED).map(|picture| picture.message.as_str()).collect();
         let more = if count > NAMED { "; …" } else { "" };
-        Some(format!("{count} broken pictures are skipped: {}{more}", named.join("; ")))
+        let are = if count == 1 { "picture is" } else { "pictures are" };
+        Some(format!("{count} broken {are} skipped: {}{more}", named.join("; ")))
     }
 }

@@ -10,11 +10,10 @@ use transdiff::models::transdiff::{SampleDraws, TransDiffConfig};
 use transdiff::models::{Codec, LoadHints, Model, WeightSet};
 use transdiff::train::{StepReport, TrainConfig, Trainer};
 use transdiff::{Backend, DType, DeviceTask, Error, TransDiff};
-use transdiff_run::settings::{self, OnNonFinite, RunConfig};
+use transdiff_run::settings::{self, InitWeights, OnNonFinite, RunConfig};
 use transdiff_run::{Report, RunDirectory};
 use transdiff_terminal::{StepProgress, StopSignals, TrainingBar};
 
-use super::args::InitWeights;
 use super::checkpoints::CheckpointWriter;
 use super::data::TrainingData;
 use super::reports::Reports;
@@ -38,8 +37,6 @@ pub struct Run {
     pub directory: RunDirectory,
     /// Settings of the trainer.
     pub train: TrainConfig,
-    /// File of the weights to start from.
-    pub init: Option<(PathBuf, InitWeights)>,
     pub signals: StopSignals,
     /// Number of threads that may read data.
     pub threads: usize,
@@ -69,8 +66,12 @@ impl Run {
             }
             None => None,
         };
+        // Now that all is open: the directory of a run that could not begin can be given again.
+        self.settings.save(&self.directory.config())?;
         let (steps, done) = (self.train.lr.total, trainer.steps_done());
         if done >= steps {
+            // A process that was killed after its last checkpoint has not written the model.
+            trainer.snapshot().write_model(self.directory.model())?;
             print_to_stderr(&format!("all {steps} steps are done; --steps sets another number"));
             return Ok(());
         }
@@ -127,7 +128,7 @@ impl Run {
 
     fn new_trainer<B: Backend>(&self, backend: &B, config: &TransDiffConfig) -> Result<Trainer<B>> {
         let (seed, train) = (self.settings.train.seed, self.train.clone());
-        let Some((path, weights)) = &self.init else {
+        let Some(path) = &self.settings.train.init else {
             return Ok(Trainer::new(TransDiff::new(backend, config, DType::F32, seed)?, train)?);
         };
         let file = WeightFile::open(path)?;
@@ -140,10 +141,10 @@ impl Run {
                 true => "all weights taken over".to_owned(),
                 false => format!("new tensors: {}", new.join(", ")),
             };
-            print_to_stderr(&format!("{}{which}: {kept}", path.display()));
+            print_to_stderr(&format!("{path}{which}: {kept}"));
             Ok(model)
         };
-        Ok(match weights {
+        Ok(match self.settings.train.init_weights {
             InitWeights::Ema => Trainer::new(load(None)?, train)?,
             InitWeights::Raw => Trainer::new(load(Some(WeightSet::Raw))?, train)?,
             InitWeights::Published => {

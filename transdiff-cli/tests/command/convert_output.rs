@@ -16,17 +16,10 @@ use transdiff::models::transdiff::TransDiffConfig;
 use crate::archive;
 use crate::files::{Folder, one_step};
 use crate::pickle;
-use crate::process::{RunResult, fail, interruptible, succeed};
+use crate::process::{fail, interruptible, run_limited, succeed};
 
 /// The message of a failed write without memory.
 const OUT_OF_MEMORY: &str = "out of memory";
-
-/// Runs the command under the limits that `ulimit` sets.
-fn run_limited(ulimit: &str, args: &[&str]) -> RunResult {
-    let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
-    let program = env!("CARGO_BIN_EXE_transdiff");
-    Command::new("sh").args(["-c", &script, program]).args(args).output().expect("a shell").into()
-}
 
 /// Writes the tensors of `from` with the element type `dtype`, whose elements have `size` bytes: the values are not those
 /// of a model, but distinct.

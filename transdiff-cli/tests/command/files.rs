@@ -48,9 +48,14 @@ impl Folder {
 
     /// Writes a small VAE for latents of four channels and returns its path. Images are twice as wide as latents.
     pub fn vae(&self, name: &str) -> String {
+        self.vae_of(name, 4)
+    }
+
+    /// Writes a small VAE for latents of `latent_channels` channels and returns its path.
+    pub fn vae_of(&self, name: &str, latent_channels: usize) -> String {
         let config = VaeConfig {
             image_channels: 3,
-            latent_channels: 4,
+            latent_channels,
             channels: 32,
             multipliers: vec![1, 1],
             res_blocks: 1,

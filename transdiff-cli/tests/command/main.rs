@@ -4,6 +4,7 @@
 mod archive;
 #[path = "../../../examples/quickstart/cache.rs"]
 mod cache;
+mod caching;
 mod convert;
 #[cfg(unix)]
 mod convert_output;
@@ -11,9 +12,12 @@ mod described;
 #[allow(dead_code)] // the quickstart uses the rest
 #[path = "../../../examples/quickstart/digits.rs"]
 mod digits;
+mod drawing;
 mod files;
 mod inspect;
+mod inspect_directories;
 mod interrupts;
+mod kills;
 #[allow(dead_code)] // other tests use the rest
 #[path = "../../../tests/common/pickle.rs"]
 mod pickle;
@@ -23,4 +27,5 @@ mod references;
 mod resume;
 mod sample;
 mod train;
+mod training;
 mod usage;

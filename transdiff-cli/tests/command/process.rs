@@ -43,6 +43,14 @@ pub fn fail<S: AsRef<OsStr>>(args: &[S]) -> String {
     line.to_owned()
 }
 
+/// Runs the command under the limits that the shell's `ulimit` sets.
+#[cfg(unix)]
+pub fn run_limited(ulimit: &str, args: &[&str]) -> RunResult {
+    let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
+    let program = env!("CARGO_BIN_EXE_transdiff");
+    Command::new("sh").args(["-c", &script, program]).args(args).output().expect("a shell").into()
+}
+
 /// Returns the command without arguments, with the signals that interrupt it in their default state, whatever the tests
 /// were started with: `nohup` and shells start programs with some of them ignored.
 #[cfg(unix)]

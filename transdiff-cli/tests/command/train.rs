@@ -38,6 +38,21 @@ fn flags_and_assignments_replace_the_preset() {
 }
 
 #[test]
+fn printed_settings_are_read_back_to_the_same() {
+    let folder = Folder::new();
+    let (data, file) = (pictures(&folder), folder.path("run.toml"));
+    for more in [
+        &[][..],
+        &["--set", "train.epochs=3", "--set", "train.warmup_epochs=0.5", "--set", "data.val=0.25"],
+        &["--init", "some.safetensors", "--init-weights", "raw", "--set", "train.decay=cosine"],
+    ] {
+        let settings = succeed(&[&dry(&data)[..], more].concat());
+        std::fs::write(&file, &settings).unwrap();
+        assert_eq!(succeed(&["train", "--config", &file, "--dry-run"]), settings);
+    }
+}
+
+#[test]
 fn a_file_stands_between_preset_and_flags() {
     let folder = Folder::new();
     let (data, file) = (pictures(&folder), folder.path("run.toml"));

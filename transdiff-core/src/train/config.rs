@@ -133,6 +133,11 @@ fn default_compute() -> DType {
     DType::F32
 }
 
+impl TrainConfig {
+    /// Metadata key of the settings in checkpoints.
+    pub const METADATA_KEY: &'static str = crate::models::TRAIN_KEY;
+}
+
 impl<O: Default> TrainConfig<O> {
     /// The paper's settings for a run of `total` steps with samples in batches of `batch`.
     pub fn new(batch: usize, total: u64) -> Self {

@@ -121,8 +121,17 @@ impl CacheSpec {
     }
 
     /// Every property with its name and its value in words.
-    fn properties(&self) -> Vec<(&'static str, String)> {
-        let mut out = vec![
+    fn all_properties(&self) -> Vec<(&'static str, String)> {
+        let mut out = self.properties();
+        let classes = &self.images.classes;
+        out.push(("number of classes", classes.len().to_string()));
+        out.extend(classes.iter().map(|name| ("class name", name.clone())));
+        out
+    }
+
+    /// Every property but the classes, with its name and its value in words.
+    pub fn properties(&self) -> Vec<(&'static str, String)> {
+        vec![
             ("codec", codec_text(&self.images.codec)),
             ("size", self.images.size.to_string()),
             ("channels", self.images.channels.to_string()),
@@ -133,11 +142,7 @@ impl CacheSpec {
             ("latent scale", self.latent_scale.to_string()),
             ("dtype", self.dtype.to_string()),
             ("entries per shard", self.shard_entries.to_string()),
-        ];
-        let classes = &self.images.classes;
-        out.push(("number of classes", classes.len().to_string()));
-        out.extend(classes.iter().map(|name| ("class name", name.clone())));
-        out
+        ]
     }
 }
 
@@ -164,7 +169,7 @@ impl CacheHeader {
     /// The first property in which `self` differs from `other`, with both values.
     pub(super) fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
         let properties = |header: &Self| {
-            let mut out = header.spec.properties();
+            let mut out = header.spec.all_properties();
             out.push(("number of pictures", header.entries.to_string()));
             out.push(("paths and labels (SHA-256)", header.entries_sha256.clone()));
             out

@@ -23,6 +23,7 @@ mod merge;
 mod part;
 mod raw_tensor;
 mod shard;
+mod state;
 mod writer;
 
 pub use dataset::CachedDataset;
@@ -30,8 +31,9 @@ pub use directory::HEADER_FILE;
 pub use entries::CacheEntry;
 pub use fill::{FillOptions, FillProgress, fill};
 pub use header::{CacheHeader, CacheSpec, Expected, ItemKind};
-pub use import::{NpzImport, import_npz};
+pub use import::{NpzImport, import_npz, is_npz_folder};
 pub use index::Skipped;
 pub use merge::{CacheSummary, merge};
 pub use part::Part;
+pub use state::CacheState;
 pub use writer::{CacheWriter, ShardRows};

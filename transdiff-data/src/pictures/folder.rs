@@ -239,7 +239,8 @@ impl Entries {
     }
 }
 
-fn is_picture(name: &str) -> bool {
+/// Returns whether `name` has the ending of a picture file.
+pub(crate) fn is_picture(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ENDINGS.iter().any(|ending| name.ends_with(ending))
 }

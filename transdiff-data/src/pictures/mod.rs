@@ -15,6 +15,7 @@ pub use crop::{adm_crop, pad, random_crop};
 pub use dataset::{BrokenPicture, PictureDataset};
 pub use decode::{Limits, decode};
 pub use folder::ImageFolder;
+pub(crate) use folder::is_picture;
 pub use options::{Crop, Fit, OnBroken, PictureOptions};
 pub use picture::Picture;
 pub use resample::{Area, Filter, Resampler};

@@ -183,6 +183,10 @@ settings! {
         compute: Compute = Kind::Word(Compute::WORDS), Free;
         /// Recompute blocks in the backward pass: less memory, a third more time
         gradient_checkpointing: bool = Kind::Switch, Free;
+        /// Model or checkpoint whose weights the run starts from
+        init: Option<String> = Kind::Text, Fixed;
+        /// Weights to start from: ema or raw for both sets, or published (raw from raw, EMA from EMA)
+        init_weights: InitWeights = Kind::Word(InitWeights::WORDS), Fixed;
         /// Seed of the weights and of everything random in the run
         seed: u64 = Kind::COUNT_OR_ZERO, Fixed;
         /// Steps between checkpoints
@@ -271,6 +275,15 @@ words! {
         F32 = "f32",
         /// bf16.
         Bf16 = "bf16",
+    }
+    /// Weights that a run starts from.
+    InitWeights {
+        /// EMA weights, or those of a file with a single set.
+        Ema = "ema",
+        /// Weights after the last training step.
+        Raw = "raw",
+        /// Raw weights from the raw ones, and EMA weights from the EMA ones, as the published code.
+        Published = "published",
     }
     /// Reaction to a loss that is not finite.
     OnNonFinite {

@@ -18,6 +18,12 @@ impl RunConfig {
         KEYS.iter().filter_map(|key| Some((key.name, value(key)?))).collect()
     }
 
+    /// Name and value, as TOML, of every key that has one, in the order of [`KEYS`].
+    pub fn entries(&self) -> Vec<(&'static str, String)> {
+        let values = self.values();
+        KEYS.iter().filter_map(|key| Some((key.name, values.get(key.name)?.to_string()))).collect()
+    }
+
     /// The settings as a TOML document, in the order of [`KEYS`]. Reading it gives equal settings.
     pub fn to_document(&self) -> String {
         let (values, mut section, mut text) = (self.values(), "", String::new());

@@ -1,56 +1,27 @@
-//! `transdiff inspect`: shows the contents of a checkpoint.
+//! `transdiff inspect FILE`: shows the contents of a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
-use clap::Args;
 use serde_json::{Map, Value, json};
 use transdiff::checkpoint::{Entry, Format, WeightFile, WeightView};
 use transdiff::diffusion::Preset;
-use transdiff::models::{CodecRecord, FileKind, ImageSpec, StoredCodec, StoredConfig, WeightSet};
-use transdiff_core::text::{printable, shortened};
+use transdiff::models::{FileKind, ImageSpec, StoredCodec, StoredConfig, WeightSet};
+use transdiff_core::text::printable;
 
+use super::InspectArgs;
+use super::text::{image_rows, pairs, section};
 use crate::failure::{Failure, Result};
 use crate::format::{self, Align, table};
 use crate::load_hints::{LoadHintArgs, dtype_name, weight_set_name};
 use crate::output;
 
-/// Maximum number of characters shown of a key or a value.
-const MAX_VALUE_CHARS: usize = 100;
-/// Maximum number of values shown in a section.
-const MAX_VALUES: usize = 60;
 /// Name components that stand for a set of weights or optimiser state and not for a module.
 const WEIGHT_SET_PREFIXES: [&str; 8] =
     ["model", "model_ema", "ema", "module", "state_dict", "optimizer", "adam_m", "adam_v"];
 
-/// Arguments of `transdiff inspect`.
-#[derive(Args)]
-#[command(
-    after_help = "Reads safetensors files and PyTorch checkpoints (.pth, .pt, .ckpt). A model in several safetensors files is \
-given by its index, such as model.safetensors.index.json. Only the headers are read, and no code from the file is \
-executed.
-
-Examples:
-  transdiff inspect checkpoint-last.pth
-  transdiff inspect lightning.ckpt --key state_dict.model
-  transdiff inspect model.safetensors --tensors | less
-  transdiff inspect model.safetensors --json | jq .config"
-)]
-pub struct InspectArgs {
-    /// Checkpoint to read: safetensors (or the index of its shards), .pth, .pt or .ckpt
-    file: PathBuf,
-    /// Print everything as JSON
-    #[arg(long)]
-    json: bool,
-    /// List every tensor instead of totals per module
-    #[arg(long)]
-    tensors: bool,
-    #[command(flatten)]
-    hints: LoadHintArgs,
-}
-
+/// Prints the contents of a file.
 pub fn run(args: &InspectArgs) -> Result<()> {
-    let file = WeightFile::open(&args.file)?;
+    let file = WeightFile::open(&args.path)?;
     let summary = FileSummary::new(&file, &args.hints);
     match args.json {
         true => output::print(format!("{:#}\n", summary.json(&file))),
@@ -188,21 +159,6 @@ impl ModuleSummary {
     }
 }
 
-/// Rows of the description of images.
-fn image_rows(images: &ImageSpec) -> Vec<(String, String)> {
-    let codec = match &images.codec {
-        CodecRecord::Patch(side) => format!("patch:{side}"),
-        CodecRecord::File { name, sha256 } => format!("{name}, SHA-256 {sha256}"),
-    };
-    let classes = match images.classes.len() {
-        0 => "without names".to_owned(),
-        n => format!("{n}: {}", images.classes.join(", ")),
-    };
-    let (size, channels) = (format!("{0}×{0}", images.size), images.channels.to_string());
-    let rows = [("codec", codec), ("image size", size), ("channels", channels), ("classes", classes)];
-    rows.map(|(key, value)| (key.to_owned(), value)).to_vec()
-}
-
 /// Totals over tensors.
 #[derive(Default)]
 struct TensorTotals {
@@ -289,28 +245,9 @@ fn values(values: &Map<String, Value>) -> impl Iterator<Item = (String, String)>
     })
 }
 
+/// A value of JSON as text.
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// Appends rows under a heading; appends nothing if there are no rows.
-fn section(out: &mut String, heading: &str, rows: impl Iterator<Item = (String, String)>) {
-    let rows: Vec<_> = rows.collect();
-    if rows.is_empty() {
-        return;
-    }
-    let more = rows.len().saturating_sub(MAX_VALUES);
-    out.push_str(&format!("\n{heading}\n{}", pairs(rows.into_iter().take(MAX_VALUES))));
-    if more > 0 {
-        out.push_str(&format!("  {more} more (--json shows all)\n"));
-    }
-}
-
-fn pairs(rows: impl IntoIterator<Item = (String, String)>) -> String {
-    let shown = |(key, value): (String, String)| {
-        [shortened(&key, MAX_VALUE_CHARS), shortened(&value, MAX_VALUE_CHARS)]
-    };
-    table([Align::Left, Align::Left], &rows.into_iter().map(shown).collect::<Vec<_>>())
 }
 
 fn format_name(file: &WeightFile) -> &'static str {
