@@ -55,7 +55,7 @@ fn rgb_of_cmyk(pixels: &[u8]) -> Vec<u8> {
         let light = 255 - u32::from(k);
         rgb.extend([c, m, y].map(|ink| {
             let product = u32::from(ink) * light + 128;
-            (light - ((product >> 8) + product >> 8)) as u8
+            (light - (((product >> 8) + product) >> 8)) as u8
         }));
     }
     rgb
