@@ -8,7 +8,7 @@ use transdiff::diffusion::Preset;
 use transdiff::models::{FileKind, ImageSpec, StoredCodec, StoredConfig, WeightSet};
 use transdiff_core::text::printable;
 
-use super::InspectArgs;
+use super::args::InspectArgs;
 use super::text::{image_rows, pairs, section};
 use crate::failure::{Failure, Result};
 use crate::format::{self, Align, table};

@@ -134,7 +134,7 @@ fn killed_caches_end_as_uninterrupted_ones() {
     }
     succeed(&cache(&data, "8", &killed));
     assert_eq!(folder.names("whole"), folder.names("killed"));
-    assert!(crate::caching::contents(&folder, "whole") == crate::cache::contents(&folder, "killed"));
+    assert!(crate::caching::contents(&folder, "whole") == crate::caching::contents(&folder, "killed"));
 }
 
 #[test]

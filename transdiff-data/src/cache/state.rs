@@ -14,7 +14,7 @@ use super::writer::{finished, read_entries};
 pub struct CacheState {
     /// The header.
     pub header: CacheHeader,
-    /// Whether [`merge`](super::merge) has written the index.
+    /// [`merge`](super::merge) has written the index.
     pub is_merged: bool,
     /// Numbers of the shards that are missing or incomplete.
     pub unfinished: Vec<usize>,
