@@ -6,9 +6,10 @@ use clap::Args;
 use transdiff::Device;
 use transdiff::datasets::cache::Part;
 use transdiff::datasets::pictures::{Fit, OnBroken};
-use transdiff::models::CodecSource;
+use transdiff::models::{CodecInfo, CodecSource};
 use transdiff_terminal::whole;
 
+use crate::failure::Result;
 use crate::load_hints::DTypeArg;
 
 /// Arguments of `transdiff cache`.
@@ -101,6 +102,17 @@ impl CacheArgs {
             size: self.size.expect(GIVEN),
             out: self.out.as_deref().expect(GIVEN),
         }
+    }
+
+    /// Shape [C, h, w] of the latents that `codec` makes of the pictures.
+    pub fn latent_shape(&self, codec: &CodecInfo) -> Result<[usize; 3]> {
+        let (size, factor) = (self.source().size, codec.downsampling);
+        if !size.is_multiple_of(factor) {
+            let message =
+                format!("--size: expected a multiple of {factor}, which the codec requires, got {size}");
+            return Err(message.into());
+        }
+        Ok([codec.code_channels, size / factor, size / factor])
     }
 
     /// Number of threads that decode pictures.

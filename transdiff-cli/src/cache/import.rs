@@ -4,8 +4,9 @@ use transdiff::CancellationToken;
 use transdiff::datasets::cache::{NpzImport, Part, import_npz};
 use transdiff::models::CodecFile;
 
+use super::args::CacheArgs;
 use super::progress::with_progress;
-use super::{CacheArgs, interrupted, latent_shape, report, report_part};
+use super::report::{interrupted, report, report_part};
 use crate::failure::Result;
 use crate::train::keep_codec;
 
@@ -30,7 +31,7 @@ pub fn import(args: &CacheArgs, codec: &CodecFile, part: Part, token: &Cancellat
         channels: args.channels,
         size: source.size,
         fit: args.fit,
-        shape: latent_shape(&info, source.size)?,
+        shape: args.latent_shape(&info)?,
         latent_scale,
         dtype: args.dtype.into(),
         on_broken: args.on_broken,

@@ -3,26 +3,23 @@
 mod args;
 mod import;
 mod progress;
-
-use std::path::Path;
+mod report;
 
 use transdiff::datasets::cache::{
-    CacheEntry, CacheSpec, CacheSummary, CacheWriter, FillOptions, ItemKind, Part, fill, is_npz_folder, merge,
+    CacheEntry, CacheSpec, CacheWriter, FillOptions, ItemKind, Part, fill, is_npz_folder, merge,
 };
 use transdiff::datasets::pictures::{ImageFolder, PictureDataset, PictureOptions};
-use transdiff::models::{CodecFile, CodecInfo, ImageSpec};
+use transdiff::models::{CodecFile, ImageSpec};
 use transdiff::{Backend, CancellationToken, DType, DeviceTask};
 
 pub use args::CacheArgs;
 use progress::with_progress;
+use report::{interrupted, report, report_part};
 
 use crate::failure::{Failure, Result};
 use crate::interrupt::cancellation_token;
-use crate::output::{print, print_to_stderr};
+use crate::output::print_to_stderr;
 use crate::train::keep_codec;
-
-/// Broken pictures that are named.
-const NAMED: usize = 10;
 
 pub fn run(args: &CacheArgs) -> Result<()> {
     match &args.merge {
@@ -70,22 +67,11 @@ fn spec(args: &CacheArgs, folder: &ImageFolder, codec: &CodecFile) -> Result<Cac
         fit: args.fit,
         flip: !args.no_flip,
         items: if info.latent_scale.is_some() { ItemKind::Moments } else { ItemKind::Latents },
-        shape: latent_shape(&info, size)?,
+        shape: args.latent_shape(&info)?,
         latent_scale: info.latent_scale.unwrap_or(1.0),
         dtype: args.dtype.into(),
         shard_entries: CacheSpec::SHARD_ENTRIES,
     })
-}
-
-/// Shape [C, h, w] of the latents of pictures of `size` pixels.
-fn latent_shape(codec: &CodecInfo, size: usize) -> Result<[usize; 3]> {
-    let factor = codec.downsampling;
-    if !size.is_multiple_of(factor) {
-        return Err(
-            format!("--size: expected a multiple of {factor}, which the codec requires, got {size}").into()
-        );
-    }
-    Ok([codec.code_channels, size / factor, size / factor])
 }
 
 /// Encoding on the device.
@@ -108,37 +94,6 @@ impl DeviceTask for Fill<'_> {
         });
         Ok(filled.map_err(Failure::from))
     }
-}
-
-/// Says of an interrupted command what there is.
-fn interrupted(failure: Failure) -> Failure {
-    match failure {
-        Failure::Interrupted(_) => {
-            Failure::Interrupted("finished shards are kept; run the command again to go on".to_owned())
-        }
-        other => other,
-    }
-}
-
-fn report_part(cache: &Path, part: Part) -> Result<()> {
-    let cache = cache.display();
-    print(format!("part {part} is done; when all parts are: transdiff cache --merge {cache}\n"))
-}
-
-fn report(cache: &Path, summary: &CacheSummary) -> Result<()> {
-    for skipped in summary.skipped.iter().take(NAMED) {
-        print_to_stderr(&format!("left out: {}", skipped.reason));
-    }
-    let broken = match summary.skipped.len() {
-        0 => String::new(),
-        n => format!(", {} left out", counted(n, "broken one")),
-    };
-    let (pictures, shards) = (counted(summary.entries, "picture"), counted(summary.shards, "shard"));
-    print(format!("{}: {pictures} in {shards}{broken}\n", cache.display()))
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 impl CacheArgs {

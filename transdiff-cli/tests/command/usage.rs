@@ -20,7 +20,7 @@ fn usage_errors_exit_2_and_name_the_argument() {
     let cases: [(&[&str], &str); 18] = [
         (&[], "Usage"),
         (&["paint"], "paint"),
-        (&["inspect"], "<FILE>"),
+        (&["inspect"], "<FILE|DIR>"),
         (&["convert", "a.pth"], "<OUT>"),
         (&["convert", "a", "b", "--dtype", "f16"], "--dtype"),
         (&["sample", "--class", "1"], "--model"),
