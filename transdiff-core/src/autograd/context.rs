@@ -72,7 +72,7 @@ impl<B: Backend> Context<B> {
     /// Checks for cancellation; models call it before each of their blocks.
     ///
     /// # Errors
-    /// [`Error::Cancelled`].
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn check_cancelled(&self) -> Result<()> {
         self.cancellation.check()
     }

@@ -98,7 +98,7 @@ impl<'a> StoredModel<'a> {
     /// Reads the weights in the type `dtype`, one tensor after another.
     ///
     /// # Errors
-    /// Those of [`Model::read`].
+    /// Those of [`Model::read`](super::Model::read).
     pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<Box<dyn Generator<B>>> {
         match self {
             Self::TransDiff(stored) => Ok(Box::new(Session::new(&stored.load(backend, dtype)?))),

@@ -75,7 +75,7 @@ impl<'a> StoredCodec<'a> {
     /// Reads the weights in the type `dtype`, one tensor after another.
     ///
     /// # Errors
-    /// Those of [`Model::read`].
+    /// Those of [`Model::read`](super::Model::read).
     pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<Box<dyn Codec<B>>> {
         match self {
             Self::Vae(stored) => Ok(Box::new(stored.load(backend, dtype)?)),
