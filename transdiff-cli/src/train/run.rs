@@ -117,6 +117,15 @@ impl Run {
                 print_to_stderr(&format!("going on after step {}: {}", file.step, file.path.display()));
                 trainer
             }
+            // A model is written after a checkpoint: to begin anew would replace what can no longer be trained on.
+            None if self.directory.model().exists() => {
+                let path = self.directory.path().display();
+                let message = format!(
+                    "{path}: expected a checkpoint beside model.safetensors, got none; put one back, or begin a new run \
+                     with --out and --init"
+                );
+                return Err(message.into());
+            }
             None => self.new_trainer(backend, &config)?,
         };
         trainer = trainer.with_images(self.data.images.clone());

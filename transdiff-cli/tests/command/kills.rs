@@ -115,6 +115,12 @@ fn model_is_written_again_after_a_kill_behind_the_last_checkpoint() {
     std::fs::remove_file(format!("{run}/model.safetensors")).unwrap();
     succeed(&resume(&run, &[]));
     assert!(std::fs::read(format!("{run}/model.safetensors")).unwrap() == model);
+    // Without a checkpoint the run would begin anew and replace the model.
+    std::fs::remove_file(checkpoint(&run, 2)).unwrap();
+    let done = crate::process::run(&resume(&run, &[]));
+    let message = "expected a checkpoint beside model.safetensors, got none";
+    assert!(done.code == Some(1) && done.stderr.contains(message), "{}", done.stderr);
+    assert!(std::fs::read(format!("{run}/model.safetensors")).unwrap() == model);
 }
 
 #[test]
