@@ -7,7 +7,7 @@ use crate::process::{run, succeed};
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["inspect", "convert", "sample", "train", "completions"] {
+    for command in ["inspect", "convert", "cache", "sample", "train", "completions"] {
         let help = succeed(&[command, "--help"]);
         assert!(help.contains("Usage: transdiff") && help.contains("Examples:"), "{help}");
         assert!(succeed(&["--help"]).contains(command));
