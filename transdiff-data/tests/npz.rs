@@ -202,7 +202,10 @@ fn folders_without_classes_or_files_are_refused() {
         let out = tempfile::tempdir().unwrap();
         message(run(folder(files).path(), out.path(), &import()))
     };
-    assert!(refused(&[]).contains("expected a folder per class"));
-    assert!(refused(&[("a/1.npz", "valid"), ("b/2.txt", "valid")]).contains("a class without npz files"));
+    assert!(refused(&[]).contains("no class folders: expected the npz files of each class"));
+    assert!(
+        refused(&[("a/1.npz", "valid"), ("b/2.txt", "valid")])
+            .contains("no npz files (.npz) in the class folders \"b\"")
+    );
     assert!(refused(&[("a/1.npz", "shape_of_two_axes")]).contains("expected shape 4x2x2, got 4x4"));
 }

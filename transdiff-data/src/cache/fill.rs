@@ -8,6 +8,7 @@ use transdiff_core::models::{Codec, Encoded};
 use transdiff_core::rng::Philox;
 use transdiff_core::{Backend, CancellationToken, DType, Error, Result, Tensor};
 
+use super::shard::places;
 use super::{CacheWriter, ItemKind};
 use crate::pictures::{OnBroken, PictureDataset};
 
@@ -63,18 +64,14 @@ pub fn fill<B: Backend>(
     let set = Arc::new(Variants { pictures, variants });
     let mut loader = DataLoader::new(set, 1, 0, |_| (), loading)?;
     let unfinished = writer.unfinished()?;
-    let entries_in = |shard: usize| {
-        let first = shard * spec.shard_entries;
-        (first, spec.shard_entries.min(writer.entries().len() - first))
-    };
-    let left: usize = unfinished.iter().map(|&shard| entries_in(shard).1).sum();
+    let left: usize = unfinished.iter().map(|&shard| places(writer.header(), shard).len()).sum();
     let total = writer.part_entries();
     let mut progress = FillProgress { done: total - left, total, broken: 0 };
     for shard in unfinished {
         let mut rows = writer.begin(shard)?;
-        let (first, count) = entries_in(shard);
-        for start in (first..first + count).step_by(options.batch.max(1)) {
-            let size = options.batch.max(1).min(first + count - start);
+        let entries = places(writer.header(), shard);
+        for start in entries.clone().step_by(options.batch.max(1)) {
+            let size = options.batch.max(1).min(entries.end - start);
             let read: Vec<Result<Vec<f32>, String>> = (start..start + size)
                 .map(|index| match loader.samples(index as u64, 1) {
                     Ok(mut samples) => Ok(Ok(samples.remove(0).items.remove(0))),

@@ -1,8 +1,7 @@
 //! Import of the published cache: a folder per class, in it an npz file per picture.
 
-use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use transdiff_core::models::{CodecRecord, ImageSpec};
 use transdiff_core::{DType, Error, Result};
@@ -15,13 +14,12 @@ use super::part::Part;
 use super::shard::places;
 use super::writer::CacheWriter;
 use crate::npz::NpzFile;
-use crate::pictures::{Fit, OnBroken, is_picture};
+use crate::pictures::{FileKind, Fit, ImageFolder, OnBroken};
 
 /// Arrays of a file: the moments of the image, and of its mirror image.
 const ARRAYS: [&str; 2] = ["moments", "moments_flip"];
 const ENDING: &str = ".npz";
-/// Depth of folders, which ends links in a circle.
-const MAX_DEPTH: usize = 16;
+const NPZ: FileKind = FileKind { name: "npz files", endings: &[ENDING] };
 
 /// Properties of a published cache that its files do not tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,19 +48,7 @@ pub struct NpzImport {
 /// # Errors
 /// [`Error::Io`]; [`Error::Format`] for a name that is not UTF-8.
 pub fn is_npz_folder(folder: impl AsRef<Path>) -> Result<bool> {
-    let root = class_root(folder.as_ref())?;
-    let (mut classes, _) = children(&root)?;
-    classes.sort();
-    let Some(class) = classes.into_iter().next() else { return Ok(false) };
-    let mut found = false;
-    for folder in folders_of(&root, &class)? {
-        let (_, names) = children(&root.join(folder))?;
-        if names.iter().any(|name| is_picture(name)) {
-            return Ok(false);
-        }
-        found |= names.iter().any(|name| is_npz(name));
-    }
-    Ok(found)
+    ImageFolder::holds_instead_of_pictures(folder.as_ref(), &NPZ)
 }
 
 /// Imports part `part` of the folder `folder` (or its folder `train`) into a cache in the directory `out`: files
@@ -82,14 +68,13 @@ pub fn import_npz(
     part: Part,
     observer: &mut dyn FnMut(&FillProgress) -> ControlFlow<()>,
 ) -> Result<Option<CacheSummary>> {
-    let folder = &class_root(folder.as_ref())?;
-    let (classes, files) = list(folder)?;
+    let folder = ImageFolder::open_of(folder.as_ref(), &NPZ)?;
     let spec = CacheSpec {
         images: ImageSpec {
             codec: import.codec.clone(),
             channels: import.channels,
             size: import.size,
-            classes,
+            classes: folder.classes().to_vec(),
         },
         fit: import.fit,
         flip: true,
@@ -101,20 +86,21 @@ pub fn import_npz(
     };
     let [_, moments @ ..] = spec.stored_shape();
     // Without it, a folder for another size or codec would become an empty cache where broken files are left out.
-    check_any(folder, &files, moments)?;
-    let entry = |file: &CacheEntry| {
-        let name = &file.path[..file.path.len() - ENDING.len()];
-        CacheEntry { path: name.to_owned(), label: file.label }
+    check_any(&folder, moments)?;
+    let entry = |index: usize| {
+        let mut path = folder.relative_path(index);
+        path.truncate(path.len() - ENDING.len());
+        CacheEntry { path, label: folder.label(index) as u32 }
     };
-    let writer = CacheWriter::open(&out, spec, files.iter().map(entry).collect(), part)?;
+    let writer = CacheWriter::open(&out, spec, (0..folder.len()).map(entry).collect(), part)?;
     let unfinished = writer.unfinished()?;
     let total = writer.part_entries();
     let left: usize = unfinished.iter().map(|&shard| places(writer.header(), shard).len()).sum();
     let mut progress = FillProgress { done: total - left, total, broken: 0 };
     for shard in unfinished {
         let mut rows = writer.begin(shard)?;
-        for file in &files[places(writer.header(), shard)] {
-            match read_moments(&folder.join(&file.path), moments).and_then(|values| rows.push(&values)) {
+        for index in places(writer.header(), shard) {
+            match read_moments(&folder.path(index), moments).and_then(|values| rows.push(&values)) {
                 Ok(()) => {}
                 Err(error) if import.on_broken == OnBroken::Stop => return Err(error),
                 Err(error) => {
@@ -133,22 +119,6 @@ pub fn import_npz(
     if part == Part::WHOLE { merge(out).map(Some) } else { Ok(None) }
 }
 
-/// The folder that holds the class folders: `root`, or its folder `train` if that holds folders and no npz files.
-fn class_root(root: &Path) -> Result<PathBuf> {
-    let train = root.join("train");
-    if train.is_dir() {
-        let (folders, files) = children(&train)?;
-        if !folders.is_empty() && !files.iter().any(|name| is_npz(name)) {
-            return Ok(train);
-        }
-    }
-    Ok(root.to_owned())
-}
-
-fn is_npz(name: &str) -> bool {
-    name.to_ascii_lowercase().ends_with(ENDING)
-}
-
 /// Moments of shape `shape` of an image and of its mirror image, one after the other.
 fn read_moments(path: &Path, shape: [usize; 3]) -> Result<Vec<f32>> {
     let mut file = NpzFile::open(path)?;
@@ -163,11 +133,11 @@ fn read_moments(path: &Path, shape: [usize; 3]) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-/// Checks that one of `files` has moments of shape `shape`.
-fn check_any(folder: &Path, files: &[CacheEntry], shape: [usize; 3]) -> Result<()> {
+/// Checks that one of the files has moments of shape `shape`.
+fn check_any(folder: &ImageFolder, shape: [usize; 3]) -> Result<()> {
     let mut first = None;
-    for file in files {
-        match read_moments(&folder.join(&file.path), shape) {
+    for index in 0..folder.len() {
+        match read_moments(&folder.path(index), shape) {
             Ok(_) => return Ok(()),
             Err(error) => drop(first.get_or_insert(error)),
         }
@@ -178,63 +148,4 @@ fn check_any(folder: &Path, files: &[CacheEntry], shape: [usize; 3]) -> Result<(
 fn wrong_shape(path: &Path, name: &str, expected: [usize; 3], shape: &[usize]) -> Error {
     let (path, tensor, got) = (path.to_owned(), name.to_owned(), shape_text(shape));
     Error::Tensor { path, tensor, expected: format!("shape {}", shape_text(&expected)), got }
-}
-
-/// Class names, and the files, with their endings, in the order of torchvision's `DatasetFolder`: classes by name, in each
-/// the folders by path, in each the files by name.
-fn list(root: &Path) -> Result<(Vec<String>, Vec<CacheEntry>)> {
-    let (mut classes, _) = children(root)?;
-    classes.sort();
-    if classes.is_empty() {
-        return Err(Error::format(root, "expected a folder per class, got none"));
-    }
-    let mut files = Vec::new();
-    for (label, class) in classes.iter().enumerate() {
-        let before = files.len();
-        for folder in folders_of(root, class)? {
-            let (_, mut names) = children(&root.join(&folder))?;
-            names.retain(|name| is_npz(name));
-            names.sort();
-            let file = |name: String| CacheEntry { path: format!("{folder}/{name}"), label: label as u32 };
-            files.extend(names.into_iter().map(file));
-        }
-        if files.len() == before {
-            return Err(Error::format(root.join(class), "a class without npz files"));
-        }
-    }
-    Ok((classes, files))
-}
-
-/// The folder of class `class` and those within it, sorted by path.
-fn folders_of(root: &Path, class: &str) -> Result<Vec<String>> {
-    let mut folders = vec![class.to_owned()];
-    descend(root, class, 0, &mut folders)?;
-    folders.sort();
-    Ok(folders)
-}
-
-fn descend(root: &Path, folder: &str, depth: usize, out: &mut Vec<String>) -> Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(Error::format(root.join(folder), format!("folders deeper than {MAX_DEPTH} levels")));
-    }
-    for name in children(&root.join(folder))?.0 {
-        let child = format!("{folder}/{name}");
-        out.push(child.clone());
-        descend(root, &child, depth + 1, out)?;
-    }
-    Ok(())
-}
-
-/// Names of the folders and of the files in a folder; links are followed.
-fn children(folder: &Path) -> Result<(Vec<String>, Vec<String>)> {
-    let (mut folders, mut files) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        let entry = entry.map_err(Error::io(folder))?;
-        let kind = entry.file_type().map_err(Error::io(entry.path()))?;
-        let is_folder = if kind.is_symlink() { entry.path().is_dir() } else { kind.is_dir() };
-        let name = entry.file_name().into_string();
-        let name = name.map_err(|_| Error::format(entry.path(), "a name that is not UTF-8"))?;
-        if is_folder { folders.push(name) } else { files.push(name) }
-    }
-    Ok((folders, files))
 }

@@ -29,7 +29,8 @@ pub struct CacheSummary {
 /// merge again gives the same file.
 ///
 /// # Errors
-/// [`Error::Format`] if the directory has no header, or if shards are missing or incomplete, which it names;
+/// [`Error::Format`] if the directory has no header, if shards are missing or incomplete, which it names, or if all pictures
+/// were left out;
 /// [`Error::Tensor`] or [`Error::TensorNames`] for an inconsistent list of pictures; [`Error::Io`].
 pub fn merge(path: impl AsRef<Path>) -> Result<CacheSummary> {
     let path = path.as_ref();
@@ -57,6 +58,11 @@ pub fn merge(path: impl AsRef<Path>) -> Result<CacheSummary> {
     }
     if !problems.is_empty() {
         return Err(Error::format(path, missing(&problems, shards)));
+    }
+    if let (true, Some(first)) = (index.entries.is_empty(), skipped.first()) {
+        let message =
+            format!("none of {} pictures could be read; the first: {}", skipped.len(), first.reason);
+        return Err(Error::format(path, message));
     }
     let kept = index.entries.iter().map(|&place| &all[place as usize]);
     let listed = entries::tensors(kept.map(|entry| (entry.path.as_str(), entry.label)));

@@ -136,7 +136,9 @@ impl Shard {
                 &self.file,
                 self.tensor,
                 expected,
-                format!("{actual:08x}: it is damaged"),
+                format!(
+                    "{actual:08x}: it is damaged; remove the file and make the cache again, which keeps the others"
+                ),
             ));
         }
         Ok(bytes)

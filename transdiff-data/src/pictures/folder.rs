@@ -6,8 +6,27 @@ use std::path::{Path, PathBuf};
 
 use transdiff_core::{Error, Result};
 
-/// Endings of picture files, in lower case: those of torchvision.
-const ENDINGS: [&str; 9] = [".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"];
+/// Kind of the files in class folders.
+pub(crate) struct FileKind {
+    /// Name of several of them.
+    pub name: &'static str,
+    /// Endings in lower case.
+    pub endings: &'static [&'static str],
+}
+
+impl FileKind {
+    /// Returns whether `name` has one of the endings.
+    fn includes(&self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        self.endings.iter().any(|ending| name.ends_with(ending))
+    }
+}
+
+/// Pictures, with the endings of torchvision.
+const PICTURES: FileKind = FileKind {
+    name: "pictures",
+    endings: &[".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"],
+};
 
 /// Pictures in class folders: `ROOT/CLASS/…/NAME`.
 ///
@@ -33,41 +52,33 @@ impl ImageFolder {
     /// [`Error::Format`] if `root` is no folder, has no class folders, or if one of them has no pictures;
     /// [`Error::Io`].
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let root = root.as_ref();
-        if !fs::metadata(root).map_err(Error::io(root))?.is_dir() {
-            return Err(Error::format(
-                root,
-                "expected a folder with a folder of pictures per class, got a file",
-            ));
-        }
-        let train = root.join("train");
-        let root = if train.is_dir() && holds_classes(&train)? { train } else { root.to_owned() };
-        let classes = Entries::read(&root)?.folders;
+        Self::open_of(root.as_ref(), &PICTURES)
+    }
+
+    /// As [`open`](Self::open), for files of another kind.
+    pub(crate) fn open_of(root: &Path, kind: &FileKind) -> Result<Self> {
+        let (root, classes) = classes(root, kind)?;
         if classes.is_empty() {
-            return Err(Error::format(
-                &root,
-                "no class folders: expected the pictures of each class in a folder of its own",
-            ));
+            let message =
+                format!("no class folders: expected the {} of each class in a folder of its own", kind.name);
+            return Err(Error::format(&root, message));
         }
         let mut folder = Self::empty(root, Vec::new());
         let mut without = Vec::new();
         for class in classes {
             folder.begin_class(class.clone());
             let start = folder.len();
-            folder.add_pictures(&folder.root.join(&class))?;
+            folder.add_files(&folder.root.join(&class), kind)?;
             if folder.len() == start {
                 without.push(class);
             }
         }
         if !without.is_empty() {
-            let endings = ENDINGS.join(" ");
-            return Err(Error::format(
-                &folder.root,
-                format!(
-                    "no pictures ({endings}) in the class folders {}: add some or remove the folders",
-                    list(&without)
-                ),
-            ));
+            let (name, endings, without) = (kind.name, kind.endings.join(" "), list(&without));
+            let message = format!(
+                "no {name} ({endings}) in the class folders {without}: add some or remove the folders"
+            );
+            return Err(Error::format(&folder.root, message));
         }
         folder.shrink();
         Ok(folder)
@@ -93,24 +104,35 @@ impl ImageFolder {
         self.ends.shrink_to_fit();
     }
 
-    /// Adds the pictures below the folder `class`, sorted as torchvision sorts them: by the path of the folder as text, then
+    /// Returns whether the first class folder of `root` holds files of `kind` and no pictures.
+    pub(crate) fn holds_instead_of_pictures(root: &Path, kind: &FileKind) -> Result<bool> {
+        let (root, classes) = classes(root, kind)?;
+        let Some(class) = classes.into_iter().next() else { return Ok(false) };
+        let holds = |kind: &FileKind| {
+            let mut files = Self::empty(root.clone(), Vec::new());
+            files.add_files(&root.join(&class), kind).map(|()| !files.is_empty())
+        };
+        Ok(holds(kind)? && !holds(&PICTURES)?)
+    }
+
+    /// Adds the files below the folder `class`, sorted as torchvision sorts them: by the path of the folder as text, then
     /// by name.
-    fn add_pictures(&mut self, class: &Path) -> Result<()> {
+    fn add_files(&mut self, class: &Path, kind: &FileKind) -> Result<()> {
         let mut found = Vec::new();
         let mut pending = vec![(class.to_owned(), String::new())];
         while let Some((path, relative)) = pending.pop() {
-            let entries = Entries::read(&path)?;
+            let entries = Entries::read(&path, kind)?;
             for name in entries.folders {
                 let child = path.join(&name);
                 check_link(&child, &path)?;
                 pending.push((child, format!("{relative}/{name}")));
             }
-            found.push((relative, entries.pictures));
+            found.push((relative, entries.files));
         }
         found.sort();
-        for (relative, pictures) in found {
+        for (relative, files) in found {
             let prefix = relative.strip_prefix('/').map(|folder| format!("{folder}/")).unwrap_or_default();
-            pictures.iter().for_each(|name| self.push(&format!("{prefix}{name}")));
+            files.iter().for_each(|name| self.push(&format!("{prefix}{name}")));
         }
         Ok(())
     }
@@ -206,49 +228,53 @@ impl ImageFolder {
     }
 }
 
-/// Folders and pictures in a folder, sorted by name.
+/// Folders in a folder, and files of a kind, sorted by name.
 struct Entries {
     folders: Vec<String>,
-    pictures: Vec<String>,
+    files: Vec<String>,
 }
 
 impl Entries {
-    fn read(folder: &Path) -> Result<Self> {
-        let mut out = Self { folders: Vec::new(), pictures: Vec::new() };
+    fn read(folder: &Path, kind: &FileKind) -> Result<Self> {
+        let mut out = Self { folders: Vec::new(), files: Vec::new() };
         for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
             let entry = entry.map_err(Error::io(folder))?;
-            let kind = entry.file_type().map_err(Error::io(entry.path()))?;
-            let is_folder = kind.is_dir() || (kind.is_symlink() && entry.path().is_dir());
+            let entry_type = entry.file_type().map_err(Error::io(entry.path()))?;
+            let is_folder = entry_type.is_dir() || (entry_type.is_symlink() && entry.path().is_dir());
             let name = match entry.file_name().into_string() {
                 Ok(name) => name,
-                Err(name) if is_folder || is_picture(&name.to_string_lossy()) => {
+                Err(name) if is_folder || kind.includes(&name.to_string_lossy()) => {
                     return Err(Error::format(folder.join(name), "the name is not UTF-8: rename the file"));
                 }
                 Err(_) => continue,
             };
             if is_folder {
                 out.folders.push(name);
-            } else if is_picture(&name) {
-                out.pictures.push(name);
+            } else if kind.includes(&name) {
+                out.files.push(name);
             }
         }
         // UTF-8 sorts by code points, as Python does.
         out.folders.sort();
-        out.pictures.sort();
+        out.files.sort();
         Ok(out)
     }
 }
 
-/// Returns whether `name` has the ending of a picture file.
-pub(crate) fn is_picture(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ENDINGS.iter().any(|ending| name.ends_with(ending))
-}
-
-/// Returns whether a folder holds class folders, and no pictures of its own.
-fn holds_classes(folder: &Path) -> Result<bool> {
-    let entries = Entries::read(folder)?;
-    Ok(!entries.folders.is_empty() && entries.pictures.is_empty())
+/// The folder that holds the class folders, `root` or its folder `train`, and the names of the classes.
+fn classes(root: &Path, kind: &FileKind) -> Result<(PathBuf, Vec<String>)> {
+    if !fs::metadata(root).map_err(Error::io(root))?.is_dir() {
+        let message = format!("expected a folder with a folder of {} per class, got a file", kind.name);
+        return Err(Error::format(root, message));
+    }
+    let train = root.join("train");
+    if train.is_dir() {
+        let entries = Entries::read(&train, kind)?;
+        if !entries.folders.is_empty() && entries.files.is_empty() {
+            return Ok((train, entries.folders));
+        }
+    }
+    Ok((root.to_owned(), Entries::read(root, kind)?.folders))
 }
 
 /// Refuses a link to a folder that contains the link.
