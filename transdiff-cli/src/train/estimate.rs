@@ -34,7 +34,7 @@ pub fn print_estimate(
         ("gradients", bytes(estimate.gradients)),
         ("activations", bytes(estimate.activations)),
         ("memory in all", bytes(estimate.total())),
-        ("while a checkpoint is written, at most", bytes(estimate.total() + estimate.state())),
+        ("while a checkpoint is written, at most", bytes(estimate.total().saturating_add(estimate.state()))),
         ("steps", train.lr.total.to_string()),
         ("samples per step", (train.batch * train.accumulate).to_string()),
         ("samples per epoch", data.samples_per_epoch().to_string()),

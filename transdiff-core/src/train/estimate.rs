@@ -5,6 +5,9 @@ use crate::metering::Meter;
 use crate::models::{SampleKey, Samples, Trainable};
 use crate::{DType, Result, Tensor};
 
+/// Samples of the largest batch that is metered.
+const METERED: usize = 64;
+
 /// Estimate of a training run. Bytes are those of the device: host memory on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrainingEstimate {
@@ -25,7 +28,7 @@ pub struct TrainingEstimate {
 impl TrainingEstimate {
     /// Bytes in all.
     pub fn total(&self) -> u64 {
-        self.state() + self.gradients + self.activations
+        self.state().saturating_add(self.gradients).saturating_add(self.activations)
     }
 
     /// Bytes that are kept between steps: weights, moments and EMA. A snapshot that is being written takes as much again.
@@ -34,11 +37,32 @@ impl TrainingEstimate {
     }
 
     /// Estimate for a model of `config` and the settings `train`: the steps run on the [metering backend](Meter), which
-    /// computes nothing, so that the count is that of the training code itself.
+    /// computes nothing, so that the count is that of the training code itself. Batches of any size can be estimated: beyond
+    /// 64 samples, whose noise is drawn, the counts grow as they do from 32 to 64.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for settings or sizes that are out of range.
     pub fn new<M: Trainable<Meter>>(config: &M::Config, train: &TrainConfig<M::Objective>) -> Result<Self> {
+        if train.batch <= METERED {
+            return Self::metered::<M>(config, train);
+        }
+        train.validate()?;
+        let of = |batch| Self::metered::<M>(config, &TrainConfig { batch, ..train.clone() });
+        let (half, whole) = (of(METERED / 2)?, of(METERED)?);
+        let more = (train.batch - METERED) as u64;
+        let grown = |half: u64, whole: u64| {
+            let growth = u128::from(whole - half) * u128::from(more) / (METERED as u128 / 2);
+            whole.saturating_add(u64::try_from(growth).unwrap_or(u64::MAX))
+        };
+        Ok(Self {
+            activations: grown(half.activations, whole.activations),
+            flops_per_step: grown(half.flops_per_step, whole.flops_per_step),
+            ..whole
+        })
+    }
+
+    /// Runs the steps.
+    fn metered<M: Trainable<Meter>>(config: &M::Config, train: &TrainConfig<M::Objective>) -> Result<Self> {
         let meter = Meter::default();
         let mut model = M::placeholder(&meter, config, DType::F32)?;
         for (_, param) in model.params_mut() {
@@ -59,7 +83,7 @@ impl TrainingEstimate {
         let ema = meter.live_bytes() - weights - optimizer;
         // The EMA weights take their memory in the first update, after the peak of the first step.
         let activations = meter.peak_bytes().saturating_sub(weights + optimizer + gradients);
-        let flops_per_step = meter.flops() / passes as u64 * train.accumulate as u64;
+        let flops_per_step = (meter.flops() / passes as u64).saturating_mul(train.accumulate as u64);
         Ok(Self { weights, optimizer, ema, gradients, activations, flops_per_step })
     }
 }
@@ -73,4 +97,37 @@ fn batch<M: Trainable<Meter>>(model: &M, train: &TrainConfig<M::Objective>) -> R
         .collect::<Result<_>>()?;
     let draws = M::draw(&shape, &train.objective, SampleKey { seed: 0, number: 0 });
     model.batch(Samples { labels: vec![0; train.batch], latents }, vec![draws; train.batch])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::transdiff::{Mode, TransDiff, TransDiffConfig};
+
+    #[test]
+    fn counts_of_large_batches_are_extrapolated() {
+        let config = TransDiffConfig {
+            width: 16,
+            heads: 2,
+            encoder_blocks: 2,
+            decoder_blocks: 2,
+            mlp_ratio: 2,
+            classes: 3,
+            buffer_size: 2,
+            feature_tokens: 4,
+            latent_channels: 2,
+            latent_size: 2,
+            mode: Mode::OneStep,
+        };
+        let train = |batch| TrainConfig { accumulate: 3, ..TrainConfig::new(batch, 10) };
+        let (whole, exact) = (
+            TrainingEstimate::new::<TransDiff<_>>(&config, &train(200)).unwrap(),
+            TrainingEstimate::metered::<TransDiff<_>>(&config, &train(200)).unwrap(),
+        );
+        let ratio = |a: u64, b: u64| (a as f64 / b as f64 - 1.0).abs();
+        assert!(ratio(whole.total(), exact.total()) < 0.01, "{whole:?} {exact:?}");
+        assert!(ratio(whole.flops_per_step, exact.flops_per_step) < 0.01, "{whole:?} {exact:?}");
+        let largest = TrainingEstimate::new::<TransDiff<_>>(&config, &train(u32::MAX as usize)).unwrap();
+        assert!(largest.total() > 1 << 40, "{largest:?}");
+    }
 }
