@@ -290,7 +290,8 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     fn latents(&self, samples: &[Sample<M::Draws>], first: u64, item: usize) -> Result<Tensor<B>> {
         let [c, h, w] = self.item_shape()?;
         let shape = [samples.len(), c, h, w];
-        let values = samples.iter().flat_map(|sample| &sample.items[item]).copied().collect();
+        let mut values = Vec::with_capacity(shape.iter().product());
+        samples.iter().for_each(|sample| values.extend_from_slice(&sample.items[item]));
         let (backend, dtype) = (self.model.backend(), self.model.dtype());
         let Some(codec) = &self.codec else { return Tensor::from_f32(backend, &shape, values, dtype) };
         let seed = |number: u64| {
