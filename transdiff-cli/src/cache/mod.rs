@@ -11,6 +11,7 @@ use transdiff::datasets::cache::{
 use transdiff::datasets::pictures::{ImageFolder, PictureDataset, PictureOptions};
 use transdiff::models::{CodecFile, ImageSpec};
 use transdiff::{Backend, CancellationToken, DType, DeviceTask};
+use transdiff_run::CONFIG_FILE;
 
 pub use args::CacheArgs;
 use progress::with_progress;
@@ -19,7 +20,7 @@ use report::{interrupted, report, report_part};
 use crate::failure::{Failure, Result};
 use crate::interrupt::cancellation_token;
 use crate::output::print_to_stderr;
-use crate::train::keep_codec;
+use crate::train::{check_apart, keep_codec};
 
 pub fn run(args: &CacheArgs) -> Result<()> {
     match &args.merge {
@@ -31,6 +32,7 @@ pub fn run(args: &CacheArgs) -> Result<()> {
 fn build(args: &CacheArgs) -> Result<()> {
     let token = cancellation_token()?;
     let source = args.source();
+    check_apart(source.out, source.data, CONFIG_FILE)?;
     let codec = source.codec.open(args.channels)?;
     let part = match args.part {
         Some(part) => part,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use transdiff::Error;
 use transdiff::data::{Dataset, Groups, Subset};
 use transdiff::datasets::cache::{self, CachedDataset, Expected};
 use transdiff::datasets::mrar_index::{GROUP, MrarIndex};
@@ -11,7 +12,7 @@ use transdiff::models::{CodecFile, CodecRecord, CodecSource, ImageSpec};
 use transdiff_run::DataFacts;
 use transdiff_run::settings::{self, DataSettings, RunConfig, Validation};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::print_to_stderr;
 
 /// Data of a run.
@@ -173,7 +174,12 @@ fn divide(
             Ok((set, None, groups))
         }
         Validation::Share(share) => {
-            let (kept, held_out) = Subset::hold_out(&set, *share)?;
+            let (kept, held_out) = Subset::hold_out(&set, *share).map_err(|error| match error {
+                Error::Argument { expected, got, .. } => {
+                    Failure::Message(format!("data.val: expected {expected}, got {got}"))
+                }
+                other => other.into(),
+            })?;
             let groups = groups(&|item| kept.place_of(item))?;
             Ok((Arc::new(kept), Some(Arc::new(held_out)), groups))
         }
@@ -307,9 +313,30 @@ pub fn keep_codec(codec: &CodecFile, directory: &Path) -> Result<()> {
         let Some(name) = path.file_name() else { continue };
         let kept = directory.join(name);
         if !kept.exists() {
-            let bytes = std::fs::read(&path).map_err(transdiff::Error::io(&path))?;
+            let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
             transdiff::checkpoint::write_bytes_atomic(&kept, &bytes)?;
         }
     }
     Ok(())
+}
+
+/// Checks that the directory `out` of a run or a cache is apart from the data, which would find its files, and holds nothing of
+/// the kind that `other`, one of its files, shows.
+pub fn check_apart(out: &Path, data: &Path, other: &str) -> Result<()> {
+    let name = out.display();
+    if out.join(other).exists() {
+        return Err(format!("--out {name}: holds {other} of something else; choose another directory").into());
+    }
+    // Classes are in the folder `train` where there is one.
+    let train = data.join("train");
+    let data = if train.is_dir() { &train } else { data };
+    // What does not exist yet is where its parent is.
+    let existing = out.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let (Ok(place), Ok(data)) = (existing.canonicalize(), data.canonicalize()) else { return Ok(()) };
+    match place.starts_with(&data) {
+        true => {
+            Err(format!("--out {name}: expected a directory outside of the data {}", data.display()).into())
+        }
+        false => Ok(()),
+    }
 }

@@ -8,13 +8,17 @@ mod reports;
 mod run;
 mod samples;
 
+use std::path::Path;
+
 use transdiff::Device;
+use transdiff::datasets::cache::HEADER_FILE;
 use transdiff_run::RunDirectory;
+use transdiff_run::settings::RunConfig;
 use transdiff_terminal::StopSignals;
 
 pub use args::TrainArgs;
 use data::TrainingData;
-pub use data::keep_codec;
+pub use data::{check_apart, keep_codec};
 use run::Run;
 
 use crate::failure::{Failure, Result};
@@ -35,7 +39,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         return estimate::print_estimate(&settings.transdiff_config()?, &train, &data, device);
     }
     let signals = StopSignals::install().map_err(|e| format!("cannot handle signals: {e}"))?;
-    let directory = directory(args, &data)?;
+    let directory = directory(args, &settings, &data)?;
     print_to_stderr(&format!("device: {}", device.choice()));
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let path = directory.path().to_owned();
@@ -49,10 +53,14 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 }
 
 /// The run's directory, with the codec's file.
-fn directory(args: &TrainArgs, data: &TrainingData) -> Result<RunDirectory> {
+fn directory(args: &TrainArgs, settings: &RunConfig, data: &TrainingData) -> Result<RunDirectory> {
     let directory = match (&args.resume, &args.out) {
         (Some(path), _) => RunDirectory::resume(path)?,
-        (None, Some(path)) => RunDirectory::create(path)?,
+        (None, Some(path)) => {
+            let data = settings.data.path.as_deref().unwrap_or_default();
+            check_apart(path, Path::new(data), HEADER_FILE)?;
+            RunDirectory::create(path)?
+        }
         (None, None) => {
             return Err("--out: required unless --resume is given, got nothing".to_owned().into());
         }

@@ -218,9 +218,13 @@ impl<B: Backend> Progress<'_, B> {
     fn failed(&mut self, error: Error) -> Failure {
         let of_data = matches!(error, Error::Format { .. } | Error::Io { .. });
         let step = self.trainer.steps_done();
+        let mut failure = Failure::from(error);
+        if of_data && self.run.data.are_images {
+            failure = failure.with_completed("data.on_broken = \"skip\" goes on without broken pictures");
+        }
         match of_data && step > 0 && self.checkpoint().is_ok() {
-            true => Failure::from(error).with_completed(&format!("the state after step {step} is saved")),
-            false => error.into(),
+            true => failure.with_completed(&format!("the state after step {step} is saved")),
+            false => failure,
         }
     }
 

@@ -162,3 +162,38 @@ fn broken_npz_files_stop_the_import_or_are_left_out() {
     let skipped = run(&[&args[..], &["--on-broken", "skip"]].concat());
     assert_eq!(skipped.stdout, format!("{out}: 1 picture in 1 shard, 1 broken one left out\n"));
 }
+
+#[test]
+fn outputs_are_kept_apart_from_data_and_from_each_other() {
+    let folder = Folder::new();
+    let (data, made, run) =
+        (tiles(&folder, "pictures", &["a", "b"], 4), folder.path("cache"), folder.path("run"));
+    let more = ["data.codec=patch:4", "data.size=16"];
+    for inside in [data.clone(), format!("{data}/new"), format!("{data}/a/new/run")] {
+        for args in [cache(&data, "16", &inside), train(&data, &inside, "1", &more)] {
+            let message = fail(&args);
+            assert!(message.contains("--out") && message.contains("outside of the data"), "{message}");
+        }
+    }
+    succeed(&cache(&data, "16", &made));
+    succeed(&train(&data, &run, "1", &more));
+    assert!(fail(&cache(&data, "16", &run)).contains("holds config.toml of something else"));
+    assert!(fail(&train(&data, &made, "1", &more)).contains("holds cache.json of something else"));
+    // Beside the folder `train`, in which the classes are, there is nothing to find.
+    let root = folder.path("root");
+    fs::create_dir(&root).unwrap();
+    fs::rename(&data, format!("{root}/train")).unwrap();
+    succeed(&cache(&root, "16", &format!("{root}/cache")));
+}
+
+#[test]
+fn a_cache_without_a_readable_picture_is_an_error() {
+    let folder = Folder::new();
+    let (data, made) = (tiles(&folder, "pictures", &["a"], 2), folder.path("cache"));
+    (0..2).for_each(|number| fs::write(format!("{data}/a/{number}.png"), "no picture").unwrap());
+    let mut args = cache(&data, "16", &made);
+    args.extend(["--on-broken", "skip"]);
+    let done = run(&args);
+    assert_eq!(done.code, Some(1), "{}", done.stderr);
+    assert!(done.stderr.contains("none of 2 pictures could be read; the first: "), "{}", done.stderr);
+}

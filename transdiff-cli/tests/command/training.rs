@@ -361,3 +361,15 @@ fn runs_on_pictures_resume_when_the_codec_has_gone() {
     fs::remove_file(&vae).unwrap();
     succeed(&[&resume(&out, &[])[..], &["--steps", "2"]].concat());
 }
+
+#[test]
+fn shares_that_hold_nothing_out_are_named() {
+    let folder = Folder::new();
+    let (data, out) = (tiles(&folder, "pictures", &["a", "b"], 4), folder.path("run"));
+    let more = ["data.codec=patch:4", "data.size=16", "data.val=0.01"];
+    let message = fail(&train(&data, &out, "1", &more));
+    assert!(
+        message.starts_with("error: data.val: expected a share that divides 8 items in 2 classes"),
+        "{message}"
+    );
+}
