@@ -8,6 +8,7 @@ mod caching;
 mod convert;
 #[cfg(unix)]
 mod convert_output;
+mod crash_injection;
 mod described;
 #[allow(dead_code)] // the quickstart uses the rest
 #[path = "../../../examples/quickstart/digits.rs"]
