@@ -70,8 +70,9 @@ impl Run {
         self.settings.save(&self.directory.config())?;
         let (steps, done) = (self.train.lr.total, trainer.steps_done());
         if done >= steps {
-            // A process that was killed after its last checkpoint has not written the model.
+            // A process that was killed after its last checkpoint has not written the model, or not removed older ones.
             trainer.snapshot().write_model(self.directory.model())?;
+            self.directory.prune(self.settings.train.keep_last, self.settings.train.keep_every)?;
             print_to_stderr(&format!("all {steps} steps are done; --steps sets another number"));
             return Ok(());
         }

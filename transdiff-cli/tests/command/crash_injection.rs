@@ -26,7 +26,7 @@ use crate::drawing::{cache, resume, tiles, train};
 use crate::files::Folder;
 use crate::process::{command, succeed};
 
-/// How a traced command ended.
+/// End of a traced command.
 #[derive(Debug, PartialEq)]
 enum End {
     /// It was killed before the file operation.
@@ -199,7 +199,7 @@ fn weights(run: &str) -> BTreeMap<String, BTreeMap<String, Vec<f32>>> {
 
 fn tensors(path: &str) -> BTreeMap<String, Vec<f32>> {
     let file = WeightFile::open(path).unwrap();
-    file.entries().keys().map(|name| (name.clone(), file.tensor(name).unwrap().to_f32().into_owned())).collect()
+    file.entries().keys().map(|name| (name.clone(), file.tensor(name).unwrap().to_f32())).collect()
 }
 
 #[test]
