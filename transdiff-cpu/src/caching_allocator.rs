@@ -3,7 +3,7 @@
 //! A pass of the model allocates tensors of the same few sizes over and over. Fresh memory has to be mapped and
 //! zeroed by the system first; memory that a buffer freed does not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use transdiff_core::{DType, Result};
@@ -19,8 +19,18 @@ pub(crate) struct CachingAllocator(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    cached: HashMap<(DType, usize), Vec<Memory>>,
+    /// By type and length, the memory freed last at the end. No list is empty.
+    cached: HashMap<(DType, usize), VecDeque<Freed>>,
+    /// Number of times that memory was freed.
+    freed: u64,
     stats: Stats,
+}
+
+#[derive(Debug)]
+struct Freed {
+    memory: Memory,
+    /// Number of times that memory was freed before.
+    time: u64,
 }
 
 /// Bytes in use, bytes cached, and the peak of the bytes in use.
@@ -79,7 +89,9 @@ impl CachingAllocator {
         let mut state = self.lock();
         state.stats.used -= bytes;
         state.stats.cached += bytes;
-        state.cached.entry((dtype, len)).or_default().push(memory);
+        let time = state.freed;
+        state.freed += 1;
+        state.cached.entry((dtype, len)).or_default().push_back(Freed { memory, time });
     }
 
     /// Returns cached memory to the system.
@@ -96,15 +108,13 @@ impl State {
     fn begin(&mut self, dtype: DType, len: usize) -> Option<Memory> {
         let bytes = size(dtype, len);
         self.stats.used += bytes;
-        let found = self.cached.get_mut(&(dtype, len)).and_then(Vec::pop);
+        let found = self.cached.get_mut(&(dtype, len)).and_then(VecDeque::pop_back);
         if found.is_some() {
             self.stats.cached -= bytes;
-            if self.cached.get(&(dtype, len)).is_some_and(Vec::is_empty) {
-                self.cached.remove(&(dtype, len));
-            }
+            self.remove_if_empty((dtype, len));
         }
         self.make_room(self.stats.peak.max(self.stats.used));
-        found
+        found.map(|freed| freed.memory)
     }
 
     fn drop_cached(&mut self) {
@@ -112,12 +122,22 @@ impl State {
         self.stats.cached = 0;
     }
 
-    /// Frees cached memory while there are more than `limit` bytes in all.
+    /// Frees cached memory while there are more than `limit` bytes in all, that which was freed longest ago first: a pass
+    /// that is repeated will want it last.
     fn make_room(&mut self, limit: usize) {
         while self.stats.used + self.stats.cached > limit {
-            let Some(&key) = self.cached.keys().next() else { return };
-            let list = self.cached.remove(&key).unwrap_or_default();
-            self.stats.cached -= list.len() * size(key.0, key.1);
+            let Some((&key, list)) = self.cached.iter_mut().min_by_key(|(_, list)| list[0].time) else {
+                return;
+            };
+            list.pop_front();
+            self.stats.cached -= size(key.0, key.1);
+            self.remove_if_empty(key);
+        }
+    }
+
+    fn remove_if_empty(&mut self, key: (DType, usize)) {
+        if self.cached.get(&key).is_some_and(VecDeque::is_empty) {
+            self.cached.remove(&key);
         }
     }
 }
@@ -147,10 +167,9 @@ mod tests {
         allocator.free(again);
         allocator.free(b);
         assert_eq!(stats(&allocator), Stats { used: 0, cached: 60_000, peak: 60_000 });
-        // Of another size: some cached memory has to go.
+        // Of another size: what was freed first has to go.
         let other = alloc(&allocator, 2_000);
-        let Stats { used, cached, peak } = stats(&allocator);
-        assert!(used == 8_000 && used + cached <= peak);
+        assert_eq!(stats(&allocator), Stats { used: 8_000, cached: 20_000, peak: 60_000 });
         allocator.free(other);
         let small = alloc(&allocator, 100);
         allocator.free(small);
