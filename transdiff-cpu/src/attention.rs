@@ -145,11 +145,22 @@ simd! {
     }
 }
 
-/// out[j, ..size] ← rows[j], padded with zeros to `width`.
-pub(crate) fn pad<T: Real>(rows: &[T], stride: usize, [len, size, width]: [usize; 3], out: &mut [T]) {
-    for (j, out) in out.chunks_exact_mut(width).take(len).enumerate() {
-        out[..size].copy_from_slice(&rows[j * stride..][..size]);
-        out[size..].fill(T::ZERO);
+simd! {
+    /// out[j, ..size] ← rows[j], padded with zeros to `width`.
+    pub(crate) fn pad<T: Real>(rows: &[T], stride: usize, [len, size, width]: [usize; 3], out: &mut [T]) {
+        // Column by column of vectors: row by row it would become calls of memcpy, which take longer than such a row.
+        for e in (0..width).step_by(ALIGNMENT) {
+            let count = ALIGNMENT.min(size.saturating_sub(e));
+            for (j, out) in out.chunks_exact_mut(width).take(len).enumerate() {
+                let out = &mut out[e..][..ALIGNMENT];
+                if count == ALIGNMENT {
+                    out.copy_from_slice(&rows[j * stride + e..][..ALIGNMENT]);
+                } else {
+                    out.fill(T::ZERO);
+                    (0..count).for_each(|i| out[i] = rows[j * stride + e + i]);
+                }
+            }
+        }
     }
 }
 
@@ -189,7 +200,14 @@ simd! {
             *max = new;
         }
         for (scores, &max) in scores.chunks_exact_mut(width).zip(&*row.maxima) {
-            for lanes in scores.chunks_exact_mut(ALIGNMENT) {
+            // Two vectors at a time where there are, for the widest registers.
+            let (pairs, rest) = scores.as_chunks_mut::<{ 2 * ALIGNMENT }>();
+            for lanes in pairs {
+                for s in lanes {
+                    *s = (*s - max).exp();
+                }
+            }
+            for lanes in rest.as_chunks_mut::<ALIGNMENT>().0 {
                 for s in lanes {
                     *s = (*s - max).exp();
                 }

@@ -93,34 +93,47 @@ struct Saved<'a, T> {
 }
 
 simd! {
-    fn dot<T: Real>(a: &[T], b: &[T]) -> T {
-        sum2(a, b, |a, b| a * b)
-    }
-}
-
-simd! {
-    /// Turns scores into probabilities; those from `visible` on are 0.
-    fn recompute<T: Real>(scores: &mut [T], visible: usize, lse: T) {
-        for s in scores[..visible].iter_mut() {
-            *s = (*s - lse).exp();
+    /// out[i] ← the product of row i of a and row i of b, of `size` elements.
+    fn row_products<T: Real>(a: (&[T], usize), b: (&[T], usize), size: usize, out: &mut [T]) {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = sum2(&a.0[i * a.1..][..size], &b.0[i * b.1..][..size], |a, b| a * b);
         }
-        scores[visible..].fill(T::ZERO);
     }
 }
 
 simd! {
-    /// Replaces dP by dS and P by P∘M, given P, dP and M.
-    fn slope<T: Real>(p: &mut [T], dp: &mut [T], factors: Option<&[T]>, weight: T) {
-        let Some(factors) = factors else {
-            for (&mut p, dp) in p.iter_mut().zip(dp) {
-                *dp = p * (*dp - weight);
+    /// Turns rows of scores into probabilities; those from `visible` on are 0.
+    fn recompute<T: Real>(scores: &mut [T], width: usize, visible: &[usize], lse: &[T]) {
+        for ((scores, &visible), &lse) in scores.chunks_exact_mut(width).zip(visible).zip(lse) {
+            for s in scores[..visible].iter_mut() {
+                *s = (*s - lse).exp();
             }
-            return;
-        };
-        for ((p, dp), &m) in p.iter_mut().zip(dp).zip(factors) {
-            *dp = *p * (*dp * m - weight);
-            *p *= m;
+            scores[visible..].fill(T::ZERO);
         }
+    }
+}
+
+simd! {
+    /// Replaces rows of dP by dS and of P by P∘M, given P, dP and M, of which `len` columns are not padding.
+    fn slopes<T: Real>(p: &mut [T], dp: &mut [T], [width, len]: [usize; 2], mask: Option<&[T]>, weights: &[T]) {
+        let rows = p.chunks_exact_mut(width).zip(dp.chunks_exact_mut(width)).zip(weights);
+        for (i, ((p, dp), &weight)) in rows.enumerate() {
+            slope(&mut p[..len], &mut dp[..len], mask.map(|mask| &mask[i * len..][..len]), weight);
+        }
+    }
+}
+
+#[inline(always)]
+fn slope<T: Real>(p: &mut [T], dp: &mut [T], factors: Option<&[T]>, weight: T) {
+    let Some(factors) = factors else {
+        for (&mut p, dp) in p.iter_mut().zip(dp) {
+            *dp = p * (*dp - weight);
+        }
+        return;
+    };
+    for ((p, dp), &m) in p.iter_mut().zip(dp).zip(factors) {
+        *dp = *p * (*dp * m - weight);
+        *p *= m;
     }
 }
 
@@ -139,9 +152,9 @@ pub(crate) fn backward<T: Float>(
         let place = [task / p.heads, task % p.heads];
         T::with_scratch(Tiles::lengths(&p).iter().sum(), |scratch| {
             let mut tiles = Tiles::new(&p, scratch);
-            for i in 0..p.nq {
-                let (y, dy) = (saved.y.from(place[0], place[1], i), saved.dy.from(place[0], place[1], i));
-                tiles.weights[i] = dot(&y[..p.size], &dy[..p.size]);
+            if p.nq > 0 {
+                let [y, dy] = [saved.y, saved.dy].map(|rows| (rows.from(place[0], place[1], 0), rows.row));
+                row_products(y, dy, p.size, tiles.weights);
             }
             for key in (0..p.nkv).step_by(KEYS) {
                 let len = KEYS.min(p.nkv - key);
@@ -203,13 +216,14 @@ fn tile<T: Float>(
     against(&*t.queries, &*t.keys_t).compute(t.probabilities);
     against(&*t.dy, &*t.values_t).compute(t.slopes);
     p.mask([image, head, first], rows, [key, len], t.mask);
-    let lines = t.probabilities.chunks_exact_mut(width).zip(t.slopes.chunks_exact_mut(width));
-    for (i, (line, slopes)) in lines.take(rows).enumerate() {
-        let visible = (p.visible_len(first + i) - key).min(len);
-        recompute(line, visible, saved.lse[(image * p.heads + head) * p.nq + first + i]);
-        let mask = p.dropout.is_some().then(|| &t.mask[i * len..][..len]);
-        slope(&mut line[..len], &mut slopes[..len], mask, t.weights[first + i]);
+    let mut visible = [0; QUERIES];
+    for (i, visible) in visible.iter_mut().enumerate().take(rows) {
+        *visible = (p.visible_len(first + i) - key).min(len);
     }
+    let lse = &saved.lse[(image * p.heads + head) * p.nq + first..][..rows];
+    recompute(t.probabilities, width, &visible[..rows], lse);
+    let mask = p.dropout.is_some().then_some(&*t.mask);
+    slopes(t.probabilities, t.slopes, [width, len], mask, &t.weights[first..][..rows]);
     let over_queries = |a, b| Product {
         size: [len, rows, e],
         a,

@@ -31,6 +31,16 @@ simd! {
 }
 
 simd! {
+    /// pre ← y + bias, y ← GELU(pre).
+    fn bias_gelu<T: Real>(y: &mut [T], bias: &[T], pre: &mut [T]) {
+        for ((y, &b), pre) in y.iter_mut().zip(bias).zip(pre) {
+            *pre = *y + b;
+            *y = gelu(*pre);
+        }
+    }
+}
+
+simd! {
     fn gelu_backward<T: Real>(pre: &[T], dy: &[T], g: &mut [T]) {
         for ((g, &x), &dy) in g.iter_mut().zip(pre).zip(dy) {
             *g = gelu_slope(x) * dy;
@@ -63,12 +73,17 @@ struct BiasActivation<'a, T> {
 
 impl<T: Real> Epilogue<T> for BiasActivation<'_, T> {
     fn apply(&self, row: usize, columns: Range<usize>, y: &mut [T]) {
-        if let Some(bias) = self.bias {
-            add_bias(y, &bias[columns.clone()]);
+        // SAFETY: the same part as `y` is of the product, which no other thread writes.
+        let mut pre = self.pre.map(|pre| unsafe { pre.part(row * self.width + columns.start, y.len()) });
+        let bias = self.bias.map(|bias| &bias[columns]);
+        if let (Some(bias), Some(pre), Activation::Gelu) = (bias, pre.as_deref_mut(), self.activation) {
+            return bias_gelu(y, bias, pre);
         }
-        if let Some(pre) = self.pre {
-            // SAFETY: the same part as `y` is of the product, which no other thread writes.
-            unsafe { pre.part(row * self.width + columns.start, y.len()) }.copy_from_slice(y);
+        if let Some(bias) = bias {
+            add_bias(y, bias);
+        }
+        if let Some(pre) = pre {
+            pre.copy_from_slice(y);
         }
         if self.activation == Activation::Gelu {
             gelu_in_place(y);

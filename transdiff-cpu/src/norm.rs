@@ -153,11 +153,13 @@ simd! {
         let rows = chunk.x.chunks_exact(width).zip(chunk.dy.chunks_exact(width));
         for (((x, dy), stats), dx) in rows.zip(chunk.stats.chunks_exact(2)).zip(dx.chunks_exact_mut(width)) {
             let (mean, rstd) = (stats[0], stats[1]);
-            g.copy_from_slice(dy);
-            if let Some(scale) = chunk.scale {
-                for (g, &s) in g.iter_mut().zip(scale) {
-                    *g *= T::ONE + s;
+            match chunk.scale {
+                Some(scale) => {
+                    for ((g, &dy), &s) in g.iter_mut().zip(dy).zip(scale) {
+                        *g = dy * (T::ONE + s);
+                    }
                 }
+                None => g.copy_from_slice(dy),
             }
             if let Some(weight) = chunk.weight {
                 for (g, &w) in g.iter_mut().zip(weight) {

@@ -2,7 +2,8 @@
 //!
 //! C is computed in tiles of up to 8 rows and 3 vectors of 16 columns, which stay in registers for a whole block of
 //! k. A is read in place, one element per row and k, so it may have any strides. B is packed into panels of the
-//! tile's width, which stay in the second-level cache while all rows pass; with few rows it is read in place.
+//! tile's width, which stay in the second-level cache while all rows pass; with few rows, or if all of it stays there,
+//! it is read in place.
 //!
 //! Every element is a sum fused from the left within blocks of [`DEPTH`] k, the blocks added in order: it does not
 //! depend on its place in C or on the size of C. Elements at edges are summed in the same order.
@@ -20,10 +21,12 @@ const LANES: usize = 16;
 /// Number of vectors per row of a tile; with 8 rows they make 24 accumulators of the 32 registers.
 const VECTORS: usize = 3;
 const PANEL: usize = VECTORS * LANES;
-/// Number of values of k per block: a panel is then at most 384 KiB, less than a second-level cache.
-const DEPTH: usize = 2048;
+/// Number of values of k per block: a panel is then at most 96 KiB, so that a second-level cache has room for A beside it.
+const DEPTH: usize = 512;
 /// Number of rows from which packing B pays.
 const PACK_ROWS: usize = 24;
+/// Number of elements up to which it does not: all of B stays in the second-level cache, on few pages.
+const SMALL: usize = 1 << 16;
 
 /// The kernel. A value of this type exists only where the processor has AVX-512F.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +58,8 @@ impl MicroKernel for Avx512F32 {
     }
 
     fn packed_len(&self, m: usize, depth: usize, strides: [usize; 2]) -> usize {
-        if strides[1] != 1 || m >= PACK_ROWS { depth * PANEL } else { 0 }
+        let in_place = strides[1] == 1 && (m < PACK_ROWS || depth * strides[0] <= SMALL);
+        if in_place { 0 } else { depth * PANEL }
     }
 
     unsafe fn pack(&self, b: Panel<f32>, packed: &mut [f32]) -> Panel<f32> {
@@ -96,7 +100,11 @@ unsafe fn tile<const ROWS: usize, const WIDTH: usize>(
 ) {
     let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
     let (mut left, mut right) = (a.start, b.start);
+    // If A lies column by column, the elements of a tile are on as many cache lines as there are values of k: those of the tile
+    // after the next are fetched.
+    let ahead = if a.strides[0] == 1 { LANES } else { 0 };
     for _ in 0..b.depth {
+        _mm_prefetch::<_MM_HINT_T0>(left.wrapping_add(ahead).cast());
         let mut columns = [_mm512_setzero_ps(); WIDTH];
         for (j, column) in columns.iter_mut().enumerate() {
             let mask = if j + 1 == WIDTH { last } else { !0 };

@@ -14,6 +14,13 @@ use crate::scratch::Scratch;
 
 /// Number of elements of C per block: small enough that the epilogue finds it in the cache.
 const BLOCK: usize = 1 << 18;
+/// Number of elements of B up to which A is partitioned into blocks of rows that stay in the second-level cache while all
+/// panels of B pass.
+const SMALL_RIGHT: usize = 1 << 16;
+/// Number of elements of A and C in such a block of rows.
+const TALL_BLOCK: usize = 1 << 17;
+/// Number of rows of such a block at least: B may be packed once for them.
+const TALL_ROWS: usize = 768;
 
 /// Partition of C into blocks of `step` rows or columns.
 struct Partition {
@@ -22,9 +29,15 @@ struct Partition {
 }
 
 impl Partition {
-    /// Partition by columns if there are enough of them, since then no part of B is read twice, else by rows.
-    fn new(cpu: &Cpu, [m, k, n]: [usize; 3], alignment: usize) -> Self {
+    /// Partition by rows if B is small and A is tall; `packs` if B is packed for every block. Otherwise by columns if there are enough of them, since then no part
+    /// of B is read twice, else by rows.
+    fn new(cpu: &Cpu, [m, k, n]: [usize; 3], alignment: usize, packs: bool) -> Self {
         let wanted = if cpu.shares(m * k * n / 50) { cpu.threads() } else { 1 };
+        let tall = (TALL_BLOCK / (k + n)).max(if packs { TALL_ROWS } else { alignment });
+        if k * n <= SMALL_RIGHT && m > tall * wanted {
+            let blocks = m.div_ceil(tall).next_multiple_of(wanted);
+            return Self { by_rows: true, step: m.div_ceil(blocks).next_multiple_of(alignment) };
+        }
         let by_rows = n.div_ceil(alignment) < wanted;
         let long = if by_rows { m } else { n };
         let blocks = (m * n).div_ceil(BLOCK).next_multiple_of(wanted).min(long.div_ceil(alignment)).max(1);
@@ -52,7 +65,8 @@ pub(super) fn product<K: MicroKernel>(
         return;
     }
     assert!(a.reaches([m, k]) && b.reaches([k, n]) && c.len() >= m * n);
-    let Partition { by_rows, step } = Partition::new(cpu, size, K::ALIGNMENT);
+    let Partition { by_rows, step } =
+        Partition::new(cpu, size, K::ALIGNMENT, b.scratch_len(&kernel, m, k) > 0);
     let (long, c) = (if by_rows { m } else { n }, DisjointSlice::new(c));
     let in_place = TypeId::of::<K::Accumulator>() == TypeId::of::<K::Output>();
     cpu.run(long.div_ceil(step), m * k * n / 50, |i| {
@@ -102,21 +116,31 @@ pub(super) unsafe fn block<K: MicroKernel>(
             unsafe { kernel.pack_left(a, [m, k], packed) }
         };
         with_scratch(b.scratch_len(kernel, m, k), |scratch| {
-            let mut column = columns.start;
-            while column < columns.end {
-                let width = kernel.panel_width(columns.end - column);
-                // At least once, for k = 0 too: the sums are then zero.
-                for first in (0..k.max(1)).step_by(K::DEPTH) {
-                    let depth = K::DEPTH.min(k - first);
-                    // SAFETY: these parts of the operands, as the caller promises.
-                    unsafe {
-                        let panel = b.panel(kernel, first..first + depth, column..column + width, scratch);
-                        let sums = sums.from(0, column - columns.start);
-                        let accumulate = sums.accumulate || first > 0;
-                        kernel.multiply(m, a.from(0, first), panel, Sums { accumulate, ..sums });
-                    }
+            let mut add = |first: usize, column: usize, width: usize| {
+                let depth = K::DEPTH.min(k - first);
+                // SAFETY: these parts of the operands, as the caller promises.
+                unsafe {
+                    let panel = b.panel(kernel, first..first + depth, column..column + width, scratch);
+                    let sums = sums.from(0, column - columns.start);
+                    let accumulate = sums.accumulate || first > 0;
+                    kernel.multiply(m, a.from(0, first), panel, Sums { accumulate, ..sums });
                 }
-                column += width;
+            };
+            // At least once, for k = 0 too: the sums are then zero.
+            let depths = (0..k.max(1)).step_by(K::DEPTH);
+            let panels = || {
+                let mut column = columns.start;
+                std::iter::from_fn(move || {
+                    let at = column;
+                    column += if at < columns.end { kernel.panel_width(columns.end - at) } else { 0 };
+                    (at < column).then_some((at, column - at))
+                })
+            };
+            if a.strides[1] == 1 {
+                panels().for_each(|(at, width)| depths.clone().for_each(|first| add(first, at, width)));
+            } else {
+                // A lies column by column: those of a block of k stay in the second-level cache.
+                depths.for_each(|first| panels().for_each(|(at, width)| add(first, at, width)));
             }
         });
     });

@@ -31,7 +31,9 @@ fn product(cpu: &Cpu, [m, k, n]: [usize; 3], a: &[f32], b: Operand<'_, f32>) -> 
 #[test]
 fn rows_are_batch_invariant() {
     let (one, three) = (Cpu::new(Some(1)).unwrap(), Cpu::new(Some(3)).unwrap());
-    for [m, k, n] in [[70, 24, 40], [67, 300, 37], [130, 769, 100], [33, 512, 17], [41, 2500, 130]] {
+    for [m, k, n] in
+        [[70, 24, 40], [67, 300, 37], [130, 769, 100], [33, 512, 17], [41, 2500, 130], [4000, 40, 60]]
+    {
         let (a, b) = (values(m * k, 1), values(k * n, 2));
         for b in [Operand::new(&b, [n, 1]), Operand::new(&b, [1, k])] {
             let all = product(&three, [m, k, n], &a, b);
