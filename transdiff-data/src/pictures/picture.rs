@@ -57,14 +57,26 @@ impl Picture {
     /// Appends the picture as an image [channels, height, width] in [-1, 1] to `out`, mirrored left to right if `mirror`
     /// says so.
     pub fn append_image(&self, mirror: bool, out: &mut Vec<f32>) {
-        let row_bytes = self.width * self.channels;
-        out.reserve(self.pixels.len());
-        for channel in 0..self.channels {
-            for row in self.pixels.chunks_exact(row_bytes) {
-                let values =
-                    row[channel..].iter().step_by(self.channels).map(|&v| f32::from(v) / 127.5 - 1.0);
-                if mirror { out.extend(values.rev()) } else { out.extend(values) }
+        let start = out.len();
+        out.resize(start + self.pixels.len(), 0.0);
+        let planes = out[start..].chunks_exact_mut(self.width * self.height);
+        for (channel, plane) in planes.enumerate() {
+            match self.channels {
+                1 => write_plane::<1>(&self.pixels, channel, plane),
+                _ => write_plane::<3>(&self.pixels, channel, plane),
             }
+            if mirror {
+                plane.chunks_exact_mut(self.width).for_each(<[f32]>::reverse);
+            }
+        }
+    }
+}
+
+simd! {
+    /// Writes a channel of pixels in [-1, 1].
+    fn write_plane<const CHANNELS: usize>(pixels: &[u8], channel: usize, plane: &mut [f32]) {
+        for (value, pixel) in plane.iter_mut().zip(pixels.as_chunks::<CHANNELS>().0) {
+            *value = f32::from(pixel[channel]) / 127.5 - 1.0;
         }
     }
 }

@@ -69,6 +69,8 @@ pub struct Resampler {
     weights: Weights,
     /// The picture between the passes.
     middle: Vec<u8>,
+    /// A row of pixels, and a byte more.
+    padded: Vec<u8>,
     /// Sums of a row.
     sums: Vec<i32>,
 }
@@ -128,10 +130,17 @@ impl Resampler {
             return (0..count).for_each(|y| out.extend_from_slice(row(y)));
         }
         self.weights.compute(from, to, filter);
-        for y in 0..count {
+        let start = out.len();
+        out.resize(start + count * to * channels, 0);
+        for (y, out) in out[start..].chunks_exact_mut(to * channels).enumerate() {
             match channels {
-                1 => resize_row::<1>(row(y), &self.weights, out),
-                _ => resize_row::<3>(row(y), &self.weights, out),
+                1 => resize_grey_row(row(y), &self.weights, out),
+                _ => {
+                    self.padded.clear();
+                    self.padded.extend_from_slice(row(y));
+                    self.padded.push(0);
+                    resize_rgb_row(&self.padded, &self.weights, out);
+                }
             }
         }
     }
@@ -149,14 +158,15 @@ impl Resampler {
         }
         self.weights.compute(from, to, filter);
         for (start, weights) in self.weights.iter() {
+            let len = row(start).len();
             self.sums.clear();
-            self.sums.resize(row(start).len(), HALF);
+            self.sums.resize(len, HALF);
             for (y, &weight) in (start..).zip(weights) {
-                for (sum, &sample) in self.sums.iter_mut().zip(row(y)) {
-                    *sum += i32::from(sample) * weight;
-                }
+                add_weighted(row(y), weight, &mut self.sums);
             }
-            out.extend(self.sums.iter().map(|&sum| rounded(sum)));
+            out.resize(out.len() + len, 0);
+            let at = out.len() - len;
+            round(&self.sums, &mut out[at..]);
         }
     }
 }
@@ -209,16 +219,52 @@ impl Weights {
     }
 }
 
-/// Appends the resized `row` to `out`.
-fn resize_row<const CHANNELS: usize>(row: &[u8], weights: &Weights, out: &mut Vec<u8>) {
-    for (start, weights) in weights.iter() {
-        let mut sums = [HALF; CHANNELS];
-        for (pixel, &weight) in row[start * CHANNELS..].chunks_exact(CHANNELS).zip(weights) {
-            for (sum, &sample) in sums.iter_mut().zip(pixel) {
-                *sum += i32::from(sample) * weight;
-            }
+simd! {
+    /// Resizes a row of grey pixels.
+    fn resize_grey_row(row: &[u8], weights: &Weights, out: &mut [u8]) {
+        for ((start, weights), out) in weights.iter().zip(out) {
+            let samples = row[start..].iter().zip(weights);
+            *out = rounded(samples.fold(HALF, |sum, (&sample, &weight)| sum + i32::from(sample) * weight));
         }
-        out.extend(sums.map(rounded));
+    }
+}
+
+simd! {
+    /// Resizes a row of RGB pixels that a byte follows: a pixel and the byte after it are four lanes.
+    fn resize_rgb_row(row: &[u8], weights: &Weights, out: &mut [u8]) {
+        for ((start, weights), out) in weights.iter().zip(out.as_chunks_mut::<3>().0) {
+            let pixels = &row[3 * start..][..3 * weights.len() + 1];
+            let mut sums = [HALF; 4];
+            let mut add = |tap: usize, weight: i32| {
+                for (sum, &sample) in sums.iter_mut().zip(&pixels[3 * tap..][..4]) {
+                    *sum += i32::from(sample) * weight;
+                }
+            };
+            // Four taps are those of an enlargement; their loop is unrolled.
+            match <[i32; 4]>::try_from(weights) {
+                Ok(weights) => (0..4).for_each(|tap| add(tap, weights[tap])),
+                Err(_) => weights.iter().enumerate().for_each(|(tap, &weight)| add(tap, weight)),
+            }
+            *out = [rounded(sums[0]), rounded(sums[1]), rounded(sums[2])];
+        }
+    }
+}
+
+simd! {
+    /// Adds `weight` times a row to `sums`.
+    fn add_weighted(row: &[u8], weight: i32, sums: &mut [i32]) {
+        for (sum, &sample) in sums.iter_mut().zip(row) {
+            *sum += i32::from(sample) * weight;
+        }
+    }
+}
+
+simd! {
+    /// Rounds a row of sums that began with half a level.
+    fn round(sums: &[i32], out: &mut [u8]) {
+        for (out, &sum) in out.iter_mut().zip(sums) {
+            *out = rounded(sum);
+        }
     }
 }
 
