@@ -327,9 +327,7 @@ pub fn check_apart(out: &Path, data: &Path, other: &str) -> Result<()> {
     if out.join(other).exists() {
         return Err(format!("--out {name}: holds {other} of something else; choose another directory").into());
     }
-    // Classes are in the folder `train` where there is one.
-    let train = data.join("train");
-    let data = if train.is_dir() { &train } else { data };
+    let Ok(data) = ImageFolder::find_root(data) else { return Ok(()) };
     // What does not exist yet is where its parent is.
     let existing = out.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     let (Ok(place), Ok(data)) = (existing.canonicalize(), data.canonicalize()) else { return Ok(()) };

@@ -184,6 +184,9 @@ fn outputs_are_kept_apart_from_data_and_from_each_other() {
     fs::create_dir(&root).unwrap();
     fs::rename(&data, format!("{root}/train")).unwrap();
     succeed(&cache(&root, "16", &format!("{root}/cache")));
+    // A class may be named `train`.
+    let vehicles = tiles(&folder, "vehicles", &["plane", "train"], 4);
+    assert!(fail(&cache(&vehicles, "16", &format!("{vehicles}/new"))).contains("outside of the data"));
 }
 
 #[test]

@@ -137,6 +137,14 @@ impl ImageFolder {
         Ok(())
     }
 
+    /// The folder that holds the class folders below `path`, as [`open`](Self::open) finds it.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if `path` is no folder; [`Error::Io`].
+    pub fn find_root(path: impl AsRef<Path>) -> Result<PathBuf> {
+        Ok(classes(path.as_ref(), &PICTURES)?.0)
+    }
+
     /// Folder that holds the class folders.
     pub fn root(&self) -> &Path {
         &self.root
