@@ -3,6 +3,7 @@
 
   cargo build --release -p transdiff -p transdiff-cli --bin transdiff --example fashion
   FILE benches/fashion.py --out FOLDER [--seeds 0,1,2] [--side both]
+  FILE benches/fashion.py --out FOLDER --seeds 0 --side example     the recipe of examples/fashion/train.toml, alone
 
 FILE is a Python interpreter with torch, scikit-learn, scipy and pillow. The data, the recipe, the model and the measures
 are those in the head of peer/peer_fashion.py. Both sides start each seed in turn, with the same number of threads. Results
@@ -23,9 +24,11 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEER = ROOT / "benches/peer/peer_fashion.py"
-GUIDANCE_SCALES = [1.0, 1.3]
 PER_CLASS = 100
-# Every key of the recipe, whatever the preset has.
+# Guidance scales and number of steps for sampling.
+SAMPLING = {"ours": ([1.0, 1.3], 25), "pytorch": ([1.0, 1.3], 25), "example": ([1.0, 1.1], 100)}
+EXAMPLE = ROOT / "examples/fashion/train.toml"
+# Every key of the comparison's recipe, whatever the preset has.
 RECIPE = {
     "model.width": 96, "model.heads": 4, "model.encoder_blocks": 4, "model.decoder_blocks": 3, "model.mlp_ratio": 4,
     "model.buffer_size": 4, "model.feature_tokens": 64, "model.groups": 1,
@@ -63,27 +66,31 @@ def prepare(options):
     return cache
 
 
-def train_ours(options, seed, cache):
-    folder = options.out / f"ours-{seed}"
+def train_ours(options, seed, cache, side):
+    folder = options.out / f"{side}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
-    settings = RECIPE | {"train.seed": seed, "train.checkpoint_every": options.steps}
-    assignments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    if side == "ours":
+        settings = RECIPE | {"train.steps": options.steps, "train.checkpoint_every": options.steps}
+        recipe = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    else:
+        recipe = ["--config", EXAMPLE]
     device = ("--device", "cpu", *(("--threads", options.threads) if options.threads else ()))
     _, train_seconds = run(options.bin / "transdiff", "train", "--preset", "small", "--data", cache,
-                           "--out", folder / "run", "--steps", options.steps, *assignments, *device)
+                           "--out", folder / "run", *recipe, "--set", f"train.seed={seed}", *device)
+    guidance_scales, sampling_steps = SAMPLING[side]
     results = []
-    for guidance in GUIDANCE_SCALES:
+    for guidance in guidance_scales:
         samples, sample_seconds = folder / f"guidance-{guidance}", 0
         # An image's noise follows from its seed alone: each class has seeds of its own.
         for label in range(10):
             _, seconds = run(
                 options.bin / "transdiff", "sample", "--model", folder / "run/model.safetensors", "--class", label,
-                "--count", PER_CLASS, "--seed", 1000 * seed + PER_CLASS * label, "--steps", 25, "--guidance", guidance,
-                "--batch", PER_CLASS, "--out", samples, "--force", *device)
+                "--count", PER_CLASS, "--seed", 1000 * seed + PER_CLASS * label, "--steps", sampling_steps,
+                "--guidance", guidance, "--batch", PER_CLASS, "--out", samples, "--force", *device)
             sample_seconds += seconds
         results.append({"guidance": guidance, "train_seconds": train_seconds, "sample_seconds": sample_seconds})
     output, _ = run(sys.executable, PEER, "--data", options.data, "--judge",
-                    *(folder / f"guidance-{guidance}" for guidance in GUIDANCE_SCALES))
+                    *(folder / f"guidance-{guidance}" for guidance in guidance_scales))
     return [result | judged for result, judged in zip(results, json_lines(output), strict=True)]
 
 
@@ -102,12 +109,10 @@ def table(results):
 
     measures = ["accuracy", "frechet", "nearest", "train_seconds", "sample_seconds"]
     lines = [f"| side | guidance | seeds | {' | '.join(measures)} |", "|---" * (len(measures) + 3) + "|"]
-    for guidance in GUIDANCE_SCALES:
-        for side in ("ours", "pytorch"):
-            rows = [result for result in results if (result["side"], result["guidance"]) == (side, guidance)]
-            if rows:
-                cells = " | ".join(cell([row[name] for row in rows]) for name in measures)
-                lines.append(f"| {side} | {guidance} | {len(rows)} | {cells} |")
+    for guidance, side in sorted({(result["guidance"], result["side"]) for result in results}):
+        rows = [result for result in results if (result["side"], result["guidance"]) == (side, guidance)]
+        cells = " | ".join(cell([row[name] for row in rows]) for name in measures)
+        lines.append(f"| {side} | {guidance} | {len(rows)} | {cells} |")
     return "\n".join(lines)
 
 
@@ -117,29 +122,30 @@ def main():
     parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist", help="folder of the idx.gz files")
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "target/release", help="folder of our programs")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2000, help="training steps of the comparison")
     parser.add_argument("--threads", type=int, help="threads of each side; default: one per core")
-    parser.add_argument("--side", choices=["both", "ours", "pytorch"], default="both")
+    parser.add_argument("--side", choices=["both", *SAMPLING], default="both")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "results.jsonl"
     results = json_lines(log.read_text()) if log.exists() else []
-    results = [result for result in results if result["steps"] == options.steps]
+    results = [result for result in results if result["side"] == "example" or result["steps"] == options.steps]
     done = {(result["side"], result["seed"]) for result in results}
     cache = prepare(options) if options.side != "pytorch" else None
-    sides = {"ours": lambda seed: train_ours(options, seed, cache), "pytorch": lambda seed: train_pytorch(options, seed)}
-    order = [side for side in sides if options.side in (side, "both")]
+    order = ["ours", "pytorch"] if options.side == "both" else [options.side]
     seeds = [int(seed) for seed in options.seeds.split(",")]
     for turn, seed in enumerate(seeds):
         for side in order if turn % 2 == 0 else reversed(order):
             if (side, seed) in done:
                 continue
             print(f"{side}, seed {seed}", file=sys.stderr, flush=True)
-            made = [result | {"side": side, "seed": seed, "steps": options.steps} for result in sides[side](seed)]
+            made = train_pytorch(options, seed) if side == "pytorch" else train_ours(options, seed, cache, side)
+            common = {"side": side, "seed": seed} | ({} if side == "example" else {"steps": options.steps})
+            made = [result | common for result in made]
             results += made
             with log.open("a") as file:
                 file.writelines(json.dumps(result) + "\n" for result in made)
-    print(table([result for result in results if result["seed"] in seeds]))
+    print(table([result for result in results if result["seed"] in seeds and result["side"] in order]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 //! Turns Fashion-MNIST into class folders of PNG files, as `transdiff cache` and `transdiff train` read them.
 //!
-//! `cargo run --release --example fashion -- --out PICTURES`
+//! `cargo run --release --example fashion -- --out PICTURES`; `train.toml` has settings to train on them.
 //!
 //! Fashion-MNIST by Han Xiao, Kashif Rasul and Roland Vollgraf (<https://github.com/zalandoresearch/fashion-mnist>, MIT
 //! licence) has grey pictures of 28×28 pixels in ten classes. The Debian package `dataset-fashion-mnist` installs it.

@@ -65,6 +65,14 @@ fn a_file_stands_between_preset_and_flags() {
 }
 
 #[test]
+fn the_settings_of_the_fashion_example_are_read() {
+    let folder = Folder::new();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/fashion/train.toml");
+    let settings = succeed(&[&dry(&pictures(&folder))[..], &["--config", file]].concat());
+    has_lines(&settings, &["steps = 7000", "batch = 32", "ema_decay = 0.998"]);
+}
+
+#[test]
 fn wrong_settings_are_one_line() {
     for (more, message) in [
         (["--set", "train.lrr=1"], "--set: unknown key train.lrr; did you mean train.lr?"),
