@@ -140,6 +140,18 @@ fn huge_dimensions_are_errors_without_allocation() {
 }
 
 #[test]
+fn claimed_numbers_of_tiff_values_are_errors_without_allocation() {
+    let _alone = alone();
+    let cause = "cannot decode the TIFF picture: the file is truncated: the values of tag 279";
+    let little = std::fs::read("../fuzz/corpus/picture/tiff_two_million_strips").unwrap();
+    refused(&little, cause);
+    // A directory of one entry, with 2^40 values in a big-endian BigTIFF file.
+    let header = b"MM\0\x2B\0\x08\0\0\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x01".to_vec();
+    let entry = b"\x01\x17\0\x04\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    refused(&[&header[..], entry].concat(), cause);
+}
+
+#[test]
 fn limits_of_the_caller_hold() {
     let _alone = alone();
     let limits = Limits { max_pixels: 64 * 48 - 1, ..Limits::default() };

@@ -6,9 +6,13 @@ use image::error::LimitErrorKind;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
 use super::limits::Limits;
+use super::tiff;
 use crate::pictures::Picture;
 
 pub fn decode(bytes: &[u8], format: ImageFormat, limits: &Limits) -> Result<Picture, String> {
+    if format == ImageFormat::Tiff {
+        tiff::check_values(bytes)?;
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut decoder_limits = image::Limits::no_limits();
     decoder_limits.max_alloc = Some(limits.max_bytes);

@@ -8,6 +8,7 @@ mod jpeg;
 mod limits;
 mod png;
 mod pnm;
+mod tiff;
 
 use std::path::Path;
 
