@@ -1,4 +1,4 @@
-//! What the decoder of TIFF files leaves unchecked.
+//! Check of the directory of a TIFF file, which the decoder leaves out.
 
 /// Checks that the values of the first directory's entries fit in the file: the decoder allocates as many values as an entry
 /// claims, whatever its limits, before it reads them. Everything else is left to the decoder.
