@@ -327,6 +327,7 @@ pub fn check_apart(out: &Path, data: &Path, other: &str) -> Result<()> {
     if out.join(other).exists() {
         return Err(format!("--out {name}: holds {other} of something else; choose another directory").into());
     }
+    // Data that cannot be read is named where it is opened.
     let Ok(data) = ImageFolder::find_root(data) else { return Ok(()) };
     // What does not exist yet is where its parent is.
     let existing = out.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
