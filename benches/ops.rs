@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use transdiff::backend::{Activation, AdamW, Resample};
+use transdiff::backend::{Activation, AdamW};
 use transdiff::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
 use transdiff::{Cpu, DType, Result, Tensor};
 
@@ -97,8 +97,7 @@ fn rows(group: &mut Group<'_>, inputs: &mut Inputs) {
 
 /// The KL-VAE's finest and deepest levels at 256 px.
 fn images(group: &mut Group<'_>, inputs: &mut Inputs) {
-    let doubled = (128, 128, 128, Resample::Double);
-    for (side, c, o, resample) in [(256, 128, 128, Resample::Same), (16, 512, 512, Resample::Same), doubled] {
+    for (side, c, o, doubled) in [(256, 128, 128, false), (16, 512, 512, false), (128, 128, 128, true)] {
         let (x, w, b) = (inputs.noise(&[1, side, side, c]), inputs.noise(&[o, c, 3, 3]), inputs.noise(&[o]));
         let scale = inputs.noise(&[c]);
         let bytes = F32 * x.numel();
@@ -107,9 +106,10 @@ fn images(group: &mut Group<'_>, inputs: &mut Inputs) {
         });
         let scale_shift =
             ScaleShift { coefficients: x.group_norm(&scale, &scale, 32, 1e-6).unwrap(), silu: true };
-        let options = Conv { scale_shift: Some(&scale_shift), resample, residual: None };
+        let options =
+            Conv { scale_shift: Some(&scale_shift), padding: [[1; 2]; 2], doubled, ..Conv::default() };
         let outputs = x.conv2d(&w, &b, &options).unwrap().numel();
-        let name = format!("conv2d {side}x{side}x{c}x{o} {resample:?}");
+        let name = format!("conv2d {side}x{side}x{c}x{o}{}", if doubled { " doubled" } else { "" });
         bench(group, name, 2 * outputs * 9 * c, || x.conv2d(&w, &b, &options));
     }
 }

@@ -1,6 +1,6 @@
 //! Invalid arguments: each is a typed error on every backend.
 
-use transdiff_core::backend::{Activation, AdamW, Resample, UnaryOp};
+use transdiff_core::backend::{Activation, AdamW, Pooling, UnaryOp, Windows};
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
 use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
 use transdiff_core::{Backend, DType, Error, HostData, HostTensor, Result, Tensor};
@@ -193,13 +193,23 @@ fn image<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
 
     let (w, plain) = (new(&[1, 4, 3, 3]), Conv::default());
     shape(new(&[6, 5, 4]).conv2d(&w, &one, &plain));
-    for weight in [&[1, 5, 3, 3][..], &[1, 4, 3, 1], &[1, 4, 2, 2], &[1, 4, 5, 5], &[1, 4]] {
+    // The last is larger than the image.
+    for weight in [&[1, 5, 3, 3][..], &[1, 4], &[1, 4, 3, 6]] {
         shape(x.conv2d(&new(weight), &one, &plain));
     }
     shape(x.conv2d(&w, &four, &plain));
     shape(x.conv2d(&w, &one, &Conv { residual: Some(&x), ..plain.clone() }));
-    // Five columns have no half.
-    shape(x.conv2d(&w, &one, &Conv { resample: Resample::Halve, ..plain.clone() }));
+    argument(x.conv2d(&w, &one, &Conv { stride: [1, 0], ..plain.clone() }));
+    let windows = Windows { kernel: [2, 2], stride: [1, 1], padding: [[0, 0], [1, 1]] };
+    let pool = |windows: Windows| x.pool2d(Pooling::Max, &windows);
+    shape(pool(Windows { kernel: [9, 2], ..windows }));
+    argument(pool(Windows { kernel: [0, 2], ..windows }));
+    argument(pool(Windows { stride: [0, 1], ..windows }));
+    argument(pool(Windows { padding: [[2, 0], [0, 0]], ..windows }));
+    shape(new(&[6, 5, 4]).pool2d(Pooling::Average, &windows));
+    let around = Windows { padding: [[1; 2]; 2], ..windows };
+    shape(new(&[1, 0, 5, 4]).pool2d(Pooling::Average, &around));
+    dtype(ids.pool2d(Pooling::Average, &windows));
     let with = |coefficients: &Tensor<B>| {
         let scale_shift = ScaleShift { coefficients: coefficients.clone(), silu: true };
         x.conv2d(&w, &one, &Conv { scale_shift: Some(&scale_shift), ..Conv::default() })

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use transdiff_core::backend::{Activation, AdamW, BinaryOp, Storage, UnaryOp, ViewMut};
+use transdiff_core::backend::{Activation, AdamW, BinaryOp, Pooling, Storage, UnaryOp, ViewMut, Windows};
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
 use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
@@ -72,8 +72,14 @@ const OPERATIONS: &[Operation] = &[
         // In the order in memory that backends take: core makes no copy.
         let w = of(b, &[3, 3, 4, 3]).permute(&[3, 2, 0, 1])?;
         let (x, residual) = (of(b, &[1, 2, 2, 4]), of(b, &[1, 2, 2, 3]));
-        let how = Conv { scale_shift: Some(&scale_shift), residual: Some(&residual), ..Conv::default() };
+        let padding = [[1; 2]; 2];
+        let how =
+            Conv { padding, scale_shift: Some(&scale_shift), residual: Some(&residual), ..Conv::default() };
         x.conv2d(&w, &of(b, &[3]), &how).map(drop)
+    }),
+    ("pool2d", "y", |b| {
+        let windows = Windows { kernel: [3; 2], stride: [2; 2], padding: [[1; 2]; 2] };
+        of(b, &[1, 2, 2, 4]).pool2d(Pooling::Max, &windows).map(drop)
     }),
     ("adamw_step", "param, m, v", |b| {
         let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, grad_scale: 1.0 };

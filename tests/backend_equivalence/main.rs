@@ -72,6 +72,7 @@ const BOUNDS: &[(&str, f64, f64)] = &[
     ("ema", 2e-7, 5e-16),
     ("gated_residual", 2e-7, 5e-16),
     ("mse_backward", 2e-7, 5e-16),
+    ("pool2d", 5e-7, 1e-15),
     // An exponential; a backward pass multiplies three factors of that kind.
     ("unary", 3e-7, 1e-15),
     ("unary_backward", 1e-6, 3e-15),

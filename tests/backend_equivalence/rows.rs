@@ -98,7 +98,8 @@ fn images<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
         [&[b, h, w, c][..], &[o, c, k, k], &[o], &[c]].map(|shape| case.normal(shape).ours);
     let y = |x: &Tensor<Guarded<B>>| {
         let scale_shift = ScaleShift { coefficients: x.group_norm(&scale, &scale, 2, 1e-6)?, silu: true };
-        x.conv2d(&weight, &bias, &Conv { scale_shift: Some(&scale_shift), ..Conv::default() })
+        let padding = [[k / 2; 2]; 2];
+        x.conv2d(&weight, &bias, &Conv { scale_shift: Some(&scale_shift), padding, ..Conv::default() })
     };
     parts(&y(&x)?, 0, 1, |cut| y(&cut(&x)?))
 }

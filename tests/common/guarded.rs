@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use transdiff_core::backend::{
     Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
-    NnOps, NormArgs, NormGrads, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut,
+    NnOps, NormArgs, NormGrads, Pooling, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut, Windows,
 };
 use transdiff_core::rng::Dropout;
 use transdiff_core::{Backend, CancellationToken, DType, HostData, Layout, Result};
@@ -509,10 +509,18 @@ impl<B: Backend> ImageOps for Guarded<B> {
             b: b.view(),
             scale_shift: view(&scale_shift).zip(silu),
             residual: view(&residual),
-            resample: args.resample,
+            relu: args.relu,
+            doubled: args.doubled,
+            windows: args.windows,
         };
         self.inner.conv2d(args, y.view())?;
         self.check("conv2d", [("y", Some(&y))])
+    }
+
+    fn pool2d(&self, x: In<'_, B>, pooling: Pooling, windows: Windows, y: Out<'_, B>) -> Result<()> {
+        let (x, mut y) = (self.read(x), self.write(y));
+        self.inner.pool2d(x.view(), pooling, windows, y.view())?;
+        self.check("pool2d", [("y", Some(&y))])
     }
 }
 

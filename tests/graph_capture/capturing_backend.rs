@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use transdiff_core::backend::{
     Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
-    NnOps, NormArgs, NormGrads, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut,
+    NnOps, NormArgs, NormGrads, Pooling, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut, Windows,
 };
 use transdiff_core::reference::{self, Reference};
 use transdiff_core::rng::Dropout;
@@ -311,6 +311,10 @@ impl ImageOps for CapturingBackend {
     }
 
     fn conv2d(&self, _: ConvArgs<'_, Self>, _: Out<'_>) -> Result<()> {
+        unreachable!("{UNUSED}")
+    }
+
+    fn pool2d(&self, _: In<'_>, _: Pooling, _: Windows, _: Out<'_>) -> Result<()> {
         unreachable!("{UNUSED}")
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::backend::{
     Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
-    NnOps, NormArgs, NormGrads, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut,
+    NnOps, NormArgs, NormGrads, Pooling, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut, Windows,
 };
 use crate::rng::Dropout;
 use crate::{DType, HostData, Result};
@@ -260,6 +260,10 @@ impl ImageOps for Meter {
     fn conv2d(&self, args: ConvArgs<'_, Self>, y: Out<'_>) -> Result<()> {
         let per_output: usize = args.w.layout.shape()[..3].iter().product();
         self.count(&[y.layout.numel(), per_output]);
+        Ok(())
+    }
+
+    fn pool2d(&self, _: In<'_>, _: Pooling, _: Windows, _: Out<'_>) -> Result<()> {
         Ok(())
     }
 }

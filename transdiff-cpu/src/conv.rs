@@ -1,14 +1,15 @@
 //! Convolution as matrix products, without a copy of every window.
 //!
-//! A band of rows is copied once, with its padding, scaled and shifted on the way. In that copy the K pixels that one row of
-//! the kernel sees at a position are K·C consecutive elements, and those of the next position begin one pixel on: a
+//! A band of rows is copied once, with its padding, scaled and shifted on the way. In that copy the L pixels that one row of
+//! the kernel K×L sees at a position are L·C consecutive elements, and those of the next position begin a stride on: a
 //! matrix of overlapping rows. The band's outputs are the sum of K products with it, one per row of the kernel, over
 //! all positions of the copy from the first to the last that is wanted; the few between the end of a row and the
-//! beginning of the next are computed and ignored.
+//! beginning of the next are computed and ignored. With a stride of S rows, the copy holds every S-th row in
+//! succession: those that a row of the kernel sees at consecutive rows of positions.
 //!
-//! Where sides are doubled, each of the four outputs of a position (the phases) sees 2×2 pixels of the input through
-//! the 3×3 kernel, in which weights that see the same pixel are added beforehand: 4 multiplications per output and
-//! channel instead of 9.
+//! Where sides are doubled before a 3×3 kernel that keeps them, each of the four outputs of a position (the phases) sees 2×2
+//! pixels of the input, and weights that see the same pixel are added beforehand: 4 multiplications per output and
+//! channel instead of 9. Before other kernels the copy has every pixel twice.
 //!
 //! Results do not depend on the partition into bands: rows of a product are independent, and sums over the kernel's
 //! rows have a fixed order.
@@ -17,7 +18,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use transdiff_core::Result;
-use transdiff_core::backend::{ConvArgs, Resample, ViewMut};
+use transdiff_core::backend::{ConvArgs, ViewMut, Windows};
 
 use crate::activation::sigmoid;
 use crate::device::Cpu;
@@ -36,30 +37,29 @@ type ScaleShift<'a, T> = Option<(&'a [T], bool)>;
 /// Arguments of a call, and the sizes that follow from them.
 struct Problem<'a, T: Float> {
     x: &'a [T],
-    /// For each phase, [side, side, C, O].
+    /// For each phase, [its kernel, C, O].
     w: Cow<'a, [T]>,
     b: &'a [T],
     scale_shift: ScaleShift<'a, T>,
     residual: Option<&'a [T]>,
+    relu: bool,
     images: usize,
     /// Height, width and channels of the input.
     from: [usize; 3],
     /// Height and width of the positions; each has one output per phase.
     grid: [usize; 2],
     outputs: usize,
-    /// Pixels between neighbouring positions: 2 where sides are halved.
-    step: usize,
-    /// Outputs of a position along either side: 2 where sides are doubled.
+    windows: Windows,
+    /// Times that the copy has each pixel, along either side: 2 where sides are doubled without phases.
+    repeat: usize,
+    /// Outputs of a position along either side: 2 with phases.
     scale: usize,
-    /// Zeros above and on the left.
-    before: usize,
-    kernel: usize,
-    /// Side of a phase's kernel.
-    side: usize,
+    /// Height and width of a phase's kernel.
+    side: [usize; 2],
 }
 
-/// The kernels of the four phases of a doubled image, [2, 2, side, side, C, O] of w [K, K, C, O]: row t of the kernel
-/// sees row (p + t + K/2) / 2 of the rows that phase p sees, counted from row p·K/2 of the copy.
+/// The kernels of the four phases of a doubled image, [2, 2, side, side, C, O] of w [K, K, C, O] with K 1 or 3: row t of the
+/// kernel sees row (p + t + K/2) / 2 of the rows that phase p sees, counted from row p·K/2 of the copy.
 fn phases<T: Float>(cpu: &Cpu, w: &[T], k: usize) -> Result<Vec<T>> {
     let (side, area) = (k / 2 + 1, w.len() / (k * k));
     let mut out = zeros("conv2d", 4 * side * side * area)?;
@@ -82,49 +82,68 @@ impl<'a, T: Gemm> Problem<'a, T> {
         let &[images, height, width, channels] = args.x.layout.shape() else {
             unreachable!("core checks the rank")
         };
-        let (kernel, w) = (args.w.layout.shape()[0], input::<T>(&args.w));
-        let (step, scale) = match args.resample {
-            Resample::Same => (1, 1),
-            Resample::Double => (1, 2),
-            Resample::Halve => (2, 1),
+        let (windows, w) = (args.windows, input::<T>(&args.w));
+        let kernel = windows.kernel;
+        let phased = args.doubled
+            && [[1; 2], [3; 2]].contains(&kernel)
+            && windows.stride == [1; 2]
+            && windows.padding == [[kernel[0] / 2; 2]; 2];
+        let (repeat, scale) = match (args.doubled, phased) {
+            (false, _) => (1, 1),
+            (true, true) => (1, 2),
+            (true, false) => (2, 1),
         };
+        let count = |axis, side| windows.count(axis, side).expect("core checks that a window fits");
+        let grid = [count(0, repeat * height), count(1, repeat * width)];
         Ok(Self {
             x: input(&args.x),
-            w: if scale == 1 { Cow::Borrowed(w) } else { Cow::Owned(phases(cpu, w, kernel)?) },
+            w: if phased { Cow::Owned(phases(cpu, w, kernel[0])?) } else { Cow::Borrowed(w) },
             b: input(&args.b),
             scale_shift: args.scale_shift.as_ref().map(|(values, silu)| (input(values), *silu)),
             residual: args.residual.as_ref().map(input),
+            relu: args.relu,
             images,
             from: [height, width, channels],
-            grid: [height / step, width / step],
+            grid,
             outputs: args.w.layout.shape()[3],
-            step,
+            windows,
+            repeat,
             scale,
-            before: if step == 2 { 0 } else { kernel / 2 },
-            kernel,
-            side: if scale == 1 { kernel } else { kernel / 2 + 1 },
+            side: if phased { kernel.map(|k| k / 2 + 1) } else { kernel },
         })
     }
 
-    /// Pixels of a row of the copy.
-    fn padded(&self) -> usize {
-        self.step * self.grid[1] + self.kernel - 1
+    /// Places of a row of the copy, a stride apart: the positions, and what the last one sees beyond its own place.
+    fn places_per_row(&self) -> usize {
+        let (kernel, stride) = (self.windows.kernel[1], self.windows.stride[1]);
+        self.grid[1] - 1 + kernel.div_ceil(stride)
     }
 
-    /// Rows of the copy for `rows` rows of positions.
-    fn band_rows(&self, rows: usize) -> usize {
-        self.step * (rows - 1) + self.kernel
+    /// Elements of a row of the copy.
+    fn row(&self) -> usize {
+        self.places_per_row() * self.windows.stride[1] * self.from[2]
+    }
+
+    /// Rows that the copy for `rows` rows of positions has of each remainder of the stride.
+    fn rows_per_remainder(&self, rows: usize) -> usize {
+        let (kernel, stride) = (self.windows.kernel[0], self.windows.stride[0]);
+        rows - 1 + kernel.div_ceil(stride)
+    }
+
+    /// Elements of the copy for `rows` rows of positions.
+    fn copied(&self, rows: usize) -> usize {
+        self.windows.stride[0] * self.rows_per_remainder(rows) * self.row()
     }
 
     /// Places in the copy from the first position of `rows` rows to the last.
     fn places(&self, rows: usize) -> usize {
-        (rows - 1) * self.padded() + self.grid[1]
+        (rows - 1) * self.places_per_row() + self.grid[1]
     }
 
     /// Number of rows per band, and of columns per task.
     fn partition(&self, cpu: &Cpu) -> (usize, usize) {
-        let row = self.padded() * self.from[2];
-        let most = (BAND / row.max(1)).saturating_sub(self.kernel) / self.step + 1;
+        let (kernel, stride) = (self.windows.kernel[0], self.windows.stride[0]);
+        let most = (BAND / self.row().max(1)).saturating_sub(kernel) / stride + 1;
         let (bands, threads) = (self.grid[0].div_ceil(most), cpu.threads());
         if bands * self.images < threads {
             let blocks = threads.div_ceil(bands * self.images).min(self.outputs.div_ceil(ALIGNMENT));
@@ -135,28 +154,40 @@ impl<'a, T: Gemm> Problem<'a, T> {
 
     /// Copies the pixels that the rows `rows` of positions of image `image` see, scaled, shifted and padded.
     fn fill(&self, image: usize, rows: &Range<usize>, copy: &mut [T]) {
-        let (row, [height, width, channels]) = (self.padded() * self.from[2], self.from);
+        let (row, [height, width, channels]) = (self.row(), self.from);
         if row == 0 {
             return;
         }
+        let stride = self.windows.stride[0];
+        let [above, left] = self.windows.padding.map(|[before, _]| before);
+        let per_remainder = self.rows_per_remainder(rows.len());
         let of_image =
             |(values, silu): (&'a [T], bool)| (&values[image * 2 * channels..][..2 * channels], silu);
         let scale_shift = self.scale_shift.map(of_image);
         for (i, copy) in copy.chunks_exact_mut(row).enumerate() {
-            let source = (self.step * rows.start + i).checked_sub(self.before);
+            let at = stride * (rows.start + i % per_remainder) + i / per_remainder;
+            let source = at.checked_sub(above).map(|y| y / self.repeat);
             let Some(y) = source.filter(|&y| y < height) else {
                 copy.fill(T::ZERO);
                 continue;
             };
-            let (left, rest) = copy.split_at_mut(self.before * channels);
-            let (inner, right) = rest.split_at_mut(width * channels);
+            let (left, rest) = copy.split_at_mut(copy.len().min(left * channels));
+            // Columns beyond the last window are left out.
+            let (inner, right) = rest.split_at_mut(rest.len().min(self.repeat * width * channels));
             left.fill(T::ZERO);
-            scale_shift_row(
-                &self.x[(image * height + y) * width * channels..][..width * channels],
-                scale_shift,
-                channels,
-                inner,
-            );
+            // The last pixel may be seen only once.
+            let seen = inner.len().div_ceil(self.repeat * channels) * channels;
+            let x = &self.x[(image * height + y) * width * channels..][..seen];
+            if self.repeat == 1 {
+                scale_shift_row(x, scale_shift, channels, inner);
+            } else {
+                let pixels = x.chunks(channels).zip(inner.chunks_mut(self.repeat * channels));
+                for (x, twice) in pixels {
+                    for to in twice.chunks_exact_mut(channels) {
+                        scale_shift_row(x, scale_shift, channels, to);
+                    }
+                }
+            }
             right.fill(T::ZERO);
         }
     }
@@ -170,15 +201,17 @@ impl<'a, T: Gemm> Problem<'a, T> {
         cols: &Range<usize>,
         sums: &mut [T],
     ) {
-        let (row, channels) = (self.padded() * self.from[2], self.from[2]);
-        let size = [self.places(rows), self.side * channels, cols.len()];
-        let strides = [self.step * channels, 1];
-        let (first, phase) = (self.kernel / 2, down * self.scale + right);
-        for tap in 0..self.side {
-            let a = &copy[(down * first + tap) * row + right * first * channels..];
-            let b = &self.w[(phase * self.side + tap) * size[1] * self.outputs..][..size[1] * self.outputs];
+        let (row, channels) = (self.row(), self.from[2]);
+        let size = [self.places(rows), self.side[1] * channels, cols.len()];
+        let [stride, strides] = [self.windows.stride[0], self.windows.stride[1] * channels];
+        let [first, phase] = [self.windows.kernel[0] / 2, down * self.scale + right];
+        for tap in 0..self.side[0] {
+            let at = tap % stride * self.rows_per_remainder(rows) + tap / stride;
+            let a = &copy[(down * first + at) * row + right * first * channels..];
+            let b =
+                &self.w[(phase * self.side[0] + tap) * size[1] * self.outputs..][..size[1] * self.outputs];
             let b = b.get(cols.start..).unwrap_or_default();
-            let (a, b) = (Operand::new(a, strides), Operand::new(b, [self.outputs, 1]));
+            let (a, b) = (Operand::new(a, [strides, 1]), Operand::new(b, [self.outputs, 1]));
             T::gemm_serial(size, a, b, sums, tap > 0);
         }
     }
@@ -194,13 +227,13 @@ impl<'a, T: Gemm> Problem<'a, T> {
         y: DisjointSlice<'_, T>,
     ) {
         let [height, width] = self.grid.map(|n| n * self.scale);
-        for (i, line) in rows.clone().zip(sums.chunks(self.padded() * cols.len())) {
+        for (i, line) in rows.clone().zip(sums.chunks(self.places_per_row() * cols.len())) {
             let first = (image * height + i * self.scale + down) * width + right;
             for (j, sums) in line.chunks_exact(cols.len()).take(self.grid[1]).enumerate() {
                 let at = (first + j * self.scale) * self.outputs + cols.start;
                 let residual = self.residual.map(|r| &r[at..][..cols.len()]);
                 // SAFETY: each pixel's columns belong to one task.
-                finish(sums, &self.b[cols.clone()], residual, unsafe { y.part(at, cols.len()) });
+                finish(sums, &self.b[cols.clone()], residual, self.relu, unsafe { y.part(at, cols.len()) });
             }
         }
     }
@@ -226,13 +259,19 @@ simd! {
 
 simd! {
     /// Writes a pixel of the output.
-    fn finish<T: Real>(sums: &[T], bias: &[T], residual: Option<&[T]>, y: &mut [T]) {
+    fn finish<T: Real>(sums: &[T], bias: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
         for ((y, &sum), &bias) in y.iter_mut().zip(sums).zip(bias) {
             *y = sum + bias;
         }
         if let Some(residual) = residual {
             for (y, &r) in y.iter_mut().zip(residual) {
                 *y += r;
+            }
+        }
+        if relu {
+            for y in y {
+                // NaN stays.
+                *y = if *y < T::ZERO { T::ZERO } else { *y };
             }
         }
     }
@@ -251,7 +290,7 @@ pub(crate) fn forward<T: Gemm>(cpu: &Cpu, args: ConvArgs<'_, Cpu>, y: ViewMut<'_
         let (image, band, block) = (task / (bands * blocks), task / blocks % bands, task % blocks);
         let rows = band * step..p.grid[0].min((band + 1) * step);
         let cols = block * columns..p.outputs.min((block + 1) * columns);
-        let copied = p.band_rows(rows.len()) * p.padded() * p.from[2];
+        let copied = p.copied(rows.len());
         T::with_scratch(copied + p.places(rows.len()) * cols.len(), |scratch| {
             let (copy, sums) = scratch.split_at_mut(copied);
             p.fill(image, &rows, copy);

@@ -81,6 +81,7 @@ mod matmul;
 mod memory;
 mod norm;
 mod optim;
+mod pool;
 mod random;
 mod reduce;
 mod residual;
@@ -98,7 +99,7 @@ pub use device::Cpu;
 
 use transdiff_core::backend::{
     Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, ConvArgs, ImageOps, LinearGrads, NnOps,
-    NormArgs, NormGrads, TrainOps, View, ViewMut,
+    NormArgs, NormGrads, Pooling, TrainOps, View, ViewMut, Windows,
 };
 use transdiff_core::{Result, rng::Dropout};
 
@@ -245,6 +246,16 @@ impl ImageOps for Cpu {
 
     fn conv2d(&self, args: ConvArgs<'_, Self>, y: ViewMut<'_, Self>) -> Result<()> {
         with_real!("conv2d", args.x.dtype, T => conv::forward::<T>(self, args, y))
+    }
+
+    fn pool2d(
+        &self,
+        x: View<'_, Self>,
+        pooling: Pooling,
+        windows: Windows,
+        y: ViewMut<'_, Self>,
+    ) -> Result<()> {
+        with_real!("pool2d", x.dtype, T => pool::forward::<T>(self, x, pooling, windows, y))
     }
 }
 

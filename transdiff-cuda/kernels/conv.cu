@@ -122,16 +122,17 @@ DEVICE void convolve(const ConvParams &p) {
     DYNAMIC_SHARED(shared);
     T *const slices = reinterpret_cast<T *>(shared), *const patches = slices + STAGES * SLICE<T, N>;
     const TileOrigin at = tile_origin<M, N>(p);
-    const int steps = (p.channels + CHUNK<T> - 1) / CHUNK<T> * p.kernel * p.kernel;
-    // A patch is loaded with the first of its slices: with one tap there are as many patches in flight as slices.
-    const int depth = p.kernel == 1 ? STAGES : 2;
-    const auto patch = [&](int chunk) { return patches + chunk % depth * p.patch_pixels * PIXEL<T>; };
+    const int steps = (p.channels + CHUNK<T> - 1) / CHUNK<T> * p.kernel_height * p.kernel_width;
+    // A patch is loaded with the first of its slices. With fewer taps than slices in flight, more than two patches may be.
+    const bool one_step = p.patch_per_step || p.kernel_height * p.kernel_width < STAGES - 1;
+    const int depth = one_step ? STAGES : 2;
+    const auto patch = [&](const Step &step) { return patches + step.patch % depth * p.patch_pixels * PIXEL<T>; };
     Step ahead;
     const auto load_stage = [&](int index) {
         if (index < steps) {
-            if (ahead.begins_chunk()) load_patch<T, THREADS>(p, at, ahead.chunk, patch(ahead.chunk));
+            if (ahead.begins_patch(p)) load_patch<T, THREADS>(p, at, ahead, patch(ahead));
             load_slice<T, N, THREADS>(p, at, ahead, slices + index % STAGES * SLICE<T, N>);
-            ahead.next(p.kernel);
+            ahead.next(p);
         }
         copy_async_commit();
     };
@@ -140,14 +141,14 @@ DEVICE void convolve(const ConvParams &p) {
     Step step;
     for (int index = 0; index < steps; index++) {
         copy_async_wait<STAGES - 2>();
-        if (step.begins_chunk()) scale_shift_patch<T, THREADS>(p, at, step.chunk, patch(step.chunk));
+        if (step.begins_patch(p)) scale_shift_patch<T, THREADS>(p, at, step, patch(step));
         __syncthreads();
         // The overwritten stage was read in the previous step, before the barrier.
         load_stage(index + STAGES - 1);
         // Reconverge the lanes, which tensor cores require: some lanes loaded more than others.
         __syncwarp();
-        accumulators.add(p, at, step, patch(step.chunk), slices + index % STAGES * SLICE<T, N>);
-        step.next(p.kernel);
+        accumulators.add(p, at, step, patch(step), slices + index % STAGES * SLICE<T, N>);
+        step.next(p);
     }
     copy_async_wait<0>();
     __syncthreads();

@@ -2,14 +2,15 @@
 // the output of results.
 //
 // A block computes a tile of M positions of one image times N output channels. Grid: [tiles · ceil(outputs / N),
-// images]. The sum over K·K·C is a loop of steps: over chunks of 64 bytes of channels, and for each over the taps of
+// images]. The sum over K·L·C is a loop of steps: over chunks of 64 bytes of channels, and for each over the taps of
 // the kernel. The patch is the input that a tile reads of a chunk, through all taps. It is loaded once, scaled and
-// shifted once in place, and read K·K times.
+// shifted once in place, and read K·L times. Where it would be too large, each step has a patch of its own: the pixel that
+// each position reads through its tap.
 #pragma once
 #include "common.cuh"
 
 struct ConvParams {
-    // x [B, H, W, C], w [K, K, C, O], b [O], scale_shift [B, 2, C] f32, residual and y [B, H', W', O]. `scale_shift`
+    // x [B, H, W, C], w [K, L, C, O], b [O], scale_shift [B, 2, C] f32, residual and y [B, H', W', O]. `scale_shift`
     // and `residual` may be 0.
     uint64_t x, w, b, scale_shift, residual, y;
     // Strides of images, rows and pixels of x, in elements.
@@ -19,16 +20,19 @@ struct ConvParams {
     int32_t height, width, channels;
     // Shape of y.
     int32_t to_height, to_width, outputs;
-    int32_t kernel;
+    // Height and width of the kernel.
+    int32_t kernel_height, kernel_width;
     // Output row `at` reads row (stride·at + tap − padding) >> upsample_shift of x with kernel row `tap`; columns
     // alike.
-    int32_t stride, padding, upsample_shift;
+    int32_t stride_y, stride_x, padding_y, padding_x, upsample_shift;
+    // True if each step has a patch of its own.
+    uint32_t patch_per_step;
     // Columns per tile: 2^tile_bits. Tiles per row of tiles.
     int32_t tile_bits, tiles_per_row;
     int32_t patch_width, patch_pixels;
     // Blocks along the output channels.
     int32_t blocks_per_tile;
-    uint32_t silu;
+    uint32_t silu, relu;
     // True if tensors with input channels, and those with output channels, are accessed 16 bytes at a time.
     uint32_t vector_in, vector_out;
 };
@@ -52,9 +56,14 @@ constexpr int RESULT_ROW = N + 8;
 // Pipeline stages: slices of the weights in shared memory, of which one is read while the others are loaded.
 constexpr int STAGES = 4;
 
-// Row or column of x, possibly outside of it, that position `at` reads with tap `tap`.
-DEVICE int source_index(const ConvParams &p, int at, int tap) {
-    return (p.stride * at + tap - p.padding) >> p.upsample_shift;
+// Row of x, possibly outside of it, that a position in row `at` reads with row `tap` of the kernel.
+DEVICE int source_row(const ConvParams &p, int at, int tap) {
+    return (p.stride_y * at + tap - p.padding_y) >> p.upsample_shift;
+}
+
+// Likewise for columns.
+DEVICE int source_column(const ConvParams &p, int at, int tap) {
+    return (p.stride_x * at + tap - p.padding_x) >> p.upsample_shift;
 }
 
 // Origin of a block's tile.
@@ -71,7 +80,7 @@ DEVICE TileOrigin tile_origin(const ConvParams &p) {
     const int tile = int(blockIdx.x) / p.blocks_per_tile, tile_height = M >> p.tile_bits;
     const int y = tile / p.tiles_per_row * tile_height, x = tile % p.tiles_per_row << p.tile_bits;
     const int output = int(blockIdx.x) % p.blocks_per_tile * N;
-    return TileOrigin{p.first_image + blockIdx.y, y, x, source_index(p, y, 0), source_index(p, x, 0), output};
+    return TileOrigin{p.first_image + blockIdx.y, y, x, source_row(p, y, 0), source_column(p, x, 0), output};
 }
 
 // Output position.
@@ -86,23 +95,28 @@ DEVICE Position position(const ConvParams &p, const TileOrigin &at, int index) {
 // Loop index of the sum: chunk of channels and tap.
 struct Step {
     int chunk = 0, row = 0, column = 0;
+    // Number of the patch that it reads.
+    int patch = 0;
 
-    DEVICE bool begins_chunk() const { return row == 0 && column == 0; }
+    DEVICE bool begins_patch(const ConvParams &p) const { return p.patch_per_step || (row == 0 && column == 0); }
 
-    DEVICE void next(int kernel) {
-        if (++column < kernel) return;
+    DEVICE void next(const ConvParams &p) {
+        patch += int(p.patch_per_step);
+        if (++column < p.kernel_width) return;
         column = 0;
-        if (++row < kernel) return;
+        if (++row < p.kernel_height) return;
         row = 0;
         chunk++;
+        patch += int(!p.patch_per_step);
     }
 };
 
 // Pixel of the patch that position `index` of the tile reads in a step.
 DEVICE int patch_pixel(const ConvParams &p, const TileOrigin &at, const Step &step, int index) {
+    if (p.patch_per_step) return index;
     const Position position = ::position(p, at, index);
-    const int row = source_index(p, position.y, step.row) - at.top;
-    const int column = source_index(p, position.x, step.column) - at.left;
+    const int row = source_row(p, position.y, step.row) - at.top;
+    const int column = source_column(p, position.x, step.column) - at.left;
     return row * p.patch_width + column;
 }
 
@@ -114,9 +128,14 @@ DEVICE void load_vector(T *to, const T *from, int count, bool vector) {
     for (int i = 0; i < LANES<T>; i++) to[i] = i < count ? from[i] : T{};
 }
 
-// Offset in x of pixel `index` of the patch, or -1 outside of x.
-DEVICE int64_t patch_offset(const ConvParams &p, const TileOrigin &at, int index) {
-    const int row = at.top + index / p.patch_width, column = at.left + index % p.patch_width;
+// Offset in x of pixel `index` of the patch of a step, or -1 outside of x.
+DEVICE int64_t patch_offset(const ConvParams &p, const TileOrigin &at, const Step &step, int index) {
+    int row = at.top + index / p.patch_width, column = at.left + index % p.patch_width;
+    if (p.patch_per_step) {
+        const Position position = ::position(p, at, index);
+        row = source_row(p, position.y, step.row);
+        column = source_column(p, position.x, step.column);
+    }
     if (unsigned(row) >= unsigned(p.height) || unsigned(column) >= unsigned(p.width)) return -1;
     return int64_t(at.image * p.image + row * p.row + column * p.pixel);
 }
@@ -128,11 +147,11 @@ DEVICE int thread_part() {
 }
 
 template <typename T, int THREADS>
-DEVICE void load_patch(const ConvParams &p, const TileOrigin &at, int chunk, T *patch) {
+DEVICE void load_patch(const ConvParams &p, const TileOrigin &at, const Step &step, T *patch) {
     const T *x = reinterpret_cast<const T *>(p.x);
-    const int channel = chunk * CHUNK<T> + thread_part<T>();
+    const int channel = step.chunk * CHUNK<T> + thread_part<T>();
     for (int i = int(threadIdx.x) / VECTORS_PER_CHUNK; i < p.patch_pixels; i += THREADS / VECTORS_PER_CHUNK) {
-        const int64_t source = patch_offset(p, at, i);
+        const int64_t source = patch_offset(p, at, step, i);
         const int count = source < 0 ? 0 : p.channels - channel;
         load_vector(patch + i * PIXEL<T> + thread_part<T>(), count > 0 ? x + source + channel : x, count, p.vector_in);
     }
@@ -153,15 +172,15 @@ DEVICE float silu(float x) {
 
 // Applies scale, shift and SiLU in place to what this thread loaded of a patch; pixels outside of x stay zero.
 template <typename T, int THREADS>
-DEVICE void scale_shift_patch(const ConvParams &p, const TileOrigin &at, int chunk, T *patch) {
+DEVICE void scale_shift_patch(const ConvParams &p, const TileOrigin &at, const Step &step, T *patch) {
     if (p.scale_shift == 0) return;
-    const int channel = chunk * CHUNK<T> + thread_part<T>(), count = p.channels - channel;
+    const int channel = step.chunk * CHUNK<T> + thread_part<T>(), count = p.channels - channel;
     const float *scales = reinterpret_cast<const float *>(p.scale_shift) + at.image * 2 * p.channels + channel;
     float scale[LANES<T>], shift[LANES<T>];
     load_channels(scales, count, p.vector_in, scale);
     load_channels(scales + p.channels, count, p.vector_in, shift);
     for (int i = int(threadIdx.x) / VECTORS_PER_CHUNK; i < p.patch_pixels; i += THREADS / VECTORS_PER_CHUNK) {
-        if (patch_offset(p, at, i) < 0) continue;
+        if (patch_offset(p, at, step, i) < 0) continue;
         float values[LANES<T>];
         T *part = patch + i * PIXEL<T> + thread_part<T>();
         load_floats(values, part);
@@ -179,7 +198,7 @@ template <typename T, int N, int THREADS>
 DEVICE void load_slice(const ConvParams &p, const TileOrigin &at, const Step &step, T *slice) {
     constexpr int WIDE = N / LANES<T>;
     const T *w = reinterpret_cast<const T *>(p.w);
-    const int64_t tap = int64_t(step.row * p.kernel + step.column) * p.channels;
+    const int64_t tap = int64_t(step.row * p.kernel_width + step.column) * p.channels;
 #pragma unroll
     for (int i = int(threadIdx.x); i < CHUNK<T> * WIDE; i += THREADS) {
         const int row = i / WIDE, column = i % WIDE * LANES<T>;
@@ -190,7 +209,10 @@ DEVICE void load_slice(const ConvParams &p, const TileOrigin &at, const Step &st
     }
 }
 
-// Adds bias and residual to LANES sums and stores those below the number of output channels, starting at `output`.
+// NaN stays.
+DEVICE float relu(const ConvParams &p, float x) { return p.relu && x < 0.0f ? 0.0f : x; }
+
+// Adds bias and residual to LANES sums, applies ReLU, and stores those below the number of output channels, starting at `output`.
 template <typename T>
 DEVICE void store_vector(const ConvParams &p, uint64_t pixel, int output, float (&sums)[LANES<T>]) {
     const T *bias = reinterpret_cast<const T *>(p.b) + output;
@@ -202,13 +224,14 @@ DEVICE void store_vector(const ConvParams &p, uint64_t pixel, int output, float 
         load_floats(biases, bias);
         if (p.residual) load_floats(residuals, residual);
 #pragma unroll
-        for (int i = 0; i < LANES<T>; i++) sums[i] += biases[i] + residuals[i];
+        for (int i = 0; i < LANES<T>; i++) sums[i] = relu(p, sums[i] + (biases[i] + residuals[i]));
         return store_floats(y, sums);
     }
 #pragma unroll
     for (int i = 0; i < LANES<T>; i++) {
         if (output + i >= p.outputs) return;
-        y[i] = from_float<T>(sums[i] + (to_float(bias[i]) + (p.residual ? to_float(residual[i]) : 0.0f)));
+        const float added = to_float(bias[i]) + (p.residual ? to_float(residual[i]) : 0.0f);
+        y[i] = from_float<T>(relu(p, sums[i] + added));
     }
 }
 

@@ -52,6 +52,7 @@ mod matmul;
 mod norm;
 mod norm_backward;
 mod optim;
+mod pool;
 mod random;
 mod reduce;
 mod residual;
@@ -68,7 +69,7 @@ pub use storage::Buffer;
 use device::{In, Out};
 use transdiff_core::backend::{
     Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
-    NnOps, NormArgs, NormGrads, TensorOps, TrainOps, UnaryOp,
+    NnOps, NormArgs, NormGrads, Pooling, TensorOps, TrainOps, UnaryOp, Windows,
 };
 use transdiff_core::{Result, rng::Dropout};
 
@@ -223,6 +224,10 @@ impl ImageOps for Cuda {
 
     fn conv2d(&self, args: ConvArgs<'_, Self>, y: Out<'_>) -> Result<()> {
         conv::forward(self, args, y)
+    }
+
+    fn pool2d(&self, x: In<'_>, pooling: Pooling, windows: Windows, y: Out<'_>) -> Result<()> {
+        pool::forward(self, x, pooling, windows, y)
     }
 }
 

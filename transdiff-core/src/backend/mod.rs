@@ -22,7 +22,7 @@ mod storage;
 mod tensor_ops;
 mod train_ops;
 
-pub use image_ops::{ConvArgs, ImageOps, Resample};
+pub use image_ops::{ConvArgs, ImageOps, Pooling, Windows};
 pub use nn_ops::{
     Activation, AttentionArgs, AttentionGrads, LinearGrads, NnOps, NormArgs, NormGrads, visible_len,
 };

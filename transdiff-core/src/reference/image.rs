@@ -1,8 +1,8 @@
 //! Operations on images, each a function in the file of its family.
 
-use super::{In, Out, Reference, conv, group_norm};
+use super::{In, Out, Reference, conv, group_norm, pool};
 use crate::Result;
-use crate::backend::{ConvArgs, ImageOps};
+use crate::backend::{ConvArgs, ImageOps, Pooling, Windows};
 
 impl ImageOps for Reference {
     fn images_at_once(&self, _: usize) -> usize {
@@ -23,6 +23,11 @@ impl ImageOps for Reference {
 
     fn conv2d(&self, args: ConvArgs<'_, Self>, y: Out<'_>) -> Result<()> {
         conv::forward(args, y);
+        Ok(())
+    }
+
+    fn pool2d(&self, x: In<'_>, pooling: Pooling, windows: Windows, y: Out<'_>) -> Result<()> {
+        pool::forward(x, pooling, windows, y);
         Ok(())
     }
 }

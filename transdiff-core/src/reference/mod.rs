@@ -16,6 +16,7 @@ mod loss;
 mod nn;
 mod norm;
 mod optim;
+mod pool;
 
 use std::convert::Infallible;
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use transdiff_core::backend::{Activation, AdamW, Resample, UnaryOp};
+use transdiff_core::backend::{Activation, AdamW, Pooling, UnaryOp, Windows};
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
 use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation};
 use transdiff_core::{DType, Result, Tensor};
@@ -104,8 +104,11 @@ impl Inputs<'_> {
         // The narrow, the small and the wide tile; the last needs work for all four multiprocessors.
         for (side, outputs) in [(4, 3), (4, 40), (32, 130)] {
             let (x, w) = (self.of(&[1, side, side, 8])?, self.of(&[outputs, 8, 1, 1])?);
-            let how = Conv { resample: Resample::Same, ..Conv::default() };
-            x.conv2d(&w, &self.of(&[outputs])?, &how)?;
+            x.conv2d(&w, &self.of(&[outputs])?, &Conv::default())?;
+        }
+        let windows = Windows { kernel: [2, 2], stride: [2, 2], padding: [[0, 0]; 2] };
+        for channels in [3, 16] {
+            self.of(&[1, 4, 6, channels])?.pool2d(Pooling::Max, &windows)?;
         }
         Ok(())
     }

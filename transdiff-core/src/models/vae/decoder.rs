@@ -1,9 +1,8 @@
 //! Decoder, on latents [B, h, w, C].
 
 use super::VaeConfig;
-use super::layers::{Conv2d, GroupNorm, ResBlock};
+use super::layers::{Conv2d, GroupNorm, ResBlock, Sides};
 use super::mid_block::MidBlock;
-use crate::backend::Resample;
 use crate::nn::{Init, module};
 use crate::{Backend, CancellationToken, Result, Tensor};
 
@@ -37,7 +36,7 @@ impl<B: Backend> UpLevel<B> {
         }
         let Some(conv) = &self.upsample else { return Ok(x) };
         token.check()?;
-        conv.resample(&x, Resample::Double)
+        conv.resample(&x, Sides::Doubled)
     }
 }
 

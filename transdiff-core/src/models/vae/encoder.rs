@@ -1,9 +1,8 @@
 //! Encoder, on images [B, H, W, C].
 
 use super::VaeConfig;
-use super::layers::{AttnBlock, Conv2d, GroupNorm, ResBlock};
+use super::layers::{AttnBlock, Conv2d, GroupNorm, ResBlock, Sides};
 use super::mid_block::MidBlock;
-use crate::backend::Resample;
 use crate::nn::{Init, module};
 use crate::{Backend, CancellationToken, Result, Tensor};
 
@@ -47,7 +46,7 @@ impl<B: Backend> DownLevel<B> {
         }
         let Some(conv) = &self.downsample else { return Ok(x) };
         token.check()?;
-        conv.resample(&x, Resample::Halve)
+        conv.resample(&x, Sides::Halved)
     }
 }
 

@@ -1,7 +1,6 @@
 //! The autoencoder's layers, on images [B, H, W, C].
 
 use crate::autograd::Param;
-use crate::backend::Resample;
 use crate::nn::{Init, module};
 use crate::tensor::{Attention, Conv, ScaleShift};
 use crate::{Backend, Result, Tensor};
@@ -18,6 +17,17 @@ pub(super) struct Conv2d<B: Backend> {
     bias: Param<B>,
 }
 
+/// Sides of a convolution's result in relation to those of its input.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sides {
+    /// Equal: half of the kernel is added on every side.
+    Same,
+    /// Doubled: every pixel is repeated 2×2, followed by [`Same`](Self::Same).
+    Doubled,
+    /// Halved: stride 2, with half of the kernel added on the right and below, and nothing on the left and above.
+    Halved,
+}
+
 module!(Conv2d { "weight" => weight, "bias" => bias });
 
 impl<B: Backend> Conv2d<B> {
@@ -30,16 +40,36 @@ impl<B: Backend> Conv2d<B> {
 
     /// [B, H, W, inputs], after an optional scale and shift → [B, H, W, outputs].
     pub(super) fn forward(&self, x: &Tensor<B>, scale_shift: Option<&ScaleShift<B>>) -> Result<Tensor<B>> {
-        self.forward_with(x, &Conv { scale_shift, ..Conv::default() })
+        self.convolve(x, &Conv { scale_shift, ..self.options(Sides::Same) })
     }
 
-    pub(super) fn forward_with(&self, x: &Tensor<B>, how: &Conv<'_, B>) -> Result<Tensor<B>> {
+    /// As [`forward`](Self::forward), with `residual` added.
+    pub(super) fn forward_onto(
+        &self,
+        x: &Tensor<B>,
+        scale_shift: Option<&ScaleShift<B>>,
+        residual: &Tensor<B>,
+    ) -> Result<Tensor<B>> {
+        self.convolve(x, &Conv { scale_shift, residual: Some(residual), ..self.options(Sides::Same) })
+    }
+
+    /// Convolution to other sides.
+    pub(super) fn resample(&self, x: &Tensor<B>, sides: Sides) -> Result<Tensor<B>> {
+        self.convolve(x, &self.options(sides))
+    }
+
+    fn convolve(&self, x: &Tensor<B>, how: &Conv<'_, B>) -> Result<Tensor<B>> {
         x.conv2d(self.weight.value(), self.bias.value(), how)
     }
 
-    /// Convolution that resamples to other sides.
-    pub(super) fn resample(&self, x: &Tensor<B>, resample: Resample) -> Result<Tensor<B>> {
-        self.forward_with(x, &Conv { resample, ..Conv::default() })
+    fn options(&self, sides: Sides) -> Conv<'static, B> {
+        let half = self.weight.value().dim(2) / 2;
+        let (stride, before) = match sides {
+            Sides::Same | Sides::Doubled => (1, half),
+            Sides::Halved => (2, 0),
+        };
+        let doubled = matches!(sides, Sides::Doubled);
+        Conv { stride: [stride; 2], padding: [[before, half]; 2], doubled, ..Conv::default() }
     }
 }
 
@@ -100,8 +130,7 @@ impl<B: Backend> ResBlock<B> {
         let h = self.conv1.forward(x, Some(&self.norm1.scale_shift(x, true)?))?;
         let scale_shift = self.norm2.scale_shift(&h, true)?;
         let shortcut = self.nin_shortcut.as_ref().map(|conv| conv.forward(x, None)).transpose()?;
-        let residual = Some(shortcut.as_ref().unwrap_or(x));
-        self.conv2.forward_with(&h, &Conv { scale_shift: Some(&scale_shift), residual, ..Conv::default() })
+        self.conv2.forward_onto(&h, Some(&scale_shift), shortcut.as_ref().unwrap_or(x))
     }
 }
 
@@ -131,7 +160,6 @@ impl<B: Backend> AttnBlock<B> {
         let project = |conv: &Conv2d<B>| conv.forward(x, Some(&scale_shift))?.reshape(&tokens);
         let (q, k, v) = (project(&self.q)?, project(&self.k)?, project(&self.v)?);
         let (y, _) = q.attention(&k, &v, &Attention::default(), false)?;
-        let how = Conv { residual: Some(x), ..Conv::default() };
-        self.proj_out.forward_with(&y.reshape(x.shape())?, &how)
+        self.proj_out.forward_onto(&y.reshape(x.shape())?, None, x)
     }
 }
