@@ -8,6 +8,7 @@ pub mod archive;
 pub mod cuda;
 pub mod difference;
 pub mod golden;
+pub mod inception;
 pub mod pickle;
 pub mod sampling;
 pub mod tiny;

@@ -30,7 +30,7 @@ pub use entry::Entry;
 pub use file::{WeightFile, WeightView};
 pub use format::Format;
 pub use format_version::{FORMAT_KEY, FORMAT_VERSION};
-pub use sha256::sha256;
+pub use sha256::{sha256, sha256_of};
 pub(crate) use shards::is_file_name;
 pub use stored_tensor::StoredTensor;
 pub use write::{

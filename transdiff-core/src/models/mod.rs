@@ -10,6 +10,7 @@ mod features;
 mod file_kind;
 mod generator;
 mod image_spec;
+pub mod inception;
 mod memory;
 mod model;
 pub mod patch;
