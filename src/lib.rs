@@ -69,6 +69,8 @@ pub use transdiff_cpu::Cpu;
 pub use transdiff_cuda::Cuda;
 #[cfg(feature = "datasets")]
 pub use transdiff_data as datasets;
+#[cfg(feature = "metrics")]
+pub use transdiff_metrics as metrics;
 
 /// Compiles the README's program.
 #[cfg(doctest)]

@@ -44,7 +44,7 @@ impl RealDigits {
         let held_out = evaluator.quality(&test.images, &test.labels)?;
         Ok(Self {
             classifier_accuracy: held_out.accuracy,
-            frechet_distance: evaluator.frechet_distance(&train.images),
+            frechet_distance: evaluator.frechet_distance(&train.images)?,
             nearest_training_digit: held_out.nearest_training_digit,
         })
     }
