@@ -9,7 +9,16 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     bounded(len, || {
         let arrays = NpzFile::from_bytes("input", bytes).and_then(|mut file| {
             let keys: Vec<String> = file.keys().collect();
-            keys.iter().map(|key| file.array(key)).collect::<transdiff_core::Result<Vec<_>>>()
+            let pictures = |key| {
+                file.pictures(key, |[height, width], pixels| {
+                    assert_eq!(pixels.len(), height * width * 3);
+                    Ok(())
+                })
+            };
+            // Errors are looked at below, for arrays of floats.
+            let _ =
+                keys.iter().map(|key| key.as_str()).map(pictures).collect::<transdiff_core::Result<Vec<_>>>();
+            keys.iter().map(|key| file.array::<f32>(key)).collect::<transdiff_core::Result<Vec<_>>>()
         });
         match arrays {
             Ok(arrays) => {

@@ -32,7 +32,7 @@ fn moments() -> Vec<f32> {
 
 fn read(name: &str) -> Result<Vec<f32>> {
     let mut file = NpzFile::open(corpus(name))?;
-    let arrays = ["moments", "moments_flip"].map(|key| file.array(key));
+    let arrays = ["moments", "moments_flip"].map(|key| file.array::<f32>(key));
     let [moments, flipped] = arrays;
     let (moments, flipped) = (moments?, flipped?);
     assert_eq!((&*moments.shape, &*flipped.shape), (&[4, 2, 2][..], &[4, 2, 2][..]));
@@ -45,7 +45,10 @@ fn stored_and_deflated_arrays_of_every_width_are_read() {
     for name in ["valid", "valid_deflated", "valid_f16", "valid_f64"] {
         assert_eq!(read(name).unwrap(), moments(), "{name}");
     }
-    assert_eq!(NpzFile::open(corpus("version_2")).unwrap().array("moments").unwrap().values, moments());
+    assert_eq!(
+        NpzFile::open(corpus("version_2")).unwrap().array::<f32>("moments").unwrap().values,
+        moments()
+    );
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn read_moments(path: &Path, shape: [usize; 3]) -> Result<Vec<f32>> {
     let mut file = NpzFile::open(path)?;
     let mut out = Vec::new();
     for name in ARRAYS {
-        let array = file.array(name)?;
+        let array = file.array::<f32>(name)?;
         if array.shape != shape {
             return Err(wrong_shape(path, name, shape, &array.shape));
         }

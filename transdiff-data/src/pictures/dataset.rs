@@ -184,7 +184,7 @@ fn is_broken(error: &Error) -> bool {
 }
 
 /// Reads a file of at most `limit` bytes into `bytes`.
-fn read_file(path: &Path, limit: u64, bytes: &mut Vec<u8>) -> Result<()> {
+pub(super) fn read_file(path: &Path, limit: u64, bytes: &mut Vec<u8>) -> Result<()> {
     bytes.clear();
     // Opening a named pipe would wait for its writer.
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;

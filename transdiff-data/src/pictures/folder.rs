@@ -16,14 +16,14 @@ pub(crate) struct FileKind {
 
 impl FileKind {
     /// Returns whether `name` has one of the endings.
-    fn includes(&self, name: &str) -> bool {
+    pub(super) fn includes(&self, name: &str) -> bool {
         let name = name.to_ascii_lowercase();
         self.endings.iter().any(|ending| name.ends_with(ending))
     }
 }
 
 /// Pictures, with the endings of torchvision.
-const PICTURES: FileKind = FileKind {
+pub(super) const PICTURES: FileKind = FileKind {
     name: "pictures",
     endings: &[".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"],
 };

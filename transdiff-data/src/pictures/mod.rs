@@ -14,6 +14,7 @@ macro_rules! simd {
 mod crop;
 mod dataset;
 mod decode;
+mod files;
 mod folder;
 mod options;
 mod picture;
@@ -22,6 +23,7 @@ mod resample;
 pub use crop::{adm_crop, pad, random_crop};
 pub use dataset::{BrokenPicture, PictureDataset};
 pub use decode::{Limits, decode};
+pub use files::PictureFiles;
 pub(crate) use folder::FileKind;
 pub use folder::ImageFolder;
 pub use options::{Crop, Fit, OnBroken, PictureOptions};
