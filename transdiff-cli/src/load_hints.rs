@@ -1,6 +1,7 @@
 //! Command-line arguments that select what is loaded from a model file, shared by all commands.
 
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::{LoadHints, StoredModel, WeightSet};
 use transdiff::{DType, Error};
@@ -10,7 +11,8 @@ use transdiff_terminal::whole;
 use crate::failure::{Failure, Result};
 
 /// Set of weights in a training checkpoint.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WeightSetArg {
     /// Exponential moving average over training
     Ema,
@@ -20,7 +22,8 @@ pub enum WeightSetArg {
 }
 
 /// Data type of weights.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DTypeArg {
     /// 32-bit floating point
     F32,
@@ -38,7 +41,7 @@ impl From<DTypeArg> for DType {
 }
 
 /// Properties of a model that its file may not record.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct LoadHintArgs {
     /// Weights to use if the file has both sets [default: ema if present, otherwise raw]
     #[arg(long, value_name = "SET")]

@@ -3,6 +3,7 @@
 mod bitmap;
 mod cache;
 mod convert;
+mod evaluate;
 mod failure;
 mod format;
 mod grid;
@@ -11,6 +12,7 @@ mod interrupt;
 mod load_hints;
 mod output;
 mod sample;
+mod sampling_args;
 mod train;
 
 use std::process::ExitCode;
@@ -43,6 +45,8 @@ enum Cli {
     Cache(Box<cache::CacheArgs>),
     /// Generate images of given classes
     Sample(Box<sample::SampleArgs>),
+    /// Measure the quality of images
+    Evaluate(Box<evaluate::EvaluateArgs>),
     /// Train a model on pictures
     Train(Box<train::TrainArgs>),
     /// Generate shell completions
@@ -66,6 +70,7 @@ impl Cli {
             Self::Convert(args) => convert::run(args),
             Self::Cache(args) => cache::run(args),
             Self::Sample(args) => sample::run(args),
+            Self::Evaluate(args) => evaluate::run(args),
             Self::Train(args) => train::run(args),
             Self::Completions(CompletionsArgs { shell }) => {
                 let mut script = Vec::new();

@@ -2,36 +2,15 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use clap::{Args, ValueEnum};
-use transdiff::diffusion::{Preset, SolverKind};
 use transdiff::models::CodecSource;
 use transdiff::pipeline::LoadOptions;
 use transdiff::{Device, Error};
-use transdiff_terminal::{MAX_COUNT, number, whole};
+use transdiff_terminal::whole;
 
 use crate::load_hints::{DTypeArg, LoadHintArgs};
-
-/// Solver for the sampling ODE or SDE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SolverArg {
-    /// Stochastic solver of the paper, with drift and noise scales
-    EulerMaruyama,
-    /// Deterministic, first order
-    Euler,
-    /// Deterministic, second order; two model evaluations per step
-    Heun,
-}
-
-impl From<SolverArg> for SolverKind {
-    fn from(solver: SolverArg) -> Self {
-        match solver {
-            SolverArg::EulerMaruyama => Self::EulerMaruyama,
-            SolverArg::Euler => Self::Euler,
-            SolverArg::Heun => Self::Heun,
-        }
-    }
-}
+use crate::sampling_args::SamplingArgs;
 
 /// Codec given on the command line.
 #[derive(Clone, Debug)]
@@ -114,29 +93,8 @@ pub struct SampleArgs {
     #[arg(long = "reference", value_name = "FILE", help_heading = "Images")]
     pub references: Vec<PathBuf>,
 
-    /// Number of sampling steps, 1 to 1000000
-    #[arg(long, value_name = "N", default_value_t = Preset::STEPS, value_parser = whole(1..=MAX_COUNT))]
-    #[arg(allow_negative_numbers = true, help_heading = "Sampling")]
-    pub steps: usize,
-    /// Solver for the integration from noise to image
-    #[arg(long, value_name = "NAME", default_value = "euler-maruyama", help_heading = "Sampling")]
-    pub solver: SolverArg,
-    /// Guidance scale, at least 1; 1 disables guidance. An MRAR model also takes one per AR step, comma-separated
-    /// [default: the paper's for published models, otherwise 1]
-    #[arg(long, value_name = "W", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
-    #[arg(help_heading = "Sampling")]
-    pub guidance: Vec<f64>,
-    /// Times at which guidance is active, 0 <= LOW <= HIGH <= 1; sampling runs from time 1 (noise) to 0
-    /// [default: 0,1]
-    #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
-    #[arg(help_heading = "Sampling")]
-    pub guidance_interval: Vec<f64>,
-    /// Drift scale s0 of euler-maruyama, at least 0 [default: the paper's for published models, otherwise 1]
-    #[arg(long, value_name = "S", value_parser = number, allow_negative_numbers = true, help_heading = "Sampling")]
-    pub drift_scale: Option<f64>,
-    /// Noise scale s1 of euler-maruyama, at least 0 [default: the paper's for published models, otherwise 1]
-    #[arg(long, value_name = "S", value_parser = number, allow_negative_numbers = true, help_heading = "Sampling")]
-    pub noise_scale: Option<f64>,
+    #[command(flatten, next_help_heading = "Sampling")]
+    pub sampling: SamplingArgs,
 
     /// Number of images per batch, at least 1; larger batches need more memory
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = whole(1..=usize::MAX))]

@@ -26,7 +26,7 @@ use args::CodecArg;
 pub use args::SampleArgs;
 use output_writer::OutputWriter;
 use plan::SamplePlan;
-use progress::GenerationBar;
+pub use progress::GenerationBar;
 
 pub fn run(args: &SampleArgs) -> Result<()> {
     let model = WeightFile::open(&args.model)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use transdiff::HostTensor;
-use transdiff::diffusion::{Sampling, SamplingSettings, Solver, SolverKind};
+use transdiff::diffusion::{Sampling, Solver};
 use transdiff::models::{ClassNames, CodecFile, CodecInfo, GeneratorInfo, StoredModel};
 use transdiff_terminal::MAX_COUNT;
 
@@ -58,7 +58,7 @@ impl SamplePlan {
         Ok(Self {
             images: classes.iter().flat_map(|&class| seeds.iter().map(move |&seed| (class, seed))).collect(),
             seeds_per_class: seeds.len(),
-            sampling: sampling(args, generator)?,
+            sampling: args.sampling.build(generator)?,
             references: references(args, generator, codec.as_ref())?,
             preview,
             class_labels: classes.iter().map(|&class| names.label(class)).collect(),
@@ -132,25 +132,6 @@ fn check_distinct<T: Copy + Ord + fmt::Display>(flag: &str, values: &[T]) -> Res
         Some(value) => Err(format!("{flag}: expected distinct values, got {value} twice").into()),
         None => Ok(()),
     }
-}
-
-fn sampling(args: &SampleArgs, generator: &GeneratorInfo) -> Result<Sampling> {
-    let solver = SolverKind::from(args.solver);
-    let mut settings = SamplingSettings::from(generator.preset).with_solver(solver).with_steps(args.steps);
-    if !args.guidance.is_empty() {
-        settings.guidance.clone_from(&args.guidance);
-    }
-    settings.guidance_interval = match args.guidance_interval[..] {
-        [] => settings.guidance_interval,
-        [low, high] => (low, high),
-        ref other => {
-            let got = other.len();
-            return Err(format!("--guidance-interval: expected 2 numbers LOW,HIGH, got {got}").into());
-        }
-    };
-    settings.drift_scale = args.drift_scale.or(settings.drift_scale);
-    settings.noise_scale = args.noise_scale.or(settings.noise_scale);
-    Ok(settings.build(generator.ar_steps)?)
 }
 
 fn references(

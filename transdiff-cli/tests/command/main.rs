@@ -14,7 +14,10 @@ mod described;
 #[path = "../../../examples/quickstart/digits.rs"]
 mod digits;
 mod drawing;
+mod evaluate;
 mod files;
+#[path = "../../../tests/common/inception.rs"]
+mod inception;
 mod inspect;
 mod inspect_directories;
 mod interrupts;
