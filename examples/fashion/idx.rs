@@ -1,10 +1,14 @@
-//! Files in the idx format, plain or compressed by gzip: a header with the sizes, then unsigned bytes.
+//! Files of Fashion-MNIST, in the idx format, plain or compressed by gzip: a header with the sizes, then unsigned bytes.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
+
+/// Names of the classes, by label.
+pub const CLASSES: [&str; 10] =
+    ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"];
 
 /// Items that a file may have, a multiple of those of any MNIST-like dataset.
 const MAX_ITEMS: usize = 10_000_000;
@@ -14,6 +18,12 @@ const MAX_SIDE: usize = 4096;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Code of unsigned bytes, the only type of these files.
 const UNSIGNED_BYTES: u8 = 0x08;
+
+/// File `name` in `folder`, plain or compressed.
+pub fn find(folder: &Path, name: &str) -> PathBuf {
+    let plain = folder.join(name);
+    if plain.exists() { plain } else { folder.join(format!("{name}.gz")) }
+}
 
 /// Items of an idx file, read one by one: pictures, or labels of one byte.
 pub struct IdxItems {

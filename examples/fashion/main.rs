@@ -15,11 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use transdiff_terminal::whole;
 
-use idx::IdxItems;
-
-/// Names of the classes, by label.
-const CLASSES: [&str; 10] =
-    ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"];
+use idx::{CLASSES, IdxItems, find};
 
 /// Turns Fashion-MNIST into class folders of PNG files
 #[derive(Parser)]
@@ -90,12 +86,6 @@ fn write_part(data: &Path, name: &str, per_class: usize, out: &Path) -> Result<u
         }
     }
     Ok(chosen.iter().flatten().count())
-}
-
-/// File `name` in `folder`, compressed or plain.
-fn find(folder: &Path, name: &str) -> PathBuf {
-    let plain = folder.join(name);
-    if plain.exists() { plain } else { folder.join(format!("{name}.gz")) }
 }
 
 /// Class of each picture that is among the first `per_class` of its class, `None` for the others.
