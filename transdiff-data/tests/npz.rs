@@ -83,6 +83,42 @@ fn invalid_files_are_named_errors() {
     assert!(message(NpzFile::open(folder.path()).map(drop)).contains("not a regular file"));
 }
 
+/// The pictures `arr_0` of a file of the corpus, and their height and width.
+fn pictures(name: &str) -> Result<(Vec<u8>, [usize; 2])> {
+    let (mut pixels, mut sides) = (Vec::new(), [0; 2]);
+    let count = NpzFile::open(corpus(name))?.pictures("arr_0", |of_picture, picture| {
+        sides = of_picture;
+        pixels.extend_from_slice(picture);
+        Ok(())
+    })?;
+    assert_eq!(count, NpzFile::open(corpus(name))?.picture_count("arr_0")?);
+    Ok((pixels, sides))
+}
+
+#[test]
+fn pictures_are_read_one_by_one() {
+    for name in ["pictures", "statistics_and_pictures_deflated"] {
+        assert_eq!(pictures(name).unwrap(), ((0..36).collect(), [3, 2]), "{name}");
+    }
+    let mut file = NpzFile::open(corpus("statistics_and_pictures_deflated")).unwrap();
+    let covariance = file.array::<f64>("sigma").unwrap();
+    assert_eq!((&*covariance.shape, covariance.values[4]), (&[3, 3][..], 1.0));
+    for (name, expected) in [
+        ("pictures_without_pixels", "expected 1 to 67108864 bytes per picture"),
+        (
+            "pictures_of_64_mebibytes",
+            "expected 603942912 bytes for shape 9x4096x5461x3, got fewer: truncated",
+        ),
+        ("pictures_truncated", "expected 36 bytes for shape 3x2x2x3, got fewer: truncated"),
+        ("valid", "no array arr_0; the file has"),
+        ("pictures_of_floats", "expected elements of 8 bits ('|u1'), got {'descr': '<f4'"),
+    ] {
+        let (error, peak) = allocation::peak_of(|| message(pictures(name)));
+        assert!(error.contains(expected) && error.contains(name), "{name}: {error}");
+        assert!(peak < 4 << 20, "{name}: {peak} bytes");
+    }
+}
+
 fn import() -> NpzImport {
     NpzImport {
         codec: CodecRecord::File { name: "kl16.ckpt".to_owned(), sha256: "cd".repeat(32) },

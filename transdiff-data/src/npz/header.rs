@@ -88,6 +88,8 @@ pub(super) fn problem(error: &ZipError) -> String {
 pub(super) enum Element {
     Byte,
     Float(Float),
+    /// A type that is not read.
+    Other,
 }
 
 #[derive(Clone, Copy)]
@@ -100,7 +102,7 @@ pub(super) enum Float {
 impl Element {
     pub(super) fn size(self) -> usize {
         match self {
-            Self::Byte => 1,
+            Self::Byte | Self::Other => 1,
             Self::Float(float) => float.size(),
         }
     }
@@ -167,12 +169,16 @@ impl Header {
             let found = quoted.iter().find_map(|quoted| text.split_once(quoted.as_str()));
             found.map(|(_, rest)| rest.trim_start()).ok_or_else(|| invalid(&format!("a header with '{key}'")))
         };
-        let element = match value("descr")?.get(1..4) {
+        let descr = value("descr")?;
+        if !descr.starts_with(['\'', '"']) {
+            return Err(invalid("float elements or bytes"));
+        }
+        let element = match descr.get(1..4) {
             Some("|u1") => Element::Byte,
             Some("<f2") => Element::Float(Float::F16),
             Some("<f4") => Element::Float(Float::F32),
             Some("<f8") => Element::Float(Float::F64),
-            _ => return Err(invalid("float elements ('<f2', '<f4' or '<f8') or bytes ('|u1')")),
+            _ => Element::Other,
         };
         if !value("fortran_order")?.starts_with("False") {
             return Err(invalid("row-major order; numpy.ascontiguousarray converts"));
