@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use transdiff::backend::{Activation, AdamW};
+use transdiff::backend::{Activation, AdamW, Pooling, Windows};
 use transdiff::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
 use transdiff::{Cpu, DType, Result, Tensor};
 
@@ -111,6 +111,25 @@ fn images(group: &mut Group<'_>, inputs: &mut Inputs) {
         let outputs = x.conv2d(&w, &b, &options).unwrap().numel();
         let name = format!("conv2d {side}x{side}x{c}x{o}{}", if doubled { " doubled" } else { "" });
         bench(group, name, 2 * outputs * 9 * c, || x.conv2d(&w, &b, &options));
+    }
+    // Of InceptionV3: the stride of its first layer, and the oblong kernels of its middle blocks.
+    for (side, c, o, kernel, stride) in
+        [(299, 3, 32, [3, 3], 2), (17, 192, 192, [1, 7], 1), (17, 192, 192, [7, 1], 1)]
+    {
+        let [height, width] = kernel;
+        let x = inputs.noise(&[1, side, side, c]);
+        let (w, b) = (inputs.noise(&[o, c, height, width]), inputs.noise(&[o]));
+        let padding = kernel.map(|kernel| if stride == 1 { [kernel / 2; 2] } else { [0; 2] });
+        let options = Conv { stride: [stride; 2], padding, relu: true, ..Conv::default() };
+        let outputs = x.conv2d(&w, &b, &options).unwrap().numel();
+        let name = format!("conv2d {side}x{side}x{c}x{o} kernel {height}x{width} stride {stride}");
+        bench(group, name, 2 * outputs * height * width * c, || x.conv2d(&w, &b, &options));
+    }
+    let (x, windows) =
+        (inputs.noise(&[1, 35, 35, 192]), Windows { kernel: [3; 2], stride: [1; 2], padding: [[1; 2]; 2] });
+    for (name, pooling) in [("max", Pooling::Max), ("average", Pooling::Average)] {
+        let bytes = 2 * F32 * x.numel();
+        bench(group, format!("pool2d {name} 35x35x192 kernel 3x3"), bytes, || x.pool2d(pooling, &windows));
     }
 }
 
