@@ -85,8 +85,12 @@ impl Statistics {
                 format!("{} at ({i}, {j}), mirrored {}", covariance[i * dim + j], covariance[j * dim + i]);
             return Err(Error::argument("covariance", "a symmetric matrix", got));
         }
-        let covariance = DMatrix::from_vec(dim, dim, covariance);
-        Ok(Self { mean: DVector::from_vec(mean), covariance, root: None })
+        let (mean, covariance) = (DVector::from_vec(mean), DMatrix::from_vec(dim, dim, covariance));
+        let size = mean.norm_squared() + covariance.norm_squared();
+        if !size.is_finite() {
+            return Err(Error::argument("statistics", "numbers whose squares have a finite sum", size));
+        }
+        Ok(Self { mean, covariance, root: None })
     }
 
     /// Number of features.
@@ -205,7 +209,12 @@ mod tests {
         assert!(message(&[0.0, 0.0], &[1.0, 0.0, 0.0, -2.0]).contains("-2 for feature 1"));
         let (a, b) = (rows(&[[0.0; 2]; 2]), Statistics::new(vec![0.0], vec![1.0]).unwrap());
         assert!(a.frechet_distance(&b).unwrap_err().to_string().contains("statistics of 2 features"));
-        let far = Statistics::new(vec![1e200, 0.0], vec![0.0; 4]).unwrap();
-        assert!(a.frechet_distance(&far).unwrap_err().to_string().contains("a finite distance"));
+        assert!(
+            message(&[1e200, 0.0], &[0.0; 4])
+                .contains("statistics: expected numbers whose squares have a finite sum")
+        );
+        let far = |sign: f64| Statistics::new(vec![sign * 1e154, 0.0], vec![0.0; 4]).unwrap();
+        let message = far(1.0).frechet_distance(&far(-1.0)).unwrap_err().to_string();
+        assert!(message.contains("a finite distance"), "{message}");
     }
 }
