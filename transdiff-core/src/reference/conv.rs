@@ -79,7 +79,7 @@ mod tests {
         let x = tensor(&[1, 3, 4, 1], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0]);
         // The pixel, minus the one on its right.
         let (w, b) = (tensor(&[1, 1, 1, 2], &[1.0, -1.0]), tensor(&[1], &[0.0]));
-        let how = Conv { stride: [2, 3], padding: [[0, 1], [1, 2]], relu: true, ..Conv::default() };
+        let how = Conv { stride: [2, 3], padding: [[0, 1], [1, 3]], relu: true, ..Conv::default() };
         // Windows begin at rows 0 and 2, and at columns -1, 2 and 5, of which the last has padding alone.
         assert_close(&x.conv2d(&w, &b, &how).unwrap(), &[0.0; 6]);
         let how = Conv { relu: false, ..how };
