@@ -4,6 +4,9 @@
 //! selects, crops, stores and finds pictures and latents.
 
 pub mod cache;
+mod lock;
 pub mod mrar_index;
 pub mod npz;
 pub mod pictures;
+
+pub use lock::DirectoryLock;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use transdiff::checkpoint::{WeightFile, sha256_of, write_atomic, write_bytes_atomic};
+use transdiff::datasets::DirectoryLock;
 use transdiff::metrics::{Rows, Statistics};
 use transdiff::models::Diversity;
 use transdiff::models::inception::Inception;
@@ -128,6 +129,11 @@ impl Directory {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Locks the directory together with the other processes that fill it, and removes what killed ones have left.
+    pub fn lock(&self) -> transdiff::Result<DirectoryLock> {
+        DirectoryLock::acquire(&self.path, &[IMAGES])
     }
 
     /// Creates the folder of the images.

@@ -129,6 +129,7 @@ pub fn evaluate(
         Some(directory) => directory,
         None => Directory::begin(out, settings)?,
     };
+    let _lock = directory.lock()?;
     if let Some(reference) = &reference {
         directory.write_reference(reference)?;
     }

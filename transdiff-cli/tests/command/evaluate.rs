@@ -203,9 +203,14 @@ fn a_killed_evaluation_goes_on_and_equals_one_in_parts() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!Path::new(&format!("{whole}/manifest.json")).exists());
+    // What a process leaves that is killed while it writes.
+    for name in [".writing-a", "images/.writing-b"] {
+        fs::write(format!("{whole}/{name}"), "").unwrap();
+    }
     let report = succeed(&args);
     let images = contents(&format!("{whole}/images"));
     assert_eq!(images.len(), 40);
+    assert!(!Path::new(&format!("{whole}/.writing-a")).exists());
     assert_eq!(images.keys().next_back().unwrap(), "000039.png");
 
     // Batches of another size, too.

@@ -8,8 +8,8 @@ use transdiff_core::{Error, Result};
 use super::directory::CacheDirectory;
 use super::entries;
 use super::index::{self, Skipped};
-use super::lock::DirectoryLock;
 use super::writer::{finished, read_entries};
+use crate::lock::DirectoryLock;
 
 /// Shards that an error names.
 const SHOWN: usize = 8;
@@ -36,7 +36,7 @@ pub fn merge(path: impl AsRef<Path>) -> Result<CacheSummary> {
     let path = path.as_ref();
     let cache =
         CacheDirectory::read(path)?.ok_or_else(|| Error::format(path, "no cache: cache.json is missing"))?;
-    let _lock = DirectoryLock::acquire(path)?;
+    let _lock = DirectoryLock::acquire(path, &[])?;
     let all = read_entries(&cache)?;
     let spec = &cache.header.spec;
     let shards = cache.header.shards();

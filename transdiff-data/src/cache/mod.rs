@@ -18,7 +18,6 @@ mod fill;
 mod header;
 mod import;
 mod index;
-mod lock;
 mod merge;
 mod part;
 mod raw_tensor;

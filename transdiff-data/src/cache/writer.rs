@@ -11,9 +11,9 @@ use transdiff_core::{DType, Error, Result, try_with_capacity};
 use super::directory::CacheDirectory;
 use super::entries::{self, CacheEntry, EntryList};
 use super::header::{CacheHeader, CacheSpec, VERSION};
-use super::lock::DirectoryLock;
 use super::part::Part;
 use super::shard::{Shard, ShardContents, places};
+use crate::lock::DirectoryLock;
 
 /// Characters of the reason for leaving a picture out.
 const REASON_CHARACTERS: usize = 400;
@@ -67,7 +67,7 @@ impl CacheWriter {
         let header = CacheHeader { version: VERSION, spec, entries: entries.len(), entries_sha256 };
         let cache = CacheDirectory::new(path, header)?;
         fs::create_dir_all(path).map_err(Error::io(path))?;
-        let lock = DirectoryLock::acquire(path)?;
+        let lock = DirectoryLock::acquire(path, &[])?;
         match CacheDirectory::read(path)? {
             Some(known) => {
                 if let Some((name, got, expected)) = known.header.difference(&cache.header) {
