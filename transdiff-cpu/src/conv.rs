@@ -7,7 +7,7 @@
 //! beginning of the next are computed and ignored. With a stride of S rows, the copy holds every S-th row in
 //! succession: those that a row of the kernel sees at consecutive rows of positions.
 //!
-//! Where sides are doubled before a 3×3 kernel that keeps them, each of the four outputs of a position (the phases) sees 2×2
+//! If sides are doubled before a 3×3 kernel that keeps them, each of the four outputs of a position (the phases) sees 2×2
 //! pixels of the input, and weights that see the same pixel are added beforehand: 4 multiplications per output and
 //! channel instead of 9. Before other kernels the copy has every pixel twice.
 //!
