@@ -1,7 +1,9 @@
-//! Peak memory of a call. Tests that use it make [`Counting`] the global allocator and measure in one thread.
+//! Peak memory of a call. Tests that use it make [`Counting`] the global allocator. What other threads allocate during the
+//! call counts too, so that tests beside it allocate little.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// The system allocator with counters. A reallocation counts as the new block beside the old one, and an allocation
 /// that fails counts until it has failed.
@@ -33,8 +35,11 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Returns the result of `f`, and the peak of the bytes allocated during the call, beyond those allocated before.
+/// Returns the result of `f`, and the peak of the bytes allocated during the call, beyond those allocated before. Calls
+/// wait for each other: the peak is one number, which a second call would set back during the first.
 pub fn peak_of<T>(f: impl FnOnce() -> T) -> (T, usize) {
+    static MEASURING: Mutex<()> = Mutex::new(());
+    let _guard = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let out = f();
