@@ -552,8 +552,8 @@ impl<B: Backend> TrainOps for Guarded<B> {
         self.check("ema_step", guarded.iter().map(|(average, _)| ("average", Some(average))))
     }
 
-    fn squared_norm(&self, tensors: &[In<'_, B>]) -> Result<f64> {
+    fn squared_norms(&self, tensors: &[In<'_, B>]) -> Result<Vec<f64>> {
         let tensors: Vec<_> = tensors.iter().map(|&x| self.read(x)).collect();
-        self.inner.squared_norm(&tensors.iter().map(Read::view).collect::<Vec<_>>())
+        self.inner.squared_norms(&tensors.iter().map(Read::view).collect::<Vec<_>>())
     }
 }

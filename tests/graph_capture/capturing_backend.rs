@@ -328,7 +328,7 @@ impl TrainOps for CapturingBackend {
         unreachable!("{UNUSED}")
     }
 
-    fn squared_norm(&self, tensors: &[In<'_>]) -> Result<f64> {
+    fn squared_norms(&self, tensors: &[In<'_>]) -> Result<Vec<f64>> {
         self.assert_not_capturing();
         let guards: Vec<_> = tensors.iter().map(|x| x.buffer.read().unwrap()).collect();
         let views: Vec<RefIn<'_>> = tensors
@@ -336,6 +336,6 @@ impl TrainOps for CapturingBackend {
             .zip(&guards)
             .map(|(x, buffer)| View { buffer: &**buffer, layout: x.layout, dtype: x.dtype })
             .collect();
-        Reference.squared_norm(&views)
+        Reference.squared_norms(&views)
     }
 }

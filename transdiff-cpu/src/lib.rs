@@ -268,7 +268,7 @@ impl TrainOps for Cpu {
         optim::ema_step(self, rate, pairs)
     }
 
-    fn squared_norm(&self, tensors: &[View<'_, Self>]) -> Result<f64> {
-        optim::squared_norm(self, tensors)
+    fn squared_norms(&self, tensors: &[View<'_, Self>]) -> Result<Vec<f64>> {
+        optim::squared_norms(self, tensors)
     }
 }

@@ -127,9 +127,9 @@ fn ema_of<T: Float>(cpu: &Cpu, rate: f64, pairs: Vec<&mut (ViewMut<'_, Cpu>, Vie
     cpu.for_each(parts, total / 2, |(average, p)| mix(T::of(rate), T::of(1.0 - rate), average, p));
 }
 
-pub(crate) fn squared_norm(cpu: &Cpu, tensors: &[View<'_, Cpu>]) -> Result<f64> {
+pub(crate) fn squared_norms(cpu: &Cpu, tensors: &[View<'_, Cpu>]) -> Result<Vec<f64>> {
     for t in tensors {
-        expect_real("squared_norm", t.dtype)?;
+        expect_real("squared_norms", t.dtype)?;
     }
     let total: usize = tensors.iter().map(|t| t.layout.numel()).sum();
     // Chunks as (tensor, first element, number of elements).
@@ -137,12 +137,14 @@ pub(crate) fn squared_norm(cpu: &Cpu, tensors: &[View<'_, Cpu>]) -> Result<f64> 
         let len = t.layout.numel();
         (0..len).step_by(CHUNK).map(move |from| (t, from, CHUNK.min(len - from)))
     });
-    let mut sums = vec![0.0; tensors.iter().map(|t| t.layout.numel().div_ceil(CHUNK)).sum()];
+    let counts = tensors.iter().map(|t| t.layout.numel().div_ceil(CHUNK));
+    let mut sums = vec![0.0; counts.clone().sum()];
     cpu.for_each(sums.iter_mut().zip(chunks), total / 2, |(sum, (t, from, len))| {
         *sum = match t.dtype {
             DType::F32 => squares(&input::<f32>(t)[from..from + len]),
             _ => squares(&input::<f64>(t)[from..from + len]),
         };
     });
-    Ok(sums.iter().sum())
+    let mut rest = &sums[..];
+    Ok(counts.map(|count| rest.split_off(..count).into_iter().flatten().sum()).collect())
 }

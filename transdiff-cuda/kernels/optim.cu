@@ -170,20 +170,9 @@ DEVICE void squared_norm(const SquaredNormParams &p) {
     if (threadIdx.x == 0) reinterpret_cast<double *>(p.sums)[blockIdx.x] = sum;
 }
 
-struct SumPartialsParams {
-    // f64; `sum` is one element.
-    uint64_t sums, sum;
-    uint64_t count;
-};
-
 KERNEL(adamw_f32, AdamWParams, p) { adamw<float>(p); }
 KERNEL(adamw_bf16, AdamWParams, p) { adamw<bf16>(p); }
 KERNEL(ema_f32, EmaParams, p) { ema<float>(p); }
 KERNEL(ema_bf16, EmaParams, p) { ema<bf16>(p); }
 KERNEL(squared_norm_f32, SquaredNormParams, p) { squared_norm<float>(p); }
 KERNEL(squared_norm_bf16, SquaredNormParams, p) { squared_norm<bf16>(p); }
-// sum ← Σ sums, so that a single element is copied to the host. One block.
-KERNEL(sum_partials, SumPartialsParams, p) {
-    const double sum = block_sum_of(reinterpret_cast<const double *>(p.sums), p.count);
-    if (threadIdx.x == 0) *reinterpret_cast<double *>(p.sum) = sum;
-}

@@ -240,7 +240,7 @@ impl TrainOps for Cuda {
         optim::ema_step(self, decay, pairs)
     }
 
-    fn squared_norm(&self, tensors: &[In<'_>]) -> Result<f64> {
-        optim::squared_norm(self, tensors)
+    fn squared_norms(&self, tensors: &[In<'_>]) -> Result<Vec<f64>> {
+        optim::squared_norms(self, tensors)
     }
 }

@@ -14,6 +14,9 @@ const THREADS: u32 = 256;
 const UPDATE_ELEMENTS: usize = 1 << 13;
 const SUM_ELEMENTS: usize = 1 << 16;
 
+/// Types that the kernels are compiled for.
+const TYPES: [DType; 2] = [DType::F32, DType::BF16];
+
 /// `Slots` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -82,17 +85,6 @@ struct SquaredNormParams {
 // SAFETY: same layout as `SquaredNormParams` in optim.cu.
 unsafe impl Params for SquaredNormParams {}
 
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct SumPartialsParams {
-    sums: u64,
-    sum: u64,
-    count: u64,
-}
-
-// SAFETY: same layout as `SumPartialsParams` in optim.cu.
-unsafe impl Params for SumPartialsParams {}
-
 /// Splits items into batches of one type, each with its kernel; a call may mix types.
 fn batches<T>(
     items: &[T],
@@ -101,7 +93,7 @@ fn batches<T>(
 ) -> Result<Vec<(Kernel, Vec<&T>)>> {
     items.iter().try_for_each(|item| kernel(dtype(item)).map(drop))?;
     let mut out = Vec::new();
-    for wanted in [DType::F32, DType::BF16] {
+    for wanted in TYPES {
         let of_type: Vec<&T> = items.iter().filter(|item| dtype(item) == wanted).collect();
         for batch in of_type.chunks(SLOTS) {
             out.push((kernel(wanted)?, batch.to_vec()));
@@ -153,23 +145,30 @@ pub(crate) fn ema_step(cuda: &Cuda, decay: f64, pairs: &mut [(Out<'_>, In<'_>)])
     Ok(())
 }
 
-pub(crate) fn squared_norm(cuda: &Cuda, tensors: &[In<'_>]) -> Result<f64> {
-    const OP: &str = "squared_norm";
+pub(crate) fn squared_norms(cuda: &Cuda, tensors: &[In<'_>]) -> Result<Vec<f64>> {
+    const OP: &str = "squared_norms";
     const SIZE: u64 = size_of::<f64>() as u64;
-    let blocks: usize = tensors.iter().map(|t| t.layout.numel().div_ceil(SUM_ELEMENTS)).sum();
-    // The total, followed by the partial sums of the blocks.
-    let (buffer, layout) = (cuda.alloc(DType::F64, 1 + blocks)?, Layout::contiguous(&[1]));
-    let sum = View { buffer: &buffer, layout: &layout, dtype: DType::F64 };
-    let sums = sum.address() + SIZE;
-    let mut next = sums;
+    let blocks = |t: &In<'_>| t.layout.numel().div_ceil(SUM_ELEMENTS);
+    // The partial sums of the blocks, in the order of the launches: tensors of one type after those of the other.
+    let layout = Layout::contiguous(&[tensors.iter().map(blocks).sum()]);
+    if layout.numel() == 0 {
+        return Ok(vec![0.0; tensors.len()]);
+    }
+    let buffer = cuda.alloc(DType::F64, layout.numel())?;
+    let partials = View { buffer: &buffer, layout: &layout, dtype: DType::F64 };
+    let mut next = partials.address();
     for (kernel, batch) in batches(tensors, |t| t.dtype, |t| kernel!(OP, "optim", "squared_norm", t))? {
         let (slots, blocks) =
             Slots::new(batch.iter().map(|t| ([t.address()], t.layout.numel())), SUM_ELEMENTS);
         cuda.launch_kernel(OP, kernel, launch_config(blocks), &SquaredNormParams { slots, sums: next })?;
         next += u64::from(blocks) * SIZE;
     }
-    let kernel = Kernel { module: "optim", name: "sum_partials" };
-    let params = SumPartialsParams { sums, sum: sum.address(), count: blocks as u64 };
-    cuda.launch_kernel(OP, kernel, launch_config(1), &params)?;
-    Ok(cuda.to_host(sum)?.to_f64()[0])
+    let partials = cuda.to_host(partials)?.to_f64();
+    let (mut rest, mut norms) = (&partials[..], vec![0.0; tensors.len()]);
+    for wanted in TYPES {
+        for (norm, tensor) in norms.iter_mut().zip(tensors).filter(|(_, tensor)| tensor.dtype == wanted) {
+            *norm = rest.split_off(..blocks(tensor)).into_iter().flatten().sum();
+        }
+    }
+    Ok(norms)
 }

@@ -93,7 +93,7 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// Operations of the calling thread are captured; other threads use the device as usual. `work` is called once,
     /// and again if memory ran out and cached memory could be freed. It allocates and computes, but does not wait:
     /// [`from_host`](Self::from_host), [`to_host`](Self::to_host), [`sync`](Self::sync),
-    /// [`squared_norm`](super::TrainOps::squared_norm), which returns a number, `capture` and `launch` fail in it. An
+    /// [`squared_norms`](super::TrainOps::squared_norms), which returns numbers, `capture` and `launch` fail in it. An
     /// error of `work` is returned; the graph is dropped then, and the device is usable as before.
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Self::Graph>>;
 

@@ -46,6 +46,7 @@ pub trait TrainOps: Storage {
     /// average ← decay · average + (1 − decay) · param, for each pair; same shape and order in memory, no gaps.
     fn ema_step(&self, decay: f64, pairs: &mut [(ViewMut<'_, Self>, View<'_, Self>)]) -> Result<()>;
 
-    /// Σ x² over all elements of `tensors`, summed in f64 on the CPU. Tensors have no gaps.
-    fn squared_norm(&self, tensors: &[View<'_, Self>]) -> Result<f64>;
+    /// Σ x² over the elements of each tensor, summed in f64, in an order that depends on its size alone. Tensors have no
+    /// gaps.
+    fn squared_norms(&self, tensors: &[View<'_, Self>]) -> Result<Vec<f64>>;
 }

@@ -52,9 +52,9 @@ impl TrainOps for Reference {
         Ok(())
     }
 
-    fn squared_norm(&self, tensors: &[In<'_>]) -> Result<f64> {
+    fn squared_norms(&self, tensors: &[In<'_>]) -> Result<Vec<f64>> {
         tensors.iter().for_each(|t| assert_same_order(&[t.layout]));
-        Ok(tensors.iter().flat_map(|&t| gather(t)).map(|x| x * x).sum())
+        Ok(tensors.iter().map(|&t| gather(t).into_iter().map(|x| x * x).sum()).collect())
     }
 }
 

@@ -63,12 +63,17 @@ impl<B: Backend> Tensor<B> {
         backend.ema_step(decay, &mut out)
     }
 
-    /// Σ x² over all elements of `tensors`.
+    /// Σ x² over all elements of `tensors`: the sums of the tensors, added in their order.
     pub fn squared_norm(backend: &B, tensors: &[&Self]) -> Result<f64> {
+        Ok(Self::squared_norms(backend, tensors)?.into_iter().sum())
+    }
+
+    /// Σ x² over the elements of each tensor; see [`crate::backend::TrainOps::squared_norms`].
+    pub fn squared_norms(backend: &B, tensors: &[&Self]) -> Result<Vec<f64>> {
         tensors.iter().try_for_each(|t| t.expect_float("squared_norm"))?;
         let dense: Vec<Self> = tensors.iter().map(|t| t.dense()).collect::<Result<_>>()?;
         let views: Vec<_> = dense.iter().map(Self::view).collect();
-        backend.squared_norm(&views)
+        backend.squared_norms(&views)
     }
 
     /// Returns whether all elements are finite. Computed on the device as the squared norm, which is not finite if an element is
