@@ -9,6 +9,7 @@ mod cancel;
 pub mod checkpoint;
 pub mod data;
 pub mod diffusion;
+pub mod distributed;
 mod dtype;
 mod error;
 mod host;

@@ -3,11 +3,12 @@
 use super::{Import, Modules, place};
 
 /// Top-level modules, lowest layer first.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["error", "dtype", "host", "layout", "rng", "cancel", "text", "testing"],
     &["backend"],
     &["reference", "metering"],
     &["tensor"],
+    &["distributed"],
     &["autograd"],
     &["nn"],
     // Knows tensors and names, not models.
