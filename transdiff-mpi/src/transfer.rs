@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use mpi::ffi::{self, MPI_Comm, MPI_Request};
 use transdiff_core::{Error, Result, try_with_capacity};
 
-/// Time for which a process asks again and again for the end of a transfer, and only lets others have its core.
+/// Time for which a process asks again and again for the end of a transfer, and only lets others have its core: this, and
+/// [`SPIN_PER_BYTE`]. Libraries send large messages in pieces, and go on to the next one when they are asked.
 const SPIN: Duration = Duration::from_millis(1);
+/// Duration per byte of a transfer within a machine, 1 GB/s.
+const SPIN_PER_BYTE: Duration = Duration::from_nanos(1);
 /// Shortest and longest pause between two questions after that.
 const PAUSES: [Duration; 2] = [Duration::from_micros(20), Duration::from_millis(1)];
 /// Part of the time waited so far that the next pause takes.
@@ -120,10 +123,11 @@ impl Transfer {
     pub unsafe fn run(self, communicator: MPI_Comm, ranks: usize, timeout: Duration) -> Result<Vec<u8>> {
         let mut transfer = ManuallyDrop::new(self);
         let op = transfer.operation.name();
+        let bytes = transfer.send.bytes.len().max(transfer.receive.bytes.len());
         // SAFETY: the caller's promise; the memory of `transfer` is freed only once the request is complete.
         unsafe {
             let request = transfer.start(communicator)?;
-            wait(op, request, ranks, timeout)?;
+            wait(op, request, bytes, ranks, timeout)?;
         }
         Ok(ManuallyDrop::into_inner(transfer).receive.bytes)
     }
@@ -173,11 +177,19 @@ impl Transfer {
     }
 }
 
-/// Waits until `request` is complete.
+/// Waits until `request`, a transfer of `bytes` bytes, is complete.
 ///
 /// # Safety
 /// `request` comes from a nonblocking operation, and its memory is valid.
-unsafe fn wait(op: &'static str, mut request: MPI_Request, ranks: usize, timeout: Duration) -> Result<()> {
+unsafe fn wait(
+    op: &'static str,
+    mut request: MPI_Request,
+    bytes: usize,
+    ranks: usize,
+    timeout: Duration,
+) -> Result<()> {
+    // Within 32 bits, as MPI's counts are.
+    let spin = SPIN + SPIN_PER_BYTE * bytes as u32;
     let started = Instant::now();
     loop {
         let mut complete = 0;
@@ -195,7 +207,7 @@ unsafe fn wait(op: &'static str, mut request: MPI_Request, ranks: usize, timeout
             );
             return Err(failure(op, message));
         }
-        match waited < SPIN {
+        match waited < spin {
             // Ranks often share a core.
             true => yield_now(),
             false => sleep((waited / PAUSE_SHARE).clamp(PAUSES[0], PAUSES[1])),
