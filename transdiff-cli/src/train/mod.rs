@@ -36,7 +36,7 @@ use crate::output::{log_aside, print, print_to_stderr};
 const LOGS: &str = "logs";
 
 pub fn run(args: &TrainArgs) -> Result<()> {
-    Job::join(&args.job)?.run(|job| train(args, job))
+    Job::of_training(&args.job)?.run(|job| train(args, job))
 }
 
 /// Trains as one rank of `job`.
