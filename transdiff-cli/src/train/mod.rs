@@ -7,6 +7,7 @@ mod data;
 mod estimate;
 mod identity;
 mod main_rank;
+mod plan;
 mod reports;
 mod run;
 mod samples;
@@ -26,6 +27,7 @@ pub use data::{check_apart, keep_codec};
 
 use data::TrainingData;
 use identity::Identity;
+use plan::Plan;
 use run::Run;
 
 use crate::failure::{Failure, Result};
@@ -90,7 +92,8 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
     }
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let shard_optimizer = args.shard.is_some();
-    let run = Run { job, settings, data, directory: own, train, shard_optimizer, signals, threads };
+    let plan = Plan { job, settings, data, directory: own, train, shard_optimizer };
+    let run = Run { plan, signals, threads };
     let resume = format!("go on with transdiff train --resume {}", path.display());
     device.run_distributed(Arc::clone(job.communicator()), job.timeout, run)?.map_err(
         |failure| match failure {
