@@ -49,6 +49,7 @@ mod group_norm;
 mod linear;
 mod loss;
 mod matmul;
+mod nccl;
 mod norm;
 mod norm_backward;
 mod optim;
@@ -57,6 +58,7 @@ mod random;
 mod reduce;
 mod residual;
 mod row_partition;
+mod shared_library;
 mod softmax;
 mod staging;
 mod storage;
@@ -64,6 +66,7 @@ mod strided;
 mod strided_indexer;
 
 pub use device::{Cuda, Graph};
+pub use nccl::Nccl;
 pub use storage::Buffer;
 
 use device::{In, Out};
