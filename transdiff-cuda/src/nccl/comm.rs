@@ -107,16 +107,17 @@ impl Comm {
         let (start, mut backoff) = (Instant::now(), Backoff::default());
         loop {
             self.check_usable(&self.state.lock(), operation)?;
-            let complete = done.is_complete(operation.name);
-            let reason = match (complete, self.status()) {
-                (Ok(true), _) => return Ok(()),
-                (Err(error), _) => error.to_string(),
-                (Ok(false), values::SUCCESS | values::IN_PROGRESS) if start.elapsed() < self.timeout => {
-                    backoff.pause();
-                    continue;
-                }
-                (Ok(false), values::SUCCESS | values::IN_PROGRESS) => self.timed_out("no result"),
-                (Ok(false), status) => self.library.message("another rank, or the network", status),
+            let reason = match done.is_complete(operation.name) {
+                Ok(true) => return Ok(()),
+                Ok(false) => match self.status() {
+                    values::SUCCESS | values::IN_PROGRESS if start.elapsed() < self.timeout => {
+                        backoff.pause();
+                        continue;
+                    }
+                    values::SUCCESS | values::IN_PROGRESS => self.timed_out("no result"),
+                    status => self.library.message("another rank, or the network", status),
+                },
+                Err(error) => error.to_string(),
             };
             return Err(self.fail(operation, &reason));
         }
