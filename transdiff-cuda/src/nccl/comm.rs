@@ -97,7 +97,8 @@ impl Comm {
         let state = self.state.lock();
         self.check_usable(&state, operation)?;
         let handle = state.handle;
-        let enqueued = self.finish(handle, "its start", call(&self.library.functions, handle));
+        let enqueued =
+            self.finish(handle, "the start of the operation", call(&self.library.functions, handle));
         drop(state);
         enqueued.map_err(|reason| self.fail(operation, &reason))
     }
@@ -106,15 +107,19 @@ impl Comm {
     pub(super) fn wait(&self, operation: &Operation, done: &Event) -> Result<()> {
         let (start, mut backoff) = (Instant::now(), Backoff::default());
         loop {
+            let status = self.status();
+            let complete = done.is_complete(operation.name);
+            // After an abort the event completes, too.
             self.check_usable(&self.state.lock(), operation)?;
-            let reason = match done.is_complete(operation.name) {
+            let reason = match complete {
                 Ok(true) => return Ok(()),
-                Ok(false) => match self.status() {
+                Ok(false) => match status {
                     values::SUCCESS | values::IN_PROGRESS if start.elapsed() < self.timeout => {
                         backoff.pause();
                         continue;
                     }
                     values::SUCCESS | values::IN_PROGRESS => self.timed_out("no result"),
+                    // Of this operation, or of one before: it is not complete after the error.
                     status => self.library.message("another rank, or the network", status),
                 },
                 Err(error) => error.to_string(),
