@@ -255,7 +255,7 @@ fn snapshots_keep_the_state_of_their_moment() {
     let mut run = trainer(&cpu(1), &config);
     steps(&mut run, &set, 2);
     run.save(&now).unwrap();
-    let (snapshot, ema) = (run.snapshot(), run.ema().clone());
+    let (snapshot, ema) = (run.snapshot().unwrap(), run.ema().clone());
     steps(&mut run, &set, 2);
     let write = std::thread::spawn({
         let (later, model) = (later.clone(), model.clone());

@@ -47,7 +47,8 @@ fn estimate_is_within_a_tenth_of_the_peak() {
         (mrar, TrainConfig { batch: 4, ..settings }),
     ];
     for (config, settings) in cases {
-        let estimate = TrainingEstimate::new::<TransDiff<_>>(&config, &settings).unwrap();
+        let estimate =
+            TrainingEstimate::new::<TransDiff<_>>(&config, &settings, Summation::Pairwise).unwrap();
         let shape = [config.latent_channels, config.latent_size, config.latent_size];
         let set = MemoryDataset::new(shape, vec![0.5; 40 * shape.iter().product::<usize>()], vec![0; 40]);
         let set = Arc::new(set.unwrap());

@@ -125,6 +125,14 @@ pub enum Error {
         /// Name of the parameter.
         parameter: String,
     },
+    /// Another rank of the job, or this one, has failed; all ranks have agreed to go no further.
+    #[error("rank {rank}: {message}")]
+    Rank {
+        /// Number of the rank, from 0.
+        rank: usize,
+        /// Its error.
+        message: String,
+    },
     /// The caller cancelled the operation. Every object that took part remains usable.
     #[error("cancelled by the caller")]
     Cancelled,

@@ -246,4 +246,8 @@ impl TrainOps for Cuda {
     fn squared_norms(&self, tensors: &[In<'_>]) -> Result<Vec<f64>> {
         optim::squared_norms(self, tensors)
     }
+
+    fn summation(&self) -> Summation {
+        Summation::Sequential
+    }
 }

@@ -10,6 +10,7 @@ mod imports;
 mod install;
 mod language;
 mod licences;
+mod mpi;
 mod process;
 mod quickstart;
 mod sanitize;
@@ -71,6 +72,8 @@ enum Task {
     /// Check the CUDA backend without a GPU: it compiles, loads without a driver, and passes its tests under an emulator;
     /// needs a C++ compiler, and Python's pip where there is no toolkit
     Cuda(cuda::Options),
+    /// Check jobs of several processes on this machine: lints, documentation and tests of what uses MPI; needs an MPI library
+    Mpi,
     /// Fuzz the file readers and the C ABI, starting from the corpus
     Fuzz(fuzz::Options),
     /// Run the C ABI's stress test, plain and under AddressSanitizer and ThreadSanitizer
@@ -100,6 +103,7 @@ impl Task {
             Self::Install(_) => "install",
             Self::Quickstart { .. } => "quickstart",
             Self::Cuda(_) => "cuda",
+            Self::Mpi => "mpi",
             Self::Fuzz(_) => "fuzz",
             Self::Sanitize(_) => "sanitize",
             Self::Tensorboard => "tensorboard",
@@ -147,6 +151,7 @@ impl Task {
             Self::Install(options) => install::run(options).map(drop),
             Self::Quickstart { profile } => quickstart::check(Path::new("target/quickstart-check"), *profile),
             Self::Cuda(options) => cuda::check(options),
+            Self::Mpi => mpi::check(),
             Self::Fuzz(options) => fuzz::run(options),
             Self::Sanitize(options) => sanitize::run(options),
             Self::Tensorboard => tensorboard::check(),

@@ -52,7 +52,7 @@ impl<B: Backend> Network<'_, B> {
             threads: self.threads,
             ahead: 2 * self.batch,
             shuffle: Shuffle::None,
-            groups: None,
+            ..LoaderOptions::default()
         };
         let mut loader = DataLoader::new(Arc::new(files), 1, 0, |_| (), loading)?;
         let (mut collected, mut bar) = (Collected::default(), MeasuringBar::new(Some(count)));

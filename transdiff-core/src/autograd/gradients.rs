@@ -1,6 +1,8 @@
 //! Gradients by the key of their parameter or input.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Backend, Result, Tensor};
@@ -17,9 +19,36 @@ impl GradKey {
     }
 }
 
+/// Number of contributions to each gradient in a backward pass: a parameter that a model uses twice has two.
+pub type Contributions = HashMap<GradKey, u32>;
+
 /// Gradients by key.
 #[derive(Debug)]
-pub struct Gradients<B: Backend>(HashMap<GradKey, Tensor<B>>);
+pub struct Gradients<B: Backend> {
+    sums: HashMap<GradKey, Sum<B>>,
+    receiver: Option<Receiver<B>>,
+}
+
+/// A gradient, as far as it has been computed.
+#[derive(Debug)]
+struct Sum<B: Backend> {
+    value: Tensor<B>,
+    contributions: u32,
+}
+
+type Receive<B> = dyn FnMut(GradKey, Tensor<B>) -> Result<()> + Send;
+
+/// Receiver of gradients that are complete while others are being computed.
+struct Receiver<B: Backend> {
+    expected: Arc<Contributions>,
+    receive: Box<Receive<B>>,
+}
+
+impl<B: Backend> fmt::Debug for Receiver<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Receiver({} gradients)", self.expected.len())
+    }
+}
 
 impl<B: Backend> Default for Gradients<B> {
     fn default() -> Self {
@@ -30,30 +59,71 @@ impl<B: Backend> Default for Gradients<B> {
 impl<B: Backend> Gradients<B> {
     /// An empty set of gradients.
     pub fn new() -> Self {
-        Self(HashMap::new())
+        Self { sums: HashMap::new(), receiver: None }
+    }
+
+    /// An empty set, which hands a gradient to `receive` once it has the contributions that are `expected`. It keeps the
+    /// gradients that have fewer, or are not expected.
+    pub fn handing_over(
+        expected: Arc<Contributions>,
+        receive: impl FnMut(GradKey, Tensor<B>) -> Result<()> + Send + 'static,
+    ) -> Self {
+        Self { receiver: Some(Receiver { expected, receive: Box::new(receive) }), ..Self::new() }
     }
 
     /// Adds `grad` to the gradient for `key`.
+    ///
+    /// # Errors
+    /// Those of the addition and of the receiver.
     pub fn add(&mut self, key: GradKey, grad: Tensor<B>) -> Result<()> {
-        let mut sum = self.0.remove(&key);
-        accumulate(&mut sum, grad)?;
-        self.0.extend(sum.map(|sum| (key, sum)));
+        let (mut value, contributions) = match self.sums.remove(&key) {
+            Some(Sum { value, contributions }) => (Some(value), contributions + 1),
+            None => (None, 1),
+        };
+        accumulate(&mut value, grad)?;
+        let Some(value) = value else { return Ok(()) };
+        if let Some(receiver) = &mut self.receiver
+            && receiver.expected.get(&key) == Some(&contributions)
+        {
+            return (receiver.receive)(key, value);
+        }
+        self.sums.insert(key, Sum { value, contributions });
         Ok(())
     }
 
     /// Adds all gradients of `other`.
+    ///
+    /// # Errors
+    /// Those of [`add`](Self::add).
     pub fn merge(&mut self, other: Self) -> Result<()> {
-        other.0.into_iter().try_for_each(|(key, grad)| self.add(key, grad))
+        other.sums.into_iter().try_for_each(|(key, sum)| self.add(key, sum.value))
     }
 
     /// The gradient for `key`; `None` where the loss does not depend on it.
     pub fn get(&self, key: GradKey) -> Option<&Tensor<B>> {
-        self.0.get(&key)
+        self.sums.get(&key).map(|sum| &sum.value)
     }
 
     /// Removes and returns the gradient for `key`.
     pub fn remove(&mut self, key: GradKey) -> Option<Tensor<B>> {
-        self.0.remove(&key)
+        self.sums.remove(&key).map(|sum| sum.value)
+    }
+
+    /// Number of contributions to the gradients that are kept.
+    pub fn contributions(&self) -> Contributions {
+        self.sums.iter().map(|(&key, sum)| (key, sum.contributions)).collect()
+    }
+
+    /// Returns the gradients that are kept.
+    pub fn into_values(self) -> impl Iterator<Item = (GradKey, Tensor<B>)> {
+        self.sums.into_iter().map(|(key, sum)| (key, sum.value))
+    }
+}
+
+impl<B: Backend> FromIterator<(GradKey, Tensor<B>)> for Gradients<B> {
+    fn from_iter<I: IntoIterator<Item = (GradKey, Tensor<B>)>>(gradients: I) -> Self {
+        let sums = gradients.into_iter().map(|(key, value)| (key, Sum { value, contributions: 1 }));
+        Self { sums: sums.collect(), receiver: None }
     }
 }
 
@@ -64,4 +134,32 @@ pub(super) fn accumulate<B: Backend>(sum: &mut Option<Tensor<B>>, grad: Tensor<B
         None => grad,
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::reference::Reference;
+    use crate::{DType, Error};
+
+    #[test]
+    fn complete_gradients_are_handed_over() {
+        let tensor = |value: f64| Tensor::full(&Reference, &[1], value, DType::F64).unwrap();
+        let [once, twice, unknown] = [(); 3].map(|()| GradKey::unique());
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&received);
+        let expected = Arc::new(Contributions::from([(once, 1), (twice, 2)]));
+        let mut grads = Gradients::handing_over(expected, move |key, value: Tensor<Reference>| {
+            sink.lock().unwrap().push((key, value.item()?));
+            if key == once { Ok(()) } else { Err(Error::NonFinite { stage: "test" }) }
+        });
+        grads.add(twice, tensor(1.0)).unwrap();
+        grads.add(once, tensor(2.0)).unwrap();
+        grads.add(unknown, tensor(3.0)).unwrap();
+        assert_eq!(grads.contributions(), Contributions::from([(twice, 1), (unknown, 1)]));
+        assert!(grads.add(twice, tensor(4.0)).is_err(), "the receiver fails");
+        assert_eq!(*received.lock().unwrap(), [(once, 2.0), (twice, 5.0)]);
+    }
 }

@@ -14,7 +14,7 @@ mod vjp;
 
 pub use context::Context;
 pub use gradient_checkpointing::gradient_checkpoint;
-pub use gradients::{GradKey, Gradients};
+pub use gradients::{Contributions, GradKey, Gradients};
 pub use param::Param;
 pub use tape::{Tape, Vjp};
 pub use var::Var;

@@ -100,14 +100,19 @@ impl<B: Backend> Tape<B> {
     /// Gradients of the scalar `loss` for every leaf that it depends on. Consumes the tape: a second call, and
     /// operations on its variables, are errors.
     pub fn backward(&self, loss: &Var<B>) -> Result<Gradients<B>> {
+        let mut grads = Gradients::new();
+        self.backward_into(loss, &mut grads)?;
+        Ok(grads)
+    }
+
+    /// Adds to `grads` the gradients of the scalar `loss` for every leaf that it depends on. Consumes the tape.
+    pub fn backward_into(&self, loss: &Var<B>, grads: &mut Gradients<B>) -> Result<()> {
         if loss.value().numel() != 1 {
             return Err(Error::shape("backward", "a loss of one element", loss.shape()));
         }
         let value = loss.value();
         let one = Tensor::full(value.backend(), value.shape(), 1.0, value.dtype())?;
-        let mut grads = Gradients::new();
-        self.backward_from(loss, one, &mut grads)?;
-        Ok(grads)
+        self.backward_from(loss, one, grads)
     }
 
     /// Adds to `grads` the gradients of every leaf, from the gradient `dy` of `output`. Consumes the tape.

@@ -28,7 +28,7 @@ pub use nn_ops::{
 };
 pub use storage::{Storage, View, ViewMut, copy_in_order};
 pub use tensor_ops::{BinaryOp, TensorOps, UnaryOp};
-pub use train_ops::{AdamW, AdamWArgs, TrainOps};
+pub use train_ops::{AdamW, AdamWArgs, Summation, TrainOps};
 
 /// A device that runs models: the sum of the five traits.
 pub trait Backend: Storage + TensorOps + NnOps + ImageOps + TrainOps {}

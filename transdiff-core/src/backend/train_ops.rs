@@ -36,6 +36,17 @@ pub struct AdamWArgs<'a, S: Storage> {
     pub weight_decay: f64,
 }
 
+/// Order in which terms are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Summation {
+    /// A binary tree: the sum of the first half, rounded up, and that of the second half. Consecutive terms that a power of two
+    /// of ranks share equally are a subtree for each rank, so that the sum does not depend on the number of ranks. Takes
+    /// memory for the logarithm of the number of terms.
+    Pairwise,
+    /// Each term is added to the sum of those before it. Takes memory for one sum.
+    Sequential,
+}
+
 /// Operations of an optimiser step, on many tensors at once.
 pub trait TrainOps: Storage {
     /// For each parameter, with g = grad_scale · grad:
@@ -49,4 +60,10 @@ pub trait TrainOps: Storage {
     /// Σ x² over the elements of each tensor, summed in f64, in an order that depends on its size alone. Tensors have no
     /// gaps.
     fn squared_norms(&self, tensors: &[View<'_, Self>]) -> Result<Vec<f64>>;
+
+    /// Order in which the gradients of a step's passes are added. A device whose results depend on the division of a batch
+    /// gains nothing from pairwise sums, and they take memory.
+    fn summation(&self) -> Summation {
+        Summation::Pairwise
+    }
 }

@@ -21,6 +21,17 @@ pub struct LoaderOptions {
     pub shuffle: Shuffle,
     /// Samples of several items; by default they are drawn from the class of the first.
     pub groups: Option<Groups>,
+    /// Samples that are read ahead in sequence; by default all.
+    pub stride: Option<Stride>,
+}
+
+/// A repeated part of the samples: those of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stride {
+    /// Number of consecutive samples that are read, at least 1.
+    pub read: u64,
+    /// Number of samples after them that are not.
+    pub skipped: u64,
 }
 
 /// A training sample in host memory: contents of the dataset, and everything that was drawn for it.
@@ -63,11 +74,14 @@ struct Queue<D> {
 }
 
 struct State<D> {
-    /// Number of the next sample that will be taken.
+    /// Number of the sample that the sequence begins with.
+    origin: u64,
+    /// Place in the sequence of the next sample that will be taken.
     next: u64,
-    /// Number of the next sample that no thread has begun to read.
+    /// Place in the sequence of the next sample that no thread has begun to read.
     unread: u64,
     ahead: u64,
+    stride: Option<Stride>,
     /// Incremented when the position changes: what was begun before is discarded.
     generation: u64,
     done: BTreeMap<u64, Result<Sample<D>>>,
@@ -90,7 +104,9 @@ impl<D: Send + 'static> DataLoader<D> {
         let order = ShuffledOrder::new(&*set, group, options.groups, options.shuffle, seed)?;
         let reader = Arc::new(Reader { set, order, seed, draw: Box::new(draw) });
         let ahead = options.ahead.max(options.threads) as u64;
-        let state = State { next: 0, unread: 0, ahead, generation: 0, done: BTreeMap::new(), closed: false };
+        let stride = options.stride.filter(|stride| stride.read > 0);
+        let (done, closed) = (BTreeMap::new(), false);
+        let state = State { origin: 0, next: 0, unread: 0, ahead, stride, generation: 0, done, closed };
         let queue = Arc::new(Queue { state: Mutex::new(state), work: Condvar::new(), read: Condvar::new() });
         let mut loader = Self { reader, queue, threads: Vec::new() };
         for index in 0..options.threads {
@@ -133,7 +149,7 @@ impl<D: Send + 'static> DataLoader<D> {
             return self.reader.sample(number);
         }
         let mut state = self.queue.lock();
-        if state.next != number {
+        if state.number(state.next) != number {
             state.seek(number);
             self.queue.work.notify_all();
         }
@@ -144,7 +160,7 @@ impl<D: Send + 'static> DataLoader<D> {
             }
         };
         match sample.is_ok() {
-            true => state.next = number + 1,
+            true => state.next += 1,
             false => state.seek(number), // What failed is read again if it is asked for again.
         }
         self.queue.work.notify_one();
@@ -208,7 +224,7 @@ impl<D> Queue<D> {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let (number, generation) = (state.unread, state.generation);
+            let (number, generation) = (state.number(state.unread), state.generation);
             state.unread += 1;
             drop(state);
             // Without it, the consumer would wait for ever for a sample whose reading panicked.
@@ -225,9 +241,15 @@ impl<D> Queue<D> {
 }
 
 impl<D> State<D> {
+    /// Number of the sample at a place in the sequence.
+    fn number(&self, place: u64) -> u64 {
+        let skipped = self.stride.map_or(0, |stride| place / stride.read * stride.skipped);
+        self.origin + place + skipped
+    }
+
+    /// Begins the sequence anew.
     fn seek(&mut self, number: u64) {
-        self.next = number;
-        self.unread = number;
+        (self.origin, self.next, self.unread) = (number, 0, 0);
         self.generation += 1;
         self.done.clear();
     }
@@ -267,6 +289,23 @@ mod tests {
         assert!(matches!(error, Error::Argument { argument: "samples", .. }), "{error}");
     }
 
+    #[test]
+    fn samples_of_a_stride_are_read_ahead() {
+        let read = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&read);
+        let draw = move |number| log.lock().unwrap().push(number);
+        let stride = Some(Stride { read: 2, skipped: 4 });
+        let options = LoaderOptions { threads: 1, ahead: 3, stride, ..LoaderOptions::default() };
+        let mut loader = DataLoader::new(Arc::new(set()), 1, 3, draw, options).unwrap();
+        for first in [12, 18, 24] {
+            loader.samples(first, 2).unwrap();
+        }
+        drop(loader);
+        let read = read.lock().unwrap().clone();
+        assert!(read.starts_with(&[12, 13, 18, 19, 24, 25]), "{read:?}");
+        assert!(read.iter().all(|number| number % 6 < 2), "{read:?}");
+    }
+
     /// Fails at item 7 as often as the counter says, and panics at item 9.
     struct Failing(Mutex<u32>);
 
@@ -299,7 +338,8 @@ mod tests {
     fn failures_reach_the_consumer_and_can_be_retried() {
         for threads in [1, 3] {
             let set = Arc::new(Failing(Mutex::new(1)));
-            let options = LoaderOptions { threads, ahead: 8, shuffle: Shuffle::None, groups: None };
+            let options =
+                LoaderOptions { threads, ahead: 8, shuffle: Shuffle::None, ..LoaderOptions::default() };
             let mut loader = DataLoader::new(set, 1, 3, |n| n, options).unwrap();
             assert_eq!(loader.samples(0, 7).unwrap().len(), 7);
             assert!(matches!(loader.samples(7, 1), Err(Error::Argument { argument: "item", .. })));

@@ -5,7 +5,7 @@ mod permutation;
 mod shuffled_order;
 mod subset;
 
-pub use loader::{DataLoader, LoaderOptions, Sample};
+pub use loader::{DataLoader, LoaderOptions, Sample, Stride};
 pub use permutation::Permutation;
 pub use shuffled_order::{Groups, Shuffle, ShuffledOrder};
 pub use subset::Subset;

@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 
 use super::collectives::{Collectives, Pending, even_counts};
 use super::communicator::Communicator;
-use super::pairwise::{Summation, TermSum};
+use super::pairwise::TermSum;
+use crate::backend::Summation;
 use crate::{Backend, DType, Error, HostData, HostTensor, Result, Tensor, bf16};
 
 /// Operation of the thread.

@@ -1,17 +1,7 @@
 //! Sums of terms that come one after another, in a fixed order.
 
 use crate::Result;
-
-/// Order in which terms are added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Summation {
-    /// A binary tree: the sum of the first half, rounded up, and that of the second half. Consecutive terms that a power of two
-    /// of ranks share equally are a subtree for each rank, so that the sum does not depend on the number of ranks. Takes
-    /// memory for the logarithm of the number of terms.
-    Pairwise,
-    /// Each term is added to the sum of those before it. Takes memory for one sum.
-    Sequential,
-}
+use crate::backend::Summation;
 
 impl Summation {
     /// Number of additions that follow on term `index` of `count`.
@@ -31,7 +21,7 @@ impl Summation {
         }
     }
 
-    /// Largest number of partial sums that are kept while a term is computed.
+    /// Largest number of partial sums that are kept while one of `count` terms is computed.
     pub fn kept(self, count: usize) -> usize {
         match self {
             Self::Sequential => count.saturating_sub(1).min(1),

@@ -207,6 +207,15 @@ impl<B: Backend> Tensor<B> {
         Ok(ViewMut { buffer, layout: &self.layout, dtype: self.dtype })
     }
 
+    /// Replaces the elements by those of `value`, of equal shape and type; in another buffer if this one is shared.
+    pub(crate) fn assign(&mut self, value: &Self) -> Result<()> {
+        const OP: &str = "assign";
+        self.expect_dtype(OP, value)?;
+        value.expect_shape(OP, "a tensor", self.shape())?;
+        let backend = self.backend.clone();
+        backend.copy(value.view(), self.make_mut()?)
+    }
+
     /// Writes the elements of `value`, of equal shape and type, into the buffer, which keeps its address.
     ///
     /// # Errors

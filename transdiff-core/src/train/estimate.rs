@@ -1,6 +1,7 @@
 //! Estimate of a training run's memory and work.
 
 use super::{TrainConfig, Trainer};
+use crate::backend::Summation;
 use crate::metering::Meter;
 use crate::models::{SampleKey, Samples, Trainable};
 use crate::{DType, Result, Tensor};
@@ -17,7 +18,7 @@ pub struct TrainingEstimate {
     pub optimizer: u64,
     /// Bytes of the EMA weights of the trained parameters.
     pub ema: u64,
-    /// Bytes of the gradients of the trained parameters.
+    /// Bytes of the gradients of the trained parameters, as many sums of them as a step keeps.
     pub gradients: u64,
     /// Bytes at the peak of a forward and backward pass beyond all that: saved activations, the batch and its noise.
     pub activations: u64,
@@ -38,11 +39,33 @@ impl TrainingEstimate {
 
     /// Estimate for a model of `config` and the settings `train`: the steps run on the [metering backend](Meter), which
     /// computes nothing, so that the count is that of the training code itself. Batches of any size can be estimated: beyond
-    /// 64 samples, whose noise is drawn, the counts grow as they do from 32 to 64.
+    /// 64 samples, whose noise is drawn, the counts grow as they do from 32 to 64. `summation` is that of the
+    /// [device](crate::backend::TrainOps::summation).
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for settings or sizes that are out of range.
-    pub fn new<M: Trainable<Meter>>(config: &M::Config, train: &TrainConfig<M::Objective>) -> Result<Self> {
+    pub fn new<M: Trainable<Meter>>(
+        config: &M::Config,
+        train: &TrainConfig<M::Objective>,
+        summation: Summation,
+    ) -> Result<Self> {
+        let estimate = Self::of_two_passes::<M>(config, train)?;
+        let sums = summation.kept(train.accumulate).max(1) as u64;
+        Ok(Self { gradients: estimate.gradients.saturating_mul(sums), ..estimate })
+    }
+
+    /// The estimate for one of `ranks` that divide the optimiser's state: moments and EMA in equal parts.
+    #[must_use]
+    pub fn divided_among(self, ranks: usize) -> Self {
+        let part = |bytes: u64| bytes.div_ceil(ranks.max(1) as u64);
+        Self { optimizer: part(self.optimizer), ema: part(self.ema), ..self }
+    }
+
+    /// The estimate of a step of two passes, beside which more passes keep more sums of gradients.
+    fn of_two_passes<M: Trainable<Meter>>(
+        config: &M::Config,
+        train: &TrainConfig<M::Objective>,
+    ) -> Result<Self> {
         if train.batch <= METERED {
             return Self::metered::<M>(config, train);
         }
@@ -74,7 +97,7 @@ impl TrainingEstimate {
         let passes = train.accumulate.min(2);
         let mut trainer = Trainer::new(model, TrainConfig { accumulate: passes, ..train.clone() })?;
         let optimizer = meter.live_bytes() - weights;
-        let (loss, grads) = trainer.accumulate(passes, |_| batch(trainer.model(), train))?;
+        let (loss, grads) = trainer.accumulate(passes, 0, |_| batch(trainer.model(), train))?;
         let trained = trainer.model().params().into_iter().filter(|(_, param)| param.is_trainable());
         let bytes = |value: &Tensor<Meter>| (value.numel() * value.dtype().size()) as u64;
         let gradients = trained.map(|(_, param)| bytes(param.value())).sum();
@@ -121,13 +144,14 @@ mod tests {
         };
         let train = |batch| TrainConfig { accumulate: 3, ..TrainConfig::new(batch, 10) };
         let (whole, exact) = (
-            TrainingEstimate::new::<TransDiff<_>>(&config, &train(200)).unwrap(),
+            TrainingEstimate::of_two_passes::<TransDiff<_>>(&config, &train(200)).unwrap(),
             TrainingEstimate::metered::<TransDiff<_>>(&config, &train(200)).unwrap(),
         );
         let ratio = |a: u64, b: u64| (a as f64 / b as f64 - 1.0).abs();
         assert!(ratio(whole.total(), exact.total()) < 0.01, "{whole:?} {exact:?}");
         assert!(ratio(whole.flops_per_step, exact.flops_per_step) < 0.01, "{whole:?} {exact:?}");
-        let largest = TrainingEstimate::new::<TransDiff<_>>(&config, &train(u32::MAX as usize)).unwrap();
+        let largest =
+            TrainingEstimate::of_two_passes::<TransDiff<_>>(&config, &train(u32::MAX as usize)).unwrap();
         assert!(largest.total() > 1 << 40, "{largest:?}");
     }
 }

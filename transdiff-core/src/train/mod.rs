@@ -4,11 +4,13 @@
 mod config;
 mod estimate;
 mod optimizer;
+mod ranks;
 mod trainer;
 mod training_state;
 
 pub use config::{Accumulation, EmaConfig, LrDecay, LrSchedule, TrainConfig};
 pub use estimate::TrainingEstimate;
 pub use optimizer::Optimizer;
+pub use ranks::Distribution;
 pub use trainer::{StepReport, Trainer};
 pub use training_state::Snapshot;

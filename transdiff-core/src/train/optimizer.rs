@@ -1,6 +1,7 @@
 //! AdamW and the EMA over the parameters of a model.
 
 use super::TrainConfig;
+use super::ranks::Ranks;
 use crate::autograd::Gradients;
 use crate::autograd::Param;
 use crate::backend::AdamW;
@@ -17,7 +18,7 @@ pub struct Moments<B: Backend> {
 }
 
 /// AdamW with clipping by the global gradient norm, and the moments of each parameter. Frozen parameters have no moments
-/// and do not move.
+/// and do not move; if ranks divide the optimiser's state, neither do those that another rank updates.
 #[derive(Clone, Debug)]
 pub struct Optimizer<B: Backend> {
     /// In the order of the model's parameters.
@@ -32,6 +33,12 @@ impl<B: Backend> Optimizer<B> {
         Ok(Self { moments: moments.collect::<Result<_>>()? })
     }
 
+    /// Forgets the moments of the parameters whose numbers `updated` does not accept.
+    pub(super) fn keep_part(&mut self, updated: impl Fn(usize) -> bool) {
+        let moments = self.moments.iter_mut().enumerate();
+        moments.filter(|(i, _)| !updated(*i)).for_each(|(_, moments)| *moments = None);
+    }
+
     pub(super) fn moments(&self) -> &[Option<Moments<B>>] {
         &self.moments
     }
@@ -40,30 +47,26 @@ impl<B: Backend> Optimizer<B> {
         &mut self.moments
     }
 
-    /// The global L2 norm of the gradients of `module`'s trainable parameters.
-    pub fn grad_norm(backend: &B, module: &dyn Module<B>, grads: &Gradients<B>) -> Result<f64> {
-        let trained = module.params().into_iter().filter(|(_, p)| p.is_trainable());
-        let found: Vec<&Tensor<B>> = trained.filter_map(|(_, p)| grads.get(p.key())).collect();
-        Ok(Tensor::squared_norm(backend, &found)?.sqrt())
-    }
-
-    /// One step with the gradients `grads`, `step` counted from 0: clips, then moves every trainable parameter. A
-    /// parameter without a gradient has a gradient of zero. Returns the norm before clipping.
+    /// One step with the gradients `grads`, `step` counted from 0: clips, then moves every parameter that has moments. A
+    /// parameter without a gradient has a gradient of zero. Returns the norm before clipping, of the gradients of all `ranks`.
     ///
     /// # Errors
     /// [`Error::NonFiniteGradient`], or [`Error::NonFinite`] if only the norm is not finite; nothing has moved then.
-    pub fn step<M: Trainable<B>>(
+    pub(super) fn step<M: Trainable<B>>(
         &mut self,
         model: &mut M,
         grads: &Gradients<B>,
         config: &TrainConfig<M::Objective>,
         step: u64,
+        ranks: Option<&Ranks<B>>,
     ) -> Result<f64> {
         let backend = model.backend().clone();
-        let norm = Self::grad_norm(&backend, model, grads)?;
-        if !norm.is_finite() {
-            return Err(non_finite(model, grads)?);
-        }
+        let params = model.params();
+        let ordered = |param: &Param<B>| grads.get(param.key()).map(|grad| grad.ordered_like(param.value()));
+        let grads: Vec<Option<Tensor<B>>> =
+            params.iter().map(|(_, param)| ordered(param).transpose()).collect::<Result<_>>()?;
+        let norm = grad_norm(&params, &grads, ranks)?;
+        drop(params);
         let hyper = AdamW {
             lr: config.lr.at(step),
             beta1: config.betas[0],
@@ -79,15 +82,15 @@ impl<B: Backend> Optimizer<B> {
         // One call for all parameters of one learning rate.
         for factor in factors {
             let mut slots = Vec::with_capacity(self.moments.len());
-            for (((_, param), group), moments) in
-                model.params_mut().into_iter().zip(&groups).zip(&mut self.moments)
+            for ((((_, param), group), moments), grad) in
+                model.params_mut().into_iter().zip(&groups).zip(&mut self.moments).zip(&grads)
             {
                 let Some(Moments { m, v }) = moments else { continue };
                 if group.lr_factor != factor {
                     continue;
                 }
                 slots.push(AdamWParam {
-                    grad: grads.get(param.key()),
+                    grad: grad.as_ref(),
                     param: param.value_mut(),
                     m,
                     v,
@@ -100,16 +103,35 @@ impl<B: Backend> Optimizer<B> {
     }
 }
 
-/// Error for gradients whose norm is not finite. It names the first parameter whose gradient is not; if there is none, the
-/// sum of the squares has overflowed.
-fn non_finite<B: Backend>(module: &dyn Module<B>, grads: &Gradients<B>) -> Result<Error> {
-    for (name, param) in module.params().into_iter().filter(|(_, param)| param.is_trainable()) {
-        if grads.get(param.key()).map_or(Ok(true), Tensor::is_finite)? {
-            continue;
-        }
-        return Ok(Error::NonFiniteGradient { parameter: name });
+/// The global L2 norm of the gradients of the trainable parameters, of which each of `ranks` may have a part. The squares are
+/// added parameter by parameter, each in the order of its memory, so that the norm does not depend on the division.
+///
+/// # Errors
+/// [`Error::NonFiniteGradient`] naming the first parameter whose gradient is not finite; [`Error::NonFinite`] if there is
+/// none, and the sum of the squares has overflowed.
+fn grad_norm<B: Backend>(
+    params: &[(String, &Param<B>)],
+    grads: &[Option<Tensor<B>>],
+    ranks: Option<&Ranks<B>>,
+) -> Result<f64> {
+    let trained = params.iter().zip(grads).filter(|((_, param), _)| param.is_trainable());
+    let found: Vec<&Tensor<B>> = trained.clone().filter_map(|(_, grad)| grad.as_ref()).collect();
+    let Some(backend) = params.first().map(|(_, param)| param.value().backend()) else { return Ok(0.0) };
+    let mut sums = Tensor::squared_norms(backend, &found)?.into_iter();
+    let sums = trained.clone().map(|(_, grad)| grad.as_ref().and_then(|_| sums.next()).unwrap_or(0.0));
+    let sums: Vec<f64> = sums.collect();
+    let sums = match ranks {
+        Some(ranks) => ranks.gather_numbers(sums)?,
+        None => sums,
+    };
+    let norm = sums.iter().sum::<f64>().sqrt();
+    if norm.is_finite() {
+        return Ok(norm);
     }
-    Ok(Error::NonFinite { stage: "gradient norm" })
+    match trained.zip(&sums).find(|(_, sum)| !sum.is_finite()) {
+        Some((((name, _), _), _)) => Err(Error::NonFiniteGradient { parameter: name.clone() }),
+        None => Err(Error::NonFinite { stage: "gradient norm" }),
+    }
 }
 
 /// Groups of all parameters, in their order.
@@ -118,17 +140,19 @@ pub(super) fn param_groups<B: Backend, M: Trainable<B>>(model: &M) -> Vec<ParamG
     model.params().into_iter().map(group).collect()
 }
 
-/// ema ← decay · ema + (1 − decay) · model, for every trainable parameter. The EMA of a frozen one is the parameter
-/// itself; computing it would round.
-pub(super) fn ema_step<B: Backend, M: Module<B>>(
-    backend: &B,
-    ema: &mut M,
-    model: &M,
-    decay: f64,
-) -> Result<()> {
-    let params = model.params();
-    let averages = ema.params_mut();
-    let trained = averages.into_iter().zip(&params).filter(|(_, (_, p))| p.is_trainable());
-    let mut pairs: Vec<_> = trained.map(|((_, a), (_, p))| (a.value_mut(), p.value())).collect();
-    Tensor::ema_step(backend, decay, &mut pairs)
+impl<B: Backend> Optimizer<B> {
+    /// ema ← decay · ema + (1 − decay) · model, for every parameter that has moments. The EMA of a frozen one is the parameter
+    /// itself; computing it would round.
+    pub(super) fn ema_step<M: Module<B>>(
+        &self,
+        backend: &B,
+        ema: &mut M,
+        model: &M,
+        decay: f64,
+    ) -> Result<()> {
+        let averages = ema.params_mut().into_iter().zip(model.params()).zip(&self.moments);
+        let updated = averages.filter(|(_, moments)| moments.is_some());
+        let mut pairs: Vec<_> = updated.map(|(((_, a), (_, p)), _)| (a.value_mut(), p.value())).collect();
+        Tensor::ema_step(backend, decay, &mut pairs)
+    }
 }

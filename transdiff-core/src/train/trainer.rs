@@ -1,11 +1,14 @@
 //! The training loop.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::optimizer::{Optimizer, ema_step, param_groups};
+use super::optimizer::{Optimizer, param_groups};
+use super::ranks::{Distribution, Ranks};
 use super::{Accumulation, TrainConfig};
-use crate::autograd::{Context, Gradients, Tape};
-use crate::data::{DataLoader, Dataset, LoaderOptions, Sample};
+use crate::autograd::{Context, Gradients, Tape, Var};
+use crate::data::{DataLoader, Dataset, LoaderOptions, Sample, Stride};
+use crate::distributed::{TermSum, agree};
 use crate::models::transdiff::TransDiff;
 use crate::models::{Codec, ImageSpec, SampleKey, Samples, Trainable, check_labels};
 use crate::rng::Purpose;
@@ -37,6 +40,8 @@ pub struct Trainer<B: Backend, M: Trainable<B> = TransDiff<B>> {
     pub(super) samples: u64,
     pub(super) images: Option<ImageSpec>,
     codec: Option<Arc<dyn Codec<B>>>,
+    /// `None` in a run of a single process.
+    pub(super) ranks: Option<Arc<Ranks<B>>>,
 }
 
 impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
@@ -61,7 +66,38 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         prepare(&mut model, &config)?;
         prepare(&mut ema, &config)?;
         let optimizer = Optimizer::new(&model)?;
-        Ok(Self { model, ema, optimizer, config, step: 0, samples: 0, images: None, codec: None })
+        let (images, codec, ranks) = (None, None, None);
+        Ok(Self { model, ema, optimizer, config, step: 0, samples: 0, images, codec, ranks })
+    }
+
+    /// The same run, divided among ranks: of the samples of a step, `batch` · `accumulate` for each rank, each computes its own.
+    /// Everything that [`step`](Self::step) and [`evaluate`](Self::evaluate) return is then the same on all ranks, and so are
+    /// the weights. On the CPU they are bitwise those of any other power of two of ranks that has as many samples per step and
+    /// the same `batch`.
+    ///
+    /// From here on `step`, `step_on`, `evaluate`, `gradients` and, with a divided optimiser, `snapshot` and `whole_ema` are
+    /// collective: every rank calls the same ones in the same order. The state is that of a run that every rank has begun or
+    /// resumed alike.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a gradient type that is no float type.
+    pub fn with_distribution(mut self, distribution: Distribution<B>) -> Result<Self> {
+        if distribution.communicator().size() == 1 {
+            return Ok(Self { ranks: None, ..self });
+        }
+        if let Some(dtype) = distribution.gradient_dtype.filter(|dtype| !dtype.is_float()) {
+            return Err(Error::config("gradient_dtype", "a float type", dtype));
+        }
+        let ranks = Ranks::new(&self.model, distribution)?;
+        self.optimizer.keep_part(|index| !ranks.is_updated_elsewhere(index));
+        for (index, (_, average)) in self.ema.params_mut().into_iter().enumerate() {
+            if ranks.is_updated_elsewhere(index) {
+                let (shape, dtype) = (average.value().shape().to_vec(), average.value().dtype());
+                let zero = Tensor::zeros(self.model.backend(), &vec![1; shape.len()], dtype)?;
+                *average.value_mut() = zero.broadcast_to(&shape)?;
+            }
+        }
+        Ok(Self { ranks: Some(Arc::new(ranks)), ..self })
     }
 
     /// The same run on images, which `codec` encodes: the items of its datasets are images [c, H, W] in [-1, 1].
@@ -86,9 +122,32 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         &self.model
     }
 
-    /// The model with the EMA weights, to generate with.
+    /// The model with the EMA weights, to generate with. With a divided optimiser it has only this rank's part;
+    /// [`whole_ema`](Self::whole_ema) has all.
     pub fn ema(&self) -> &M {
         &self.ema
+    }
+
+    /// The model with the EMA weights of all ranks. With a divided optimiser it takes memory for the weights.
+    ///
+    /// # Errors
+    /// Those of the ranks and the backend.
+    pub fn whole_ema(&self) -> Result<M> {
+        let mut ema = self.ema.clone();
+        if let Some(ranks) = self.ranks.as_ref().filter(|ranks| ranks.is_sharded()) {
+            let own = self.ema.params();
+            let mut params = ema.params_mut();
+            ranks.gather(
+                |index| Ok(own[index].1.value().clone()),
+                |index, value| params[index].1.set(&value),
+            )?;
+        }
+        Ok(ema)
+    }
+
+    /// Seconds that steps have waited for other ranks: for the slowest, and for sums that the backward pass does not hide.
+    pub fn seconds_waited(&self) -> f64 {
+        self.ranks.as_ref().map_or(0.0, |ranks| ranks.waited().as_secs_f64())
     }
 
     /// The optimiser.
@@ -117,6 +176,9 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
             ));
         }
         self.config = config;
+        if let Some(ranks) = &self.ranks {
+            ranks.recount();
+        }
         Ok(())
     }
 
@@ -157,6 +219,10 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         (0..set.len()).try_for_each(|index| check_labels(&[set.label(index)], shape.classes))?;
         let (seed, objective) = (self.config.seed, self.config.objective.clone());
         let draw = move |number| M::draw(&shape, &objective, SampleKey { seed, number });
+        let others = self.ranks().1 - 1;
+        let own = self.samples_per_rank();
+        let options =
+            LoaderOptions { stride: Some(Stride { read: own, skipped: own * others as u64 }), ..options };
         DataLoader::new(set, shape.latents_per_sample, seed, draw, options)
     }
 
@@ -183,21 +249,33 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
             let expected = format!("a loader of the run's seed {}", self.config.seed);
             return Err(Error::argument("data", expected, data.seed()));
         }
-        let (batch, first) = (self.config.batch, self.samples);
-        let taken = self.config.accumulate as u64 * batch as u64;
-        let (loss, grads) = self.accumulate(self.config.accumulate, |pass| {
+        let ((rank, ranks), own) = (self.ranks(), self.samples_per_rank());
+        let (batch, first) = (self.config.batch, self.samples + rank as u64 * own);
+        let (loss, grads) = self.accumulate(self.config.accumulate, first, |pass| {
             self.batch(data, first + (pass * batch) as u64, batch)
         })?;
-        self.update(loss, &grads, taken)
+        self.update(loss, &grads, own * ranks as u64)
     }
 
-    /// One step on given batches, which take the place of the next samples.
+    /// Number of this rank, and number of ranks.
+    fn ranks(&self) -> (usize, usize) {
+        let communicator = self.ranks.as_ref().map(|ranks| ranks.communicator());
+        communicator.map_or((0, 1), |communicator| (communicator.rank(), communicator.size()))
+    }
+
+    /// Samples of a step that each rank computes.
+    fn samples_per_rank(&self) -> u64 {
+        self.config.accumulate as u64 * self.config.batch as u64
+    }
+
+    /// One step on given batches, which take the place of the next samples: equally many on each rank.
     ///
     /// # Errors
     /// As [`step`](Self::step).
     pub fn step_on(&mut self, batches: &[M::Batch]) -> Result<StepReport> {
         let (loss, grads) = self.gradients(batches)?;
-        self.update(loss, &grads, batches.iter().map(|batch| M::batch_len(batch) as u64).sum())
+        let own: u64 = batches.iter().map(|batch| M::batch_len(batch) as u64).sum();
+        self.update(loss, &grads, own * self.ranks().1 as u64)
     }
 
     /// Moves the weights by gradients, which took `samples` samples.
@@ -205,11 +283,24 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         let (step, lr) = (self.step, self.config.lr.at(self.step));
         let backend = self.model.backend().clone();
         // Other holders of the EMA weights keep them as they are. If there is no memory for that, nothing has moved yet.
-        for (_, average) in self.ema.params_mut().into_iter().filter(|(_, average)| average.is_trainable()) {
-            average.value_mut().make_mut()?;
+        for ((_, average), moments) in self.ema.params_mut().into_iter().zip(self.optimizer.moments()) {
+            if moments.is_some() {
+                average.value_mut().make_mut()?;
+            }
         }
-        let grad_norm = self.optimizer.step(&mut self.model, grads, &self.config, step)?;
-        ema_step(&backend, &mut self.ema, &self.model, self.config.ema.at(step))?;
+        let ranks = self.ranks.as_deref();
+        let grad_norm = self.optimizer.step(&mut self.model, grads, &self.config, step, ranks)?;
+        if let Some(ranks) = ranks.filter(|ranks| ranks.is_sharded()) {
+            let params = RefCell::new(self.model.params_mut());
+            ranks.gather(
+                |index| Ok(params.borrow()[index].1.value().clone()),
+                |index, value| match ranks.is_updated_elsewhere(index) {
+                    true => params.borrow_mut()[index].1.value_mut().assign(&value),
+                    false => Ok(()),
+                },
+            )?;
+        }
+        self.optimizer.ema_step(&backend, &mut self.ema, &self.model, self.config.ema.at(step))?;
         self.step += 1;
         self.samples += samples;
         Ok(StepReport { step, loss, grad_norm, lr })
@@ -223,21 +314,74 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         if batches.is_empty() {
             return Err(Error::argument("batches", "at least one", "none"));
         }
-        self.accumulate(batches.len(), |pass| Ok(batches[pass].clone()))
+        let own: u64 = batches.iter().map(|batch| M::batch_len(batch) as u64).sum();
+        let first = self.samples + self.ranks().0 as u64 * own;
+        self.accumulate(batches.len(), first, |pass| Ok(batches[pass].clone()))
     }
 
-    /// Mean loss and gradients of the passes, whose batches `next` makes.
+    /// Mean loss and gradients of the passes of all ranks; the batches of this one, from sample `first` on, `next` makes.
     pub(super) fn accumulate(
         &self,
         passes: usize,
-        mut next: impl FnMut(usize) -> Result<M::Batch>,
+        first: u64,
+        next: impl FnMut(usize) -> Result<M::Batch>,
     ) -> Result<(f64, Gradients<B>)> {
-        let share = 1.0 / passes as f64;
+        let backend = self.model.backend();
+        let sum = TermSum::new(backend.summation(), passes);
+        let (mut losses, forward) = (Vec::with_capacity(passes), self.forward(passes, first, next, sum));
+        let (last, sum) = match &self.ranks {
+            None => {
+                let (own, last, sum) = forward?;
+                losses.extend(own);
+                (last, sum)
+            }
+            Some(ranks) => {
+                // Before the first sum that needs all ranks, they agree that each has its part.
+                let (outcome, forward) = match forward {
+                    Ok((own, last, sum)) => {
+                        (Ok(Some(own.iter().map(|loss| loss.to_bits()).collect())), Some((last, sum)))
+                    }
+                    Err(Error::NonFinite { .. }) => (Ok(None), None),
+                    Err(error) => (Err(error), None),
+                };
+                let outcomes: Vec<Option<Vec<u64>>> =
+                    ranks.waiting(|| agree(ranks.communicator(), outcome))?;
+                for own in outcomes {
+                    let own = own.ok_or(Error::NonFinite { stage: "loss" })?;
+                    losses.extend(own.into_iter().map(f64::from_bits));
+                }
+                forward.expect("it has not failed")
+            }
+        };
+        let (tape, loss) = last;
+        let grads = match &self.ranks {
+            None => {
+                let mut sum = sum;
+                sum.push(tape.backward(&loss)?, merged)?;
+                sum.finish().expect("there is a pass")
+            }
+            Some(ranks) => ranks.reduce(&tape, &loss, sum.into_partial())?,
+        };
+        Ok((losses.iter().sum(), grads))
+    }
+
+    /// Forward passes, and the backward passes of all but the last. Returns each pass's part of the mean loss over all ranks, the
+    /// tape and the loss of the last pass, and the sum of the gradients of the others.
+    #[allow(clippy::type_complexity)]
+    fn forward(
+        &self,
+        passes: usize,
+        mut first: u64,
+        mut next: impl FnMut(usize) -> Result<M::Batch>,
+        mut sum: TermSum<Gradients<B>>,
+    ) -> Result<(Vec<f64>, (Tape<B>, Var<B>), TermSum<Gradients<B>>)> {
+        let share = 1.0 / (passes * self.ranks().1) as f64;
         let factor = match self.config.accumulate_as {
             Accumulation::Mean => share,
             Accumulation::Sum => 1.0,
         };
-        let (mut total, mut grads, mut first) = (0.0, Gradients::new(), self.samples);
+        let mut losses = Vec::with_capacity(passes);
+        let mut last = None;
         for pass in 0..passes {
             let batch = next(pass)?;
             let tape = Tape::new();
@@ -248,31 +392,41 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
                 ctx = ctx.with_gradient_checkpointing();
             }
             let loss = self.model.loss(&ctx, &batch, &self.config.objective)?.affine(factor, 0.0)?;
-            total += loss.value().item()? * share / factor;
-            if !total.is_finite() {
+            losses.push(loss.value().item()? * share / factor);
+            if !losses[pass].is_finite() {
                 return Err(Error::NonFinite { stage: "loss" });
             }
-            grads.merge(tape.backward(&loss)?)?;
+            match pass + 1 < passes {
+                true => sum.push(tape.backward(&loss)?, merged)?,
+                false => last = Some((tape, loss)),
+            }
             first += M::batch_len(&batch) as u64;
         }
-        Ok((total, grads))
+        Ok((losses, last.expect("there is a pass"), sum))
     }
 
     /// Mean loss of the first `count` samples of `data` with the raw weights, without dropout. The draws are the same every
-    /// time.
+    /// time. Ranks divide the batches.
     ///
     /// # Errors
     /// Those of reading the data and of the backend.
     pub fn evaluate(&self, data: &mut DataLoader<M::Draws>, count: usize) -> Result<f64> {
-        let mut total = 0.0;
-        for first in (0..count).step_by(self.config.batch) {
+        let (rank, ranks) = self.ranks();
+        let mut losses = Vec::new();
+        for first in (0..count).step_by(self.config.batch).skip(rank).step_by(ranks) {
             let size = self.config.batch.min(count - first);
             let batch = self.batch(data, first as u64, size)?;
             let ctx = Context::inference().with_compute_dtype(self.config.compute);
             let loss = self.model.loss(&ctx, &batch, &self.config.objective)?;
-            total += loss.value().item()? * size as f64 / count as f64;
+            losses.push(loss.value().item()? * size as f64 / count as f64);
         }
-        Ok(total)
+        let Some(ranks) = &self.ranks else { return Ok(losses.iter().sum()) };
+        let bits = losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>();
+        let all: Vec<Vec<u64>> = ranks.waiting(|| agree(ranks.communicator(), Ok(bits)))?;
+        // In the order of the batches.
+        let most = all.first().map_or(0, Vec::len);
+        let ordered = (0..most).flat_map(|round| all.iter().filter_map(move |own| own.get(round)));
+        Ok(ordered.map(|&bits| f64::from_bits(bits)).sum())
     }
 
     /// The batch of the samples `first..first + size`.
@@ -303,6 +457,12 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         let images = Tensor::from_f32(backend, &shape, values, DType::F32)?;
         codec.encode_images(&images, Some(&seeds), &CancellationToken::new())?.cast(dtype)
     }
+}
+
+/// a + b.
+fn merged<B: Backend>(mut a: Gradients<B>, b: Gradients<B>) -> Result<Gradients<B>> {
+    a.merge(b)?;
+    Ok(a)
 }
 
 /// Checks the settings of a run on `backend`.

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use super::optimizer::Moments;
 use super::trainer::prepare;
-use super::{TrainConfig, Trainer};
-use crate::checkpoint::{Entry, WeightFile, write_atomic};
+use super::{Distribution, TrainConfig, Trainer};
+use crate::checkpoint::{Entry, Put, WeightFile, WriteTensor, write_atomic};
 use crate::models::{
     ImageSpec, TRAIN_KEY, Trainable, expected, json, load_params, metadata_value, named_params,
 };
-use crate::{Backend, DType, Error, Result, Tensor};
+use crate::{Backend, DType, Error, HostTensor, Result, Tensor};
 
 const STEP_KEY: &str = "transdiff.step";
 const SAMPLES_KEY: &str = "transdiff.samples";
@@ -23,27 +23,62 @@ const SECOND_MOMENT: &str = "adam_v.";
 /// before it changes it.
 #[derive(Clone, Debug)]
 pub struct Snapshot<B: Backend> {
-    tensors: Vec<(String, Tensor<B>)>,
+    tensors: Vec<(String, Stored<B>)>,
+    /// False on a rank that has sent its part of the state to rank 0.
+    whole: bool,
     /// Metadata of checkpoints.
     metadata: BTreeMap<String, String>,
     /// Keys of the metadata that model files have, too.
     model_keys: Vec<&'static str>,
 }
 
+/// A tensor of a snapshot.
+#[derive(Clone, Debug)]
+enum Stored<B: Backend> {
+    Device(Tensor<B>),
+    /// One that another rank has sent.
+    Host(HostTensor),
+}
+
+impl<B: Backend> WriteTensor for Stored<B> {
+    fn dtype(&self) -> ::safetensors::Dtype {
+        match self {
+            Stored::Device(tensor) => WriteTensor::dtype(tensor),
+            Stored::Host(tensor) => WriteTensor::dtype(tensor),
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Stored::Device(tensor) => tensor.shape(),
+            Stored::Host(tensor) => tensor.shape(),
+        }
+    }
+
+    fn write(&self, put: &mut Put<'_>) -> Result<()> {
+        match self {
+            Stored::Device(tensor) => tensor.write(put),
+            Stored::Host(tensor) => tensor.write(put),
+        }
+    }
+}
+
 impl<B: Backend> Snapshot<B> {
     /// Writes a checkpoint, replacing the one at `path` only when the new one is complete.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::Argument`] on a rank that has only a part of the state.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.check_whole()?;
         write_atomic(path, self.tensors.iter().map(|(name, tensor)| (name, tensor)), &self.metadata)
     }
 
     /// Writes the model with the EMA weights, replacing the file at `path` only when the new one is complete.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::Argument`] on a rank that has only a part of the state.
     pub fn write_model(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.check_whole()?;
         let tensors =
             self.tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(EMA)?, tensor)));
         let of_model = |(key, _): &(&String, &String)| self.model_keys.contains(&key.as_str());
@@ -54,7 +89,18 @@ impl<B: Backend> Snapshot<B> {
 
     /// Bytes of all tensors, which is about the size of the checkpoint.
     pub fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|(_, tensor)| (tensor.numel() * tensor.dtype().size()) as u64).sum()
+        let bytes = |tensor: &Stored<B>| match tensor {
+            Stored::Device(tensor) => tensor.numel() * tensor.dtype().size(),
+            Stored::Host(tensor) => tensor.data().len() * tensor.dtype().size(),
+        };
+        self.tensors.iter().map(|(_, tensor)| bytes(tensor) as u64).sum()
+    }
+
+    fn check_whole(&self) -> Result<()> {
+        match self.whole {
+            true => Ok(()),
+            false => Err(Error::argument("snapshot", "that of rank 0, which has the whole state", "a part")),
+        }
     }
 }
 
@@ -64,11 +110,15 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.snapshot().write(path)
+        self.snapshot()?.write(path)
     }
 
-    /// State of the run. It takes memory once the run goes on.
-    pub fn snapshot(&self) -> Snapshot<B> {
+    /// State of the run. It takes memory once the run goes on. With a divided optimiser every rank calls this, and only that of
+    /// rank 0, in host memory, is whole.
+    ///
+    /// # Errors
+    /// Those of the ranks and the backend.
+    pub fn snapshot(&self) -> Result<Snapshot<B>> {
         let mut tensors = named_params(&self.model, RAW);
         tensors.extend(named_params(&self.ema, EMA));
         for ((name, _), moments) in self.model.params().iter().zip(self.optimizer.moments()) {
@@ -76,6 +126,7 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
             tensors.push((format!("{FIRST_MOMENT}{name}"), m.clone()));
             tensors.push((format!("{SECOND_MOMENT}{name}"), v.clone()));
         }
+        let tensors = tensors.into_iter().map(|(name, tensor)| (name, Stored::Device(tensor))).collect();
         let mut metadata = BTreeMap::from([
             (M::CONFIG_KEY.to_owned(), json(self.model.config())),
             (TRAIN_KEY.to_owned(), json(&self.config)),
@@ -85,7 +136,41 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         if let Some(images) = &self.images {
             metadata.insert(ImageSpec::METADATA_KEY.to_owned(), json(images));
         }
-        Snapshot { tensors, metadata, model_keys: vec![M::CONFIG_KEY, ImageSpec::METADATA_KEY] }
+        let model_keys = vec![M::CONFIG_KEY, ImageSpec::METADATA_KEY];
+        let mut snapshot = Snapshot { tensors, whole: true, metadata, model_keys };
+        self.gather_parts(&mut snapshot)?;
+        Ok(snapshot)
+    }
+
+    /// Sends to rank 0 the moments and EMA weights that only this rank has.
+    fn gather_parts(&self, snapshot: &mut Snapshot<B>) -> Result<()> {
+        let Some(ranks) = self.ranks.as_ref().filter(|ranks| ranks.is_sharded()) else { return Ok(()) };
+        snapshot.whole = ranks.communicator().rank() == 0;
+        let (params, averages) = (self.model.params(), self.ema.params());
+        let moments = self.optimizer.moments();
+        let moment = |index: usize| moments[index].as_ref().expect("a rank has the moments that it updates");
+        let mut gathered = BTreeMap::new();
+        let parts: [(&str, &dyn Fn(usize) -> Tensor<B>); 3] = [
+            (EMA, &|index| averages[index].1.value().clone()),
+            (FIRST_MOMENT, &|index| moment(index).m.clone()),
+            (SECOND_MOMENT, &|index| moment(index).v.clone()),
+        ];
+        for (prefix, own) in parts {
+            ranks.gather(
+                |index| Ok(own(index)),
+                |index, value| {
+                    if snapshot.whole && ranks.is_updated_elsewhere(index) {
+                        let name = format!("{prefix}{}", params[index].0);
+                        gathered.insert(name, Stored::Host(value.to_host()?));
+                    }
+                    Ok(())
+                },
+            )?;
+        }
+        // Placeholders stand for the EMA weights of other ranks.
+        snapshot.tensors.retain(|(name, _)| !gathered.contains_key(name));
+        snapshot.tensors.extend(gathered);
+        Ok(())
     }
 
     /// Resumes the run whose checkpoint is at `path`.
@@ -94,6 +179,23 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// [`Error::Format`], [`Error::TensorNames`] and [`Error::Tensor`] for a file that is no checkpoint of a run of this
     /// model; [`Error::Config`] for settings out of range; [`Error::Io`].
     pub fn resume(backend: &B, path: impl AsRef<Path>) -> Result<Self> {
+        Self::resume_on(backend, path, None)
+    }
+
+    /// Resumes the run whose checkpoint is at `path` on the ranks of `distribution`, whose number may be another than before;
+    /// see [`with_distribution`](Self::with_distribution). Each rank reads the file.
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume) and `with_distribution`.
+    pub fn resume_distributed(
+        backend: &B,
+        path: impl AsRef<Path>,
+        distribution: Distribution<B>,
+    ) -> Result<Self> {
+        Self::resume_on(backend, path, Some(distribution))
+    }
+
+    fn resume_on(backend: &B, path: impl AsRef<Path>, distribution: Option<Distribution<B>>) -> Result<Self> {
         let path = path.as_ref();
         let file = WeightFile::open(path)?;
         let config: M::Config = metadata_value(path, file.metadata(), M::CONFIG_KEY)?;
@@ -122,7 +224,17 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         file.select("").check(&names(&model))?;
         load_params(&mut model, &weights)?;
         let mut trainer = Self::new(model, settings)?;
-        load_params(&mut trainer.ema, &file.select(EMA))?;
+        if let Some(distribution) = distribution {
+            // Before the moments and EMA weights of other ranks would take memory.
+            trainer = trainer.with_distribution(distribution)?;
+        }
+        let averages = file.select(EMA);
+        for (index, (name, average)) in trainer.ema.params_mut().into_iter().enumerate() {
+            if !trainer.ranks.as_ref().is_some_and(|ranks| ranks.is_updated_elsewhere(index)) {
+                let dtype = average.value().dtype();
+                average.set_host(averages.tensor_as(&name, dtype)?)?;
+            }
+        }
         let params: Vec<(String, Tensor<B>)> =
             trainer.model.params().into_iter().map(|(name, p)| (name, p.value().clone())).collect();
         let (first, second) = (file.select(FIRST_MOMENT), file.select(SECOND_MOMENT));

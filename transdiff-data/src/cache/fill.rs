@@ -59,7 +59,7 @@ pub fn fill<B: Backend>(
         threads: options.threads,
         ahead: 2 * options.batch,
         shuffle: Shuffle::None,
-        groups: None,
+        ..LoaderOptions::default()
     };
     let set = Arc::new(Variants { pictures, variants });
     let mut loader = DataLoader::new(set, 1, 0, |_| (), loading)?;

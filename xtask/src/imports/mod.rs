@@ -14,7 +14,7 @@ use crate::Result;
 use modules::{Import, Modules};
 
 /// Roots of the crates that are checked.
-const ROOTS: [&str; 9] = [
+const ROOTS: [&str; 10] = [
     "transdiff-core/src/lib.rs",
     "transdiff-cpu/src/lib.rs",
     "transdiff-cuda/src/lib.rs",
@@ -24,6 +24,7 @@ const ROOTS: [&str; 9] = [
     "transdiff-run/src/lib.rs",
     "transdiff-data/src/lib.rs",
     "transdiff-terminal/src/lib.rs",
+    "transdiff-mpi/src/lib.rs",
 ];
 /// The root whose modules are ordered by [`layers`].
 const LAYERED: &str = ROOTS[0];

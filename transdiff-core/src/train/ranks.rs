@@ -1,0 +1,403 @@
+//! Division of a run among ranks: gradients are summed over all ranks while the backward pass goes on, and the optimiser's
+//! state may be divided.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::autograd::{Contributions, GradKey, Gradients, Param, Tape, Var};
+use crate::distributed::{Collectives, Communicator, Pending};
+use crate::nn::Module;
+use crate::{Backend, DType, Error, Result, Tensor};
+
+/// Buckets of weights that are on the way at a time.
+const IN_FLIGHT: usize = 4;
+
+/// Way in which ranks divide a training run. Each computes its part of a step's samples; the sums of their gradients, and so
+/// the weights, are equal on all ranks.
+#[derive(Clone, Debug)]
+pub struct Distribution<B: Backend> {
+    /// The ranks and their device.
+    pub collectives: Arc<dyn Collectives<B>>,
+    /// Divides the optimiser's state: each rank keeps moments and EMA of some of the parameters, and updates them alone.
+    pub shard_optimizer: bool,
+    /// Type in which gradients are sent. `None`: that of the gradients. bf16 halves the bytes and rounds each rank's sum, and
+    /// the sum of all, to 8 bits.
+    pub gradient_dtype: Option<DType>,
+    /// Bytes of the gradients that are sent at a time, at least; the last part has fewer.
+    pub bucket_bytes: usize,
+}
+
+impl<B: Backend> Distribution<B> {
+    /// A run on the ranks of `collectives`, each with the whole state, and buckets of 32 MiB.
+    pub fn new(collectives: Arc<dyn Collectives<B>>) -> Self {
+        Self { collectives, shard_optimizer: false, gradient_dtype: None, bucket_bytes: 32 << 20 }
+    }
+
+    pub(super) fn communicator(&self) -> &dyn Communicator {
+        &**self.collectives.communicator()
+    }
+}
+
+/// A run's ranks, and the places of its parameters in buckets.
+pub(super) struct Ranks<B: Backend> {
+    distribution: Distribution<B>,
+    backend: B,
+    /// Type of the parameters.
+    dtype: DType,
+    buckets: Vec<Bucket>,
+    /// Rank that updates each parameter, by its number; `None` for frozen ones.
+    owners: Vec<Option<usize>>,
+    /// Bucket and slot of each trained parameter.
+    places: HashMap<GradKey, [usize; 2]>,
+    /// Contributions to each gradient in a backward pass, once one has been counted.
+    contributions: Mutex<Option<Arc<Contributions>>>,
+    /// Time that steps have waited for other ranks, in nanoseconds.
+    waited: AtomicU64,
+}
+
+/// Parameters whose gradients are sent together.
+#[derive(Debug, Default)]
+struct Bucket {
+    slots: Vec<Slot>,
+    /// Elements that each rank owns, one after another; only with a divided optimiser.
+    owned: Vec<usize>,
+}
+
+/// A parameter in a bucket.
+#[derive(Clone, Debug)]
+struct Slot {
+    key: GradKey,
+    /// Number of the parameter in the model.
+    index: usize,
+    /// Rank that updates it.
+    owner: usize,
+    shape: Vec<usize>,
+    /// Axes in the order of the parameter's memory, outermost first: gradients are sent in this order, in which the optimiser
+    /// reads them.
+    axes: Vec<usize>,
+}
+
+impl Slot {
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The elements \[n\] of a tensor like the parameter.
+    fn flat<B: Backend>(&self, tensor: &Tensor<B>) -> Result<Tensor<B>> {
+        tensor.permute(&self.axes)?.reshape(&[self.len()])
+    }
+
+    /// The tensor like the parameter with these elements.
+    fn shaped<B: Backend>(&self, flat: &Tensor<B>) -> Result<Tensor<B>> {
+        let shape: Vec<usize> = self.axes.iter().map(|&axis| self.shape[axis]).collect();
+        let mut places = vec![0; self.axes.len()];
+        self.axes.iter().enumerate().for_each(|(place, &axis)| places[axis] = place);
+        flat.reshape(&shape)?.permute(&places)
+    }
+}
+
+impl Bucket {
+    /// Slots of the parameters that `rank` updates.
+    fn owned_by(&self, rank: usize) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(move |slot| slot.owner == rank)
+    }
+}
+
+/// Concatenation of the elements \[n\] of tensors; `None` if there are none.
+fn concatenated<B: Backend>(parts: &[Tensor<B>]) -> Result<Option<Tensor<B>>> {
+    match parts {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        several => Tensor::cat(&several.iter().collect::<Vec<_>>(), 0).map(Some),
+    }
+}
+
+/// The tensors of `slots`, one after another in `flat`.
+fn divided<'a, B: Backend>(
+    flat: &Tensor<B>,
+    slots: impl Iterator<Item = &'a Slot>,
+) -> Result<Vec<(&'a Slot, Tensor<B>)>> {
+    let mut start = 0;
+    let mut out = Vec::new();
+    for slot in slots {
+        out.push((slot, slot.shaped(&flat.narrow(0, start, slot.len())?)?));
+        start += slot.len();
+    }
+    Ok(out)
+}
+
+impl<B: Backend> fmt::Debug for Ranks<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ranks").field("distribution", &self.distribution).finish_non_exhaustive()
+    }
+}
+
+impl<B: Backend> Ranks<B> {
+    /// Ranks that train `module`, whose parameters say whether they are trained.
+    pub(super) fn new(module: &dyn Module<B>, distribution: Distribution<B>) -> Result<Self> {
+        let params = module.params();
+        let first = params.first().map(|(_, param)| param.value());
+        let first = first.ok_or_else(|| Error::argument("model", "a model with parameters", "none"))?;
+        let (backend, dtype) = (first.backend().clone(), first.dtype());
+        // The backward pass reaches the last layers first.
+        let trained = params.iter().enumerate().rev().map(|(index, (_, param))| (index, *param));
+        let trained: Vec<(usize, &Param<B>)> = trained.filter(|(_, param)| param.is_trainable()).collect();
+        let ranks = distribution.communicator().size();
+        let sizes: Vec<usize> = trained.iter().map(|(_, param)| param.value().numel()).collect();
+        let owner_of =
+            if distribution.shard_optimizer { owners(&sizes, ranks) } else { vec![0; sizes.len()] };
+        let mut owners = vec![None; params.len()];
+        let mut buckets: Vec<Bucket> = Vec::new();
+        let mut bytes = usize::MAX;
+        for ((index, param), owner) in trained.into_iter().zip(owner_of) {
+            owners[index] = Some(owner);
+            if bytes >= distribution.bucket_bytes {
+                buckets.push(Bucket::default());
+                bytes = 0;
+            }
+            bytes += param.value().numel() * param.value().dtype().size();
+            let strides = param.value().layout().strides();
+            let shape = param.value().shape().to_vec();
+            let mut axes: Vec<usize> = (0..shape.len()).collect();
+            axes.sort_by_key(|&axis| std::cmp::Reverse(strides[axis]));
+            let slot = Slot { key: param.key(), index, owner, shape, axes };
+            buckets.last_mut().expect("one was begun").slots.push(slot);
+        }
+        let mut places = HashMap::new();
+        for (number, bucket) in buckets.iter_mut().enumerate() {
+            bucket.slots.sort_by_key(|slot| slot.owner);
+            let owned = |rank| bucket.owned_by(rank).map(Slot::len).sum();
+            bucket.owned = (0..ranks).map(owned).collect();
+            places.extend(bucket.slots.iter().enumerate().map(|(place, slot)| (slot.key, [number, place])));
+        }
+        let (contributions, waited) = (Mutex::new(None), AtomicU64::new(0));
+        Ok(Self { distribution, backend, dtype, buckets, owners, places, contributions, waited })
+    }
+
+    pub(super) fn communicator(&self) -> &dyn Communicator {
+        self.distribution.communicator()
+    }
+
+    /// Returns whether the optimiser's state is divided.
+    pub(super) fn is_sharded(&self) -> bool {
+        self.distribution.shard_optimizer
+    }
+
+    /// Returns whether another rank updates the parameter of this number.
+    pub(super) fn is_updated_elsewhere(&self, index: usize) -> bool {
+        self.is_sharded() && self.owners[index].is_some_and(|owner| owner != self.communicator().rank())
+    }
+
+    /// Forgets the number of contributions to each gradient, which other settings may change.
+    pub(super) fn recount(&self) {
+        *lock(&self.contributions) = None;
+    }
+
+    /// Time that steps have waited for other ranks.
+    pub(super) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+    }
+
+    /// Returns the result of `wait`, which waits for other ranks.
+    pub(super) fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let out = wait();
+        self.waited.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        out
+    }
+
+    /// Gradients of `loss`, added to `partial` as a [`TermSum`](crate::distributed::TermSum) adds its last term, and summed over
+    /// all ranks: of all trained parameters, or of those that this rank updates.
+    pub(super) fn reduce(
+        self: &Arc<Self>,
+        tape: &Tape<B>,
+        loss: &Var<B>,
+        partial: Vec<Gradients<B>>,
+    ) -> Result<Gradients<B>> {
+        let reduction = Arc::new(Mutex::new(Reduction::new(Arc::clone(self), partial)));
+        let known = lock(&self.contributions).clone();
+        let mut grads = match &known {
+            Some(expected) => {
+                let reduction = Arc::clone(&reduction);
+                Gradients::handing_over(Arc::clone(expected), move |key, grad| {
+                    lock(&reduction).receive(key, grad)
+                })
+            }
+            None => Gradients::new(),
+        };
+        tape.backward_into(loss, &mut grads)?;
+        if known.is_none() {
+            let counted = grads.contributions();
+            *lock(&self.contributions) = Some(Arc::new(counted));
+        }
+        let rest: Vec<_> = grads.into_values().collect();
+        let reduction = Arc::into_inner(reduction).expect("the receiver is gone");
+        let mut reduction = reduction.into_inner().unwrap_or_else(PoisonError::into_inner);
+        rest.into_iter().try_for_each(|(key, grad)| reduction.receive(key, grad))?;
+        reduction.finish()
+    }
+
+    /// Numbers of all ranks, one per trained parameter in the model's order, of which each rank has in `own` those of the
+    /// parameters that it updates.
+    pub(super) fn gather_numbers(&self, own: Vec<f64>) -> Result<Vec<f64>> {
+        if !self.is_sharded() {
+            return Ok(own);
+        }
+        let sent: Vec<u8> = own.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let all = self.waiting(|| self.communicator().gather(&sent))?;
+        let of = |(place, &owner): (usize, &usize)| {
+            let bytes = all.get(owner).and_then(|bytes| bytes.as_chunks().0.get(place));
+            bytes.map(|&bytes| f64::from_le_bytes(bytes)).ok_or_else(|| Error::Backend {
+                op: "gather_numbers",
+                message: format!("rank {owner} trains other parameters"),
+            })
+        };
+        self.owners.iter().flatten().enumerate().map(of).collect()
+    }
+
+    /// Gathers, bucket by bucket, tensors like the parameters, of which each rank has those that it updates: `own` returns
+    /// them by the parameter's number. `visit` takes those of all ranks, with their parameters' numbers.
+    pub(super) fn gather(
+        &self,
+        mut own: impl FnMut(usize) -> Result<Tensor<B>>,
+        mut visit: impl FnMut(usize, Tensor<B>) -> Result<()>,
+    ) -> Result<()> {
+        let rank = self.communicator().rank();
+        let mut pending: VecDeque<(&Bucket, Pending<B>)> = VecDeque::new();
+        let mut take = |(bucket, pending): (&Bucket, Pending<B>)| {
+            let whole = self.waiting(|| pending.wait())?;
+            divided(&whole, bucket.slots.iter())?
+                .into_iter()
+                .try_for_each(|(slot, value)| visit(slot.index, value))
+        };
+        for bucket in &self.buckets {
+            if pending.len() == IN_FLIGHT {
+                pending.pop_front().map_or(Ok(()), &mut take)?;
+            }
+            let parts: Vec<Tensor<B>> =
+                bucket.owned_by(rank).map(|slot| slot.flat(&own(slot.index)?)).collect::<Result<_>>()?;
+            let part = match concatenated(&parts)? {
+                Some(part) => part,
+                None => Tensor::zeros(&self.backend, &[0], self.dtype)?,
+            };
+            pending.push_back((bucket, self.distribution.collectives.all_gather(part, &bucket.owned)?));
+        }
+        pending.into_iter().try_for_each(take)
+    }
+}
+
+/// Sums over all ranks of a step's gradients, bucket by bucket, as they become complete.
+struct Reduction<B: Backend> {
+    ranks: Arc<Ranks<B>>,
+    /// Sums of earlier passes, to which a gradient is added: to the last first.
+    partial: Vec<Gradients<B>>,
+    /// Gradients of each bucket that is not complete, by slot.
+    ready: VecDeque<Vec<Option<Tensor<B>>>>,
+    /// Sums of the first buckets, in flight.
+    pending: Vec<Pending<B>>,
+}
+
+impl<B: Backend> Reduction<B> {
+    fn new(ranks: Arc<Ranks<B>>, partial: Vec<Gradients<B>>) -> Self {
+        let ready = ranks.buckets.iter().map(|bucket| vec![None; bucket.slots.len()]).collect();
+        Self { ranks, partial, ready, pending: Vec::new() }
+    }
+
+    /// Takes the gradient of the last pass for `key`.
+    fn receive(&mut self, key: GradKey, grad: Tensor<B>) -> Result<()> {
+        let Some(&[bucket, slot]) = self.ranks.places.get(&key) else { return Ok(()) };
+        let of_bucket = bucket.checked_sub(self.pending.len()).and_then(|place| self.ready.get(place));
+        if of_bucket.is_none_or(|slots| slots[slot].is_some()) {
+            let message = "a parameter received more gradients than in the first step".to_owned();
+            return Err(Error::Backend { op: "backward", message });
+        }
+        let sum = self.with_earlier_passes(key, Some(grad))?;
+        let place = bucket - self.pending.len();
+        self.ready[place][slot] = sum;
+        // In the order of the buckets, which is the same on all ranks.
+        while self.ready.front().is_some_and(|slots| slots.iter().all(Option::is_some)) {
+            let complete = self.ready.pop_front().unwrap_or_default();
+            self.start(complete.into_iter().flatten().collect())?;
+        }
+        Ok(())
+    }
+
+    /// The gradient of the last pass, if there is one, and those of earlier passes.
+    fn with_earlier_passes(
+        &mut self,
+        key: GradKey,
+        mut grad: Option<Tensor<B>>,
+    ) -> Result<Option<Tensor<B>>> {
+        for earlier in self.partial.iter_mut().rev() {
+            grad = match (earlier.remove(key), grad) {
+                (Some(earlier), Some(grad)) => Some(earlier.add(&grad)?),
+                (earlier, grad) => earlier.or(grad),
+            };
+        }
+        Ok(grad)
+    }
+
+    /// Starts to sum the next bucket, whose slots have the gradients `grads`.
+    fn start(&mut self, grads: Vec<Tensor<B>>) -> Result<()> {
+        let (ranks, bucket) = (&self.ranks, &self.ranks.buckets[self.pending.len()]);
+        let flat: Vec<Tensor<B>> =
+            bucket.slots.iter().zip(&grads).map(|(slot, grad)| slot.flat(grad)).collect::<Result<_>>()?;
+        drop(grads);
+        let flat = concatenated(&flat)?.expect("buckets have slots");
+        let sent = ranks.distribution.gradient_dtype.map_or(Ok(flat.clone()), |dtype| flat.cast(dtype))?;
+        let collectives = &ranks.distribution.collectives;
+        self.pending.push(match ranks.is_sharded() {
+            true => collectives.reduce_scatter(sent, &bucket.owned)?,
+            false => collectives.all_reduce(sent)?,
+        });
+        Ok(())
+    }
+
+    /// Waits for all sums.
+    fn finish(mut self) -> Result<Gradients<B>> {
+        // What the loss does not depend on has a gradient of zero on this rank.
+        while let Some(slots) = self.ready.pop_front() {
+            let ranks = Arc::clone(&self.ranks);
+            let mut grads = Vec::with_capacity(slots.len());
+            for (slot, grad) in ranks.buckets[self.pending.len()].slots.iter().zip(slots) {
+                let grad = match grad {
+                    Some(grad) => Some(grad),
+                    None => self.with_earlier_passes(slot.key, None)?,
+                };
+                grads.push(grad.map_or_else(|| Tensor::zeros(&ranks.backend, &slot.shape, ranks.dtype), Ok)?);
+            }
+            self.start(grads)?;
+        }
+        let (ranks, rank) = (&self.ranks, self.ranks.communicator().rank());
+        let mut out = Vec::new();
+        for (bucket, pending) in ranks.buckets.iter().zip(self.pending) {
+            let sum = ranks.waiting(|| pending.wait())?.cast(ranks.dtype)?;
+            let divided = match ranks.is_sharded() {
+                true => divided(&sum, bucket.owned_by(rank))?,
+                false => divided(&sum, bucket.slots.iter())?,
+            };
+            out.extend(divided.into_iter().map(|(slot, grad)| (slot.key, grad)));
+        }
+        Ok(out.into_iter().collect())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Owners of parameters of these sizes: the largest first, each to the rank that has the fewest elements.
+fn owners(sizes: &[usize], ranks: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(sizes[index]));
+    let (mut loads, mut owners) = (vec![0; ranks], vec![0; sizes.len()]);
+    for index in order {
+        let owner = (0..ranks).min_by_key(|&rank| loads[rank]).unwrap_or(0);
+        loads[owner] += sizes[index];
+        owners[index] = owner;
+    }
+    owners
+}
