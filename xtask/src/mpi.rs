@@ -9,11 +9,16 @@ const PROGRAMS: [&str; 2] = ["mpicc", "mpirun"];
 const PACKAGES: [&str; 1] = ["--package=transdiff-mpi"];
 /// Arguments of `cargo test` for the tests that start jobs.
 const TESTS: [&[&str]; 1] = [&["--package=transdiff-mpi"]];
+/// Scripts for clusters.
+const SCRIPTS: [&str; 4] = ["launch.sh", "slurm.sbatch", "ssh.sh", "local.sh"];
 /// Open MPI does not run as root without these.
 const AS_ROOT: [&str; 2] = ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"];
 
-/// Runs Clippy, the documentation's build and the tests of the packages that use MPI.
+/// Checks the syntax of the scripts, and runs Clippy, the documentation's build and the tests of the packages that use MPI.
 pub fn check() -> Result {
+    for script in SCRIPTS {
+        Process::new("bash").args(&["-n", &format!("examples/cluster/{script}")]).run()?;
+    }
     for program in PROGRAMS {
         Process::new(program).arg("--version").run_quietly().map_err(|error| {
             format!(
