@@ -72,7 +72,7 @@ pub use storage::Buffer;
 use device::{In, Out};
 use transdiff_core::backend::{
     Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
-    NnOps, NormArgs, NormGrads, Pooling, TensorOps, TrainOps, UnaryOp, Windows,
+    NnOps, NormArgs, NormGrads, Pooling, Summation, TensorOps, TrainOps, UnaryOp, Windows,
 };
 use transdiff_core::{Result, rng::Dropout};
 

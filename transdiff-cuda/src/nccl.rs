@@ -22,14 +22,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use transdiff_core::distributed::{Collectives, Communicator, Pending};
+use transdiff_core::distributed::{Collectives, Communicator, Pending, agree};
 use transdiff_core::{DType, Error, Result, Tensor};
 
 use crate::device::{Address, Cuda};
 use crate::driver::{ContextGuard, Event, Stream};
 use comm::{Comm, Operation};
-use library::{Functions, Handle, Library, Status, UniqueId, values};
-use ranks::{Member, agree, meet};
+use library::{Functions, Handle, Library, Status, values};
+use ranks::{Report, meet};
 
 /// Collectives of [`Cuda`] by NCCL, `libnccl.so.2`, version 2.14 or later. Each rank has a GPU of its own.
 ///
@@ -69,22 +69,27 @@ impl Nccl {
     pub fn new(cuda: &Cuda, communicator: Arc<dyn Communicator>, timeout: Duration) -> Result<Self> {
         const OP: &str = "Nccl::new";
         let unavailable = |reason| Error::Unavailable { device: format!("cuda:{}", cuda.ordinal()), reason };
-        let prepare = || -> Result<_, String> {
-            let library = Library::load()?;
-            let _guard = cuda.lock_outside_capture(OP).map_err(|e| e.to_string())?;
-            let driver = &cuda.device.driver;
-            let id =
-                if communicator.rank() == 0 { library.unique_id()? } else { UniqueId([0; UniqueId::BYTES]) };
-            let gpu = driver.uuid(OP).map_err(|e| e.to_string())?;
-            let member = Member { version: library.version, gpu, id };
-            let stream = driver.new_stream(OP).map_err(|e| e.to_string())?;
-            Ok((library, member, stream))
+        // All ranks have the error of one.
+        let common = |error| match error {
+            Error::Rank { rank, message } => unavailable(format!("rank {rank}: {message}")),
+            error => error,
         };
-        let (library, member, stream) = agree(&*communicator, prepare())?.map_err(unavailable)?;
+        let (rank, ranks) = (communicator.rank(), communicator.size());
+        let (outcome, prepared) = match prepare(OP, cuda, rank) {
+            Ok((library, stream, report)) => (Ok(report), Some((library, stream))),
+            Err(error) => (Err(error), None),
+        };
+        let reports = agree(&*communicator, outcome).map_err(common)?;
+        let (library, stream) = prepared.expect("no rank has failed");
+        let id = meet(&reports).map_err(unavailable)?;
         let _context = cuda.device.driver.enter(OP)?;
-        let id = meet(&*communicator, &member)?.map_err(unavailable)?;
-        let joined = Comm::join(library, id, [communicator.rank(), communicator.size()], timeout);
-        let comm = agree(&*communicator, joined)?.map_err(unavailable)?;
+        let comm = Comm::join(OP, library, id, [rank, ranks], timeout);
+        let (outcome, comm) = match comm {
+            Ok(comm) => (Ok(()), Some(comm)),
+            Err(error) => (Err(error), None),
+        };
+        agree(&*communicator, outcome).map_err(common)?;
+        let comm = comm.expect("no rank has failed");
         let (abandoned, cuda) = (Mutex::default(), cuda.clone());
         let shared = Shared { comm, abandoned, stream, drop_guard: None, cuda };
         Ok(Self { shared: Arc::new(shared), communicator })
@@ -142,6 +147,20 @@ impl Nccl {
             false => Err(Error::shape(name, format!("{expected} elements"), &[got])),
         }
     }
+}
+
+/// The library, a stream for its operations, and what the other ranks need to know.
+fn prepare(op: &'static str, cuda: &Cuda, rank: usize) -> Result<(Library, Stream, Report)> {
+    let unavailable = |reason| Error::Unavailable { device: format!("cuda:{}", cuda.ordinal()), reason };
+    let library = Library::load().map_err(unavailable)?;
+    let id = match rank {
+        0 => library.unique_id().map_err(unavailable)?.0.to_vec(),
+        _ => Vec::new(),
+    };
+    let _guard = cuda.lock_outside_capture(op)?;
+    let driver = &cuda.device.driver;
+    let report = (library.version.0, driver.uuid(op)?, id);
+    Ok((library, driver.new_stream(op)?, report))
 }
 
 impl fmt::Debug for Nccl {

@@ -58,11 +58,12 @@ impl Backoff {
 impl Comm {
     /// Joins the communicator `id` as `rank` of `ranks`, on the GPU whose context is current. All ranks do so.
     pub(super) fn join(
+        op: &'static str,
         library: Library,
         id: UniqueId,
         [rank, ranks]: [usize; 2],
         timeout: Duration,
-    ) -> Result<Self, String> {
+    ) -> Result<Self> {
         let state = Mutex::new(State { handle: ptr::null_mut(), failure: None });
         let comm = Self { library, state, rank, ranks, timeout };
         let (mut handle, config) = (ptr::null_mut(), Config::non_blocking());
@@ -73,7 +74,8 @@ impl Comm {
         let joined = comm.finish(handle, "ncclCommInitRankConfig", status);
         if let Err(reason) = joined {
             comm.abort(&reason);
-            return Err(format!("NCCL {}: {reason}", comm.library.version));
+            let message = format!("NCCL {}: {reason}", comm.library.version);
+            return Err(Error::Backend { op, message });
         }
         Ok(comm)
     }

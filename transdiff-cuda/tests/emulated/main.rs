@@ -20,4 +20,5 @@ mod steps;
 #[allow(dead_code)] // shared with other tests
 #[path = "../../../tests/common/tiny.rs"]
 mod tiny;
+mod training;
 mod workload;
