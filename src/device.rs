@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use crate::distributed::{Collectives, Communicator, HostCollectives};
 use crate::{Backend, Cpu, Error, Result};
 
 /// Device to compute on.
@@ -50,6 +53,18 @@ pub trait DeviceTask {
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
 }
 
+/// Task of one of several ranks, for any backend.
+pub trait DistributedTask {
+    /// Result of the task.
+    type Output;
+
+    /// Runs on the backend of this rank; `collectives` sum over all ranks.
+    ///
+    /// # Errors
+    /// Those of the task.
+    fn run<B: Backend>(self, backend: B, collectives: Arc<dyn Collectives<B>>) -> Result<Self::Output>;
+}
+
 /// A device that was opened.
 #[derive(Clone, Debug)]
 pub struct OpenDevice {
@@ -66,6 +81,43 @@ enum Opened {
 }
 
 impl Device {
+    /// The device of one of several ranks: of those on one machine each has a GPU of its own, if this is
+    /// [`Cuda(0)`](Self::Cuda), which `cuda` names, or [`Auto`](Self::Auto) and the machine has GPUs. A launcher may also show
+    /// each rank only its own, which is then number 0.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another GPU, of which all ranks of the machine would be one; [`Error::Unavailable`] if there are
+    /// fewer GPUs than ranks.
+    pub fn of_rank(self, communicator: &dyn Communicator) -> Result<Self> {
+        let ranks = communicator.local_size();
+        match self {
+            Self::Cpu => Ok(self),
+            _ if ranks == 1 => Ok(self),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(0) => Self::gpu_of_rank(communicator.local_rank(), ranks),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ordinal) => {
+                let expected = format!("cuda, of which each of the machine's {ranks} ranks has its own");
+                Err(Error::argument("device", expected, format!("cuda:{ordinal}")))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Auto if crate::Cuda::new(0).is_ok() => Self::gpu_of_rank(communicator.local_rank(), ranks),
+            Self::Auto => Ok(self),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gpu_of_rank(rank: usize, ranks: usize) -> Result<Self> {
+        match crate::Cuda::count()? as usize {
+            1 => Ok(Self::Cuda(0)),
+            count if rank < count => Ok(Self::Cuda(rank as u32)),
+            count => Err(Error::Unavailable {
+                device: "cuda".to_owned(),
+                reason: format!("expected a GPU for each of the machine's {ranks} ranks, got {count}"),
+            }),
+        }
+    }
+
     /// Opens the device with `threads` CPU threads, by default one per core.
     ///
     /// # Errors
@@ -124,6 +176,25 @@ impl OpenDevice {
             Opened::Cpu(_) => Device::Cpu,
             #[cfg(feature = "cuda")]
             Opened::Cuda(cuda) => Device::Cuda(cuda.ordinal()),
+        }
+    }
+
+    /// Runs `task` on it as one rank of `communicator`. The sums over ranks go by way of host memory. A rank that does not answer
+    /// within `timeout` is an error.
+    ///
+    /// # Errors
+    /// Those of the task, and of the collectives.
+    pub fn run_distributed<T: DistributedTask>(
+        self,
+        communicator: Arc<dyn Communicator>,
+        timeout: Duration,
+        task: T,
+    ) -> Result<T::Output> {
+        let _ = timeout;
+        match self.backend {
+            Opened::Cpu(cpu) => task.run(cpu, Arc::new(HostCollectives::new(communicator)?)),
+            #[cfg(feature = "cuda")]
+            Opened::Cuda(cuda) => task.run(cuda, Arc::new(HostCollectives::new(communicator)?)),
         }
     }
 

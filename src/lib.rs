@@ -58,7 +58,7 @@
 mod device;
 pub mod pipeline;
 
-pub use device::{Device, DeviceTask, OpenDevice};
+pub use device::{Device, DeviceTask, DistributedTask, OpenDevice};
 pub use transdiff_core::models::transdiff::TransDiff;
 pub use transdiff_core::{
     Backend, CancellationToken, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd,
@@ -72,6 +72,8 @@ pub use transdiff_cuda::Cuda;
 pub use transdiff_data as datasets;
 #[cfg(feature = "metrics")]
 pub use transdiff_metrics as metrics;
+#[cfg(feature = "mpi")]
+pub use transdiff_mpi as mpi;
 
 /// Compiles the README's program.
 #[cfg(doctest)]

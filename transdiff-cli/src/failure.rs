@@ -24,6 +24,8 @@ const FLAGS: [(&str, &str); 8] = [
 pub enum Failure {
     /// An error, as one line for the user.
     Message(String),
+    /// An error of a rank that all ranks know of, as one line for the user.
+    Agreed(String),
     /// Interrupted by the user; a line on what was written until then.
     Interrupted(String),
     /// Ended by a signal, with its state saved; a line on what was done until then.
@@ -37,6 +39,7 @@ impl Failure {
     pub fn with_completed(self, completed: &str) -> Self {
         match self {
             Self::Message(message) => Self::Message(format!("{message}; {completed}")),
+            Self::Agreed(message) => Self::Agreed(format!("{message}; {completed}")),
             Self::Interrupted(_) => Self::Interrupted(completed.to_owned()),
             Self::Stopped(reason, message) => Self::Stopped(reason, format!("{message}; {completed}")),
             Self::OutputClosed => Self::OutputClosed,
@@ -46,7 +49,7 @@ impl Failure {
     /// The line to print to stderr, if any.
     pub fn stderr_line(&self) -> Option<String> {
         match self {
-            Self::Message(message) => Some(format!("error: {message}")),
+            Self::Message(message) | Self::Agreed(message) => Some(format!("error: {message}")),
             Self::Interrupted(message) => Some(format!("interrupted: {message}")),
             Self::Stopped(_, message) => Some(format!("stopped: {message}")),
             Self::OutputClosed => None,
@@ -56,7 +59,7 @@ impl Failure {
     /// The exit code of the process.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Message(_) => ExitCode::FAILURE,
+            Self::Message(_) | Self::Agreed(_) => ExitCode::FAILURE,
             Self::Interrupted(_) => INTERRUPTED.into(),
             Self::Stopped(reason, _) => reason.exit_code().into(),
             Self::OutputClosed => ExitCode::SUCCESS,
@@ -67,7 +70,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Message(text) | Self::Interrupted(text) | Self::Stopped(_, text) => f.write_str(text),
+            Self::Message(text) | Self::Agreed(text) | Self::Interrupted(text) | Self::Stopped(_, text) => {
+                f.write_str(text)
+            }
             Self::OutputClosed => f.write_str("stdout is closed"),
         }
     }
@@ -77,6 +82,7 @@ impl From<transdiff::Error> for Failure {
     fn from(error: transdiff::Error) -> Self {
         match &error {
             transdiff::Error::Cancelled => Self::Interrupted(error.to_string()),
+            transdiff::Error::Rank { .. } => Self::Agreed(error.to_string()),
             transdiff::Error::Argument { argument, expected, got } => {
                 match FLAGS.iter().find(|(name, _)| name == argument) {
                     Some((_, flag)) => Self::Message(format!("{flag}: expected {expected}, got {got}")),

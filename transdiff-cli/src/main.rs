@@ -9,6 +9,7 @@ mod format;
 mod grid;
 mod inspect;
 mod interrupt;
+mod job;
 mod load_hints;
 mod output;
 mod sample;

@@ -119,6 +119,14 @@ impl Cuda {
         Ok(Self { device, ordinal, tf32: false })
     }
 
+    /// Number of GPUs that the driver shows to this process.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if there is no driver.
+    pub fn count() -> Result<u32> {
+        Driver::device_count().map_err(|reason| Error::Unavailable { device: "cuda".to_owned(), reason })
+    }
+
     /// Ordinal of the GPU, counted from 0.
     pub fn ordinal(&self) -> u32 {
         self.ordinal

@@ -101,19 +101,24 @@ impl Drop for Driver {
 }
 
 impl Driver {
-    /// Opens GPU `ordinal`.
-    pub(crate) fn open(ordinal: u32) -> Result<Self> {
-        let unavailable = |reason: String| Error::Unavailable { device: format!("cuda:{ordinal}"), reason };
+    /// Number of GPUs, or the reason why there is no driver.
+    pub(crate) fn device_count() -> std::result::Result<u32, String> {
         // SAFETY: the function has no arguments; the string is static.
         let absence = unsafe { transdiff_driver_absence() };
         if !absence.is_null() {
             // SAFETY: not null, and static.
             let reason = unsafe { CStr::from_ptr(absence) }.to_string_lossy();
-            return Err(unavailable(format!("there is no CUDA driver: {reason}")));
+            return Err(format!("there is no CUDA driver: {reason}"));
         }
+        cust::init(cust::CudaFlags::empty()).map_err(describe)?;
+        Device::num_devices().map_err(describe)
+    }
+
+    /// Opens GPU `ordinal`.
+    pub(crate) fn open(ordinal: u32) -> Result<Self> {
+        let unavailable = |reason: String| Error::Unavailable { device: format!("cuda:{ordinal}"), reason };
         let from_cust = |error| unavailable(describe(error));
-        cust::init(cust::CudaFlags::empty()).map_err(from_cust)?;
-        let count = Device::num_devices().map_err(from_cust)?;
+        let count = Self::device_count().map_err(unavailable)?;
         if ordinal >= count {
             return Err(unavailable(format!("the CUDA driver has {count} devices, counted from 0")));
         }

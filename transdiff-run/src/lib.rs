@@ -9,12 +9,13 @@ mod events;
 mod log;
 mod loss_plot;
 pub mod presets;
+mod ranks;
 pub mod settings;
 mod sizes;
 
 pub use checkpoints::CheckpointFile;
 pub use directory::{CONFIG_FILE, RunDirectory};
 pub use events::EventFile;
-pub use log::{Report, RunLog};
+pub use log::{RankTimes, Report, RunLog};
 pub use loss_plot::{LossPlot, Point};
 pub use sizes::DataFacts;

@@ -1,5 +1,6 @@
 //! The log of a run: a JSON object per report and line.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,29 @@ pub struct Report {
     pub images_per_second: f64,
     /// Seconds of training until now, those of earlier processes included.
     pub seconds: f64,
+    /// Times of the ranks, if there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<RankTimes>,
+}
+
+/// Times of the ranks of a run, means over the steps since the last report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankTimes {
+    /// Number of ranks.
+    pub ranks: usize,
+    /// Seconds of work per step of the fastest rank.
+    pub fastest: f64,
+    /// Seconds of work per step of the slowest rank.
+    pub slowest: f64,
+    /// Seconds per step that a rank has waited for others: for the slowest, and for sums that the work does not hide.
+    pub waited: f64,
+}
+
+impl fmt::Display for RankTimes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ranks, fastest, slowest, waited } = self;
+        write!(f, "{ranks} ranks work {fastest:.3} to {slowest:.3} s per step, and wait {waited:.3} s")
+    }
 }
 
 fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {

@@ -2,14 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
 use transdiff::Device;
 use transdiff_run::presets;
-use transdiff_run::settings::{Change, InitWeights, Layers, Result, RunConfig};
+use transdiff_run::settings::{InitWeights, Layers, Result, RunConfig};
 use transdiff_terminal::whole;
 
+use crate::job::JobArgs;
 use crate::output::print_to_stderr;
+
+/// State that ranks may divide.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Shard {
+    /// Moments and EMA weights, by parameter
+    Optimizer,
+}
+
+/// Settings of the run in `directory`.
+fn saved(directory: &Path) -> Result<RunConfig> {
+    RunConfig::load(&directory.join(transdiff_run::CONFIG_FILE))
+}
 
 /// Arguments of `transdiff train`.
 #[derive(Args)]
@@ -24,7 +37,8 @@ Examples:
   transdiff train --resume RUN --steps 3000
   transdiff train --preset paper-large-mrar --init L1/model.safetensors \\
       --data CACHE --mrar-index index.jsonl --out LM
-  transdiff train --preset paper-large-1step --data CACHE --set train.batch=32 --estimate"
+  transdiff train --preset paper-large-1step --data CACHE --set train.batch=32 --estimate
+  mpirun -np 4 transdiff train --preset small --data CACHE --out RUN --threads 1"
 )]
 pub struct TrainArgs {
     /// Settings to begin with: small, or paper-{base,large,huge}-{1step,mrar,512} [default: small]
@@ -82,18 +96,46 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
     #[arg(help_heading = "Execution")]
     pub threads: Option<usize>,
-    /// Print an estimate of memory and time and exit
+    /// State that ranks divide: optimizer, for the moments and the EMA weights
+    #[arg(long, value_name = "STATE", help_heading = "Ranks")]
+    pub shard: Option<Shard>,
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Number of ranks that an estimate is for, at least 1 [default: those of the job]
+    #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
+    #[arg(requires = "estimate", help_heading = "Ranks")]
+    pub ranks: Option<usize>,
+    /// Print an estimate of memory, per rank, and time and exit
     #[arg(long, help_heading = "Execution")]
     pub estimate: bool,
 }
 
 impl TrainArgs {
-    /// Settings of the run. Changes of a resumed one are printed.
-    pub fn resolved(&self) -> crate::failure::Result<RunConfig> {
-        let Some(directory) = &self.resume else { return Ok(self.settings()?) };
-        let (settings, changes) = self.resumed_settings(directory)?;
-        changes.iter().for_each(|change| print_to_stderr(&format!("changed: {change}")));
-        Ok(settings)
+    /// Settings of the run.
+    pub fn resolved(&self) -> Result<RunConfig> {
+        let Some(directory) = &self.resume else { return self.settings() };
+        let mut layers = Layers::of(&saved(directory)?);
+        self.add_flags(&mut layers)?;
+        layers.resolve("settings")
+    }
+
+    /// Prints the settings that differ from those of the run that is resumed.
+    pub fn print_changes(&self, settings: &RunConfig) -> Result<()> {
+        if let Some(directory) = &self.resume {
+            let changes = settings.changes_from(&saved(directory)?)?;
+            changes.iter().for_each(|change| print_to_stderr(&format!("changed: {change}")));
+        }
+        Ok(())
+    }
+
+    /// Returns whether the flags, or a file that is not of a run, give the passes of each rank.
+    pub fn gives_accumulate(&self) -> Result<bool> {
+        let mut file = Layers::default();
+        self.config.iter().try_for_each(|path| file.add_file(path))?;
+        let mut flags = Layers::default();
+        self.add_flags(&mut flags)?;
+        let by_file = file.has("train.accumulate") && !file.has("train.ranks");
+        Ok(by_file || flags.has("train.accumulate"))
     }
 
     /// Settings of a new run.
@@ -104,16 +146,6 @@ impl TrainArgs {
         }
         self.add_flags(&mut layers)?;
         layers.resolve("settings")
-    }
-
-    /// Settings of the run in `directory`, with the changes that the flags make.
-    fn resumed_settings(&self, directory: &Path) -> Result<(RunConfig, Vec<Change>)> {
-        let before = RunConfig::load(&directory.join(transdiff_run::CONFIG_FILE))?;
-        let mut layers = Layers::of(&before);
-        self.add_flags(&mut layers)?;
-        let after = layers.resolve("settings")?;
-        let changes = after.changes_from(&before)?;
-        Ok((after, changes))
     }
 
     fn add_flags(&self, layers: &mut Layers) -> Result<()> {

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use transdiff::Backend;
-use transdiff::train::Trainer;
+use transdiff::train::Snapshot;
 use transdiff_run::RunDirectory;
 use transdiff_run::settings::TrainSettings;
 use transdiff_terminal::{TrainingBar, bytes};
@@ -31,18 +31,18 @@ impl CheckpointWriter {
         Self { running: None, keep_last: settings.keep_last, keep_every: settings.keep_every }
     }
 
-    /// Begins to write the state of `trainer`, after the checkpoint that is being written. Returns the path of that one.
+    /// Begins to write the state after `step` steps, after the checkpoint that is being written. Returns the path of that one.
     pub fn start<B: Backend>(
         &mut self,
         directory: &RunDirectory,
-        trainer: &Trainer<B>,
+        snapshot: Snapshot<B>,
+        step: u64,
         bar: &TrainingBar,
     ) -> Result<Option<PathBuf>> {
         let last = self.wait(directory, bar)?;
-        let snapshot = trainer.snapshot();
         // Weights, their EMA and two moments, and the EMA once more in the model's file.
         directory.check_free_space(snapshot.bytes() + snapshot.bytes() / 4)?;
-        let (path, model) = (directory.checkpoint(trainer.steps_done()), directory.model());
+        let (path, model) = (directory.checkpoint(step), directory.model());
         let write = move || {
             let started = Instant::now();
             snapshot.write(&path)?;
@@ -66,15 +66,20 @@ impl CheckpointWriter {
     pub fn wait(&mut self, directory: &RunDirectory, bar: &TrainingBar) -> Result<Option<PathBuf>> {
         let Some(written) = self.join()? else { return Ok(None) };
         bar.print(&written.to_string());
-        directory.prune(self.keep_last, self.keep_every)?;
+        self.prune(directory)?;
         Ok(Some(written.path))
+    }
+
+    /// Removes older checkpoints.
+    pub fn prune(&self, directory: &RunDirectory) -> Result<()> {
+        Ok(directory.prune(self.keep_last, self.keep_every)?)
     }
 
     /// As [`wait`](Self::wait), at the end.
     pub fn finish(mut self, directory: &RunDirectory) -> Result<()> {
         if let Some(written) = self.join()? {
             crate::output::print_to_stderr(&written.to_string());
-            directory.prune(self.keep_last, self.keep_every)?;
+            self.prune(directory)?;
         }
         Ok(())
     }

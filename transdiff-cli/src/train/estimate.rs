@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use transdiff::backend::Summation;
 use transdiff::models::transdiff::TransDiffConfig;
 use transdiff::train::{TrainConfig, TrainingEstimate};
 use transdiff::{Backend, DType, DeviceTask, OpenDevice, Tensor, TransDiff};
@@ -23,10 +24,11 @@ pub fn print_estimate(
     train: &TrainConfig,
     data: &TrainingData,
     device: OpenDevice,
+    [ranks, shards]: [usize; 2],
 ) -> Result<()> {
-    let estimate = TrainingEstimate::new::<TransDiff<_>>(model, train)?;
     let choice = device.choice().to_owned();
-    let rate = device.run(ProductRate { dtype: train.compute })?;
+    let (rate, summation) = device.run(ProductRate { dtype: train.compute })?;
+    let estimate = TrainingEstimate::new::<TransDiff<_>>(model, train, summation)?.divided_among(shards);
     let mut rows = vec![
         ("weights", bytes(estimate.weights)),
         ("optimiser", bytes(estimate.optimizer)),
@@ -36,7 +38,7 @@ pub fn print_estimate(
         ("memory in all", bytes(estimate.total())),
         ("while a checkpoint is written, at most", bytes(estimate.total().saturating_add(estimate.state()))),
         ("steps", train.lr.total.to_string()),
-        ("samples per step", (train.batch * train.accumulate).to_string()),
+        ("samples per step", (train.batch * train.accumulate * ranks).to_string()),
         ("samples per epoch", data.samples_per_epoch().to_string()),
         ("TFLOP per step", format!("{:.3}", estimate.flops_per_step as f64 / 1e12)),
     ];
@@ -63,17 +65,18 @@ fn duration(seconds: f64) -> String {
 }
 
 /// Measurement of the floating-point operations per second of a matrix product: an upper limit of what training reaches.
-/// `None` on a device that does not compute in the type.
+/// `None` on a device that does not compute in the type. And the order of the device's sums of passes.
 struct ProductRate {
     dtype: DType,
 }
 
 impl DeviceTask for ProductRate {
-    type Output = Option<f64>;
+    type Output = (Option<f64>, Summation);
 
-    fn run<B: Backend>(self, backend: B) -> transdiff::Result<Option<f64>> {
+    fn run<B: Backend>(self, backend: B) -> transdiff::Result<Self::Output> {
+        let summation = backend.summation();
         if !backend.supports(self.dtype) {
-            return Ok(None);
+            return Ok((None, summation));
         }
         let a = Tensor::full(&backend, &[SIDE, SIDE], 0.5, self.dtype)?;
         a.matmul(&a)?;
@@ -82,6 +85,6 @@ impl DeviceTask for ProductRate {
         (0..PRODUCTS).try_for_each(|_| a.matmul(&a).map(drop))?;
         backend.sync()?;
         let work = 2.0 * (SIDE as f64).powi(3) * f64::from(PRODUCTS);
-        Ok(Some(work / started.elapsed().as_secs_f64()))
+        Ok((Some(work / started.elapsed().as_secs_f64()), summation))
     }
 }

@@ -1,54 +1,103 @@
 //! `transdiff train`: trains on a folder of pictures or a latent cache.
 
 mod args;
+mod beginning;
 mod checkpoints;
 mod data;
 mod estimate;
+mod identity;
+mod main_rank;
 mod reports;
 mod run;
 mod samples;
 
+use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use transdiff::Device;
 use transdiff::datasets::cache::HEADER_FILE;
+use transdiff::{Device, Error};
 use transdiff_run::RunDirectory;
 use transdiff_run::settings::RunConfig;
 use transdiff_terminal::StopSignals;
 
 pub use args::TrainArgs;
-use data::TrainingData;
 pub use data::{check_apart, keep_codec};
+
+use data::TrainingData;
+use identity::Identity;
 use run::Run;
 
 use crate::failure::{Failure, Result};
-use crate::output::{print, print_to_stderr};
+use crate::job::Job;
+use crate::output::{log_aside, print, print_to_stderr};
+
+/// Directory of the messages of ranks other than 0, in that of the run.
+const LOGS: &str = "logs";
 
 pub fn run(args: &TrainArgs) -> Result<()> {
+    Job::of_training(&args.job)?.run(|job| train(args, job))
+}
+
+/// Trains as one rank of `job`.
+fn train(args: &TrainArgs, job: &Job) -> Result<()> {
+    let ranks = args.ranks.unwrap_or(job.size());
     // Before the data is read, which may take minutes: a signal then ends the process, and nothing is lost.
-    let settings = args.resolved()?;
-    let data = TrainingData::open(&settings, args.resume.as_deref())?;
-    let settings = settings.complete(&data.facts)?;
+    let (settings, data) = job.each(|| {
+        let settings = args.resolved()?;
+        let data = TrainingData::open(&settings, args.resume.as_deref())?;
+        let settings = settings.complete(&data.facts)?.on_ranks(ranks, args.gives_accumulate()?)?;
+        args.print_changes(&settings)?;
+        Ok((settings, data))
+    })?;
     if args.dry_run {
         return print(settings.to_document());
     }
-    let device = args.device.open(args.threads)?;
-    let gpu = device.device() != Device::Cpu;
-    let train = settings.train_config(data.samples_per_epoch(), 1, gpu)?;
+    let threads = job.threads(args.threads);
+    let (device, train) = job.each(|| {
+        let device = args.device.of_rank(&**job.communicator())?.open(threads)?;
+        let gpu = device.device() != Device::Cpu;
+        Ok((device, settings.train_config(data.samples_per_epoch(), ranks, gpu)?))
+    })?;
     if args.estimate {
-        return estimate::print_estimate(&settings.transdiff_config()?, &train, &data, device);
+        let ranks = [ranks, if args.shard.is_some() { ranks } else { 1 }];
+        return estimate::print_estimate(&settings.transdiff_config()?, &train, &data, device, ranks);
+    }
+    if job.size() > 1 {
+        Identity::check_equal(Identity::of(&settings, &data, &device), job)?;
     }
     let signals = StopSignals::install().map_err(|e| format!("cannot handle signals: {e}"))?;
-    let directory = directory(args, &settings, &data)?;
-    print_to_stderr(&format!("device: {}", device.choice()));
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let path = directory.path().to_owned();
-    let run = Run { settings, data, directory, train, signals, threads };
-    let resume = format!("go on with transdiff train --resume {}", path.display());
-    device.run(run)?.map_err(|failure| match failure {
-        Failure::Stopped(reason, message) => Failure::Stopped(reason, format!("{message}; {resume}")),
-        other => other,
+    let mut own = None;
+    let path = job.from_main(|| {
+        let directory = directory(args, &settings, &data)?;
+        let path = directory.path().to_owned();
+        if job.size() > 1 {
+            let logs = path.join(LOGS);
+            fs::create_dir_all(&logs).map_err(Error::io(&logs))?;
+        }
+        own = Some(directory);
+        Ok(path)
     })?;
+    // The directory may be on another machine, out of sight: then there is no place for this rank's messages.
+    let logs = path.join(LOGS);
+    if !job.is_main() && logs.is_dir() {
+        log_aside(&logs.join(format!("rank-{}.log", job.rank())))?;
+    }
+    print_to_stderr(&format!("device: {}", device.choice()));
+    if job.size() > 1 {
+        let (ranks, batch, passes) = (job.size(), train.batch, train.accumulate);
+        print_to_stderr(&format!("{ranks} ranks with {passes} passes of {batch} samples per step each"));
+    }
+    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let shard_optimizer = args.shard.is_some();
+    let run = Run { job, settings, data, directory: own, train, shard_optimizer, signals, threads };
+    let resume = format!("go on with transdiff train --resume {}", path.display());
+    device.run_distributed(Arc::clone(job.communicator()), job.timeout, run)?.map_err(
+        |failure| match failure {
+            Failure::Stopped(reason, message) => Failure::Stopped(reason, format!("{message}; {resume}")),
+            other => other,
+        },
+    )?;
     print(format!("{}\n", path.join("model.safetensors").display()))
 }
 

@@ -80,6 +80,9 @@ impl Reports {
             ("lr", Some(report.lr)),
             ("grad_norm", Some(report.grad_norm)),
             ("images_per_second", Some(report.images_per_second)),
+            ("ranks/slowest", report.ranks.as_ref().map(|ranks| ranks.slowest)),
+            ("ranks/fastest", report.ranks.as_ref().map(|ranks| ranks.fastest)),
+            ("ranks/waited", report.ranks.as_ref().map(|ranks| ranks.waited)),
         ];
         for (tag, value) in scalars {
             value.map_or(Ok(()), |value| self.events.scalar(report.step, tag, value))?;

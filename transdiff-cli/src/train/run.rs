@@ -4,21 +4,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use transdiff::checkpoint::WeightFile;
+use serde::{Deserialize, Serialize};
 use transdiff::data::{DataLoader, LoaderOptions, Shuffle};
-use transdiff::models::transdiff::{SampleDraws, TransDiffConfig};
-use transdiff::models::{Codec, LoadHints, Model, WeightSet};
+use transdiff::distributed::Collectives;
+use transdiff::models::Codec;
+use transdiff::models::transdiff::SampleDraws;
 use transdiff::train::{StepReport, TrainConfig, Trainer};
-use transdiff::{Backend, DType, DeviceTask, Error, TransDiff};
-use transdiff_run::settings::{self, InitWeights, OnNonFinite, RunConfig};
-use transdiff_run::{Report, RunDirectory};
-use transdiff_terminal::{StepProgress, StopSignals, TrainingBar};
+use transdiff::{Backend, DType, DistributedTask, Error};
+use transdiff_run::settings::{self, OnNonFinite, RunConfig};
+use transdiff_run::{RankTimes, Report, RunDirectory};
+use transdiff_terminal::{StopReason, StopSignals};
 
-use super::checkpoints::CheckpointWriter;
+use super::beginning::Beginning;
 use super::data::TrainingData;
-use super::reports::Reports;
+use super::main_rank::MainRank;
 use super::samples::SampleGrid;
 use crate::failure::{Failure, Result};
+use crate::job::Job;
 use crate::output::print_to_stderr;
 
 /// Shards that the order by shards reads from at a time.
@@ -31,61 +33,77 @@ const VALIDATION_SAMPLES: usize = 512;
 const MAX_ROLLBACKS: u32 = 10;
 
 /// A training run that is ready to begin or to go on.
-pub struct Run {
+pub struct Run<'a> {
+    pub job: &'a Job,
     pub settings: RunConfig,
     pub data: TrainingData,
-    pub directory: RunDirectory,
+    /// Directory of the run, on rank 0, which alone writes to it.
+    pub directory: Option<RunDirectory>,
     /// Settings of the trainer.
     pub train: TrainConfig,
+    /// Divides the optimiser's state among the ranks.
+    pub shard_optimizer: bool,
     pub signals: StopSignals,
     /// Number of threads that may read data.
     pub threads: usize,
 }
 
-impl DeviceTask for Run {
+impl DistributedTask for Run<'_> {
     type Output = Result<()>;
 
-    fn run<B: Backend>(self, backend: B) -> transdiff::Result<Result<()>> {
-        Ok(self.train(&backend))
+    fn run<B: Backend>(
+        self,
+        backend: B,
+        collectives: Arc<dyn Collectives<B>>,
+    ) -> transdiff::Result<Result<()>> {
+        Ok(self.train(&backend, collectives))
     }
 }
 
-impl Run {
-    fn train<B: Backend>(&self, backend: &B) -> Result<()> {
-        let codec: Option<Arc<dyn Codec<B>>> = match &self.data.codec {
-            Some(codec) => Some(codec.load(backend, DType::F32)?.into()),
-            None => None,
+impl Run<'_> {
+    fn train<B: Backend>(&self, backend: &B, collectives: Arc<dyn Collectives<B>>) -> Result<()> {
+        let open = || -> Result<Option<Arc<dyn Codec<B>>>> {
+            Ok(match &self.data.codec {
+                Some(codec) => Some(codec.load(backend, DType::F32)?.into()),
+                None => None,
+            })
         };
-        let trainer = self.trainer(backend, codec.as_ref())?;
-        let reports = Reports::open(&self.directory, trainer.steps_done())?;
-        let data = trainer.loader(self.data.set.clone(), self.loading())?;
-        let held_out = match &self.data.held_out {
-            Some(set) => {
-                let options = LoaderOptions { shuffle: Shuffle::None, ..LoaderOptions::default() };
-                Some(trainer.loader(set.clone(), options)?)
-            }
-            None => None,
+        let codec = self.job.each(open)?;
+        let beginning = Beginning { run: self, backend, codec: codec.clone(), collectives };
+        let trainer = beginning.trainer()?;
+        let open = || {
+            let data = trainer.loader(self.data.set.clone(), self.loading())?;
+            let held_out = match &self.data.held_out {
+                Some(set) => {
+                    let options = LoaderOptions { shuffle: Shuffle::None, ..LoaderOptions::default() };
+                    Some(trainer.loader(set.clone(), options)?)
+                }
+                None => None,
+            };
+            let main = match &self.directory {
+                Some(directory) => Some(MainRank::open(directory, &self.settings, &trainer)?),
+                None => None,
+            };
+            Ok((data, held_out, main))
         };
-        // Now that all is open: the directory of a run that could not begin can be given again.
-        self.settings.save(&self.directory.config())?;
+        let (data, held_out, main) = self.job.each(open)?;
         let (steps, done) = (self.train.lr.total, trainer.steps_done());
         if done >= steps {
             // A process that was killed after its last checkpoint has not written the model, or not removed older ones.
-            trainer.snapshot().write_model(self.directory.model())?;
-            self.directory.prune(self.settings.train.keep_last, self.settings.train.keep_every)?;
+            let snapshot = trainer.snapshot()?;
+            if let Some(main) = main {
+                snapshot.write_model(main.directory().model())?;
+                main.prune()?;
+            }
             print_to_stderr(&format!("all {steps} steps are done; --steps sets another number"));
             return Ok(());
         }
-        let bar = TrainingBar::new("training", steps, done, self.settings.train.report_every);
-        let writer = CheckpointWriter::new(&self.settings.train);
-        let last = self.directory.checkpoints()?.pop().map(|file| file.path);
+        let times = Times { waited: trainer.seconds_waited(), ..Times::default() };
         let mut progress =
-            Progress { run: self, codec, data, held_out, reports, bar, writer, trainer, last, rollbacks: 0 };
+            Progress { run: self, beginning, codec, data, held_out, main, trainer, times, rollbacks: 0 };
         let ended = progress.steps();
-        let Progress { bar, writer, .. } = progress;
-        bar.finish();
         // A checkpoint that is being written is completed also where the run ends with an error.
-        writer.finish(&self.directory).and(ended)
+        progress.main.map_or(Ok(()), MainRank::finish).and(ended)
     }
 
     /// Options of the loader of training samples.
@@ -98,84 +116,48 @@ impl Run {
             settings::Shuffle::Samples => Shuffle::Items,
             settings::Shuffle::Shards => Shuffle::Shards { window: WINDOW },
         };
-        LoaderOptions { threads, ahead: 2 * self.train.batch, shuffle, groups: self.data.groups.clone() }
+        let groups = self.data.groups.clone();
+        LoaderOptions { threads, ahead: 2 * self.train.batch, shuffle, groups, ..LoaderOptions::default() }
     }
 
-    /// The trainer: of the newest checkpoint, or of a new run.
-    fn trainer<B: Backend>(&self, backend: &B, codec: Option<&Arc<dyn Codec<B>>>) -> Result<Trainer<B>> {
-        let config = self.settings.transdiff_config()?;
-        let resumed =
-            self.directory.load_newest(|file| Trainer::<B>::resume(backend, &file.path), print_to_stderr)?;
-        let mut trainer: Trainer<B> = match resumed {
-            Some((file, mut trainer)) => {
-                if trainer.model().config() != &config {
-                    let path = file.path.display();
-                    return Err(
-                        format!("{path}: a checkpoint of a model of other sizes than config.toml").into()
-                    );
-                }
-                trainer.reconfigure(self.train.clone())?;
-                print_to_stderr(&format!("going on after step {}: {}", file.step, file.path.display()));
-                trainer
-            }
-            // A model is written after a checkpoint: to begin anew would replace what can no longer be trained on.
-            None if self.directory.model().exists() => {
-                let path = self.directory.path().display();
-                let message = format!(
-                    "{path}: expected a checkpoint beside model.safetensors, got none; put one back, or begin a new run \
-                     with --out and --init"
-                );
-                return Err(message.into());
-            }
-            None => self.new_trainer(backend, &config)?,
-        };
-        trainer = trainer.with_images(self.data.images.clone());
-        Ok(match codec {
-            Some(codec) if self.data.are_images => trainer.with_codec(Arc::clone(codec)),
-            _ => trainer,
-        })
+    /// Samples of a step on all ranks.
+    fn samples_per_step(&self) -> u64 {
+        self.train.batch as u64 * self.train.accumulate as u64 * self.job.size() as u64
     }
+}
 
-    fn new_trainer<B: Backend>(&self, backend: &B, config: &TransDiffConfig) -> Result<Trainer<B>> {
-        let (seed, train) = (self.settings.train.seed, self.train.clone());
-        let Some(path) = &self.settings.train.init else {
-            return Ok(Trainer::new(TransDiff::new(backend, config, DType::F32, seed)?, train)?);
-        };
-        let file = WeightFile::open(path)?;
-        let load = |set: Option<WeightSet>| -> Result<TransDiff<B>> {
-            let hints = LoadHints { weights: set, ..LoadHints::default() };
-            let (model, new) =
-                TransDiff::from_file(backend, &file, DType::F32, &hints)?.initialise(config, seed)?;
-            let which = set.map_or(String::new(), |set| format!(", {}", set.describe()));
-            let kept = match new.is_empty() {
-                true => "all weights taken over".to_owned(),
-                false => format!("new tensors: {}", new.join(", ")),
-            };
-            print_to_stderr(&format!("{path}{which}: {kept}"));
-            Ok(model)
-        };
-        Ok(match self.settings.train.init_weights {
-            InitWeights::Ema => Trainer::new(load(None)?, train)?,
-            InitWeights::Raw => Trainer::new(load(Some(WeightSet::Raw))?, train)?,
-            InitWeights::Published => {
-                Trainer::with_ema(load(Some(WeightSet::Raw))?, load(Some(WeightSet::Ema))?, train)?
-            }
-        })
-    }
+/// Times of this rank since the last report.
+#[derive(Default)]
+struct Times {
+    /// Seconds that the trainer had waited at the last step.
+    waited: f64,
+    /// Steps, and seconds per rank of work and of waiting.
+    steps: u32,
+    ranks: Vec<[f64; 2]>,
+}
+
+/// State of a rank after a step, which all ranks exchange.
+#[derive(Serialize, Deserialize)]
+struct Pulse {
+    /// Seconds of the step, and those of them that the rank has waited.
+    seconds: f64,
+    waited: f64,
+    /// Whether a signal has asked this rank to stop: its user, or the system.
+    interrupted: bool,
+    requeued: bool,
 }
 
 /// A run while it trains.
 struct Progress<'a, B: Backend> {
-    run: &'a Run,
+    run: &'a Run<'a>,
+    beginning: Beginning<'a, B>,
     codec: Option<Arc<dyn Codec<B>>>,
     data: DataLoader<SampleDraws>,
     held_out: Option<DataLoader<SampleDraws>>,
-    reports: Reports,
-    bar: TrainingBar,
-    writer: CheckpointWriter,
+    /// The reports and the files, on rank 0.
+    main: Option<MainRank<'a>>,
     trainer: Trainer<B>,
-    /// Newest complete checkpoint.
-    last: Option<PathBuf>,
+    times: Times,
     rollbacks: u32,
 }
 
@@ -192,10 +174,10 @@ impl<B: Backend> Progress<'_, B> {
                 }
                 Err(error) => return Err(self.failed(error)),
             };
-            self.count(&report, started.elapsed().as_secs_f64());
+            let reason = self.count(&report, started.elapsed().as_secs_f64())?;
             let done = self.trainer.steps_done();
             let every = |interval: u64| interval > 0 && done.is_multiple_of(interval);
-            let stop = self.run.signals.reason().filter(|_| done < steps);
+            let stop = reason.filter(|_| done < steps);
             let last = done == steps || stop.is_some();
             if last || every(settings.report_every) {
                 self.report(&report)?;
@@ -205,8 +187,8 @@ impl<B: Backend> Progress<'_, B> {
             }
             if last || every(settings.checkpoint_every) {
                 self.checkpoint()?;
-            } else if let Some(path) = self.writer.poll(&self.run.directory, &self.bar)? {
-                self.last = Some(path);
+            } else if let Some(main) = &mut self.main {
+                main.poll()?;
             }
             if let Some(reason) = stop {
                 return Err(Failure::Stopped(reason, format!("after step {done} of {steps}")));
@@ -215,26 +197,58 @@ impl<B: Backend> Progress<'_, B> {
         Ok(())
     }
 
-    /// The error of a step, after a checkpoint if it is one of the data, which leaves the run as it was.
+    /// The error of a step, after a checkpoint if it is one of the data or of a rank, which leaves the run as it was.
     fn failed(&mut self, error: Error) -> Failure {
         let of_data = matches!(error, Error::Format { .. } | Error::Io { .. });
+        let unchanged = of_data || matches!(error, Error::Rank { .. });
         let step = self.trainer.steps_done();
         let mut failure = Failure::from(error);
         if of_data && self.run.data.are_images {
             failure = failure.with_completed("data.on_broken = \"skip\" goes on without broken pictures");
         }
-        match of_data && step > 0 && self.checkpoint().is_ok() {
+        match unchanged && step > 0 && self.checkpoint().is_ok() {
             true => failure.with_completed(&format!("the state after step {step} is saved")),
             false => failure,
         }
     }
 
-    fn count(&mut self, report: &StepReport, seconds: f64) {
-        let train = &self.run.train;
-        let images = train.batch * train.accumulate * self.run.settings.model.groups;
-        self.reports.count(report.loss, images, seconds);
-        let &StepReport { loss, lr, grad_norm, .. } = report;
-        self.bar.step(StepProgress { loss, lr, grad_norm, images });
+    /// Counts a step. Returns the reason to stop, if any rank has one.
+    fn count(&mut self, report: &StepReport, seconds: f64) -> Result<Option<StopReason>> {
+        if let Some(main) = &mut self.main {
+            let images = self.run.samples_per_step() as usize * self.run.settings.model.groups;
+            main.count(report, images, seconds);
+        }
+        let reason = self.run.signals.reason();
+        if self.run.job.size() == 1 {
+            return Ok(reason);
+        }
+        let waited = self.trainer.seconds_waited() - self.times.waited;
+        self.times.waited = self.trainer.seconds_waited();
+        let interrupted = reason == Some(StopReason::Interrupt);
+        let requeued = reason == Some(StopReason::Requeue);
+        let pulses = self.run.job.agree(Ok(Pulse { seconds, waited, interrupted, requeued }))?;
+        self.times.steps += 1;
+        self.times.ranks.resize(pulses.len(), [0.0; 2]);
+        for (times, pulse) in self.times.ranks.iter_mut().zip(&pulses) {
+            times[0] += pulse.seconds - pulse.waited;
+            times[1] += pulse.waited;
+        }
+        Ok(match () {
+            () if pulses.iter().any(|pulse| pulse.interrupted) => Some(StopReason::Interrupt),
+            () if pulses.iter().any(|pulse| pulse.requeued) => Some(StopReason::Requeue),
+            () => None,
+        })
+    }
+
+    /// Times of the ranks since the last report, if there are several.
+    fn rank_times(&mut self) -> Option<RankTimes> {
+        let steps = f64::from(std::mem::take(&mut self.times.steps));
+        let ranks = std::mem::take(&mut self.times.ranks);
+        let work = ranks.iter().map(|[work, _]| work / steps);
+        let fastest = work.clone().min_by(f64::total_cmp)?;
+        let slowest = work.max_by(f64::total_cmp)?;
+        let waited = ranks.iter().map(|[_, waited]| waited / steps).sum::<f64>() / ranks.len() as f64;
+        Some(RankTimes { ranks: ranks.len(), fastest, slowest, waited })
     }
 
     fn report(&mut self, report: &StepReport) -> Result<()> {
@@ -245,54 +259,53 @@ impl<B: Backend> Progress<'_, B> {
             }
             None => None,
         };
-        let interval = self.reports.take();
-        self.reports.add(Report {
-            step: self.trainer.steps_done(),
-            samples: self.trainer.samples_done(),
-            loss: interval.loss,
-            val_loss,
-            lr: report.lr,
-            grad_norm: report.grad_norm,
-            images_per_second: interval.images_per_second,
-            seconds: interval.seconds,
-        })?;
-        if let Some(loss) = val_loss {
-            self.bar.print(&format!("step {}: validation loss {loss:.4}", self.trainer.steps_done()));
-        }
-        if let Some(pictures) = &self.run.data.pictures
-            && let Some(message) = self.reports.new_broken(pictures)
-        {
-            self.bar.print(&message);
-        }
-        Ok(())
+        let ranks = self.rank_times();
+        let Some(main) = &mut self.main else { return Ok(()) };
+        let interval = main.take_interval();
+        main.report(
+            Report {
+                step: self.trainer.steps_done(),
+                samples: self.trainer.samples_done(),
+                loss: interval.loss,
+                val_loss,
+                lr: report.lr,
+                grad_norm: report.grad_norm,
+                images_per_second: interval.images_per_second,
+                seconds: interval.seconds,
+                ranks,
+            },
+            self.run.data.pictures.as_deref(),
+        )
     }
 
     fn samples(&mut self) -> Result<()> {
         let settings = &self.run.settings.train;
         let grid = SampleGrid { steps: settings.sample_steps, guidance: settings.sample_guidance };
-        if let Some(png) = grid.draw(self.trainer.ema(), self.codec.as_deref())? {
-            let step = self.trainer.steps_done();
-            self.reports.image(&self.run.directory.samples(step), step, &png)?;
+        let model = self.trainer.whole_ema()?;
+        let Some(main) = &mut self.main else { return Ok(()) };
+        match grid.draw(&model, self.codec.as_deref())? {
+            Some(png) => main.image(self.trainer.steps_done(), &png),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Begins to write a checkpoint.
     fn checkpoint(&mut self) -> Result<()> {
-        if let Some(path) = self.writer.start(&self.run.directory, &self.trainer, &self.bar)? {
-            self.last = Some(path);
+        let snapshot = self.trainer.snapshot()?;
+        if let Some(main) = &mut self.main {
+            main.checkpoint(snapshot, self.trainer.steps_done())?;
         }
         self.rollbacks = 0;
         Ok(())
     }
 
-    /// Ends the run, or goes back to the last checkpoint and skips the samples of the step.
+    /// Ends the run, or goes back to the last checkpoint and skips the samples of the step. All ranks find the same.
     fn not_finite(&mut self, error: &Error) -> Result<()> {
         let step = self.trainer.steps_done() + 1;
-        if let Some(path) = self.writer.wait(&self.run.directory, &self.bar)? {
-            self.last = Some(path);
-        }
-        let checkpoint = match &self.last {
+        let main = &mut self.main;
+        let last: Option<PathBuf> =
+            self.run.job.from_main(|| main.as_mut().map_or(Ok(None), MainRank::last_checkpoint))?;
+        let checkpoint = match last {
             Some(path) => format!("the last checkpoint is {}", path.display()),
             None => "there is no checkpoint yet".to_owned(),
         };
@@ -301,23 +314,20 @@ impl<B: Backend> Progress<'_, B> {
                 "step {step}: {error}; {checkpoint}. A lower train.lr, a longer train.warmup, or \
                  train.on_nonfinite = \"rollback\" may help"
             );
-            return Err(message.into());
+            return Err(self.run.job.known_to_all(message));
         }
         self.rollbacks += 1;
         if self.rollbacks > MAX_ROLLBACKS {
             let message =
                 format!("step {step}: {error}; {MAX_ROLLBACKS} rollbacks did not help; {checkpoint}");
-            return Err(message.into());
+            return Err(self.run.job.known_to_all(message));
         }
-        let train = &self.run.train;
-        let next = self.trainer.samples_done() + train.batch as u64 * train.accumulate as u64;
-        let trainer = self.run.trainer(self.trainer.model().backend(), self.codec.as_ref())?;
-        self.trainer = trainer;
+        let next = self.trainer.samples_done() + self.run.samples_per_step();
+        self.trainer = self.beginning.trainer()?;
         self.trainer.skip_to(next)?;
+        self.times = Times { waited: self.trainer.seconds_waited(), ..Times::default() };
         let back = self.trainer.steps_done();
-        self.reports.rewind(&self.run.directory, back)?;
-        self.bar.rewind(back);
-        self.bar.print(&format!("step {step}: {error}; back to step {back}, the step's samples are skipped"));
-        Ok(())
+        let message = format!("step {step}: {error}; back to step {back}, the step's samples are skipped");
+        self.main.as_mut().map_or(Ok(()), |main| main.rewind(back, &message))
     }
 }

@@ -135,8 +135,10 @@ settings! {
     train: TrainSettings {
         /// Samples per forward pass; default: by memory
         batch: Option<usize> = SMALL_COUNT, Free;
-        /// Forward passes per step
+        /// Forward passes per step of each process; default: as many of the preset's as are left to a process
         accumulate: Option<usize> = SMALL_COUNT, Free;
+        /// Number of processes that accumulate is for, as the run was started
+        ranks: usize = SMALL_COUNT, Free;
         /// Combination of the gradients of a step's passes; the published code sums, and clips the sum
         accumulate_as: Accumulation = Kind::Word(&["mean", "sum"]), Free;
         /// Steps of the run; replaces epochs
@@ -181,6 +183,8 @@ settings! {
         trainable: Vec<String> = Kind::Texts, Fixed;
         /// Type of forward and backward passes; weights and optimiser state are f32. auto: bf16 on a GPU, f32 on the CPU
         compute: Compute = Kind::Word(Compute::WORDS), Free;
+        /// Type in which processes send each other gradients: f32, or bf16 for half of the bytes
+        gradient_type: GradientType = Kind::Word(GradientType::WORDS), Free;
         /// Recompute blocks in the backward pass: less memory, a third more time
         gradient_checkpointing: bool = Kind::Switch, Free;
         /// Model or checkpoint whose weights the run starts from
@@ -271,6 +275,13 @@ words! {
     Compute {
         /// bf16 on a GPU, f32 on the CPU.
         Auto = "auto",
+        /// f32.
+        F32 = "f32",
+        /// bf16.
+        Bf16 = "bf16",
+    }
+    /// Type in which processes send each other gradients.
+    GradientType {
         /// f32.
         F32 = "f32",
         /// bf16.

@@ -98,6 +98,11 @@ impl Layers {
         self.add([(key, value)], origin)
     }
 
+    /// Returns whether a key has a value.
+    pub fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// The value of a key.
     pub(super) fn value(&self, key: &str) -> Option<&Value> {
         self.values.get(key)

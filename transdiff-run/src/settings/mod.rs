@@ -9,8 +9,8 @@ mod text;
 use std::fmt;
 
 pub use keys::{
-    Changes, Compute, DataSettings, Decay, Fit, InitWeights, KEYS, Key, LearningRate, LearningRateRule,
-    ModelSettings, OnBroken, OnNonFinite, RunConfig, Shuffle, TrainSettings, Validation,
+    Changes, Compute, DataSettings, Decay, Fit, GradientType, InitWeights, KEYS, Key, LearningRate,
+    LearningRateRule, ModelSettings, OnBroken, OnNonFinite, RunConfig, Shuffle, TrainSettings, Validation,
 };
 pub use kind::Kind;
 pub use layers::Layers;

@@ -1,0 +1,135 @@
+//! The trainer that a run begins or goes on with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use transdiff::checkpoint::WeightFile;
+use transdiff::distributed::Collectives;
+use transdiff::models::transdiff::TransDiffConfig;
+use transdiff::models::{Codec, LoadHints, Model, WeightSet};
+use transdiff::train::{Distribution, Trainer};
+use transdiff::{Backend, DType, TransDiff};
+use transdiff_run::settings::{GradientType, InitWeights};
+
+use super::run::Run;
+use crate::failure::Result;
+use crate::output::print_to_stderr;
+
+/// A run's ranks and files, from which its trainer is made.
+pub struct Beginning<'a, B: Backend> {
+    pub run: &'a Run<'a>,
+    pub backend: &'a B,
+    pub codec: Option<Arc<dyn Codec<B>>>,
+    pub collectives: Arc<dyn Collectives<B>>,
+}
+
+/// Checkpoint that a run goes on from.
+#[derive(Serialize, Deserialize)]
+struct Newest {
+    path: PathBuf,
+    step: u64,
+}
+
+impl<B: Backend> Beginning<'_, B> {
+    /// The trainer: of the newest checkpoint, or of a new run. Rank 0 chooses, and the others read the same file.
+    pub fn trainer(&self) -> Result<Trainer<B>> {
+        let job = self.run.job;
+        let mut own = None;
+        let newest: Option<Newest> = job.from_main(|| {
+            let Some((newest, trainer)) = self.newest()? else { return Ok(None) };
+            own = Some(trainer);
+            Ok(Some(newest))
+        })?;
+        job.each(|| {
+            let trainer = match (own, &newest) {
+                (Some(trainer), _) => trainer,
+                (None, Some(newest)) => self.of_this_model(
+                    Trainer::resume_distributed(self.backend, &newest.path, self.distribution())?,
+                    newest,
+                )?,
+                (None, None) => self.new_trainer()?.with_distribution(self.distribution())?,
+            };
+            let trainer = trainer.with_images(self.run.data.images.clone());
+            Ok(match &self.codec {
+                Some(codec) if self.run.data.are_images => trainer.with_codec(Arc::clone(codec)),
+                _ => trainer,
+            })
+        })
+    }
+
+    fn distribution(&self) -> Distribution<B> {
+        Distribution {
+            shard_optimizer: self.run.shard_optimizer,
+            gradient_dtype: match self.run.settings.train.gradient_type {
+                GradientType::F32 => None,
+                GradientType::Bf16 => Some(DType::BF16),
+            },
+            ..Distribution::new(Arc::clone(&self.collectives))
+        }
+    }
+
+    /// The newest checkpoint in the run's directory, and the trainer of rank 0 that it gives.
+    fn newest(&self) -> Result<Option<(Newest, Trainer<B>)>> {
+        let directory = self.run.directory.as_ref().expect("rank 0 has the run's directory");
+        let resume = |path: &PathBuf| Trainer::resume_distributed(self.backend, path, self.distribution());
+        match directory.load_newest(|file| resume(&file.path), print_to_stderr)? {
+            Some((file, trainer)) => {
+                let newest = Newest { path: file.path, step: file.step };
+                let trainer = self.of_this_model(trainer, &newest)?;
+                let path = newest.path.display();
+                print_to_stderr(&format!("going on after step {}: {path}", newest.step));
+                Ok(Some((newest, trainer)))
+            }
+            // A model is written after a checkpoint: to begin anew would replace what can no longer be trained on.
+            None if directory.model().exists() => {
+                let path = directory.path().display();
+                let message = format!(
+                    "{path}: expected a checkpoint beside model.safetensors, got none; put one back, or begin a new run \
+                     with --out and --init"
+                );
+                Err(message.into())
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The trainer of a checkpoint, if it is of the run's model, with the run's settings.
+    fn of_this_model(&self, mut trainer: Trainer<B>, newest: &Newest) -> Result<Trainer<B>> {
+        if trainer.model().config() != &self.run.settings.transdiff_config()? {
+            let path = newest.path.display();
+            return Err(format!("{path}: a checkpoint of a model of other sizes than config.toml").into());
+        }
+        trainer.reconfigure(self.run.train.clone())?;
+        Ok(trainer)
+    }
+
+    fn new_trainer(&self) -> Result<Trainer<B>> {
+        let (settings, backend) = (&self.run.settings.train, self.backend);
+        let config: TransDiffConfig = self.run.settings.transdiff_config()?;
+        let (seed, train) = (settings.seed, self.run.train.clone());
+        let Some(path) = &settings.init else {
+            return Ok(Trainer::new(TransDiff::new(backend, &config, DType::F32, seed)?, train)?);
+        };
+        let file = WeightFile::open(path)?;
+        let load = |set: Option<WeightSet>| -> Result<TransDiff<B>> {
+            let hints = LoadHints { weights: set, ..LoadHints::default() };
+            let (model, new) =
+                TransDiff::from_file(backend, &file, DType::F32, &hints)?.initialise(&config, seed)?;
+            let which = set.map_or(String::new(), |set| format!(", {}", set.describe()));
+            let kept = match new.is_empty() {
+                true => "all weights taken over".to_owned(),
+                false => format!("new tensors: {}", new.join(", ")),
+            };
+            print_to_stderr(&format!("{path}{which}: {kept}"));
+            Ok(model)
+        };
+        Ok(match settings.init_weights {
+            InitWeights::Ema => Trainer::new(load(None)?, train)?,
+            InitWeights::Raw => Trainer::new(load(Some(WeightSet::Raw))?, train)?,
+            InitWeights::Published => {
+                Trainer::with_ema(load(Some(WeightSet::Raw))?, load(Some(WeightSet::Ema))?, train)?
+            }
+        })
+    }
+}
