@@ -7,7 +7,7 @@ namespace driver {
 
 void Queue::push(Work work) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    works_.push_back(std::move(work));
+    works_.push_back({std::move(work), delay()});
     // Detached: a program may end while its device is busy.
     if (pushed_++ == done_) std::thread([self = shared_from_this()] { self->run(); }).detach();
 }
@@ -30,12 +30,12 @@ void Queue::wait(uint64_t position) {
 void Queue::run() {
     std::unique_lock<std::mutex> lock(mutex_);
     while (!works_.empty()) {
-        const Work work = std::move(works_.front());
+        const Entry entry = std::move(works_.front());
         works_.pop_front();
         lock.unlock();
-        std::this_thread::sleep_for(std::chrono::microseconds(delay()));
+        std::this_thread::sleep_for(std::chrono::microseconds(entry.delay));
         // A failure makes the context unusable, and is reported by the calls that follow.
-        work();
+        entry.work();
         lock.lock();
         ++done_;
         finished_.notify_all();

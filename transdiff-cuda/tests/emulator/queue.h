@@ -22,11 +22,16 @@ public:
     void wait(uint64_t position);
 
 private:
+    struct Entry {
+        Work work;
+        uint64_t delay;
+    };
+
     void run();
 
     std::mutex mutex_;
     std::condition_variable finished_;
-    std::deque<Work> works_;
+    std::deque<Entry> works_;
     uint64_t pushed_ = 0, done_ = 0;
 };
 
