@@ -52,11 +52,10 @@ impl Bucket {
 }
 
 /// Concatenation of the elements \[n\] of tensors; `None` if there are none.
-pub(super) fn concatenated<B: Backend>(parts: &[Tensor<B>]) -> Result<Option<Tensor<B>>> {
-    match parts {
-        [] => Ok(None),
-        [one] => Ok(Some(one.clone())),
-        several => Tensor::cat(&several.iter().collect::<Vec<_>>(), 0).map(Some),
+pub(super) fn concatenated<B: Backend>(mut parts: Vec<Tensor<B>>) -> Result<Option<Tensor<B>>> {
+    match parts.len() {
+        0 | 1 => Ok(parts.pop()),
+        _ => Tensor::cat(&parts.iter().collect::<Vec<_>>(), 0).map(Some),
     }
 }
 

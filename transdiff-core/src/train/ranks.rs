@@ -209,7 +209,7 @@ impl<B: Backend> Ranks<B> {
             }
             let parts: Vec<Tensor<B>> =
                 bucket.owned_by(rank).map(|slot| slot.flat(&own(slot.index)?)).collect::<Result<_>>()?;
-            let part = match concatenated(&parts)? {
+            let part = match concatenated(parts)? {
                 Some(part) => part,
                 None => Tensor::zeros(&self.backend, &[0], self.dtype)?,
             };
@@ -276,8 +276,12 @@ impl<B: Backend> Reduction<B> {
         let flat: Vec<Tensor<B>> =
             bucket.slots.iter().zip(&grads).map(|(slot, grad)| slot.flat(grad)).collect::<Result<_>>()?;
         drop(grads);
-        let flat = concatenated(&flat)?.expect("buckets have slots");
-        let sent = ranks.distribution.gradient_dtype.map_or(Ok(flat.clone()), |dtype| flat.cast(dtype))?;
+        // The only owner of its memory, which a device may then sum in place.
+        let flat = concatenated(flat)?.expect("buckets have slots");
+        let sent = match ranks.distribution.gradient_dtype {
+            Some(dtype) => flat.cast(dtype)?,
+            None => flat,
+        };
         let collectives = &ranks.distribution.collectives;
         self.pending.push(match ranks.is_sharded() {
             true => collectives.reduce_scatter(sent, &bucket.owned)?,
