@@ -123,7 +123,10 @@ impl Job {
     }
 
     /// The value that rank 0 makes; a failure to make it is one of all ranks.
-    pub fn from_main<T: Serialize + DeserializeOwned>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn made_by_main<T: Serialize + DeserializeOwned>(
+        &self,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         // A list, because JSON does not tell a missing value from one that is `None`.
         let outcome = if self.is_main() { make().map(|value| vec![value]) } else { Ok(Vec::new()) };
         let made = self.agree(outcome)?.into_iter().flatten().next();

@@ -36,7 +36,7 @@ impl<B: Backend> Beginning<'_, B> {
     pub fn trainer(&self) -> Result<Trainer<B>> {
         let job = self.plan.job;
         let mut own = None;
-        let newest: Option<Newest> = job.from_main(|| {
+        let newest: Option<Newest> = job.made_by_main(|| {
             let Some((newest, trainer)) = self.newest()? else { return Ok(None) };
             own = Some(trainer);
             Ok(Some(newest))

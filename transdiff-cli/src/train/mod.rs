@@ -70,7 +70,7 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
     }
     let signals = StopSignals::install().map_err(|e| format!("cannot handle signals: {e}"))?;
     let mut own = None;
-    let path = job.from_main(|| {
+    let path = job.made_by_main(|| {
         let directory = directory(args, &settings, &data)?;
         let path = directory.path().to_owned();
         if job.size() > 1 {

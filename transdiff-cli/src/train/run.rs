@@ -296,7 +296,7 @@ impl<B: Backend> Progress<'_, B> {
         let step = self.trainer.steps_done() + 1;
         let main = &mut self.main;
         let last: Option<PathBuf> =
-            self.run.plan.job.from_main(|| main.as_mut().map_or(Ok(None), MainRank::last_checkpoint))?;
+            self.run.plan.job.made_by_main(|| main.as_mut().map_or(Ok(None), MainRank::last_checkpoint))?;
         let checkpoint = match last {
             Some(path) => format!("the last checkpoint is {}", path.display()),
             None => "there is no checkpoint yet".to_owned(),

@@ -6,8 +6,16 @@ use crate::distributed::{TermSum, agree};
 use crate::models::Trainable;
 use crate::{Backend, Error, Result};
 
-/// Gradients of a step's passes, as far as they have been added.
-type GradientSum<B> = TermSum<Gradients<B>>;
+/// A step before the backward pass of its last forward pass.
+struct Forward<B: Backend> {
+    /// Each pass's part of the mean loss over all ranks.
+    losses: Vec<f64>,
+    /// Tape and loss of the last pass.
+    tape: Tape<B>,
+    loss: Var<B>,
+    /// Gradients of the other passes, as far as they have been added.
+    sum: TermSum<Gradients<B>>,
+}
 
 impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// Mean loss and gradients of the passes of all ranks; the batches of this one, from sample `first` on, `next` makes.
@@ -17,59 +25,40 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         first: u64,
         next: impl FnMut(usize) -> Result<M::Batch>,
     ) -> Result<(f64, Gradients<B>)> {
-        let backend = self.model.backend();
-        let sum = TermSum::new(backend.summation(), passes);
-        let (mut losses, forward) = (Vec::with_capacity(passes), self.forward(passes, first, next, sum));
-        let (last, sum) = match &self.ranks {
-            None => {
-                let (own, last, sum) = forward?;
-                losses.extend(own);
-                (last, sum)
-            }
-            Some(ranks) => {
-                // Before the first sum that needs all ranks, they agree that each has its part.
-                let (outcome, forward) = match forward {
-                    Ok((own, last, sum)) => {
-                        (Ok(Some(own.iter().map(|loss| loss.to_bits()).collect())), Some((last, sum)))
-                    }
-                    Err(Error::NonFinite { .. }) => (Ok(None), None),
-                    Err(error) => (Err(error), None),
-                };
-                let outcomes: Vec<Option<Vec<u64>>> =
-                    ranks.waiting(|| agree(ranks.communicator(), outcome))?;
-                for own in outcomes {
-                    let own = own.ok_or(Error::NonFinite { stage: "loss" })?;
-                    losses.extend(own.into_iter().map(f64::from_bits));
-                }
-                forward.expect("it has not failed")
-            }
+        let forward = self.forward(passes, first, next);
+        let Some(ranks) = &self.ranks else {
+            let Forward { losses, tape, loss, mut sum } = forward?;
+            sum.push(tape.backward(&loss)?, merged)?;
+            return Ok((losses.iter().sum(), sum.finish().expect("there is a pass")));
         };
-        let (tape, loss) = last;
-        let grads = match &self.ranks {
-            None => {
-                let mut sum = sum;
-                sum.push(tape.backward(&loss)?, merged)?;
-                sum.finish().expect("there is a pass")
+        // Before the first sum that needs all ranks, they agree that each has its part.
+        let (outcome, forward) = match forward {
+            Ok(forward) => {
+                (Ok(Some(forward.losses.iter().map(|loss| loss.to_bits()).collect())), Some(forward))
             }
-            Some(ranks) => ranks.reduce(&tape, &loss, sum.into_partial())?,
+            Err(Error::NonFinite { .. }) => (Ok(None), None),
+            Err(error) => (Err(error), None),
         };
-        Ok((losses.iter().sum(), grads))
+        let outcomes: Vec<Option<Vec<u64>>> = ranks.waiting(|| agree(ranks.communicator(), outcome))?;
+        let all: Option<Vec<Vec<u64>>> = outcomes.into_iter().collect();
+        let all = all.ok_or(Error::NonFinite { stage: "loss" })?.into_iter().flatten();
+        let Forward { tape, loss, sum, .. } = forward.expect("no rank has failed");
+        Ok((all.map(f64::from_bits).sum(), ranks.reduce(&tape, &loss, sum.into_partial())?))
     }
 
-    /// Forward passes, and the backward passes of all but the last. Returns each pass's part of the mean loss over all ranks, the
-    /// tape and the loss of the last pass, and the sum of the gradients of the others.
+    /// Forward passes, and the backward passes of all but the last.
     fn forward(
         &self,
         passes: usize,
         mut first: u64,
         mut next: impl FnMut(usize) -> Result<M::Batch>,
-        mut sum: GradientSum<B>,
-    ) -> Result<(Vec<f64>, (Tape<B>, Var<B>), GradientSum<B>)> {
+    ) -> Result<Forward<B>> {
         let share = 1.0 / (passes * self.ranks().1) as f64;
         let factor = match self.config.accumulate_as {
             Accumulation::Mean => share,
             Accumulation::Sum => 1.0,
         };
+        let mut sum = TermSum::new(self.model.backend().summation(), passes);
         let mut losses = Vec::with_capacity(passes);
         let mut last = None;
         for pass in 0..passes {
@@ -92,7 +81,8 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
             }
             first += M::batch_len(&batch) as u64;
         }
-        Ok((losses, last.expect("there is a pass"), sum))
+        let (tape, loss) = last.expect("there is a pass");
+        Ok(Forward { losses, tape, loss, sum })
     }
 }
 
