@@ -149,6 +149,7 @@ mod tests {
             grad_norm: 0.7,
             images_per_second: 120.0,
             seconds: step as f64,
+            ranks: None,
         }
     }
 

@@ -26,6 +26,7 @@ pub type Contributions = HashMap<GradKey, u32>;
 #[derive(Debug)]
 pub struct Gradients<B: Backend> {
     sums: HashMap<GradKey, Sum<B>>,
+    added: u64,
     receiver: Option<Receiver<B>>,
 }
 
@@ -34,6 +35,8 @@ pub struct Gradients<B: Backend> {
 struct Sum<B: Backend> {
     value: Tensor<B>,
     contributions: u32,
+    /// Number of contributions to all gradients until the last to this one.
+    completed: u64,
 }
 
 type Receive<B> = dyn FnMut(GradKey, Tensor<B>) -> Result<()> + Send;
@@ -59,7 +62,7 @@ impl<B: Backend> Default for Gradients<B> {
 impl<B: Backend> Gradients<B> {
     /// An empty set of gradients.
     pub fn new() -> Self {
-        Self { sums: HashMap::new(), receiver: None }
+        Self { sums: HashMap::new(), added: 0, receiver: None }
     }
 
     /// An empty set, which hands a gradient to `receive` once it has the contributions that are `expected`. It keeps the
@@ -77,17 +80,18 @@ impl<B: Backend> Gradients<B> {
     /// Those of the addition and of the receiver.
     pub fn add(&mut self, key: GradKey, grad: Tensor<B>) -> Result<()> {
         let (mut value, contributions) = match self.sums.remove(&key) {
-            Some(Sum { value, contributions }) => (Some(value), contributions + 1),
+            Some(Sum { value, contributions, .. }) => (Some(value), contributions + 1),
             None => (None, 1),
         };
         accumulate(&mut value, grad)?;
+        self.added += 1;
         let Some(value) = value else { return Ok(()) };
         if let Some(receiver) = &mut self.receiver
             && receiver.expected.get(&key) == Some(&contributions)
         {
             return (receiver.receive)(key, value);
         }
-        self.sums.insert(key, Sum { value, contributions });
+        self.sums.insert(key, Sum { value, contributions, completed: self.added });
         Ok(())
     }
 
@@ -114,6 +118,14 @@ impl<B: Backend> Gradients<B> {
         self.sums.iter().map(|(&key, sum)| (key, sum.contributions)).collect()
     }
 
+    /// Keys of the gradients that are kept, in the order of their last contributions.
+    pub fn completion_order(&self) -> Vec<GradKey> {
+        let mut keys: Vec<(u64, GradKey)> =
+            self.sums.iter().map(|(&key, sum)| (sum.completed, key)).collect();
+        keys.sort_by_key(|&(completed, _)| completed);
+        keys.into_iter().map(|(_, key)| key).collect()
+    }
+
     /// Returns the gradients that are kept.
     pub fn into_values(self) -> impl Iterator<Item = (GradKey, Tensor<B>)> {
         self.sums.into_iter().map(|(key, sum)| (key, sum.value))
@@ -122,8 +134,8 @@ impl<B: Backend> Gradients<B> {
 
 impl<B: Backend> FromIterator<(GradKey, Tensor<B>)> for Gradients<B> {
     fn from_iter<I: IntoIterator<Item = (GradKey, Tensor<B>)>>(gradients: I) -> Self {
-        let sums = gradients.into_iter().map(|(key, value)| (key, Sum { value, contributions: 1 }));
-        Self { sums: sums.collect(), receiver: None }
+        let sum = |(key, value)| (key, Sum { value, contributions: 1, completed: 0 });
+        Self { sums: gradients.into_iter().map(sum).collect(), added: 0, receiver: None }
     }
 }
 
@@ -159,6 +171,7 @@ mod tests {
         grads.add(once, tensor(2.0)).unwrap();
         grads.add(unknown, tensor(3.0)).unwrap();
         assert_eq!(grads.contributions(), Contributions::from([(twice, 1), (unknown, 1)]));
+        assert_eq!(grads.completion_order(), [twice, unknown]);
         assert!(grads.add(twice, tensor(4.0)).is_err(), "the receiver fails");
         assert_eq!(*received.lock().unwrap(), [(once, 2.0), (twice, 5.0)]);
     }

@@ -1,6 +1,7 @@
 //! Collectives by way of host memory, for any device and transport.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -11,6 +12,9 @@ use super::pairwise::TermSum;
 use crate::backend::Summation;
 use crate::{Backend, DType, Error, HostData, HostTensor, Result, Tensor, bf16};
 
+/// Bytes that a rank receives at a time, at least a byte from each.
+const PIECE_BYTES: usize = 64 << 20;
+
 /// Operation of the thread.
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -18,6 +22,8 @@ type Job = Box<dyn FnOnce() + Send>;
 /// (f64 for f64) and [pairwise](Summation::Pairwise) in the order of the ranks, and sends the sums to the others.
 pub struct HostCollectives {
     communicator: Arc<dyn Communicator>,
+    /// An operation has failed: the ranks no longer agree on those that follow.
+    failed: Arc<AtomicBool>,
     jobs: Mutex<Option<Sender<Job>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -35,7 +41,8 @@ impl HostCollectives {
             op: "HostCollectives::new",
             message: format!("cannot start a thread: {error}"),
         })?;
-        Ok(Self { communicator, jobs: Mutex::new(Some(jobs)), thread: Some(thread) })
+        let (failed, jobs) = (Arc::default(), Mutex::new(Some(jobs)));
+        Ok(Self { communicator, failed, jobs, thread: Some(thread) })
     }
 
     /// Enqueues `operation` on the elements of `values`.
@@ -45,17 +52,24 @@ impl HostCollectives {
         operation: impl FnOnce(&dyn Communicator, HostData) -> Result<HostData> + Send + 'static,
     ) -> Pending<B> {
         let (sender, receiver) = channel();
-        let communicator = Arc::clone(&self.communicator);
-        let job = move || {
+        let (communicator, failed) = (Arc::clone(&self.communicator), Arc::clone(&self.failed));
+        let run = move || {
+            if failed.swap(true, Ordering::Relaxed) {
+                let message = "an earlier operation has failed".to_owned();
+                return Err(Error::Backend { op: "collectives", message });
+            }
             let backend = values.backend().clone();
-            let host = values.to_host().map(HostTensor::into_data);
+            let host = values.to_host()?.into_data();
             drop(values);
-            let done = host.and_then(|data| operation(&*communicator, data)).and_then(|data| {
-                let shape = [data.len()];
-                Tensor::from_host(&backend, &HostTensor::new(&shape, data)?)
-            });
+            let data = operation(&*communicator, host)?;
+            let shape = [data.len()];
+            let done = Tensor::from_host(&backend, &HostTensor::new(&shape, data)?)?;
+            failed.store(false, Ordering::Relaxed);
+            Ok(done)
+        };
+        let job = move || {
             // Nobody waits any more for a result whose step has failed.
-            let _ = sender.send(done);
+            let _ = sender.send(run());
         };
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let accepted = jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(job)).is_ok());
@@ -116,18 +130,35 @@ fn check(got: usize, expected: usize, op: &'static str) -> Result<()> {
     }
 }
 
-/// Sends each rank its part of `data`, and sums the parts that come.
+/// Sends each rank its part of `data`, and sums the parts that come: piece by piece, because a rank receives its part from all.
 fn sum_of_part(communicator: &dyn Communicator, data: &HostData, counts: &[usize]) -> Result<HostData> {
-    let dtype = data.dtype();
-    let received = communicator.all_to_all(bytes_of(data)?, &byte_counts(counts, dtype))?;
-    let mut sum = TermSum::new(Summation::Pairwise, counts.len());
-    let part = counts[communicator.rank()] * dtype.size();
-    for rank in 0..counts.len() {
-        let term = from_bytes(&received[rank * part..][..part], dtype);
-        // bf16 is a format to send in, not to add in.
-        sum.push(if dtype == DType::BF16 { term.cast(DType::F32)? } else { term }, |a, b| Ok(add(a, &b)))?;
+    let (dtype, bytes) = (data.dtype(), bytes_of(data)?);
+    let size = dtype.size();
+    let piece = (PIECE_BYTES / (size * counts.len())).max(1);
+    let longest = counts.iter().copied().max().unwrap_or(0);
+    let mut out = Vec::with_capacity(counts[communicator.rank()] * size);
+    for done in (0..longest).step_by(piece) {
+        let counts_of_piece: Vec<usize> =
+            counts.iter().map(|count| count.saturating_sub(done).min(piece) * size).collect();
+        let mut start = done * size;
+        let parts = counts.iter().zip(&counts_of_piece).map(|(count, &len)| {
+            let part = bytes.get(start..start + len).unwrap_or_default();
+            start += count * size;
+            part
+        });
+        let sent = parts.collect::<Vec<&[u8]>>().concat();
+        let received = communicator.all_to_all(&sent, &counts_of_piece)?;
+        let len = counts_of_piece[communicator.rank()];
+        let mut sum = TermSum::new(Summation::Pairwise, counts.len());
+        for rank in 0..counts.len() {
+            let term = from_bytes(&received[rank * len..][..len], dtype);
+            // bf16 is a format to send in, not to add in.
+            let term = if dtype == DType::BF16 { term.cast(DType::F32)? } else { term };
+            sum.push(term, |a, b| Ok(add(a, &b)))?;
+        }
+        out.extend_from_slice(bytes_of(&sum.finish().expect("there is a rank").cast(dtype)?)?);
     }
-    sum.finish().unwrap_or(HostData::F32(Vec::new())).cast(dtype)
+    Ok(from_bytes(&out, dtype))
 }
 
 /// Sends `part` to all ranks. Returns the parts of all.

@@ -1,7 +1,41 @@
 //! Buckets: parameters whose gradients, or weights, are sent together.
 
+use std::collections::HashMap;
+
 use crate::autograd::GradKey;
 use crate::{Backend, Result, Tensor};
+
+/// All trained parameters, in the order in which their buckets are sent.
+#[derive(Debug)]
+pub(super) struct Buckets {
+    pub(super) list: Vec<Bucket>,
+    /// Bucket and slot of each parameter.
+    pub(super) places: HashMap<GradKey, [usize; 2]>,
+}
+
+impl Buckets {
+    /// Buckets of at least `elements` elements for the parameters `slots`, in this order, on `ranks` ranks.
+    pub(super) fn new(slots: impl IntoIterator<Item = Slot>, elements: usize, ranks: usize) -> Self {
+        let (mut list, mut filled): (Vec<Bucket>, usize) = (Vec::new(), usize::MAX);
+        for slot in slots {
+            if filled >= elements {
+                list.push(Bucket::default());
+                filled = 0;
+            }
+            filled += slot.len();
+            list.last_mut().expect("one was begun").slots.push(slot);
+        }
+        let mut places = HashMap::new();
+        for (number, bucket) in list.iter_mut().enumerate() {
+            // The parts of the ranks, one after another.
+            bucket.slots.sort_by_key(|slot| slot.owner);
+            let owned = |rank| bucket.owned_by(rank).map(Slot::len).sum();
+            bucket.owned = (0..ranks).map(owned).collect();
+            places.extend(bucket.slots.iter().enumerate().map(|(place, slot)| (slot.key, [number, place])));
+        }
+        Self { list, places }
+    }
+}
 
 /// Parameters whose gradients are sent together.
 #[derive(Debug, Default)]

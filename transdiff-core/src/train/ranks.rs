@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::buckets::{Bucket, Slot, concatenated, divided, owners};
+use super::buckets::{Bucket, Buckets, Slot, concatenated, divided, owners};
 use crate::autograd::{Contributions, GradKey, Gradients, Param, Tape, Var};
 use crate::distributed::{Collectives, Communicator, Pending};
 use crate::nn::Module;
@@ -48,15 +48,22 @@ pub(super) struct Ranks<B: Backend> {
     backend: B,
     /// Type of the parameters.
     dtype: DType,
-    buckets: Vec<Bucket>,
     /// Rank that updates each parameter, by its number; `None` for frozen ones.
     owners: Vec<Option<usize>>,
-    /// Bucket and slot of each trained parameter.
-    places: HashMap<GradKey, [usize; 2]>,
-    /// Contributions to each gradient in a backward pass, once one has been counted.
-    contributions: Mutex<Option<Arc<Contributions>>>,
+    /// Trained parameters, the last of the model first.
+    slots: Vec<Slot>,
+    order: Mutex<Order>,
     /// Time that steps have waited for other ranks, in nanoseconds.
     waited: AtomicU64,
+}
+
+/// Order in which the backward pass completes gradients.
+#[derive(Clone, Debug)]
+struct Order {
+    /// Buckets in this order, once it is known; until then in that of the slots.
+    buckets: Arc<Buckets>,
+    /// Contributions to each gradient, once a backward pass has been observed.
+    contributions: Option<Arc<Contributions>>,
 }
 
 impl<B: Backend> fmt::Debug for Ranks<B> {
@@ -80,31 +87,18 @@ impl<B: Backend> Ranks<B> {
         let owner_of =
             if distribution.shard_optimizer { owners(&sizes, ranks) } else { vec![0; sizes.len()] };
         let mut owners = vec![None; params.len()];
-        let mut buckets: Vec<Bucket> = Vec::new();
-        let mut bytes = usize::MAX;
+        let mut slots = Vec::with_capacity(trained.len());
         for ((index, param), owner) in trained.into_iter().zip(owner_of) {
             owners[index] = Some(owner);
-            if bytes >= distribution.bucket_bytes {
-                buckets.push(Bucket::default());
-                bytes = 0;
-            }
-            bytes += param.value().numel() * param.value().dtype().size();
             let strides = param.value().layout().strides();
             let shape = param.value().shape().to_vec();
             let mut axes: Vec<usize> = (0..shape.len()).collect();
             axes.sort_by_key(|&axis| std::cmp::Reverse(strides[axis]));
-            let slot = Slot { key: param.key(), index, owner, shape, axes };
-            buckets.last_mut().expect("one was begun").slots.push(slot);
+            slots.push(Slot { key: param.key(), index, owner, shape, axes });
         }
-        let mut places = HashMap::new();
-        for (number, bucket) in buckets.iter_mut().enumerate() {
-            bucket.slots.sort_by_key(|slot| slot.owner);
-            let owned = |rank| bucket.owned_by(rank).map(Slot::len).sum();
-            bucket.owned = (0..ranks).map(owned).collect();
-            places.extend(bucket.slots.iter().enumerate().map(|(place, slot)| (slot.key, [number, place])));
-        }
-        let (contributions, waited) = (Mutex::new(None), AtomicU64::new(0));
-        Ok(Self { distribution, backend, dtype, buckets, owners, places, contributions, waited })
+        let buckets = Arc::new(Buckets::new(slots.clone(), distribution.bucket_bytes / dtype.size(), ranks));
+        let order = Mutex::new(Order { buckets, contributions: None });
+        Ok(Self { distribution, backend, dtype, owners, slots, order, waited: AtomicU64::new(0) })
     }
 
     pub(super) fn communicator(&self) -> &dyn Communicator {
@@ -121,9 +115,29 @@ impl<B: Backend> Ranks<B> {
         self.is_sharded() && self.owners[index].is_some_and(|owner| owner != self.communicator().rank())
     }
 
-    /// Forgets the number of contributions to each gradient, which other settings may change.
-    pub(super) fn recount(&self) {
-        *lock(&self.contributions) = None;
+    /// Forgets what is known of the backward pass, which other settings may change.
+    pub(super) fn forget_order(&self) {
+        lock(&self.order).contributions = None;
+    }
+
+    /// Learns the order in which `grads`, those of a whole backward pass, were completed: that of rank 0, on all ranks alike.
+    fn learn_order(&self, grads: &Gradients<B>) -> Result<Order> {
+        let places: HashMap<GradKey, usize> =
+            self.slots.iter().enumerate().map(|(place, slot)| (slot.key, place)).collect();
+        let completed = grads.completion_order().into_iter().filter_map(|key| places.get(&key).copied());
+        let own = serde_json::to_vec(&completed.collect::<Vec<usize>>()).expect("numbers are plain data");
+        let of_main = self.waiting(|| self.communicator().broadcast(0, &own))?;
+        let mut order: Vec<usize> = serde_json::from_slice(&of_main).unwrap_or_default();
+        // Without a gradient, in the end.
+        order.extend(0..self.slots.len());
+        let mut seen = vec![false; self.slots.len()];
+        order.retain(|&place| seen.get_mut(place).is_some_and(|seen| !std::mem::replace(seen, true)));
+        let slots = order.into_iter().map(|place| self.slots[place].clone());
+        let elements = self.distribution.bucket_bytes / self.dtype.size();
+        let buckets = Arc::new(Buckets::new(slots, elements, self.communicator().size()));
+        let order = Order { buckets, contributions: Some(Arc::new(grads.contributions())) };
+        *lock(&self.order) = order.clone();
+        Ok(order)
     }
 
     /// Time that steps have waited for other ranks.
@@ -147,22 +161,21 @@ impl<B: Backend> Ranks<B> {
         loss: &Var<B>,
         partial: Vec<Gradients<B>>,
     ) -> Result<Gradients<B>> {
-        let reduction = Arc::new(Mutex::new(Reduction::new(Arc::clone(self), partial)));
-        let known = lock(&self.contributions).clone();
-        let mut grads = match &known {
-            Some(expected) => {
-                let reduction = Arc::clone(&reduction);
-                Gradients::handing_over(Arc::clone(expected), move |key, grad| {
-                    lock(&reduction).receive(key, grad)
-                })
-            }
-            None => Gradients::new(),
+        let Order { buckets, contributions } = lock(&self.order).clone();
+        let Some(expected) = contributions else {
+            // The first time, nothing is sent before all is complete.
+            let mut grads = Gradients::new();
+            tape.backward_into(loss, &mut grads)?;
+            let Order { buckets, .. } = self.learn_order(&grads)?;
+            let mut reduction = Reduction::new(Arc::clone(self), buckets, partial);
+            grads.into_values().try_for_each(|(key, grad)| reduction.receive(key, grad))?;
+            return reduction.finish();
         };
+        let reduction = Arc::new(Mutex::new(Reduction::new(Arc::clone(self), buckets, partial)));
+        let receiver = Arc::clone(&reduction);
+        let mut grads =
+            Gradients::handing_over(expected, move |key, grad| lock(&receiver).receive(key, grad));
         tape.backward_into(loss, &mut grads)?;
-        if known.is_none() {
-            let counted = grads.contributions();
-            *lock(&self.contributions) = Some(Arc::new(counted));
-        }
         let rest: Vec<_> = grads.into_values().collect();
         let reduction = Arc::into_inner(reduction).expect("the receiver is gone");
         let mut reduction = reduction.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -196,14 +209,15 @@ impl<B: Backend> Ranks<B> {
         mut visit: impl FnMut(usize, Tensor<B>) -> Result<()>,
     ) -> Result<()> {
         let rank = self.communicator().rank();
-        let mut pending: VecDeque<(&Bucket, Pending<B>)> = VecDeque::new();
         let mut take = |(bucket, pending): (&Bucket, Pending<B>)| {
             let whole = self.waiting(|| pending.wait())?;
             divided(&whole, bucket.slots.iter())?
                 .into_iter()
                 .try_for_each(|(slot, value)| visit(slot.index, value))
         };
-        for bucket in &self.buckets {
+        let buckets = Arc::clone(&lock(&self.order).buckets);
+        let mut pending: VecDeque<(&Bucket, Pending<B>)> = VecDeque::new();
+        for bucket in &buckets.list {
             if pending.len() == IN_FLIGHT {
                 pending.pop_front().map_or(Ok(()), &mut take)?;
             }
@@ -222,6 +236,7 @@ impl<B: Backend> Ranks<B> {
 /// Sums over all ranks of a step's gradients, bucket by bucket, as they become complete.
 struct Reduction<B: Backend> {
     ranks: Arc<Ranks<B>>,
+    buckets: Arc<Buckets>,
     /// Sums of earlier passes, to which a gradient is added: to the last first.
     partial: Vec<Gradients<B>>,
     /// Gradients of each bucket that is not complete, by slot.
@@ -231,14 +246,14 @@ struct Reduction<B: Backend> {
 }
 
 impl<B: Backend> Reduction<B> {
-    fn new(ranks: Arc<Ranks<B>>, partial: Vec<Gradients<B>>) -> Self {
-        let ready = ranks.buckets.iter().map(|bucket| vec![None; bucket.slots.len()]).collect();
-        Self { ranks, partial, ready, pending: Vec::new() }
+    fn new(ranks: Arc<Ranks<B>>, buckets: Arc<Buckets>, partial: Vec<Gradients<B>>) -> Self {
+        let ready = buckets.list.iter().map(|bucket| vec![None; bucket.slots.len()]).collect();
+        Self { ranks, buckets, partial, ready, pending: Vec::new() }
     }
 
     /// Takes the gradient of the last pass for `key`.
     fn receive(&mut self, key: GradKey, grad: Tensor<B>) -> Result<()> {
-        let Some(&[bucket, slot]) = self.ranks.places.get(&key) else { return Ok(()) };
+        let Some(&[bucket, slot]) = self.buckets.places.get(&key) else { return Ok(()) };
         let of_bucket = bucket.checked_sub(self.pending.len()).and_then(|place| self.ready.get(place));
         if of_bucket.is_none_or(|slots| slots[slot].is_some()) {
             let message = "a parameter received more gradients than in the first step".to_owned();
@@ -272,7 +287,7 @@ impl<B: Backend> Reduction<B> {
 
     /// Starts to sum the next bucket, whose slots have the gradients `grads`.
     fn start(&mut self, grads: Vec<Tensor<B>>) -> Result<()> {
-        let (ranks, bucket) = (&self.ranks, &self.ranks.buckets[self.pending.len()]);
+        let (ranks, bucket) = (&self.ranks, &self.buckets.list[self.pending.len()]);
         let flat: Vec<Tensor<B>> =
             bucket.slots.iter().zip(&grads).map(|(slot, grad)| slot.flat(grad)).collect::<Result<_>>()?;
         drop(grads);
@@ -294,9 +309,9 @@ impl<B: Backend> Reduction<B> {
     fn finish(mut self) -> Result<Gradients<B>> {
         // What the loss does not depend on has a gradient of zero on this rank.
         while let Some(slots) = self.ready.pop_front() {
-            let ranks = Arc::clone(&self.ranks);
+            let (ranks, buckets) = (Arc::clone(&self.ranks), Arc::clone(&self.buckets));
             let mut grads = Vec::with_capacity(slots.len());
-            for (slot, grad) in ranks.buckets[self.pending.len()].slots.iter().zip(slots) {
+            for (slot, grad) in buckets.list[self.pending.len()].slots.iter().zip(slots) {
                 let grad = match grad {
                     Some(grad) => Some(grad),
                     None => self.with_earlier_passes(slot.key, None)?,
@@ -307,7 +322,7 @@ impl<B: Backend> Reduction<B> {
         }
         let (ranks, rank) = (&self.ranks, self.ranks.communicator().rank());
         let mut out = Vec::new();
-        for (bucket, pending) in ranks.buckets.iter().zip(self.pending) {
+        for (bucket, pending) in self.buckets.list.iter().zip(self.pending) {
             let sum = ranks.waiting(|| pending.wait())?.cast(ranks.dtype)?;
             let divided = match ranks.is_sharded() {
                 true => divided(&sum, bucket.owned_by(rank))?,

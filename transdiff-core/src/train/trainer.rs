@@ -177,7 +177,7 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         }
         self.config = config;
         if let Some(ranks) = &self.ranks {
-            ranks.recount();
+            ranks.forget_order();
         }
         Ok(())
     }
