@@ -1,0 +1,44 @@
+//! Signals: all ranks end after the same step, with a checkpoint, and the run goes on bitwise.
+
+use crate::drawing::{resume, train};
+use crate::files::Folder;
+use crate::job::{PROGRAM, Running, assert_gone, assert_same, digits, launched_by, send_to_rank, succeed_on};
+use crate::process::{send, succeed, wait_for};
+use crate::runs::newest;
+
+/// The script that passes signals on.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/cluster/launch.sh");
+
+#[test]
+fn signals_end_all_ranks_with_a_checkpoint_and_the_run_goes_on_bitwise() {
+    let folder = Folder::new();
+    let (data, whole, out) = (digits(&folder), folder.path("whole"), folder.path("run"));
+    let settings =
+        ["train.warmup=0", "train.dropout=0.1", "train.checkpoint_every=3", "train.report_every=1"];
+    let mut args = train(&data, &out, "1000000", &[&settings[..], &["train.accumulate=2"]].concat());
+    // mpirun passes SIGUSR1 on. It kills on SIGTERM, of which launch.sh makes SIGUSR1. A system may also signal one rank alone.
+    for (launcher, signal, rank) in
+        [("mpirun", libc::SIGUSR1, None), (SCRIPT, libc::SIGTERM, None), ("mpirun", libc::SIGTERM, Some(1))]
+    {
+        let before = newest(&out);
+        let mut running = Running::start(launched_by(launcher, &[(2, PROGRAM, &args)]));
+        wait_for(running.child(), || newest(&out) > before);
+        match rank {
+            Some(rank) => send_to_rank(signal, &out, rank),
+            None => send(signal, running.child()),
+        }
+        let done = running.ended();
+        assert_eq!(done.code, Some(85), "{}", done.stderr);
+        let step = newest(&out);
+        let line =
+            format!("stopped: after step {step} of 1000000; go on with transdiff train --resume {out}");
+        assert_eq!(done.stderr.matches(&line).count(), 1, "{}", done.stderr);
+        assert_gone(&out);
+        args = resume(&out, &[]);
+    }
+    let step = newest(&out) + 3;
+    succeed_on(2, &[&args[..], &["--steps", &step.to_string()]].concat());
+    let settings = [&settings[..], &["train.accumulate=4"]].concat();
+    succeed(&train(&data, &whole, &step.to_string(), &settings));
+    assert_same(&whole, &out, step);
+}
