@@ -199,7 +199,14 @@ impl<B: Backend> Progress<'_, B> {
 
     /// The error of a step, after a checkpoint if it is one of the data or of a rank, which leaves the run as it was.
     fn failed(&mut self, error: Error) -> Failure {
-        let of_data = matches!(error, Error::Format { .. } | Error::Io { .. });
+        let of_data = match &error {
+            Error::Format { .. } | Error::Io { .. } => true,
+            // Of another rank there is the message alone, which names the file.
+            Error::Rank { message, .. } => {
+                self.run.settings.data.path.as_ref().is_some_and(|path| message.contains(path.as_str()))
+            }
+            _ => false,
+        };
         let unchanged = of_data || matches!(error, Error::Rank { .. });
         let step = self.trainer.steps_done();
         let mut failure = Failure::from(error);

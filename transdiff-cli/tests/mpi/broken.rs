@@ -5,7 +5,7 @@ use std::fs;
 use crate::drawing::{latents, resume, tiles, train};
 use crate::files::Folder;
 use crate::job::{Running, assert_same, ended, fail_with, job, message, ranks, spawn, succeed_on};
-use crate::process::{run, wait_for};
+use crate::process::run;
 use crate::runs::{checkpoint, copy, newest, tensors};
 
 #[test]
@@ -13,7 +13,13 @@ fn broken_picture_of_a_rank_is_named_and_the_state_is_saved() {
     let folder = Folder::new();
     let (data, whole, out) =
         (tiles(&folder, "pictures", &["a", "b"], 20), folder.path("whole"), folder.path("run"));
-    let settings = ["data.codec=patch:4", "data.size=16", "train.warmup=0", "train.report_every=1"];
+    let settings = [
+        "data.codec=patch:4",
+        "data.size=16",
+        "train.warmup=0",
+        "train.decay=constant",
+        "train.report_every=1",
+    ];
     // An epoch has 5 steps.
     succeed_on(2, &train(&data, &out, "5", &settings));
     copy(&out, &whole);
@@ -74,7 +80,7 @@ fn full_disk_of_rank_0_ends_all_and_the_checkpoint_before_is_intact() {
     let (data, out) = (latents(&folder, "cache", |_| false), folder.path("run"));
     let settings = ["train.checkpoint_every=1", "train.report_every=1000"];
     let mut running = Running::start(job(2, &train(&data, &out, "1000000", &settings)));
-    wait_for(running.child(), || newest(&out) > 0);
+    running.wait_for(|| newest(&out) > 0);
     let size = fs::metadata(checkpoint(&out, newest(&out))).unwrap().len();
     limit_files(ranks(&out)[&0], size / 2);
     let line = message(&running.ended());

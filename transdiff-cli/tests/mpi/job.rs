@@ -112,8 +112,20 @@ impl Running {
         Self(Some(spawn(job)))
     }
 
-    pub fn child(&mut self) -> &mut Child {
-        self.0.as_mut().expect("it has not ended")
+    /// Waits until `ready` holds, which it must before the job ends.
+    pub fn wait_for(&mut self, ready: impl Fn() -> bool) {
+        let child = self.0.as_mut().expect("it has not ended");
+        while !ready() {
+            if child.try_wait().unwrap().is_some() {
+                panic!("the job ended too early: {}", ended(self.0.take().expect("it has ended")).stderr);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Sends a signal to the launcher.
+    pub fn send(&self, signal: libc::c_int) {
+        send(signal, self.0.as_ref().expect("it has not ended"));
     }
 
     /// As [`ended`].
@@ -124,7 +136,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
+        if let Some(mut child) = self.0.take()
+            && let Ok(None) = child.try_wait()
+        {
             // mpirun ends its ranks.
             send(libc::SIGTERM, &child);
             let _ = child.wait();

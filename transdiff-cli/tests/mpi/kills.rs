@@ -7,20 +7,19 @@ use transdiff::rng::{Purpose, StreamKey};
 use crate::drawing::{resume, train};
 use crate::files::Folder;
 use crate::job::{Running, assert_gone, assert_same_weights, digits, job, message, send_to_rank, succeed_on};
-use crate::process::wait_for;
 use crate::runs::{checkpoint, copy, logged, newest, tensors};
 
 const RANKS: usize = 3;
-const STEPS: u64 = 1200;
+const STEPS: u64 = 500;
 /// Longest time between a checkpoint and a kill, in seconds.
-const LONGEST_WAIT: f64 = 0.15;
+const LONGEST_WAIT: f64 = 0.1;
 
 #[test]
 fn killed_rank_ends_the_job_and_the_run_goes_on_bitwise() {
     let folder = Folder::new();
     let (data, whole, killed) = (digits(&folder), folder.path("whole"), folder.path("killed"));
     let steps = STEPS.to_string();
-    let settings = ["train.dropout=0.1", "train.accumulate=2", "train.report_every=100", "data.val=0.02"];
+    let settings = ["train.dropout=0.1", "train.accumulate=2", "train.report_every=50", "data.val=0.02"];
     succeed_on(RANKS, &train(&data, &whole, &steps, &settings));
     let mut draws = StreamKey::new(29, Purpose::Initialisation, 0, 0).stream();
     for kill in 0..10 {
@@ -32,7 +31,7 @@ fn killed_rank_ends_the_job_and_the_run_goes_on_bitwise() {
         };
         let before = newest(&killed);
         let mut running = Running::start(job(RANKS, &args));
-        wait_for(running.child(), || newest(&killed) > before);
+        running.wait_for(|| newest(&killed) > before);
         std::thread::sleep(Duration::from_secs_f64(LONGEST_WAIT * draws.uniform()));
         let rank = (draws.uniform() * RANKS as f64) as usize;
         send_to_rank(libc::SIGKILL, &killed, rank);
@@ -60,9 +59,9 @@ fn killed_rank_ends_the_job_and_the_run_goes_on_bitwise() {
 fn stopped_rank_ends_the_job_after_the_time_out() {
     let folder = Folder::new();
     let (data, run) = (digits(&folder), folder.path("run"));
-    let args = train(&data, &run, "1000000", &["train.checkpoint_every=1"]);
+    let args = train(&data, &run, "1000000", &["train.checkpoint_every=1", "train.accumulate=1"]);
     let mut running = Running::start(job(RANKS, &[&args[..], &["--timeout", "5"]].concat()));
-    wait_for(running.child(), || newest(&run) > 0);
+    running.wait_for(|| newest(&run) > 0);
     send_to_rank(libc::SIGSTOP, &run, 1);
     let done = running.ended();
     assert_ne!(done.code, Some(0), "{}", done.stderr);

@@ -21,15 +21,16 @@ fn refused(out: &str, ranks: [(&str, &[&str]); 2]) -> String {
 fn ranks_with_other_arguments_or_settings_are_named() {
     let folder = Folder::new();
     let (data, out) = (latents(&folder, "cache", |_| false), folder.path("run"));
-    let args = train(&data, &out, "4", &[]);
+    let train = |steps, passes| train(&data, &out, steps, &[passes]);
+    let args = train("4", "train.accumulate=1");
     let own = [&args[..], &["--set", "train.lr=0.002"]].concat();
     let begun = folder.path("begun");
-    succeed(&train(&data, &begun, "2", &[]));
+    succeed(&crate::drawing::train(&data, &begun, "2", &[]));
     let resumed = [&resume(&begun, &["train.accumulate=1"])[..], &["--steps", "4"]].concat();
     for (other, difference) in [
         (own, "another train.lr: 0.002 and \"auto\""),
-        (train(&data, &out, "5", &[]), "another train.steps: 5 and 4"),
-        (train(&data, &out, "4", &["train.accumulate=2"]), "another train.accumulate: 2 and 1"),
+        (train("5", "train.accumulate=1"), "another train.steps: 5 and 4"),
+        (train("4", "train.accumulate=2"), "another train.accumulate: 2 and 1"),
         ([&args[..], &["--shard", "optimizer"]].concat(), "another --shard: optimizer and none"),
         (resumed, "another kind of run: resumed and new"),
     ] {

@@ -3,7 +3,7 @@
 use crate::drawing::{resume, train};
 use crate::files::Folder;
 use crate::job::{PROGRAM, Running, assert_gone, assert_same, digits, launched_by, send_to_rank, succeed_on};
-use crate::process::{send, succeed, wait_for};
+use crate::process::succeed;
 use crate::runs::newest;
 
 /// The script that passes signals on.
@@ -13,8 +13,13 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/cluster/l
 fn signals_end_all_ranks_with_a_checkpoint_and_the_run_goes_on_bitwise() {
     let folder = Folder::new();
     let (data, whole, out) = (digits(&folder), folder.path("whole"), folder.path("run"));
-    let settings =
-        ["train.warmup=0", "train.dropout=0.1", "train.checkpoint_every=3", "train.report_every=1"];
+    let settings = [
+        "train.warmup=0",
+        "train.decay=constant",
+        "train.dropout=0.1",
+        "train.checkpoint_every=3",
+        "train.report_every=1",
+    ];
     let mut args = train(&data, &out, "1000000", &[&settings[..], &["train.accumulate=2"]].concat());
     // mpirun passes SIGUSR1 on. It kills on SIGTERM, of which launch.sh makes SIGUSR1. A system may also signal one rank alone.
     for (launcher, signal, rank) in
@@ -22,10 +27,10 @@ fn signals_end_all_ranks_with_a_checkpoint_and_the_run_goes_on_bitwise() {
     {
         let before = newest(&out);
         let mut running = Running::start(launched_by(launcher, &[(2, PROGRAM, &args)]));
-        wait_for(running.child(), || newest(&out) > before);
+        running.wait_for(|| newest(&out) > before);
         match rank {
             Some(rank) => send_to_rank(signal, &out, rank),
-            None => send(signal, running.child()),
+            None => running.send(signal),
         }
         let done = running.ended();
         assert_eq!(done.code, Some(85), "{}", done.stderr);

@@ -54,8 +54,8 @@ fn weights_of_a_divided_optimiser_are_equal_on_any_number_of_ranks() {
 #[test]
 fn weights_of_mrar_on_pictures_with_a_divided_optimiser_are_equal_on_any_number_of_ranks() {
     let folder = Folder::new();
-    let data = tiles(&folder, "pictures", &["a", "b", "c"], 12);
-    let pictures = ["data.codec=patch:4", "data.size=16", "data.flip=true", "data.val=0.1"];
+    let data = tiles(&folder, "pictures", &["a", "b"], 24);
+    let pictures = ["data.codec=patch:4", "data.size=16", "data.flip=true", "data.val=0.4"];
     let settings =
         [&pictures[..], &["model.groups=4", "train.label_drop=0.2", "train.sample_every=25"]].concat();
     let sampling = ["--shard", "optimizer", "--set", "train.sample_steps=2"];
@@ -69,7 +69,7 @@ fn weights_of_mrar_on_pictures_with_a_divided_optimiser_are_equal_on_any_number_
 fn resumed_run_goes_on_bitwise_on_another_number_of_ranks() {
     let folder = Folder::new();
     let (data, whole, run) = (digits(&folder), folder.path("whole"), folder.path("run"));
-    let settings = ["train.warmup=0", "train.dropout=0.1", "data.val=0.1"];
+    let settings = ["train.warmup=0", "train.decay=constant", "train.dropout=0.1", "data.val=0.1"];
     let with = |more: &'static str| [&settings[..], &[more]].concat();
     succeed(&train(&data, &whole, "36", &with("train.accumulate=4")));
     succeed_on(2, &train(&data, &run, "12", &with("train.accumulate=2")));
