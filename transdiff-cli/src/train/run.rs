@@ -18,6 +18,7 @@ use transdiff_terminal::{StopReason, StopSignals};
 use super::beginning::Beginning;
 use super::data::TrainingData;
 use super::main_rank::MainRank;
+use super::reports::BrokenPictures;
 use super::samples::SampleGrid;
 use crate::failure::{Failure, Result};
 use crate::job::Job;
@@ -99,8 +100,19 @@ impl Run<'_> {
             return Ok(());
         }
         let times = Times { waited: trainer.seconds_waited(), ..Times::default() };
-        let mut progress =
-            Progress { run: self, beginning, codec, data, held_out, main, trainer, times, rollbacks: 0 };
+        let broken = BrokenPictures::default();
+        let mut progress = Progress {
+            run: self,
+            beginning,
+            codec,
+            data,
+            held_out,
+            main,
+            trainer,
+            times,
+            broken,
+            rollbacks: 0,
+        };
         let ended = progress.steps();
         // A checkpoint that is being written is completed also where the run ends with an error.
         progress.main.map_or(Ok(()), MainRank::finish).and(ended)
@@ -158,6 +170,7 @@ struct Progress<'a, B: Backend> {
     main: Option<MainRank<'a>>,
     trainer: Trainer<B>,
     times: Times,
+    broken: BrokenPictures,
     rollbacks: u32,
 }
 
@@ -267,22 +280,26 @@ impl<B: Backend> Progress<'_, B> {
             None => None,
         };
         let ranks = self.rank_times();
-        let Some(main) = &mut self.main else { return Ok(()) };
+        let pictures = self.run.data.pictures.as_deref();
+        let broken = pictures.and_then(|pictures| self.broken.message(pictures));
+        let Some(main) = &mut self.main else {
+            // To the log of this rank.
+            broken.iter().for_each(|message| print_to_stderr(message));
+            return Ok(());
+        };
+        broken.iter().for_each(|message| main.print(message));
         let interval = main.take_interval();
-        main.report(
-            Report {
-                step: self.trainer.steps_done(),
-                samples: self.trainer.samples_done(),
-                loss: interval.loss,
-                val_loss,
-                lr: report.lr,
-                grad_norm: report.grad_norm,
-                images_per_second: interval.images_per_second,
-                seconds: interval.seconds,
-                ranks,
-            },
-            self.run.data.pictures.as_deref(),
-        )
+        main.report(Report {
+            step: self.trainer.steps_done(),
+            samples: self.trainer.samples_done(),
+            loss: interval.loss,
+            val_loss,
+            lr: report.lr,
+            grad_norm: report.grad_norm,
+            images_per_second: interval.images_per_second,
+            seconds: interval.seconds,
+            ranks,
+        })
     }
 
     fn samples(&mut self) -> Result<()> {

@@ -8,18 +8,16 @@ use crate::job::{Running, assert_same, ended, fail_with, job, message, ranks, sp
 use crate::process::run;
 use crate::runs::{checkpoint, copy, newest, tensors};
 
+/// Settings of a run on pictures, with four samples per step on each rank.
+const PICTURES: [&str; 3] = ["data.codec=patch:4", "data.size=16", "train.accumulate=1"];
+
 #[test]
 fn broken_picture_of_a_rank_is_named_and_the_state_is_saved() {
     let folder = Folder::new();
     let (data, whole, out) =
         (tiles(&folder, "pictures", &["a", "b"], 20), folder.path("whole"), folder.path("run"));
-    let settings = [
-        "data.codec=patch:4",
-        "data.size=16",
-        "train.warmup=0",
-        "train.decay=constant",
-        "train.report_every=1",
-    ];
+    let settings =
+        [&PICTURES[..], &["train.warmup=0", "train.decay=constant", "train.report_every=1"]].concat();
     // An epoch has 5 steps.
     succeed_on(2, &train(&data, &out, "5", &settings));
     copy(&out, &whole);
@@ -36,6 +34,33 @@ fn broken_picture_of_a_rank_is_named_and_the_state_is_saved() {
     fs::write(&picture, bytes).unwrap();
     succeed_on(2, &more(&out));
     assert_same(&whole, &out, 10);
+}
+
+#[test]
+fn broken_pictures_are_skipped_and_reported_by_the_rank_that_reads_them() {
+    let folder = Folder::new();
+    let (data, out) = (tiles(&folder, "pictures", &["a", "b"], 20), folder.path("run"));
+    for number in 0..8 {
+        fs::write(format!("{data}/b/{number}.png"), "no picture").unwrap();
+    }
+    let done = succeed_on(2, &train(&data, &out, "5", &[&PICTURES[..], &["data.on_broken=skip"]].concat()));
+    let log = fs::read_to_string(format!("{out}/logs/rank-1.log")).unwrap();
+    for text in [&done.stderr, &log] {
+        let has = |line: &str| line.contains("skipped: ") && line.contains(&format!("{data}/b/"));
+        assert!(text.lines().any(has), "{text}");
+    }
+}
+
+#[test]
+fn broken_held_out_picture_of_a_rank_ends_all() {
+    let folder = Folder::new();
+    let (data, val) = (tiles(&folder, "pictures", &["a", "b"], 20), tiles(&folder, "val", &["a", "b"], 4));
+    let (out, picture) = (folder.path("run"), format!("{val}/b/1.png"));
+    fs::write(&picture, "no picture").unwrap();
+    let held_out = format!("data.val={val}");
+    // The first batch of four is that of rank 0.
+    let line = fail_with(job(2, &train(&data, &out, "5", &[&PICTURES[..], &[&held_out]].concat())));
+    assert!(line.starts_with(&format!("error: rank 1: {picture}: ")), "{line}");
 }
 
 #[test]
