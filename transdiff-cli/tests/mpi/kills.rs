@@ -51,6 +51,9 @@ fn killed_rank_ends_the_job_and_the_run_goes_on_bitwise() {
     }
     // Sums of another order: not bitwise.
     succeed_on(2, &resume(&fewer, &[]));
+    for key in ["step", "samples"] {
+        assert_eq!(logged(&whole, key), logged(&fewer, key), "{key}");
+    }
     let [expected, got] = [&whole, &fewer].map(|run| tensors(&checkpoint(run, STEPS)));
     assert!(expected.keys().eq(got.keys()));
 }
