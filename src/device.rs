@@ -179,8 +179,8 @@ impl OpenDevice {
         }
     }
 
-    /// Runs `task` on it as one rank of `communicator`. The sums over ranks go by way of host memory. A rank that does not answer
-    /// within `timeout` is an error.
+    /// Runs `task` on it as one rank of `communicator`. Sums over ranks go by way of host memory on CPUs, and through NCCL on GPUs,
+    /// where a rank that does not answer within `timeout` is an error.
     ///
     /// # Errors
     /// Those of the task, and of the collectives.
@@ -190,11 +190,17 @@ impl OpenDevice {
         timeout: Duration,
         task: T,
     ) -> Result<T::Output> {
-        let _ = timeout;
+        #[cfg(not(feature = "cuda"))]
+        let _ = timeout; // the communicator has its own
         match self.backend {
-            Opened::Cpu(cpu) => task.run(cpu, Arc::new(HostCollectives::new(communicator)?)),
+            #[cfg(feature = "cuda")]
+            Opened::Cuda(cuda) if communicator.size() > 1 => {
+                let collectives = crate::Nccl::new(&cuda, communicator, timeout)?;
+                task.run(cuda, Arc::new(collectives))
+            }
             #[cfg(feature = "cuda")]
             Opened::Cuda(cuda) => task.run(cuda, Arc::new(HostCollectives::new(communicator)?)),
+            Opened::Cpu(cpu) => task.run(cpu, Arc::new(HostCollectives::new(communicator)?)),
         }
     }
 

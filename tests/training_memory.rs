@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use allocation::peak_of;
 use transdiff_core::DType;
+use transdiff_core::backend::Summation;
 use transdiff_core::data::{LoaderOptions, MemoryDataset};
 use transdiff_core::models::transdiff::{FlowObjective, Mode, TransDiff, TransDiffConfig};
 use transdiff_core::train::{TrainConfig, Trainer, TrainingEstimate};

@@ -17,13 +17,18 @@ use crate::output::{print_to_terminal, put_aside};
 const SIZES: [&str; 5] =
     ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE"];
 
+/// Seconds of waiting for another rank, by default.
+const TRAINING_TIMEOUT: u64 = 600;
+const EVALUATION_TIMEOUT: u64 = 86_400;
+
 /// Arguments of commands that several processes can do together.
 #[derive(Args)]
 pub struct JobArgs {
-    /// Seconds after which a rank that does not answer ends the job, at least 1
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = whole(1..=1_u64 << 32))]
+    /// Seconds after which a rank that does not answer ends the job, at least 1 [default: 600 in training; in an evaluation,
+    /// whose ranks wait for the slowest, a day]
+    #[arg(long, value_name = "SECONDS", value_parser = whole(1..=1_u64 << 32))]
     #[arg(allow_negative_numbers = true, help_heading = "Ranks")]
-    pub timeout: u64,
+    pub timeout: Option<u64>,
 }
 
 /// The ranks of a job.
@@ -33,14 +38,29 @@ pub struct Job {
 }
 
 impl Job {
-    /// The job that this process belongs to. Output of ranks other than 0 is put aside.
-    pub fn join(args: &JobArgs) -> Result<Self> {
-        let timeout = Duration::from_secs(args.timeout);
-        let communicator = communicator(timeout)?;
+    /// The job of a training run that this process belongs to. Output of ranks other than 0 is put aside.
+    ///
+    /// One of several processes that MPI has not started is an error: all would do the same work.
+    pub fn of_training(args: &JobArgs) -> Result<Self> {
+        let timeout = Duration::from_secs(args.timeout.unwrap_or(TRAINING_TIMEOUT));
+        match mpi(timeout)? {
+            Some(communicator) => Ok(Self::new(communicator, timeout)),
+            None => check_alone().map(|()| Self::new(Arc::new(Solo), timeout)),
+        }
+    }
+
+    /// The job of an evaluation that this process belongs to: a single process if MPI has not started it, which may still do a
+    /// part of the work. Output of ranks other than 0 is put aside.
+    pub fn of_evaluation(args: &JobArgs) -> Result<Self> {
+        let timeout = Duration::from_secs(args.timeout.unwrap_or(EVALUATION_TIMEOUT));
+        Ok(Self::new(mpi(timeout)?.unwrap_or_else(|| Arc::new(Solo)), timeout))
+    }
+
+    fn new(communicator: Arc<dyn Communicator>, timeout: Duration) -> Self {
         if communicator.rank() > 0 {
             put_aside();
         }
-        Ok(Self { communicator, timeout })
+        Self { communicator, timeout }
     }
 
     pub fn communicator(&self) -> &Arc<dyn Communicator> {
@@ -103,7 +123,10 @@ impl Job {
     }
 
     /// The value that rank 0 makes; a failure to make it is one of all ranks.
-    pub fn from_main<T: Serialize + DeserializeOwned>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn made_by_main<T: Serialize + DeserializeOwned>(
+        &self,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         // A list, because JSON does not tell a missing value from one that is `None`.
         let outcome = if self.is_main() { make().map(|value| vec![value]) } else { Ok(Vec::new()) };
         let made = self.agree(outcome)?.into_iter().flatten().next();
@@ -111,26 +134,32 @@ impl Job {
     }
 }
 
+/// The ranks of the job, if an MPI launcher has started this process.
 #[cfg(feature = "mpi")]
-fn communicator(timeout: Duration) -> Result<Arc<dyn Communicator>> {
-    if transdiff::mpi::launched() {
-        return Ok(Arc::new(transdiff::mpi::Mpi::new(timeout)?));
-    }
-    alone("no MPI launcher has started it: mpirun, or srun --mpi=pmix, does")
+fn mpi(timeout: Duration) -> Result<Option<Arc<dyn Communicator>>> {
+    Ok(match transdiff::mpi::launched() {
+        true => Some(Arc::new(transdiff::mpi::Mpi::new(timeout)?)),
+        false => None,
+    })
 }
 
+/// The ranks of the job, if an MPI launcher has started this process.
 #[cfg(not(feature = "mpi"))]
-fn communicator(_: Duration) -> Result<Arc<dyn Communicator>> {
-    alone("this command was built without MPI: cargo build --features mpi")
+fn mpi(_: Duration) -> Result<Option<Arc<dyn Communicator>>> {
+    Ok(None)
 }
 
-/// The only process of a job, unless a launcher has started several, which would all do the same work.
-fn alone(reason: &str) -> Result<Arc<dyn Communicator>> {
+/// Fails in one of several processes.
+fn check_alone() -> Result<()> {
     let size = |name: &str| std::env::var(name).ok()?.trim().parse::<usize>().ok();
-    match SIZES.iter().find_map(|&name| Some((name, size(name).filter(|&size| size > 1)?))) {
-        Some((name, size)) => {
-            Err(format!("{name}: expected a single process, got one of {size}; {reason}").into())
-        }
-        None => Ok(Arc::new(Solo)),
-    }
+    let Some((name, size)) =
+        SIZES.iter().find_map(|&name| Some((name, size(name).filter(|&size| size > 1)?)))
+    else {
+        return Ok(());
+    };
+    let remedy = match cfg!(feature = "mpi") {
+        true => "no MPI launcher has started it; mpirun, or srun --mpi=pmix, does",
+        false => "this command was built without MPI; cargo build --features mpi builds it",
+    };
+    Err(format!("{name}: expected a single process, got one of {size}; {remedy}").into())
 }

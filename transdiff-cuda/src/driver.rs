@@ -1,6 +1,7 @@
 //! The CUDA driver: the only module that names `cust`. It also makes the calls that `cust` does not wrap.
 //!
-//! Each device has one context and one stream, so work is executed in the order in which it is enqueued.
+//! Each device has one context, and one stream for all computation, so work is executed in the order in which it is
+//! enqueued. Communication has a stream of its own.
 
 mod context;
 mod error;
@@ -22,12 +23,11 @@ use transdiff_core::{Error, Result};
 
 use context::current_context;
 use error::{check, describe, describe_code, from_code, from_cuda_error, to_result};
-use stream::Stream;
 
 pub(crate) use context::ContextGuard;
 pub(crate) use error::out_of_memory;
 pub(crate) use graph::{Capture, ExecGraph};
-pub(crate) use stream::Event;
+pub(crate) use stream::{Event, Stream};
 
 /// A fatbin, aligned for the driver, which reads it in words.
 #[repr(C, align(16))]
@@ -83,6 +83,7 @@ pub(crate) struct Driver {
     stream: Stream,
     drop_guard: Option<ContextGuard>,
     context: Context,
+    device: Device,
     name: String,
     multiprocessors: u32,
 }
@@ -151,6 +152,7 @@ impl Driver {
             stream,
             drop_guard: None,
             context,
+            device,
             name,
             multiprocessors,
         })
@@ -256,6 +258,26 @@ impl Driver {
         }
         // SAFETY: the caller's memory.
         check(op, unsafe { sys::cuMemsetD8Async(address, 0, bytes, self.stream.raw()) })
+    }
+
+    /// The identity of the GPU, which no other GPU has.
+    pub(crate) fn uuid(&self, op: &'static str) -> Result<[u8; 16]> {
+        let mut uuid = sys::CUuuid::default();
+        // SAFETY: the pointer and the device are valid.
+        check(op, unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, self.device.as_raw()) })?;
+        Ok(uuid.bytes.map(|byte| byte as u8))
+    }
+
+    /// Creates a stream whose work is not ordered with the device's.
+    pub(crate) fn new_stream(&self, op: &'static str) -> Result<Stream> {
+        Stream::new().map_err(|code| from_code(op, code))
+    }
+
+    /// Lets work that is enqueued on `stream` from now on wait for all work enqueued on the device's stream so far.
+    pub(crate) fn order_after_computation(&self, op: &'static str, stream: &Stream) -> Result<()> {
+        let event = Event::new(op, Event::SPINNING)?;
+        self.stream.record(op, &event)?;
+        stream.wait_for(op, &event)
     }
 
     /// Waits until all enqueued work is done.

@@ -49,6 +49,7 @@ mod group_norm;
 mod linear;
 mod loss;
 mod matmul;
+mod nccl;
 mod norm;
 mod norm_backward;
 mod optim;
@@ -57,6 +58,7 @@ mod random;
 mod reduce;
 mod residual;
 mod row_partition;
+mod shared_library;
 mod softmax;
 mod staging;
 mod storage;
@@ -64,12 +66,13 @@ mod strided;
 mod strided_indexer;
 
 pub use device::{Cuda, Graph};
+pub use nccl::Nccl;
 pub use storage::Buffer;
 
 use device::{In, Out};
 use transdiff_core::backend::{
     Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
-    NnOps, NormArgs, NormGrads, Pooling, TensorOps, TrainOps, UnaryOp, Windows,
+    NnOps, NormArgs, NormGrads, Pooling, Summation, TensorOps, TrainOps, UnaryOp, Windows,
 };
 use transdiff_core::{Result, rng::Dropout};
 

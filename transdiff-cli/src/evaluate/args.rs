@@ -10,6 +10,7 @@ use transdiff_terminal::{MAX_COUNT, whole};
 
 use super::preset::Preset;
 use crate::failure::Result;
+use crate::job::JobArgs;
 use crate::load_hints::{DTypeArg, LoadHintArgs};
 use crate::sampling_args::SamplingArgs;
 
@@ -97,7 +98,7 @@ pub struct EvaluateArgs {
     /// Data type that the model and the codec compute in
     #[arg(long, value_name = "TYPE", default_value = "f32", help_heading = "Generation")]
     pub dtype: DTypeArg,
-    /// Part I of N, counted from 0 [default: from the launcher's variables, otherwise all]
+    /// Part I of N, counted from 0 [default: that of the rank, or from the launcher's variables, otherwise all]
     #[arg(long, value_name = "I/N", help_heading = "Generation")]
     pub part: Option<Part>,
     /// Keep no pictures, only what was measured of them
@@ -125,6 +126,9 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
     #[arg(help_heading = "Execution")]
     pub threads: Option<usize>,
+
+    #[command(flatten)]
+    pub job: JobArgs,
 
     /// Directory of the evaluation, for its manifest and the images that are generated, or file for the statistics
     #[arg(long, value_name = "PATH", help_heading = "Output")]

@@ -35,19 +35,29 @@ use settings::{Images, InputRecord, Settings};
 
 use crate::failure::Result;
 use crate::interrupt::cancellation_token;
+use crate::job::Job;
 use crate::output::{check_destination, print};
 
 /// Version of this program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub fn run(args: &EvaluateArgs) -> Result<()> {
+    Job::of_evaluation(&args.job)?.run(|job| evaluate(args, job))
+}
+
+/// Does the part of this rank of `job`.
+fn evaluate(args: &EvaluateArgs, job: &Job) -> Result<()> {
     let token = cancellation_token()?;
     if let Some(model) = &args.model {
-        let settings = args.settings(model::settings(args, model)?)?;
-        return model::evaluate(args, settings, args.required_out()?, &token).map(drop);
+        let settings = job.each(|| args.settings(model::settings(args, model)?))?;
+        return model::evaluate(args, settings, args.required_out()?, job, &token).map(drop);
     }
     if let Some(manifest) = &args.again {
-        return repeat(args, manifest, &token);
+        return repeat(args, manifest, job, &token);
+    }
+    if job.size() > 1 {
+        let message = format!("expected a single process without --model or --again, got {}", job.size());
+        return Err(job.known_to_all(message));
     }
     if let Some(directory) = &args.merge {
         return model::merge(args, directory, &token);
@@ -78,7 +88,7 @@ fn compare(args: &EvaluateArgs, images: &Path, token: &CancellationToken) -> Res
 }
 
 /// Repeats the evaluation of a manifest, and compares the figures.
-fn repeat(args: &EvaluateArgs, path: &Path, token: &CancellationToken) -> Result<()> {
+fn repeat(args: &EvaluateArgs, path: &Path, job: &Job, token: &CancellationToken) -> Result<()> {
     let manifest = Manifest::read(path)?;
     let out = args.required_out()?;
     if same_folder(out, path.parent().unwrap_or(Path::new(""))) {
@@ -95,7 +105,11 @@ fn repeat(args: &EvaluateArgs, path: &Path, token: &CancellationToken) -> Result
     let figures = match images {
         Images::Generated(generated) => {
             model::check_inputs(&generated)?;
-            model::evaluate(args, settings.with_images(*generated), out, token)?
+            model::evaluate(args, settings.with_images(*generated), out, job, token)?
+        }
+        Images::Folder(_) if job.size() > 1 => {
+            let message = format!("expected a single process for a folder of pictures, got {}", job.size());
+            return Err(job.known_to_all(message));
         }
         Images::Folder(folder) => {
             check_destination(&Manifest::path(out), args.force)?;

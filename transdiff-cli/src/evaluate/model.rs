@@ -20,6 +20,7 @@ use super::preset::{Preset, Reference};
 use super::reference::Source;
 use super::settings::{Generated, Images, InputRecord, Settings};
 use crate::failure::{Failure, Result};
+use crate::job::Job;
 use crate::load_hints::{LoadHintArgs, WeightSetArg};
 use crate::output::{print, print_to_stderr};
 
@@ -91,35 +92,63 @@ fn open_codec(given: Option<&CodecSource>, file: &WeightFile, model: &StoredMode
     }
 }
 
-/// Generates and measures the images of a part. Goes on with what an earlier run of the same command has done. Returns the
-/// figures if the part is the whole.
+/// Generates and measures the images of a part, that of this rank of `job` if there are several. Goes on with what an earlier
+/// run of the same command has done. Returns the figures once all parts are done: on rank 0 alone.
 pub fn evaluate(
     args: &EvaluateArgs,
     settings: Settings<Generated>,
     out: &Path,
+    job: &Job,
     token: &CancellationToken,
 ) -> Result<Option<Figures>> {
+    let part = match args.part {
+        Some(_) if job.size() > 1 => {
+            let message = format!("--part: expected none, which {} ranks share, got one", job.size());
+            return Err(job.known_to_all(message));
+        }
+        Some(part) => part,
+        None if job.size() > 1 => Part::new(job.rank(), job.size())?,
+        None => Part::from_environment(|name| std::env::var(name).ok())?.unwrap_or(Part::WHOLE),
+    };
+    let directory = job.each(|| generate(args, settings, out, part, job, token))?;
+    if job.size() > 1 {
+        return job.is_main().then(|| finish(args, &directory, token)).transpose();
+    }
+    if part == Part::WHOLE {
+        return finish(args, &directory, token).map(Some);
+    }
+    let out = out.display();
+    print(format!("part {part} is done; when all parts are: transdiff evaluate --merge {out}\n"))?;
+    Ok(None)
+}
+
+/// Generates and measures the images of `part`. Returns the directory that they are in.
+fn generate(
+    args: &EvaluateArgs,
+    settings: Settings<Generated>,
+    out: &Path,
+    part: Part,
+    job: &Job,
+    token: &CancellationToken,
+) -> Result<Directory> {
     // Before the first image, and not after the last: the reference, the model, the codec and the network.
     let source = Source::open(&settings.reference.path, settings.preset)?;
     Preset::check_count("--total", settings.images.total, source.has_pictures())?;
-    let part = match args.part {
-        Some(part) => part,
-        None => Part::from_environment(|name| std::env::var(name).ok())?.unwrap_or(Part::WHOLE),
-    };
+    let (device, threads) = (args.device.of_rank(&**job.communicator())?, job.threads(args.threads));
     let file = WeightFile::open(&settings.images.model.path)?;
     let stored = settings.images.hints.find_model(&file)?;
     let codec = open_codec(settings.images.codec_source().as_ref(), &file, &stored)?;
     let sampling = settings.images.sampling.build(&stored.info())?;
     let options = LoadOptions {
-        device: args.device,
+        device,
         dtype: settings.images.dtype.into(),
-        threads: args.threads,
+        threads,
         hints: (&settings.images.hints).into(),
         latents_only: false,
     };
     let mut log = |_, message: &str| print_to_stderr(message);
     let pipeline = Pipeline::load(&file, Some(&codec), &options, &mut log)?;
-    let cpu = Cpu::new(args.threads)?;
+    let cpu = Cpu::new(threads)?;
     let found = Directory::find(out, &settings)?;
     let known = found.as_ref().map(Directory::read_reference).transpose()?.flatten().is_some();
     // Parts share the reference: the one with the first image measures it. Nothing is left if it cannot be read.
@@ -129,7 +158,7 @@ pub fn evaluate(
         Some(directory) => directory,
         None => Directory::begin(out, settings)?,
     };
-    let _lock = directory.lock()?;
+    let lock = directory.lock()?;
     if let Some(reference) = &reference {
         directory.write_reference(reference)?;
     }
@@ -149,14 +178,9 @@ pub fn evaluate(
         cpu: &cpu,
         token,
     };
-    let generated = args.device.run(args.threads, generation)?;
-    generated.map_err(interrupted)?;
-    if part == Part::WHOLE {
-        return finish(args, &directory, token).map(Some);
-    }
-    let out = out.display();
-    print(format!("part {part} is done; when all parts are: transdiff evaluate --merge {out}\n"))?;
-    Ok(None)
+    device.run(threads, generation)?.map_err(interrupted)?;
+    drop(lock);
+    Ok(directory)
 }
 
 /// Completes an evaluation whose parts are done.

@@ -12,13 +12,13 @@ use transdiff::train::{Distribution, Trainer};
 use transdiff::{Backend, DType, TransDiff};
 use transdiff_run::settings::{GradientType, InitWeights};
 
-use super::run::Run;
+use super::plan::Plan;
 use crate::failure::Result;
 use crate::output::print_to_stderr;
 
 /// A run's ranks and files, from which its trainer is made.
 pub struct Beginning<'a, B: Backend> {
-    pub run: &'a Run<'a>,
+    pub plan: &'a Plan<'a>,
     pub backend: &'a B,
     pub codec: Option<Arc<dyn Codec<B>>>,
     pub collectives: Arc<dyn Collectives<B>>,
@@ -34,9 +34,9 @@ struct Newest {
 impl<B: Backend> Beginning<'_, B> {
     /// The trainer: of the newest checkpoint, or of a new run. Rank 0 chooses, and the others read the same file.
     pub fn trainer(&self) -> Result<Trainer<B>> {
-        let job = self.run.job;
+        let job = self.plan.job;
         let mut own = None;
-        let newest: Option<Newest> = job.from_main(|| {
+        let newest: Option<Newest> = job.made_by_main(|| {
             let Some((newest, trainer)) = self.newest()? else { return Ok(None) };
             own = Some(trainer);
             Ok(Some(newest))
@@ -50,9 +50,9 @@ impl<B: Backend> Beginning<'_, B> {
                 )?,
                 (None, None) => self.new_trainer()?.with_distribution(self.distribution())?,
             };
-            let trainer = trainer.with_images(self.run.data.images.clone());
+            let trainer = trainer.with_images(self.plan.data.images.clone());
             Ok(match &self.codec {
-                Some(codec) if self.run.data.are_images => trainer.with_codec(Arc::clone(codec)),
+                Some(codec) if self.plan.data.are_images => trainer.with_codec(Arc::clone(codec)),
                 _ => trainer,
             })
         })
@@ -60,8 +60,8 @@ impl<B: Backend> Beginning<'_, B> {
 
     fn distribution(&self) -> Distribution<B> {
         Distribution {
-            shard_optimizer: self.run.shard_optimizer,
-            gradient_dtype: match self.run.settings.train.gradient_type {
+            shard_optimizer: self.plan.shard_optimizer,
+            gradient_dtype: match self.plan.settings.train.gradient_type {
                 GradientType::F32 => None,
                 GradientType::Bf16 => Some(DType::BF16),
             },
@@ -71,7 +71,7 @@ impl<B: Backend> Beginning<'_, B> {
 
     /// The newest checkpoint in the run's directory, and the trainer of rank 0 that it gives.
     fn newest(&self) -> Result<Option<(Newest, Trainer<B>)>> {
-        let directory = self.run.directory.as_ref().expect("rank 0 has the run's directory");
+        let directory = self.plan.directory.as_ref().expect("rank 0 has the run's directory");
         let resume = |path: &PathBuf| Trainer::resume_distributed(self.backend, path, self.distribution());
         match directory.load_newest(|file| resume(&file.path), print_to_stderr)? {
             Some((file, trainer)) => {
@@ -96,18 +96,18 @@ impl<B: Backend> Beginning<'_, B> {
 
     /// The trainer of a checkpoint, if it is of the run's model, with the run's settings.
     fn of_this_model(&self, mut trainer: Trainer<B>, newest: &Newest) -> Result<Trainer<B>> {
-        if trainer.model().config() != &self.run.settings.transdiff_config()? {
+        if trainer.model().config() != &self.plan.settings.transdiff_config()? {
             let path = newest.path.display();
             return Err(format!("{path}: a checkpoint of a model of other sizes than config.toml").into());
         }
-        trainer.reconfigure(self.run.train.clone())?;
+        trainer.reconfigure(self.plan.train.clone())?;
         Ok(trainer)
     }
 
     fn new_trainer(&self) -> Result<Trainer<B>> {
-        let (settings, backend) = (&self.run.settings.train, self.backend);
-        let config: TransDiffConfig = self.run.settings.transdiff_config()?;
-        let (seed, train) = (settings.seed, self.run.train.clone());
+        let (settings, backend) = (&self.plan.settings.train, self.backend);
+        let config: TransDiffConfig = self.plan.settings.transdiff_config()?;
+        let (seed, train) = (settings.seed, self.plan.train.clone());
         let Some(path) = &settings.init else {
             return Ok(Trainer::new(TransDiff::new(backend, &config, DType::F32, seed)?, train)?);
         };

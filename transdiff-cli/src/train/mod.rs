@@ -7,6 +7,7 @@ mod data;
 mod estimate;
 mod identity;
 mod main_rank;
+mod plan;
 mod reports;
 mod run;
 mod samples;
@@ -26,6 +27,7 @@ pub use data::{check_apart, keep_codec};
 
 use data::TrainingData;
 use identity::Identity;
+use plan::Plan;
 use run::Run;
 
 use crate::failure::{Failure, Result};
@@ -36,7 +38,7 @@ use crate::output::{log_aside, print, print_to_stderr};
 const LOGS: &str = "logs";
 
 pub fn run(args: &TrainArgs) -> Result<()> {
-    Job::join(&args.job)?.run(|job| train(args, job))
+    Job::of_training(&args.job)?.run(|job| train(args, job))
 }
 
 /// Trains as one rank of `job`.
@@ -68,7 +70,7 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
     }
     let signals = StopSignals::install().map_err(|e| format!("cannot handle signals: {e}"))?;
     let mut own = None;
-    let path = job.from_main(|| {
+    let path = job.made_by_main(|| {
         let directory = directory(args, &settings, &data)?;
         let path = directory.path().to_owned();
         if job.size() > 1 {
@@ -90,7 +92,8 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
     }
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let shard_optimizer = args.shard.is_some();
-    let run = Run { job, settings, data, directory: own, train, shard_optimizer, signals, threads };
+    let plan = Plan { job, settings, data, directory: own, train, shard_optimizer };
+    let run = Run { plan, signals, threads };
     let resume = format!("go on with transdiff train --resume {}", path.display());
     device.run_distributed(Arc::clone(job.communicator()), job.timeout, run)?.map_err(
         |failure| match failure {

@@ -9,19 +9,18 @@ use transdiff::data::{DataLoader, LoaderOptions, Shuffle};
 use transdiff::distributed::Collectives;
 use transdiff::models::Codec;
 use transdiff::models::transdiff::SampleDraws;
-use transdiff::train::{StepReport, TrainConfig, Trainer};
+use transdiff::train::{StepReport, Trainer};
 use transdiff::{Backend, DType, DistributedTask, Error};
-use transdiff_run::settings::{self, OnNonFinite, RunConfig};
-use transdiff_run::{RankTimes, Report, RunDirectory};
+use transdiff_run::settings::{self, OnNonFinite};
+use transdiff_run::{RankTimes, Report};
 use transdiff_terminal::{StopReason, StopSignals};
 
 use super::beginning::Beginning;
-use super::data::TrainingData;
 use super::main_rank::MainRank;
+use super::plan::Plan;
 use super::reports::BrokenPictures;
 use super::samples::SampleGrid;
 use crate::failure::{Failure, Result};
-use crate::job::Job;
 use crate::output::print_to_stderr;
 
 /// Shards that the order by shards reads from at a time.
@@ -33,17 +32,9 @@ const VALIDATION_SAMPLES: usize = 512;
 /// Rollbacks without a checkpoint between them, after which the run ends.
 const MAX_ROLLBACKS: u32 = 10;
 
-/// A training run that is ready to begin or to go on.
+/// A training run on a device.
 pub struct Run<'a> {
-    pub job: &'a Job,
-    pub settings: RunConfig,
-    pub data: TrainingData,
-    /// Directory of the run, on rank 0, which alone writes to it.
-    pub directory: Option<RunDirectory>,
-    /// Settings of the trainer.
-    pub train: TrainConfig,
-    /// Divides the optimiser's state among the ranks.
-    pub shard_optimizer: bool,
+    pub plan: Plan<'a>,
     pub signals: StopSignals,
     /// Number of threads that may read data.
     pub threads: usize,
@@ -64,31 +55,31 @@ impl DistributedTask for Run<'_> {
 impl Run<'_> {
     fn train<B: Backend>(&self, backend: &B, collectives: Arc<dyn Collectives<B>>) -> Result<()> {
         let open = || -> Result<Option<Arc<dyn Codec<B>>>> {
-            Ok(match &self.data.codec {
+            Ok(match &self.plan.data.codec {
                 Some(codec) => Some(codec.load(backend, DType::F32)?.into()),
                 None => None,
             })
         };
-        let codec = self.job.each(open)?;
-        let beginning = Beginning { run: self, backend, codec: codec.clone(), collectives };
+        let codec = self.plan.job.each(open)?;
+        let beginning = Beginning { plan: &self.plan, backend, codec: codec.clone(), collectives };
         let trainer = beginning.trainer()?;
         let open = || {
-            let data = trainer.loader(self.data.set.clone(), self.loading())?;
-            let held_out = match &self.data.held_out {
+            let data = trainer.loader(self.plan.data.set.clone(), self.loading())?;
+            let held_out = match &self.plan.data.held_out {
                 Some(set) => {
                     let options = LoaderOptions { shuffle: Shuffle::None, ..LoaderOptions::default() };
                     Some(trainer.loader(set.clone(), options)?)
                 }
                 None => None,
             };
-            let main = match &self.directory {
-                Some(directory) => Some(MainRank::open(directory, &self.settings, &trainer)?),
+            let main = match &self.plan.directory {
+                Some(directory) => Some(MainRank::open(directory, &self.plan.settings, &trainer)?),
                 None => None,
             };
             Ok((data, held_out, main))
         };
-        let (data, held_out, main) = self.job.each(open)?;
-        let (steps, done) = (self.train.lr.total, trainer.steps_done());
+        let (data, held_out, main) = self.plan.job.each(open)?;
+        let (steps, done) = (self.plan.train.lr.total, trainer.steps_done());
         if done >= steps {
             // A process that was killed after its last checkpoint has not written the model, or not removed older ones.
             let snapshot = trainer.snapshot()?;
@@ -120,21 +111,22 @@ impl Run<'_> {
 
     /// Options of the loader of training samples.
     fn loading(&self) -> LoaderOptions {
-        let threads = match self.data.are_images {
+        let threads = match self.plan.data.are_images {
             true => self.threads.min(PICTURE_THREADS),
             false => 1,
         };
-        let shuffle = match self.settings.data.shuffle {
+        let shuffle = match self.plan.settings.data.shuffle {
             settings::Shuffle::Samples => Shuffle::Items,
             settings::Shuffle::Shards => Shuffle::Shards { window: WINDOW },
         };
-        let groups = self.data.groups.clone();
-        LoaderOptions { threads, ahead: 2 * self.train.batch, shuffle, groups, ..LoaderOptions::default() }
-    }
-
-    /// Samples of a step on all ranks.
-    fn samples_per_step(&self) -> u64 {
-        self.train.batch as u64 * self.train.accumulate as u64 * self.job.size() as u64
+        let groups = self.plan.data.groups.clone();
+        LoaderOptions {
+            threads,
+            ahead: 2 * self.plan.train.batch,
+            shuffle,
+            groups,
+            ..LoaderOptions::default()
+        }
     }
 }
 
@@ -154,7 +146,7 @@ struct Pulse {
     /// Seconds of the step, and those of them that the rank has waited.
     seconds: f64,
     waited: f64,
-    /// Whether a signal has asked this rank to stop: its user, or the system.
+    /// A signal of the user, or of the system, has asked this rank to stop.
     interrupted: bool,
     requeued: bool,
 }
@@ -176,7 +168,7 @@ struct Progress<'a, B: Backend> {
 
 impl<B: Backend> Progress<'_, B> {
     fn steps(&mut self) -> Result<()> {
-        let (steps, settings) = (self.run.train.lr.total, &self.run.settings.train);
+        let (steps, settings) = (self.run.plan.train.lr.total, &self.run.plan.settings.train);
         while self.trainer.steps_done() < steps {
             let started = Instant::now();
             let report = match self.trainer.step(&mut self.data) {
@@ -216,14 +208,14 @@ impl<B: Backend> Progress<'_, B> {
             Error::Format { .. } | Error::Io { .. } => true,
             // Of another rank there is the message alone, which names the file.
             Error::Rank { message, .. } => {
-                self.run.settings.data.path.as_ref().is_some_and(|path| message.contains(path.as_str()))
+                self.run.plan.settings.data.path.as_ref().is_some_and(|path| message.contains(path.as_str()))
             }
             _ => false,
         };
         let unchanged = of_data || matches!(error, Error::Rank { .. });
         let step = self.trainer.steps_done();
         let mut failure = Failure::from(error);
-        if of_data && self.run.data.are_images {
+        if of_data && self.run.plan.data.are_images {
             failure = failure.with_completed("data.on_broken = \"skip\" goes on without broken pictures");
         }
         match unchanged && step > 0 && self.checkpoint().is_ok() {
@@ -235,18 +227,18 @@ impl<B: Backend> Progress<'_, B> {
     /// Counts a step. Returns the reason to stop, if any rank has one.
     fn count(&mut self, report: &StepReport, seconds: f64) -> Result<Option<StopReason>> {
         if let Some(main) = &mut self.main {
-            let images = self.run.samples_per_step() as usize * self.run.settings.model.groups;
+            let images = self.run.plan.samples_per_step() as usize * self.run.plan.settings.model.groups;
             main.count(report, images, seconds);
         }
         let reason = self.run.signals.reason();
-        if self.run.job.size() == 1 {
+        if self.run.plan.job.size() == 1 {
             return Ok(reason);
         }
         let waited = self.trainer.seconds_waited() - self.times.waited;
         self.times.waited = self.trainer.seconds_waited();
         let interrupted = reason == Some(StopReason::Interrupt);
         let requeued = reason == Some(StopReason::Requeue);
-        let pulses = self.run.job.agree(Ok(Pulse { seconds, waited, interrupted, requeued }))?;
+        let pulses = self.run.plan.job.agree(Ok(Pulse { seconds, waited, interrupted, requeued }))?;
         self.times.steps += 1;
         self.times.ranks.resize(pulses.len(), [0.0; 2]);
         for (times, pulse) in self.times.ranks.iter_mut().zip(&pulses) {
@@ -280,7 +272,7 @@ impl<B: Backend> Progress<'_, B> {
             None => None,
         };
         let ranks = self.rank_times();
-        let pictures = self.run.data.pictures.as_deref();
+        let pictures = self.run.plan.data.pictures.as_deref();
         let broken = pictures.and_then(|pictures| self.broken.message(pictures));
         let Some(main) = &mut self.main else {
             // To the log of this rank.
@@ -303,7 +295,7 @@ impl<B: Backend> Progress<'_, B> {
     }
 
     fn samples(&mut self) -> Result<()> {
-        let settings = &self.run.settings.train;
+        let settings = &self.run.plan.settings.train;
         let grid = SampleGrid { steps: settings.sample_steps, guidance: settings.sample_guidance };
         let model = self.trainer.whole_ema()?;
         let Some(main) = &mut self.main else { return Ok(()) };
@@ -328,25 +320,25 @@ impl<B: Backend> Progress<'_, B> {
         let step = self.trainer.steps_done() + 1;
         let main = &mut self.main;
         let last: Option<PathBuf> =
-            self.run.job.from_main(|| main.as_mut().map_or(Ok(None), MainRank::last_checkpoint))?;
+            self.run.plan.job.made_by_main(|| main.as_mut().map_or(Ok(None), MainRank::last_checkpoint))?;
         let checkpoint = match last {
             Some(path) => format!("the last checkpoint is {}", path.display()),
             None => "there is no checkpoint yet".to_owned(),
         };
-        if self.run.settings.train.on_nonfinite == OnNonFinite::Stop {
+        if self.run.plan.settings.train.on_nonfinite == OnNonFinite::Stop {
             let message = format!(
                 "step {step}: {error}; {checkpoint}. A lower train.lr, a longer train.warmup, or \
                  train.on_nonfinite = \"rollback\" may help"
             );
-            return Err(self.run.job.known_to_all(message));
+            return Err(self.run.plan.job.known_to_all(message));
         }
         self.rollbacks += 1;
         if self.rollbacks > MAX_ROLLBACKS {
             let message =
                 format!("step {step}: {error}; {MAX_ROLLBACKS} rollbacks did not help; {checkpoint}");
-            return Err(self.run.job.known_to_all(message));
+            return Err(self.run.plan.job.known_to_all(message));
         }
-        let next = self.trainer.samples_done() + self.run.samples_per_step();
+        let next = self.trainer.samples_done() + self.run.plan.samples_per_step();
         self.trainer = self.beginning.trainer()?;
         self.trainer.skip_to(next)?;
         self.times = Times { waited: self.trainer.seconds_waited(), ..Times::default() };

@@ -26,9 +26,7 @@ impl<B: Backend> Tensor<B> {
 
     /// A tensor with every element `value`.
     pub fn full(backend: &B, shape: &[usize], value: f64, dtype: DType) -> Result<Self> {
-        let mut out = Output::new(backend, dtype, shape)?;
-        backend.fill(value, out.view())?;
-        Ok(out.finish(backend))
+        Self::written_by(backend, shape, dtype, |out| backend.fill(value, out))
     }
 
     /// A tensor of zeros.
@@ -91,9 +89,7 @@ impl<B: Backend> Tensor<B> {
 
     /// A contiguous copy in a new buffer.
     pub fn copy(&self) -> Result<Self> {
-        let mut out = Output::new(&self.backend, self.dtype, self.shape())?;
-        self.backend.copy(self.view(), out.view())?;
-        Ok(out.finish(&self.backend))
+        Self::written_by(&self.backend, self.shape(), self.dtype, |out| self.backend.copy(self.view(), out))
     }
 
     /// The same values in another float type; a clone if it is the same type.
@@ -181,8 +177,26 @@ impl<B: Backend> Tensor<B> {
         }
     }
 
+    /// A contiguous tensor in a new buffer that `write` writes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], and those of `write`.
+    pub fn written_by(
+        backend: &B,
+        shape: &[usize],
+        dtype: DType,
+        write: impl FnOnce(ViewMut<'_, B>) -> Result<()>,
+    ) -> Result<Self> {
+        let mut out = Output::new(backend, dtype, shape)?;
+        write(out.view())?;
+        Ok(out.finish(backend))
+    }
+
     /// Mutable view of the buffer, which is copied first if it is shared or has gaps.
-    pub(crate) fn make_mut(&mut self) -> Result<ViewMut<'_, B>> {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] for the copy.
+    pub fn make_mut(&mut self) -> Result<ViewMut<'_, B>> {
         if Arc::get_mut(&mut self.buffer).is_none() || !self.is_dense() {
             let mut out = Output::new(&self.backend, self.dtype, self.shape())?;
             out.layout = self.dense_layout()?;

@@ -1,9 +1,11 @@
 //! Training: the optimiser, the EMA, learning-rate schedules, and the loop over any [`Trainable`](crate::models::Trainable)
 //! that writes checkpoints and resumes from them.
 
+mod buckets;
 mod config;
 mod estimate;
 mod optimizer;
+mod passes;
 mod ranks;
 mod trainer;
 mod training_state;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::buckets::{Bucket, Slot, concatenated, divided, owners};
 use crate::autograd::{Contributions, GradKey, Gradients, Param, Tape, Var};
 use crate::distributed::{Collectives, Communicator, Pending};
 use crate::nn::Module;
@@ -56,77 +57,6 @@ pub(super) struct Ranks<B: Backend> {
     contributions: Mutex<Option<Arc<Contributions>>>,
     /// Time that steps have waited for other ranks, in nanoseconds.
     waited: AtomicU64,
-}
-
-/// Parameters whose gradients are sent together.
-#[derive(Debug, Default)]
-struct Bucket {
-    slots: Vec<Slot>,
-    /// Elements that each rank owns, one after another; only with a divided optimiser.
-    owned: Vec<usize>,
-}
-
-/// A parameter in a bucket.
-#[derive(Clone, Debug)]
-struct Slot {
-    key: GradKey,
-    /// Number of the parameter in the model.
-    index: usize,
-    /// Rank that updates it.
-    owner: usize,
-    shape: Vec<usize>,
-    /// Axes in the order of the parameter's memory, outermost first: gradients are sent in this order, in which the optimiser
-    /// reads them.
-    axes: Vec<usize>,
-}
-
-impl Slot {
-    fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// The elements \[n\] of a tensor like the parameter.
-    fn flat<B: Backend>(&self, tensor: &Tensor<B>) -> Result<Tensor<B>> {
-        tensor.permute(&self.axes)?.reshape(&[self.len()])
-    }
-
-    /// The tensor like the parameter with these elements.
-    fn shaped<B: Backend>(&self, flat: &Tensor<B>) -> Result<Tensor<B>> {
-        let shape: Vec<usize> = self.axes.iter().map(|&axis| self.shape[axis]).collect();
-        let mut places = vec![0; self.axes.len()];
-        self.axes.iter().enumerate().for_each(|(place, &axis)| places[axis] = place);
-        flat.reshape(&shape)?.permute(&places)
-    }
-}
-
-impl Bucket {
-    /// Slots of the parameters that `rank` updates.
-    fn owned_by(&self, rank: usize) -> impl Iterator<Item = &Slot> {
-        self.slots.iter().filter(move |slot| slot.owner == rank)
-    }
-}
-
-/// Concatenation of the elements \[n\] of tensors; `None` if there are none.
-fn concatenated<B: Backend>(parts: &[Tensor<B>]) -> Result<Option<Tensor<B>>> {
-    match parts {
-        [] => Ok(None),
-        [one] => Ok(Some(one.clone())),
-        several => Tensor::cat(&several.iter().collect::<Vec<_>>(), 0).map(Some),
-    }
-}
-
-/// The tensors of `slots`, one after another in `flat`.
-fn divided<'a, B: Backend>(
-    flat: &Tensor<B>,
-    slots: impl Iterator<Item = &'a Slot>,
-) -> Result<Vec<(&'a Slot, Tensor<B>)>> {
-    let mut start = 0;
-    let mut out = Vec::new();
-    for slot in slots {
-        out.push((slot, slot.shaped(&flat.narrow(0, start, slot.len())?)?));
-        start += slot.len();
-    }
-    Ok(out)
 }
 
 impl<B: Backend> fmt::Debug for Ranks<B> {
@@ -279,7 +209,7 @@ impl<B: Backend> Ranks<B> {
             }
             let parts: Vec<Tensor<B>> =
                 bucket.owned_by(rank).map(|slot| slot.flat(&own(slot.index)?)).collect::<Result<_>>()?;
-            let part = match concatenated(&parts)? {
+            let part = match concatenated(parts)? {
                 Some(part) => part,
                 None => Tensor::zeros(&self.backend, &[0], self.dtype)?,
             };
@@ -346,8 +276,12 @@ impl<B: Backend> Reduction<B> {
         let flat: Vec<Tensor<B>> =
             bucket.slots.iter().zip(&grads).map(|(slot, grad)| slot.flat(grad)).collect::<Result<_>>()?;
         drop(grads);
-        let flat = concatenated(&flat)?.expect("buckets have slots");
-        let sent = ranks.distribution.gradient_dtype.map_or(Ok(flat.clone()), |dtype| flat.cast(dtype))?;
+        // The only owner of its memory, which a device may then sum in place.
+        let flat = concatenated(flat)?.expect("buckets have slots");
+        let sent = match ranks.distribution.gradient_dtype {
+            Some(dtype) => flat.cast(dtype)?,
+            None => flat,
+        };
         let collectives = &ranks.distribution.collectives;
         self.pending.push(match ranks.is_sharded() {
             true => collectives.reduce_scatter(sent, &bucket.owned)?,
@@ -387,17 +321,4 @@ impl<B: Backend> Reduction<B> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Owners of parameters of these sizes: the largest first, each to the rank that has the fewest elements.
-fn owners(sizes: &[usize], ranks: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..sizes.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(sizes[index]));
-    let (mut loads, mut owners) = (vec![0; ranks], vec![0; sizes.len()]);
-    for index in order {
-        let owner = (0..ranks).min_by_key(|&rank| loads[rank]).unwrap_or(0);
-        loads[owner] += sizes[index];
-        owners[index] = owner;
-    }
-    owners
 }

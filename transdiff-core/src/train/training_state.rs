@@ -150,22 +150,20 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         let moments = self.optimizer.moments();
         let moment = |index: usize| moments[index].as_ref().expect("a rank has the moments that it updates");
         let mut gathered = BTreeMap::new();
-        let parts: [(&str, &dyn Fn(usize) -> Tensor<B>); 3] = [
-            (EMA, &|index| averages[index].1.value().clone()),
-            (FIRST_MOMENT, &|index| moment(index).m.clone()),
-            (SECOND_MOMENT, &|index| moment(index).v.clone()),
-        ];
-        for (prefix, own) in parts {
-            ranks.gather(
-                |index| Ok(own(index)),
-                |index, value| {
-                    if snapshot.whole && ranks.is_updated_elsewhere(index) {
-                        let name = format!("{prefix}{}", params[index].0);
-                        gathered.insert(name, Stored::Host(value.to_host()?));
-                    }
-                    Ok(())
-                },
-            )?;
+        for prefix in [EMA, FIRST_MOMENT, SECOND_MOMENT] {
+            let own = |index: usize| match prefix {
+                EMA => averages[index].1.value().clone(),
+                FIRST_MOMENT => moment(index).m.clone(),
+                _ => moment(index).v.clone(),
+            };
+            let keep = |index: usize, value: Tensor<B>| {
+                if snapshot.whole && ranks.is_updated_elsewhere(index) {
+                    let name = format!("{prefix}{}", params[index].0);
+                    gathered.insert(name, Stored::Host(value.to_host()?));
+                }
+                Ok(())
+            };
+            ranks.gather(|index| Ok(own(index)), keep)?;
         }
         // Placeholders stand for the EMA weights of other ranks.
         snapshot.tensors.retain(|(name, _)| !gathered.contains_key(name));

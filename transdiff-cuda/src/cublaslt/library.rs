@@ -1,56 +1,33 @@
 //! Bindings of cuBLASLt: functions, structs and values of the header of CUDA 12 and 13.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::mem::ManuallyDrop;
 
-use libloading::Library;
+use crate::shared_library::functions;
 
 pub(super) type Handle = *mut c_void;
 pub(super) type Status = c_int;
 
-macro_rules! functions {
-    ($($field:ident: $symbol:literal ($($argument:ty),*);)*) => {
-        /// Functions of an open library.
-        pub(super) struct Functions {
-            status_string: unsafe extern "C" fn(Status) -> *const c_char,
-            $(pub(super) $field: unsafe extern "C" fn($($argument),*) -> Status,)*
-        }
-
-        impl Functions {
-            /// # Safety
-            /// The library is cuBLASLt.
-            unsafe fn find(library: &Library) -> Result<Self, libloading::Error> {
-                // SAFETY: these are the signatures of the functions of these names.
-                unsafe {
-                    Ok(Self {
-                        status_string: *library.get(c"cublasLtGetStatusString".to_bytes_with_nul())?,
-                        $($field: *library.get(concat!($symbol, "\0").as_bytes())?,)*
-                    })
-                }
-            }
-        }
-    };
-}
-
 functions! {
-    create: "cublasLtCreate" (*mut Handle);
-    destroy: "cublasLtDestroy" (Handle);
-    desc_create: "cublasLtMatmulDescCreate" (*mut Handle, c_int, c_int);
-    desc_destroy: "cublasLtMatmulDescDestroy" (Handle);
-    desc_set: "cublasLtMatmulDescSetAttribute" (Handle, c_int, *const c_void, usize);
-    layout_create: "cublasLtMatrixLayoutCreate" (*mut Handle, c_int, u64, u64, i64);
-    layout_destroy: "cublasLtMatrixLayoutDestroy" (Handle);
-    layout_set: "cublasLtMatrixLayoutSetAttribute" (Handle, c_int, *const c_void, usize);
-    preference_create: "cublasLtMatmulPreferenceCreate" (*mut Handle);
-    preference_destroy: "cublasLtMatmulPreferenceDestroy" (Handle);
-    preference_set: "cublasLtMatmulPreferenceSetAttribute" (Handle, c_int, *const c_void, usize);
+    "cuBLASLt";
+    status_string: "cublasLtGetStatusString" (Status) -> *const c_char;
+    create: "cublasLtCreate" (*mut Handle) -> Status;
+    destroy: "cublasLtDestroy" (Handle) -> Status;
+    desc_create: "cublasLtMatmulDescCreate" (*mut Handle, c_int, c_int) -> Status;
+    desc_destroy: "cublasLtMatmulDescDestroy" (Handle) -> Status;
+    desc_set: "cublasLtMatmulDescSetAttribute" (Handle, c_int, *const c_void, usize) -> Status;
+    layout_create: "cublasLtMatrixLayoutCreate" (*mut Handle, c_int, u64, u64, i64) -> Status;
+    layout_destroy: "cublasLtMatrixLayoutDestroy" (Handle) -> Status;
+    layout_set: "cublasLtMatrixLayoutSetAttribute" (Handle, c_int, *const c_void, usize) -> Status;
+    preference_create: "cublasLtMatmulPreferenceCreate" (*mut Handle) -> Status;
+    preference_destroy: "cublasLtMatmulPreferenceDestroy" (Handle) -> Status;
+    preference_set: "cublasLtMatmulPreferenceSetAttribute" (Handle, c_int, *const c_void, usize) -> Status;
     heuristic: "cublasLtMatmulAlgoGetHeuristic" (
         Handle, Handle, Handle, Handle, Handle, Handle, Handle, c_int, *mut Heuristic, *mut c_int
-    );
+    ) -> Status;
     matmul: "cublasLtMatmul" (
         Handle, Handle, *const c_void, u64, Handle, u64, Handle, *const c_void, u64, Handle, u64, Handle,
         *const Algorithm, u64, usize, *mut c_void
-    );
+    ) -> Status;
 }
 
 /// `cublasLtMatmulAlgo_t`.
@@ -96,17 +73,6 @@ pub(super) mod values {
 }
 
 impl Functions {
-    /// Opens the library `name`; fails with a message if there is none.
-    pub(super) fn open(name: &str) -> Result<Self, String> {
-        // SAFETY: NVIDIA's library, which may be opened at any time.
-        let library = unsafe { Library::new(name) }.map_err(|e| e.to_string())?;
-        // Never closed: callbacks that it registers for the end of threads would be left dangling, and opening it again
-        // takes as long as the first time.
-        let library = ManuallyDrop::new(library);
-        // SAFETY: the library is cuBLASLt.
-        unsafe { Self::find(&library) }.map_err(|e| format!("{name}: {e}"))
-    }
-
     /// Error message for a status of `what`.
     pub(super) fn message(&self, what: &str, status: Status) -> String {
         // SAFETY: the function takes any value and returns a static string.

@@ -12,7 +12,7 @@ use super::error::{check, to_result};
 
 /// A stream that does not synchronise with the device's default stream, which other code in the process may use; the
 /// streams of `cust` do.
-pub(super) struct Stream(sys::CUstream);
+pub(crate) struct Stream(sys::CUstream);
 
 // SAFETY: a handle, which the driver accepts from any thread.
 unsafe impl Send for Stream {}
@@ -32,14 +32,20 @@ impl Stream {
         self.0
     }
 
-    pub(super) fn as_ptr(&self) -> *mut c_void {
+    pub(crate) fn as_ptr(&self) -> *mut c_void {
         self.0.cast()
     }
 
     /// Enqueues `event`: it completes with all work enqueued before it.
-    pub(super) fn record(&self, op: &'static str, event: &Event) -> Result<()> {
+    pub(crate) fn record(&self, op: &'static str, event: &Event) -> Result<()> {
         // SAFETY: the handles are valid.
         check(op, unsafe { sys::cuEventRecord(event.0, self.0) })
+    }
+
+    /// Enqueues a wait for `event`, as it was recorded last.
+    pub(super) fn wait_for(&self, op: &'static str, event: &Event) -> Result<()> {
+        // SAFETY: the handles are valid.
+        check(op, unsafe { sys::cuStreamWaitEvent(self.0, event.0, 0) })
     }
 }
 
@@ -60,12 +66,12 @@ unsafe impl Sync for Event {}
 
 impl Event {
     /// Threads that wait for the event sleep. For long waits.
-    pub(super) const BLOCKING_SYNC: EventFlags = EventFlags::DISABLE_TIMING.union(EventFlags::BLOCKING_SYNC);
+    pub(crate) const BLOCKING_SYNC: EventFlags = EventFlags::DISABLE_TIMING.union(EventFlags::BLOCKING_SYNC);
     /// Threads that wait for the event spin. For short waits.
     pub(super) const SPINNING: EventFlags = EventFlags::DISABLE_TIMING;
 
     /// An event that is complete until it is recorded.
-    pub(super) fn new(op: &'static str, flags: EventFlags) -> Result<Self> {
+    pub(crate) fn new(op: &'static str, flags: EventFlags) -> Result<Self> {
         let mut event = ptr::null_mut();
         // SAFETY: the pointer is valid.
         check(op, unsafe { sys::cuEventCreate(&mut event, flags.bits()) })?;
@@ -76,6 +82,15 @@ impl Event {
     pub(crate) fn wait(&self, op: &'static str) -> Result<()> {
         // SAFETY: the handle is valid.
         check(op, unsafe { sys::cuEventSynchronize(self.0) })
+    }
+
+    /// Returns whether the event is complete.
+    pub(crate) fn is_complete(&self, op: &'static str) -> Result<bool> {
+        // SAFETY: the handle is valid.
+        match unsafe { sys::cuEventQuery(self.0) } {
+            Code::CUDA_ERROR_NOT_READY => Ok(false),
+            code => check(op, code).map(|()| true),
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use std::{env, ptr};
 
 use libloading::Library;
 
-/// Environment variable of the processes that [`in_own_process`] starts.
-const CHILD: &str = "EMULATED_CUDA_TEST";
+/// Environment variable of the processes that tests start.
+pub const CHILD: &str = "EMULATED_CUDA_TEST";
 const LIBRARY: &str = "libcuda.so.1";
 
 /// Functions that create and destroy objects, in pairs.
@@ -50,7 +50,7 @@ pub fn emulator() -> Option<Emulator> {
     Some(emulator)
 }
 
-fn skipped<T>(reason: &str) -> Option<T> {
+pub fn skipped<T>(reason: &str) -> Option<T> {
     println!("SKIPPED: {reason}");
     None
 }

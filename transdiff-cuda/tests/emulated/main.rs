@@ -13,9 +13,12 @@ mod guarded;
 mod launches;
 mod matmul;
 mod memory;
+mod nccl;
 mod opening;
+mod ranks;
 mod steps;
 #[allow(dead_code)] // shared with other tests
 #[path = "../../../tests/common/tiny.rs"]
 mod tiny;
+mod training;
 mod workload;

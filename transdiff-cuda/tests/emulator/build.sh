@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the emulator with the project's kernels, or the .cu files given:
 #     build.sh OUT_DIR [FILE.cu...]
-# creates OUT_DIR/libcuda.so.1, and OUT_DIR/libcublasLt.so.13, a link to it.
+# creates OUT_DIR/libcuda.so.1, and OUT_DIR/libcublasLt.so.13 and OUT_DIR/libnccl.so.2, links to it.
 #
 # CXX       the compiler (g++)
 # CXXFLAGS  additional compiler flags
@@ -42,6 +42,7 @@ compile() {
     printf ' };\n'
 } > "$out/objects/hidden.map"
 "${CXX:-g++}" -shared -pthread -Wl,-soname,libcuda.so.1 -Wl,-Bsymbolic -Wl,-z,defs \
-    -Wl,--version-script="$out/objects/hidden.map" -o "$out/libcuda.so.1.new" "$out"/objects/*.o -ldl
+    -Wl,--version-script="$out/objects/hidden.map" -o "$out/libcuda.so.1.new" "$out"/objects/*.o -ldl -lrt
 mv "$out/libcuda.so.1.new" "$out/libcuda.so.1"
 ln -sf libcuda.so.1 "$out/libcublasLt.so.13"
+ln -sf libcuda.so.1 "$out/libnccl.so.2"

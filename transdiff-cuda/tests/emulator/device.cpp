@@ -1,6 +1,7 @@
 // The device and its context.
 #include <atomic>
 #include <cstdio>
+#include <cstring>
 
 #include "driver.h"
 #include "host_thread.h"
@@ -12,6 +13,7 @@ constexpr unsigned kMultiprocessors = 4;
 
 std::atomic<bool> initialized{false};
 std::atomic<int> retained{0};
+std::atomic<int> device_of_context{0};
 std::atomic<unsigned> broken{driver::kSuccess};   // the code that corrupted the context
 char primary_context;          // its address is the handle
 
@@ -36,10 +38,12 @@ constexpr Named kErrors[] = {
     {209, "no kernel image is available for execution on the device"},
     {400, "invalid resource handle"},
     {500, "named symbol not found"},
+    {600, "device not ready"},
     {700, "an illegal memory access was encountered"},
     {701, "too many resources requested for launch"},
     {716, "misaligned address"},
     {719, "unspecified launch failure"},
+    {801, "operation not supported"},
     {900, "operation not permitted when stream is capturing"},
     {901, "operation failed due to a previous error during capture"},
     {906, "operation would make the legacy stream depend on a capturing blocking stream"},
@@ -55,9 +59,11 @@ const Named* find_error(unsigned code) {
     return nullptr;
 }
 
+int devices() { return static_cast<int>(driver::setting("EMULATED_CUDA_DEVICES", 1)); }
+
 unsigned device_error(int device) {
     if (!initialized) return driver::kNotInitialized;
-    return device == 0 ? driver::kSuccess : driver::kInvalidDevice;
+    return device >= 0 && device < devices() ? driver::kSuccess : driver::kInvalidDevice;
 }
 
 // CUdevice_attribute: the three that the backend queries; the others are 0.
@@ -87,6 +93,8 @@ unsigned corrupt_context(unsigned code) {
     return code;
 }
 
+int ordinal() { return device_of_context; }
+
 int capability() { return static_cast<int>(setting("EMULATED_CUDA_CAPABILITY", 90)); }
 
 unsigned max_shared() {
@@ -115,7 +123,7 @@ API unsigned cuInit(unsigned flags) {
 
 API unsigned cuDeviceGetCount(int* count) {
     ENTER;
-    *count = 1;
+    *count = devices();
     return device_error(0);
 }
 
@@ -131,6 +139,14 @@ API unsigned cuDeviceGetName(char* name, int length, int device) {
     return device_error(device);
 }
 
+// The ordinal, so that the devices of all processes are those of one machine.
+API unsigned cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
+    ENTER;
+    std::memset(uuid, 0, 16);
+    uuid[15] = static_cast<unsigned char>(device);
+    return device_error(device);
+}
+
 API unsigned cuDeviceGetAttribute(int* value, int which, int device) {
     ENTER;
     *value = attribute(which);
@@ -140,6 +156,9 @@ API unsigned cuDeviceGetAttribute(int* value, int which, int device) {
 API unsigned cuDevicePrimaryCtxRetain(void** context, int device) {
     ENTER;
     if (const unsigned code = device_error(device)) return code;
+    // There is one context, whichever device has it.
+    if (retained > 0 && device != device_of_context) return driver::kNotSupported;
+    device_of_context = device;
     ++retained;
     *context = &primary_context;
     return driver::kSuccess;
@@ -148,7 +167,8 @@ API unsigned cuDevicePrimaryCtxRetain(void** context, int device) {
 API unsigned cuDevicePrimaryCtxRelease_v2(int device) {
     ENTER;
     if (const unsigned code = device_error(device)) return code;
-    if (retained == 0) return driver::kInvalidContext;
+    if (retained == 0 || device != device_of_context) return driver::kInvalidContext;
+    if (retained == 1) driver::wait_for_all();
     if (--retained > 0) return driver::kSuccess;
     broken = driver::kSuccess;
     driver::release_all();

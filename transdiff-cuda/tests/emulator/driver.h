@@ -45,9 +45,11 @@ enum Code : unsigned {
     kNoBinaryForGpu = 209,
     kInvalidHandle = 400,
     kNotFound = 500,
+    kNotReady = 600,
     kIllegalAddress = 700,
     kLaunchOutOfResources = 701,
     kLaunchFailed = 719,
+    kNotSupported = 801,
     kCaptureUnsupported = 900,
     kCaptureInvalidated = 901,
     kCaptureImplicit = 906,
@@ -71,6 +73,8 @@ unsigned context_error();
 unsigned corrupt_context(unsigned code);
 int capability();
 unsigned max_shared();
+// Ordinal of the device whose context the process has.
+int ordinal();
 
 // memory.cpp
 // Returns whether [address, address + bytes) lies within one allocation of the device.
@@ -88,8 +92,12 @@ struct Graph {
     std::vector<Work> nodes;
 };
 
-// Executes the work, or adds it to the graph if the stream captures.
+// Executes the work, unless work before it is not done; or adds it to the graph if the stream captures.
 unsigned submit(StreamHandle stream, Work work);
+// Has work that waits for other processes executed while the caller goes on.
+unsigned enqueue(StreamHandle stream, Work work);
+// Waits for the work of all streams.
+void wait_for_all();
 unsigned forbidden_while_capturing();
 
 // Objects whose handles are their addresses.

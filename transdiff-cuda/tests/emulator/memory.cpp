@@ -190,6 +190,7 @@ API unsigned cuMemAlloc_v2(uint64_t* address, size_t bytes) {
 
 API unsigned cuMemFree_v2(uint64_t address) {
     ENTER_WAITING;
+    driver::wait_for_all();
     return release(address);
 }
 
@@ -200,6 +201,7 @@ API unsigned cuMemAllocHost_v2(void** address, size_t bytes) {
 
 API unsigned cuMemFreeHost(void* address) {
     ENTER_WAITING;
+    driver::wait_for_all();
     Memory& m = memory();
     const std::lock_guard<std::mutex> lock(m.mutex);
     if (m.pinned.erase(address) == 0) return driver::kInvalidValue;

@@ -1,11 +1,14 @@
-// Streams, events and graphs. Work is executed when it is submitted.
+// Streams, events and graphs. Work is executed when it is submitted, unless it has to wait for other work (queue.h).
 #include <thread>
 
 #include "driver.h"
+#include "queue.h"
 
 namespace {
 
 using driver::Graph;
+using driver::Position;
+using driver::Queue;
 using driver::StreamHandle;
 using driver::Work;
 
@@ -25,10 +28,12 @@ struct Capture {
 struct Stream {
     unsigned flags = 0;
     std::shared_ptr<Capture> capture;
+    std::shared_ptr<Queue> queue = std::make_shared<Queue>();
 };
 
 struct Event {
     std::shared_ptr<Capture> capture; // of the stream where it was last recorded
+    Position position;
 };
 
 struct Exec {
@@ -38,6 +43,7 @@ struct Exec {
 struct Streams {
     std::mutex mutex;                 // of what follows, and of captures
     std::vector<std::weak_ptr<Capture>> captures;
+    std::vector<std::weak_ptr<Queue>> queues;
     Stream legacy;
     driver::Handles<Stream> streams;
     driver::Handles<Event> events;
@@ -92,16 +98,24 @@ unsigned run(const std::vector<Work>& nodes) {
 unsigned synchronize(StreamHandle handle) {
     Stream* stream = find(handle);
     if (stream == nullptr) return driver::kInvalidHandle;
-    const std::lock_guard<std::mutex> lock(all().mutex);
-    if (stream->capture == nullptr) return stream == &all().legacy ? legacy_error() : driver::kSuccess;
-    stream->capture->invalid = true;
-    return driver::kCaptureUnsupported;
+    std::unique_lock<std::mutex> lock(all().mutex);
+    if (stream->capture != nullptr) {
+        stream->capture->invalid = true;
+        return driver::kCaptureUnsupported;
+    }
+    if (const unsigned code = stream == &all().legacy ? legacy_error() : driver::kSuccess) return code;
+    const Position last{stream->queue, stream->queue->pushed()};
+    lock.unlock();
+    last.wait();
+    return driver::kSuccess;
 }
 
 unsigned create_stream(StreamHandle* handle, unsigned flags) {
     if (handle == nullptr || flags > kNonBlocking) return driver::kInvalidValue;
     auto stream = std::make_unique<Stream>();
     stream->flags = flags;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    all().queues.push_back(stream->queue);
     *handle = all().streams.add(std::move(stream));
     return driver::kSuccess;
 }
@@ -112,6 +126,7 @@ unsigned record_event(void* handle, StreamHandle stream_handle) {
     if (event == nullptr || stream == nullptr) return driver::kInvalidHandle;
     const std::lock_guard<std::mutex> lock(all().mutex);
     event->capture = stream->capture;
+    event->position = stream->capture != nullptr ? Position{} : Position{stream->queue, stream->queue->pushed()};
     return driver::kSuccess;
 }
 
@@ -137,11 +152,30 @@ unsigned instantiate(void** exec, void* graph) {
     return driver::kSuccess;
 }
 
-// Finds an event that may be waited for, or returns an error code.
-unsigned usable(void* handle, Event*& event) {
-    event = all().events.find(handle);
+// Finds the position of an event that may be waited for, or returns an error code.
+unsigned position_of(void* handle, Position& position) {
+    const Event* event = all().events.find(handle);
     if (event == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    position = event->position;
     return event->capture != nullptr ? driver::kCapturedEvent : driver::kSuccess;
+}
+
+// Enqueues a wait for an event. A stream that captures would have to capture the wait, which no caller needs.
+unsigned wait_for_event(StreamHandle handle, void* event) {
+    Position position;
+    if (const unsigned code = position_of(event, position)) return code;
+    Stream* stream = find(handle);
+    if (stream == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    if (stream->capture != nullptr) return driver::kCaptureUnsupported;
+    if (!position.done()) {
+        stream->queue->push([position] {
+            position.wait();
+            return unsigned{driver::kSuccess};
+        });
+    }
+    return driver::kSuccess;
 }
 
 }  // namespace
@@ -157,8 +191,33 @@ unsigned submit(StreamHandle handle, Work work) {
         if (stream == &all().legacy) {
             if (const unsigned code = legacy_error()) return code;
         }
+        if (delay() > 0 || !stream->queue->done(stream->queue->pushed())) {
+            stream->queue->push(std::move(work));
+            return kSuccess;
+        }
     }
     return work();
+}
+
+unsigned enqueue(StreamHandle handle, Work work) {
+    Stream* stream = find(handle);
+    if (stream == nullptr) return kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    if (stream->capture != nullptr) return kCaptureUnsupported;
+    stream->queue->push(std::move(work));
+    return kSuccess;
+}
+
+void wait_for_all() {
+    std::vector<Position> last;
+    {
+        const std::lock_guard<std::mutex> lock(all().mutex);
+        last.push_back({all().legacy.queue, all().legacy.queue->pushed()});
+        for (const std::weak_ptr<Queue>& weak : all().queues) {
+            if (const std::shared_ptr<Queue> queue = weak.lock()) last.push_back({queue, queue->pushed()});
+        }
+    }
+    for (const Position& position : last) position.wait();
 }
 
 unsigned forbidden_while_capturing() {
@@ -192,7 +251,8 @@ API unsigned cuStreamDestroy_v2(StreamHandle stream) {
 
 API unsigned cuStreamSynchronize(StreamHandle stream) {
     ENTER_CONTEXT;
-    return synchronize(stream);
+    if (const unsigned code = synchronize(stream)) return code;
+    return driver::context_error();
 }
 
 API unsigned cuEventCreate(void** event, unsigned) {
@@ -213,8 +273,22 @@ API unsigned cuEventRecord(void* event, StreamHandle stream) {
 
 API unsigned cuEventSynchronize(void* handle) {
     ENTER_CONTEXT;
-    Event* event;
-    return usable(handle, event);
+    Position position;
+    if (const unsigned code = position_of(handle, position)) return code;
+    position.wait();
+    return driver::context_error();
+}
+
+API unsigned cuEventQuery(void* handle) {
+    ENTER_CONTEXT;
+    Position position;
+    if (const unsigned code = position_of(handle, position)) return code;
+    return position.done() ? driver::context_error() : driver::kNotReady;
+}
+
+API unsigned cuStreamWaitEvent(StreamHandle stream, void* event, unsigned flags) {
+    ENTER_CONTEXT;
+    return flags == 0 ? wait_for_event(stream, event) : driver::kInvalidValue;
 }
 
 API unsigned cuStreamBeginCapture_v2(StreamHandle handle, unsigned mode) {

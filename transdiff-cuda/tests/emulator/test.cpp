@@ -14,6 +14,7 @@ extern "C" {
 unsigned cuInit(unsigned);
 unsigned cuDeviceGet(int*, int);
 unsigned cuDeviceGetAttribute(int*, unsigned, int);
+unsigned cuDeviceGetUuid_v2(unsigned char*, int);
 unsigned cuDevicePrimaryCtxRetain(void**, int);
 unsigned cuDevicePrimaryCtxRelease_v2(int);
 unsigned cuCtxSetCurrent(void*);
@@ -39,6 +40,8 @@ unsigned cuEventCreate(void**, unsigned);
 unsigned cuEventDestroy_v2(void*);
 unsigned cuEventRecord(void*, void*);
 unsigned cuEventSynchronize(void*);
+unsigned cuEventQuery(void*);
+unsigned cuStreamWaitEvent(void*, void*, unsigned);
 unsigned cuGraphInstantiateWithFlags(void**, void*, unsigned long long);
 unsigned cuGraphLaunch(void*, void*);
 unsigned cuGraphDestroy(void*);
@@ -433,6 +436,54 @@ void test_graphs() {
     EXPECT_CODE(0, cuStreamDestroy_v2(stream));
 }
 
+void test_streams() {
+    Array out(std::vector<float>(64, 0.0f));
+    const Params params{out.address, 0, 0, 1.0f};
+    void *streams[2], *event = nullptr;
+    for (void*& stream : streams) EXPECT_CODE(0, cuStreamCreate(&stream, 1));
+    EXPECT_CODE(0, cuEventCreate(&event, 2));
+    setenv("EMULATED_CUDA_ASYNC", "300000", 1);
+    EXPECT_CODE(0, launch("test_add", 1, 64, 0, params, streams[0]));
+    EXPECT_CODE(0, cuEventRecord(event, streams[0]));
+    EXPECT_CODE(600, cuEventQuery(event));
+    unsetenv("EMULATED_CUDA_ASYNC");
+    // Work behind an event waits, as does work behind that; other work does not.
+    EXPECT_CODE(0, cuStreamWaitEvent(streams[1], event, 0));
+    std::vector<float> values(64);
+    EXPECT_CODE(0, cuMemcpyDtoHAsync_v2(values.data(), out.address, 64 * sizeof(float), streams[1]));
+    EXPECT(values[0] == 0.0f && out.values()[0] == 0.0f);
+    EXPECT_CODE(0, cuStreamSynchronize(streams[1]));
+    EXPECT(values[0] == 1.0f);
+    EXPECT_CODE(0, cuEventQuery(event));
+    EXPECT_CODE(0, cuEventSynchronize(event));
+    // Freeing memory waits for all work.
+    setenv("EMULATED_CUDA_ASYNC", "300000", 1);
+    uint64_t address = 0;
+    EXPECT_CODE(0, cuMemAlloc_v2(&address, 64));
+    EXPECT_CODE(0, launch("test_add", 1, 16, 0, Params{address, 0, 0, 1.0f}, streams[0]));
+    EXPECT_CODE(0, cuMemFree_v2(address));
+    EXPECT_CODE(0, cuStreamSynchronize(streams[0]));
+    // Faults show in later calls.
+    EXPECT_CODE(0, launch("test_add", 1, 64, 0, Params{out.address + 1, 0, 0, 1.0f}, streams[0]));
+    EXPECT_CODE(719, cuStreamSynchronize(streams[0]));
+    unsetenv("EMULATED_CUDA_ASYNC");
+    recreate_context();
+}
+
+void test_devices() {
+    int device = 0;
+    unsigned char uuids[2][16];
+    void* context = nullptr;
+    setenv("EMULATED_CUDA_DEVICES", "2", 1);
+    EXPECT_CODE(0, cuDeviceGet(&device, 1));
+    for (int i = 0; i < 2; ++i) EXPECT_CODE(0, cuDeviceGetUuid_v2(uuids[i], i));
+    EXPECT(std::memcmp(uuids[0], uuids[1], sizeof uuids[0]) != 0);
+    // A process uses one device at a time.
+    EXPECT_CODE(801, cuDevicePrimaryCtxRetain(&context, 1));
+    unsetenv("EMULATED_CUDA_DEVICES");
+    EXPECT_CODE(101, cuDeviceGet(&device, 1));
+}
+
 void test_control() {
     emulated_cuda_reset();
     uint64_t address = 0;
@@ -632,7 +683,7 @@ int main(int count, char** arguments) {
     EXPECT_CODE(0, load_module(&module_of_tests, fatbin("tests/emulator/test_kernels.cu").data()));
     for (void (*test)() : {test_sum, test_mma, test_ldmatrix, test_copy_async, test_order, test_misuse, test_corrupted_context,
                            test_unwritten, test_launches, test_memory, test_graphs, test_products, test_epilogues,
-                           test_refusals, test_captured_product, test_control}) {
+                           test_refusals, test_captured_product, test_streams, test_devices, test_control}) {
         test();
     }
     std::printf("emulator: %d failures\n", failures);

@@ -67,7 +67,7 @@ pub fn check(options: &Options) -> Result {
 /// Checks that a file can be loaded on a machine without a driver.
 fn loads_without_cuda(file: &Path) -> Result {
     let needed = Process::new("readelf").arg("-d").arg(file).stdout()?;
-    if needed.contains("libcuda") || needed.contains("libcublas") {
+    if ["libcuda", "libcublas", "libnccl"].iter().any(|library| needed.contains(library)) {
         return Err(format!("{} cannot be loaded without CUDA:\n{needed}", file.display()).into());
     }
     Ok(())
