@@ -82,7 +82,7 @@ enum Opened {
 
 impl Device {
     /// The device of one of several ranks: of those on one machine each has a GPU of its own, if this is
-    /// [`Cuda(0)`](Self::Cuda), which `cuda` names, or [`Auto`](Self::Auto) and the machine has GPUs. A launcher may also show
+    /// `Cuda(0)`, which `cuda` names, or [`Auto`](Self::Auto) and the machine has GPUs. A launcher may also show
     /// each rank only its own, which is then number 0.
     ///
     /// # Errors

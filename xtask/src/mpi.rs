@@ -1,20 +1,28 @@
 //! Checks of jobs of several processes on this machine. Default builds need no MPI, so that nothing else builds these packages.
 
+use std::fs;
+use std::path::Path;
+
 use crate::Result;
 use crate::process::{Process, cargo};
 
 /// Programs of an MPI installation, to build with and to run.
 const PROGRAMS: [&str; 2] = ["mpicc", "mpirun"];
 /// Arguments that select the packages that use MPI.
-const PACKAGES: [&str; 1] = ["--package=transdiff-mpi"];
+const PACKAGES: [&str; 3] =
+    ["--package=transdiff-mpi", "--package=transdiff-cli", "--features=transdiff-cli/mpi"];
 /// Arguments of `cargo test` for the tests that start jobs.
-const TESTS: [&[&str]; 1] = [&["--package=transdiff-mpi"]];
+const TESTS: [&[&str]; 2] =
+    [&["--package=transdiff-mpi"], &["--package=transdiff-cli", "--features=mpi", "--test=mpi"]];
 /// Scripts for clusters.
 const SCRIPTS: [&str; 4] = ["launch.sh", "slurm.sbatch", "ssh.sh", "local.sh"];
 /// Open MPI does not run as root without these.
 const AS_ROOT: [&str; 2] = ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"];
+/// Directory of the script that trains in two processes, emptied first.
+const OUT: &str = "target/cluster-check";
 
-/// Checks the syntax of the scripts, and runs Clippy, the documentation's build and the tests of the packages that use MPI.
+/// Checks the syntax of the scripts, runs Clippy, the documentation's build and the tests of the packages that use MPI, and
+/// trains by the script for this machine.
 pub fn check() -> Result {
     for script in SCRIPTS {
         Process::new("bash").args(&["-n", &format!("examples/cluster/{script}")]).run()?;
@@ -28,11 +36,28 @@ pub fn check() -> Result {
     }
     let lints = cargo(&["clippy", "--locked", "--all-targets"]).args(&PACKAGES);
     lints.args(&["--", "-D", "warnings"]).run()?;
-    let doc = cargo(&["doc", "--locked", "--no-deps"]).args(&PACKAGES);
+    let doc = cargo(&["doc", "--locked", "--no-deps", "--package=transdiff"]).args(&PACKAGES);
     doc.env("RUSTDOCFLAGS", "-D warnings").run()?;
     for arguments in TESTS {
         let test = cargo(&["test", "--locked"]).args(arguments);
         AS_ROOT.iter().fold(test, |test, name| test.env(name, "1")).run()?;
+    }
+    check_local_script()
+}
+
+/// Trains two steps by the script for this machine, and then a third.
+fn check_local_script() -> Result {
+    let out = Path::new(OUT);
+    if out.exists() {
+        fs::remove_dir_all(out)?;
+    }
+    for steps in ["2", "3"] {
+        let script = Process::new("examples/cluster/local.sh").arg(OUT);
+        script.env("RANKS", "2").env("PROFILE", "dev").env("STEPS", steps).run()?;
+        let checkpoint = out.join(format!("run/checkpoint-0000000{steps}.safetensors"));
+        if !checkpoint.exists() {
+            return Err(format!("examples/cluster/local.sh has not written {}", checkpoint.display()).into());
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Comparison of the ranks before they train: all run the same program on equal data with equal settings, on devices of one
-//! type.
+//! Comparison of the ranks before they train: all run the same program on equal data with equal arguments and settings, on
+//! devices of one type.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use transdiff::checkpoint::{sha256, sha256_of};
@@ -10,6 +10,7 @@ use transdiff::rng::{Purpose, StreamKey};
 use transdiff::{Backend, DeviceTask, OpenDevice};
 use transdiff_run::settings::RunConfig;
 
+use super::args::{Shard, TrainArgs};
 use super::data::TrainingData;
 use crate::failure::{Failure, Result};
 use crate::job::Job;
@@ -24,7 +25,7 @@ pub struct Identity {
     host: String,
     /// Version, and checksum of the executable file.
     program: String,
-    /// Settings by key, as TOML.
+    /// Arguments and settings by name, as text and TOML. Files that are read at the start have checksums.
     settings: Vec<(String, String)>,
     /// Number of items, and checksum of labels and some contents.
     data: String,
@@ -33,13 +34,16 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub fn of(settings: &RunConfig, data: &TrainingData, device: &OpenDevice) -> Result<Self> {
-        let entries = settings.entries().into_iter().map(|(key, value)| (key.to_owned(), value));
+    pub fn of(
+        args: &TrainArgs,
+        settings: &RunConfig,
+        data: &TrainingData,
+        device: &OpenDevice,
+    ) -> Result<Self> {
         Ok(Self {
             host: host(),
             program: program()?,
-            // The same data may have another path on another machine.
-            settings: entries.filter(|(key, _)| key != "data.path" && key != "train.init").collect(),
+            settings: of_settings(args, settings)?,
             data: of_data(&*data.set)?,
             device: device.clone().run(DeviceType)?,
         })
@@ -89,7 +93,35 @@ fn host() -> String {
 fn program() -> Result<String> {
     let path: PathBuf =
         std::env::current_exe().map_err(|error| format!("the program's own file: {error}"))?;
-    Ok(format!("version {}, sha256 {}", env!("CARGO_PKG_VERSION"), &sha256(&path)?[..16]))
+    Ok(format!("version {}, {}", env!("CARGO_PKG_VERSION"), checksum(&path)?))
+}
+
+/// Arguments and settings by name. The same file may have another path on another machine.
+fn of_settings(args: &TrainArgs, settings: &RunConfig) -> Result<Vec<(String, String)>> {
+    let kind = if args.resume.is_some() { "resumed" } else { "new" };
+    let shard = args.shard.map_or("none", |Shard::Optimizer| "optimizer");
+    let mut all = vec![("kind of run", kind.to_owned()), ("--shard", shard.to_owned())];
+    for (key, value) in settings.entries() {
+        let file = match key {
+            "train.init" => settings.train.init.as_deref(),
+            "data.mrar_index" => settings.data.mrar_index.as_deref(),
+            _ => None,
+        };
+        match (key, file) {
+            // A resumed run does not read the initial weights.
+            ("train.init", _) if args.resume.is_some() => {}
+            // Its contents are compared.
+            ("data.path", _) => {}
+            (_, Some(path)) => all.push((key, checksum(Path::new(path))?)),
+            (_, None) => all.push((key, value)),
+        }
+    }
+    Ok(all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+/// Checksum of a file, for messages.
+fn checksum(path: &Path) -> Result<String> {
+    Ok(format!("sha256 {}", &sha256(path)?[..16]))
 }
 
 /// Number of items, and checksum of the labels and of items from the first to the last.

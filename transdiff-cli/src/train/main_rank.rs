@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use transdiff::Backend;
-use transdiff::datasets::pictures::PictureDataset;
 use transdiff::train::{Snapshot, StepReport, Trainer};
 use transdiff_run::settings::RunConfig;
 use transdiff_run::{Report, RunDirectory};
@@ -61,21 +60,20 @@ impl<'a> MainRank<'a> {
         self.reports.take()
     }
 
+    /// Prints a line above the bar.
+    pub fn print(&self, line: &str) {
+        self.bar.print(line);
+    }
+
     /// Adds a report everywhere.
-    pub fn report(&mut self, report: Report, pictures: Option<&PictureDataset>) -> Result<()> {
+    pub fn report(&mut self, report: Report) -> Result<()> {
         if let Some(loss) = report.val_loss {
             self.bar.print(&format!("step {}: validation loss {loss:.4}", report.step));
         }
         if let Some(ranks) = &report.ranks {
             self.bar.print(&format!("step {}: {ranks}", report.step));
         }
-        self.reports.add(report)?;
-        if let Some(pictures) = pictures
-            && let Some(message) = self.reports.new_broken(pictures)
-        {
-            self.bar.print(&message);
-        }
-        Ok(())
+        self.reports.add(report)
     }
 
     /// Writes the grid of samples after `step` steps.

@@ -66,7 +66,7 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
         return estimate::print_estimate(&settings.transdiff_config()?, &train, &data, device, ranks);
     }
     if job.size() > 1 {
-        Identity::check_equal(Identity::of(&settings, &data, &device), job)?;
+        Identity::check_equal(Identity::of(args, &settings, &data, &device), job)?;
     }
     let signals = StopSignals::install().map_err(|e| format!("cannot handle signals: {e}"))?;
     let mut own = None;

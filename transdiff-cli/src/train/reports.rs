@@ -19,8 +19,6 @@ pub struct Reports {
     interval: Sums,
     /// Seconds of training until the last report, those of earlier processes included.
     seconds: f64,
-    /// Broken pictures that were reported.
-    broken: usize,
 }
 
 /// Sums over the steps since the last report.
@@ -47,12 +45,12 @@ impl Reports {
         let log = RunLog::open(directory.log(), step)?;
         let seconds = log.reports().last().map_or(0.0, |report| report.seconds);
         let events = EventFile::create(&directory.events(), step)?;
-        Ok(Self { log, events, plot: directory.loss_plot(), interval: Sums::default(), seconds, broken: 0 })
+        Ok(Self { log, events, plot: directory.loss_plot(), interval: Sums::default(), seconds })
     }
 
     /// Forgets the reports after `step` steps.
     pub fn rewind(&mut self, directory: &RunDirectory, step: u64) -> Result<()> {
-        *self = Self { broken: self.broken, ..Self::open(directory, step)? };
+        *self = Self::open(directory, step)?;
         Ok(())
     }
 
@@ -102,14 +100,20 @@ impl Reports {
         write_bytes_atomic(path, png)?;
         Ok(self.events.image(step, "samples", png)?)
     }
+}
 
-    /// Message about broken pictures that have been found since the last call.
-    pub fn new_broken(&mut self, pictures: &PictureDataset) -> Option<String> {
+/// Number of broken pictures of this rank that were reported.
+#[derive(Default)]
+pub struct BrokenPictures(usize);
+
+impl BrokenPictures {
+    /// Message about broken pictures, if some have been found since the last call.
+    pub fn message(&mut self, pictures: &PictureDataset) -> Option<String> {
         let count = pictures.broken_count();
-        if count == self.broken {
+        if count == self.0 {
             return None;
         }
-        self.broken = count;
+        self.0 = count;
         let broken = pictures.broken();
         let named: Vec<&str> = broken.iter().take(NAMED).map(|picture| picture.message.as_str()).collect();
         let more = if count > NAMED { "; …" } else { "" };

@@ -18,6 +18,7 @@ use transdiff_terminal::{StopReason, StopSignals};
 use super::beginning::Beginning;
 use super::main_rank::MainRank;
 use super::plan::Plan;
+use super::reports::BrokenPictures;
 use super::samples::SampleGrid;
 use crate::failure::{Failure, Result};
 use crate::output::print_to_stderr;
@@ -90,8 +91,19 @@ impl Run<'_> {
             return Ok(());
         }
         let times = Times { waited: trainer.seconds_waited(), ..Times::default() };
-        let mut progress =
-            Progress { run: self, beginning, codec, data, held_out, main, trainer, times, rollbacks: 0 };
+        let broken = BrokenPictures::default();
+        let mut progress = Progress {
+            run: self,
+            beginning,
+            codec,
+            data,
+            held_out,
+            main,
+            trainer,
+            times,
+            broken,
+            rollbacks: 0,
+        };
         let ended = progress.steps();
         // A checkpoint that is being written is completed also where the run ends with an error.
         progress.main.map_or(Ok(()), MainRank::finish).and(ended)
@@ -150,6 +162,7 @@ struct Progress<'a, B: Backend> {
     main: Option<MainRank<'a>>,
     trainer: Trainer<B>,
     times: Times,
+    broken: BrokenPictures,
     rollbacks: u32,
 }
 
@@ -191,7 +204,14 @@ impl<B: Backend> Progress<'_, B> {
 
     /// The error of a step, after a checkpoint if it is one of the data or of a rank, which leaves the run as it was.
     fn failed(&mut self, error: Error) -> Failure {
-        let of_data = matches!(error, Error::Format { .. } | Error::Io { .. });
+        let of_data = match &error {
+            Error::Format { .. } | Error::Io { .. } => true,
+            // Of another rank there is the message alone, which names the file.
+            Error::Rank { message, .. } => {
+                self.run.plan.settings.data.path.as_ref().is_some_and(|path| message.contains(path.as_str()))
+            }
+            _ => false,
+        };
         let unchanged = of_data || matches!(error, Error::Rank { .. });
         let step = self.trainer.steps_done();
         let mut failure = Failure::from(error);
@@ -252,22 +272,26 @@ impl<B: Backend> Progress<'_, B> {
             None => None,
         };
         let ranks = self.rank_times();
-        let Some(main) = &mut self.main else { return Ok(()) };
+        let pictures = self.run.plan.data.pictures.as_deref();
+        let broken = pictures.and_then(|pictures| self.broken.message(pictures));
+        let Some(main) = &mut self.main else {
+            // To the log of this rank.
+            broken.iter().for_each(|message| print_to_stderr(message));
+            return Ok(());
+        };
+        broken.iter().for_each(|message| main.print(message));
         let interval = main.take_interval();
-        main.report(
-            Report {
-                step: self.trainer.steps_done(),
-                samples: self.trainer.samples_done(),
-                loss: interval.loss,
-                val_loss,
-                lr: report.lr,
-                grad_norm: report.grad_norm,
-                images_per_second: interval.images_per_second,
-                seconds: interval.seconds,
-                ranks,
-            },
-            self.run.plan.data.pictures.as_deref(),
-        )
+        main.report(Report {
+            step: self.trainer.steps_done(),
+            samples: self.trainer.samples_done(),
+            loss: interval.loss,
+            val_loss,
+            lr: report.lr,
+            grad_norm: report.grad_norm,
+            images_per_second: interval.images_per_second,
+            seconds: interval.seconds,
+            ranks,
+        })
     }
 
     fn samples(&mut self) -> Result<()> {

@@ -19,12 +19,12 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use transdiff::checkpoint::WeightFile;
 
 use crate::caching::contents;
 use crate::drawing::{cache, resume, tiles, train};
 use crate::files::Folder;
 use crate::process::{command, succeed};
+use crate::runs::{copy, tensors};
 
 /// End of a traced command.
 #[derive(Debug, PartialEq)]
@@ -178,28 +178,11 @@ fn inject(folder: &Folder, before: &str, args: &[&str], check: impl Fn(&str, boo
     unreachable!("a command ends")
 }
 
-fn copy(from: &str, to: &str) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let (from, to) = (format!("{from}/{name}"), format!("{to}/{name}"));
-        match fs::metadata(&from).unwrap().is_dir() {
-            true => copy(&from, &to),
-            false => drop(fs::copy(&from, &to).unwrap()),
-        }
-    }
-}
-
 /// Every weight file of a run, which must load, without its metadata: times differ.
-fn weights(run: &str) -> BTreeMap<String, BTreeMap<String, Vec<f32>>> {
+fn weights(run: &str) -> BTreeMap<String, BTreeMap<String, Vec<u8>>> {
     let names = fs::read_dir(run).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let names = names.filter(|name| name.ends_with(".safetensors"));
     names.map(|name| (name.clone(), tensors(&format!("{run}/{name}")))).collect()
-}
-
-fn tensors(path: &str) -> BTreeMap<String, Vec<f32>> {
-    let file = WeightFile::open(path).unwrap();
-    file.entries().keys().map(|name| (name.clone(), file.tensor(name).unwrap().to_f32())).collect()
 }
 
 #[test]

@@ -1,6 +1,10 @@
-//! Folders of pictures that tests draw, and the arguments of tiny training runs on them.
+//! Folders of pictures that tests draw, caches, and the arguments of tiny training runs on them.
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+use transdiff::DType;
+use transdiff::datasets::cache::{CacheEntry, CacheSpec, CacheWriter, ItemKind, Part, merge};
+use transdiff::datasets::pictures::Fit;
+use transdiff::models::{CodecRecord, ImageSpec};
 
 use crate::files::Folder;
 
@@ -56,6 +60,36 @@ pub fn tiles(folder: &Folder, name: &str, classes: &[&str], per_class: usize) ->
         }
     }
     root
+}
+
+/// Writes a cache of latents of four values, of which those at `huge` are not in the range of any loss.
+pub fn latents(folder: &Folder, name: &str, huge: impl Fn(usize) -> bool) -> String {
+    let out = folder.path(name);
+    let spec = CacheSpec {
+        images: ImageSpec {
+            codec: CodecRecord::Patch(2),
+            channels: 1,
+            size: 4,
+            classes: ["a", "b"].map(str::to_owned).to_vec(),
+        },
+        fit: Fit::Crop,
+        flip: false,
+        items: ItemKind::Latents,
+        shape: [4, 2, 2],
+        latent_scale: 1.0,
+        dtype: DType::F32,
+        shard_entries: 64,
+    };
+    let entry = |i: usize| CacheEntry { path: format!("{}/{i}", ["a", "b"][i % 2]), label: i as u32 % 2 };
+    let writer = CacheWriter::open(&out, spec, (0..64).map(entry).collect(), Part::WHOLE).unwrap();
+    let mut rows = writer.begin(0).unwrap();
+    for i in 0..64 {
+        rows.push(&[if huge(i) { 1e30 } else { (i % 7) as f32 / 7.0 }; 16]).unwrap();
+    }
+    rows.finish().unwrap();
+    drop(writer);
+    merge(&out).unwrap();
+    out
 }
 
 /// Settings of a tiny model, with four samples per step and no grids of samples.

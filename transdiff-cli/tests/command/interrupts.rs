@@ -3,12 +3,11 @@
 #![cfg(unix)]
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use transdiff::checkpoint::WeightFile;
 
 use crate::files::{Folder, one_step};
-use crate::process::{RunResult, ignoring, interruptible};
+use crate::process::{RunResult, ignoring, interruptible, send, wait_for};
 
 /// Starts `transdiff sample` with small batches, and returns when it has written the image of seed 1.
 fn start_sampling(folder: &Folder, mut command: Command, more: &[&str]) -> Child {
@@ -20,20 +19,8 @@ fn start_sampling(folder: &Folder, mut command: Command, more: &[&str]) -> Child
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let limit = Instant::now() + Duration::from_secs(120);
-    while !std::fs::exists(format!("{out}/1-1.png")).unwrap() {
-        assert!(
-            Instant::now() < limit && running.try_wait().unwrap().is_none(),
-            "no image within the time limit"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for(&mut running, || std::fs::exists(format!("{out}/1-1.png")).unwrap());
     running
-}
-
-fn send(signal: libc::c_int, to: &Child) {
-    // SAFETY: signals a child that has not been waited for.
-    assert_eq!(unsafe { libc::kill(to.id() as libc::pid_t, signal) }, 0);
 }
 
 #[test]

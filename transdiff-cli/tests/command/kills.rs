@@ -2,50 +2,20 @@
 
 #![cfg(unix)]
 
-use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use transdiff::checkpoint::WeightFile;
 use transdiff::rng::{Purpose, StreamKey};
 
 use crate::drawing::{cache, resume, shapes, tiles, train};
 use crate::files::Folder;
-use crate::process::{RunResult, fail, interruptible, run_limited, succeed};
-
-/// Time after which a test that waits has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::process::{RunResult, fail, interruptible, run_limited, send, succeed, wait_for};
+use crate::runs::{checkpoint, newest, tensors};
 
 fn spawn(args: &[&str]) -> Child {
     let mut command = interruptible();
     command.args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-fn send(signal: libc::c_int, to: &Child) {
-    // SAFETY: signals a child that has not been waited for.
-    assert_eq!(unsafe { libc::kill(to.id() as libc::pid_t, signal) }, 0);
-}
-
-/// Waits until `ready` holds, which it must before `child` ends.
-fn wait_for(child: &mut Child, ready: impl Fn() -> bool) {
-    let limit = Instant::now() + PATIENCE;
-    while !ready() {
-        assert!(Instant::now() < limit && child.try_wait().unwrap().is_none(), "the command ended too early");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Number of steps before the newest checkpoint.
-fn newest(run: &str) -> u64 {
-    let Ok(entries) = std::fs::read_dir(run) else { return 0 };
-    let step = |name: String| name.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok();
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter_map(step).max().unwrap_or(0)
-}
-
-fn checkpoint(run: &str, step: u64) -> String {
-    format!("{run}/checkpoint-{step:08}.safetensors")
 }
 
 /// Temporary files below a directory.
@@ -53,14 +23,6 @@ fn strays(folder: &Folder, inside: &str) -> usize {
     let count =
         |inside: &str| folder.names(inside).iter().filter(|name| name.starts_with(".writing")).count();
     count(inside) + count(&format!("{inside}/samples")) + count(&format!("{inside}/events"))
-}
-
-/// Bytes of every tensor of a file.
-fn tensors(path: &str) -> BTreeMap<String, Vec<u8>> {
-    let file = WeightFile::open(path).unwrap();
-    let bytes =
-        |name: &String| file.tensor(name).unwrap().to_f32().iter().flat_map(|x| x.to_le_bytes()).collect();
-    file.entries().keys().map(|name| (name.clone(), bytes(name))).collect()
 }
 
 #[test]

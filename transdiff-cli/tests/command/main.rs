@@ -29,6 +29,7 @@ mod process;
 mod quickstart;
 mod references;
 mod resume;
+mod runs;
 mod sample;
 mod train;
 mod training;

@@ -1,7 +1,11 @@
 //! Helpers that run the command.
 
 use std::ffi::OsStr;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+
+/// Time after which a test that waits has failed.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Returns the command without arguments.
 pub fn command() -> Command {
@@ -49,6 +53,22 @@ pub fn run_limited(ulimit: &str, args: &[&str]) -> RunResult {
     let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
     let program = env!("CARGO_BIN_EXE_transdiff");
     Command::new("sh").args(["-c", &script, program]).args(args).output().expect("a shell").into()
+}
+
+/// Sends a signal to a process.
+#[cfg(unix)]
+pub fn send(signal: libc::c_int, to: &Child) {
+    // SAFETY: signals a child that has not been waited for.
+    assert_eq!(unsafe { libc::kill(to.id() as libc::pid_t, signal) }, 0);
+}
+
+/// Waits until `ready` holds, which it must before `child` ends.
+pub fn wait_for(child: &mut Child, ready: impl Fn() -> bool) {
+    let limit = Instant::now() + PATIENCE;
+    while !ready() {
+        assert!(Instant::now() < limit && child.try_wait().unwrap().is_none(), "the command ended too early");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Returns the command without arguments, with the signals that interrupt it in their default state, whatever the tests

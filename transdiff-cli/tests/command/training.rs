@@ -3,15 +3,13 @@
 use std::fs;
 
 use serde_json::Value;
+use transdiff::HostTensor;
 use transdiff::checkpoint::WeightFile;
-use transdiff::datasets::cache::{CacheEntry, CacheSpec, CacheWriter, ItemKind, Part, merge};
-use transdiff::datasets::pictures::Fit;
-use transdiff::models::{CodecRecord, ImageSpec};
-use transdiff::{DType, HostTensor};
 
-use crate::drawing::{cache, resume, tiles, train};
+use crate::drawing::{cache, latents, resume, tiles, train};
 use crate::files::Folder;
 use crate::process::{RunResult, fail, run, succeed};
+use crate::runs::logged;
 use crate::sample::decoded;
 
 /// Settings of a run on pictures.
@@ -33,12 +31,6 @@ fn failed(args: &[&str]) -> String {
 
 fn has_line(done: &RunResult, start: &str, part: &str) -> bool {
     done.stderr.lines().any(|line| line.starts_with(start) && line.contains(part))
-}
-
-/// Values of a key in all lines of a run's log.
-fn logged(run: &str, key: &str) -> Vec<Value> {
-    let log = fs::read_to_string(format!("{run}/log.jsonl")).unwrap();
-    log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()[key].clone()).collect()
 }
 
 fn tensor(path: &str, name: &str) -> HostTensor {
@@ -150,36 +142,6 @@ fn resumed_runs_keep_fixed_settings_and_say_what_changed() {
     assert_eq!(logged(&first, "samples"), [8, 14]);
     let again = fail(&train("anywhere", &first, "1", &[]));
     assert!(again.contains("anywhere"), "{again}");
-}
-
-/// Writes a cache of latents of four values, of which those at `huge` are not in the range of any loss.
-fn latents(folder: &Folder, name: &str, huge: impl Fn(usize) -> bool) -> String {
-    let out = folder.path(name);
-    let spec = CacheSpec {
-        images: ImageSpec {
-            codec: CodecRecord::Patch(2),
-            channels: 1,
-            size: 4,
-            classes: ["a", "b"].map(str::to_owned).to_vec(),
-        },
-        fit: Fit::Crop,
-        flip: false,
-        items: ItemKind::Latents,
-        shape: [4, 2, 2],
-        latent_scale: 1.0,
-        dtype: DType::F32,
-        shard_entries: 64,
-    };
-    let entry = |i: usize| CacheEntry { path: format!("{}/{i}", ["a", "b"][i % 2]), label: i as u32 % 2 };
-    let writer = CacheWriter::open(&out, spec, (0..64).map(entry).collect(), Part::WHOLE).unwrap();
-    let mut rows = writer.begin(0).unwrap();
-    for i in 0..64 {
-        rows.push(&[if huge(i) { 1e30 } else { (i % 7) as f32 / 7.0 }; 16]).unwrap();
-    }
-    rows.finish().unwrap();
-    drop(writer);
-    merge(&out).unwrap();
-    out
 }
 
 #[test]

@@ -326,17 +326,18 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// Those of reading the data and of the backend.
     pub fn evaluate(&self, data: &mut DataLoader<M::Draws>, count: usize) -> Result<f64> {
         let (rank, ranks) = self.ranks();
-        let mut losses = Vec::new();
-        for first in (0..count).step_by(self.config.batch).skip(rank).step_by(ranks) {
+        let mut part = |first: usize| {
             let size = self.config.batch.min(count - first);
             let batch = self.batch(data, first as u64, size)?;
             let ctx = Context::inference().with_compute_dtype(self.config.compute);
             let loss = self.model.loss(&ctx, &batch, &self.config.objective)?;
-            losses.push(loss.value().item()? * size as f64 / count as f64);
-        }
-        let Some(ranks) = &self.ranks else { return Ok(losses.iter().sum()) };
-        let bits = losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>();
-        let all: Vec<Vec<u64>> = ranks.waiting(|| agree(ranks.communicator(), Ok(bits)))?;
+            Ok(loss.value().item()? * size as f64 / count as f64)
+        };
+        let own = (0..count).step_by(self.config.batch).skip(rank).step_by(ranks);
+        let losses: Result<Vec<f64>> = own.map(&mut part).collect();
+        let Some(ranks) = &self.ranks else { return Ok(losses?.iter().sum()) };
+        let bits = losses.map(|losses| losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>());
+        let all: Vec<Vec<u64>> = ranks.waiting(|| agree(ranks.communicator(), bits))?;
         // In the order of the batches.
         let most = all.first().map_or(0, Vec::len);
         let ordered = (0..most).flat_map(|round| all.iter().filter_map(move |own| own.get(round)));

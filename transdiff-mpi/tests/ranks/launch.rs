@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use transdiff_core::distributed::Communicator;
 use transdiff_mpi::Mpi;
 
+use crate::open_mpi::OPEN_MPI;
+
 /// Variable of the ranks, which tells them from the test that starts them.
 const RANK: &str = "TRANSDIFF_TEST_RANK";
 /// Seconds after which `mpirun` ends a job that hangs.
@@ -81,15 +83,6 @@ impl Job {
         Some(Self { succeeded: status.success(), exit_code: status.code(), printed, took })
     }
 }
-
-/// Settings of Open MPI, which other libraries ignore: more ranks than cores (versions 4 and 5), and root as the user.
-const OPEN_MPI: [(&str, &str); 5] = [
-    ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
-    ("OMPI_MCA_hwloc_base_binding_policy", "none"),
-    ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
-    ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-    ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-];
 
 /// Bytes of rank `rank`, which tell ranks, places and lengths apart.
 pub fn bytes_of(rank: usize, len: usize) -> Vec<u8> {

@@ -2,4 +2,6 @@
 
 mod collectives;
 mod launch;
+#[path = "../../../tests/common/open_mpi.rs"]
+mod open_mpi;
 mod transport;
