@@ -101,7 +101,9 @@ impl Device {
                 Err(Error::argument("device", expected, format!("cuda:{ordinal}")))
             }
             #[cfg(feature = "cuda")]
-            Self::Auto if crate::Cuda::new(0).is_ok() => Self::gpu_of_rank(communicator.local_rank(), ranks),
+            Self::Auto if crate::Cuda::count().is_ok_and(|count| count > 0) => {
+                Self::gpu_of_rank(communicator.local_rank(), ranks)
+            }
             Self::Auto => Ok(self),
         }
     }

@@ -30,6 +30,8 @@ pub enum Failure {
     Interrupted(String),
     /// Ended by a signal, with its state saved; a line on what was done until then.
     Stopped(StopReason, String),
+    /// A failure that was reported before, with its exit code.
+    Reported(ExitCode),
     /// The reader of stdout is gone, as in `transdiff inspect FILE | head -1`. Not an error.
     OutputClosed,
 }
@@ -42,7 +44,7 @@ impl Failure {
             Self::Agreed(message) => Self::Agreed(format!("{message}; {completed}")),
             Self::Interrupted(_) => Self::Interrupted(completed.to_owned()),
             Self::Stopped(reason, message) => Self::Stopped(reason, format!("{message}; {completed}")),
-            Self::OutputClosed => Self::OutputClosed,
+            other @ (Self::Reported(_) | Self::OutputClosed) => other,
         }
     }
 
@@ -52,7 +54,7 @@ impl Failure {
             Self::Message(message) | Self::Agreed(message) => Some(format!("error: {message}")),
             Self::Interrupted(message) => Some(format!("interrupted: {message}")),
             Self::Stopped(_, message) => Some(format!("stopped: {message}")),
-            Self::OutputClosed => None,
+            Self::Reported(_) | Self::OutputClosed => None,
         }
     }
 
@@ -62,6 +64,7 @@ impl Failure {
             Self::Message(_) | Self::Agreed(_) => ExitCode::FAILURE,
             Self::Interrupted(_) => INTERRUPTED.into(),
             Self::Stopped(reason, _) => reason.exit_code().into(),
+            Self::Reported(code) => *code,
             Self::OutputClosed => ExitCode::SUCCESS,
         }
     }
@@ -73,6 +76,7 @@ impl fmt::Display for Failure {
             Self::Message(text) | Self::Agreed(text) | Self::Interrupted(text) | Self::Stopped(_, text) => {
                 f.write_str(text)
             }
+            Self::Reported(_) => f.write_str("an error that was reported"),
             Self::OutputClosed => f.write_str("stdout is closed"),
         }
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use transdiff::Error;
 use transdiff::distributed::{Communicator, Solo, agree};
-use transdiff_terminal::whole;
+use transdiff_terminal::{INTERRUPTED, whole};
 
 use crate::failure::{Failure, Result};
 use crate::output::{print_to_terminal, put_aside};
@@ -91,13 +91,24 @@ impl Job {
 
     /// Does the work of this rank. A failure that the other ranks do not know of ends them too.
     pub fn run<T>(self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        let done = work(&self);
-        let alone = match &done {
-            Err(failure @ (Failure::Message(_) | Failure::Interrupted(_))) if self.size() > 1 => failure,
-            _ => return done,
+        let failure = match work(&self) {
+            Err(failure) if self.size() > 1 => failure,
+            done => return done,
         };
-        print_to_terminal(&format!("error: rank {} of {}: {alone}", self.rank(), self.size()));
-        self.communicator.abort(1)
+        let code = match &failure {
+            Failure::Message(_) => 1,
+            Failure::Interrupted(_) => INTERRUPTED.into(),
+            // All ranks end. Rank 0 says why before the launcher sees the first of them end, and ends the others.
+            _ => {
+                if let Some(line) = failure.stderr_line().filter(|_| self.is_main()) {
+                    print_to_terminal(&line);
+                }
+                self.communicator.barrier()?;
+                return Err(Failure::Reported(failure.exit_code()));
+            }
+        };
+        print_to_terminal(&format!("error: rank {} of {}: {failure}", self.rank(), self.size()));
+        self.communicator.abort(code)
     }
 
     /// Exchanges the outcomes of all ranks. A failure of one is one of all.

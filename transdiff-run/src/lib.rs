@@ -18,4 +18,5 @@ pub use directory::{CONFIG_FILE, RunDirectory};
 pub use events::EventFile;
 pub use log::{RankTimes, Report, RunLog};
 pub use loss_plot::{LossPlot, Point};
+pub use ranks::Given;
 pub use sizes::DataFacts;

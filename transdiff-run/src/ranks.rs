@@ -2,19 +2,27 @@
 
 use crate::settings::{Result, RunConfig, SettingError, required};
 
+/// Settings of a step's passes that the user has given for this number of processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// `train.batch`, which does not change then.
+    pub batch: bool,
+    /// `train.accumulate`, which is then the number of passes of each process.
+    pub accumulate: bool,
+}
+
 impl RunConfig {
     /// The settings for `ranks` processes. The passes of a step are divided among them, so that a step has the same samples; if
-    /// their number is not a multiple of `ranks`, smaller passes are. With `given`, `train.accumulate` is the number of passes
-    /// of each process already.
+    /// their number is not a multiple of `ranks`, smaller passes are, unless the size is `given`.
     ///
     /// # Errors
     /// [`SettingError`] for settings that are not complete, and for a step whose samples cannot be divided.
-    pub fn on_ranks(&self, ranks: usize, given: bool) -> Result<Self> {
+    pub fn on_ranks(&self, ranks: usize, given: Given) -> Result<Self> {
         let mut config = self.clone();
         config.train.ranks = ranks;
         let batch = required("train.batch", self.train.batch)?;
         let accumulate = required("train.accumulate", self.train.accumulate)?;
-        if given || ranks == self.train.ranks {
+        if given.accumulate || ranks == self.train.ranks {
             return Ok(config);
         }
         let refused = || {
@@ -29,6 +37,9 @@ impl RunConfig {
         if passes.is_multiple_of(ranks) {
             config.train.accumulate = Some(passes / ranks);
             return Ok(config);
+        }
+        if given.batch {
+            return Err(refused());
         }
         let samples = passes.checked_mul(batch).filter(|samples| samples.is_multiple_of(ranks));
         let own = samples.ok_or_else(refused)? / ranks;
@@ -53,7 +64,8 @@ mod tests {
 
     #[test]
     fn processes_divide_the_passes_of_a_step() {
-        let of = |(batch, accumulate, before), ranks, given| {
+        let of = |(batch, accumulate, before), ranks, accumulate_given| {
+            let given = Given { accumulate: accumulate_given, batch: false };
             let config = settings(batch, accumulate, before).on_ranks(ranks, given).unwrap();
             assert_eq!(config.train.ranks, ranks);
             (config.train.batch.unwrap(), config.train.accumulate.unwrap())
@@ -72,12 +84,16 @@ mod tests {
             let (batch, accumulate, _) = before;
             assert_eq!(of(before, ranks, true), (batch, accumulate));
         }
-        let message = settings(8, 1, 4).on_ranks(3, false).unwrap_err().to_string();
+        let message = settings(8, 1, 4).on_ranks(3, Given::default()).unwrap_err().to_string();
         assert!(
             message.starts_with(
                 "train.accumulate: expected samples that 3 processes can divide, got 4 · 1 passes of 8 per step"
             ),
             "{message}"
         );
+        // A batch that was given stays.
+        let given = Given { batch: true, accumulate: false };
+        assert!(settings(64, 1, 1).on_ranks(2, given).is_err());
+        assert_eq!(settings(64, 4, 1).on_ranks(2, given).unwrap().train.accumulate, Some(2));
     }
 }

@@ -1,13 +1,15 @@
 //! Evaluation of a model: generation in parts, and their completion.
 
+use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
 use transdiff::checkpoint::WeightFile;
 use transdiff::datasets::cache::Part;
+use transdiff::diffusion::Sampling;
 use transdiff::models::{CodecFile, CodecSource, StoredModel, WeightSet};
 use transdiff::pipeline::{LoadOptions, Pipeline};
-use transdiff::{CancellationToken, Cpu};
+use transdiff::{CancellationToken, Cpu, Device, Error};
 
 use super::args::EvaluateArgs;
 use super::directory::Directory;
@@ -22,7 +24,10 @@ use super::settings::{Generated, Images, InputRecord, Settings};
 use crate::failure::{Failure, Result};
 use crate::job::Job;
 use crate::load_hints::{LoadHintArgs, WeightSetArg};
-use crate::output::{print, print_to_stderr};
+use crate::output::{log_aside, print, print_to_stderr};
+
+/// Folder of the messages of ranks other than 0, in the directory of the evaluation.
+const LOGS: &str = "logs";
 
 /// Settings of the images of the model at `path`.
 pub fn settings(args: &EvaluateArgs, path: &Path) -> Result<Generated> {
@@ -110,8 +115,18 @@ pub fn evaluate(
         None if job.size() > 1 => Part::new(job.rank(), job.size())?,
         None => Part::from_environment(|name| std::env::var(name).ok())?.unwrap_or(Part::WHOLE),
     };
-    let directory = job.each(|| generate(args, settings, out, part, job, token))?;
+    check_equal(&settings, out, job)?;
+    // A failure ends the job before images are made; after that, the job goes on with the shards that are finished.
+    let prepared = job.each(|| Prepared::new(args, settings, out, part, job, token))?;
+    if !job.is_main() {
+        let logs = out.join(LOGS);
+        fs::create_dir_all(&logs).map_err(Error::io(&logs))?;
+        log_aside(&logs.join(format!("rank-{}.log", job.rank())))?;
+    }
+    prepared.generate(args, part, token)?;
+    let directory = prepared.directory;
     if job.size() > 1 {
+        job.communicator().barrier()?;
         return job.is_main().then(|| finish(args, &directory, token)).transpose();
     }
     if part == Part::WHOLE {
@@ -122,65 +137,98 @@ pub fn evaluate(
     Ok(None)
 }
 
-/// Generates and measures the images of `part`. Returns the directory that they are in.
-fn generate(
-    args: &EvaluateArgs,
-    settings: Settings<Generated>,
-    out: &Path,
-    part: Part,
-    job: &Job,
-    token: &CancellationToken,
-) -> Result<Directory> {
-    // Before the first image, and not after the last: the reference, the model, the codec and the network.
-    let source = Source::open(&settings.reference.path, settings.preset)?;
-    Preset::check_count("--total", settings.images.total, source.has_pictures())?;
-    let (device, threads) = (args.device.of_rank(&**job.communicator())?, job.threads(args.threads));
-    let file = WeightFile::open(&settings.images.model.path)?;
-    let stored = settings.images.hints.find_model(&file)?;
-    let codec = open_codec(settings.images.codec_source().as_ref(), &file, &stored)?;
-    let sampling = settings.images.sampling.build(&stored.info())?;
-    let options = LoadOptions {
-        device,
-        dtype: settings.images.dtype.into(),
-        threads,
-        hints: (&settings.images.hints).into(),
-        latents_only: false,
-    };
-    let mut log = |_, message: &str| print_to_stderr(message);
-    let pipeline = Pipeline::load(&file, Some(&codec), &options, &mut log)?;
-    let cpu = Cpu::new(threads)?;
-    let found = Directory::find(out, &settings)?;
-    let known = found.as_ref().map(Directory::read_reference).transpose()?.flatten().is_some();
-    // Parts share the reference: the one with the first image measures it. Nothing is left if it cannot be read.
-    let first = part.shards(1).next().is_some();
-    let reference = (first && !known).then(|| measure_reference(args, &settings, &cpu, token)).transpose()?;
-    let directory = match found {
-        Some(directory) => directory,
-        None => Directory::begin(out, settings)?,
-    };
-    let lock = directory.lock()?;
-    if let Some(reference) = &reference {
-        directory.write_reference(reference)?;
+/// Fails, on all ranks alike, if a rank evaluates something else, or elsewhere, than rank 0.
+fn check_equal(settings: &Settings<Generated>, out: &Path, job: &Job) -> Result<()> {
+    if job.size() == 1 {
+        return Ok(());
     }
-    let batch = NonZeroUsize::new(args.batch).expect("the argument is at least 1");
-    let (keep, machine) = (!args.discard, Machine::current(args)?);
-    if keep {
-        directory.create_images()?;
+    let out = std::path::absolute(out).map_err(Error::io(out))?;
+    let all = job.agree(Ok((text(settings), out)))?;
+    match all.iter().position(|rank| *rank != all[0]) {
+        Some(rank) => {
+            let message = format!("rank {rank}: other arguments, or other files, than those of rank 0");
+            Err(job.known_to_all(message))
+        }
+        None => Ok(()),
     }
-    let generation = Generation {
-        directory: &directory,
-        pipeline: &pipeline,
-        sampling,
-        part,
-        batch,
-        machine,
-        keep,
-        cpu: &cpu,
-        token,
-    };
-    device.run(threads, generation)?.map_err(interrupted)?;
-    drop(lock);
-    Ok(directory)
+}
+
+/// Everything that the images of an evaluation are made with.
+struct Prepared {
+    directory: Directory,
+    pipeline: Pipeline,
+    sampling: Sampling,
+    cpu: Cpu,
+    device: Device,
+    threads: Option<usize>,
+    machine: Machine,
+}
+
+impl Prepared {
+    /// Opens the reference, the model, the codec and the network: before the first image, and not after the last.
+    fn new(
+        args: &EvaluateArgs,
+        settings: Settings<Generated>,
+        out: &Path,
+        part: Part,
+        job: &Job,
+        token: &CancellationToken,
+    ) -> Result<Self> {
+        let source = Source::open(&settings.reference.path, settings.preset)?;
+        Preset::check_count("--total", settings.images.total, source.has_pictures())?;
+        let (device, threads) = (args.device.of_rank(&**job.communicator())?, job.threads(args.threads));
+        let file = WeightFile::open(&settings.images.model.path)?;
+        let stored = settings.images.hints.find_model(&file)?;
+        let codec = open_codec(settings.images.codec_source().as_ref(), &file, &stored)?;
+        let sampling = settings.images.sampling.build(&stored.info())?;
+        let options = LoadOptions {
+            device,
+            dtype: settings.images.dtype.into(),
+            threads,
+            hints: (&settings.images.hints).into(),
+            latents_only: false,
+        };
+        let mut log = |_, message: &str| print_to_stderr(message);
+        let pipeline = Pipeline::load(&file, Some(&codec), &options, &mut log)?;
+        let cpu = Cpu::new(threads)?;
+        let found = Directory::find(out, &settings)?;
+        let known = found.as_ref().map(Directory::read_reference).transpose()?.flatten().is_some();
+        // Parts share the reference: the one with the first image measures it. Nothing is left if it cannot be read.
+        let first = part.shards(1).next().is_some();
+        let reference =
+            (first && !known).then(|| measure_reference(args, &settings, &cpu, token)).transpose()?;
+        let directory = match found {
+            Some(directory) => directory,
+            None => Directory::begin(out, settings)?,
+        };
+        let machine = Machine::current(args)?;
+        if let Some(reference) = &reference {
+            let _lock = directory.lock()?;
+            directory.write_reference(reference)?;
+        }
+        Ok(Self { directory, pipeline, sampling, cpu, device, threads, machine })
+    }
+
+    /// Generates and measures the images of `part`.
+    fn generate(&self, args: &EvaluateArgs, part: Part, token: &CancellationToken) -> Result<()> {
+        let _lock = self.directory.lock()?;
+        let keep = !args.discard;
+        if keep {
+            self.directory.create_images()?;
+        }
+        let generation = Generation {
+            directory: &self.directory,
+            pipeline: &self.pipeline,
+            sampling: self.sampling.clone(),
+            part,
+            batch: NonZeroUsize::new(args.batch).expect("the argument is at least 1"),
+            machine: self.machine.clone(),
+            keep,
+            cpu: &self.cpu,
+            token,
+        };
+        self.device.run(self.threads, generation)?.map_err(interrupted)
+    }
 }
 
 /// Completes an evaluation whose parts are done.

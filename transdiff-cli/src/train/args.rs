@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use transdiff::Device;
-use transdiff_run::presets;
 use transdiff_run::settings::{InitWeights, Layers, Result, RunConfig};
+use transdiff_run::{Given, presets};
 use transdiff_terminal::whole;
 
 use crate::job::JobArgs;
@@ -128,14 +128,14 @@ impl TrainArgs {
         Ok(())
     }
 
-    /// Returns whether the flags, or a file that is not of a run, give the passes of each rank.
-    pub fn gives_accumulate(&self) -> Result<bool> {
+    /// Settings of a step's passes that the flags, or a file that is not of a run, give.
+    pub fn given(&self) -> Result<Given> {
         let mut file = Layers::default();
         self.config.iter().try_for_each(|path| file.add_file(path))?;
         let mut flags = Layers::default();
         self.add_flags(&mut flags)?;
-        let by_file = file.has("train.accumulate") && !file.has("train.ranks");
-        Ok(by_file || flags.has("train.accumulate"))
+        let given = |key| flags.has(key) || (file.has(key) && !file.has("train.ranks"));
+        Ok(Given { batch: given("train.batch"), accumulate: given("train.accumulate") })
     }
 
     /// Settings of a new run.

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use transdiff::checkpoint::WeightFile;
+use transdiff::checkpoint::{WeightFile, sha256_of};
 use transdiff::distributed::Collectives;
 use transdiff::models::transdiff::TransDiffConfig;
 use transdiff::models::{Codec, LoadHints, Model, WeightSet};
+use transdiff::nn::Module;
 use transdiff::train::{Distribution, Trainer};
-use transdiff::{Backend, DType, TransDiff};
+use transdiff::{Backend, DType, Tensor, TransDiff};
 use transdiff_run::settings::{GradientType, InitWeights};
 
 use super::plan::Plan;
@@ -41,7 +42,7 @@ impl<B: Backend> Beginning<'_, B> {
             own = Some(trainer);
             Ok(Some(newest))
         })?;
-        job.each(|| {
+        let trainer = job.each(|| {
             let trainer = match (own, &newest) {
                 (Some(trainer), _) => trainer,
                 (None, Some(newest)) => self.of_this_model(
@@ -55,7 +56,38 @@ impl<B: Backend> Beginning<'_, B> {
                 Some(codec) if self.plan.data.are_images => trainer.with_codec(Arc::clone(codec)),
                 _ => trainer,
             })
-        })
+        })?;
+        self.check_equal(&trainer)?;
+        Ok(trainer)
+    }
+
+    /// Fails, on all ranks alike, if a rank has other weights, or another place in the run, than rank 0: it may have read another
+    /// file of the same name.
+    fn check_equal(&self, trainer: &Trainer<B>) -> Result<()> {
+        let job = self.plan.job;
+        if job.size() == 1 {
+            return Ok(());
+        }
+        let state = || {
+            let params = trainer.model().params();
+            let values: Vec<&Tensor<B>> = params.iter().map(|(_, param)| param.value()).collect();
+            let norms = Tensor::squared_norms(self.backend, &values)?;
+            let bytes: Vec<u8> = norms.iter().flat_map(|norm| norm.to_bits().to_le_bytes()).collect();
+            Ok((trainer.steps_done(), trainer.samples_done(), sha256_of(&bytes)))
+        };
+        let all = job.agree(state())?;
+        match all.iter().position(|state| *state != all[0]) {
+            Some(rank) => {
+                let step = all[rank].0;
+                let message = format!(
+                    "rank {rank}: expected the weights of rank 0 after step {}, got others after step {step}; the run's \
+                     directory has to be the same on all machines",
+                    all[0].0
+                );
+                Err(job.known_to_all(message))
+            }
+            None => Ok(()),
+        }
     }
 
     fn distribution(&self) -> Distribution<B> {

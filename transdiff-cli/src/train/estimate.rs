@@ -28,7 +28,8 @@ pub fn print_estimate(
 ) -> Result<()> {
     let choice = device.choice().to_owned();
     let (rate, summation) = device.run(ProductRate { dtype: train.compute })?;
-    let estimate = TrainingEstimate::new::<TransDiff<_>>(model, train, summation)?.divided_among(shards);
+    let whole = TrainingEstimate::new::<TransDiff<_>>(model, train, summation)?;
+    let estimate = whole.divided_among(shards);
     let mut rows = vec![
         ("weights", bytes(estimate.weights)),
         ("optimiser", bytes(estimate.optimizer)),
@@ -36,7 +37,8 @@ pub fn print_estimate(
         ("gradients", bytes(estimate.gradients)),
         ("activations", bytes(estimate.activations)),
         ("memory in all", bytes(estimate.total())),
-        ("while a checkpoint is written, at most", bytes(estimate.total().saturating_add(estimate.state()))),
+        // Rank 0 has the whole state then.
+        ("while a checkpoint is written, at most", bytes(estimate.total().saturating_add(whole.state()))),
         ("steps", train.lr.total.to_string()),
         ("samples per step", (train.batch * train.accumulate * ranks).to_string()),
         ("samples per epoch", data.samples_per_epoch().to_string()),

@@ -48,7 +48,7 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
     let (settings, data) = job.each(|| {
         let settings = args.resolved()?;
         let data = TrainingData::open(&settings, args.resume.as_deref())?;
-        let settings = settings.complete(&data.facts)?.on_ranks(ranks, args.gives_accumulate()?)?;
+        let settings = settings.complete(&data.facts)?.on_ranks(ranks, args.given()?)?;
         args.print_changes(&settings)?;
         Ok((settings, data))
     })?;
@@ -88,7 +88,8 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
     print_to_stderr(&format!("device: {}", device.choice()));
     if job.size() > 1 {
         let (ranks, batch, passes) = (job.size(), train.batch, train.accumulate);
-        print_to_stderr(&format!("{ranks} ranks with {passes} passes of {batch} samples per step each"));
+        let passes = if passes == 1 { "1 pass".to_owned() } else { format!("{passes} passes") };
+        print_to_stderr(&format!("{ranks} ranks with {passes} of {batch} samples per step each"));
     }
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let shard_optimizer = args.shard.is_some();

@@ -90,7 +90,6 @@ impl Run<'_> {
             print_to_stderr(&format!("all {steps} steps are done; --steps sets another number"));
             return Ok(());
         }
-        let times = Times { waited: trainer.seconds_waited(), ..Times::default() };
         let broken = BrokenPictures::default();
         let mut progress = Progress {
             run: self,
@@ -100,7 +99,7 @@ impl Run<'_> {
             held_out,
             main,
             trainer,
-            times,
+            times: Times::default(),
             broken,
             rollbacks: 0,
         };
@@ -130,12 +129,10 @@ impl Run<'_> {
     }
 }
 
-/// Times of this rank since the last report.
+/// Times of the ranks since the last report.
 #[derive(Default)]
 struct Times {
-    /// Seconds that the trainer had waited at the last step.
-    waited: f64,
-    /// Steps, and seconds per rank of work and of waiting.
+    /// Steps, and seconds of work and of waiting per rank.
     steps: u32,
     ranks: Vec<[f64; 2]>,
 }
@@ -170,7 +167,7 @@ impl<B: Backend> Progress<'_, B> {
     fn steps(&mut self) -> Result<()> {
         let (steps, settings) = (self.run.plan.train.lr.total, &self.run.plan.settings.train);
         while self.trainer.steps_done() < steps {
-            let started = Instant::now();
+            let (started, waited) = (Instant::now(), self.trainer.seconds_waited());
             let report = match self.trainer.step(&mut self.data) {
                 Ok(report) => report,
                 Err(error @ (Error::NonFinite { .. } | Error::NonFiniteGradient { .. })) => {
@@ -179,7 +176,8 @@ impl<B: Backend> Progress<'_, B> {
                 }
                 Err(error) => return Err(self.failed(error)),
             };
-            let reason = self.count(&report, started.elapsed().as_secs_f64())?;
+            let waited = self.trainer.seconds_waited() - waited;
+            let reason = self.count(&report, started.elapsed().as_secs_f64(), waited)?;
             let done = self.trainer.steps_done();
             let every = |interval: u64| interval > 0 && done.is_multiple_of(interval);
             let stop = reason.filter(|_| done < steps);
@@ -218,14 +216,19 @@ impl<B: Backend> Progress<'_, B> {
         if of_data && self.run.plan.data.are_images {
             failure = failure.with_completed("data.on_broken = \"skip\" goes on without broken pictures");
         }
-        match unchanged && step > 0 && self.checkpoint().is_ok() {
-            true => failure.with_completed(&format!("the state after step {step} is saved")),
-            false => failure,
+        if !unchanged || step == 0 {
+            return failure;
+        }
+        match self.checkpoint() {
+            Ok(()) => failure.with_completed(&format!("the state after step {step} is saved")),
+            // The others may wait for the part of this rank.
+            Err(error) if self.run.plan.job.size() > 1 => Failure::Message(format!("{failure}; {error}")),
+            Err(_) => failure,
         }
     }
 
     /// Counts a step. Returns the reason to stop, if any rank has one.
-    fn count(&mut self, report: &StepReport, seconds: f64) -> Result<Option<StopReason>> {
+    fn count(&mut self, report: &StepReport, seconds: f64, waited: f64) -> Result<Option<StopReason>> {
         if let Some(main) = &mut self.main {
             let images = self.run.plan.samples_per_step() as usize * self.run.plan.settings.model.groups;
             main.count(report, images, seconds);
@@ -234,8 +237,6 @@ impl<B: Backend> Progress<'_, B> {
         if self.run.plan.job.size() == 1 {
             return Ok(reason);
         }
-        let waited = self.trainer.seconds_waited() - self.times.waited;
-        self.times.waited = self.trainer.seconds_waited();
         let interrupted = reason == Some(StopReason::Interrupt);
         let requeued = reason == Some(StopReason::Requeue);
         let pulses = self.run.plan.job.agree(Ok(Pulse { seconds, waited, interrupted, requeued }))?;
@@ -267,10 +268,11 @@ impl<B: Backend> Progress<'_, B> {
         let val_loss = match &mut self.held_out {
             Some(data) => {
                 let count = (data.samples_per_epoch() as usize).min(VALIDATION_SAMPLES);
-                Some(self.trainer.evaluate(data, count)?)
+                Some(self.trainer.evaluate(data, count))
             }
             None => None,
         };
+        let val_loss = val_loss.transpose().map_err(|error| self.failed(error))?;
         let ranks = self.rank_times();
         let pictures = self.run.plan.data.pictures.as_deref();
         let broken = pictures.and_then(|pictures| self.broken.message(pictures));
@@ -307,6 +309,10 @@ impl<B: Backend> Progress<'_, B> {
 
     /// Begins to write a checkpoint.
     fn checkpoint(&mut self) -> Result<()> {
+        if let Some(main) = self.main.as_mut().filter(|_| self.run.plan.shard_optimizer) {
+            // Rank 0 gathers the state in its memory, which has no room for two.
+            main.last_checkpoint()?;
+        }
         let snapshot = self.trainer.snapshot()?;
         if let Some(main) = &mut self.main {
             main.checkpoint(snapshot, self.trainer.steps_done())?;
@@ -341,7 +347,7 @@ impl<B: Backend> Progress<'_, B> {
         let next = self.trainer.samples_done() + self.run.plan.samples_per_step();
         self.trainer = self.beginning.trainer()?;
         self.trainer.skip_to(next)?;
-        self.times = Times { waited: self.trainer.seconds_waited(), ..Times::default() };
+        self.times = Times::default();
         let back = self.trainer.steps_done();
         let message = format!("step {step}: {error}; back to step {back}, the step's samples are skipped");
         self.main.as_mut().map_or(Ok(()), |main| main.rewind(back, &message))

@@ -337,3 +337,88 @@ impl<B: Backend> Reduction<B> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::Context;
+    use crate::distributed::{HostCollectives, Solo};
+    use crate::models::transdiff::{FlowObjective, Mode, TransDiff, TransDiffConfig};
+    use crate::models::{SampleKey, Samples, Trainable};
+    use crate::reference::Reference;
+
+    fn model(mode: Mode) -> TransDiff<Reference> {
+        let config = TransDiffConfig {
+            width: 8,
+            heads: 2,
+            encoder_blocks: 2,
+            decoder_blocks: 3,
+            mlp_ratio: 2,
+            classes: 3,
+            buffer_size: 2,
+            feature_tokens: 8,
+            latent_channels: 2,
+            latent_size: 4,
+            mode,
+        };
+        TransDiff::new(&Reference, &config, DType::F32, 1).unwrap()
+    }
+
+    /// Tape and loss of a pass on two samples.
+    fn pass(model: &TransDiff<Reference>, checkpointing: bool) -> (Tape<Reference>, Var<Reference>) {
+        let (shape, objective) = (model.sample_shape(), FlowObjective::default());
+        let [c, h, w] = shape.latent;
+        let latents = Tensor::full(&Reference, &[2, c, h, w], 0.5, DType::F32).unwrap();
+        let draw = |number| TransDiff::<Reference>::draw(&shape, &objective, SampleKey { seed: 0, number });
+        let samples = Samples { labels: vec![0, 1], latents: vec![latents; shape.latents_per_sample] };
+        let batch = model.batch(samples, vec![draw(0), draw(1)]).unwrap();
+        let tape = Tape::new();
+        let mut ctx = Context::recording(tape.clone());
+        if checkpointing {
+            ctx = ctx.with_gradient_checkpointing();
+        }
+        let loss = model.loss(&ctx, &batch, &objective).unwrap();
+        (tape, loss)
+    }
+
+    /// The decoder computes the keys and values of all its blocks first, so that their gradients come after those of all blocks.
+    #[test]
+    fn buckets_are_sent_as_soon_as_they_are_complete() {
+        for mode in [Mode::OneStep, Mode::MultiReference { groups: 2 }] {
+            for checkpointing in [false, true] {
+                let model = model(mode);
+                let collectives = HostCollectives::new(Arc::new(Solo)).unwrap();
+                let distribution =
+                    Distribution { bucket_bytes: 600, ..Distribution::new(Arc::new(collectives)) };
+                let ranks = Arc::new(Ranks::new(&model, distribution).unwrap());
+                let (tape, loss) = pass(&model, checkpointing);
+                ranks.reduce(&tape, &loss, Vec::new()).unwrap();
+
+                let Order { buckets, contributions } = lock(&ranks.order).clone();
+                let reduction = Reduction::new(Arc::clone(&ranks), Arc::clone(&buckets), Vec::new());
+                let reduction = Arc::new(Mutex::new(reduction));
+                let receiver = Arc::clone(&reduction);
+                let started = Arc::new(Mutex::new(Vec::new()));
+                let log = Arc::clone(&started);
+                let mut grads = Gradients::handing_over(contributions.unwrap(), move |key, grad| {
+                    let mut reduction = lock(&receiver);
+                    reduction.receive(key, grad)?;
+                    let waiting = |slots: &Vec<Option<_>>| slots.iter().all(Option::is_some);
+                    assert!(!reduction.ready.iter().any(waiting), "a complete bucket waits for another");
+                    lock(&log).push(reduction.pending.len());
+                    Ok(())
+                });
+                let (tape, loss) = pass(&model, checkpointing);
+                tape.backward_into(&loss, &mut grads).unwrap();
+                assert_eq!(grads.into_values().count(), 0, "all gradients were handed over");
+                let started = lock(&started).clone();
+                let half = started[started.len() / 2];
+                assert!(buckets.list.len() > 20, "{} buckets", buckets.list.len());
+                assert!(
+                    half > buckets.list.len() / 4,
+                    "{half} buckets after half of the gradients: {started:?}"
+                );
+            }
+        }
+    }
+}
