@@ -114,9 +114,13 @@ impl TrainArgs {
     /// Settings of the run.
     pub fn resolved(&self) -> Result<RunConfig> {
         let Some(directory) = &self.resume else { return self.settings() };
-        let mut layers = Layers::of(&saved(directory)?);
+        let before = saved(directory)?;
+        let mut layers = Layers::of(&before);
         self.add_flags(&mut layers)?;
-        layers.resolve("settings")
+        let after = layers.resolve("settings")?;
+        // Before the data is compared with settings that a run keeps.
+        after.changes_from(&before)?;
+        Ok(after)
     }
 
     /// Prints the settings that differ from those of the run that is resumed.
