@@ -48,7 +48,9 @@ fn train(folder: &Path, out: &str, settings: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_transdiff"));
     command.args(["train", "--steps", "2", "--threads", "1", "--timeout", "60"]);
     command.arg("--data").arg(folder.join("pictures")).arg("--out").arg(folder.join(out));
-    TINY.iter().chain(settings).for_each(|setting| drop(command.args(["--set", setting])));
+    for setting in TINY.iter().chain(settings) {
+        command.args(["--set", setting]);
+    }
     command.env("EMULATED_CUDA_DEVICES", "2").stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in ["TORCHELASTIC_RUN_ID", "NCCL_COMM_ID", "RANK", "WORLD_SIZE"] {
         command.env_remove(name);
