@@ -89,21 +89,28 @@ impl Device {
     /// [`Error::Argument`] for another GPU, of which all ranks of the machine would be one; [`Error::Unavailable`] if there are
     /// fewer GPUs than ranks.
     pub fn of_rank(self, communicator: &dyn Communicator) -> Result<Self> {
-        let ranks = communicator.local_size();
+        self.of_local_rank(communicator.local_rank(), communicator.local_size())
+    }
+
+    /// The device of `rank` of the machine's `ranks`; see [`of_rank`](Self::of_rank).
+    ///
+    /// # Errors
+    /// Those of [`of_rank`](Self::of_rank).
+    pub fn of_local_rank(self, rank: usize, ranks: usize) -> Result<Self> {
+        #[cfg(not(feature = "cuda"))]
+        let _ = rank;
         match self {
             Self::Cpu => Ok(self),
             _ if ranks == 1 => Ok(self),
             #[cfg(feature = "cuda")]
-            Self::Cuda(0) => Self::gpu_of_rank(communicator.local_rank(), ranks),
+            Self::Cuda(0) => Self::gpu_of_rank(rank, ranks),
             #[cfg(feature = "cuda")]
             Self::Cuda(ordinal) => {
                 let expected = format!("cuda, of which each of the machine's {ranks} ranks has its own");
                 Err(Error::argument("device", expected, format!("cuda:{ordinal}")))
             }
             #[cfg(feature = "cuda")]
-            Self::Auto if crate::Cuda::count().is_ok_and(|count| count > 0) => {
-                Self::gpu_of_rank(communicator.local_rank(), ranks)
-            }
+            Self::Auto if crate::Cuda::count().is_ok_and(|count| count > 0) => Self::gpu_of_rank(rank, ranks),
             Self::Auto => Ok(self),
         }
     }

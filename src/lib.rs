@@ -67,7 +67,7 @@ pub use transdiff_core::{
 };
 pub use transdiff_cpu::Cpu;
 #[cfg(feature = "cuda")]
-pub use transdiff_cuda::{Cuda, Nccl};
+pub use transdiff_cuda::{Cuda, Nccl, NcclLaunch, NcclRanks};
 #[cfg(feature = "datasets")]
 pub use transdiff_data as datasets;
 #[cfg(feature = "metrics")]

@@ -1,4 +1,4 @@
-//! The job that this process is a rank of: the only one, or one of those that an MPI launcher has started.
+//! The job that this process is a rank of: the only one, or one of those that a launcher has started.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use transdiff::Error;
 use transdiff::distributed::{Communicator, Solo, agree};
+use transdiff::{Device, Error};
 use transdiff_terminal::{INTERRUPTED, whole};
 
 use crate::failure::{Failure, Result};
@@ -40,20 +40,20 @@ pub struct Job {
 impl Job {
     /// The job of a training run that this process belongs to. Output of ranks other than 0 is put aside.
     ///
-    /// One of several processes that MPI has not started is an error: all would do the same work.
-    pub fn of_training(args: &JobArgs) -> Result<Self> {
+    /// One of several processes that nothing connects is an error: all would do the same work.
+    pub fn of_training(args: &JobArgs, device: Device) -> Result<Self> {
         let timeout = Duration::from_secs(args.timeout.unwrap_or(TRAINING_TIMEOUT));
-        match mpi(timeout)? {
+        match connected(device, timeout)? {
             Some(communicator) => Ok(Self::new(communicator, timeout)),
             None => check_alone().map(|()| Self::new(Arc::new(Solo), timeout)),
         }
     }
 
-    /// The job of an evaluation that this process belongs to: a single process if MPI has not started it, which may still do a
-    /// part of the work. Output of ranks other than 0 is put aside.
-    pub fn of_evaluation(args: &JobArgs) -> Result<Self> {
+    /// The job of an evaluation that this process belongs to: a single process if nothing connects it with others, which may
+    /// still do a part of the work. Output of ranks other than 0 is put aside.
+    pub fn of_evaluation(args: &JobArgs, device: Device) -> Result<Self> {
         let timeout = Duration::from_secs(args.timeout.unwrap_or(EVALUATION_TIMEOUT));
-        Ok(Self::new(mpi(timeout)?.unwrap_or_else(|| Arc::new(Solo)), timeout))
+        Ok(Self::new(connected(device, timeout)?.unwrap_or_else(|| Arc::new(Solo)), timeout))
     }
 
     fn new(communicator: Arc<dyn Communicator>, timeout: Duration) -> Self {
@@ -98,8 +98,9 @@ impl Job {
         let code = match &failure {
             Failure::Message(_) => 1,
             Failure::Interrupted(_) => INTERRUPTED.into(),
+            Failure::Reported(_) | Failure::OutputClosed => return Err(failure),
             // All ranks end. Rank 0 says why before the launcher sees the first of them end, and ends the others.
-            _ => {
+            Failure::Agreed(_) | Failure::Stopped(..) => {
                 if let Some(line) = failure.stderr_line().filter(|_| self.is_main()) {
                     print_to_terminal(&line);
                 }
@@ -145,6 +146,43 @@ impl Job {
     }
 }
 
+/// The ranks of the job, if a launcher has started this process, and MPI or NCCL connects it with the others.
+fn connected(device: Device, timeout: Duration) -> Result<Option<Arc<dyn Communicator>>> {
+    // Of torchrun itself, which `srun` may have started, like an MPI job.
+    let torchrun = std::env::var_os("TORCHELASTIC_RUN_ID").is_some();
+    match if torchrun { None } else { mpi(timeout)? } {
+        Some(ranks) => Ok(Some(ranks)),
+        None => nccl(device, timeout),
+    }
+}
+
+/// The ranks of the job, if a launcher like torchrun has started this process, and it computes on a GPU.
+#[cfg(feature = "cuda")]
+fn nccl(device: Device, timeout: Duration) -> Result<Option<Arc<dyn Communicator>>> {
+    use transdiff::{Cuda, NcclLaunch, NcclRanks};
+    if device == Device::Cpu {
+        return Ok(None);
+    }
+    let Some(launch) = NcclLaunch::from_environment()? else { return Ok(None) };
+    // SAFETY: a command finds its job first; there is no other thread yet.
+    unsafe { launch.announce() };
+    let cuda = match device.of_local_rank(launch.local_rank(), launch.local_size())? {
+        Device::Cuda(ordinal) => Cuda::new(ordinal)?,
+        Device::Auto => match Cuda::new(0) {
+            Ok(cuda) => cuda,
+            Err(_) => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    Ok(Some(Arc::new(NcclRanks::new(&cuda, launch, timeout)?)))
+}
+
+/// The ranks of the job, if a launcher like torchrun has started this process, and it computes on a GPU.
+#[cfg(not(feature = "cuda"))]
+fn nccl(_: Device, _: Duration) -> Result<Option<Arc<dyn Communicator>>> {
+    Ok(None)
+}
+
 /// The ranks of the job, if an MPI launcher has started this process.
 #[cfg(feature = "mpi")]
 fn mpi(timeout: Duration) -> Result<Option<Arc<dyn Communicator>>> {
@@ -172,5 +210,11 @@ fn check_alone() -> Result<()> {
         true => "no MPI launcher has started it; mpirun, or srun --mpi=pmix, does",
         false => "this command was built without MPI; cargo build --features mpi builds it",
     };
-    Err(format!("{name}: expected a single process, got one of {size}; {remedy}").into())
+    let torchrun = match name {
+        "WORLD_SIZE" => {
+            ". Processes of torchrun need a GPU each, and a build with --features cuda; on CPUs, only MPI connects them"
+        }
+        _ => "",
+    };
+    Err(format!("{name}: expected a single process, got one of {size}; {remedy}{torchrun}").into())
 }

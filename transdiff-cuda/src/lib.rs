@@ -66,7 +66,7 @@ mod strided;
 mod strided_indexer;
 
 pub use device::{Cuda, Graph};
-pub use nccl::Nccl;
+pub use nccl::{Nccl, NcclLaunch, NcclRanks};
 pub use storage::Buffer;
 
 use device::{In, Out};

@@ -11,25 +11,28 @@
 //! network is returned by the operation that it hit, and no result of incomplete sums is used.
 
 mod comm;
+mod executor;
+mod launch;
 mod library;
 mod ranks;
+mod transport;
 
 use std::ffi::{c_int, c_void};
 use std::fmt;
-use std::mem;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use transdiff_core::distributed::{Collectives, Communicator, Pending, agree};
 use transdiff_core::{DType, Error, Result, Tensor};
 
 use crate::device::{Address, Cuda};
-use crate::driver::{ContextGuard, Event, Stream};
+use crate::driver::Stream;
 use comm::{Comm, Operation};
+use executor::{Executor, InFlight, Tensors, grouped, parts};
+pub use launch::NcclLaunch;
 use library::{Functions, Handle, Library, Status, values};
 use ranks::{Report, meet};
+pub use transport::NcclRanks;
 
 /// Collectives of [`Cuda`] by NCCL, `libnccl.so.2`, version 2.14 or later. Each rank has a GPU of its own.
 ///
@@ -38,25 +41,8 @@ use ranks::{Report, meet};
 /// equal counts are single operations of NCCL; with unequal counts they are a group of one per rank, which takes longer with
 /// many ranks.
 pub struct Nccl {
-    shared: Arc<Shared>,
+    executor: Arc<Executor>,
     communicator: Arc<dyn Communicator>,
-}
-
-struct Shared {
-    // In drop order, like the fields of `Driver`.
-    comm: Comm,
-    /// Operations whose result was not waited for.
-    abandoned: Mutex<Vec<InFlight>>,
-    stream: Stream,
-    drop_guard: Option<ContextGuard>,
-    cuda: Cuda,
-}
-
-/// The memory of an operation that is being executed.
-struct InFlight {
-    done: Event,
-    result: Tensor<Cuda>,
-    _input: Option<Tensor<Cuda>>,
 }
 
 impl Nccl {
@@ -90,14 +76,12 @@ impl Nccl {
         };
         agree(&*communicator, outcome).map_err(common)?;
         let comm = comm.expect("no rank has failed");
-        let (abandoned, cuda) = (Mutex::default(), cuda.clone());
-        let shared = Shared { comm, abandoned, stream, drop_guard: None, cuda };
-        Ok(Self { shared: Arc::new(shared), communicator })
+        Ok(Self { executor: Arc::new(Executor::new(comm, stream, cuda.clone())), communicator })
     }
 
     /// Version of the library, such as 2.27.3.
     pub fn version(&self) -> String {
-        self.shared.comm.version()
+        self.executor.comm().version()
     }
 
     /// Starts an operation with the arguments `call`, which writes `result` and reads `input`.
@@ -113,26 +97,9 @@ impl Nccl {
             return Ok(Pending::new(|| Ok(result)));
         }
         let operation = Operation { name, extent: format!("{elements} elements of {}", result.dtype()) };
-        let (shared, driver) = (&self.shared, &self.shared.cuda.device.driver);
-        let _context = driver.enter(name)?;
-        let guard = shared.cuda.lock_outside_capture(name)?;
-        shared.free_abandoned();
-        driver.order_after_computation(name, &shared.stream)?;
-        let in_flight = InFlight { done: Event::new(name, Event::BLOCKING_SYNC)?, result, _input: input };
-        // Other threads may use the device while the library is at work.
-        drop(guard);
-        let enqueued = shared
-            .comm
-            .enqueue(&operation, |functions, handle| call(functions, handle, shared.stream.as_ptr()));
-        let recorded = enqueued.and_then(|()| {
-            let recorded = shared.stream.record(name, &in_flight.done);
-            recorded.map_err(|error| shared.comm.fail(&operation, &error.to_string()))
-        });
-        if let Err(error) = recorded {
-            shared.free_after_abort(vec![in_flight]);
-            return Err(error);
-        }
-        let started = Started { in_flight: Some(in_flight), operation, shared: Arc::clone(shared) };
+        let executor = Arc::clone(&self.executor);
+        let in_flight = executor.start(&operation, Tensors { result, _input: input }, call)?;
+        let started = Started { in_flight: Some(in_flight), operation, executor };
         Ok(Pending::new(move || started.wait()))
     }
 
@@ -172,69 +139,22 @@ impl fmt::Debug for Nccl {
 /// An operation that was started.
 struct Started {
     /// `None` once it is done.
-    in_flight: Option<InFlight>,
+    in_flight: Option<InFlight<Tensors>>,
     operation: Operation,
-    shared: Arc<Shared>,
+    executor: Arc<Executor>,
 }
 
 impl Started {
     fn wait(mut self) -> Result<Tensor<Cuda>> {
-        let shared = Arc::clone(&self.shared);
-        let _context = shared.cuda.device.driver.enter(self.operation.name)?;
         let in_flight = self.in_flight.take().expect("present until it is done");
-        match shared.comm.wait(&self.operation, &in_flight.done) {
-            Ok(()) => Ok(in_flight.result),
-            Err(error) => {
-                shared.free_after_abort(vec![in_flight]);
-                Err(error)
-            }
-        }
+        self.executor.finish(&self.operation, in_flight).map(|tensors| tensors.result)
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        self.shared.abandoned.lock().extend(self.in_flight.take());
-    }
-}
-
-impl Shared {
-    /// Frees what was abandoned and is done.
-    fn free_abandoned(&self) {
-        // The memory of an operation whose state cannot be queried stays in use.
-        self.abandoned.lock().retain(|one| !one.done.is_complete("drop").unwrap_or(false));
-    }
-
-    /// Frees the memory of operations of the aborted communicator once the stream is idle; never, if it does not become so.
-    fn free_after_abort(&self, operations: Vec<InFlight>) {
-        if !self.becomes_idle().unwrap_or(false) {
-            mem::forget(operations);
-        }
-    }
-
-    fn becomes_idle(&self) -> Result<bool> {
-        const OP: &str = "abort";
-        let last = Event::new(OP, Event::BLOCKING_SYNC)?;
-        self.stream.record(OP, &last)?;
-        let start = Instant::now();
-        while !last.is_complete(OP)? {
-            if start.elapsed() > self.comm.timeout() {
-                return Ok(false);
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(true)
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.drop_guard = self.cuda.device.driver.enter("drop").ok();
-        self.free_abandoned();
-        let abandoned = mem::take(self.abandoned.get_mut());
-        if !abandoned.is_empty() {
-            self.comm.abort("it has ended");
-            self.free_after_abort(abandoned);
+        if let Some(in_flight) = self.in_flight.take() {
+            self.executor.abandon(in_flight);
         }
     }
 }
@@ -248,32 +168,10 @@ fn data_type(name: &'static str, dtype: DType) -> Result<c_int> {
     }
 }
 
-/// Makes several calls of the library one operation.
-fn grouped(functions: &Functions, mut calls: impl Iterator<Item = Status>) -> Status {
-    let failed = |status: &Status| ![values::SUCCESS, values::IN_PROGRESS].contains(status);
-    // SAFETY: no arguments.
-    let started = unsafe { (functions.group_start)() };
-    if failed(&started) {
-        return started;
-    }
-    let first = calls.find(failed);
-    // SAFETY: no arguments.
-    let ended = unsafe { (functions.group_end)() };
-    first.unwrap_or(ended)
-}
-
 /// The common count, if there is one.
 fn equal(counts: &[usize]) -> Option<usize> {
     let first = *counts.first()?;
     counts.iter().all(|&count| count == first).then_some(first)
-}
-
-/// Positions and counts of the parts of all ranks.
-fn parts(counts: &[usize]) -> impl Iterator<Item = (usize, usize)> {
-    counts.iter().scan(0, |end, &count| {
-        *end += count;
-        Some((*end - count, count))
-    })
 }
 
 impl Collectives<Cuda> for Nccl {
@@ -299,7 +197,7 @@ impl Collectives<Cuda> for Nccl {
         let (values, dtype, rank) = (values.contiguous()?, values.dtype(), self.communicator.rank());
         let data_type = data_type(NAME, dtype)?;
         let from = values.view().address();
-        let (mut to, backend) = (0, &self.shared.cuda);
+        let (mut to, backend) = (0, self.executor.cuda());
         let sum = Tensor::written_by(backend, &[counts[rank]], dtype, |out| {
             to = out.address();
             Ok(())
@@ -330,7 +228,7 @@ impl Collectives<Cuda> for Nccl {
         let (part, dtype) = (part.contiguous()?, part.dtype());
         let data_type = data_type(NAME, dtype)?;
         let from = part.view().address();
-        let (mut to, backend) = (0, &self.shared.cuda);
+        let (mut to, backend) = (0, self.executor.cuda());
         let all = Tensor::written_by(backend, &[counts.iter().sum()], dtype, |out| {
             to = out.address();
             Ok(())

@@ -18,7 +18,8 @@ impl Buffer {
     }
 }
 
-fn upload<T: Pod>(cuda: &Cuda, values: &[T]) -> Result<Buffer> {
+/// A copy of `values`.
+pub(crate) fn upload<T: Pod>(cuda: &Cuda, values: &[T]) -> Result<Buffer> {
     const OP: &str = "from_host";
     let _guard = cuda.lock_outside_capture(OP)?;
     let memory = cuda.scratch(OP, size_of_val(values))?;
@@ -38,15 +39,21 @@ fn download<T: Pod>(cuda: &Cuda, x: View<'_, Cuda>) -> Result<Vec<T>> {
     let dense = if x.layout.is_contiguous() { None } else { Some(contiguous_copy(cuda, x)?) };
     let from = dense.as_ref().map_or_else(|| x.address(), Buffer::address);
     drop(guard);
-    cuda.synchronize(OP)?;
-    let _guard = cuda.lock_outside_capture(OP)?;
-    let mut staging = cuda.device.staging.lock();
-    staging.download(&cuda.device.driver, OP, from, bytemuck::cast_slice_mut(&mut values))?;
+    read(cuda, from, bytemuck::cast_slice_mut(&mut values))?;
     Ok(values)
 }
 
+/// Fills `bytes` from the device address `from`, after all work enqueued so far.
+pub(crate) fn read(cuda: &Cuda, from: u64, bytes: &mut [u8]) -> Result<()> {
+    const OP: &str = "to_host";
+    cuda.synchronize(OP)?;
+    let _guard = cuda.lock_outside_capture(OP)?;
+    let mut staging = cuda.device.staging.lock();
+    staging.download(&cuda.device.driver, OP, from, bytes)
+}
+
 /// Zeros in host memory; fails with out of memory instead of aborting.
-fn try_with_capacity<T: Pod>(len: usize) -> Result<Vec<T>> {
+pub(crate) fn try_with_capacity<T: Pod>(len: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     let bytes = len.saturating_mul(size_of::<T>());
     values.try_reserve_exact(len).map_err(|_| Error::out_of_memory("to_host", bytes))?;

@@ -38,7 +38,7 @@ use crate::output::{log_aside, print, print_to_stderr};
 const LOGS: &str = "logs";
 
 pub fn run(args: &TrainArgs) -> Result<()> {
-    Job::of_training(&args.job)?.run(|job| train(args, job))
+    Job::of_training(&args.job, args.device)?.run(|job| train(args, job))
 }
 
 /// Trains as one rank of `job`.

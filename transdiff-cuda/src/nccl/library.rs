@@ -26,6 +26,8 @@ shared_library::functions! {
     reduce_scatter: "ncclReduceScatter" (u64, u64, usize, c_int, c_int, Handle, *mut c_void) -> Status;
     reduce: "ncclReduce" (u64, u64, usize, c_int, c_int, c_int, Handle, *mut c_void) -> Status;
     all_gather: "ncclAllGather" (u64, u64, usize, c_int, Handle, *mut c_void) -> Status;
+    send: "ncclSend" (u64, usize, c_int, c_int, Handle, *mut c_void) -> Status;
+    receive: "ncclRecv" (u64, usize, c_int, c_int, Handle, *mut c_void) -> Status;
     broadcast: "ncclBroadcast" (u64, u64, usize, c_int, c_int, Handle, *mut c_void) -> Status;
 }
 
@@ -59,6 +61,7 @@ pub(super) mod values {
 
     pub(crate) const SUCCESS: c_int = 0;
     pub(crate) const IN_PROGRESS: c_int = 7;
+    pub(crate) const UINT8: c_int = 1;
     pub(crate) const FLOAT32: c_int = 7;
     pub(crate) const BFLOAT16: c_int = 9;
     pub(crate) const SUM: c_int = 0;

@@ -10,6 +10,7 @@ mod graphs;
 #[allow(dead_code)] // shared with other tests
 #[path = "../../../tests/common/guarded.rs"]
 mod guarded;
+mod launched;
 mod launches;
 mod matmul;
 mod memory;

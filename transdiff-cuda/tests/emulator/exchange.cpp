@@ -15,7 +15,7 @@ namespace exchange {
 namespace {
 
 constexpr size_t kPart = 1 << 16;    // bytes per rank and exchange
-constexpr const char* kNames[] = {"AllReduce", "ReduceScatter", "Reduce", "AllGather", "Broadcast"};
+constexpr const char* kNames[] = {"AllReduce", "ReduceScatter", "Reduce", "AllGather", "Broadcast", "SendReceive"};
 
 }  // namespace
 
@@ -29,11 +29,14 @@ struct Segment {
 };
 
 std::string describe(const Task& task) {
-    const std::string type = task.type == gemm::kF32 ? "f32" : "bf16";
+    if (task.kind == kSendReceive) return kNames[task.kind];
+    const std::string type = task.type == gemm::kF32 ? "f32" : task.type == kBytes ? "u8" : "bf16";
     std::string text = std::string(kNames[task.kind]) + " of " + std::to_string(task.count) + " elements of " + type;
     if (task.kind == kReduce || task.kind == kBroadcast) text += ", root " + std::to_string(task.root);
     return text;
 }
+
+size_t bytes_of(int32_t type) { return type == kBytes ? 1 : gemm::bytes_of(type); }
 
 uint64_t sent(const Task& task, unsigned ranks, unsigned rank) {
     if (task.kind == kBroadcast) return rank == task.root ? task.count : 0;
@@ -48,8 +51,8 @@ uint64_t received(const Task& task, unsigned ranks, unsigned rank) {
 Group::Group(const std::string& name, unsigned ranks, unsigned rank) : name_(name), ranks_(ranks), rank_(rank) {}
 
 Group::~Group() {
-    // The last rank has removed the name already, unless one never came.
-    shm_unlink(name_.c_str());
+    // The last rank has removed the name already, unless one never came. Another group may have it by then.
+    if (segment_ != nullptr && !complete()) shm_unlink(name_.c_str());
     if (segment_ != nullptr) munmap(segment_, sizeof(Segment));
 }
 
@@ -100,6 +103,12 @@ bool Group::barrier(const std::atomic<bool>& aborted) {
 std::string Group::difference(const Task& task) const {
     for (unsigned i = 0; i < ranks_; ++i) {
         const Task& other = segment_->task[i];
+        if (other.kind == kSendReceive && task.kind == kSendReceive) {
+            const uint64_t expected = task.from[i].bytes, sent = other.to[rank_].bytes;
+            if (sent == expected) continue;
+            return "rank " + std::to_string(rank_) + " receives " + std::to_string(expected) + " bytes; rank " +
+                   std::to_string(i) + " sends " + std::to_string(sent);
+        }
         const bool equal = other.kind == task.kind && other.type == task.type && other.root == task.root && other.count == task.count;
         if (equal) continue;
         const std::string here = "rank " + std::to_string(rank_) + ": " + describe(task);
@@ -133,7 +142,7 @@ bool Group::reduce(uintptr_t send, uintptr_t receive, uint64_t count, int32_t ty
 
 bool Group::broadcast(uintptr_t send, uintptr_t receive, uint64_t count, int32_t type, unsigned root,
                       const std::atomic<bool>& aborted) {
-    const uint64_t bytes = count * gemm::bytes_of(type);
+    const uint64_t bytes = count * bytes_of(type);
     for (uint64_t start = 0; start < bytes; start += kPart) {
         const size_t n = static_cast<size_t>(std::min<uint64_t>(kPart, bytes - start));
         if (rank_ == root) std::memcpy(segment_->part[root], reinterpret_cast<void*>(send + start), n);
@@ -144,13 +153,38 @@ bool Group::broadcast(uintptr_t send, uintptr_t receive, uint64_t count, int32_t
     return true;
 }
 
+// The parts of one sender and receiver after the other.
+void Group::send_and_receive(const Task& task, const std::atomic<bool>& aborted) {
+    for (unsigned sender = 0; sender < ranks_; ++sender) {
+        for (unsigned receiver = 0; receiver < ranks_; ++receiver) {
+            const uint64_t bytes = segment_->task[sender].to[receiver].bytes;
+            for (uint64_t start = 0; start < bytes; start += kPart) {
+                const size_t n = static_cast<size_t>(std::min<uint64_t>(kPart, bytes - start));
+                if (rank_ == sender) {
+                    std::memcpy(segment_->part[sender], reinterpret_cast<void*>(task.to[receiver].address + start), n);
+                }
+                if (!barrier(aborted)) return;
+                if (rank_ == receiver) {
+                    std::memcpy(reinterpret_cast<void*>(task.from[sender].address + start), segment_->part[sender], n);
+                }
+                if (!barrier(aborted)) return;
+            }
+        }
+    }
+    // No rank publishes its next task while others read the sizes of this one.
+    barrier(aborted);
+}
+
 std::string Group::run(const Task& task, const std::atomic<bool>& aborted) {
     segment_->task[rank_] = task;
     if (!barrier(aborted)) return "";
     const std::string different = difference(task);
     if (!barrier(aborted) || !different.empty()) return different;
-    const uint64_t bytes = task.count * gemm::bytes_of(task.type);
+    const uint64_t bytes = task.count * bytes_of(task.type);
     switch (task.kind) {
+        case kSendReceive:
+            send_and_receive(task, aborted);
+            break;
         case kAllReduce:
             reduce(task.send, task.receive, task.count, task.type, aborted);
             break;

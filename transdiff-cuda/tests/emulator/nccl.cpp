@@ -2,6 +2,7 @@
 // executed in the order of a stream while the host goes on.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -29,7 +30,7 @@ enum Result : unsigned {
 };
 
 constexpr int kVersion = 22703;
-constexpr int kFloat32 = 7, kBfloat16 = 9, kSum = 0;
+constexpr int kUint8 = 1, kFloat32 = 7, kBfloat16 = 9, kSum = 0;
 
 struct UniqueId {
     char name[128];
@@ -157,7 +158,7 @@ unsigned check(const Communicator& communicator, const Task& task) {
         return refuse(kInvalidUsage, "an operation of a communicator that is not ready");
     }
     if (task.root >= communicator.ranks) return refuse(kInvalidArgument, "there is no such root");
-    const size_t bytes = gemm::bytes_of(task.type);
+    const size_t bytes = exchange::bytes_of(task.type);
     const uint64_t sent = exchange::sent(task, communicator.ranks, communicator.rank);
     const uint64_t received = exchange::received(task, communicator.ranks, communicator.rank);
     if (!driver::on_device(task.send, sent * bytes) || !driver::on_device(task.receive, received * bytes)) {
@@ -166,19 +167,63 @@ unsigned check(const Communicator& communicator, const Task& task) {
     return kOk;
 }
 
-unsigned submit(exchange::Kind kind, const void* send, void* receive, uint64_t count, int type, int op, int root,
-                void* handle, driver::StreamHandle stream) {
-    const Shared communicator = find(handle);
+// The communicator of an operation, if it can have one now.
+unsigned find_for_operation(void* handle, Shared& communicator) {
+    communicator = find(handle);
     if (communicator == nullptr) return refuse(kInvalidArgument, "there is no such communicator");
     if (driver::context_error()) return refuse(kUnhandledCuda, "the thread has no usable context");
-    if (type != kFloat32 && type != kBfloat16) return refuse(kInvalidArgument, "expected f32 or bf16");
+    return kOk;
+}
+
+// Adds a part of ncclSend or ncclRecv to the exchange of its group.
+unsigned add_part(bool sends, uintptr_t address, uint64_t count, int type, int peer, void* handle,
+                  driver::StreamHandle stream) {
+    Shared communicator;
+    if (const unsigned code = find_for_operation(handle, communicator)) return code;
+    if (group_call == nullptr) return refuse(kInvalidUsage, "ncclSend or ncclRecv outside a group, which no caller of this library needs");
+    if (type != kUint8) return refuse(kInvalidArgument, "expected u8");
+    if (peer < 0 || unsigned(peer) >= communicator->ranks) return refuse(kInvalidArgument, "there is no such peer");
+    if (!driver::on_device(address, count)) return refuse(kInvalidArgument, "a buffer is not all in memory of the device");
+    if (communicator->state != State::idle) return refuse(kInvalidUsage, "an earlier call is in progress");
+    auto& submissions = group_call->submissions;
+    const auto same = [&](const auto& other) {
+        return other.first == communicator && other.second.task.kind == exchange::kSendReceive;
+    };
+    auto found = std::find_if(submissions.begin(), submissions.end(), same);
+    if (found == submissions.end()) {
+        Task task{};
+        task.kind = exchange::kSendReceive;
+        task.type = exchange::kBytes;
+        found = submissions.insert(found, {communicator, Submission{task, stream}});
+    }
+    Task& task = found->second.task;
+    exchange::Part& part = (sends ? task.to : task.from)[peer];
+    if (part.address != 0) return refuse(kInvalidUsage, "two parts for one peer");
+    part = {address, count};
+    return kOk;
+}
+
+// As add_part; an error is one of the group, too.
+unsigned submit_part(bool sends, uintptr_t address, uint64_t count, int type, int peer, void* handle,
+                     driver::StreamHandle stream) {
+    const unsigned result = add_part(sends, address, count, type, peer, handle, stream);
+    if (group_call != nullptr && result != kOk) group_call->error = result;
+    return result;
+}
+
+unsigned submit(exchange::Kind kind, const void* send, void* receive, uint64_t count, int type, int op, int root,
+                void* handle, driver::StreamHandle stream) {
+    Shared communicator;
+    if (const unsigned code = find_for_operation(handle, communicator)) return code;
+    const bool bytes = type == kUint8 && kind == exchange::kBroadcast;
+    if (!bytes && type != kFloat32 && type != kBfloat16) return refuse(kInvalidArgument, "expected f32 or bf16");
     if (op != kSum) return refuse(kInvalidArgument, "expected a sum");
     if (group_call == nullptr && communicator->state == State::launching) {
         return refuse(kInvalidUsage, "an earlier call is in progress");
     }
-    const int32_t element = type == kFloat32 ? gemm::kF32 : gemm::kBf16;
+    const int32_t element = bytes ? exchange::kBytes : type == kFloat32 ? int32_t{gemm::kF32} : int32_t{gemm::kBf16};
     const Task task{kind, element, static_cast<uint32_t>(root), count, reinterpret_cast<uintptr_t>(send),
-                    reinterpret_cast<uintptr_t>(receive)};
+                    reinterpret_cast<uintptr_t>(receive), {}, {}};
     const unsigned result = check(*communicator, task);
     if (group_call == nullptr) return result == kOk && count > 0 ? start(communicator, {task, stream}) : result;
     if (result != kOk) group_call->error = result;
@@ -263,8 +308,20 @@ API unsigned ncclGetVersion(int* version) {
 
 API unsigned ncclGetUniqueId(UniqueId* id) {
     ENTER;
-    std::random_device random;
     std::memset(id, 0, sizeof *id);
+    // The same in all processes that are given the same address.
+    if (const char* address = std::getenv("NCCL_COMM_ID")) {
+        std::string name = address;
+        const size_t port = name.rfind(':');
+        if (port == std::string::npos || port == 0 || port + 1 == name.size()) {
+            return refuse(kInvalidArgument, "Invalid NCCL_COMM_ID, please use format: <ipv4>:<port> or [<ipv6>]:<port> or "
+                                            "<hostname>:<port>");
+        }
+        std::replace(name.begin(), name.end(), '/', '_');
+        std::snprintf(id->name, sizeof id->name, "/emulated-nccl-%s", name.c_str());
+        return kOk;
+    }
+    std::random_device random;
     std::snprintf(id->name, sizeof id->name, "/emulated-nccl-%d-%08x%08x", getpid(), random(), random());
     return kOk;
 }
@@ -360,4 +417,14 @@ API unsigned ncclBroadcast(const void* send, void* receive, size_t count, int ty
                            driver::StreamHandle stream) {
     ENTER;
     return submit(exchange::kBroadcast, send, receive, count, type, kSum, root, communicator, stream);
+}
+
+API unsigned ncclSend(const void* send, size_t count, int type, int peer, void* communicator, driver::StreamHandle stream) {
+    ENTER;
+    return submit_part(true, reinterpret_cast<uintptr_t>(send), count, type, peer, communicator, stream);
+}
+
+API unsigned ncclRecv(void* receive, size_t count, int type, int peer, void* communicator, driver::StreamHandle stream) {
+    ENTER;
+    return submit_part(false, reinterpret_cast<uintptr_t>(receive), count, type, peer, communicator, stream);
 }
