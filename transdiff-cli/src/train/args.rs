@@ -132,14 +132,18 @@ impl TrainArgs {
         Ok(())
     }
 
-    /// Settings of a step's passes that the flags, or a file that is not of a run, give.
-    pub fn given(&self) -> Result<Given> {
+    /// Settings of a step's passes that the flags, or a file that is not of a run, give for each rank; `settings` are those without
+    /// what follows from the data.
+    pub fn given(&self, settings: &RunConfig) -> Result<Given> {
         let mut file = Layers::default();
         self.config.iter().try_for_each(|path| file.add_file(path))?;
         let mut flags = Layers::default();
         self.add_flags(&mut flags)?;
         let given = |key| flags.has(key) || (file.has(key) && !file.has("train.ranks"));
-        Ok(Given { batch: given("train.batch"), accumulate: given("train.accumulate") })
+        let batch = given("train.batch");
+        // A batch that is given is not accumulated, unless a preset says so.
+        let accumulate = given("train.accumulate") || (batch && settings.train.accumulate.is_none());
+        Ok(Given { batch, accumulate })
     }
 
     /// Settings of a new run.

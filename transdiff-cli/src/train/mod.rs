@@ -48,7 +48,8 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
     let (settings, data) = job.each(|| {
         let settings = args.resolved()?;
         let data = TrainingData::open(&settings, args.resume.as_deref())?;
-        let settings = settings.complete(&data.facts)?.on_ranks(ranks, args.given()?)?;
+        let given = args.given(&settings)?;
+        let settings = settings.complete(&data.facts)?.on_ranks(ranks, given)?;
         args.print_changes(&settings)?;
         Ok((settings, data))
     })?;

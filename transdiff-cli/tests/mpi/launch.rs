@@ -13,8 +13,7 @@ fn rank_0_alone_writes_to_the_terminal_and_the_others_to_logs() {
     let (data, out) = (latents(&folder, "cache", |_| false), folder.path("run"));
     let done = succeed_on(3, &train(&data, &out, "8", &["data.val=0.1", "train.accumulate=1"]));
     assert_eq!(done.stdout, format!("{out}/model.safetensors\n"));
-    for start in
-        ["device: cpu", "3 ranks with 1 passes of 4 samples per step each", "step 8: validation loss "]
+    for start in ["device: cpu", "3 ranks with 1 pass of 4 samples per step each", "step 8: validation loss "]
     {
         let lines = done.stderr.lines().filter(|line| line.starts_with(start));
         assert_eq!(lines.count(), 1, "{start}: {}", done.stderr);

@@ -12,9 +12,12 @@ mod digits;
 #[allow(dead_code)] // tests of the command use the rest
 #[path = "../command/drawing.rs"]
 mod drawing;
+mod evaluate;
 #[allow(dead_code)] // tests of the command use the rest
 #[path = "../command/files.rs"]
 mod files;
+#[path = "../../../tests/common/inception.rs"]
+mod inception;
 mod job;
 mod kills;
 mod launch;
