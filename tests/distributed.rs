@@ -340,7 +340,8 @@ fn collectives_sum_in_a_fixed_order() {
                     let (counts, tensor) = (&counts, &tensor);
                     scope.spawn(move || {
                         let rank = communicator.rank();
-                        let collectives = HostCollectives::new(communicator).unwrap();
+                        // Pieces of a few elements, the last of them incomplete.
+                        let collectives = HostCollectives::new(communicator).unwrap().with_piece_bytes(100);
                         let start = counts[..rank].iter().sum::<usize>();
                         let started: Vec<_> = (0..20)
                             .map(|operation| {

@@ -12,7 +12,7 @@ use super::pairwise::TermSum;
 use crate::backend::Summation;
 use crate::{Backend, DType, Error, HostData, HostTensor, Result, Tensor, bf16};
 
-/// Bytes that a rank receives at a time, at least a byte from each.
+/// Bytes that a rank receives at a time, by default.
 const PIECE_BYTES: usize = 64 << 20;
 
 /// Operation of the thread.
@@ -24,6 +24,7 @@ pub struct HostCollectives {
     communicator: Arc<dyn Communicator>,
     /// An operation has failed: the ranks no longer agree on those that follow.
     failed: Arc<AtomicBool>,
+    piece_bytes: usize,
     jobs: Mutex<Option<Sender<Job>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,7 +43,15 @@ impl HostCollectives {
             message: format!("cannot start a thread: {error}"),
         })?;
         let (failed, jobs) = (Arc::default(), Mutex::new(Some(jobs)));
-        Ok(Self { communicator, failed, jobs, thread: Some(thread) })
+        Ok(Self { communicator, failed, piece_bytes: PIECE_BYTES, jobs, thread: Some(thread) })
+    }
+
+    /// The same collectives, whose ranks receive the parts of a sum in pieces of `bytes` bytes, at least an element from each
+    /// rank: 64 MiB by default. All ranks set the same.
+    #[must_use]
+    pub fn with_piece_bytes(mut self, bytes: usize) -> Self {
+        self.piece_bytes = bytes;
+        self
     }
 
     /// Enqueues `operation` on the elements of `values`.
@@ -103,17 +112,17 @@ impl<B: Backend> Collectives<B> for HostCollectives {
     }
 
     fn all_reduce(&self, values: Tensor<B>) -> Result<Pending<B>> {
-        let counts = even_counts(values.numel(), self.communicator.size());
+        let (counts, piece) = (even_counts(values.numel(), self.communicator.size()), self.piece_bytes);
         Ok(self.enqueue(values, move |communicator, data| {
-            let part = sum_of_part(communicator, &data, &counts)?;
+            let part = sum_of_part(communicator, &data, &counts, piece)?;
             gather_parts(communicator, &part, &counts)
         }))
     }
 
     fn reduce_scatter(&self, values: Tensor<B>, counts: &[usize]) -> Result<Pending<B>> {
         check(values.numel(), counts.iter().sum(), "reduce_scatter")?;
-        let counts = counts.to_vec();
-        Ok(self.enqueue(values, move |communicator, data| sum_of_part(communicator, &data, &counts)))
+        let (counts, piece) = (counts.to_vec(), self.piece_bytes);
+        Ok(self.enqueue(values, move |communicator, data| sum_of_part(communicator, &data, &counts, piece)))
     }
 
     fn all_gather(&self, part: Tensor<B>, counts: &[usize]) -> Result<Pending<B>> {
@@ -131,10 +140,15 @@ fn check(got: usize, expected: usize, op: &'static str) -> Result<()> {
 }
 
 /// Sends each rank its part of `data`, and sums the parts that come: piece by piece, because a rank receives its part from all.
-fn sum_of_part(communicator: &dyn Communicator, data: &HostData, counts: &[usize]) -> Result<HostData> {
+fn sum_of_part(
+    communicator: &dyn Communicator,
+    data: &HostData,
+    counts: &[usize],
+    piece_bytes: usize,
+) -> Result<HostData> {
     let (dtype, bytes) = (data.dtype(), bytes_of(data)?);
     let size = dtype.size();
-    let piece = (PIECE_BYTES / (size * counts.len())).max(1);
+    let piece = (piece_bytes / (size * counts.len())).max(1);
     let longest = counts.iter().copied().max().unwrap_or(0);
     let mut out = Vec::with_capacity(counts[communicator.rank()] * size);
     for done in (0..longest).step_by(piece) {

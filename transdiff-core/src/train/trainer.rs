@@ -75,9 +75,9 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
     /// the weights. On the CPU they are bitwise those of any other power of two of ranks that has as many samples per step and
     /// the same `batch`.
     ///
-    /// From here on `step`, `step_on`, `evaluate`, `gradients` and, with a divided optimiser, `snapshot` and `whole_ema` are
-    /// collective: every rank calls the same ones in the same order. The state is that of a run that every rank has begun or
-    /// resumed alike.
+    /// From here on `step`, `step_on`, `evaluate` and `gradients`, and with a divided optimiser `snapshot`, `save` and `whole_ema`,
+    /// are collective: every rank calls the same ones in the same order. The state is that of a run that every rank has begun
+    /// or resumed alike.
     ///
     /// # Errors
     /// [`Error::Config`] for a gradient type that is no float type.
@@ -306,7 +306,8 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         Ok(StepReport { step, loss, grad_norm, lr })
     }
 
-    /// The loss averaged over `batches`, and its gradients, combined as the settings say; nothing moves.
+    /// The loss averaged over the `batches` of all ranks, and its gradients, combined as the settings say; nothing moves. With a
+    /// divided optimiser, the gradients are those of the parameters that this rank updates.
     ///
     /// # Errors
     /// [`Error::Argument`] if there is no batch, [`Error::NonFinite`] if the loss is not finite.

@@ -105,12 +105,14 @@ impl<B: Backend> Snapshot<B> {
 }
 
 impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
-    /// Writes a checkpoint, replacing the one at `path` only when the new one is complete.
+    /// Writes a checkpoint, replacing the one at `path` only when the new one is complete. With a divided optimiser every rank
+    /// calls this, and rank 0 writes.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; those of [`snapshot`](Self::snapshot).
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.snapshot()?.write(path)
+        let snapshot = self.snapshot()?;
+        if snapshot.whole { snapshot.write(path) } else { Ok(()) }
     }
 
     /// State of the run. It takes memory once the run goes on. With a divided optimiser every rank calls this, and only that of
@@ -223,7 +225,7 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         load_params(&mut model, &weights)?;
         let mut trainer = Self::new(model, settings)?;
         if let Some(distribution) = distribution {
-            // Before the moments and EMA weights of other ranks would take memory.
+            // Before the moments and EMA weights of other ranks are read.
             trainer = trainer.with_distribution(distribution)?;
         }
         let averages = file.select(EMA);
