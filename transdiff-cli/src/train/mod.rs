@@ -100,6 +100,8 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
     device.run_distributed(Arc::clone(job.communicator()), job.timeout, run)?.map_err(
         |failure| match failure {
             Failure::Stopped(reason, message) => Failure::Stopped(reason, format!("{message}; {resume}")),
+            // One that the other ranks do not know of, such as the silence of a rank.
+            failure @ Failure::Message(_) if job.size() > 1 => failure.with_completed(&resume),
             other => other,
         },
     )?;
