@@ -51,8 +51,13 @@ impl Job {
 
     /// The job of an evaluation that this process belongs to: a single process if nothing connects it with others, which may
     /// still do a part of the work. Output of ranks other than 0 is put aside.
-    pub fn of_evaluation(args: &JobArgs, device: Device) -> Result<Self> {
+    ///
+    /// Processes that do one part after another, or have no address to meet at, are not connected by NCCL: `together` is false,
+    /// or the variables lack it.
+    pub fn of_evaluation(args: &JobArgs, device: Device, together: bool) -> Result<Self> {
         let timeout = Duration::from_secs(args.timeout.unwrap_or(EVALUATION_TIMEOUT));
+        let addressed = ["MASTER_ADDR", "NCCL_COMM_ID"].iter().any(|name| std::env::var_os(name).is_some());
+        let device = if together && addressed { device } else { Device::Cpu };
         Ok(Self::new(connected(device, timeout)?.unwrap_or_else(|| Arc::new(Solo)), timeout))
     }
 
@@ -168,11 +173,8 @@ fn nccl(device: Device, timeout: Duration) -> Result<Option<Arc<dyn Communicator
     unsafe { launch.announce() };
     let cuda = match device.of_local_rank(launch.local_rank(), launch.local_size())? {
         Device::Cuda(ordinal) => Cuda::new(ordinal)?,
-        Device::Auto => match Cuda::new(0) {
-            Ok(cuda) => cuda,
-            Err(_) => return Ok(None),
-        },
-        _ => return Ok(None),
+        // Which of the ranks have a GPU is not known: one without is no reason to do the work alone.
+        _ => Cuda::new(0)?,
     };
     Ok(Some(Arc::new(NcclRanks::new(&cuda, launch, timeout)?)))
 }

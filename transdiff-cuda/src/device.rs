@@ -159,10 +159,11 @@ impl Cuda {
 
     /// Waits for all work enqueued so far. Other threads may enqueue more meanwhile.
     pub(crate) fn synchronize(&self, op: &'static str) -> Result<()> {
+        // Dropped after the event, which needs it.
+        let _context = self.device.driver.enter(op)?;
         let guard = self.lock_outside_capture(op)?;
         let event = self.device.driver.record_event(op)?;
         drop(guard);
-        let _context = self.device.driver.enter(op)?;
         event.wait(op)
     }
 

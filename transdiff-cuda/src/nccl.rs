@@ -61,6 +61,7 @@ impl Nccl {
             error => error,
         };
         let (rank, ranks) = (communicator.rank(), communicator.size());
+        let _context = cuda.device.driver.enter(OP)?;
         let (outcome, prepared) = match prepare(OP, cuda, rank) {
             Ok((library, stream, report)) => (Ok(report), Some((library, stream))),
             Err(error) => (Err(error), None),
@@ -68,7 +69,6 @@ impl Nccl {
         let reports = agree(&*communicator, outcome).map_err(common)?;
         let (library, stream) = prepared.expect("no rank has failed");
         let id = meet(&reports).map_err(unavailable)?;
-        let _context = cuda.device.driver.enter(OP)?;
         let comm = Comm::join(OP, library, id, [rank, ranks], timeout);
         let (outcome, comm) = match comm {
             Ok(comm) => (Ok(()), Some(comm)),

@@ -42,7 +42,8 @@ use crate::output::{check_destination, print};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub fn run(args: &EvaluateArgs) -> Result<()> {
-    Job::of_evaluation(&args.job, args.device)?.run(|job| evaluate(args, job))
+    Job::of_evaluation(&args.job, args.device, args.part.is_none() && args.merge.is_none())?
+        .run(|job| evaluate(args, job))
 }
 
 /// Does the part of this rank of `job`.

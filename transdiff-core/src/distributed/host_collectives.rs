@@ -54,6 +54,13 @@ impl HostCollectives {
         self
     }
 
+    fn check_counts(&self, op: &'static str, counts: &[usize]) -> Result<()> {
+        match self.communicator.size() {
+            ranks if ranks == counts.len() => Ok(()),
+            ranks => Err(Error::shape(op, format!("a count for each of {ranks} ranks"), &[counts.len()])),
+        }
+    }
+
     /// Enqueues `operation` on the elements of `values`.
     fn enqueue<B: Backend>(
         &self,
@@ -120,12 +127,14 @@ impl<B: Backend> Collectives<B> for HostCollectives {
     }
 
     fn reduce_scatter(&self, values: Tensor<B>, counts: &[usize]) -> Result<Pending<B>> {
+        self.check_counts("reduce_scatter", counts)?;
         check(values.numel(), counts.iter().sum(), "reduce_scatter")?;
         let (counts, piece) = (counts.to_vec(), self.piece_bytes);
         Ok(self.enqueue(values, move |communicator, data| sum_of_part(communicator, &data, &counts, piece)))
     }
 
     fn all_gather(&self, part: Tensor<B>, counts: &[usize]) -> Result<Pending<B>> {
+        self.check_counts("all_gather", counts)?;
         check(part.numel(), counts[self.communicator.rank()], "all_gather")?;
         let counts = counts.to_vec();
         Ok(self.enqueue(part, move |communicator, data| gather_parts(communicator, &data, &counts)))

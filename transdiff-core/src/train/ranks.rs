@@ -127,7 +127,10 @@ impl<B: Backend> Ranks<B> {
         let completed = grads.completion_order().into_iter().filter_map(|key| places.get(&key).copied());
         let own = serde_json::to_vec(&completed.collect::<Vec<usize>>()).expect("numbers are plain data");
         let of_main = self.waiting(|| self.communicator().broadcast(0, &own))?;
-        let mut order: Vec<usize> = serde_json::from_slice(&of_main).unwrap_or_default();
+        let mut order: Vec<usize> = serde_json::from_slice(&of_main).map_err(|error| Error::Backend {
+            op: "backward",
+            message: format!("rank 0 sent something else than an order of parameters: {error}"),
+        })?;
         // Without a gradient, in the end.
         order.extend(0..self.slots.len());
         let mut seen = vec![false; self.slots.len()];

@@ -83,6 +83,8 @@ impl Executor {
     /// Waits until an operation is done, and returns its memory.
     pub(super) fn finish<M>(&self, operation: &Operation, in_flight: InFlight<M>) -> Result<M> {
         let _context = self.cuda.device.driver.enter(operation.name)?;
+        // Its event needs the context when it is dropped, and arguments are dropped last.
+        let in_flight = in_flight;
         match self.comm.wait(operation, &in_flight.done) {
             Ok(()) => Ok(in_flight.memory),
             Err(error) => {
