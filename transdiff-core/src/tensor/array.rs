@@ -144,10 +144,16 @@ impl<B: Backend> Tensor<B> {
         self.shape().iter().zip(strides).all(|(&n, (a, b))| n == 1 || a == b)
     }
 
-    /// Layout without gaps, from position 0, with the axes in the memory order of `self`.
-    pub(super) fn dense_layout(&self) -> Result<Layout> {
+    /// Axes in the order of the memory, outermost first.
+    pub(crate) fn memory_order(&self) -> Vec<usize> {
         let mut axes: Vec<usize> = (0..self.layout.rank()).collect();
         axes.sort_by_key(|&a| std::cmp::Reverse(self.layout.strides()[a]));
+        axes
+    }
+
+    /// Layout without gaps, from position 0, with the axes in the memory order of `self`.
+    pub(super) fn dense_layout(&self) -> Result<Layout> {
+        let axes = self.memory_order();
         let shape: Vec<usize> = axes.iter().map(|&a| self.shape()[a]).collect();
         let mut back = vec![0; axes.len()];
         for (place, &axis) in axes.iter().enumerate() {

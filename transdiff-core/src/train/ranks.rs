@@ -90,10 +90,7 @@ impl<B: Backend> Ranks<B> {
         let mut slots = Vec::with_capacity(trained.len());
         for ((index, param), owner) in trained.into_iter().zip(owner_of) {
             owners[index] = Some(owner);
-            let strides = param.value().layout().strides();
-            let shape = param.value().shape().to_vec();
-            let mut axes: Vec<usize> = (0..shape.len()).collect();
-            axes.sort_by_key(|&axis| std::cmp::Reverse(strides[axis]));
+            let (shape, axes) = (param.value().shape().to_vec(), param.value().memory_order());
             slots.push(Slot { key: param.key(), index, owner, shape, axes });
         }
         let buckets = Arc::new(Buckets::new(slots.clone(), distribution.bucket_bytes / dtype.size(), ranks));
