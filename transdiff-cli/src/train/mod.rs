@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use transdiff::datasets::cache::HEADER_FILE;
 use transdiff::{Device, Error};
-use transdiff_run::RunDirectory;
 use transdiff_run::settings::RunConfig;
+use transdiff_run::{CONFIG_FILE, RunDirectory};
 use transdiff_terminal::StopSignals;
 
 pub use args::TrainArgs;
@@ -101,7 +101,9 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
         |failure| match failure {
             Failure::Stopped(reason, message) => Failure::Stopped(reason, format!("{message}; {resume}")),
             // One that the other ranks do not know of, such as the silence of a rank.
-            failure @ Failure::Message(_) if job.size() > 1 => failure.with_completed(&resume),
+            failure @ Failure::Message(_) if job.size() > 1 && path.join(CONFIG_FILE).is_file() => {
+                failure.with_completed(&resume)
+            }
             other => other,
         },
     )?;
