@@ -53,14 +53,29 @@ fn mrar_256() {
     check_file(&Cpu::new(None).unwrap(), FILES[2], DType::F32, SINGLE);
 }
 
+/// Tolerances for bf16, about twice the measured errors: roundings of 4e-3 add up over blocks and steps. Adam takes
+/// steps of one size for gradients of any: where rounding flips a sign, a weight that began at zero moves the other way.
+const HALF: Limits = Limits { activation: 2e-2, gradient: 5e-2, sample: 2e-2, weight: 8e-2, zero: 1e-4 };
+
+#[test]
+fn onestep_256_in_bf16() {
+    check_file(&Cpu::new(None).unwrap(), FILES[0], DType::BF16, HALF);
+}
+
+#[test]
+fn onestep_512_in_bf16() {
+    check_file(&Cpu::new(None).unwrap(), FILES[1], DType::BF16, HALF);
+}
+
+#[test]
+fn mrar_256_in_bf16() {
+    check_file(&Cpu::new(None).unwrap(), FILES[2], DType::BF16, HALF);
+}
+
 /// On the first GPU, if there is one.
 #[cfg(feature = "cuda")]
 mod cuda {
     use super::*;
-
-    /// Tolerances for bf16, about twice the measured errors: roundings of 4e-3 add up over blocks and steps. Adam takes
-    /// steps of one size for gradients of any: where rounding flips a sign, a weight that began at zero moves the other way.
-    const HALF: Limits = Limits { activation: 2e-2, gradient: 5e-2, sample: 2e-2, weight: 8e-2, zero: 1e-4 };
 
     fn check(name: &str, dtype: DType, limits: Limits) {
         if let Some(cuda) = common::cuda::device() {

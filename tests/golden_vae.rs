@@ -79,6 +79,16 @@ fn vae_matches_in_f32() {
     }
 }
 
+/// About forty layers round to 2e-3 each.
+const HALF: f64 = 3e-2;
+
+#[test]
+fn vae_matches_in_bf16() {
+    if let Some(golden) = Golden::find("vae") {
+        check(&Cpu::new(None).unwrap(), &golden, DType::BF16, HALF);
+    }
+}
+
 #[test]
 fn vae_matches_in_f64() {
     if let Some(golden) = Golden::find("vae") {
@@ -86,7 +96,7 @@ fn vae_matches_in_f64() {
     }
 }
 
-/// On the first GPU, if there is one. In bf16 about forty layers round to 2e-3 each.
+/// On the first GPU, if there is one.
 #[cfg(feature = "cuda")]
 mod cuda {
     use super::*;
@@ -95,7 +105,7 @@ mod cuda {
     fn vae_matches_on_cuda() {
         let (Some(cuda), Some(golden)) = (common::cuda::device(), Golden::find("vae")) else { return };
         check(&cuda, &golden, DType::F32, SINGLE);
-        check(&cuda, &golden, DType::BF16, 3e-2);
+        check(&cuda, &golden, DType::BF16, HALF);
     }
 }
 

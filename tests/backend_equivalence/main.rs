@@ -111,6 +111,30 @@ fn bounds(op: &str) -> (f64, f64) {
     row.map(|&(_, single, double)| (single, double)).unwrap_or_else(|| panic!("{op} has a bound"))
 }
 
+/// Error bound of an operation in bf16. Half a unit in the last place is up to 2⁻⁸ = 3.9e-3 of an element, and about
+/// 1.7e-3 of a vector: most operations round once, at the end.
+fn bf16_bound(op: &str) -> f64 {
+    match op {
+        // Copies, without arithmetic.
+        "copy" | "embedding" => 0.0,
+        // In f64 whatever the type.
+        "squared_norm" => 1e-12,
+        // A mean rounds the sum, and then the quotient.
+        "sum" => 8e-3,
+        // Two roundings: of the probabilities, and of the result.
+        "attention" => 5e-3,
+        // Two roundings: of the scaled and shifted input, and of the result. In some cases few elements are left by ReLU,
+        // small ones, whose sums cancelled.
+        "conv2d" => 2e-2,
+        "attention, scores in the hundreds" => 2e-2,
+        // Products of rounded values, with partial cancellation.
+        "attention_backward" => 2e-2,
+        // The tanh form of GELU, and a gradient that is rounded before the product.
+        "linear" | "linear_backward" => 6e-3,
+        _ => 4e-3,
+    }
+}
+
 fn check_cpu(dtype: DType, bound: impl Fn(&str) -> f64) {
     let [one, two] = [1, 2].map(|threads| check_all(&Cpu::new(Some(threads)).unwrap(), dtype, &bound));
     for (a, b) in one.digests.iter().zip(&two.digests) {
@@ -126,6 +150,11 @@ fn check_cpu(dtype: DType, bound: impl Fn(&str) -> f64) {
 #[test]
 fn cpu_f32_matches_the_reference() {
     check_cpu(DType::F32, |op| bounds(op).0);
+}
+
+#[test]
+fn cpu_bf16_matches_the_reference() {
+    check_cpu(DType::BF16, bf16_bound);
 }
 
 #[test]

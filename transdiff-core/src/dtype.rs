@@ -12,7 +12,7 @@ pub enum DType {
     F32,
     /// IEEE double precision: gradient checks (CPU only).
     F64,
-    /// bfloat16: compute type of accelerators, and storage type of checkpoints.
+    /// bfloat16: compute type with sums in f32, and storage type of checkpoints.
     BF16,
     /// 32-bit integers: class labels and row indices.
     I32,

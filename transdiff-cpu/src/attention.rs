@@ -10,9 +10,10 @@ use transdiff_core::rng::Dropout;
 use crate::buffer::Stored;
 use crate::device::Cpu;
 use crate::disjoint_slice::DisjointSlice;
-use crate::element::Real;
+use crate::element::{Element, Real};
 use crate::random::scale_by_mask;
 use crate::row_sums::fold;
+use crate::scratch::Scratch;
 use crate::small_gemm::{ALIGNMENT, Product};
 use crate::view::{Float, output};
 
@@ -46,7 +47,7 @@ impl<'a, T: Stored> Heads<'a, T> {
 }
 
 /// Arguments of a call, shared by its tasks.
-pub(crate) struct Problem<'a, T> {
+pub(crate) struct Problem<'a, T: Float> {
     pub(crate) q: Heads<'a, T>,
     pub(crate) k: Heads<'a, T>,
     pub(crate) v: Heads<'a, T>,
@@ -55,7 +56,7 @@ pub(crate) struct Problem<'a, T> {
     pub(crate) nq: usize,
     pub(crate) nkv: usize,
     pub(crate) size: usize,
-    pub(crate) scale: T,
+    pub(crate) scale: T::Real,
     segment_ends: Option<&'a [usize]>,
     pub(crate) dropout: Option<Dropout>,
 }
@@ -72,7 +73,7 @@ impl<'a, T: Float> Problem<'a, T> {
             nq,
             nkv: args.k.layout.shape()[1],
             size,
-            scale: T::of(args.scale),
+            scale: T::Real::of(args.scale),
             segment_ends: args.segment_ends,
             dropout: args.dropout,
         }
@@ -105,13 +106,13 @@ impl<'a, T: Float> Problem<'a, T> {
         [image, head, first]: [usize; 3],
         rows: usize,
         [key, len]: [usize; 2],
-        mask: &mut [T],
+        mask: &mut [T::Real],
     ) {
         let Some(dropout) = &self.dropout else { return };
         let elements = self.images * self.heads * self.nq * self.nkv;
         let row = (image * self.heads + head) * self.nq + first;
         let mask = &mut mask[..rows * len];
-        mask.fill(T::ONE);
+        mask.fill(T::Real::ONE);
         // If the tile has all keys, its elements follow each other from row to row.
         let run = if len == self.nkv { rows * len } else { len };
         for (i, mask) in mask.chunks_exact_mut(run).enumerate() {
@@ -122,16 +123,18 @@ impl<'a, T: Float> Problem<'a, T> {
 
 simd! {
     /// out[e, j] ← factor · rows[j, e], for `len` rows of `size`; columns up to `width` become 0.
-    pub(crate) fn transpose<T: Real>(rows: &[T], stride: usize, [len, size, width]: [usize; 3], factor: T, out: &mut [T]) {
+    pub(crate) fn transpose<T: Float>(
+        rows: &[T], stride: usize, [len, size, width]: [usize; 3], factor: T::Real, out: &mut [T::Real],
+    ) {
         for j in (0..len).step_by(ALIGNMENT) {
             let count = ALIGNMENT.min(len - j);
             for e in (0..size).step_by(ALIGNMENT) {
                 let depth = ALIGNMENT.min(size - e);
-                let mut corner = [[T::ZERO; ALIGNMENT]; ALIGNMENT];
+                let mut corner = [[T::Real::ZERO; ALIGNMENT]; ALIGNMENT];
                 for (jj, line) in corner.iter_mut().enumerate().take(count) {
                     let from = &rows[(j + jj) * stride + e..][..depth];
                     for (to, &x) in line.iter_mut().zip(from) {
-                        *to = x * factor;
+                        *to = x.real() * factor;
                     }
                 }
                 for ee in 0..depth {
@@ -147,17 +150,18 @@ simd! {
 
 simd! {
     /// out[j, ..size] ← rows[j], padded with zeros to `width`.
-    pub(crate) fn pad<T: Real>(rows: &[T], stride: usize, [len, size, width]: [usize; 3], out: &mut [T]) {
+    pub(crate) fn pad<T: Float>(rows: &[T], stride: usize, [len, size, width]: [usize; 3], out: &mut [T::Real]) {
         // Column by column of vectors: row by row it would become calls of memcpy, which take longer than such a row.
         for e in (0..width).step_by(ALIGNMENT) {
             let count = ALIGNMENT.min(size.saturating_sub(e));
             for (j, out) in out.chunks_exact_mut(width).take(len).enumerate() {
                 let out = &mut out[e..][..ALIGNMENT];
                 if count == ALIGNMENT {
-                    out.copy_from_slice(&rows[j * stride + e..][..ALIGNMENT]);
+                    let from = &rows[j * stride + e..][..ALIGNMENT];
+                    out.iter_mut().zip(from).for_each(|(out, &x)| *out = x.real());
                 } else {
-                    out.fill(T::ZERO);
-                    (0..count).for_each(|i| out[i] = rows[j * stride + e + i]);
+                    out.fill(T::Real::ZERO);
+                    (0..count).for_each(|i| out[i] = rows[j * stride + e + i].real());
                 }
             }
         }
@@ -246,17 +250,19 @@ simd! {
 }
 
 simd! {
-    fn divide<T: Real>(total: &[T], sum: T, y: &mut [T]) {
-        let over = T::ONE / sum;
+    fn divide<T: Float>(total: &[T::Real], sum: T::Real, y: &mut [T]) {
+        let over = T::Real::ONE / sum;
         for (y, &t) in y.iter_mut().zip(total) {
-            *y = t * over;
+            *y = T::rounded(t * over);
         }
     }
 }
 
 /// Scratch of a forward task.
 struct Tiles<'s, T> {
-    /// (E, keys).
+    /// (QUERIES, padded E).
+    queries: &'s mut [T],
+    /// (E, keys), times the scale.
     keys: &'s mut [T],
     /// (keys, padded E).
     values: &'s mut [T],
@@ -272,20 +278,21 @@ struct Tiles<'s, T> {
     sums: &'s mut [T],
 }
 
-impl<'s, T: Float> Tiles<'s, T> {
-    fn lengths(p: &Problem<'_, T>) -> [usize; 8] {
+impl<'s, R: Real> Tiles<'s, R> {
+    fn lengths<T: Float<Real = R>>(p: &Problem<'_, T>) -> [usize; 9] {
         let keys = KEYS.min(p.nkv.next_multiple_of(ALIGNMENT));
         let share = TASK_QUERIES.min(p.nq);
         let (values, scores) = (keys * p.padded(), QUERIES * keys);
         let mask = if p.dropout.is_some() { scores } else { 0 };
-        [values, values, scores, share * p.padded(), mask, QUERIES, share, share]
+        [QUERIES * p.padded(), values, values, scores, share * p.padded(), mask, QUERIES, share, share]
     }
 
-    fn new(p: &Problem<'_, T>, scratch: &'s mut [T]) -> Self {
-        let [keys, values, scores, totals, mask, factors, maxima, sums] = split(scratch, Self::lengths(p));
-        maxima.fill(T::LOWEST);
-        sums.fill(T::ZERO);
-        Self { keys, values, scores, totals, mask, factors, maxima, sums }
+    fn new<T: Float<Real = R>>(p: &Problem<'_, T>, scratch: &'s mut [R]) -> Self {
+        let [queries, keys, values, scores, totals, mask, factors, maxima, sums] =
+            split(scratch, Self::lengths(p));
+        maxima.fill(R::LOWEST);
+        sums.fill(R::ZERO);
+        Self { queries, keys, values, scores, totals, mask, factors, maxima, sums }
     }
 }
 
@@ -306,13 +313,13 @@ pub(crate) fn forward<T: Float>(
 ) -> Result<()> {
     let p = Problem::<T>::new(&args);
     let y = DisjointSlice::new(output::<T>(y));
-    let lse = lse.map(|l| DisjointSlice::new(output::<T>(l)));
+    let lse = lse.map(|l| DisjointSlice::new(output::<T::Real>(l)));
     let shares = p.nq.div_ceil(TASK_QUERIES);
     cpu.run(p.images * p.heads * shares, p.cost(2), |task| {
         let (at, from) = (task / shares, task % shares * TASK_QUERIES);
         let place = [at / p.heads, at % p.heads, from];
         let count = TASK_QUERIES.min(p.nq - from);
-        T::with_scratch(Tiles::lengths(&p).iter().sum(), |scratch| {
+        T::Real::with_scratch(Tiles::lengths(&p).iter().sum(), |scratch| {
             let mut tiles = Tiles::new(&p, scratch);
             attend(&p, place, count, &mut tiles);
             finish(&p, place, count, &tiles, y, lse);
@@ -326,7 +333,7 @@ fn attend<T: Float>(
     p: &Problem<'_, T>,
     [image, head, first]: [usize; 3],
     count: usize,
-    tiles: &mut Tiles<'_, T>,
+    tiles: &mut Tiles<'_, T::Real>,
 ) {
     let visible = if count == 0 { 0 } else { p.visible_len(first + count - 1) };
     for key in (0..visible).step_by(KEYS) {
@@ -351,13 +358,14 @@ fn attend_tile<T: Float>(
     [image, head, first]: [usize; 3],
     [from, rows]: [usize; 2],
     [key, len]: [usize; 2],
-    tiles: &mut Tiles<'_, T>,
+    tiles: &mut Tiles<'_, T::Real>,
 ) {
     let (width, padded) = (len.next_multiple_of(ALIGNMENT), p.padded());
+    pad(p.q.from(image, head, first), p.q.row, [rows, p.size, padded], tiles.queries);
     let scores = Product {
         size: [rows, p.size, width],
-        a: p.q.from(image, head, first),
-        a_strides: [p.q.row, 1],
+        a: tiles.queries,
+        a_strides: [padded, 1],
         b: tiles.keys,
         b_stride: width,
         c_stride: width,
@@ -398,16 +406,16 @@ fn finish<T: Float>(
     p: &Problem<'_, T>,
     [image, head, first]: [usize; 3],
     count: usize,
-    tiles: &Tiles<'_, T>,
+    tiles: &Tiles<'_, T::Real>,
     y: DisjointSlice<'_, T>,
-    lse: Option<DisjointSlice<'_, T>>,
+    lse: Option<DisjointSlice<'_, T::Real>>,
 ) {
     for i in 0..count {
         let at = ((image * p.nq + first + i) * p.heads + head) * p.size;
         // SAFETY: each row of y belongs to one task.
         let y = unsafe { y.part(at, p.size) };
         if p.nkv == 0 {
-            y.fill(T::ZERO);
+            y.fill(T::default());
         } else {
             divide(&tiles.totals[i * p.padded()..], tiles.sums[i], y);
         }

@@ -13,6 +13,7 @@ use crate::device::Cpu;
 use crate::disjoint_slice::DisjointSlice;
 use crate::element::Real;
 use crate::row_sums::sum2;
+use crate::scratch::Scratch;
 use crate::small_gemm::{ALIGNMENT, Product};
 use crate::view::{Float, input};
 
@@ -56,8 +57,8 @@ struct Tiles<'s, T> {
     weights: &'s mut [T],
 }
 
-impl<'s, T: Float> Tiles<'s, T> {
-    fn lengths(p: &Problem<'_, T>) -> [usize; 12] {
+impl<'s, R: Real> Tiles<'s, R> {
+    fn lengths<T: Float<Real = R>>(p: &Problem<'_, T>) -> [usize; 12] {
         let (e, keys) = (p.padded(), KEYS.min(p.nkv.next_multiple_of(ALIGNMENT)));
         let (queries, square) = (QUERIES * e, QUERIES * keys);
         let mask = if p.dropout.is_some() { square } else { 0 };
@@ -77,26 +78,26 @@ impl<'s, T: Float> Tiles<'s, T> {
         ]
     }
 
-    fn new(p: &Problem<'_, T>, scratch: &'s mut [T]) -> Self {
+    fn new<T: Float<Real = R>>(p: &Problem<'_, T>, scratch: &'s mut [R]) -> Self {
         let parts = split(scratch, Self::lengths(p));
         let [keys_t, values_t, keys, queries, dy, probabilities, slopes, mask, dk, dv, dq, weights] = parts;
-        dq.fill(T::ZERO);
+        dq.fill(R::ZERO);
         Self { keys_t, values_t, keys, queries, dy, probabilities, slopes, mask, dk, dv, dq, weights }
     }
 }
 
 /// Inputs of a task besides the problem.
-struct Saved<'a, T> {
+struct Saved<'a, T: Float> {
     y: Heads<'a, T>,
     dy: Heads<'a, T>,
-    lse: &'a [T],
+    lse: &'a [T::Real],
 }
 
 simd! {
     /// out[i] ← the product of row i of a and row i of b, of `size` elements.
-    fn row_products<T: Real>(a: (&[T], usize), b: (&[T], usize), size: usize, out: &mut [T]) {
+    fn row_products<T: Float>(a: (&[T], usize), b: (&[T], usize), size: usize, out: &mut [T::Real]) {
         for (i, out) in out.iter_mut().enumerate() {
-            *out = sum2(&a.0[i * a.1..][..size], &b.0[i * b.1..][..size], |a, b| a * b);
+            *out = sum2(&a.0[i * a.1..][..size], &b.0[i * b.1..][..size], |a, b| a.real() * b.real());
         }
     }
 }
@@ -146,11 +147,11 @@ pub(crate) fn backward<T: Float>(
     grads: AttentionGrads<'_, Cpu>,
 ) -> Result<()> {
     let p = Problem::<T>::new(&args);
-    let saved = Saved { y: Heads::new(&y), dy: Heads::new(&dy), lse: input::<T>(&lse) };
+    let saved = Saved { y: Heads::new(&y), dy: Heads::new(&dy), lse: input::<T::Real>(&lse) };
     let [dq, dk, dv] = [grads.dq, grads.dk, grads.dv].map(Target::<T>::new);
     cpu.run(p.images * p.heads, p.cost(5), |task| {
         let place = [task / p.heads, task % p.heads];
-        T::with_scratch(Tiles::lengths(&p).iter().sum(), |scratch| {
+        T::Real::with_scratch(Tiles::lengths(&p).iter().sum(), |scratch| {
             let mut tiles = Tiles::new(&p, scratch);
             if p.nq > 0 {
                 let [y, dy] = [saved.y, saved.dy].map(|rows| (rows.from(place[0], place[1], 0), rows.row));
@@ -160,7 +161,7 @@ pub(crate) fn backward<T: Float>(
                 let len = KEYS.min(p.nkv - key);
                 against_keys(&p, &saved, place, [key, len], &mut tiles);
                 write(&p, &dk, place, [key, len], tiles.dk, p.scale);
-                write(&p, &dv, place, [key, len], tiles.dv, T::ONE);
+                write(&p, &dv, place, [key, len], tiles.dv, T::Real::ONE);
             }
             write(&p, &dq, place, [0, p.nq], tiles.dq, p.scale);
         });
@@ -174,15 +175,15 @@ fn against_keys<T: Float>(
     saved: &Saved<'_, T>,
     place @ [image, head]: [usize; 2],
     [key, len]: [usize; 2],
-    tiles: &mut Tiles<'_, T>,
+    tiles: &mut Tiles<'_, T::Real>,
 ) {
     let width = len.next_multiple_of(ALIGNMENT);
     let (k, v) = (p.k.from(image, head, key), p.v.from(image, head, key));
     transpose(k, p.k.row, [len, p.size, width], p.scale, tiles.keys_t);
-    transpose(v, p.v.row, [len, p.size, width], T::ONE, tiles.values_t);
+    transpose(v, p.v.row, [len, p.size, width], T::Real::ONE, tiles.values_t);
     pad(k, p.k.row, [len, p.size, p.padded()], tiles.keys);
-    tiles.dk.fill(T::ZERO);
-    tiles.dv.fill(T::ZERO);
+    tiles.dk.fill(T::Real::ZERO);
+    tiles.dv.fill(T::Real::ZERO);
     for first in (0..p.nq).step_by(QUERIES) {
         let rows = QUERIES.min(p.nq - first);
         let masked = p.fully_masked(first, rows, key);
@@ -199,7 +200,7 @@ fn tile<T: Float>(
     [image, head]: [usize; 2],
     [first, rows]: [usize; 2],
     [key, len]: [usize; 2],
-    t: &mut Tiles<'_, T>,
+    t: &mut Tiles<'_, T::Real>,
 ) {
     let (width, e) = (len.next_multiple_of(ALIGNMENT), p.padded());
     pad(p.q.from(image, head, first), p.q.row, [rows, p.size, e], t.queries);
@@ -253,8 +254,8 @@ fn write<T: Float>(
     target: &Target<'_, T>,
     [image, head]: [usize; 2],
     [first, rows]: [usize; 2],
-    values: &[T],
-    factor: T,
+    values: &[T::Real],
+    factor: T::Real,
 ) {
     let [by_image, by_row, by_head] = target.strides;
     for (i, values) in values.chunks_exact(p.padded().max(1)).take(rows).enumerate() {
@@ -262,7 +263,7 @@ fn write<T: Float>(
         // SAFETY: rows of one head belong to one task, and rows of a gradient do not overlap.
         let out = unsafe { target.data.part(at, p.size) };
         for (out, &x) in out.iter_mut().zip(values) {
-            *out = x * factor;
+            *out = T::rounded(x * factor);
         }
     }
 }

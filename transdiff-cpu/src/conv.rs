@@ -14,6 +14,7 @@
 //! Results do not depend on the partition into bands: rows of a product are independent, and sums over the kernel's
 //! rows have a fixed order.
 
+use std::any::TypeId;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -24,23 +25,26 @@ use crate::activation::sigmoid;
 use crate::device::Cpu;
 use crate::disjoint_slice::DisjointSlice;
 use crate::element::Real;
-use crate::gemm::{ALIGNMENT, Gemm, Operand};
+use crate::gemm::{ALIGNMENT, Gemm, KernelTask, MicroKernel, Operand, serial};
 use crate::memory::zeros;
-use crate::view::{Float, input, output};
+use crate::scratch::Scratch;
+use crate::view::{Float, input, output, store};
 
 /// Number of elements of a band's copy: with the panels of the products it should fit a second-level cache.
 const BAND: usize = 3 << 16;
+/// Number of weights per task that converts them.
+const CHUNK: usize = 1 << 14;
 
 /// Scales and shifts of the channels of all images, and whether SiLU follows.
 type ScaleShift<'a, T> = Option<(&'a [T], bool)>;
 
 /// Arguments of a call, and the sizes that follow from them.
-struct Problem<'a, T: Float> {
+struct Problem<'a, T: Float, L: Float> {
     x: &'a [T],
     /// For each phase, [its kernel, C, O].
-    w: Cow<'a, [T]>,
+    w: Cow<'a, [L]>,
     b: &'a [T],
-    scale_shift: ScaleShift<'a, T>,
+    scale_shift: ScaleShift<'a, T::Real>,
     residual: Option<&'a [T]>,
     relu: bool,
     images: usize,
@@ -60,24 +64,39 @@ struct Problem<'a, T: Float> {
 
 /// The kernels of the four phases of a doubled image, [2, 2, side, side, C, O] of w [K, K, C, O] with K 1 or 3: row t of the
 /// kernel sees row (p + t + K/2) / 2 of the rows that phase p sees, counted from row p·K/2 of the copy.
-fn phases<T: Float>(cpu: &Cpu, w: &[T], k: usize) -> Result<Vec<T>> {
+fn phases<T: Float, L: Float<Real = T::Real>>(cpu: &Cpu, w: &[T], k: usize) -> Result<Vec<L>> {
     let (side, area) = (k / 2 + 1, w.len() / (k * k));
     let mut out = zeros("conv2d", 4 * side * side * area)?;
     let place = |p: usize, t: usize| (p + t + k / 2) / 2 - p * (k / 2);
     cpu.chunks(&mut out, area, w.len(), |at, sum| {
         let i = at / area;
         let (tap, phase) = (i % (side * side), i / (side * side));
-        for t in 0..k * k {
-            let [row, column] = [(phase / 2, t / k), (phase % 2, t % k)].map(|(p, t)| place(p, t));
-            if row * side + column == tap {
-                sum.iter_mut().zip(&w[t * area..][..area]).for_each(|(s, &w)| *s += w);
+        T::Real::with_scratch(area, |total| {
+            total.fill(T::Real::ZERO);
+            for t in 0..k * k {
+                let [row, column] = [(phase / 2, t / k), (phase % 2, t % k)].map(|(p, t)| place(p, t));
+                if row * side + column == tap {
+                    total.iter_mut().zip(&w[t * area..][..area]).for_each(|(s, &w)| *s += w.real());
+                }
             }
-        }
+            store(total, sum);
+        });
     });
     Ok(out)
 }
 
-impl<'a, T: Gemm> Problem<'a, T> {
+/// The elements in the type of a kernel's operands.
+fn converted<'a, T: Float, L: Float<Real = T::Real>>(cpu: &Cpu, w: &'a [T]) -> Result<Cow<'a, [L]>> {
+    if TypeId::of::<T>() == TypeId::of::<L>() {
+        // SAFETY: the types are the same.
+        return Ok(Cow::Borrowed(unsafe { std::slice::from_raw_parts(w.as_ptr().cast(), w.len()) }));
+    }
+    let mut out = zeros("conv2d", w.len())?;
+    cpu.chunks(&mut out, CHUNK, w.len() / 8, |from, out| convert(&w[from..][..out.len()], out));
+    Ok(Cow::Owned(out))
+}
+
+impl<'a, T: Float, L: Float<Real = T::Real>> Problem<'a, T, L> {
     fn new(cpu: &Cpu, args: &ConvArgs<'a, Cpu>) -> Result<Self> {
         let &[images, height, width, channels] = args.x.layout.shape() else {
             unreachable!("core checks the rank")
@@ -97,7 +116,7 @@ impl<'a, T: Gemm> Problem<'a, T> {
         let grid = [count(0, repeat * height), count(1, repeat * width)];
         Ok(Self {
             x: input(&args.x),
-            w: if phased { Cow::Owned(phases(cpu, w, kernel[0])?) } else { Cow::Borrowed(w) },
+            w: if phased { Cow::Owned(phases(cpu, w, kernel[0])?) } else { converted(cpu, w)? },
             b: input(&args.b),
             scale_shift: args.scale_shift.as_ref().map(|(values, silu)| (input(values), *silu)),
             residual: args.residual.as_ref().map(input),
@@ -153,7 +172,7 @@ impl<'a, T: Gemm> Problem<'a, T> {
     }
 
     /// Copies the pixels that the rows `rows` of positions of image `image` see, scaled, shifted and padded.
-    fn fill(&self, image: usize, rows: &Range<usize>, copy: &mut [T]) {
+    fn fill(&self, image: usize, rows: &Range<usize>, copy: &mut [L]) {
         let (row, [height, width, channels]) = (self.row(), self.from);
         if row == 0 {
             return;
@@ -162,19 +181,19 @@ impl<'a, T: Gemm> Problem<'a, T> {
         let [above, left] = self.windows.padding.map(|[before, _]| before);
         let per_remainder = self.rows_per_remainder(rows.len());
         let of_image =
-            |(values, silu): (&'a [T], bool)| (&values[image * 2 * channels..][..2 * channels], silu);
+            |(values, silu): (&'a [T::Real], bool)| (&values[image * 2 * channels..][..2 * channels], silu);
         let scale_shift = self.scale_shift.map(of_image);
         for (i, copy) in copy.chunks_exact_mut(row).enumerate() {
             let at = stride * (rows.start + i % per_remainder) + i / per_remainder;
             let source = at.checked_sub(above).map(|y| y / self.repeat);
             let Some(y) = source.filter(|&y| y < height) else {
-                copy.fill(T::ZERO);
+                copy.fill(L::default());
                 continue;
             };
             let (left, rest) = copy.split_at_mut(copy.len().min(left * channels));
             // Columns beyond the last window are left out.
             let (inner, right) = rest.split_at_mut(rest.len().min(self.repeat * width * channels));
-            left.fill(T::ZERO);
+            left.fill(L::default());
             // The last pixel may be seen only once.
             let seen = inner.len().div_ceil(self.repeat * channels) * channels;
             let x = &self.x[(image * height + y) * width * channels..][..seen];
@@ -188,19 +207,22 @@ impl<'a, T: Gemm> Problem<'a, T> {
                     }
                 }
             }
-            right.fill(T::ZERO);
+            right.fill(L::default());
         }
     }
 
     /// The sums of a phase for the columns `cols`: one row per place.
-    fn products(
+    fn products<K>(
         &self,
+        kernel: &K,
         rows: usize,
         [down, right]: [usize; 2],
-        copy: &[T],
+        copy: &[L],
         cols: &Range<usize>,
-        sums: &mut [T],
-    ) {
+        sums: &mut [T::Real],
+    ) where
+        K: MicroKernel<Left = L, Right = L, Accumulator = T::Real>,
+    {
         let (row, channels) = (self.row(), self.from[2]);
         let size = [self.places(rows), self.side[1] * channels, cols.len()];
         let [stride, strides] = [self.windows.stride[0], self.windows.stride[1] * channels];
@@ -212,7 +234,7 @@ impl<'a, T: Gemm> Problem<'a, T> {
                 &self.w[(phase * self.side[0] + tap) * size[1] * self.outputs..][..size[1] * self.outputs];
             let b = b.get(cols.start..).unwrap_or_default();
             let (a, b) = (Operand::new(a, [strides, 1]), Operand::new(b, [self.outputs, 1]));
-            T::gemm_serial(size, a, b, sums, tap > 0);
+            serial(kernel, size, a, b, sums, tap > 0);
         }
     }
 
@@ -223,13 +245,13 @@ impl<'a, T: Gemm> Problem<'a, T> {
         rows: &Range<usize>,
         [down, right]: [usize; 2],
         cols: &Range<usize>,
-        sums: &[T],
+        sums: &mut [T::Real],
         y: DisjointSlice<'_, T>,
     ) {
         let [height, width] = self.grid.map(|n| n * self.scale);
-        for (i, line) in rows.clone().zip(sums.chunks(self.places_per_row() * cols.len())) {
+        for (i, line) in rows.clone().zip(sums.chunks_mut(self.places_per_row() * cols.len())) {
             let first = (image * height + i * self.scale + down) * width + right;
-            for (j, sums) in line.chunks_exact(cols.len()).take(self.grid[1]).enumerate() {
+            for (j, sums) in line.chunks_exact_mut(cols.len()).take(self.grid[1]).enumerate() {
                 let at = (first + j * self.scale) * self.outputs + cols.start;
                 let residual = self.residual.map(|r| &r[at..][..cols.len()]);
                 // SAFETY: each pixel's columns belong to one task.
@@ -240,39 +262,44 @@ impl<'a, T: Gemm> Problem<'a, T> {
 }
 
 simd! {
+    /// out ← x, rounded if it is narrower.
+    fn convert<T: Float, L: Float<Real = T::Real>>(x: &[T], out: &mut [L]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = L::rounded(x.real());
+        }
+    }
+}
+
+simd! {
     /// Applies scale, shift and SiLU to a row of pixels.
-    fn scale_shift_row<T: Real>(x: &[T], scale_shift: ScaleShift<'_, T>, channels: usize, out: &mut [T]) {
-        let Some((values, silu)) = scale_shift else { return out.copy_from_slice(x) };
+    fn scale_shift_row<T: Float, L: Float<Real = T::Real>>(
+        x: &[T], scale_shift: ScaleShift<'_, T::Real>, channels: usize, out: &mut [L],
+    ) {
+        let Some((values, silu)) = scale_shift else { return convert(x, out) };
         let (scales, shifts) = values.split_at(channels);
         for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
             for (((out, &x), &scale), &shift) in out.iter_mut().zip(x).zip(scales).zip(shifts) {
-                *out = x.fma(scale, shift);
-            }
-            if silu {
-                for out in out {
-                    *out = *out * sigmoid(*out);
-                }
+                let z = x.real().fma(scale, shift);
+                *out = L::rounded(if silu { z * sigmoid(z) } else { z });
             }
         }
     }
 }
 
 simd! {
-    /// Writes a pixel of the output.
-    fn finish<T: Real>(sums: &[T], bias: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
-        for ((y, &sum), &bias) in y.iter_mut().zip(sums).zip(bias) {
-            *y = sum + bias;
+    /// Writes a pixel of the output, whose sums are overwritten.
+    fn finish<T: Float>(sums: &mut [T::Real], bias: &[T], residual: Option<&[T]>, relu: bool, y: &mut [T]) {
+        for (sum, &bias) in sums.iter_mut().zip(bias) {
+            *sum += bias.real();
         }
         if let Some(residual) = residual {
-            for (y, &r) in y.iter_mut().zip(residual) {
-                *y += r;
+            for (sum, &r) in sums.iter_mut().zip(residual) {
+                *sum += r.real();
             }
         }
-        if relu {
-            for y in y {
-                // NaN stays.
-                *y = if *y < T::ZERO { T::ZERO } else { *y };
-            }
+        for (y, &sum) in y.iter_mut().zip(&*sums) {
+            // NaN stays.
+            *y = T::rounded(if relu && sum < T::Real::ZERO { T::Real::ZERO } else { sum });
         }
     }
 }
@@ -281,25 +308,44 @@ pub(crate) fn forward<T: Gemm>(cpu: &Cpu, args: ConvArgs<'_, Cpu>, y: ViewMut<'_
     if y.layout.numel() == 0 {
         return Ok(());
     }
-    let p = Problem::<T>::new(cpu, &args)?;
-    let y = DisjointSlice::new(output::<T>(y));
-    let (step, columns) = p.partition(cpu);
-    let (bands, blocks) = (p.grid[0].div_ceil(step), p.outputs.div_ceil(columns));
-    let cost = p.images * p.grid[0] * p.grid[1] * p.w.len() / 50;
-    cpu.run(p.images * bands * blocks, cost, |task| {
-        let (image, band, block) = (task / (bands * blocks), task / blocks % bands, task % blocks);
-        let rows = band * step..p.grid[0].min((band + 1) * step);
-        let cols = block * columns..p.outputs.min((block + 1) * columns);
-        let copied = p.copied(rows.len());
-        T::with_scratch(copied + p.places(rows.len()) * cols.len(), |scratch| {
-            let (copy, sums) = scratch.split_at_mut(copied);
-            p.fill(image, &rows, copy);
-            for phase in 0..p.scale * p.scale {
-                let phase = [phase / p.scale, phase % p.scale];
-                p.products(rows.len(), phase, copy, &cols, sums);
-                p.write(image, &rows, phase, &cols, sums, y);
-            }
+    T::with_kernel(cpu, Convolution { cpu, args, y })
+}
+
+/// A call, to be run with the micro-kernel of its type.
+struct Convolution<'a> {
+    cpu: &'a Cpu,
+    args: ConvArgs<'a, Cpu>,
+    y: ViewMut<'a, Cpu>,
+}
+
+impl<T: Float> KernelTask<T> for Convolution<'_> {
+    type Output = Result<()>;
+
+    fn run<L, K>(self, kernel: K) -> Result<()>
+    where
+        L: Float<Real = T::Real>,
+        K: MicroKernel<Left = L, Right = L, Accumulator = T::Real, Output = T::Real>,
+    {
+        let p = Problem::<T, L>::new(self.cpu, &self.args)?;
+        let y = DisjointSlice::new(output::<T>(self.y));
+        let (step, columns) = p.partition(self.cpu);
+        let (bands, blocks) = (p.grid[0].div_ceil(step), p.outputs.div_ceil(columns));
+        let cost = p.images * p.grid[0] * p.grid[1] * p.w.len() / 50;
+        self.cpu.run(p.images * bands * blocks, cost, |task| {
+            let (image, band, block) = (task / (bands * blocks), task / blocks % bands, task % blocks);
+            let rows = band * step..p.grid[0].min((band + 1) * step);
+            let cols = block * columns..p.outputs.min((block + 1) * columns);
+            L::with_scratch(p.copied(rows.len()), |copy| {
+                p.fill(image, &rows, copy);
+                T::Real::with_scratch(p.places(rows.len()) * cols.len(), |sums| {
+                    for phase in 0..p.scale * p.scale {
+                        let phase = [phase / p.scale, phase % p.scale];
+                        p.products(&kernel, rows.len(), phase, copy, &cols, sums);
+                        p.write(image, &rows, phase, &cols, sums, y);
+                    }
+                });
+            });
         });
-    });
-    Ok(())
+        Ok(())
+    }
 }

@@ -48,12 +48,16 @@ impl<T: Real> BinaryFunction<T> for Affine<T> {
     }
 }
 
+fn affine_of<T: Float>(mul: f64, add: f64) -> Affine<T::Real> {
+    Affine(T::Real::of(mul), T::Real::of(add))
+}
+
 fn apply<T: Float>(
     cpu: &Cpu,
     a: View<'_, Cpu>,
     b: View<'_, Cpu>,
     out: ViewMut<'_, Cpu>,
-    f: impl BinaryFunction<T>,
+    f: impl BinaryFunction<T::Real>,
 ) -> Result<()> {
     let (a_data, b_data) = (T::slice(a.buffer), T::slice(b.buffer));
     strided::zip(cpu, (a_data, a.layout), (b_data, b.layout), (T::slice_mut(out.buffer), out.layout), f);
@@ -62,7 +66,7 @@ fn apply<T: Float>(
 
 impl TensorOps for Cpu {
     fn unary(&self, op: UnaryOp, x: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()> {
-        with_real!("unary", x.dtype, T => match op {
+        with_float!("unary", x.dtype, T => match op {
             UnaryOp::Silu => apply::<T>(self, x, x, out, Silu),
             UnaryOp::Square => apply::<T>(self, x, x, out, Square),
             UnaryOp::Rsqrt => apply::<T>(self, x, x, out, Rsqrt),
@@ -76,7 +80,7 @@ impl TensorOps for Cpu {
         dy: View<'_, Self>,
         dx: ViewMut<'_, Self>,
     ) -> Result<()> {
-        with_real!("unary_backward", x.dtype, T => match op {
+        with_float!("unary_backward", x.dtype, T => match op {
             UnaryOp::Silu => apply::<T>(self, x, dy, dx, SiluSlope),
             UnaryOp::Square => apply::<T>(self, x, dy, dx, SquareSlope),
             UnaryOp::Rsqrt => apply::<T>(self, x, dy, dx, RsqrtSlope),
@@ -90,7 +94,7 @@ impl TensorOps for Cpu {
         b: View<'_, Self>,
         out: ViewMut<'_, Self>,
     ) -> Result<()> {
-        with_real!("binary", a.dtype, T => match op {
+        with_float!("binary", a.dtype, T => match op {
             BinaryOp::Add => apply::<T>(self, a, b, out, Add),
             BinaryOp::Sub => apply::<T>(self, a, b, out, Sub),
             BinaryOp::Mul => apply::<T>(self, a, b, out, Mul),
@@ -98,14 +102,14 @@ impl TensorOps for Cpu {
     }
 
     fn affine(&self, x: View<'_, Self>, mul: f64, add: f64, out: ViewMut<'_, Self>) -> Result<()> {
-        with_real!("affine", x.dtype, T => apply::<T>(self, x, x, out, Affine(T::of(mul), T::of(add))))
+        with_float!("affine", x.dtype, T => apply::<T>(self, x, x, out, affine_of::<T>(mul, add)))
     }
 
     fn sum(&self, x: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()> {
-        with_real!("sum", x.dtype, T => reduce::sum::<T>(self, x, out))
+        with_float!("sum", x.dtype, T => reduce::sum::<T>(self, x, out))
     }
 
     fn matmul(&self, a: View<'_, Self>, b: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()> {
-        with_real!("matmul", a.dtype, T => matmul::matmul::<T>(self, a, b, out))
+        with_float!("matmul", a.dtype, T => matmul::matmul::<T>(self, a, b, out))
     }
 }

@@ -4,8 +4,8 @@ use transdiff_core::Result;
 use transdiff_core::backend::{View, ViewMut};
 
 use crate::device::Cpu;
-use crate::norm::add;
-use crate::view::{Float, input, output};
+use crate::memory::zeros;
+use crate::view::{Float, input, output, store};
 
 pub(crate) fn forward<T: Float>(
     table: View<'_, Cpu>,
@@ -27,9 +27,12 @@ pub(crate) fn backward<T: Float>(
 ) -> Result<()> {
     let width = dtable.layout.shape()[1];
     let (dy, dtable) = (input::<T>(&dy), output::<T>(dtable));
-    dtable.fill(T::ZERO);
+    let mut sums = zeros::<T::Real>("embedding_backward", dtable.len())?;
     for (dy, &id) in dy.chunks_exact(width.max(1)).zip(input::<i32>(&ids)) {
-        add(&mut dtable[id as usize * width..][..width], dy);
+        for (sum, &dy) in sums[id as usize * width..][..width].iter_mut().zip(dy) {
+            *sum += dy.real();
+        }
     }
+    store(&sums, dtable);
     Ok(())
 }

@@ -4,23 +4,24 @@ use transdiff_core::Result;
 use transdiff_core::backend::{View, ViewMut};
 
 use crate::device::Cpu;
-use crate::element::Real;
+use crate::element::{Element, Real};
 use crate::memory::zeros;
+use crate::scratch::Scratch;
 use crate::view::{Float, input, output};
 
 /// Number of pixels per task.
 const PIXELS: usize = 2048;
-/// Number of pixels whose sums are formed in the type of the tensor before they are added to those in f64.
+/// Number of pixels whose sums are formed in the type that kernels compute in, before they are added to those in f64.
 const RUN: usize = 32;
 
 simd! {
     /// Σ (x − pivot) and Σ (x − pivot)² of each channel over the pixels of a run.
-    fn run_sums<T: Real>(x: &[T], pivot: &[T], sums: &mut [T], squares: &mut [T]) {
-        sums.fill(T::ZERO);
-        squares.fill(T::ZERO);
+    fn run_sums<T: Float>(x: &[T], pivot: &[T], sums: &mut [T::Real], squares: &mut [T::Real]) {
+        sums.fill(T::Real::ZERO);
+        squares.fill(T::Real::ZERO);
         for pixel in x.chunks_exact(pivot.len()) {
             for (((&x, &p), sum), square) in pixel.iter().zip(pivot).zip(&mut *sums).zip(&mut *squares) {
-                let d = x - p;
+                let d = x.real() - p.real();
                 *sum += d;
                 *square = d.fma(d, *square);
             }
@@ -31,7 +32,7 @@ simd! {
 /// Adds the sums over the pixels of a task to `out`, in f64: the sums in the first half, the squares in the second.
 fn task_sums<T: Float>(x: &[T], pivot: &[T], out: &mut [f64]) {
     let channels = pivot.len();
-    T::with_scratch(2 * channels, |scratch| {
+    T::Real::with_scratch(2 * channels, |scratch| {
         let (sums, squares) = scratch.split_at_mut(channels);
         for run in x.chunks(RUN * channels) {
             run_sums(run, pivot, sums, squares);
@@ -43,7 +44,7 @@ fn task_sums<T: Float>(x: &[T], pivot: &[T], out: &mut [f64]) {
 }
 
 /// Mean and variance of the channels of a group, from sums of `n` pixels about each channel's pivot.
-fn moments<T: Real>(pivot: &[T], sums: &[f64], squares: &[f64], n: f64) -> (f64, f64) {
+fn moments<T: Element>(pivot: &[T], sums: &[f64], squares: &[f64], n: f64) -> (f64, f64) {
     let count = n * pivot.len() as f64;
     let mean = pivot.iter().zip(sums).map(|(p, s)| n * p.wide() + s).sum::<f64>() / count;
     let about_mean = pivot.iter().zip(sums).zip(squares).map(|((p, s), q)| {
@@ -77,7 +78,7 @@ pub(crate) fn forward<T: Float>(
         let part = &x[(image * pixels + from) * channels..][..PIXELS.min(pixels - from) * channels];
         task_sums(part, pivot(image), sums);
     });
-    for (image, scale_shift) in output::<T>(scale_shift).chunks_exact_mut(2 * channels).enumerate() {
+    for (image, scale_shift) in output::<T::Real>(scale_shift).chunks_exact_mut(2 * channels).enumerate() {
         let of_image = &mut sums[image * tasks * 2 * channels..][..tasks * 2 * channels];
         let (total, rest) = of_image.split_at_mut(2 * channels);
         for part in rest.chunks_exact(2 * channels) {
@@ -89,8 +90,8 @@ pub(crate) fn forward<T: Float>(
             let (mean, variance) = moments(&pivot(image)[from..][..size], sums, squares, pixels as f64);
             for c in from..from + size {
                 let scale = weight[c].wide() / (variance + eps).sqrt();
-                scales[c] = T::of(scale);
-                shifts[c] = T::of(bias[c].wide() - mean * scale);
+                scales[c] = T::Real::of(scale);
+                shifts[c] = T::Real::of(bias[c].wide() - mean * scale);
             }
         }
     }

@@ -8,6 +8,11 @@
 //! other rows. Processors with and without AVX-512 sum matrix products in blocks of different sizes, so that their
 //! results differ by rounding.
 //!
+//! # Types
+//!
+//! Operations take f32, f64 and bf16. In bf16 tensors are stored in half the memory; arithmetic and sums are in f32, and
+//! results are rounded once.
+//!
 //! # Instruction sets
 //!
 //! Kernels are plain loops, compiled by `simd!` for AVX-512, AVX2 and the baseline; the best version is chosen at run
@@ -41,8 +46,8 @@ macro_rules! simd {
     };
 }
 
-/// Evaluates an expression with `$T` as the Rust type of a float type that the backend computes in.
-macro_rules! with_real {
+/// Evaluates an expression with `$T` as the Rust type of a float type.
+macro_rules! with_float {
     ($op:expr, $dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
             transdiff_core::DType::F32 => {
@@ -53,7 +58,11 @@ macro_rules! with_real {
                 type $T = f64;
                 $body
             }
-            got => Err(transdiff_core::Error::DType { op: $op, expected: "f32 or f64".into(), got }),
+            transdiff_core::DType::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
+            got => Err(transdiff_core::Error::DType { op: $op, expected: "a float type".into(), got }),
         }
     };
 }
@@ -113,7 +122,7 @@ impl NnOps for Cpu {
         y: ViewMut<'_, Self>,
         pre: Option<ViewMut<'_, Self>>,
     ) -> Result<()> {
-        with_real!("linear", x.dtype, T => linear::forward::<T>(self, x, w, b, act, y, pre))
+        with_float!("linear", x.dtype, T => linear::forward::<T>(self, x, w, b, act, y, pre))
     }
 
     fn linear_backward(
@@ -126,7 +135,7 @@ impl NnOps for Cpu {
         grads: LinearGrads<'_, Self>,
     ) -> Result<()> {
         debug_assert_eq!(pre.is_some(), act != Activation::None);
-        with_real!("linear_backward", x.dtype, T => linear::backward::<T>(self, x, w, pre, dy, grads))
+        with_float!("linear_backward", x.dtype, T => linear::backward::<T>(self, x, w, pre, dy, grads))
     }
 
     fn norm_modulate(
@@ -135,7 +144,7 @@ impl NnOps for Cpu {
         y: ViewMut<'_, Self>,
         stats: Option<ViewMut<'_, Self>>,
     ) -> Result<()> {
-        with_real!("norm_modulate", args.x.dtype, T => norm::forward::<T>(self, args, y, stats))
+        with_float!("norm_modulate", args.x.dtype, T => norm::forward::<T>(self, args, y, stats))
     }
 
     fn norm_modulate_backward(
@@ -145,7 +154,7 @@ impl NnOps for Cpu {
         dy: View<'_, Self>,
         grads: NormGrads<'_, Self>,
     ) -> Result<()> {
-        with_real!("norm_modulate_backward", args.x.dtype, T => norm::backward::<T>(self, args, stats, dy, grads))
+        with_float!("norm_modulate_backward", args.x.dtype, T => norm::backward::<T>(self, args, stats, dy, grads))
     }
 
     fn gated_residual(
@@ -156,7 +165,7 @@ impl NnOps for Cpu {
         dropout: Option<Dropout>,
         y: ViewMut<'_, Self>,
     ) -> Result<()> {
-        with_real!("gated_residual", x.dtype, T => residual::forward::<T>(self, x, u, gate, dropout, y))
+        with_float!("gated_residual", x.dtype, T => residual::forward::<T>(self, x, u, gate, dropout, y))
     }
 
     fn gated_residual_backward(
@@ -168,13 +177,13 @@ impl NnOps for Cpu {
         du: ViewMut<'_, Self>,
         dgate: Option<ViewMut<'_, Self>>,
     ) -> Result<()> {
-        with_real!("gated_residual_backward", u.dtype, T => {
+        with_float!("gated_residual_backward", u.dtype, T => {
             residual::backward::<T>(self, u, gate, dropout, dy, du, dgate)
         })
     }
 
     fn dropout(&self, x: View<'_, Self>, dropout: Dropout, y: ViewMut<'_, Self>) -> Result<()> {
-        with_real!("dropout", x.dtype, T => random::dropout::<T>(self, x, dropout, y))
+        with_float!("dropout", x.dtype, T => random::dropout::<T>(self, x, dropout, y))
     }
 
     fn attention(
@@ -183,7 +192,7 @@ impl NnOps for Cpu {
         y: ViewMut<'_, Self>,
         lse: Option<ViewMut<'_, Self>>,
     ) -> Result<()> {
-        with_real!("attention", args.q.dtype, T => attention::forward::<T>(self, args, y, lse))
+        with_float!("attention", args.q.dtype, T => attention::forward::<T>(self, args, y, lse))
     }
 
     fn attention_backward(
@@ -194,13 +203,13 @@ impl NnOps for Cpu {
         dy: View<'_, Self>,
         grads: AttentionGrads<'_, Self>,
     ) -> Result<()> {
-        with_real!("attention_backward", args.q.dtype, T => {
+        with_float!("attention_backward", args.q.dtype, T => {
             attention_backward::backward::<T>(self, args, y, lse, dy, grads)
         })
     }
 
     fn embedding(&self, table: View<'_, Self>, ids: View<'_, Self>, out: ViewMut<'_, Self>) -> Result<()> {
-        with_real!("embedding", table.dtype, T => embedding::forward::<T>(table, ids, out))
+        with_float!("embedding", table.dtype, T => embedding::forward::<T>(table, ids, out))
     }
 
     fn embedding_backward(
@@ -209,11 +218,11 @@ impl NnOps for Cpu {
         dy: View<'_, Self>,
         dtable: ViewMut<'_, Self>,
     ) -> Result<()> {
-        with_real!("embedding_backward", dy.dtype, T => embedding::backward::<T>(ids, dy, dtable))
+        with_float!("embedding_backward", dy.dtype, T => embedding::backward::<T>(ids, dy, dtable))
     }
 
     fn mse(&self, a: View<'_, Self>, b: View<'_, Self>, loss: ViewMut<'_, Self>) -> Result<()> {
-        with_real!("mse", a.dtype, T => loss::forward::<T>(self, a, b, loss))
+        with_float!("mse", a.dtype, T => loss::forward::<T>(self, a, b, loss))
     }
 
     fn mse_backward(
@@ -223,7 +232,7 @@ impl NnOps for Cpu {
         dloss: View<'_, Self>,
         da: ViewMut<'_, Self>,
     ) -> Result<()> {
-        with_real!("mse_backward", a.dtype, T => loss::backward::<T>(self, a, b, dloss, da))
+        with_float!("mse_backward", a.dtype, T => loss::backward::<T>(self, a, b, dloss, da))
     }
 }
 
@@ -241,11 +250,11 @@ impl ImageOps for Cpu {
         eps: f64,
         scale_shift: ViewMut<'_, Self>,
     ) -> Result<()> {
-        with_real!("group_norm", x.dtype, T => group_norm::forward::<T>(self, x, affine, groups, eps, scale_shift))
+        with_float!("group_norm", x.dtype, T => group_norm::forward::<T>(self, x, affine, groups, eps, scale_shift))
     }
 
     fn conv2d(&self, args: ConvArgs<'_, Self>, y: ViewMut<'_, Self>) -> Result<()> {
-        with_real!("conv2d", args.x.dtype, T => conv::forward::<T>(self, args, y))
+        with_float!("conv2d", args.x.dtype, T => conv::forward::<T>(self, args, y))
     }
 
     fn pool2d(
@@ -255,7 +264,7 @@ impl ImageOps for Cpu {
         windows: Windows,
         y: ViewMut<'_, Self>,
     ) -> Result<()> {
-        with_real!("pool2d", x.dtype, T => pool::forward::<T>(self, x, pooling, windows, y))
+        with_float!("pool2d", x.dtype, T => pool::forward::<T>(self, x, pooling, windows, y))
     }
 }
 

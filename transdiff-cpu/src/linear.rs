@@ -12,12 +12,12 @@ use crate::disjoint_slice::DisjointSlice;
 use crate::element::Real;
 use crate::gemm::{Epilogue, Gemm, NoEpilogue, Operand};
 use crate::reduce::column_sums;
-use crate::view::{Float, input, output};
+use crate::view::{Float, input, output, store};
 
 simd! {
-    fn add_bias<T: Real>(y: &mut [T], bias: &[T]) {
+    fn add_bias<T: Float>(y: &mut [T::Real], bias: &[T]) {
         for (y, &b) in y.iter_mut().zip(bias) {
-            *y += b;
+            *y += b.real();
         }
     }
 }
@@ -32,18 +32,19 @@ simd! {
 
 simd! {
     /// pre ← y + bias, y ← GELU(pre).
-    fn bias_gelu<T: Real>(y: &mut [T], bias: &[T], pre: &mut [T]) {
+    fn bias_gelu<T: Float>(y: &mut [T::Real], bias: &[T], pre: &mut [T]) {
         for ((y, &b), pre) in y.iter_mut().zip(bias).zip(pre) {
-            *pre = *y + b;
-            *y = gelu(*pre);
+            let sum = *y + b.real();
+            *pre = T::rounded(sum);
+            *y = gelu(sum);
         }
     }
 }
 
 simd! {
-    fn gelu_backward<T: Real>(pre: &[T], dy: &[T], g: &mut [T]) {
+    fn gelu_backward<T: Float>(pre: &[T], dy: &[T], g: &mut [T]) {
         for ((g, &x), &dy) in g.iter_mut().zip(pre).zip(dy) {
-            *g = gelu_slope(x) * dy;
+            *g = T::rounded(gelu_slope(x.real()) * dy.real());
         }
     }
 }
@@ -71,8 +72,8 @@ struct BiasActivation<'a, T> {
     width: usize,
 }
 
-impl<T: Real> Epilogue<T> for BiasActivation<'_, T> {
-    fn apply(&self, row: usize, columns: Range<usize>, y: &mut [T]) {
+impl<T: Float> Epilogue<T::Real> for BiasActivation<'_, T> {
+    fn apply(&self, row: usize, columns: Range<usize>, y: &mut [T::Real]) {
         // SAFETY: the same part as `y` is of the product, which no other thread writes.
         let mut pre = self.pre.map(|pre| unsafe { pre.part(row * self.width + columns.start, y.len()) });
         let bias = self.bias.map(|bias| &bias[columns]);
@@ -83,7 +84,7 @@ impl<T: Real> Epilogue<T> for BiasActivation<'_, T> {
             add_bias(y, bias);
         }
         if let Some(pre) = pre {
-            pre.copy_from_slice(y);
+            store(y, pre);
         }
         if self.activation == Activation::Gelu {
             gelu_in_place(y);
@@ -108,8 +109,7 @@ pub(crate) fn forward<T: Gemm>(
         width: n,
     };
     let x = Operand::rows(input(&x), k);
-    T::gemm(cpu, [m, k, n], x, weight(&w).transposed(), output(y), &epilogue);
-    Ok(())
+    T::gemm(cpu, [m, k, n], x, weight(&w).transposed(), output(y), &epilogue)
 }
 
 pub(crate) fn backward<T: Gemm>(
@@ -125,15 +125,15 @@ pub(crate) fn backward<T: Gemm>(
     let scratch = pre.map(|pre| slope_times(cpu, pre.dtype, input(&pre), dy)).transpose()?;
     let g = Operand::rows(scratch.as_ref().map_or(dy, T::slice), n);
     if let Some(dx) = grads.dx {
-        T::gemm(cpu, [m, n, k], g, weight(&w), output(dx), &NoEpilogue);
+        T::gemm(cpu, [m, n, k], g, weight(&w), output(dx), &NoEpilogue)?;
     }
     if let Some(dw) = grads.dw {
         let x = Operand::rows(input(&x), k);
         if is_transposed(dw.layout) {
             // dwᵀ = xᵀ g has rows without gaps.
-            T::gemm(cpu, [k, m, n], x.transposed(), g, output(dw), &NoEpilogue);
+            T::gemm(cpu, [k, m, n], x.transposed(), g, output(dw), &NoEpilogue)?;
         } else {
-            T::gemm(cpu, [n, m, k], g.transposed(), x, output(dw), &NoEpilogue);
+            T::gemm(cpu, [n, m, k], g.transposed(), x, output(dw), &NoEpilogue)?;
         }
     }
     if let Some(db) = grads.db {

@@ -4,7 +4,7 @@ use transdiff_core::Result;
 use transdiff_core::backend::{View, ViewMut};
 
 use crate::device::Cpu;
-use crate::element::Real;
+use crate::element::Element;
 use crate::row_sums::sum2;
 use crate::view::{Float, input, output};
 
@@ -13,7 +13,7 @@ const CHUNK: usize = 1 << 13;
 
 simd! {
     /// Σ (a − b)² in f64.
-    fn squared_distance<T: Real>(a: &[T], b: &[T]) -> f64 {
+    fn squared_distance<T: Float>(a: &[T], b: &[T]) -> f64 {
         sum2(a, b, |a, b| {
             let d = a.wide() - b.wide();
             d * d
@@ -22,9 +22,9 @@ simd! {
 }
 
 simd! {
-    fn differences<T: Real>(a: &[T], b: &[T], factor: T, out: &mut [T]) {
+    fn differences<T: Float>(a: &[T], b: &[T], factor: T::Real, out: &mut [T]) {
         for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-            *out = (a - b) * factor;
+            *out = T::rounded((a.real() - b.real()) * factor);
         }
     }
 }
@@ -53,7 +53,7 @@ pub(crate) fn backward<T: Float>(
     da: ViewMut<'_, Cpu>,
 ) -> Result<()> {
     let (a, b, da) = (input::<T>(&a), input::<T>(&b), output::<T>(da));
-    let factor = T::of(2.0 * input::<T>(&dloss)[0].wide() / a.len() as f64);
+    let factor = T::Real::of(2.0 * input::<T>(&dloss)[0].wide() / a.len() as f64);
     cpu.chunks(da, CHUNK, a.len() / 2, |from, da| {
         let range = from..from + da.len();
         differences(&a[range.clone()], &b[range], factor, da);

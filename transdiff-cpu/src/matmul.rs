@@ -1,5 +1,7 @@
 //! Matrix products over the last two axes.
 
+use std::sync::{Mutex, PoisonError};
+
 use transdiff_core::backend::{View, ViewMut};
 use transdiff_core::{Layout, Result};
 
@@ -29,14 +31,19 @@ pub(crate) fn matmul<T: Gemm>(
     let area = size[0] * size[2];
     let one = |i: usize, c: &mut [T]| {
         let (a, b) = (Operand::new(&a[a_starts[i]..], a_strides), Operand::new(&b[b_starts[i]..], b_strides));
-        T::gemm(cpu, size, a, b, c, &NoEpilogue);
+        T::gemm(cpu, size, a, b, c, &NoEpilogue)
     };
-    let products = output::<T>(out).chunks_exact_mut(area.max(1)).enumerate();
+    let mut products = output::<T>(out).chunks_exact_mut(area.max(1)).enumerate();
     // Many products are shared out whole; few are partitioned by the driver.
     if a_starts.len() >= cpu.threads() {
-        cpu.for_each(products, a_starts.len() * area * size[1] / 40, |(i, c)| one(i, c));
+        let failed = Mutex::new(Ok(()));
+        cpu.for_each(products, a_starts.len() * area * size[1] / 40, |(i, c)| {
+            if let Err(e) = one(i, c) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Err(e);
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner)
     } else {
-        products.for_each(|(i, c)| one(i, c));
+        products.try_for_each(|(i, c)| one(i, c))
     }
-    Ok(())
 }

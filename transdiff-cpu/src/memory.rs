@@ -15,7 +15,7 @@ pub(crate) enum Memory {
     F32(Array1<f32>),
     /// Double precision.
     F64(Array1<f64>),
-    /// bfloat16: stored and converted, not computed in.
+    /// bfloat16: computed with in single precision.
     BF16(Array1<bf16>),
     /// Integers: stored, not computed in.
     I32(Array1<i32>),

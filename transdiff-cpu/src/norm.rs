@@ -5,10 +5,11 @@ use transdiff_core::backend::{NormArgs, NormGrads, View, ViewMut};
 
 use crate::buffer::Stored;
 use crate::device::Cpu;
-use crate::element::Real;
+use crate::element::{Element, Real};
 use crate::memory::zeros;
 use crate::row_sums::{sum1, sum2};
-use crate::view::{Float, input, output};
+use crate::scratch::Scratch;
+use crate::view::{Float, input, output, store};
 
 /// Number of rows per task; sums over rows are formed for each chunk and then added in order.
 const ROWS: usize = 32;
@@ -16,6 +17,7 @@ const ROWS: usize = 32;
 /// G groups of R rows of D channels, divided into chunks of rows that do not cross groups.
 #[derive(Clone, Copy)]
 pub(crate) struct Groups {
+    count: usize,
     pub(crate) rows: usize,
     pub(crate) width: usize,
     pub(crate) per_group: usize,
@@ -25,7 +27,7 @@ pub(crate) struct Groups {
 impl Groups {
     pub(crate) fn new(shape: &[usize]) -> Self {
         let per_group = shape[1].div_ceil(ROWS);
-        Self { rows: shape[1], width: shape[2], per_group, chunks: shape[0] * per_group }
+        Self { count: shape[0], rows: shape[1], width: shape[2], per_group, chunks: shape[0] * per_group }
     }
 
     /// The group of a chunk, its first row (among all rows) and the number of its rows.
@@ -44,8 +46,17 @@ impl Groups {
         out.chunks_mut(group).flat_map(move |group| group.chunks_mut(chunk))
     }
 
+    /// The sums of a row per chunk over the chunks of each group, [G, D].
+    pub(crate) fn totals<'a, T: Real>(&self, sums: impl Iterator<Item = &'a [T]>) -> Result<Vec<T>> {
+        let mut totals = zeros("sum over a group", self.count * self.width)?;
+        for (i, sums) in sums.enumerate() {
+            add(&mut totals[self.chunk(i).0 * self.width..][..self.width], sums);
+        }
+        Ok(totals)
+    }
+
     pub(crate) fn elements(&self) -> usize {
-        self.chunks / self.per_group.max(1) * self.rows * self.width
+        self.count * self.rows * self.width
     }
 }
 
@@ -85,24 +96,32 @@ fn moments<T: Real>(x: &[T], eps: T) -> (T, T) {
 }
 
 simd! {
-    fn norm_rows<T: Real>(
-        x: &[T], y: &mut [T], mut stats: Option<&mut [T]>, affine: Pair<'_, T>, modulation: Pair<'_, T>, eps: T,
-        width: usize,
+    /// Rows of y; `row` is scratch for one.
+    fn norm_rows<T: Float>(
+        x: &[T], y: &mut [T], mut stats: Option<&mut [T::Real]>, affine: Pair<'_, T>, modulation: Pair<'_, T>,
+        eps: T::Real, row: &mut [T::Real],
     ) {
+        let width = row.len();
         for (i, (x, y)) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)).enumerate() {
-            let (mean, rstd) = moments(x, eps);
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = (x - mean) * rstd;
+            for (value, &x) in row.iter_mut().zip(x) {
+                *value = x.real();
+            }
+            let (mean, rstd) = moments(row, eps);
+            for value in row.iter_mut() {
+                *value = (*value - mean) * rstd;
             }
             if let Some((weight, bias)) = affine {
-                for ((y, &w), &b) in y.iter_mut().zip(weight).zip(bias) {
-                    *y = y.fma(w, b);
+                for ((value, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
+                    *value = value.fma(w.real(), b.real());
                 }
             }
             if let Some((scale, shift)) = modulation {
-                for ((y, &s), &t) in y.iter_mut().zip(scale).zip(shift) {
-                    *y = y.fma(T::ONE + s, t);
+                for ((value, &s), &t) in row.iter_mut().zip(scale).zip(shift) {
+                    *value = value.fma(T::Real::ONE + s.real(), t.real());
                 }
+            }
+            for (y, &value) in y.iter_mut().zip(&*row) {
+                *y = T::rounded(value);
             }
             if let Some(stats) = stats.as_deref_mut() {
                 stats[2 * i] = mean;
@@ -127,49 +146,50 @@ pub(crate) fn forward<T: Float>(
     let affine = args.affine.as_ref().map(|(w, b)| (input::<T>(w), input::<T>(b)));
     let modulation = args.modulation.as_ref().map(|(s, t)| (PerGroup::<T>::new(s), PerGroup::<T>::new(t)));
     let y = groups.split(output::<T>(y), width);
-    let stats = optional(stats.map(|s| groups.split(output::<T>(s), 2)));
+    let stats = optional(stats.map(|s| groups.split(output::<T::Real>(s), 2)));
     cpu.for_each((0..groups.chunks).zip(y).zip(stats), x.len() / 2, |((i, y), stats)| {
         let (group, row, rows) = groups.chunk(i);
         let modulation = modulation.map(|(s, t)| (s.row(group), t.row(group)));
-        norm_rows(&x[row * width..][..rows * width], y, stats, affine, modulation, T::of(args.eps), width);
+        let (x, eps) = (&x[row * width..][..rows * width], T::Real::of(args.eps));
+        T::Real::with_scratch(width, |row| norm_rows(x, y, stats, affine, modulation, eps, row));
     });
     Ok(())
 }
 
 /// Inputs of the backward pass of a chunk of rows.
-struct Chunk<'a, T> {
+struct Chunk<'a, T: Float> {
     x: &'a [T],
     dy: &'a [T],
-    stats: &'a [T],
+    stats: &'a [T::Real],
     weight: Option<&'a [T]>,
     scale: Option<&'a [T]>,
 }
 
 simd! {
     /// dx of a chunk. `g` is scratch for a row: dy in terms of the normalised row.
-    fn chunk_dx<T: Real>(chunk: &Chunk<'_, T>, dx: &mut [T], g: &mut [T]) {
+    fn chunk_dx<T: Float>(chunk: &Chunk<'_, T>, dx: &mut [T], g: &mut [T::Real]) {
         let width = g.len();
-        let over = T::ONE / T::of(width as f64);
+        let over = T::Real::ONE / T::Real::of(width as f64);
         let rows = chunk.x.chunks_exact(width).zip(chunk.dy.chunks_exact(width));
         for (((x, dy), stats), dx) in rows.zip(chunk.stats.chunks_exact(2)).zip(dx.chunks_exact_mut(width)) {
             let (mean, rstd) = (stats[0], stats[1]);
-            match chunk.scale {
-                Some(scale) => {
-                    for ((g, &dy), &s) in g.iter_mut().zip(dy).zip(scale) {
-                        *g = dy * (T::ONE + s);
-                    }
+            for (g, &dy) in g.iter_mut().zip(dy) {
+                *g = dy.real();
+            }
+            if let Some(scale) = chunk.scale {
+                for (g, &s) in g.iter_mut().zip(scale) {
+                    *g *= T::Real::ONE + s.real();
                 }
-                None => g.copy_from_slice(dy),
             }
             if let Some(weight) = chunk.weight {
                 for (g, &w) in g.iter_mut().zip(weight) {
-                    *g *= w;
+                    *g *= w.real();
                 }
             }
             let mean_g = sum1(g, |v| v) * over;
-            let mean_gx = sum2(g, x, |g, x| g * ((x - mean) * rstd)) * over;
+            let mean_gx = sum2(g, x, |g, x: T| g * ((x.real() - mean) * rstd)) * over;
             for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
-                *dx = rstd * (g - mean_g - (x - mean) * rstd * mean_gx);
+                *dx = T::rounded(rstd * (g - mean_g - (x.real() - mean) * rstd * mean_gx));
             }
         }
     }
@@ -177,16 +197,16 @@ simd! {
 
 simd! {
     /// Σ dy and Σ dy · x̂ over the rows of a chunk.
-    fn chunk_sums<T: Real>(chunk: &Chunk<'_, T>, plain: &mut [T], with_x: &mut [T]) {
+    fn chunk_sums<T: Float>(chunk: &Chunk<'_, T>, plain: &mut [T::Real], with_x: &mut [T::Real]) {
         let width = plain.len();
-        plain.fill(T::ZERO);
-        with_x.fill(T::ZERO);
+        plain.fill(T::Real::ZERO);
+        with_x.fill(T::Real::ZERO);
         let rows = chunk.x.chunks_exact(width).zip(chunk.dy.chunks_exact(width));
         for ((x, dy), stats) in rows.zip(chunk.stats.chunks_exact(2)) {
             let (mean, rstd) = (stats[0], stats[1]);
             for (((p, w), &x), &dy) in plain.iter_mut().zip(with_x.iter_mut()).zip(x).zip(dy) {
-                *p += dy;
-                *w = dy.fma((x - mean) * rstd, *w);
+                *p += dy.real();
+                *w = dy.real().fma((x.real() - mean) * rstd, *w);
             }
         }
     }
@@ -201,12 +221,13 @@ pub(crate) fn backward<T: Float>(
 ) -> Result<()> {
     let groups = Groups::new(args.x.layout.shape());
     let width = groups.width;
-    let (x, dy, stats) = (input::<T>(&args.x), input::<T>(&dy), input::<T>(&stats));
+    let (x, dy, stats) = (input::<T>(&args.x), input::<T>(&dy), input::<T::Real>(&stats));
     let affine = args.affine.as_ref().map(|(w, b)| (input::<T>(w), input::<T>(b)));
     let scale = args.modulation.as_ref().map(|(s, _)| PerGroup::<T>::new(s));
     let dx = optional(grads.dx.map(|dx| groups.split(output::<T>(dx), width)));
     let summed = grads.daffine.is_some() || grads.dmodulation.is_some();
-    let mut sums = zeros("norm_modulate_backward", if summed { groups.chunks * 2 * width } else { 0 })?;
+    let mut sums =
+        zeros::<T::Real>("norm_modulate_backward", if summed { groups.chunks * 2 * width } else { 0 })?;
     let chunk_outputs = dx.zip(optional(summed.then(|| sums.chunks_exact_mut((2 * width).max(1)))));
     cpu.for_each((0..groups.chunks).zip(chunk_outputs), x.len(), |(i, (dx, sums))| {
         let (group, row, rows) = groups.chunk(i);
@@ -221,62 +242,56 @@ pub(crate) fn backward<T: Float>(
             return;
         }
         if let Some(dx) = dx {
-            T::with_scratch(width, |g| chunk_dx(&chunk, dx, g));
+            T::Real::with_scratch(width, |g| chunk_dx(&chunk, dx, g));
         }
         if let Some(sums) = sums {
             let (plain, with_x) = sums.split_at_mut(width);
             chunk_sums(&chunk, plain, with_x);
         }
     });
+    let halves = || sums.chunks_exact((2 * width).max(1)).map(|sums| sums.split_at(width));
     if let Some((dscale, dshift)) = grads.dmodulation {
-        group_sums(&sums, groups, affine, output(dscale), output(dshift));
+        let plain = groups.totals(halves().map(|(plain, _)| plain))?;
+        let mut with_x = groups.totals(halves().map(|(_, with_x)| with_x))?;
+        if let Some(affine) = affine {
+            transform(&mut with_x, &plain, affine);
+        }
+        store(&with_x, output::<T>(dscale));
+        store(&plain, output::<T>(dshift));
     }
     if let Some((dweight, dbias)) = grads.daffine {
-        total_sums(&sums, groups, scale, output(dweight), output(dbias));
+        let [mut of_bias, mut of_weight] =
+            [zeros::<T::Real>("norm_modulate_backward", width)?, zeros("norm_modulate_backward", width)?];
+        for (i, (plain, with_x)) in halves().enumerate() {
+            let scale = scale.map(|s| s.row(groups.chunk(i).0));
+            add_scaled(&mut of_bias, plain, scale);
+            add_scaled(&mut of_weight, with_x, scale);
+        }
+        store(&of_weight, output::<T>(dweight));
+        store(&of_bias, output::<T>(dbias));
     }
     Ok(())
 }
 
-/// dscale ← Σ dy·(x̂·weight + bias) and dshift ← Σ dy, per group.
-fn group_sums<T: Float>(sums: &[T], groups: Groups, affine: Pair<'_, T>, dscale: &mut [T], dshift: &mut [T]) {
-    let width = groups.width;
-    dscale.fill(T::ZERO);
-    dshift.fill(T::ZERO);
-    for (i, sums) in sums.chunks_exact(2 * width.max(1)).enumerate() {
-        let at = groups.chunk(i).0 * width;
-        add(&mut dshift[at..at + width], &sums[..width]);
-        add(&mut dscale[at..at + width], &sums[width..]);
-    }
-    let Some((weight, bias)) = affine else { return };
-    for (dscale, dshift) in dscale.chunks_exact_mut(width.max(1)).zip(dshift.chunks_exact(width.max(1))) {
-        for c in 0..width {
-            dscale[c] = dscale[c].fma(weight[c], bias[c] * dshift[c]);
+/// Σ dy·x̂ ← Σ dy·(x̂·weight + bias), per group.
+fn transform<T: Float>(with_x: &mut [T::Real], plain: &[T::Real], (weight, bias): (&[T], &[T])) {
+    let width = weight.len().max(1);
+    for (with_x, plain) in with_x.chunks_exact_mut(width).zip(plain.chunks_exact(width)) {
+        for (((sum, &plain), &w), &b) in with_x.iter_mut().zip(plain).zip(weight).zip(bias) {
+            *sum = sum.fma(w.real(), b.real() * plain);
         }
     }
 }
 
-/// dweight ← Σ dy·(1 + scale)·x̂ and dbias ← Σ dy·(1 + scale), over all rows.
-fn total_sums<T: Float>(
-    sums: &[T],
-    groups: Groups,
-    scale: Option<PerGroup<'_, T>>,
-    dweight: &mut [T],
-    dbias: &mut [T],
-) {
-    let width = groups.width;
-    dweight.fill(T::ZERO);
-    dbias.fill(T::ZERO);
-    for (i, sums) in sums.chunks_exact(2 * width.max(1)).enumerate() {
-        let (plain, with_x) = sums.split_at(width);
-        let Some(scale) = scale.map(|s| s.row(groups.chunk(i).0)) else {
-            add(dbias, plain);
-            add(dweight, with_x);
-            continue;
-        };
-        for c in 0..width {
-            dbias[c] += plain[c] * (T::ONE + scale[c]);
-            dweight[c] += with_x[c] * (T::ONE + scale[c]);
-        }
+/// total ← total + sums·(1 + scale).
+fn add_scaled<T: Float>(total: &mut [T::Real], sums: &[T::Real], scale: Option<&[T]>) {
+    match scale {
+        None => add(total, sums),
+        Some(scale) => total
+            .iter_mut()
+            .zip(sums)
+            .zip(scale)
+            .for_each(|((total, &sum), &s)| *total += sum * (T::Real::ONE + s.real())),
     }
 }
 

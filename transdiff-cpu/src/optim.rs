@@ -1,15 +1,18 @@
 //! Updates of parameters by an optimiser: one pass over memory for all tensors.
 
 use transdiff_core::backend::{AdamW, AdamWArgs, View, ViewMut};
-use transdiff_core::{DType, Error, Result};
+use transdiff_core::{DType, Result};
 
 use crate::device::Cpu;
-use crate::element::Real;
+use crate::element::{Element, Real};
 use crate::row_sums::sum2;
 use crate::view::{Float, input, output};
 
 /// Number of elements per task.
 const CHUNK: usize = 1 << 14;
+
+/// The float types: tensors of a call may have several.
+const TYPES: [DType; 3] = [DType::F32, DType::F64, DType::BF16];
 
 /// Coefficients of a step that are the same for a whole tensor.
 #[derive(Clone, Copy)]
@@ -38,41 +41,35 @@ impl<T: Real> Coefficients<T> {
     }
 
     #[inline(always)]
-    fn update(&self, p: &mut T, g: T, m: &mut T, v: &mut T) {
-        *m = m.fma(self.betas[0], self.rests[0] * g);
-        *v = v.fma(self.betas[1], self.rests[1] * g * g);
-        *p = *p * self.keep - self.step * *m / v.sqrt().fma(self.root, self.eps);
+    fn update<S: Float<Real = T>>(&self, p: &mut S, g: T, m: &mut S, v: &mut S) {
+        let first = m.real().fma(self.betas[0], self.rests[0] * g);
+        let second = v.real().fma(self.betas[1], self.rests[1] * g * g);
+        let next = p.real() * self.keep - self.step * first / second.sqrt().fma(self.root, self.eps);
+        (*m, *v, *p) = (S::rounded(first), S::rounded(second), S::rounded(next));
     }
 }
 
 simd! {
-    fn adamw<T: Real>(f: &Coefficients<T>, p: &mut [T], g: Option<&[T]>, m: &mut [T], v: &mut [T]) {
+    fn adamw<T: Float>(f: &Coefficients<T::Real>, p: &mut [T], g: Option<&[T]>, m: &mut [T], v: &mut [T]) {
         let state = p.iter_mut().zip(m).zip(v);
         match g {
-            Some(g) => state.zip(g).for_each(|(((p, m), v), &g)| f.update(p, f.grad_scale * g, m, v)),
-            None => state.for_each(|((p, m), v)| f.update(p, T::ZERO, m, v)),
+            Some(g) => state.zip(g).for_each(|(((p, m), v), &g)| f.update(p, f.grad_scale * g.real(), m, v)),
+            None => state.for_each(|((p, m), v)| f.update(p, T::Real::ZERO, m, v)),
         }
     }
 }
 
 simd! {
-    fn mix<T: Real>(rate: T, rest: T, average: &mut [T], p: &[T]) {
+    fn mix<T: Float>(rate: T::Real, rest: T::Real, average: &mut [T], p: &[T]) {
         for (average, &p) in average.iter_mut().zip(p) {
-            *average = average.fma(rate, rest * p);
+            *average = T::rounded(average.real().fma(rate, rest * p.real()));
         }
     }
 }
 
 simd! {
-    fn squares<T: Real>(x: &[T]) -> f64 {
+    fn squares<T: Element>(x: &[T]) -> f64 {
         sum2(x, x, |x, _| x.wide() * x.wide())
-    }
-}
-
-fn expect_real(op: &'static str, got: DType) -> Result<()> {
-    match got {
-        DType::F32 | DType::F64 => Ok(()),
-        _ => Err(Error::DType { op, expected: "f32 or f64".into(), got }),
     }
 }
 
@@ -82,11 +79,13 @@ fn of_type<S>(items: &mut [S], dtype: impl Fn(&S) -> DType, wanted: DType) -> Ve
 }
 
 pub(crate) fn adamw_step(cpu: &Cpu, hyper: &AdamW, slots: &mut [AdamWArgs<'_, Cpu>]) -> Result<()> {
-    for slot in slots.iter() {
-        expect_real("adamw_step", slot.param.dtype)?;
+    for dtype in TYPES {
+        let slots = of_type(slots, |s| s.param.dtype, dtype);
+        with_float!("adamw_step", dtype, T => {
+            adamw_of::<T>(cpu, hyper, slots);
+            Ok(())
+        })?;
     }
-    adamw_of::<f32>(cpu, hyper, of_type(slots, |s| s.param.dtype, DType::F32));
-    adamw_of::<f64>(cpu, hyper, of_type(slots, |s| s.param.dtype, DType::F64));
     Ok(())
 }
 
@@ -98,7 +97,7 @@ fn reborrow<'a, T: Float>(view: &'a mut ViewMut<'_, Cpu>) -> &'a mut [T] {
 fn adamw_of<T: Float>(cpu: &Cpu, hyper: &AdamW, slots: Vec<&mut AdamWArgs<'_, Cpu>>) {
     let total = slots.iter().map(|s| s.param.layout.numel()).sum();
     let parts = slots.into_iter().flat_map(|slot| {
-        let coefficients = Coefficients::<T>::new(hyper, slot.weight_decay);
+        let coefficients = Coefficients::<T::Real>::new(hyper, slot.weight_decay);
         let mut grad = slot.grad.as_ref().map(|g| input::<T>(g).chunks(CHUNK));
         let p = reborrow::<T>(&mut slot.param).chunks_mut(CHUNK);
         let (m, v) =
@@ -111,11 +110,13 @@ fn adamw_of<T: Float>(cpu: &Cpu, hyper: &AdamW, slots: Vec<&mut AdamWArgs<'_, Cp
 }
 
 pub(crate) fn ema_step(cpu: &Cpu, rate: f64, pairs: &mut [(ViewMut<'_, Cpu>, View<'_, Cpu>)]) -> Result<()> {
-    for pair in pairs.iter() {
-        expect_real("ema_step", pair.0.dtype)?;
+    for dtype in TYPES {
+        let pairs = of_type(pairs, |p| p.0.dtype, dtype);
+        with_float!("ema_step", dtype, T => {
+            ema_of::<T>(cpu, rate, pairs);
+            Ok(())
+        })?;
     }
-    ema_of::<f32>(cpu, rate, of_type(pairs, |p| p.0.dtype, DType::F32));
-    ema_of::<f64>(cpu, rate, of_type(pairs, |p| p.0.dtype, DType::F64));
     Ok(())
 }
 
@@ -124,13 +125,12 @@ fn ema_of<T: Float>(cpu: &Cpu, rate: f64, pairs: Vec<&mut (ViewMut<'_, Cpu>, Vie
     let parts = pairs
         .into_iter()
         .flat_map(|(average, p)| reborrow::<T>(average).chunks_mut(CHUNK).zip(input::<T>(p).chunks(CHUNK)));
-    cpu.for_each(parts, total / 2, |(average, p)| mix(T::of(rate), T::of(1.0 - rate), average, p));
+    cpu.for_each(parts, total / 2, |(average, p)| {
+        mix(T::Real::of(rate), T::Real::of(1.0 - rate), average, p)
+    });
 }
 
 pub(crate) fn squared_norms(cpu: &Cpu, tensors: &[View<'_, Cpu>]) -> Result<Vec<f64>> {
-    for t in tensors {
-        expect_real("squared_norms", t.dtype)?;
-    }
     let total: usize = tensors.iter().map(|t| t.layout.numel()).sum();
     // Chunks as (tensor, first element, number of elements).
     let chunks = tensors.iter().flat_map(|t| {
@@ -140,10 +140,9 @@ pub(crate) fn squared_norms(cpu: &Cpu, tensors: &[View<'_, Cpu>]) -> Result<Vec<
     let counts = tensors.iter().map(|t| t.layout.numel().div_ceil(CHUNK));
     let mut sums = vec![0.0; counts.clone().sum()];
     cpu.for_each(sums.iter_mut().zip(chunks), total / 2, |(sum, (t, from, len))| {
-        *sum = match t.dtype {
-            DType::F32 => squares(&input::<f32>(t)[from..from + len]),
-            _ => squares(&input::<f64>(t)[from..from + len]),
-        };
+        let squares =
+            with_float!("squared_norms", t.dtype, T => Ok(squares(&input::<T>(t)[from..from + len])));
+        *sum = squares.expect("core checks the type");
     });
     let mut rest = &sums[..];
     Ok(counts.map(|count| rest.split_off(..count).into_iter().flatten().sum()).collect())

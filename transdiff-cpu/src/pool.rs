@@ -4,13 +4,14 @@ use transdiff_core::Result;
 use transdiff_core::backend::{Pooling, View, ViewMut, Windows};
 
 use crate::device::Cpu;
-use crate::element::Real;
+use crate::element::{Element, Real};
+use crate::scratch::Scratch;
 use crate::view::{Float, input, output};
 
 simd! {
     /// y ← max(y, x), where NaN counts as the largest.
-    fn larger<T: Real>(y: &mut [T], x: &[T]) {
-        for (y, &x) in y.iter_mut().zip(x) {
+    fn larger<T: Float>(y: &mut [T::Real], x: &[T]) {
+        for (y, x) in y.iter_mut().zip(x.iter().map(|x| x.real())) {
             #[allow(clippy::eq_op, reason = "NaN differs from itself")]
             let replaces = x > *y || x != x;
             *y = if replaces { x } else { *y };
@@ -19,17 +20,17 @@ simd! {
 }
 
 simd! {
-    fn add<T: Real>(y: &mut [T], x: &[T]) {
+    fn add<T: Float>(y: &mut [T::Real], x: &[T]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y += x;
+            *y += x.real();
         }
     }
 }
 
 simd! {
-    fn scale<T: Real>(y: &mut [T], factor: T) {
-        for y in y {
-            *y *= factor;
+    fn store_scaled<T: Float>(x: &[T::Real], factor: T::Real, y: &mut [T]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = T::rounded(x * factor);
         }
     }
 }
@@ -57,22 +58,26 @@ pub(crate) fn forward<T: Float>(
     cpu.chunks(y, columns * channels, cost, |from, line| {
         let line_number = from / (columns * channels);
         let (image, row) = (line_number / rows, line_number % rows);
-        for (column, y) in line.chunks_exact_mut(channels).enumerate() {
-            let (down, across) = (seen(0, height, row), seen(1, width, column));
-            y.fill(if pooling == Pooling::Max { T::LOWEST } else { T::ZERO });
-            for i in down.clone() {
-                for j in across.clone() {
-                    let pixel = &x[((image * height + i) * width + j) * channels..][..channels];
-                    match pooling {
-                        Pooling::Max => larger(y, pixel),
-                        Pooling::Average => add(y, pixel),
+        T::Real::with_scratch(channels, |pooled| {
+            for (column, y) in line.chunks_exact_mut(channels).enumerate() {
+                let (down, across) = (seen(0, height, row), seen(1, width, column));
+                pooled.fill(if pooling == Pooling::Max { T::Real::LOWEST } else { T::Real::ZERO });
+                for i in down.clone() {
+                    for j in across.clone() {
+                        let pixel = &x[((image * height + i) * width + j) * channels..][..channels];
+                        match pooling {
+                            Pooling::Max => larger(pooled, pixel),
+                            Pooling::Average => add(pooled, pixel),
+                        }
                     }
                 }
+                let factor = match pooling {
+                    Pooling::Max => T::Real::ONE,
+                    Pooling::Average => T::Real::ONE / T::Real::of((down.len() * across.len()) as f64),
+                };
+                store_scaled(pooled, factor, y);
             }
-            if pooling == Pooling::Average {
-                scale(y, T::ONE / T::of((down.len() * across.len()) as f64));
-            }
-        }
+        });
     });
     Ok(())
 }

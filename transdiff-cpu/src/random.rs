@@ -6,7 +6,8 @@ use transdiff_core::rng::{Dropout, StreamKey};
 
 use crate::device::Cpu;
 use crate::element::Real;
-use crate::view::{Float, input, output};
+use crate::scratch::Scratch;
+use crate::view::{Float, input, load, output, store};
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
@@ -87,8 +88,11 @@ pub(crate) fn dropout<T: Float>(
 ) -> Result<()> {
     let (x, y) = (input::<T>(&x), output::<T>(y));
     cpu.chunks(y, 1 << 12, x.len(), |from, y| {
-        y.copy_from_slice(&x[from..from + y.len()]);
-        scale_by_mask(&dropout, x.len(), from, y);
+        T::Real::with_scratch(y.len(), |dropped| {
+            load(&x[from..from + y.len()], dropped);
+            scale_by_mask(&dropout, x.len(), from, dropped);
+            store(dropped, y);
+        });
     });
     Ok(())
 }

@@ -45,38 +45,40 @@ fn positions(axes: &[(usize, usize)]) -> Vec<usize> {
 }
 
 simd! {
-    fn sum_contiguous<T: Real>(x: &[T]) -> T {
-        sum1(x, |v| v)
+    fn sum_contiguous<T: Float>(x: &[T]) -> T::Real {
+        sum1(x, T::real)
     }
 }
 
-fn sum_strided<T: Real>(x: &[T], len: usize, step: usize) -> T {
-    let mut lanes = [T::ZERO; LANES];
+fn sum_strided<T: Float>(x: &[T], len: usize, step: usize) -> T::Real {
+    let mut lanes = [T::Real::ZERO; LANES];
     for i in 0..len {
-        lanes[i % LANES] += x[i * step];
+        lanes[i % LANES] += x[i * step].real();
     }
     fold(lanes)
 }
 
 simd! {
     /// out[j] ← Σ over `starts` s of x[s + j].
-    pub(crate) fn sum_columns<T: Real>(x: &[T], starts: &mut dyn Iterator<Item = usize>, out: &mut [T]) {
-        let mut part = [T::ZERO; COLUMNS];
+    fn sum_columns<T: Float>(x: &[T], starts: &mut dyn Iterator<Item = usize>, out: &mut [T]) {
+        let (mut part, mut total) = ([T::Real::ZERO; COLUMNS], [T::Real::ZERO; COLUMNS]);
         let width = out.len();
-        let part = &mut part[..width];
-        out.fill(T::ZERO);
+        let (part, total) = (&mut part[..width], &mut total[..width]);
         let mut pending = 0;
         for start in starts {
             for (part, &x) in part.iter_mut().zip(&x[start..start + width]) {
-                *part += x;
+                *part += x.real();
             }
             pending += 1;
             if pending == ROWS {
-                flush(part, out);
+                flush(part, total);
                 pending = 0;
             }
         }
-        flush(part, out);
+        flush(part, total);
+        for (out, &total) in out.iter_mut().zip(&*total) {
+            *out = T::rounded(total);
+        }
     }
 }
 
@@ -89,7 +91,7 @@ fn flush<T: Real>(part: &mut [T], out: &mut [T]) {
 }
 
 /// out[j] ← Σ over rows of x[row, j], for x [rows, out.len()] without gaps.
-pub(crate) fn column_sums<T: Real>(cpu: &Cpu, x: &[T], out: &mut [T]) {
+pub(crate) fn column_sums<T: Float>(cpu: &Cpu, x: &[T], out: &mut [T]) {
     let width = out.len();
     if width == 0 {
         return;
@@ -107,7 +109,7 @@ pub(crate) fn sum<T: Float>(cpu: &Cpu, x: View<'_, Cpu>, out: ViewMut<'_, Cpu>) 
     let (numel, data) = (x.layout.numel(), T::slice(x.buffer));
     let out = output::<T>(out);
     if numel == 0 || out.is_empty() {
-        out.fill(T::ZERO);
+        out.fill(T::rounded(T::Real::ZERO));
         return Ok(());
     }
     let summed = Summed::new(summed);
@@ -122,7 +124,7 @@ pub(crate) fn sum<T: Float>(cpu: &Cpu, x: View<'_, Cpu>, out: ViewMut<'_, Cpu>) 
 }
 
 /// Sums for a contiguous last kept axis: whole runs of it are added.
-fn by_columns<T: Real>(cpu: &Cpu, x: &[T], summed: &Summed, width: usize, rows: &[usize], out: &mut [T]) {
+fn by_columns<T: Float>(cpu: &Cpu, x: &[T], summed: &Summed, width: usize, rows: &[usize], out: &mut [T]) {
     let cost = out.len() * summed.starts.len() * summed.len / 4;
     let sum_run = |row: usize, from: usize, out: &mut [T]| {
         let inner = |&start: &usize| (0..summed.len).map(move |i| start + i * summed.step);
@@ -139,7 +141,7 @@ fn by_columns<T: Real>(cpu: &Cpu, x: &[T], summed: &Summed, width: usize, rows: 
     }
 }
 
-fn by_elements<T: Real>(cpu: &Cpu, x: &[T], summed: &Summed, kept: &[usize], out: &mut [T]) {
+fn by_elements<T: Float>(cpu: &Cpu, x: &[T], summed: &Summed, kept: &[usize], out: &mut [T]) {
     let cost = out.len() * summed.starts.len() * summed.len;
     cpu.chunks(out, 64, cost, |from, out| {
         for (out, &at) in out.iter_mut().zip(&kept[from..]) {
@@ -147,7 +149,7 @@ fn by_elements<T: Real>(cpu: &Cpu, x: &[T], summed: &Summed, kept: &[usize], out
                 1 => sum_contiguous(&x[at + start..][..summed.len]),
                 step => sum_strided(&x[at + start..], summed.len, step),
             };
-            *out = summed.starts.iter().map(run).fold(T::ZERO, |a, b| a + b);
+            *out = T::rounded(summed.starts.iter().map(run).fold(T::Real::ZERO, |a, b| a + b));
         }
     });
 }

@@ -7,43 +7,61 @@ use transdiff_core::rng::Dropout;
 use crate::device::Cpu;
 use crate::element::Real;
 use crate::memory::zeros;
-use crate::norm::{Groups, PerGroup, add, optional};
+use crate::norm::{Groups, PerGroup, optional};
 use crate::random::scale_by_mask;
-use crate::view::{Float, input, output};
+use crate::scratch::Scratch;
+use crate::view::{Float, input, load, output, store};
 
 simd! {
-    /// y ← x + gate·y, row by row.
-    fn add_gated<T: Real>(x: &[T], gate: Option<&[T]>, y: &mut [T], width: usize) {
+    /// y ← x + gate·u, row by row.
+    fn add_gated<T: Float>(x: &[T], u: &[T::Real], gate: Option<&[T]>, y: &mut [T], width: usize) {
         let Some(gate) = gate else {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y += x;
+            for ((y, &x), &u) in y.iter_mut().zip(x).zip(u) {
+                *y = T::rounded(u + x.real());
             }
             return;
         };
-        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-            for ((y, &x), &g) in y.iter_mut().zip(x).zip(gate) {
-                *y = y.fma(g, x);
+        let rows = x.chunks_exact(width).zip(u.chunks_exact(width)).zip(y.chunks_exact_mut(width));
+        for ((x, u), y) in rows {
+            for (((y, &x), &u), &g) in y.iter_mut().zip(x).zip(u).zip(gate) {
+                *y = T::rounded(u.fma(g.real(), x.real()));
             }
         }
     }
 }
 
 simd! {
-    /// With du = dropout(dy): sums ← Σ u·du over the rows, then du ← gate·du. The mask is the same for u and dy, so
+    /// Given d = dropout(dy): sums ← Σ u·d over the rows, and du ← gate·d. The mask is the same for u and dy, so
     /// dropout(u)·dy is u·dropout(dy).
-    fn gate_backward<T: Real>(u: &[T], gate: &[T], du: &mut [T], mut sums: Option<&mut [T]>) {
+    fn gate_backward<T: Float>(u: &[T], d: &[T::Real], gate: &[T], du: &mut [T], mut sums: Option<&mut [T::Real]>) {
         let width = gate.len();
-        for (u, du) in u.chunks_exact(width).zip(du.chunks_exact_mut(width)) {
+        for ((u, d), du) in u.chunks_exact(width).zip(d.chunks_exact(width)).zip(du.chunks_exact_mut(width)) {
             if let Some(sums) = sums.as_deref_mut() {
-                for ((s, &u), &du) in sums.iter_mut().zip(u).zip(&*du) {
-                    *s = u.fma(du, *s);
+                for ((s, &u), &d) in sums.iter_mut().zip(u).zip(d) {
+                    *s = u.real().fma(d, *s);
                 }
             }
-            for (du, &g) in du.iter_mut().zip(gate) {
-                *du *= g;
+            for ((du, &d), &g) in du.iter_mut().zip(d).zip(gate) {
+                *du = T::rounded(d * g.real());
             }
         }
     }
+}
+
+/// Calls `f` with dropout(x) for the elements `from..from + len` of x.
+fn with_dropped<T: Float>(
+    x: &[T],
+    [from, len]: [usize; 2],
+    dropout: Option<&Dropout>,
+    f: impl FnOnce(&[T::Real]),
+) {
+    T::Real::with_scratch(len, |out| {
+        load(&x[from..from + len], out);
+        if let Some(dropout) = dropout {
+            scale_by_mask(dropout, x.len(), from, out);
+        }
+        f(out);
+    });
 }
 
 pub(crate) fn forward<T: Float>(
@@ -65,11 +83,9 @@ pub(crate) fn forward<T: Float>(
     cpu.for_each((0..groups.chunks).zip(y), cost(&groups, dropout), |(i, y)| {
         let (group, row, rows) = groups.chunk(i);
         let (from, len) = (row * width, rows * width);
-        y.copy_from_slice(&u[from..from + len]);
-        if let Some(dropout) = &dropout {
-            scale_by_mask(dropout, u.len(), from, y);
-        }
-        add_gated(&x[from..from + len], gate.map(|g| g.row(group)), y, width);
+        with_dropped(u, [from, len], dropout.as_ref(), |u| {
+            add_gated(&x[from..from + len], u, gate.map(|g| g.row(group)), y, width);
+        });
     });
     Ok(())
 }
@@ -94,26 +110,20 @@ pub(crate) fn backward<T: Float>(
     if width == 0 {
         return Ok(());
     }
-    let mut sums = zeros("gated_residual_backward", if dgate.is_some() { groups.chunks * width } else { 0 })?;
+    let mut sums =
+        zeros::<T::Real>("gated_residual_backward", if dgate.is_some() { groups.chunks * width } else { 0 })?;
     let du = groups.split(output::<T>(du), width);
     let each = du.zip(optional(dgate.is_some().then(|| sums.chunks_exact_mut(width))));
     cpu.for_each((0..groups.chunks).zip(each), cost(&groups, dropout), |(i, (du, sums))| {
         let (group, row, rows) = groups.chunk(i);
         let (from, len) = (row * width, rows * width);
-        du.copy_from_slice(&dy[from..from + len]);
-        if let Some(dropout) = &dropout {
-            scale_by_mask(dropout, u.len(), from, du);
-        }
-        if let Some(gate) = gate {
-            gate_backward(&u[from..from + len], gate.row(group), du, sums);
-        }
+        with_dropped(dy, [from, len], dropout.as_ref(), |d| match gate {
+            Some(gate) => gate_backward(&u[from..from + len], d, gate.row(group), du, sums),
+            None => store(d, du),
+        });
     });
     if let Some(dgate) = dgate {
-        let dgate = output::<T>(dgate);
-        dgate.fill(T::ZERO);
-        for (i, sums) in sums.chunks_exact(width).enumerate() {
-            add(&mut dgate[groups.chunk(i).0 * width..][..width], sums);
-        }
+        store(&groups.totals(sums.chunks_exact(width))?, output::<T>(dgate));
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(crate) fn fold<T: Real, const N: usize>(mut lanes: [T; N]) -> T {
 
 /// Σ f(a, b) over two rows of equal length, in the type of `f`.
 #[inline(always)]
-pub(crate) fn sum2<T: Copy, S: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> S) -> S {
+pub(crate) fn sum2<A: Copy, B: Copy, S: Real>(a: &[A], b: &[B], f: impl Fn(A, B) -> S) -> S {
     let mut lanes = [S::ZERO; LANES];
     let (mut ca, mut cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     for (a, b) in (&mut ca).zip(&mut cb) {
@@ -36,6 +36,6 @@ pub(crate) fn sum2<T: Copy, S: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> S) ->
 
 /// Σ f(a) over a row.
 #[inline(always)]
-pub(crate) fn sum1<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
+pub(crate) fn sum1<A: Copy, S: Real>(a: &[A], f: impl Fn(A) -> S) -> S {
     sum2(a, a, |a, _| f(a))
 }

@@ -49,7 +49,7 @@ impl Storage for Cpu {
     }
 
     fn supports(&self, dtype: DType) -> bool {
-        matches!(dtype, DType::F32 | DType::F64)
+        matches!(dtype, DType::F32 | DType::F64 | DType::BF16)
     }
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {

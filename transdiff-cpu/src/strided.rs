@@ -5,7 +5,8 @@ use transdiff_core::Layout;
 
 use crate::device::Cpu;
 use crate::disjoint_slice::DisjointSlice;
-use crate::element::{Element, Real};
+use crate::element::Element;
+use crate::view::Float;
 
 /// Number of elements per task.
 const CHUNK: usize = 1 << 14;
@@ -165,36 +166,36 @@ pub(crate) trait BinaryFunction<T>: Copy + Send + Sync {
 }
 
 simd! {
-    fn zip_run<T: Real, F: BinaryFunction<T>>(a: &[T], b: &[T], out: &mut [T], f: F) {
+    fn zip_run<T: Float, F: BinaryFunction<T::Real>>(a: &[T], b: &[T], out: &mut [T], f: F) {
         for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-            *out = f.call(a, b);
+            *out = T::rounded(f.call(a.real(), b.real()));
         }
     }
 }
 
 simd! {
-    fn zip_left<T: Real, F: BinaryFunction<T>>(a: T, b: &[T], out: &mut [T], f: F) {
+    fn zip_left<T: Float, F: BinaryFunction<T::Real>>(a: T::Real, b: &[T], out: &mut [T], f: F) {
         for (out, &b) in out.iter_mut().zip(b) {
-            *out = f.call(a, b);
+            *out = T::rounded(f.call(a, b.real()));
         }
     }
 }
 
 simd! {
-    fn zip_right<T: Real, F: BinaryFunction<T>>(a: &[T], b: T, out: &mut [T], f: F) {
+    fn zip_right<T: Float, F: BinaryFunction<T::Real>>(a: &[T], b: T::Real, out: &mut [T], f: F) {
         for (out, &a) in out.iter_mut().zip(a) {
-            *out = f.call(a, b);
+            *out = T::rounded(f.call(a.real(), b));
         }
     }
 }
 
 /// out ← f(a, b), elementwise.
-pub(crate) fn zip<T: Real>(
+pub(crate) fn zip<T: Float>(
     cpu: &Cpu,
     (a, a_layout): (&[T], &Layout),
     (b, b_layout): (&[T], &Layout),
     (out, out_layout): (&mut [T], &Layout),
-    f: impl BinaryFunction<T>,
+    f: impl BinaryFunction<T::Real>,
 ) {
     if out_layout.numel() == 0 {
         return;
@@ -203,7 +204,8 @@ pub(crate) fn zip<T: Real>(
     let steps = indexer.inner_strides();
     if !matches!(steps, [0 | 1, 0 | 1, 1]) {
         let inputs = (indexer.nd(0, a), indexer.nd(1, b));
-        Zip::from(indexer.nd_mut(2, out)).and(inputs.0).and(inputs.1).for_each(|o, &a, &b| *o = f.call(a, b));
+        let place = |out: &mut T, &a: &T, &b: &T| *out = T::rounded(f.call(a.real(), b.real()));
+        Zip::from(indexer.nd_mut(2, out)).and(inputs.0).and(inputs.1).for_each(place);
         return;
     }
     let out = DisjointSlice::new(out);
@@ -212,9 +214,9 @@ pub(crate) fn zip<T: Real>(
         let out = unsafe { out.part(po, len) };
         match steps {
             [1, 1, _] => zip_run(&a[pa..pa + len], &b[pb..pb + len], out, f),
-            [0, 1, _] => zip_left(a[pa], &b[pb..pb + len], out, f),
-            [1, 0, _] => zip_right(&a[pa..pa + len], b[pb], out, f),
-            _ => out.fill(f.call(a[pa], b[pb])),
+            [0, 1, _] => zip_left(a[pa].real(), &b[pb..pb + len], out, f),
+            [1, 0, _] => zip_right(&a[pa..pa + len], b[pb].real(), out, f),
+            _ => out.fill(T::rounded(f.call(a[pa].real(), b[pb].real()))),
         }
     });
 }

@@ -53,13 +53,6 @@ fn cuda_matches_cpu_or_is_unavailable() {
     }
 }
 
-#[test]
-fn cpu_rejects_bf16() {
-    let failed = on(c"cpu", TRANSCDIFF_BF16).unwrap_err();
-    assert_eq!(failed.status, TRANSCDIFF_INVALID_DTYPE, "{failed:?}");
-    assert!(failed.got.contains("bf16"), "{failed:?}");
-}
-
 /// Runs on the emulator, which fails allocations on request.
 #[test]
 fn session_remains_usable_after_out_of_memory() {

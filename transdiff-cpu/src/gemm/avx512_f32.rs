@@ -79,6 +79,10 @@ impl MicroKernel for Avx512F32 {
             }
         }
     }
+
+    fn convert(&self, _: [usize; 2], sums: &[f32], out: &mut [f32]) {
+        out.copy_from_slice(sums);
+    }
 }
 
 /// The lanes of the last vector of `width` columns.
@@ -183,7 +187,7 @@ unsafe fn pack(b: Panel<f32>, out: &mut [f32], stride: usize) {
     let ([sk, sn], last) = (b.strides, last_mask(b.width));
     if sn != 1 {
         // SAFETY: as the caller promises.
-        return unsafe { pack_strided(b, stride, out) };
+        return unsafe { pack_strided(b, stride, out, |x| x) };
     }
     for (k, row) in out.chunks_exact_mut(stride).take(b.depth).enumerate() {
         let from = b.start.wrapping_add(k * sk);

@@ -11,6 +11,7 @@ use super::pack::RightOperand;
 use crate::device::Cpu;
 use crate::disjoint_slice::DisjointSlice;
 use crate::scratch::Scratch;
+use crate::view::{Float, store};
 
 /// Number of elements of C per block: small enough that the epilogue finds it in the cache.
 const BLOCK: usize = 1 << 18;
@@ -50,14 +51,14 @@ fn with_scratch<T: Scratch, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     if len == 0 { f(&mut []) } else { T::with_scratch(len, f) }
 }
 
-/// C ← epilogue(A B) for A m×k, B k×n and C m×n, row-major without gaps.
-pub(super) fn product<K: MicroKernel>(
+/// C ← epilogue(A B), rounded, for A m×k, B k×n and C m×n, row-major without gaps.
+pub(super) fn product<K: MicroKernel, C: Float<Real = K::Output>>(
     cpu: &Cpu,
     kernel: K,
     size: [usize; 3],
     a: Operand<'_, K::Left>,
     b: impl RightOperand<K>,
-    c: &mut [K::Output],
+    c: &mut [C],
     epilogue: &impl Epilogue<K::Output>,
 ) {
     let [m, k, n] = size;
@@ -66,9 +67,9 @@ pub(super) fn product<K: MicroKernel>(
     }
     assert!(a.reaches([m, k]) && b.reaches([k, n]) && c.len() >= m * n);
     let Partition { by_rows, step } =
-        Partition::new(cpu, size, K::ALIGNMENT, b.scratch_len(&kernel, m, k) > 0);
+        Partition::new(cpu, size, K::ALIGNMENT, b.scratch_len(&kernel, size) > 0);
     let (long, c) = (if by_rows { m } else { n }, DisjointSlice::new(c));
-    let in_place = TypeId::of::<K::Accumulator>() == TypeId::of::<K::Output>();
+    let in_place = TypeId::of::<K::Accumulator>() == TypeId::of::<C>();
     cpu.run(long.div_ceil(step), m * k * n / 50, |i| {
         let part = i * step..long.min((i + 1) * step);
         let (rows, columns) = if by_rows { (part, 0..n) } else { (0..m, part) };
@@ -84,14 +85,23 @@ pub(super) fn product<K: MicroKernel>(
             // SAFETY: the operands reach their last elements, as asserted; blocks of C do not overlap, and scratch
             // memory is the thread's own.
             unsafe { block(&kernel, [rows.len(), k], a.left(rows.start), b, columns.clone(), sums) };
-            for (i, row) in rows.enumerate() {
-                // SAFETY: part of the block.
-                let out = unsafe { c.part(row * n + columns.start, width) };
-                if !in_place {
-                    kernel.convert([row, columns.start], &scratch[i * width..][..width], out);
+            if in_place {
+                for row in rows {
+                    let out = c.at(row * n + columns.start).cast();
+                    // SAFETY: part of the block, of the type of the sums, which is the type of outputs then.
+                    epilogue
+                        .apply(row, columns.clone(), unsafe { std::slice::from_raw_parts_mut(out, width) });
                 }
-                epilogue.apply(row, columns.clone(), out);
+                return;
             }
+            K::Output::with_scratch(width, |outputs| {
+                for (i, row) in rows.enumerate() {
+                    kernel.convert([row, columns.start], &scratch[i * width..][..width], outputs);
+                    epilogue.apply(row, columns.clone(), outputs);
+                    // SAFETY: part of the block.
+                    store(outputs, unsafe { c.part(row * n + columns.start, width) });
+                }
+            });
         });
     });
 }
@@ -115,7 +125,7 @@ pub(super) unsafe fn block<K: MicroKernel>(
             // SAFETY: m×k elements of A, as the caller promises.
             unsafe { kernel.pack_left(a, [m, k], packed) }
         };
-        with_scratch(b.scratch_len(kernel, m, k), |scratch| {
+        with_scratch(b.scratch_len(kernel, [m, k, columns.len()]), |scratch| {
             let mut add = |first: usize, column: usize, width: usize| {
                 let depth = K::DEPTH.min(k - first);
                 // SAFETY: these parts of the operands, as the caller promises.
@@ -147,7 +157,7 @@ pub(super) unsafe fn block<K: MicroKernel>(
 }
 
 /// C ← A B, or C ← C + A B, for A m×k, B k×n and C m×n, row-major without gaps, by the calling thread.
-pub(super) fn serial<K: MicroKernel>(
+pub(crate) fn serial<K: MicroKernel>(
     kernel: &K,
     [m, k, n]: [usize; 3],
     a: Operand<'_, K::Left>,

@@ -35,6 +35,10 @@ macro_rules! matrixmultiply_kernel {
                 // SAFETY: the callee needs what the caller promises.
                 unsafe { $gemm(m, k, n, 1.0, a.start, ra, ca, b.start, rb, cb, beta, sums.start, rc, 1) }
             }
+
+            fn convert(&self, _: [usize; 2], sums: &[$T], out: &mut [$T]) {
+                out.copy_from_slice(sums);
+            }
         }
     };
 }

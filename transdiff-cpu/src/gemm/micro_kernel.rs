@@ -2,6 +2,7 @@
 
 use super::operand::{Left, Panel, Sums};
 use crate::scratch::Scratch;
+use crate::view::Float;
 
 /// The innermost part of a matrix product C = A B, for one combination of types and instruction set, by one thread.
 ///
@@ -17,10 +18,10 @@ pub(crate) trait MicroKernel: Copy + Send + Sync {
     type Left: Scratch + Send + Sync;
     /// Elements of B.
     type Right: Scratch + Send + Sync;
-    /// Sums over k. They are formed in C if this is the type of the output, else in scratch memory.
+    /// Sums over k. They are formed in C if C is of this type, else in scratch memory.
     type Accumulator: Scratch;
-    /// Elements of C.
-    type Output: Copy + Send + 'static;
+    /// Elements of C before it is rounded to its type; epilogues compute in it.
+    type Output: Float<Real = Self::Output>;
 
     /// Alignment of partitions of C between threads, in rows or columns: the width of a full panel, so that only the last
     /// part has a narrower one.
@@ -78,9 +79,7 @@ pub(crate) trait MicroKernel: Copy + Send + Sync {
         sums: Sums<Self::Accumulator>,
     );
 
-    /// Converts finished sums of part of a row, from row and column `position` of C on, to outputs. Called only if the two
-    /// types differ.
-    fn convert(&self, _position: [usize; 2], _sums: &[Self::Accumulator], _out: &mut [Self::Output]) {
-        unreachable!("sums of the output's type are formed in the output")
-    }
+    /// Converts finished sums of part of a row, from row and column `position` of C on, to outputs. Not called if sums are
+    /// formed in C.
+    fn convert(&self, position: [usize; 2], sums: &[Self::Accumulator], out: &mut [Self::Output]);
 }

@@ -18,85 +18,115 @@ mod operand;
 mod pack;
 #[cfg(test)]
 mod tests;
+mod widened;
 
+pub(crate) use driver::serial;
 pub(crate) use epilogue::{Epilogue, NoEpilogue};
+pub(crate) use micro_kernel::MicroKernel;
 pub(crate) use operand::Operand;
 
+use half::bf16;
+use transdiff_core::Result;
+
 use self::matrixmultiply::MatrixMultiply;
+use self::widened::Widened;
+use crate::buffer::Stored;
 use crate::device::Cpu;
 use crate::view::Float;
 
 /// Alignment of partitions by callers, in columns: the widest panel of any kernel.
 pub(crate) const ALIGNMENT: usize = 48;
 
+/// Work of one thread or more that multiplies matrices by the micro-kernel of a type.
+pub(crate) trait KernelTask<T: Float> {
+    type Output;
+
+    /// Runs with operands of type `L`, to which the caller converts what it has: f32 for bf16 if the processor multiplies
+    /// bf16 no faster.
+    fn run<L, K>(self, kernel: K) -> Self::Output
+    where
+        L: Float<Real = T::Real>,
+        K: MicroKernel<Left = L, Right = L, Accumulator = T::Real, Output = T::Real>;
+}
+
 /// A type with matrix products.
 pub(crate) trait Gemm: Float {
-    /// C ← epilogue(A B) for A m×k, B k×n and C m×n, row-major without gaps.
+    /// Runs a task with the micro-kernel for this type.
+    fn with_kernel<R: KernelTask<Self>>(cpu: &Cpu, task: R) -> R::Output;
+
+    /// C ← epilogue(A B), rounded, for A m×k, B k×n and C m×n, row-major without gaps.
     fn gemm(
         cpu: &Cpu,
         size: [usize; 3],
         a: Operand<'_, Self>,
         b: Operand<'_, Self>,
         c: &mut [Self],
-        epilogue: &impl Epilogue<Self>,
-    );
-
-    /// C ← A B, or C ← C + A B, for A m×k, B k×n and C m×n, row-major without gaps, by the calling thread.
-    fn gemm_serial(
-        size: [usize; 3],
-        a: Operand<'_, Self>,
-        b: Operand<'_, Self>,
-        c: &mut [Self],
-        accumulate: bool,
-    );
-}
-
-/// Implements [`Gemm`] with the micro-kernel that `$select` binds to `$kernel` in its continuation.
-macro_rules! gemm {
-    ($T:ty, $select:ident) => {
-        impl Gemm for $T {
-            fn gemm(
-                cpu: &Cpu,
-                size: [usize; 3],
-                a: Operand<'_, Self>,
-                b: Operand<'_, Self>,
-                c: &mut [Self],
-                epilogue: &impl Epilogue<Self>,
-            ) {
-                $select!(kernel => driver::product(cpu, kernel, size, a, b, c, epilogue));
-            }
-
-            fn gemm_serial(
-                size: [usize; 3],
-                a: Operand<'_, Self>,
-                b: Operand<'_, Self>,
-                c: &mut [Self],
-                accumulate: bool,
-            ) {
-                $select!(kernel => driver::serial(&kernel, size, a, b, c, accumulate));
-            }
-        }
-    };
+        epilogue: &impl Epilogue<Self::Real>,
+    ) -> Result<()>;
 }
 
 /// Selects AVX-512 if the processor has it: that kernel reads A in place, which matters for small K.
 macro_rules! select_f32 {
-    ($kernel:ident => $product:expr) => {
+    ($kernel:ident => $product:expr) => {{
         #[cfg(target_arch = "x86_64")]
         if let Some($kernel) = avx512_f32::Avx512F32::detect() {
             return $product;
         }
         let $kernel = MatrixMultiply::<f32>::default();
         $product
-    };
+    }};
 }
 
-macro_rules! select_f64 {
-    ($kernel:ident => $product:expr) => {
-        let $kernel = MatrixMultiply::<f64>::default();
-        $product
-    };
+impl Gemm for f32 {
+    fn with_kernel<R: KernelTask<f32>>(_: &Cpu, task: R) -> R::Output {
+        select_f32!(kernel => task.run(kernel))
+    }
+
+    fn gemm(
+        cpu: &Cpu,
+        size: [usize; 3],
+        a: Operand<'_, f32>,
+        b: Operand<'_, f32>,
+        c: &mut [f32],
+        epilogue: &impl Epilogue<f32>,
+    ) -> Result<()> {
+        select_f32!(kernel => Ok(driver::product(cpu, kernel, size, a, b, c, epilogue)))
+    }
 }
 
-gemm!(f32, select_f32);
-gemm!(f64, select_f64);
+impl Gemm for f64 {
+    fn with_kernel<R: KernelTask<f64>>(_: &Cpu, task: R) -> R::Output {
+        task.run(MatrixMultiply::<f64>::default())
+    }
+
+    fn gemm(
+        cpu: &Cpu,
+        size: [usize; 3],
+        a: Operand<'_, f64>,
+        b: Operand<'_, f64>,
+        c: &mut [f64],
+        epilogue: &impl Epilogue<f64>,
+    ) -> Result<()> {
+        driver::product(cpu, MatrixMultiply::<f64>::default(), size, a, b, c, epilogue);
+        Ok(())
+    }
+}
+
+impl Gemm for bf16 {
+    fn with_kernel<R: KernelTask<bf16>>(_: &Cpu, task: R) -> R::Output {
+        select_f32!(kernel => task.run(kernel))
+    }
+
+    fn gemm(
+        cpu: &Cpu,
+        size @ [m, k, _]: [usize; 3],
+        a: Operand<'_, bf16>,
+        b: Operand<'_, bf16>,
+        c: &mut [bf16],
+        epilogue: &impl Epilogue<f32>,
+    ) -> Result<()> {
+        let wide = widened::widen_left(cpu, [m, k], a)?;
+        let a = Operand::new(f32::slice(&wide), a.strides);
+        select_f32!(kernel => Ok(driver::product(cpu, kernel, size, a, Widened(b), c, epilogue)))
+    }
+}

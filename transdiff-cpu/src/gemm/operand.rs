@@ -1,5 +1,7 @@
 //! Operands of a product: matrices of callers, and the parts of them that micro-kernels read and write.
 
+use std::ops::Range;
+
 /// A matrix operand: its elements from the first on, and the strides of rows and columns.
 #[derive(Clone, Copy)]
 pub(crate) struct Operand<'a, T> {
@@ -23,8 +25,22 @@ impl<'a, T> Operand<'a, T> {
 
     /// Returns true if a matrix of this shape lies within the elements.
     pub(super) fn reaches(&self, shape: [usize; 2]) -> bool {
-        shape.contains(&0)
-            || (shape[0] - 1) * self.strides[0] + (shape[1] - 1) * self.strides[1] < self.data.len()
+        self.extent(shape) <= self.data.len()
+    }
+
+    /// Number of elements of memory from the first element of a matrix of this shape to its last.
+    pub(super) fn extent(&self, shape: [usize; 2]) -> usize {
+        match shape {
+            [0, _] | [_, 0] => 0,
+            [m, n] => (m - 1) * self.strides[0] + (n - 1) * self.strides[1] + 1,
+        }
+    }
+
+    /// The panel of these values of k and these columns, as a right operand.
+    pub(super) fn panel(&self, depth: Range<usize>, columns: Range<usize>) -> Panel<T> {
+        let offset = depth.start * self.strides[0] + columns.start * self.strides[1];
+        let start = self.data.as_ptr().wrapping_add(offset);
+        Panel { start, strides: self.strides, depth: depth.len(), width: columns.len() }
     }
 
     /// The rows from `first` on, as a left operand.

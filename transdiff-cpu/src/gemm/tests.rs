@@ -24,7 +24,7 @@ fn values(count: usize, seed: u64) -> Vec<f32> {
 
 fn product(cpu: &Cpu, [m, k, n]: [usize; 3], a: &[f32], b: Operand<'_, f32>) -> Vec<f32> {
     let mut c = vec![f32::NAN; m * n];
-    f32::gemm(cpu, [m, k, n], Operand::rows(a, k), b, &mut c, &NoEpilogue);
+    f32::gemm(cpu, [m, k, n], Operand::rows(a, k), b, &mut c, &NoEpilogue).unwrap();
     c
 }
 
@@ -41,7 +41,7 @@ fn rows_are_batch_invariant() {
             // Cᵀ = Bᵀ Aᵀ.
             let mut turned = vec![f32::NAN; n * m];
             let at = Operand::rows(&a, k).transposed();
-            f32::gemm(&one, [n, k, m], b.transposed(), at, &mut turned, &NoEpilogue);
+            f32::gemm(&one, [n, k, m], b.transposed(), at, &mut turned, &NoEpilogue).unwrap();
             let same = (0..m * n).all(|i| all[i] == turned[i % n * m + i / n]);
             assert!(same, "the transposed product of {m}x{k}x{n} differs");
             for rows in [1, 3, 8, 17] {
@@ -96,10 +96,10 @@ fn products_over_nothing_are_zero() {
 fn accumulation_adds_to_what_is_there() {
     let (a, b) = (values(6, 1), values(6, 2));
     let (a, b) = (Operand::rows(&a, 2), Operand::rows(&b, 3));
-    let mut c = vec![1.0f32; 9];
-    f32::gemm_serial([3, 2, 3], a, b, &mut c, true);
-    let mut plain = vec![f32::NAN; 9];
-    f32::gemm_serial([3, 2, 3], a, b, &mut plain, false);
+    let (mut c, mut plain) = (vec![1.0f32; 9], vec![f32::NAN; 9]);
+    let kernel = MatrixMultiply::<f32>::default();
+    driver::serial(&kernel, [3, 2, 3], a, b, &mut c, true);
+    driver::serial(&kernel, [3, 2, 3], a, b, &mut plain, false);
     assert!(c.iter().zip(&plain).all(|(c, p)| *c == 1.0 + p));
 }
 
@@ -122,7 +122,7 @@ trait Value: Copy + Default + Scratch + Send + Sync {}
 
 impl<T: Copy + Default + Scratch + Send + Sync> Value for T {}
 
-scratch!(bf16, i8, i32);
+scratch!(i8, i32);
 
 impl<T: Value, A: Value + Add<Output = A>, const G: usize> MicroKernel for Grouped<'_, T, A, G> {
     type Left = T;
@@ -211,7 +211,7 @@ impl<'a, T: Value, A: Value + Add<Output = A>, const G: usize> RightOperand<Grou
         self.shape == shape
     }
 
-    fn scratch_len(&self, _: &Grouped<'a, T, A, G>, _: usize, _: usize) -> usize {
+    fn scratch_len(&self, _: &Grouped<'a, T, A, G>, _: [usize; 3]) -> usize {
         0
     }
 
@@ -256,7 +256,7 @@ fn check_grouped<T: Value, A: Value + Add<Output = A>, const G: usize>(
                 let groups = depth.len().next_multiple_of(G);
                 let (mut scratch, len) = (vec![T::default(); groups * WIDTH], groups * columns.len());
                 // SAFETY: this part of B.
-                unsafe { b.panel(&kernel, depth, columns, &mut scratch) };
+                unsafe { RightOperand::panel(&b, &kernel, depth, columns, &mut scratch) };
                 packed.extend_from_slice(&scratch[..len]);
             }
         }
