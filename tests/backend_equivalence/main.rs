@@ -29,7 +29,7 @@ use std::cell::RefCell;
 use harness::{Report, Suite};
 use transdiff_core::reference::Reference;
 use transdiff_core::{Backend, DType};
-use transdiff_cpu::Cpu;
+use transdiff_cpu::{Cpu, InstructionSet};
 
 /// Checks `backend` in `dtype`. `bound` is the largest error of each operation.
 fn check_all<B: Backend>(backend: &B, dtype: DType, bound: impl Fn(&str) -> f64) -> Report {
@@ -135,16 +135,33 @@ fn bf16_bound(op: &str) -> f64 {
     }
 }
 
+/// Instruction sets with a micro-kernel for a type; others have that of the set before them.
+fn instruction_sets(dtype: DType) -> &'static [InstructionSet] {
+    use InstructionSet::{Avx512, Avx512Bf16, Portable};
+    match dtype {
+        DType::F32 => &[Portable, Avx512],
+        DType::BF16 => &[Portable, Avx512, Avx512Bf16],
+        _ => &[Portable],
+    }
+}
+
+/// With one thread and with two, and with each micro-kernel.
 fn check_cpu(dtype: DType, bound: impl Fn(&str) -> f64) {
-    let [one, two] = [1, 2].map(|threads| check_all(&Cpu::new(Some(threads)).unwrap(), dtype, &bound));
-    for (a, b) in one.digests.iter().zip(&two.digests) {
-        assert_eq!(a, b, "bitwise identical with one thread and with two");
+    for &set in instruction_sets(dtype) {
+        if !set.is_available() {
+            println!("SKIPPED: this processor does not have {set}");
+            continue;
+        }
+        let [one, two] = [1, 2].map(|threads| Cpu::with_instruction_set(Some(threads), set).unwrap());
+        let [report, again] = [&one, &two].map(|cpu| check_all(cpu, dtype, &bound));
+        for (a, b) in report.digests.iter().zip(&again.digests) {
+            assert_eq!(a, b, "bitwise identical with one thread and with two");
+        }
+        for (op, error) in report.worst {
+            println!("{op:36} {dtype} {set} {error:.1e} of {:.1e}", bound(op));
+        }
+        rows::check_all(&Suite { backend: &two, dtype, bound: &bound, report: RefCell::default() });
     }
-    for (op, error) in one.worst {
-        println!("{op:36} {dtype} {error:.1e} of {:.1e}", bound(op));
-    }
-    let backend = &Cpu::new(Some(2)).unwrap();
-    rows::check_all(&Suite { backend, dtype, bound: &bound, report: RefCell::default() });
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use transdiff_core::{Error, Result};
 
 use crate::caching_allocator::CachingAllocator;
+use crate::instruction_set::InstructionSet;
 use crate::thread_pool::ThreadPool;
 
 /// Estimated work, in nanoseconds, below which the caller does all of it: waking a thread costs about a tenth of it.
@@ -20,11 +21,15 @@ pub struct Cpu {
     pool: Arc<ThreadPool>,
     allocator: Arc<CachingAllocator>,
     threads: usize,
+    instruction_set: InstructionSet,
 }
 
 impl fmt::Debug for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cpu").field("threads", &self.threads).finish()
+        f.debug_struct("Cpu")
+            .field("threads", &self.threads)
+            .field("instruction_set", &self.instruction_set)
+            .finish()
     }
 }
 
@@ -39,11 +44,26 @@ impl Default for Cpu {
 }
 
 impl Cpu {
-    /// A backend with a pool of `threads` threads, by default one per core that the process may use.
+    /// A backend with a pool of `threads` threads, by default one per core that the process may use, and the instruction
+    /// set [of the environment](InstructionSet::from_environment).
     ///
     /// # Errors
-    /// [`Error::Argument`] for 0 threads or more than 1024, [`Error::Backend`] if they cannot be started.
+    /// [`Error::Argument`] for 0 threads or more than 1024, and for an instruction set that is unknown or not available;
+    /// [`Error::Backend`] if threads cannot be started.
     pub fn new(threads: Option<usize>) -> Result<Self> {
+        Self::with_instruction_set(threads, InstructionSet::from_environment()?)
+    }
+
+    /// [`new`](Self::new) with the given instruction set.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for 0 threads or more than 1024, and for an instruction set that is not available;
+    /// [`Error::Backend`] if threads cannot be started.
+    pub fn with_instruction_set(threads: Option<usize>, instruction_set: InstructionSet) -> Result<Self> {
+        if !instruction_set.is_available() {
+            let expected = "an instruction set that this processor has";
+            return Err(Error::argument("instruction_set", expected, instruction_set));
+        }
         if let Some(bad) = threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
             return Err(Error::argument("threads", format!("a number in 1..={MAX_THREADS}"), bad));
         }
@@ -56,12 +76,17 @@ impl Cpu {
                 message: format!("the system cannot start {threads} threads: {e}; {remedy}"),
             }
         })?;
-        Ok(Self { pool: Arc::new(pool), allocator: Arc::default(), threads })
+        Ok(Self { pool: Arc::new(pool), allocator: Arc::default(), threads, instruction_set })
     }
 
     /// Number of threads.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// The most capable instruction set that matrix products use.
+    pub fn instruction_set(&self) -> InstructionSet {
+        self.instruction_set
     }
 
     /// Returns the memory that is cached for later tensors to the system.

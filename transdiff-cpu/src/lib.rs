@@ -83,6 +83,7 @@ mod elementwise;
 mod embedding;
 mod gemm;
 mod group_norm;
+mod instruction_set;
 mod linear;
 mod loss;
 mod math;
@@ -105,6 +106,7 @@ mod view;
 
 pub use buffer::Buffer;
 pub use device::Cpu;
+pub use instruction_set::InstructionSet;
 
 use transdiff_core::backend::{
     Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, ConvArgs, ImageOps, LinearGrads, NnOps,

@@ -16,6 +16,7 @@ use std::arch::x86_64::{
 use super::micro_kernel::MicroKernel;
 use super::operand::{Left, Panel, Sums};
 use super::pack::pack_strided;
+use crate::instruction_set::InstructionSet;
 
 const LANES: usize = 16;
 /// Number of vectors per row of a tile; with 8 rows they make 24 accumulators of the 32 registers.
@@ -33,9 +34,9 @@ const SMALL: usize = 1 << 16;
 pub(super) struct Avx512F32(());
 
 impl Avx512F32 {
-    /// The kernel, if the processor has AVX-512F.
-    pub(super) fn detect() -> Option<Self> {
-        is_x86_feature_detected!("avx512f").then_some(Self(()))
+    /// The kernel, if it is in the instruction set, which the processor has.
+    pub(super) fn of(set: InstructionSet) -> Option<Self> {
+        (set >= InstructionSet::Avx512).then_some(Self(()))
     }
 }
 

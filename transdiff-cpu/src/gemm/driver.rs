@@ -66,10 +66,23 @@ pub(super) fn product<K: MicroKernel, C: Float<Real = K::Output>>(
         return;
     }
     assert!(a.reaches([m, k]) && b.reaches([k, n]) && c.len() >= m * n);
+    with_packed_left(Some(cpu), &kernel, [m, k], a, |a| blocks(cpu, kernel, size, a, b, c, epilogue));
+}
+
+/// The blocks of C, for an A as the kernel reads it.
+fn blocks<K: MicroKernel, C: Float<Real = K::Output>>(
+    cpu: &Cpu,
+    kernel: K,
+    size @ [m, k, n]: [usize; 3],
+    a: Operand<'_, K::Left>,
+    b: impl RightOperand<K>,
+    c: &mut [C],
+    epilogue: &impl Epilogue<K::Output>,
+) {
+    let in_place = TypeId::of::<K::Accumulator>() == TypeId::of::<C>();
     let Partition { by_rows, step } =
         Partition::new(cpu, size, K::ALIGNMENT, b.scratch_len(&kernel, size) > 0);
     let (long, c) = (if by_rows { m } else { n }, DisjointSlice::new(c));
-    let in_place = TypeId::of::<K::Accumulator>() == TypeId::of::<C>();
     cpu.run(long.div_ceil(step), m * k * n / 50, |i| {
         let part = i * step..long.min((i + 1) * step);
         let (rows, columns) = if by_rows { (part, 0..n) } else { (0..m, part) };
@@ -106,10 +119,40 @@ pub(super) fn product<K: MicroKernel, C: Float<Real = K::Output>>(
     });
 }
 
+/// Number of rows of A per task that packs them.
+const PACKED_ROWS: usize = 32;
+
+/// Calls `f` with A as the kernel reads it: in place, or packed, by all threads if there is a device.
+fn with_packed_left<K: MicroKernel>(
+    cpu: Option<&Cpu>,
+    kernel: &K,
+    [m, k]: [usize; 2],
+    a: Operand<'_, K::Left>,
+    f: impl FnOnce(Operand<'_, K::Left>),
+) {
+    let row = kernel.packed_left_len([1, k], a.strides);
+    if row == 0 {
+        return f(a);
+    }
+    with_scratch(m * row, |packed| {
+        let pack = |first: usize, packed: &mut [K::Left]| {
+            // SAFETY: rows of A.
+            unsafe { kernel.pack_left(a.left(first), [packed.len() / row, k], packed) };
+        };
+        match cpu {
+            Some(cpu) => {
+                cpu.chunks(packed, PACKED_ROWS * row, m * k / 2, |at, packed| pack(at / row, packed))
+            }
+            None => pack(0, packed),
+        }
+        f(Operand::rows(packed, row));
+    });
+}
+
 /// Sums ← A B, or sums ← sums + A B, for A m×k and the columns `columns` of B, by the calling thread.
 ///
 /// # Safety
-/// A and B reach these elements, and `sums` reaches m rows and the columns; nothing else uses its elements.
+/// A, as the kernel reads it, and B reach these elements, and `sums` reaches m rows and the columns; nothing else uses its elements.
 pub(super) unsafe fn block<K: MicroKernel>(
     kernel: &K,
     [m, k]: [usize; 2],
@@ -118,41 +161,33 @@ pub(super) unsafe fn block<K: MicroKernel>(
     columns: Range<usize>,
     sums: Sums<K::Accumulator>,
 ) {
-    with_scratch(kernel.packed_left_len([m, k], a.strides), |packed| {
-        let a = if packed.is_empty() {
-            a
-        } else {
-            // SAFETY: m×k elements of A, as the caller promises.
-            unsafe { kernel.pack_left(a, [m, k], packed) }
-        };
-        with_scratch(b.scratch_len(kernel, [m, k, columns.len()]), |scratch| {
-            let mut add = |first: usize, column: usize, width: usize| {
-                let depth = K::DEPTH.min(k - first);
-                // SAFETY: these parts of the operands, as the caller promises.
-                unsafe {
-                    let panel = b.panel(kernel, first..first + depth, column..column + width, scratch);
-                    let sums = sums.from(0, column - columns.start);
-                    let accumulate = sums.accumulate || first > 0;
-                    kernel.multiply(m, a.from(0, first), panel, Sums { accumulate, ..sums });
-                }
-            };
-            // At least once, for k = 0 too: the sums are then zero.
-            let depths = (0..k.max(1)).step_by(K::DEPTH);
-            let panels = || {
-                let mut column = columns.start;
-                std::iter::from_fn(move || {
-                    let at = column;
-                    column += if at < columns.end { kernel.panel_width(columns.end - at) } else { 0 };
-                    (at < column).then_some((at, column - at))
-                })
-            };
-            if a.strides[1] == 1 {
-                panels().for_each(|(at, width)| depths.clone().for_each(|first| add(first, at, width)));
-            } else {
-                // A lies column by column: those of a block of k stay in the second-level cache.
-                depths.for_each(|first| panels().for_each(|(at, width)| add(first, at, width)));
+    with_scratch(b.scratch_len(kernel, [m, k, columns.len()]), |scratch| {
+        let mut add = |first: usize, column: usize, width: usize| {
+            let depth = K::DEPTH.min(k - first);
+            // SAFETY: these parts of the operands, as the caller promises.
+            unsafe {
+                let panel = b.panel(kernel, first..first + depth, column..column + width, scratch);
+                let sums = sums.from(0, column - columns.start);
+                let accumulate = sums.accumulate || first > 0;
+                kernel.multiply(m, a.from(0, first), panel, Sums { accumulate, ..sums });
             }
-        });
+        };
+        // At least once, for k = 0 too: the sums are then zero.
+        let depths = (0..k.max(1)).step_by(K::DEPTH);
+        let panels = || {
+            let mut column = columns.start;
+            std::iter::from_fn(move || {
+                let at = column;
+                column += if at < columns.end { kernel.panel_width(columns.end - at) } else { 0 };
+                (at < column).then_some((at, column - at))
+            })
+        };
+        if a.strides[1] == 1 {
+            panels().for_each(|(at, width)| depths.clone().for_each(|first| add(first, at, width)));
+        } else {
+            // A lies column by column: those of a block of k stay in the second-level cache.
+            depths.for_each(|first| panels().for_each(|(at, width)| add(first, at, width)));
+        }
     });
 }
 
@@ -170,6 +205,8 @@ pub(crate) fn serial<K: MicroKernel>(
     }
     assert!(a.reaches([m, k]) && b.reaches([k, n]) && c.len() >= m * n);
     let sums = Sums { start: c.as_mut_ptr(), stride: n, accumulate };
-    // SAFETY: operands and sums reach their last elements, as asserted.
-    unsafe { block(kernel, [m, k], a.left(0), b, 0..n, sums) };
+    with_packed_left(None, kernel, [m, k], a, |a| {
+        // SAFETY: operands and sums reach their last elements, as asserted.
+        unsafe { block(kernel, [m, k], a.left(0), b, 0..n, sums) };
+    });
 }

@@ -52,18 +52,13 @@ pub(crate) trait MicroKernel: Copy + Send + Sync {
         0
     }
 
-    /// Packs m×k elements of A into `packed`, which has [`packed_left_len`](Self::packed_left_len) elements. The
-    /// strides of the result lead from block to block of k.
+    /// Packs m×k elements of A into `packed`, which has [`packed_left_len`](Self::packed_left_len) elements: row after
+    /// row, each with the stride 1 of k.
     ///
     /// # Safety
     /// `a` reaches m×k elements.
-    unsafe fn pack_left(
-        &self,
-        a: Left<Self::Left>,
-        _shape: [usize; 2],
-        _packed: &mut [Self::Left],
-    ) -> Left<Self::Left> {
-        a
+    unsafe fn pack_left(&self, _a: Left<Self::Left>, _shape: [usize; 2], _packed: &mut [Self::Left]) {
+        unreachable!("A of any strides is read in place")
     }
 
     /// Computes `m` rows and a panel of columns of the sums, over the panel's block of k.

@@ -9,7 +9,11 @@
 //! another path; `tests` checks it.
 
 #[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
 mod avx512_f32;
+#[cfg(target_arch = "x86_64")]
+mod avx512_tile;
 mod driver;
 mod epilogue;
 mod matrixmultiply;
@@ -28,6 +32,8 @@ pub(crate) use operand::Operand;
 use half::bf16;
 use transdiff_core::Result;
 
+#[cfg(target_arch = "x86_64")]
+use self::avx512_bf16::Avx512Bf16;
 use self::matrixmultiply::MatrixMultiply;
 use self::widened::Widened;
 use crate::buffer::Stored;
@@ -67,9 +73,9 @@ pub(crate) trait Gemm: Float {
 
 /// Selects AVX-512 if the processor has it: that kernel reads A in place, which matters for small K.
 macro_rules! select_f32 {
-    ($kernel:ident => $product:expr) => {{
+    ($cpu:expr, $kernel:ident => $product:expr) => {{
         #[cfg(target_arch = "x86_64")]
-        if let Some($kernel) = avx512_f32::Avx512F32::detect() {
+        if let Some($kernel) = avx512_f32::Avx512F32::of($cpu.instruction_set()) {
             return $product;
         }
         let $kernel = MatrixMultiply::<f32>::default();
@@ -78,8 +84,8 @@ macro_rules! select_f32 {
 }
 
 impl Gemm for f32 {
-    fn with_kernel<R: KernelTask<f32>>(_: &Cpu, task: R) -> R::Output {
-        select_f32!(kernel => task.run(kernel))
+    fn with_kernel<R: KernelTask<f32>>(cpu: &Cpu, task: R) -> R::Output {
+        select_f32!(cpu, kernel => task.run(kernel))
     }
 
     fn gemm(
@@ -90,7 +96,10 @@ impl Gemm for f32 {
         c: &mut [f32],
         epilogue: &impl Epilogue<f32>,
     ) -> Result<()> {
-        select_f32!(kernel => Ok(driver::product(cpu, kernel, size, a, b, c, epilogue)))
+        select_f32!(cpu, kernel => {
+            driver::product(cpu, kernel, size, a, b, c, epilogue);
+            Ok(())
+        })
     }
 }
 
@@ -113,8 +122,12 @@ impl Gemm for f64 {
 }
 
 impl Gemm for bf16 {
-    fn with_kernel<R: KernelTask<bf16>>(_: &Cpu, task: R) -> R::Output {
-        select_f32!(kernel => task.run(kernel))
+    fn with_kernel<R: KernelTask<bf16>>(cpu: &Cpu, task: R) -> R::Output {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kernel) = Avx512Bf16::of(cpu.instruction_set()) {
+            return task.run(kernel);
+        }
+        select_f32!(cpu, kernel => task.run(kernel))
     }
 
     fn gemm(
@@ -125,8 +138,16 @@ impl Gemm for bf16 {
         c: &mut [bf16],
         epilogue: &impl Epilogue<f32>,
     ) -> Result<()> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kernel) = Avx512Bf16::of(cpu.instruction_set()) {
+            driver::product(cpu, kernel, size, a, b, c, epilogue);
+            return Ok(());
+        }
         let wide = widened::widen_left(cpu, [m, k], a)?;
         let a = Operand::new(f32::slice(&wide), a.strides);
-        select_f32!(kernel => Ok(driver::product(cpu, kernel, size, a, Widened(b), c, epilogue)))
+        select_f32!(cpu, kernel => {
+            driver::product(cpu, kernel, size, a, Widened(b), c, epilogue);
+            Ok(())
+        })
     }
 }

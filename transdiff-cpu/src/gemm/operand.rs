@@ -62,6 +62,31 @@ impl<T> Left<T> {
         let start = self.start.wrapping_add(row * self.strides[0] + k * self.strides[1]);
         Self { start, ..self }
     }
+
+    /// Copies m×k elements to rows `stride` apart, which are filled up with zeros.
+    ///
+    /// # Safety
+    /// The operand reaches these elements.
+    pub(super) unsafe fn copy_rows(self, [m, k]: [usize; 2], stride: usize, out: &mut [T])
+    where
+        T: Copy + Default,
+    {
+        // Squares, so that reading down a column and writing along a row both stay within few lines.
+        const SQUARE: usize = 32;
+        for (i0, rows) in
+            out.chunks_mut(SQUARE * stride.max(1)).enumerate().map(|(n, rows)| (n * SQUARE, rows))
+        {
+            for k0 in (0..stride).step_by(SQUARE) {
+                for (i, row) in rows.chunks_exact_mut(stride).enumerate().take(m.saturating_sub(i0)) {
+                    for (k1, out) in row[k0..stride.min(k0 + SQUARE)].iter_mut().enumerate() {
+                        let at = self.from(i0 + i, k0 + k1);
+                        // SAFETY: an element, as the caller promises.
+                        *out = if k0 + k1 < k { unsafe { *at.start } } else { T::default() };
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// A panel, some columns of B over a block of k: the first element, the strides of k and of columns, and their numbers.

@@ -11,6 +11,7 @@ use super::pack::RightOperand;
 use super::{Epilogue, Gemm, MatrixMultiply, NoEpilogue, driver};
 use crate::device::Cpu;
 use crate::element::Element;
+use crate::instruction_set::InstructionSet;
 use crate::scratch::Scratch;
 
 fn values(count: usize, seed: u64) -> Vec<f32> {
@@ -58,15 +59,15 @@ fn rows_are_batch_invariant() {
 /// Batch invariance of all kernels, also of those that are not selected on this processor.
 #[test]
 fn rows_are_batch_invariant_in_every_kernel() {
-    fn check<T: Element + PartialEq, K>(name: &str, kernel: K)
+    fn check<T: Element, K>(name: &str, kernel: K)
     where
-        K: MicroKernel<Left = T, Right = T, Accumulator = T>,
+        K: MicroKernel<Left = T, Right = T, Accumulator: Element + PartialEq>,
     {
         for [m, k, n] in [[70, 24, 40], [67, 300, 37], [33, 512, 17], [21, 700, 90]] {
             let convert = |v: Vec<f32>| v.into_iter().map(|x| T::of(f64::from(x))).collect::<Vec<T>>();
             let (a, b) = (convert(values(m * k, 1)), convert(values(k * n, 2)));
             let product = |first: usize, rows: usize| {
-                let mut c = vec![T::of(f64::NAN); rows * n];
+                let mut c = vec![K::Accumulator::of(f64::NAN); rows * n];
                 let (a, b) = (Operand::rows(&a[first * k..], k), Operand::rows(&b, n));
                 driver::serial(&kernel, [rows, k, n], a, b, &mut c, false);
                 c
@@ -81,8 +82,13 @@ fn rows_are_batch_invariant_in_every_kernel() {
     check("matrixmultiply in f64", MatrixMultiply::<f64>::default());
     check("matrixmultiply in f32", MatrixMultiply::<f32>::default());
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = super::avx512_f32::Avx512F32::detect() {
-        check("AVX-512 in f32", kernel);
+    for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
+        if let Some(kernel) = super::avx512_f32::Avx512F32::of(set) {
+            check(&format!("{set} in f32"), kernel);
+        }
+        if let Some(kernel) = super::avx512_bf16::Avx512Bf16::of(set) {
+            check(&format!("{set} in bf16"), kernel);
+        }
     }
 }
 
@@ -156,14 +162,13 @@ impl<T: Value, A: Value + Add<Output = A>, const G: usize> MicroKernel for Group
         if strides[1] == 1 && k % G == 0 { 0 } else { m * k.next_multiple_of(G) }
     }
 
-    unsafe fn pack_left(&self, a: Left<T>, [m, k]: [usize; 2], packed: &mut [T]) -> Left<T> {
+    unsafe fn pack_left(&self, a: Left<T>, [m, k]: [usize; 2], packed: &mut [T]) {
         let row = k.next_multiple_of(G);
         packed.fill(T::default());
         for (i, k) in (0..m).flat_map(|i| (0..k).map(move |k| (i, k))) {
             // SAFETY: an element of A.
             packed[i * row + k] = unsafe { *a.start.add(i * a.strides[0] + k * a.strides[1]) };
         }
-        Left { start: packed.as_ptr(), strides: [row, 1] }
     }
 
     unsafe fn multiply(&self, m: usize, a: Left<T>, b: Panel<T>, sums: Sums<A>) {

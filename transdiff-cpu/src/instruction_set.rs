@@ -1,0 +1,138 @@
+//! Instruction sets of matrix products.
+
+use std::fmt;
+use std::str::FromStr;
+
+use transdiff_core::{Error, Result};
+
+/// Environment variable with the most capable instruction set that devices use.
+const VARIABLE: &str = "TRANSDIFF_CPU_ISA";
+
+/// The most capable instruction set that the kernels of matrix products use, in ascending order: each has those before it.
+///
+/// Kernels of different sets sum in blocks of different sizes, so that results in f32 and bf16 differ by rounding; products
+/// of 8-bit integers are exact and the same in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InstructionSet {
+    /// Any processor; with AVX2 and FMA where it has them.
+    Portable,
+    /// AVX-512F, BW, DQ and VL.
+    Avx512,
+    /// AVX-512 VNNI: dot products of four 8-bit integers.
+    Avx512Vnni,
+    /// AVX-512 BF16: dot products of two bf16.
+    Avx512Bf16,
+}
+
+impl InstructionSet {
+    /// All, in ascending order.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
+
+    /// Returns true if the processor has this instruction set.
+    pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let available = {
+            let avx512 = || {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            };
+            match self {
+                Self::Portable => true,
+                Self::Avx512 => avx512(),
+                Self::Avx512Vnni => avx512() && is_x86_feature_detected!("avx512vnni"),
+                Self::Avx512Bf16 => Self::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512bf16"),
+            }
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let available = self == Self::Portable;
+        available
+    }
+
+    /// The fastest instruction set of the processor. Intel's processors have dot products of bf16 at half the rate of f32, as
+    /// their fast products of bf16 are in AMX: there bf16 is widened to f32, unless the environment asks for dot products.
+    fn fastest() -> Self {
+        let slow_dots = || cpu_vendor().is_some_and(|vendor| &vendor == b"GenuineIntel");
+        let worthwhile = |set: &Self| set.is_available() && !(*set == Self::Avx512Bf16 && slow_dots());
+        Self::ALL.into_iter().rev().find(worthwhile).unwrap_or(Self::Portable)
+    }
+
+    /// The instruction set that the environment variable `TRANSDIFF_CPU_ISA` names, or else the fastest of the processor.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the variable names no instruction set, or one that the processor does not have.
+    pub fn from_environment() -> Result<Self> {
+        let Some(value) = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) else {
+            return Ok(Self::fastest());
+        };
+        let value = value.to_string_lossy();
+        let set: Self = value.parse()?;
+        if set.is_available() {
+            return Ok(set);
+        }
+        Err(Error::argument(VARIABLE, format!("one of those that this processor has: {}", names()), value))
+    }
+}
+
+/// Names of the available instruction sets, separated by commas.
+fn names() -> String {
+    let available = InstructionSet::ALL.into_iter().filter(|set| set.is_available());
+    available.map(|set| set.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Avx512Bf16 => "avx512-bf16",
+        })
+    }
+}
+
+impl FromStr for InstructionSet {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = || Self::ALL.map(|set| set.to_string()).join(", ");
+        let found = Self::ALL.into_iter().find(|set| set.to_string() == name);
+        found.ok_or_else(|| Error::argument(VARIABLE, format!("one of {}", known()), name))
+    }
+}
+
+/// The processor's vendor as it names itself.
+#[cfg(target_arch = "x86_64")]
+fn cpu_vendor() -> Option<[u8; 12]> {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    let mut vendor = [0; 12];
+    for (bytes, word) in vendor.chunks_exact_mut(4).zip([leaf.ebx, leaf.edx, leaf.ecx]) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    Some(vendor)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_vendor() -> Option<[u8; 12]> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_and_others_are_refused() {
+        for set in InstructionSet::ALL {
+            assert_eq!(set.to_string().parse::<InstructionSet>().unwrap(), set);
+        }
+        let refused = "avx1024".parse::<InstructionSet>().unwrap_err().to_string();
+        assert!(refused.contains("avx1024") && refused.contains("avx512-vnni"), "{refused}");
+    }
+
+    #[test]
+    fn the_fastest_set_is_available() {
+        assert!(InstructionSet::fastest().is_available());
+    }
+}
