@@ -4,12 +4,13 @@
   peer_openvino.py --what ar,step,vae --dtype f32|bf16|int8 --preset base --batch 1 [--threads N] [--models FOLDER]
 
 Needs peer_pytorch.py beside this file, and `pip install torch openvino nncf`. Each model is converted in a process of its
-own, so that the peak memory of this one is OpenVINO's without PyTorch's; --models keeps the converted models, and later
+own, so that the peak memory of this one is OpenVINO's without PyTorch's. --models keeps the converted models, and later
 runs with the same sizes read them.
 
   step    has the conditioning's keys and values as inputs, like `strong`
   int8    NNCF quantises weights per output channel, and activations after calibration with random inputs (time depends on
           shapes, not on values); everything else runs in bf16
+  files   weights are f32 for f32, otherwise f16 (or int8), as OpenVINO writes them by default
 
 Prints one JSON line per measurement with the keys of peer_pytorch.py, and the relative error (L2) against PyTorch in f32.
 """
@@ -73,7 +74,7 @@ def convert(options, what, path):
         samples = [tuple(inputs)] * 2
         model = nncf.quantize(
             model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples))
-    ov.save_model(model, f"{path}.xml", compress_to_fp16=False)
+    ov.save_model(model, f"{path}.xml", compress_to_fp16=options.dtype != "f32")
     # Last, because its presence means that the model is whole.
     np.savez(f"{path}.npz", *inputs, expected=expected)
 
