@@ -80,7 +80,7 @@ enum Task {
     Sanitize(sanitize::Options),
     /// Test the event files of training runs with TensorBoard's reader; needs Python's pip
     Tensorboard,
-    /// Compare the speed with PyTorch, alternating runs
+    /// Compare speed and memory with PyTorch or OpenVINO, alternating runs
     Compare(compare::Options),
     /// Build a directory that tests and measures the CUDA backend on a GPU machine without Rust; needs nvcc and binutils
     GpuBundle(gpu::Options),
