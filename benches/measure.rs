@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use transdiff::models::Model;
 use transdiff::models::transdiff::{Mode, Session, Size, TransDiffConfig};
 use transdiff::models::vae::VaeConfig;
-use transdiff::{Backend, DType, Device, DeviceTask, Result, TransDiff};
+use transdiff::{Backend, DType, Device, DeviceTask, Precision, Result, TransDiff};
 use workloads::{Codec, DecoderStep, TRAIN_BATCH, TRAIN_MUL, Training, features, flops, preset, sample};
 
 /// A pass that is measured.
@@ -53,6 +53,8 @@ enum ModelSize {
 enum ComputeType {
     F32,
     Bf16,
+    /// 8-bit integers in AR transformer and decoder, bf16 in the codec; not for training
+    Int8,
 }
 
 #[derive(Parser)]
@@ -107,11 +109,17 @@ fn name(value: impl ValueEnum) -> String {
 }
 
 impl Options {
-    fn dtype(&self) -> DType {
+    fn precision(&self) -> Precision {
         match self.dtype {
-            ComputeType::F32 => DType::F32,
-            ComputeType::Bf16 => DType::BF16,
+            ComputeType::F32 => DType::F32.into(),
+            ComputeType::Bf16 => DType::BF16.into(),
+            ComputeType::Int8 => Precision::INT8,
         }
+    }
+
+    /// Type of tensors.
+    fn dtype(&self) -> DType {
+        self.precision().dtype()
     }
 
     fn config(&self, pass: Pass) -> Result<TransDiffConfig> {
@@ -212,14 +220,16 @@ impl Measurement {
     /// Model for the pass `pass`: `last` if its mode and type agree, or else a new one.
     fn model<B: Backend>(&self, backend: &B, pass: Pass, last: Option<TransDiff<B>>) -> Result<TransDiff<B>> {
         let config = self.options.config(pass)?;
-        let dtype = if let Pass::Train = pass { DType::F32 } else { self.options.dtype() };
-        if let Some(last) = last.filter(|last| last.config().mode == config.mode && last.dtype() == dtype) {
+        let precision = if let Pass::Train = pass { DType::F32.into() } else { self.options.precision() };
+        let fits = |last: &TransDiff<B>| last.config().mode == config.mode && last.precision() == precision;
+        if let Some(last) = last.filter(fits) {
             return Ok(last);
         }
         let model = match &self.options.model {
-            Some(path) => TransDiff::load(backend, path, dtype)?,
-            None => TransDiff::new(backend, &config, dtype, 0)?,
+            Some(path) => TransDiff::load(backend, path, precision)?,
+            None => TransDiff::new(backend, &config, precision.dtype(), 0)?,
         };
+        let model = if model.precision() == precision { model } else { model.to_precision(precision)? };
         if let Some(path) = &self.options.save {
             model.save(path)?;
         }

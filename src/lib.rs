@@ -61,9 +61,9 @@ pub mod pipeline;
 pub use device::{Device, DeviceTask, DistributedTask, OpenDevice};
 pub use transdiff_core::models::transdiff::TransDiff;
 pub use transdiff_core::{
-    Backend, CancellationToken, DType, Error, HostData, HostTensor, Layout, Result, Tensor, autograd,
-    backend, bf16, checkpoint, data, diffusion, distributed, layout, metering, models, nn, reference, rng,
-    tensor, train,
+    Backend, CancellationToken, DType, Error, HostData, HostTensor, Layout, Precision, Result, Tensor,
+    autograd, backend, bf16, checkpoint, data, diffusion, distributed, layout, metering, models, nn,
+    reference, rng, tensor, train,
 };
 pub use transdiff_cpu::Cpu;
 #[cfg(feature = "cuda")]

@@ -20,7 +20,7 @@ use transdiff::models::{
 use transdiff::nn::{Init, Module};
 use transdiff::pipeline::{OutputSelection, Pipeline, Request};
 use transdiff::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig, Trainer};
-use transdiff::{Backend, CancellationToken, Cpu, DType, Error, Result, Tensor};
+use transdiff::{Backend, CancellationToken, Cpu, DType, Error, Precision, Result, Tensor};
 
 const LATENT: [usize; 3] = [1, 2, 2];
 
@@ -55,7 +55,8 @@ impl<B: Backend> Model<B> for Means<B> {
 
     const CONFIG_KEY: &'static str = "toy.config";
 
-    fn placeholder(backend: &B, config: &MeansConfig, dtype: DType) -> Result<Self> {
+    fn placeholder(backend: &B, config: &MeansConfig, precision: impl Into<Precision>) -> Result<Self> {
+        let dtype = precision.into().dtype();
         let mut init = Init::placeholder(backend, dtype);
         let means = init.normal(&[config.classes, 4], 1.0)?;
         let scale = init.constant(&[1], 1.0)?;
@@ -150,8 +151,8 @@ impl Generator<Cpu> for MeansGenerator {
         &self.model.backend
     }
 
-    fn dtype(&self) -> DType {
-        self.model.dtype()
+    fn precision(&self) -> Precision {
+        self.model.dtype().into()
     }
 
     fn param_count(&self) -> usize {

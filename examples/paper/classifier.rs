@@ -7,7 +7,7 @@ use transdiff::backend::Activation;
 use transdiff::checkpoint::WeightView;
 use transdiff::models::{Model, ParamGroup, SampleKey, SampleShape, Samples, Trainable};
 use transdiff::nn::{Init, Linear, Module};
-use transdiff::{Backend, DType, Error, Result, Tensor};
+use transdiff::{Backend, DType, Error, Precision, Result, Tensor};
 
 /// Sizes of the classifier.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,7 +72,8 @@ impl<B: Backend> Model<B> for Classifier<B> {
 
     const CONFIG_KEY: &'static str = "paper.classifier";
 
-    fn placeholder(backend: &B, config: &ClassifierConfig, dtype: DType) -> Result<Self> {
+    fn placeholder(backend: &B, config: &ClassifierConfig, precision: impl Into<Precision>) -> Result<Self> {
+        let dtype = precision.into().dtype();
         Self::build(backend, config, &mut Init::placeholder(backend, dtype))
     }
 

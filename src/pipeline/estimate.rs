@@ -38,14 +38,16 @@ impl Pipeline {
         let model = StoredModel::find(file, &options.hints)?;
         let opened = described_codec(file, &model, codec, options)?;
         let info = model.info();
-        let (images, size) = (images as u64, options.dtype.size() as u64);
-        let mut weights = WeightBytes::of(model.tensors(), size);
+        let (images, size) = (images as u64, options.precision.dtype().size() as u64);
+        let (is_int8, is_quantized) = (options.precision.is_int8(), model.quantized_names());
+        let mut weights =
+            WeightBytes::of(model.tensors(), |name| if is_int8 && is_quantized(name) { 1 } else { size });
         let mut generation = model.generation_elements().bytes(images, size);
         if let Some(codec) = codec.or(opened.as_ref()) {
             let codec_info = codec.info()?;
             check_match(&info, &codec_info)?;
             if let Some(tensors) = codec.tensors()? {
-                weights.add(WeightBytes::of(&tensors, size));
+                weights.add(WeightBytes::of(&tensors, |_| size));
             }
             let [_, height, width] = info.code_shape;
             let pixels = [height, width]
@@ -85,13 +87,18 @@ struct WeightBytes {
 }
 
 impl WeightBytes {
-    fn of(tensors: &WeightView<'_>, size: u64) -> Self {
+    /// Bytes of weights that take `size` bytes per element, by their names.
+    fn of(tensors: &WeightView<'_>, size: impl Fn(&str) -> u64) -> Self {
         let values = |entry: &Entry| entry.shape().iter().map(|&d| d as u64).product::<u64>();
         let decoded = |entry: &Entry| values(entry) * entry.decoded().map_or(0, |dtype| dtype.size() as u64);
         Self {
-            kept: tensors.entries().map(|(_, entry)| values(entry) * size + TENSOR_BYTES).sum(),
+            kept: tensors.entries().map(|(name, entry)| values(entry) * size(name) + TENSOR_BYTES).sum(),
             // As read, and once more in the device's layout.
-            loading: tensors.entries().map(|(_, e)| decoded(e) + values(e) * size).max().unwrap_or(0),
+            loading: tensors
+                .entries()
+                .map(|(name, e)| decoded(e) + values(e) * size(name))
+                .max()
+                .unwrap_or(0),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Description of a pipeline.
 
 use crate::models::{ClassNames, CodecInfo, GeneratorInfo, ImageSpec, WeightSet};
-use crate::{DType, Error, Result};
+use crate::{Error, Precision, Result};
 
 /// Description of a pipeline.
 #[derive(Clone, Debug)]
@@ -19,8 +19,8 @@ pub struct Info {
     pub weights: WeightSet,
     /// Name of the device, for display.
     pub device: String,
-    /// Type that model and codec compute in.
-    pub dtype: DType,
+    /// Number format that the model computes in; the codec computes in its type of tensors.
+    pub precision: Precision,
     /// Number of parameters of the model, in elements.
     pub param_count: usize,
     /// Number of parameters of the codec, in elements; 0 without a codec.

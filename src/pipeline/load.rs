@@ -4,15 +4,15 @@ use super::info::check_match;
 use super::pipeline::Pipeline;
 use crate::checkpoint::WeightFile;
 use crate::models::{CodecFile, LoadHints, StoredModel};
-use crate::{Backend, DType, Device, DeviceTask, Error, Result};
+use crate::{Backend, DType, Device, DeviceTask, Error, Precision, Result};
 
 /// Options of [`Pipeline::load`].
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Device to compute on.
     pub device: Device,
-    /// Type that model and codec compute in; samplers compute in f32.
-    pub dtype: DType,
+    /// Number format that the model computes in; the codec computes in its type of tensors, samplers in f32.
+    pub precision: Precision,
     /// Number of CPU threads; by default one per core.
     pub threads: Option<usize>,
     /// Information that the model's file may lack.
@@ -26,7 +26,7 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             device: Device::Auto,
-            dtype: DType::F32,
+            precision: DType::F32.into(),
             threads: None,
             hints: LoadHints::default(),
             latents_only: false,
@@ -49,7 +49,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Unavailable`](Error::Unavailable) for a device that is not there, [`DType`](Error::DType) for a type in which it
-    /// does not compute, [`Config`](Error::Config) if model and codec do not match, and those of [`StoredModel`] and
+    /// does not compute, [`Argument`](Error::Argument) for 8-bit integers if it has no products of them, [`Config`](Error::Config) if model and codec do not match, and those of [`StoredModel`] and
     /// [`CodecFile`].
     pub fn load(
         model: &WeightFile,
@@ -75,7 +75,8 @@ impl DeviceTask for Load<'_> {
     type Output = Pipeline;
 
     fn run<B: Backend>(self, backend: B) -> Result<Pipeline> {
-        let dtype = self.options.dtype;
+        let precision = self.options.precision;
+        let dtype = precision.dtype();
         if !(dtype.is_float() && backend.supports(dtype)) {
             let expected = format!("a type that {} computes in", backend.name());
             return Err(Error::DType { op: "Pipeline::load", expected, got: dtype });
@@ -89,7 +90,7 @@ impl DeviceTask for Load<'_> {
             check_match(&model.info(), &codec.info()?)?;
         }
         let (weights, images) = (model.weights(), model.images().cloned());
-        let model = model.load(&backend, dtype)?;
+        let model = model.load(&backend, precision)?;
         let codec = codec.map(|codec| codec.load(&backend, dtype)).transpose()?;
         Pipeline::with_images(model, codec, weights, images)
     }
@@ -159,7 +160,7 @@ mod tests {
 
     fn session(dtype: DType) -> PipelineSession {
         let [model, vae] = files();
-        let options = LoadOptions { dtype, ..LoadOptions::default() };
+        let options = LoadOptions { precision: dtype.into(), ..LoadOptions::default() };
         let vae = vae.into();
         let load = Load { model: &model, codec: Some(&vae), options: &options, log: &mut |_, _| () };
         load.run(Reference).unwrap().session()

@@ -51,7 +51,7 @@ impl Pipeline {
             images,
             weights,
             device: generator.backend().name(),
-            dtype: generator.dtype(),
+            precision: generator.precision(),
             param_count: generator.param_count(),
             codec_param_count: codec.as_ref().map_or(0, |codec| codec.param_count()),
         };

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use transdiff::checkpoint::{WeightFile, WeightView, write_atomic_cancellable};
 use transdiff::models::{FileKind, ImageSpec, StoredCodec, StoredConfig, WeightSet};
-use transdiff::{DType, Error};
+use transdiff::{Error, Precision};
 
 use crate::failure::{Failure, Result};
 use crate::interrupt::cancellation_token;
-use crate::load_hints::{DTypeArg, LoadHintArgs};
+use crate::load_hints::{LoadHintArgs, PrecisionArg};
 use crate::{format, output};
 
 /// Arguments of `transdiff convert`.
@@ -23,12 +23,16 @@ converted to its EMA weights unless --weights raw is given, as in the paper. The
 metadata, with the description of codec, images and classes if IN has one, so that loading the new file needs no flags. \
 A codec's file that it names has to lie beside OUT.
 
+--dtype int8 writes the weights of the model's blocks as 8-bit integers, each with a tensor of its name and _scale, which has \
+one scale per output, and everything else in bf16; a VAE is written in bf16. Such a file can be loaded in any format.
+
 OUT takes its name when it is complete: a failed or interrupted conversion leaves an existing file as it was. If OUT is a \
 symbolic link, the file that it leads to is written. A replaced file keeps its permissions.
 
 Examples:
   transdiff convert checkpoint-last.pth model.safetensors
   transdiff convert checkpoint-last.pth small.safetensors --dtype bf16
+  transdiff convert checkpoint-last.pth smaller.safetensors --dtype int8
   transdiff convert weights.pth model.safetensors --heads 12
   transdiff convert kl16.ckpt vae.safetensors
   transdiff convert lightning.ckpt model.safetensors --key state_dict.model"
@@ -42,9 +46,9 @@ pub struct ConvertArgs {
     output: PathBuf,
     #[command(flatten)]
     hints: LoadHintArgs,
-    /// Data type of the weights in OUT [default: as in IN]
+    /// Number format of the weights in OUT [default: as in IN]
     #[arg(long, value_name = "TYPE")]
-    dtype: Option<DTypeArg>,
+    dtype: Option<PrecisionArg>,
     /// Replace OUT if it exists, or create the file that it links to
     #[arg(long)]
     force: bool,
@@ -56,13 +60,15 @@ struct LoadTarget<'a> {
     description: &'static str,
     tensors: WeightView<'a>,
     metadata: BTreeMap<String, String>,
+    /// Returns true for weights that int8 has as 8-bit integers.
+    is_quantized: fn(&str) -> bool,
 }
 
 pub fn run(args: &ConvertArgs) -> Result<()> {
     output::check_destination(&args.output, args.force)?;
     let file = WeightFile::open(&args.input)?;
     let target = find(&file, &args.hints)?;
-    write(&args.output, &target, args.dtype.map(DType::from))?;
+    write(&args.output, &target, args.dtype.map(Precision::from))?;
     let size = std::fs::metadata(&args.output).map_err(Error::io(&args.output))?.len();
     output::print(format!(
         "{}: {}, {} tensors, {}\n",
@@ -96,7 +102,12 @@ fn model<'a>(file: &'a WeightFile, hints: &LoadHintArgs) -> Result<LoadTarget<'a
     };
     let mut metadata = metadata(model.config());
     metadata.extend(model.images().map(ImageSpec::metadata).into_iter().flatten());
-    Ok(LoadTarget { description, tensors: model.tensors().clone(), metadata })
+    Ok(LoadTarget {
+        description,
+        tensors: model.tensors().clone(),
+        metadata,
+        is_quantized: model.quantized_names(),
+    })
 }
 
 fn codec<'a>(file: &'a WeightFile, hints: &LoadHintArgs) -> Result<LoadTarget<'a>> {
@@ -107,7 +118,7 @@ fn codec<'a>(file: &'a WeightFile, hints: &LoadHintArgs) -> Result<LoadTarget<'a
     let codec = StoredCodec::find_with(file, &hints.into())?;
     codec.check()?;
     let metadata = metadata(codec.config());
-    Ok(LoadTarget { description: "VAE", tensors: codec.tensors().clone(), metadata })
+    Ok(LoadTarget { description: "VAE", tensors: codec.tensors().clone(), metadata, is_quantized: |_| false })
 }
 
 /// Metadata with the configuration, as the library writes it.
@@ -116,9 +127,9 @@ fn metadata(config: StoredConfig) -> BTreeMap<String, String> {
 }
 
 /// Writes the tensors piece by piece, so that memory does not grow with their size.
-fn write(path: &Path, target: &LoadTarget<'_>, dtype: Option<DType>) -> Result<()> {
+fn write(path: &Path, target: &LoadTarget<'_>, precision: Option<Precision>) -> Result<()> {
     let token = cancellation_token()?;
-    let tensors = target.tensors.stored(dtype)?;
+    let tensors = target.tensors.stored(precision, target.is_quantized)?;
     write_atomic_cancellable(path, tensors, &target.metadata, &token).map_err(|error| match error {
         Error::Cancelled => Failure::Interrupted(format!("{} was not written", path.display())),
         error => error.into(),

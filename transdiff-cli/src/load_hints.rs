@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::{LoadHints, StoredModel, WeightSet};
-use transdiff::{DType, Error};
+use transdiff::{DType, Error, Precision};
 use transdiff_core::text::printable;
 use transdiff_terminal::whole;
 
@@ -21,7 +21,7 @@ pub enum WeightSetArg {
     Raw,
 }
 
-/// Data type of weights.
+/// Data type of latents.
 #[derive(Clone, Copy, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DTypeArg {
@@ -36,6 +36,28 @@ impl From<DTypeArg> for DType {
         match dtype {
             DTypeArg::F32 => Self::F32,
             DTypeArg::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// Number format of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionArg {
+    /// 32-bit floating point
+    F32,
+    /// bfloat16
+    Bf16,
+    /// 8-bit integers in the layers of the model's blocks, bfloat16 elsewhere
+    Int8,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::F32 => DType::F32.into(),
+            PrecisionArg::Bf16 => DType::BF16.into(),
+            PrecisionArg::Int8 => Self::INT8,
         }
     }
 }

@@ -21,8 +21,10 @@ use crate::view::{Float, output};
 pub(crate) const KEYS: usize = 128;
 /// Number of queries whose scores against a tile are held at a time.
 pub(crate) const QUERIES: usize = 32;
-/// Number of queries per task: they share the transposed keys.
-const TASK_QUERIES: usize = 128;
+/// Largest number of queries per task: they share the transposed keys.
+const MAX_TASK_QUERIES: usize = 512;
+/// Number of tasks per thread from which more are of no use.
+const TASKS: usize = 4;
 
 /// One of q, k, v and their gradients: element (b, i, h, e) is at `b·image + i·row + h·head + e`.
 #[derive(Clone, Copy)]
@@ -57,12 +59,20 @@ pub(crate) struct Problem<'a, T: Float> {
     pub(crate) nkv: usize,
     pub(crate) size: usize,
     pub(crate) scale: T::Real,
+    /// Number of queries per task of the forward pass, a multiple of [`QUERIES`] or all.
+    task_queries: usize,
     segment_ends: Option<&'a [usize]>,
     pub(crate) dropout: Option<Dropout>,
 }
 
+/// Number of queries per task, so that there are enough tasks for all threads.
+fn task_queries(cpu: &Cpu, heads: usize, nq: usize) -> usize {
+    let per_head = (TASKS * cpu.threads()).div_ceil(heads.max(1));
+    nq.div_ceil(per_head).next_multiple_of(QUERIES).min(MAX_TASK_QUERIES).min(nq)
+}
+
 impl<'a, T: Float> Problem<'a, T> {
-    pub(crate) fn new(args: &AttentionArgs<'a, Cpu>) -> Self {
+    pub(crate) fn new(cpu: &Cpu, args: &AttentionArgs<'a, Cpu>) -> Self {
         let &[images, nq, heads, size] = args.q.layout.shape() else { unreachable!("core checks the rank") };
         Self {
             q: Heads::new(&args.q),
@@ -74,6 +84,7 @@ impl<'a, T: Float> Problem<'a, T> {
             nkv: args.k.layout.shape()[1],
             size,
             scale: T::Real::of(args.scale),
+            task_queries: task_queries(cpu, images * heads, nq),
             segment_ends: args.segment_ends,
             dropout: args.dropout,
         }
@@ -268,7 +279,7 @@ struct Tiles<'s, T> {
     values: &'s mut [T],
     /// (QUERIES, keys).
     scores: &'s mut [T],
-    /// (TASK_QUERIES, padded E).
+    /// (queries of a task, padded E).
     totals: &'s mut [T],
     /// (QUERIES, keys), with dropout.
     mask: &'s mut [T],
@@ -281,7 +292,7 @@ struct Tiles<'s, T> {
 impl<'s, R: Real> Tiles<'s, R> {
     fn lengths<T: Float<Real = R>>(p: &Problem<'_, T>) -> [usize; 9] {
         let keys = KEYS.min(p.nkv.next_multiple_of(ALIGNMENT));
-        let share = TASK_QUERIES.min(p.nq);
+        let share = p.task_queries;
         let (values, scores) = (keys * p.padded(), QUERIES * keys);
         let mask = if p.dropout.is_some() { scores } else { 0 };
         [QUERIES * p.padded(), values, values, scores, share * p.padded(), mask, QUERIES, share, share]
@@ -311,14 +322,14 @@ pub(crate) fn forward<T: Float>(
     y: ViewMut<'_, Cpu>,
     lse: Option<ViewMut<'_, Cpu>>,
 ) -> Result<()> {
-    let p = Problem::<T>::new(&args);
+    let p = Problem::<T>::new(cpu, &args);
     let y = DisjointSlice::new(output::<T>(y));
     let lse = lse.map(|l| DisjointSlice::new(output::<T::Real>(l)));
-    let shares = p.nq.div_ceil(TASK_QUERIES);
+    let shares = p.nq.div_ceil(p.task_queries.max(1));
     cpu.run(p.images * p.heads * shares, p.cost(2), |task| {
-        let (at, from) = (task / shares, task % shares * TASK_QUERIES);
+        let (at, from) = (task / shares, task % shares * p.task_queries);
         let place = [at / p.heads, at % p.heads, from];
-        let count = TASK_QUERIES.min(p.nq - from);
+        let count = p.task_queries.min(p.nq - from);
         T::Real::with_scratch(Tiles::lengths(&p).iter().sum(), |scratch| {
             let mut tiles = Tiles::new(&p, scratch);
             attend(&p, place, count, &mut tiles);

@@ -146,7 +146,7 @@ pub(crate) fn backward<T: Float>(
     dy: View<'_, Cpu>,
     grads: AttentionGrads<'_, Cpu>,
 ) -> Result<()> {
-    let p = Problem::<T>::new(&args);
+    let p = Problem::<T>::new(cpu, &args);
     let saved = Saved { y: Heads::new(&y), dy: Heads::new(&dy), lse: input::<T::Real>(&lse) };
     let [dq, dk, dv] = [grads.dq, grads.dk, grads.dv].map(Target::<T>::new);
     cpu.run(p.images * p.heads, p.cost(5), |task| {

@@ -84,6 +84,7 @@ mod embedding;
 mod gemm;
 mod group_norm;
 mod instruction_set;
+mod int8_panels;
 mod linear;
 mod loss;
 mod math;

@@ -11,6 +11,7 @@ use crate::device::Cpu;
 use crate::disjoint_slice::DisjointSlice;
 use crate::element::Real;
 use crate::gemm::{Epilogue, Gemm, NoEpilogue, Operand};
+use crate::int8_panels::Int8Panels;
 use crate::reduce::column_sums;
 use crate::view::{Float, input, output, store};
 
@@ -54,6 +55,14 @@ fn weight<'a, T: Stored>(w: &View<'a, Cpu>) -> Operand<'a, T> {
     let shape = w.layout.shape();
     let strides = if is_transposed(w.layout) { [1, shape[0]] } else { [shape[1], 1] };
     Operand::new(input(w), strides)
+}
+
+/// The weight in 8-bit integers, if it is quantised and the view is all of it.
+fn quantized<'a>(w: &View<'a, Cpu>) -> Option<&'a Int8Panels> {
+    let whole = |panels: &&Int8Panels| {
+        w.layout.offset() == 0 && w.layout.is_contiguous() && *w.layout.shape() == panels.shape()
+    };
+    w.buffer.int8().filter(whole)
 }
 
 /// Returns true if a matrix without gaps lies in memory column by column. Strides of axes of size 1 are ignored: they
@@ -108,6 +117,10 @@ pub(crate) fn forward<T: Gemm>(
         activation: act,
         width: n,
     };
+    if let Some(panels) = quantized(&w) {
+        T::gemm_int8(cpu, m, input(&x), panels, output(y), &epilogue);
+        return Ok(());
+    }
     let x = Operand::rows(input(&x), k);
     T::gemm(cpu, [m, k, n], x, weight(&w).transposed(), output(y), &epilogue)
 }

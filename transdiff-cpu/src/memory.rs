@@ -40,9 +40,17 @@ impl Memory {
         }
     }
 
-    /// No elements, and no memory.
-    pub(crate) fn empty() -> Self {
-        Self::I32(Array1::default(0))
+    /// Writes the values of `f` of their indices.
+    pub(crate) fn fill_with(&mut self, f: impl Fn(usize) -> f64) {
+        fn fill<T: Element>(a: &mut Array1<T>, f: impl Fn(usize) -> f64) {
+            a.iter_mut().enumerate().for_each(|(i, x)| *x = T::of(f(i)));
+        }
+        match self {
+            Self::F32(a) => fill(a, f),
+            Self::F64(a) => fill(a, f),
+            Self::BF16(a) => fill(a, f),
+            Self::I32(a) => fill(a, f),
+        }
     }
 
     pub(crate) fn zeros(dtype: DType, len: usize) -> Result<Self> {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use half::bf16;
 use transdiff_core::backend::{Storage, View, ViewMut, copy_in_order};
-use transdiff_core::{DType, Error, HostData, Layout, Result};
+use transdiff_core::{DType, Error, HostData, Int8Weight, Layout, Result};
 
 use crate::buffer::{Buffer, Stored};
 use crate::device::Cpu;
+use crate::int8_panels::Int8Panels;
 use crate::memory::{Memory, zeros};
 use crate::strided;
 
@@ -117,6 +118,20 @@ impl Storage for Cpu {
     fn prepare_weight(&self, w: View<'_, Self>) -> Result<Option<(Buffer, Layout)>> {
         let axes: Vec<usize> = (2..w.layout.rank()).chain([1, 0]).collect();
         copy_in_order(self, w, &axes)
+    }
+
+    fn supports_int8(&self) -> bool {
+        true
+    }
+
+    fn quantized_weight(&self, weight: &Int8Weight, dtype: DType) -> Result<(Buffer, Layout)> {
+        if !matches!(dtype, DType::F32 | DType::BF16) {
+            let expected = "f32 or bf16".to_owned();
+            return Err(Error::DType { op: "quantized_weight", expected, got: dtype });
+        }
+        let panels = Int8Panels::new(weight)?;
+        let buffer = Buffer::quantized(panels, dtype, Arc::clone(self.allocator()));
+        Ok((buffer, Layout::contiguous(&weight.shape())))
     }
 
     fn sync(&self) -> Result<()> {

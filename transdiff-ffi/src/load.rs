@@ -6,11 +6,11 @@ use std::ptr;
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::{CodecFile, CodecSource, LoadHints, StoredModel, WeightSet};
 use transdiff::pipeline::{LoadOptions, Pipeline};
-use transdiff::{DType, Device};
+use transdiff::{DType, Device, Precision};
 
 use crate::input::{array, out_handle, path, text};
 use crate::log::{Log, transcdiff_log_callback};
-use crate::model::{TRANSCDIFF_BF16, TRANSCDIFF_F32, transcdiff_model};
+use crate::model::{TRANSCDIFF_BF16, TRANSCDIFF_F32, TRANSCDIFF_INT8, transcdiff_model};
 use crate::status::{FfiError, FfiResult, guard, transcdiff_error, transcdiff_status};
 use crate::versioned::{self, Versioned};
 
@@ -53,7 +53,7 @@ pub struct transcdiff_load_options {
     pub codec_size: usize,
     /// Device: "cpu", "cuda", "cuda:N" or "auto"; NULL means "auto".
     pub device: *const c_char,
-    /// Data type of the computation: `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
+    /// Data type of the computation: `TRANSCDIFF_F32`, `TRANSCDIFF_BF16` or `TRANSCDIFF_INT8`.
     pub dtype: u32,
     /// Number of CPU threads; 0 means one thread per core.
     pub threads: u32,
@@ -222,7 +222,7 @@ impl Inputs {
         let device: Device = device.parse()?;
         let options = LoadOptions {
             device,
-            dtype: dtype(o.dtype)?,
+            precision: precision(o.dtype)?,
             threads: (o.threads != 0).then_some(o.threads as usize),
             hints: LoadHints {
                 heads: (o.heads != 0).then_some(o.heads as usize),
@@ -274,11 +274,14 @@ impl Codec {
     }
 }
 
-fn dtype(code: u32) -> FfiResult<DType> {
+fn precision(code: u32) -> FfiResult<Precision> {
     match code {
-        TRANSCDIFF_F32 => Ok(DType::F32),
-        TRANSCDIFF_BF16 => Ok(DType::BF16),
-        other => Err(FfiError::argument("dtype", "TRANSCDIFF_F32 or TRANSCDIFF_BF16", other)),
+        TRANSCDIFF_F32 => Ok(DType::F32.into()),
+        TRANSCDIFF_BF16 => Ok(DType::BF16.into()),
+        TRANSCDIFF_INT8 => Ok(Precision::INT8),
+        other => {
+            Err(FfiError::argument("dtype", "TRANSCDIFF_F32, TRANSCDIFF_BF16 or TRANSCDIFF_INT8", other))
+        }
     }
 }
 

@@ -14,6 +14,9 @@ use crate::versioned::{self, Versioned};
 pub const TRANSCDIFF_F32: u32 = 0;
 /// Computation in bf16 with f32 accumulation; weights are stored in bf16.
 pub const TRANSCDIFF_BF16: u32 = 1;
+/// Computation with 8-bit integers in the linear layers of the model's blocks: weights have one scale per output, inputs one
+/// per token. Everything else, and the codec, is in bf16. CPU only.
+pub const TRANSCDIFF_INT8: u32 = 2;
 
 /// 1-step mode: all features are computed at once.
 pub const TRANSCDIFF_MODE_ONE_STEP: u32 = 0;
@@ -31,7 +34,7 @@ pub struct transcdiff_model_info {
     pub classes: usize,
     /// Generation mode: `TRANSCDIFF_MODE_ONE_STEP` or `TRANSCDIFF_MODE_MULTI_REFERENCE`.
     pub mode: u32,
-    /// Data type of the computation: `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
+    /// Data type of the computation: `TRANSCDIFF_F32`, `TRANSCDIFF_BF16` or `TRANSCDIFF_INT8`.
     pub dtype: u32,
     /// Number of AR steps per generation, each with one group of features; 1 in 1-step mode.
     pub ar_steps: usize,
@@ -198,7 +201,11 @@ fn info_of(pipeline: &Pipeline) -> transcdiff_model_info {
             false => TRANSCDIFF_MODE_ONE_STEP,
             true => TRANSCDIFF_MODE_MULTI_REFERENCE,
         },
-        dtype: if info.dtype == DType::BF16 { TRANSCDIFF_BF16 } else { TRANSCDIFF_F32 },
+        dtype: match info.precision {
+            precision if precision.is_int8() => TRANSCDIFF_INT8,
+            precision if precision.dtype() == DType::BF16 => TRANSCDIFF_BF16,
+            _ => TRANSCDIFF_F32,
+        },
         ar_steps: generator.ar_steps,
         feature_count: features.count,
         feature_width: features.width,

@@ -162,6 +162,9 @@ fn from_library(e: &Error) -> transcdiff_error {
         Error::Shape { op, expected, got } => {
             with(TRANSCDIFF_INVALID_SHAPE, op, expected, &format!("{got:?}"))
         }
+        Error::Argument { argument: "precision", expected, got } => {
+            with(TRANSCDIFF_INVALID_DTYPE, "dtype", expected, got)
+        }
         Error::DType { op, expected, got } => with(TRANSCDIFF_INVALID_DTYPE, op, expected, &got.to_string()),
         Error::Argument { argument, expected, got } => {
             with(TRANSCDIFF_INVALID_ARGUMENT, argument, expected, got)

@@ -11,7 +11,7 @@ use transdiff_terminal::{MAX_COUNT, whole};
 use super::preset::Preset;
 use crate::failure::Result;
 use crate::job::JobArgs;
-use crate::load_hints::{DTypeArg, LoadHintArgs};
+use crate::load_hints::{LoadHintArgs, PrecisionArg};
 use crate::sampling_args::SamplingArgs;
 
 /// Arguments that determine the images of a model.
@@ -95,9 +95,9 @@ pub struct EvaluateArgs {
     pub hints: LoadHintArgs,
     #[command(flatten, next_help_heading = "Generation")]
     pub sampling: SamplingArgs,
-    /// Data type that the model and the codec compute in
+    /// Number format that the model computes in; the codec of a model in int8 computes in bf16
     #[arg(long, value_name = "TYPE", default_value = "f32", help_heading = "Generation")]
-    pub dtype: DTypeArg,
+    pub dtype: PrecisionArg,
     /// Part I of N, counted from 0 [default: that of the rank, or from the launcher's variables, otherwise all]
     #[arg(long, value_name = "I/N", help_heading = "Generation")]
     pub part: Option<Part>,

@@ -183,7 +183,7 @@ impl Prepared {
         let sampling = settings.images.sampling.build(&stored.info())?;
         let options = LoadOptions {
             device,
-            dtype: settings.images.dtype.into(),
+            precision: settings.images.dtype.into(),
             threads,
             hints: (&settings.images.hints).into(),
             latents_only: false,

@@ -13,7 +13,7 @@ use transdiff_terminal::MAX_COUNT;
 
 use super::preset::Preset;
 use crate::failure::Result;
-use crate::load_hints::{DTypeArg, LoadHintArgs};
+use crate::load_hints::{LoadHintArgs, PrecisionArg};
 use crate::sampling_args::SamplingArgs;
 
 /// Name of the manifest in the directory of an evaluation.
@@ -151,7 +151,7 @@ pub struct Generated {
     /// Seed of the first image; the others follow.
     pub seed: u64,
     pub sampling: SamplingArgs,
-    pub dtype: DTypeArg,
+    pub dtype: PrecisionArg,
 }
 
 impl Generated {

@@ -9,7 +9,7 @@ use transdiff::pipeline::LoadOptions;
 use transdiff::{Device, Error};
 use transdiff_terminal::whole;
 
-use crate::load_hints::{DTypeArg, LoadHintArgs};
+use crate::load_hints::{LoadHintArgs, PrecisionArg};
 use crate::sampling_args::SamplingArgs;
 
 /// Codec given on the command line.
@@ -103,9 +103,9 @@ pub struct SampleArgs {
     /// Device: cpu, cuda, cuda:N, or auto for the first usable GPU and otherwise the CPU
     #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Execution")]
     pub device: Device,
-    /// Data type that the model and the codec compute in
+    /// Number format that the model computes in; the codec of a model in int8 computes in bf16
     #[arg(long, value_name = "TYPE", default_value = "f32", help_heading = "Execution")]
-    pub dtype: DTypeArg,
+    pub dtype: PrecisionArg,
     /// Number of CPU threads, at least 1 [default: one per core]
     #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
     #[arg(help_heading = "Execution")]
@@ -138,7 +138,7 @@ impl SampleArgs {
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
             device: self.device,
-            dtype: self.dtype.into(),
+            precision: self.dtype.into(),
             threads: self.threads,
             hints: (&self.hints).into(),
             latents_only: true,

@@ -8,6 +8,7 @@ mod progress;
 mod reference;
 mod resume;
 
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use transdiff::models::{CodecFile, StoredModel};
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PipelineSession, Progress, Request};
 use transdiff::{Error, HostTensor};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::format::{self, Align};
 use crate::interrupt;
 use crate::output::{print, print_to_stderr};
@@ -68,11 +69,14 @@ fn open_codec(
 fn load(args: &SampleArgs, model: &WeightFile, codec: Option<&CodecFile>) -> Result<Pipeline> {
     let mut log = |_, message: &str| print_to_stderr(message);
     Pipeline::load(model, codec, &args.load_options(), &mut log).map_err(|error| match error {
-        Error::DType { expected, got, .. } => {
-            format!("--dtype {got}: expected {expected}; f32 is supported by every device").into()
-        }
+        Error::DType { expected, got, .. } => unsupported(&expected, got),
+        Error::Argument { argument: "precision", expected, got } => unsupported(&expected, got),
         other => other.into(),
     })
+}
+
+fn unsupported(expected: &str, got: impl Display) -> Failure {
+    format!("--dtype {got}: expected {expected}; f32 is supported by every device").into()
 }
 
 /// Prints the memory estimate for loading and generating.

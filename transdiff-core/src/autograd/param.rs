@@ -1,7 +1,7 @@
 //! Parameters.
 
 use super::gradients::GradKey;
-use crate::{Backend, Error, HostTensor, Result, Tensor};
+use crate::{Backend, Error, HostTensor, Int8Weight, Result, Tensor};
 
 /// Model parameter: a tensor, and the key of its gradient.
 ///
@@ -11,19 +11,33 @@ pub struct Param<B: Backend> {
     key: GradKey,
     value: Tensor<B>,
     is_weight: bool,
+    is_quantized: bool,
     trainable: bool,
 }
 
 impl<B: Backend> Param<B> {
     /// A trainable parameter.
     pub fn new(value: Tensor<B>) -> Self {
-        Self { key: GradKey::unique(), value, is_weight: false, trainable: true }
+        Self { key: GradKey::unique(), value, is_weight: false, is_quantized: false, trainable: true }
     }
 
     /// A trainable weight [outputs, inputs, ..] of a linear layer or a convolution, kept in the form that products of
     /// the backend read fastest; see [`Storage::prepare_weight`](crate::backend::Storage::prepare_weight).
     pub fn weight(value: &Tensor<B>) -> Result<Self> {
         Ok(Self { is_weight: true, ..Self::new(value.prepared_weight()?) })
+    }
+
+    /// Makes a weight of a linear layer take values as 8-bit integers from now on: see [`set_int8`](Self::set_int8).
+    ///
+    /// Other parameters stay as they are.
+    pub fn quantize(&mut self) {
+        self.is_quantized = self.is_weight && self.value.shape().len() == 2;
+        self.trainable &= !self.is_quantized;
+    }
+
+    /// Returns true if the parameter takes values as 8-bit integers.
+    pub fn is_quantized(&self) -> bool {
+        self.is_quantized
     }
 
     /// Key of the parameter's gradient.
@@ -61,8 +75,24 @@ impl<B: Backend> Param<B> {
         Ok(())
     }
 
-    /// Assigns a tensor in host memory.
+    /// Assigns 8-bit integers with their scales. Products with them quantise their input, too.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shape is another one; [`Error::Backend`] if the backend has no products of 8-bit integers;
+    /// [`Error::OutOfMemory`].
+    pub fn set_int8(&mut self, value: &Int8Weight) -> Result<()> {
+        if value.shape() != *self.value.shape() {
+            return Err(Error::shape("Param::set_int8", format!("{:?}", self.value.shape()), &value.shape()));
+        }
+        self.value = Tensor::quantized_weight(self.value.backend(), value, self.value.dtype())?;
+        Ok(())
+    }
+
+    /// Assigns a tensor in host memory, which is quantised if the parameter [is](Self::quantize).
     pub fn set_host(&mut self, value: HostTensor) -> Result<()> {
+        if self.is_quantized {
+            return self.set_int8(&Int8Weight::quantize(&value)?);
+        }
         let value = value.cast(self.value.dtype())?;
         self.set(&Tensor::from_host(self.value.backend(), &value)?)
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::{DType, HostData, Layout, Result};
+use crate::{DType, Error, HostData, Int8Weight, Layout, Result};
 
 /// An input of an operation: a buffer, and the positions of the elements in it.
 #[derive(Debug)]
@@ -49,6 +49,11 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// Returns true if the backend computes in `dtype`.
     fn supports(&self, dtype: DType) -> bool;
 
+    /// Returns true if the backend multiplies [quantised weights](Self::quantized_weight).
+    fn supports_int8(&self) -> bool {
+        false
+    }
+
     /// Memory for `len` elements. Contents are unspecified.
     fn alloc(&self, dtype: DType, len: usize) -> Result<Self::Buffer>;
 
@@ -77,6 +82,18 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     /// `w`; gradients, optimiser state and EMA have that shape, in the memory order of the returned layout.
     fn prepare_weight(&self, _w: View<'_, Self>) -> Result<Option<(Self::Buffer, Layout)>> {
         Ok(None)
+    }
+
+    /// A quantised weight of a linear layer in the form that the backend multiplies: a buffer of elements of type `dtype`, whose
+    /// values are the [dequantised](Int8Weight::dequantize) ones, and their layout. [`linear`](super::NnOps::linear)
+    /// quantises the rows of its input for such a weight, symmetrically, to 8 bits with one scale per row; sums are exact.
+    /// All other methods accept views of the buffer as of any other.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if the backend does not [support](Self::supports_int8) it, which is the default.
+    fn quantized_weight(&self, _weight: &Int8Weight, _dtype: DType) -> Result<(Self::Buffer, Layout)> {
+        let message = "no products of 8-bit integers".to_owned();
+        Err(Error::Backend { op: "quantized_weight", message })
     }
 
     /// Waits until all operations that were enqueued on the device are done.

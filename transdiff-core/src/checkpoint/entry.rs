@@ -1,5 +1,6 @@
 //! Description of a stored tensor, and decoding of its elements.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -12,7 +13,7 @@ use super::byte_reader::ByteReader;
 use super::errors::{Mismatch, read_error, tensor_error};
 use super::strided::{Strided, element_count};
 use crate::host::bf16_from_f64;
-use crate::{DType, HostData, HostTensor, Result};
+use crate::{DType, Error, HostData, HostTensor, Int8Weight, Result};
 
 /// Number of axes that a tensor may have.
 pub(super) const MAX_RANK: usize = 8;
@@ -29,6 +30,8 @@ pub struct Entry {
     pub(super) extent: Extent,
     /// `true` if the elements are the negatives of those in the file.
     pub(super) negated: bool,
+    /// Scales of a matrix of 8-bit integers, one per row.
+    pub(super) scales: Option<Box<Entry>>,
 }
 
 /// Position of the elements.
@@ -71,10 +74,11 @@ impl Entry {
         &self.shape
     }
 
-    /// Element type in memory: that of the file, except f32 for F16 and i32 for I64. `None` for types that cannot be
-    /// read.
+    /// Element type in memory: that of the file, except f32 for F16 and for 8-bit integers with scales, and i32 for I64.
+    /// `None` for types that cannot be read.
     pub fn decoded(&self) -> Option<DType> {
         match self.dtype {
+            Dtype::I8 if self.scales.is_some() => Some(DType::F32),
             Dtype::F32 | Dtype::F16 => Some(DType::F32),
             Dtype::F64 => Some(DType::F64),
             Dtype::BF16 => Some(DType::BF16),
@@ -85,7 +89,7 @@ impl Entry {
 
     /// A row-major tensor that begins at byte `start` of the file.
     pub(super) fn contiguous(dtype: Dtype, shape: Vec<usize>, start: u64) -> Self {
-        Self { dtype, shape, extent: Extent::Contiguous(start), negated: false }
+        Self { dtype, shape, extent: Extent::Contiguous(start), negated: false, scales: None }
     }
 
     /// A tensor that cannot be read. It is an entry, so that the other tensors of the file can be used.
@@ -93,7 +97,7 @@ impl Entry {
         if element_count(&shape).is_none() {
             shape.clear();
         }
-        Self { dtype, shape, extent: Extent::Invalid(Box::new(mismatch)), negated: false }
+        Self { dtype, shape, extent: Extent::Invalid(Box::new(mismatch)), negated: false, scales: None }
     }
 
     /// The tensor with the sign of its elements inverted.
@@ -117,7 +121,7 @@ impl Entry {
         } else {
             Extent::Strided(Box::new(view))
         };
-        Ok(Self { dtype, shape, extent, negated: false })
+        Ok(Self { dtype, shape, extent, negated: false, scales: None })
     }
 
     /// Checks that the tensor is where the file says and as it says.
@@ -155,7 +159,7 @@ impl Entry {
     pub(super) fn pieces(&self) -> impl Iterator<Item = (usize, Self)> {
         let numel: usize = self.shape.iter().product();
         let len = match &self.extent {
-            Extent::Contiguous(_) => PIECE,
+            Extent::Contiguous(_) if self.scales.is_none() => PIECE,
             _ => numel.max(1),
         };
         (0..numel).step_by(len).map(move |first| (first, self.piece(first, len.min(numel - first))))
@@ -163,7 +167,7 @@ impl Entry {
 
     fn piece(&self, first: usize, len: usize) -> Self {
         match &self.extent {
-            Extent::Contiguous(start) => {
+            Extent::Contiguous(start) if self.scales.is_none() => {
                 let start = start + (first * self.dtype.bitsize() / 8) as u64;
                 Self { shape: vec![len], extent: Extent::Contiguous(start), ..self.clone() }
             }
@@ -179,7 +183,30 @@ impl Entry {
             Extent::Latin1(text) => text.start += by,
             Extent::Invalid(_) => {}
         }
+        self.scales = self.scales.map(|scales| Box::new(scales.shifted(by)));
         self
+    }
+
+    /// Reads a matrix of 8-bit integers and its scales; `None` for any other tensor.
+    pub(super) fn read_int8(
+        &self,
+        reader: &ByteReader,
+        path: &Path,
+        name: &str,
+    ) -> Result<Option<Int8Weight>> {
+        let (Some(scales), &[rows, columns]) = (&self.scales, &self.shape[..]) else { return Ok(None) };
+        self.check().map_err(|(expected, got)| tensor_error(path, name, expected, got))?;
+        let values = self.elements(reader, i8::from_le_bytes);
+        let values = values.map_err(read_error(path, format!("tensor {name}"), self.decoded_bytes()))?;
+        let scales = scales.read(reader, path, &scales_name(name), 0)?.to_f32();
+        let weight = Int8Weight::new([rows, columns], values, scales).map_err(|error| match error {
+            Error::Argument { argument: "scales", expected, got } => {
+                tensor_error(path, &scales_name(name), expected, got)
+            }
+            Error::Argument { expected, got, .. } => tensor_error(path, name, expected, got),
+            other => other,
+        })?;
+        Ok(Some(weight))
     }
 
     /// Reads the tensor, row-major. Errors about an element count from `first`.
@@ -190,6 +217,11 @@ impl Entry {
         name: &str,
         first: usize,
     ) -> Result<HostTensor> {
+        if let Some(weight) = self.read_int8(reader, path, name)? {
+            let values = weight.dequantize()?;
+            check_finite(path, name, values.data(), first)?;
+            return Ok(values);
+        }
         self.check().map_err(|(expected, got)| tensor_error(path, name, expected, got))?;
         let data = match self.dtype {
             Dtype::F32 => self.elements(reader, f32::from_le_bytes).map(HostData::F32),
@@ -208,6 +240,10 @@ impl Entry {
                     return Err(tensor_error(path, name, "integers that fit in 32 bits", wide));
                 }
                 data
+            }
+            Dtype::I8 => {
+                let expected = format!("beside I8 elements a tensor {}, F32, one per row", scales_name(name));
+                return Err(tensor_error(path, name, expected, "none"));
             }
             other => return Err(tensor_error(path, name, "F32, F64, BF16, F16, I32 or I64 elements", other)),
         };
@@ -242,7 +278,7 @@ impl Entry {
                 drop(out); // allocated again, beside the decoded bytes
                 let bytes = ByteReader::Memory(Box::new(text.decode(reader, n * SIZE)?));
                 let extent = text.decoded.clone();
-                return Self { extent, shape: self.shape.clone(), ..*self }.elements(&bytes, decode);
+                return Self { extent, ..self.clone() }.elements(&bytes, decode);
             }
             Extent::Invalid(_) => return Err(io::ErrorKind::InvalidData.into()),
         }
@@ -267,6 +303,27 @@ impl Latin1 {
             bytes.push(u8::try_from(u32::from(c)).map_err(|_| invalid())?);
         }
         if bytes.len() == expected { Ok(bytes) } else { Err(invalid()) }
+    }
+}
+
+/// Name of the scales of a matrix of 8-bit integers.
+pub(super) fn scales_name(name: &str) -> String {
+    format!("{name}_scale")
+}
+
+/// Takes the scales of matrices of 8-bit integers out of the entries, and into those of the matrices.
+pub(super) fn pair_scales(entries: &mut BTreeMap<String, Entry>) {
+    let matrices = entries.iter().filter(|(_, entry)| entry.dtype == Dtype::I8 && entry.shape.len() == 2);
+    let fits = |(name, entry): (&String, &Entry)| {
+        let scales = entries.get(&scales_name(name))?;
+        (scales.dtype == Dtype::F32 && scales.shape == entry.shape[..1]).then(|| name.clone())
+    };
+    let names: Vec<String> = matrices.filter_map(fits).collect();
+    for name in names {
+        let scales = entries.remove(&scales_name(&name)).map(Box::new);
+        if let Some(entry) = entries.get_mut(&name) {
+            entry.scales = scales;
+        }
     }
 }
 

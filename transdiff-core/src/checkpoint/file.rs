@@ -10,13 +10,13 @@ use serde_json::Value;
 use super::allocation_limit::AllocationLimit;
 use super::byte_reader::{ByteReader, OpenFile};
 use super::contents::Contents;
-use super::entry::{Entry, check_range};
+use super::entry::{Entry, check_range, pair_scales, scales_name};
 use super::errors::{read_error, tensor_error};
 use super::format::{self, FileFormat, Format};
-use super::stored_tensor::StoredTensor;
+use super::stored_tensor::{Form, StoredTensor};
 use super::write::stored_dtype;
 use super::{pytorch, safetensors, shards};
-use crate::{DType, Error, HostTensor, Result};
+use crate::{DType, Error, HostTensor, Int8Weight, Precision, Result};
 
 /// Ratio of the bytes that the tensors of a view may take in memory to the bytes of the file. Tied weights are few, but
 /// elements may be twice as wide in memory as in the file.
@@ -84,7 +84,7 @@ impl WeightFile {
     /// `open` opens the files that an index lists.
     fn from_reader(path: &Path, reader: ByteReader, open: Option<&OpenFile<'_>>) -> Result<Self> {
         let mut shard_paths = Vec::new();
-        let (format, reader, contents) = match format::detect(&reader, path)? {
+        let (format, reader, mut contents) = match format::detect(&reader, path)? {
             FileFormat::Safetensors => {
                 let mut limit = AllocationLimit::for_file(reader.len());
                 let contents = safetensors::read(&reader, path, &mut limit)?;
@@ -102,6 +102,9 @@ impl WeightFile {
                 (Format::Safetensors, reader, contents)
             }
         };
+        if format == Format::Safetensors {
+            pair_scales(&mut contents.entries);
+        }
         Ok(Self { path: path.to_owned(), shards: shard_paths, reader, format, contents })
     }
 
@@ -174,7 +177,8 @@ impl WeightFile {
 
     /// Reads one tensor, row-major.
     ///
-    /// F32, F64, BF16 and I32 are kept; F16 becomes f32 (exact), I64 becomes i32.
+    /// F32, F64, BF16 and I32 are kept; F16 becomes f32 (exact), I64 becomes i32. A matrix of I8 with one scale per row, the
+    /// F32 tensor of its name and `_scale`, becomes f32 (exact). The scales are no tensor of their own.
     ///
     /// # Errors
     /// [`Error::TensorNames`] if there is no tensor of that name; [`Error::Tensor`] if it has a type not listed above,
@@ -270,21 +274,47 @@ impl<'a> WeightView<'a> {
         host.cast(dtype)
     }
 
-    /// Every tensor with its name, to be written to another file: in the type `dtype`, or in the stored one. Nothing is
+    /// Reads a matrix of 8-bit integers and its scales; `None` for any other tensor.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn int8(&self, name: &str) -> Result<Option<Int8Weight>> {
+        let full = self.names.get(name).copied().unwrap_or(name);
+        self.file.entry(full)?.read_int8(&self.file.reader, &self.file.path, full)
+    }
+
+    /// Every tensor with its name, to be written to another file: for computation in `precision`, or as it is stored. Those
+    /// for which `is_quantized` returns true are written as 8-bit integers, if `precision` has them, and their scales. Nothing is
     /// read until it is written.
     ///
     /// # Errors
-    /// [`Error::DType`] if `dtype` is no float type.
-    pub fn stored(&self, dtype: Option<DType>) -> Result<Vec<(&str, StoredTensor<'a>)>> {
-        if let Some(got) = dtype.filter(|dtype| !dtype.is_float()) {
+    /// [`Error::DType`] if the type is no float type.
+    pub fn stored(
+        &self,
+        precision: Option<Precision>,
+        is_quantized: impl Fn(&str) -> bool,
+    ) -> Result<Vec<(String, StoredTensor<'a>)>> {
+        if let Some(got) = precision.map(Precision::dtype).filter(|dtype| !dtype.is_float()) {
             return Err(Error::DType { op: "stored", expected: "a float type".to_owned(), got });
         }
         let WeightFile { path, reader, contents, .. } = self.file;
-        let tensors = self.names.iter().map(|(name, &full)| {
+        let mut tensors = Vec::new();
+        for (name, &full) in &self.names {
             let entry = &contents.entries[full];
-            (&**name, StoredTensor { reader, path, name: full, entry, dtype })
-        });
-        Ok(tensors.collect())
+            let mut put =
+                |name, form| tensors.push((name, StoredTensor { reader, path, name: full, entry, form }));
+            let is_int8 = match precision {
+                Some(precision) => precision.is_int8() && is_quantized(name),
+                None => entry.scales.is_some(),
+            };
+            if is_int8 {
+                put(name.to_string(), Form::Int8Values);
+                put(scales_name(name), Form::Int8Scales);
+            } else {
+                put(name.to_string(), precision.map_or(Form::Stored, |p| Form::Float(p.dtype())));
+            }
+        }
+        Ok(tensors)
     }
 
     /// Returns the tensors of this view whose names begin with `prefix`, which is stripped from their names.

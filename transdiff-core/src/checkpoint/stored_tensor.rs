@@ -9,7 +9,7 @@ use super::byte_reader::ByteReader;
 use super::entry::{Entry, check_range};
 use super::write::{Put, WriteTensor, encode, stored_dtype};
 use crate::host::bf16_from_f64;
-use crate::{DType, HostData, Result};
+use crate::{DType, HostData, Int8Weight, Result};
 
 /// A tensor of a file that is copied to another file, in its stored type or another one.
 ///
@@ -21,22 +21,47 @@ pub struct StoredTensor<'a> {
     /// Name in the file.
     pub(super) name: &'a str,
     pub(super) entry: &'a Entry,
-    /// Float type to convert to; `None` for the stored type.
-    pub(super) dtype: Option<DType>,
+    pub(super) form: Form,
+}
+
+/// Form in which a tensor is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    /// As it is stored.
+    Stored,
+    /// In a float type.
+    Float(DType),
+    /// The integers of a matrix that is quantised to 8 bits.
+    Int8Values,
+    /// Their scales, one per row.
+    Int8Scales,
 }
 
 impl WriteTensor for StoredTensor<'_> {
     fn dtype(&self) -> Dtype {
-        self.dtype.map_or(self.entry.dtype(), stored_dtype)
+        match self.form {
+            Form::Stored => self.entry.dtype(),
+            Form::Float(dtype) => stored_dtype(dtype),
+            Form::Int8Values => Dtype::I8,
+            Form::Int8Scales => Dtype::F32,
+        }
     }
 
     fn shape(&self) -> &[usize] {
-        self.entry.shape()
+        match self.form {
+            Form::Int8Scales => &self.entry.shape()[..self.entry.shape().len().min(1)],
+            _ => self.entry.shape(),
+        }
     }
 
     /// Fails, as [`WeightFile::tensor`](super::WeightFile::tensor) does, for tensors that cannot be read and values that
     /// are not finite, and for values beyond the range of the type that they are converted to.
     fn write(&self, put: &mut Put<'_>) -> Result<()> {
+        match self.form {
+            Form::Int8Values => return encode(self.int8()?.values(), i8::to_le_bytes, put),
+            Form::Int8Scales => return encode(self.int8()?.scales(), f32::to_le_bytes, put),
+            Form::Stored | Form::Float(_) => {}
+        }
         for (first, piece) in self.entry.pieces() {
             let host = piece.read(self.reader, self.path, self.name, first)?;
             check_range(self.path, self.name, host.data(), self.dtype(), first)?;
@@ -52,6 +77,16 @@ impl WriteTensor for StoredTensor<'_> {
 }
 
 impl StoredTensor<'_> {
+    /// The tensor as 8-bit integers, as stored or quantised.
+    fn int8(&self) -> Result<Int8Weight> {
+        if let Some(weight) = self.entry.read_int8(self.reader, self.path, self.name)? {
+            return Ok(weight);
+        }
+        let host = self.entry.read(self.reader, self.path, self.name, 0)?;
+        check_range(self.path, self.name, host.data(), Dtype::F32, 0)?;
+        Int8Weight::quantize(&host)
+    }
+
     fn encode_integers(&self, values: &[i32], put: &mut Put<'_>) -> Result<()> {
         match self.dtype() {
             Dtype::I32 => encode(values, i32::to_le_bytes, put),

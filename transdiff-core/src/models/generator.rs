@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use super::Features;
 use crate::diffusion::{Preset, Sampling, SamplingStep};
-use crate::{Backend, CancellationToken, DType, Error, Result, Tensor};
+use crate::{Backend, CancellationToken, Error, Precision, Result, Tensor};
 
 /// Shape of a model's semantic features.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,8 +148,8 @@ pub trait Generator<B: Backend>: Debug + Send {
     /// Backend that it computes on.
     fn backend(&self) -> &B;
 
-    /// Type that it computes in.
-    fn dtype(&self) -> DType;
+    /// Number format that it computes in.
+    fn precision(&self) -> Precision;
 
     /// Number of parameters, in elements.
     fn param_count(&self) -> usize;

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::autograd::Param;
 use crate::checkpoint::{WeightView, write_atomic};
 use crate::nn::Module;
-use crate::{Backend, DType, Result, Tensor};
+use crate::{Backend, DType, Error, Int8Weight, Precision, Result, Tensor};
 
 /// A module with a configuration. Two models with equal configurations have the same parameters.
 ///
@@ -22,11 +22,12 @@ pub trait Model<B: Backend>: Module<B> + Clone {
     /// Metadata key under which files carry the configuration, as JSON.
     const CONFIG_KEY: &'static str;
 
-    /// A model whose parameters have shapes and no memory until they are set.
+    /// A model whose parameters have shapes and no memory until they are set. A model without layers for 8-bit integers takes
+    /// the type of the tensors from `precision`.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) if the sizes do not fit together.
-    fn placeholder(backend: &B, config: &Self::Config, dtype: DType) -> Result<Self>;
+    fn placeholder(backend: &B, config: &Self::Config, precision: impl Into<Precision>) -> Result<Self>;
 
     /// Checks `config` against the tensors of a file, before anything of the sizes that it claims is allocated.
     ///
@@ -44,17 +45,36 @@ pub trait Model<B: Backend>: Module<B> + Clone {
     /// Type of the parameters.
     fn dtype(&self) -> DType;
 
-    /// Reads a model of `config` from `tensors` in the type `dtype`, one tensor after another: memory holds the model,
-    /// and one tensor more.
+    /// Reads a model of `config` from `tensors` for computation in `precision`, one tensor after another: memory holds the
+    /// model, and one tensor more.
     ///
     /// # Errors
     /// [`Error::TensorNames`](crate::Error::TensorNames) and [`Error::Tensor`](crate::Error::Tensor) if a tensor is
-    /// missing, extra, of a wrong shape or type, not finite or beyond the range of `dtype`;
-    /// [`Error::Io`](crate::Error::Io) if the system cannot read it.
-    fn read(backend: &B, config: &Self::Config, tensors: &WeightView<'_>, dtype: DType) -> Result<Self> {
-        let mut model = Self::placeholder(backend, config, dtype)?;
+    /// missing, extra, of a wrong shape or type, not finite or beyond the range of the type;
+    /// [`Error::Io`](crate::Error::Io) if the system cannot read it; [`Error::Argument`] if the backend has no products of
+    /// 8-bit integers, and `precision` needs them.
+    fn read(
+        backend: &B,
+        config: &Self::Config,
+        tensors: &WeightView<'_>,
+        precision: impl Into<Precision>,
+    ) -> Result<Self> {
+        let mut model = placeholder::<B, Self>(backend, config, precision.into())?;
         tensors.check(&expected(&model, ""))?;
         load_params(&mut model, tensors)?;
+        Ok(model)
+    }
+
+    /// The model for computation in another number format: weights are rounded, or quantised to 8-bit integers.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; [`Error::Argument`] if the backend has no products of 8-bit integers, and `precision` needs
+    /// them.
+    fn to_precision(&self, precision: impl Into<Precision>) -> Result<Self> {
+        let mut model = placeholder::<B, Self>(self.backend(), self.config(), precision.into())?;
+        for ((_, param), (_, source)) in model.params_mut().into_iter().zip(self.params()) {
+            param.set_host(source.value().to_host()?)?;
+        }
         Ok(model)
     }
 
@@ -80,6 +100,15 @@ pub trait Model<B: Backend>: Module<B> + Clone {
     }
 }
 
+/// A model to be set, in a number format that the backend has.
+fn placeholder<B: Backend, M: Model<B>>(backend: &B, config: &M::Config, precision: Precision) -> Result<M> {
+    if precision.is_int8() && !backend.supports_int8() {
+        let expected = format!("a number format that {} computes in", backend.name());
+        return Err(Error::argument("precision", expected, precision));
+    }
+    M::placeholder(backend, config, precision)
+}
+
 /// Plain data as JSON.
 pub(crate) fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("plain data")
@@ -94,8 +123,13 @@ pub(crate) fn named_params<B: Backend>(module: &dyn Module<B>, prefix: &str) -> 
 /// Sets every parameter of a module from the tensor of its name. They are read one by one.
 pub(crate) fn load_params<B: Backend>(module: &mut dyn Module<B>, tensors: &WeightView<'_>) -> Result<()> {
     module.params_mut().into_iter().try_for_each(|(name, param)| {
-        let dtype = param.value().dtype();
-        param.set_host(tensors.tensor_as(&name, dtype)?)
+        if !param.is_quantized() {
+            return param.set_host(tensors.tensor_as(&name, param.value().dtype())?);
+        }
+        match tensors.int8(&name)? {
+            Some(weight) => param.set_int8(&weight),
+            None => param.set_host(tensors.tensor_as(&name, Int8Weight::SOURCE)?),
+        }
     })
 }
 

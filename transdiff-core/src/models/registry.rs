@@ -8,7 +8,7 @@ use super::transdiff::{Session, StoredTransDiff, TransDiff, TransDiffConfig};
 use super::{ClassNames, ElementCount, Generator, GeneratorInfo, ImageSpec, LoadHints, WeightSet};
 use crate::checkpoint::{WeightFile, WeightView};
 use crate::reference::Reference;
-use crate::{Backend, DType, Result};
+use crate::{Backend, Precision, Result};
 
 /// A generator in a file: its weights were chosen and its sizes are known, and no tensor has been read.
 #[derive(Clone, Debug)]
@@ -88,6 +88,13 @@ impl<'a> StoredModel<'a> {
         }
     }
 
+    /// Function that returns true for the names of weights that [`Precision::INT8`] has as 8-bit integers.
+    pub fn quantized_names(&self) -> fn(&str) -> bool {
+        match self {
+            Self::TransDiff(_) => TransDiffConfig::is_quantized,
+        }
+    }
+
     /// Elements in memory while `images` images are generated.
     pub fn generation_elements(&self) -> ElementCount {
         match self {
@@ -95,13 +102,17 @@ impl<'a> StoredModel<'a> {
         }
     }
 
-    /// Reads the weights in the type `dtype`, one tensor after another.
+    /// Reads the weights for computation in `precision`, one tensor after another.
     ///
     /// # Errors
     /// Those of [`Model::read`](super::Model::read).
-    pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<Box<dyn Generator<B>>> {
+    pub fn load<B: Backend>(
+        &self,
+        backend: &B,
+        precision: impl Into<Precision>,
+    ) -> Result<Box<dyn Generator<B>>> {
         match self {
-            Self::TransDiff(stored) => Ok(Box::new(Session::new(&stored.load(backend, dtype)?))),
+            Self::TransDiff(stored) => Ok(Box::new(Session::new(&stored.load(backend, precision)?))),
         }
     }
 }

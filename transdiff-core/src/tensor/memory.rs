@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::array::{Output, Tensor};
 use crate::backend::{Backend, ViewMut};
-use crate::{DType, Error, HostData, HostTensor, Layout, Result};
+use crate::{DType, Error, HostData, HostTensor, Int8Weight, Layout, Result};
 
 impl<B: Backend> Tensor<B> {
     /// A tensor with the elements and the type of `host`.
@@ -12,6 +12,16 @@ impl<B: Backend> Tensor<B> {
         let buffer = backend.from_host(host.data())?;
         let layout = Layout::contiguous(host.shape());
         Ok(Self { backend: backend.clone(), buffer: Arc::new(buffer), layout, dtype: host.dtype() })
+    }
+
+    /// A quantised weight of a linear layer, [outputs, inputs], of nominal type `dtype`; see
+    /// [`Storage::quantized_weight`](crate::backend::Storage::quantized_weight).
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if the backend has no products of 8-bit integers; [`Error::OutOfMemory`].
+    pub fn quantized_weight(backend: &B, weight: &Int8Weight, dtype: DType) -> Result<Self> {
+        let (buffer, layout) = backend.quantized_weight(weight, dtype)?;
+        Ok(Self { backend: backend.clone(), buffer: Arc::new(buffer), layout, dtype })
     }
 
     /// A tensor of f32 values, cast to `dtype`.

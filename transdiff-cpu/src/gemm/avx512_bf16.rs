@@ -44,7 +44,7 @@ fn dot(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
 
 packed_tiles! {
     "avx512f,avx512bw,avx512vl,avx512bf16", [bf16, bf16, f32], PAIR,
-    __m512 { _mm512_setzero_ps, _mm512_add_ps, _mm512_maskz_loadu_ps, _mm512_mask_storeu_ps }, dot
+    { _mm512_setzero_ps, _mm512_add_ps, _mm512_maskz_loadu_ps, _mm512_mask_storeu_ps }, dot
 }
 
 impl MicroKernel for Avx512Bf16 {

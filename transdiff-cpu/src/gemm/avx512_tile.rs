@@ -12,12 +12,12 @@ pub(super) const PANEL: usize = 3 * LANES;
 ///
 /// - `$features`: instruction sets;
 /// - `$left`, `$right`, `$sum`: elements of A, B and the sums, `$group`: number of k per group;
-/// - `$vector`: a vector of sums, and the intrinsics for it: zero, addition, masked load and store;
+/// - intrinsics for a vector of sums: zero, addition, masked load and store;
 /// - `$dot`: sums + group of A · group of B.
 macro_rules! packed_tiles {
     (
         $features:literal, [$left:ty, $right:ty, $sum:ty], $group:expr,
-        $vector:ty { $zero:ident, $add:ident, $load:ident, $store:ident }, $dot:expr
+        { $zero:ident, $add:ident, $load:ident, $store:ident }, $dot:expr
     ) => {
         /// A tile of `ROWS` rows and `WIDTH` vectors of columns, the last of them masked by `last`.
         ///

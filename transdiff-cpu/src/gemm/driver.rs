@@ -15,6 +15,8 @@ use crate::view::{Float, store};
 
 /// Number of elements of C per block: small enough that the epilogue finds it in the cache.
 const BLOCK: usize = 1 << 18;
+/// Number of sums per block that are not formed in C: their scratch memory shares the second-level cache with A and B.
+const SCRATCH_BLOCK: usize = 1 << 16;
 /// Number of elements of B up to which A is partitioned into blocks of rows that stay in the second-level cache while all
 /// panels of B pass.
 const SMALL_RIGHT: usize = 1 << 16;
@@ -32,7 +34,7 @@ struct Partition {
 impl Partition {
     /// Partition by rows if B is small and A is tall; `packs` if B is packed for every block. Otherwise by columns if there are enough of them, since then no part
     /// of B is read twice, else by rows.
-    fn new(cpu: &Cpu, [m, k, n]: [usize; 3], alignment: usize, packs: bool) -> Self {
+    fn new(cpu: &Cpu, [m, k, n]: [usize; 3], alignment: usize, packs: bool, block: usize) -> Self {
         let wanted = if cpu.shares(m * k * n / 50) { cpu.threads() } else { 1 };
         let tall = (TALL_BLOCK / (k + n)).max(if packs { TALL_ROWS } else { alignment });
         if k * n <= SMALL_RIGHT && m > tall * wanted {
@@ -41,7 +43,7 @@ impl Partition {
         }
         let by_rows = n.div_ceil(alignment) < wanted;
         let long = if by_rows { m } else { n };
-        let blocks = (m * n).div_ceil(BLOCK).next_multiple_of(wanted).min(long.div_ceil(alignment)).max(1);
+        let blocks = (m * n).div_ceil(block).next_multiple_of(wanted).min(long.div_ceil(alignment)).max(1);
         Self { by_rows, step: long.div_ceil(blocks).next_multiple_of(alignment) }
     }
 }
@@ -80,8 +82,9 @@ fn blocks<K: MicroKernel, C: Float<Real = K::Output>>(
     epilogue: &impl Epilogue<K::Output>,
 ) {
     let in_place = TypeId::of::<K::Accumulator>() == TypeId::of::<C>();
+    let block_size = if in_place { BLOCK } else { SCRATCH_BLOCK };
     let Partition { by_rows, step } =
-        Partition::new(cpu, size, K::ALIGNMENT, b.scratch_len(&kernel, size) > 0);
+        Partition::new(cpu, size, K::ALIGNMENT, b.scratch_len(&kernel, size) > 0, block_size);
     let (long, c) = (if by_rows { m } else { n }, DisjointSlice::new(c));
     cpu.run(long.div_ceil(step), m * k * n / 50, |i| {
         let part = i * step..long.min((i + 1) * step);

@@ -13,13 +13,17 @@ mod avx512_bf16;
 #[cfg(target_arch = "x86_64")]
 mod avx512_f32;
 #[cfg(target_arch = "x86_64")]
+mod avx512_int8;
+#[cfg(target_arch = "x86_64")]
 mod avx512_tile;
 mod driver;
 mod epilogue;
+mod int8;
 mod matrixmultiply;
 mod micro_kernel;
 mod operand;
 mod pack;
+mod portable_int8;
 #[cfg(test)]
 mod tests;
 mod widened;
@@ -34,10 +38,14 @@ use transdiff_core::Result;
 
 #[cfg(target_arch = "x86_64")]
 use self::avx512_bf16::Avx512Bf16;
+use self::int8::Scales;
 use self::matrixmultiply::MatrixMultiply;
+use self::portable_int8::PortableInt8;
 use self::widened::Widened;
 use crate::buffer::Stored;
 use crate::device::Cpu;
+use crate::int8_panels::Int8Panels;
+use crate::scratch::Scratch;
 use crate::view::Float;
 
 /// Alignment of partitions by callers, in columns: the widest panel of any kernel.
@@ -69,6 +77,33 @@ pub(crate) trait Gemm: Float {
         c: &mut [Self],
         epilogue: &impl Epilogue<Self::Real>,
     ) -> Result<()>;
+
+    /// C ← epilogue(A B), rounded, for A m×k row-major without gaps, which is quantised row by row, and a quantised B. Only
+    /// for types whose kernels compute in f32.
+    fn gemm_int8(
+        cpu: &Cpu,
+        m: usize,
+        a: &[Self],
+        weight: &Int8Panels,
+        c: &mut [Self],
+        epilogue: &impl Epilogue<Self::Real>,
+    );
+}
+
+/// Implements [`Gemm::gemm_int8`] for a type whose kernels compute in f32.
+macro_rules! gemm_int8 {
+    () => {
+        fn gemm_int8(
+            cpu: &Cpu,
+            m: usize,
+            a: &[Self],
+            weight: &Int8Panels,
+            c: &mut [Self],
+            epilogue: &impl Epilogue<f32>,
+        ) {
+            gemm_int8(cpu, m, a, weight, c, epilogue);
+        }
+    };
 }
 
 /// Selects AVX-512 if the processor has it: that kernel reads A in place, which matters for small K.
@@ -84,6 +119,8 @@ macro_rules! select_f32 {
 }
 
 impl Gemm for f32 {
+    gemm_int8!();
+
     fn with_kernel<R: KernelTask<f32>>(cpu: &Cpu, task: R) -> R::Output {
         select_f32!(cpu, kernel => task.run(kernel))
     }
@@ -119,9 +156,15 @@ impl Gemm for f64 {
         driver::product(cpu, MatrixMultiply::<f64>::default(), size, a, b, c, epilogue);
         Ok(())
     }
+
+    fn gemm_int8(_: &Cpu, _: usize, _: &[f64], _: &Int8Panels, _: &mut [f64], _: &impl Epilogue<f64>) {
+        unreachable!("weights in f64 are not quantised")
+    }
 }
 
 impl Gemm for bf16 {
+    gemm_int8!();
+
     fn with_kernel<R: KernelTask<bf16>>(cpu: &Cpu, task: R) -> R::Output {
         #[cfg(target_arch = "x86_64")]
         if let Some(kernel) = Avx512Bf16::of(cpu.instruction_set()) {
@@ -150,4 +193,41 @@ impl Gemm for bf16 {
             Ok(())
         })
     }
+}
+
+fn gemm_int8<T: Float<Real = f32>>(
+    cpu: &Cpu,
+    m: usize,
+    a: &[T],
+    weight: &Int8Panels,
+    c: &mut [T],
+    epilogue: &impl Epilogue<f32>,
+) {
+    let ([n, k], depth) = (weight.shape(), weight.depth());
+    let size = [m, depth, n];
+    with_quantized_rows(cpu, [m, k, depth], a, |a, rows| {
+        let scales = Scales { rows, weight };
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kernel) = avx512_int8::Avx512Int8::of(cpu.instruction_set(), scales) {
+            return driver::product(cpu, kernel, size, a, weight, c, epilogue);
+        }
+        driver::product(cpu, PortableInt8(scales), size, a, weight, c, epilogue);
+    });
+}
+
+/// Calls `f` with the rows of A as integers, filled up to `depth`, and their scales.
+fn with_quantized_rows<T: Float<Real = f32>>(
+    cpu: &Cpu,
+    [m, k, depth]: [usize; 3],
+    a: &[T],
+    f: impl FnOnce(Operand<'_, u8>, &[f32]),
+) {
+    u8::with_scratch(m * depth, |quantized| {
+        f32::with_scratch(m, |scales| {
+            let rows =
+                quantized.chunks_exact_mut(depth.max(1)).zip(&mut *scales).zip(a.chunks_exact(k.max(1)));
+            cpu.for_each(rows, m * k / 8, |((out, scale), x)| *scale = int8::quantize_row(x, out));
+            f(Operand::rows(quantized, depth), scales);
+        });
+    });
 }

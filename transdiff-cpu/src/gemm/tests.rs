@@ -4,6 +4,7 @@
 use std::ops::{Add, Range};
 
 use half::bf16;
+use transdiff_core::{HostTensor, Int8Weight};
 
 use super::micro_kernel::MicroKernel;
 use super::operand::{Left, Operand, Panel, Sums};
@@ -12,6 +13,7 @@ use super::{Epilogue, Gemm, MatrixMultiply, NoEpilogue, driver};
 use crate::device::Cpu;
 use crate::element::Element;
 use crate::instruction_set::InstructionSet;
+use crate::int8_panels::Int8Panels;
 use crate::scratch::Scratch;
 
 fn values(count: usize, seed: u64) -> Vec<f32> {
@@ -127,8 +129,6 @@ const WIDTH: usize = 8;
 trait Value: Copy + Default + Scratch + Send + Sync {}
 
 impl<T: Copy + Default + Scratch + Send + Sync> Value for T {}
-
-scratch!(i8, i32);
 
 impl<T: Value, A: Value + Add<Output = A>, const G: usize> MicroKernel for Grouped<'_, T, A, G> {
     type Left = T;
@@ -282,4 +282,32 @@ fn kernels_of_other_types_need_no_change_of_the_driver() {
     check_grouped::<bf16, f32, 2>(|x| bf16::from_f32(x as f32), bf16_pairs, |sum| sum, |_| 1.0);
     let fours = |a: i8, b: i8, sum: i32| sum + i32::from(a) * i32::from(b);
     check_grouped::<i8, i32, 4>(|x| x as i8, fours, |sum| sum as f32, |j| 0.5 + j as f32);
+}
+
+/// Sums are exact, so that all kernels give the same bits.
+#[test]
+fn products_of_8_bit_integers_are_exact_in_every_kernel() {
+    for [m, k, n] in [[1, 1, 1], [3, 7, 5], [17, 64, 48], [40, 2500, 130], [9, 33, 50], [5, 0, 3], [0, 4, 4]]
+    {
+        let (x, w) = (values(m * k, 3), values(k * n, 4));
+        let weight = Int8Weight::quantize(&HostTensor::f32(&[n, k], w).unwrap()).unwrap();
+        let panels = Int8Panels::new(&weight).unwrap();
+        let mut rows = vec![0u8; k];
+        let mut want = Vec::new();
+        for x in x.chunks_exact(k.max(1)) {
+            let scale = super::int8::quantize_row(x, &mut rows);
+            let integers = |n: usize| rows.iter().zip(&weight.values()[n * k..]);
+            let sum = |n| integers(n).map(|(&x, &w)| (i64::from(x) - 128) * i64::from(w)).sum::<i64>();
+            want.extend((0..n).map(|n| sum(n) as f32 * (scale * weight.scales()[n])));
+        }
+        want.resize(m * n, 0.0);
+        for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
+            for threads in [1, 3] {
+                let cpu = Cpu::with_instruction_set(Some(threads), set).unwrap();
+                let mut c = vec![f32::NAN; m * n];
+                f32::gemm_int8(&cpu, m, &x, &panels, &mut c, &NoEpilogue);
+                assert!(c == want, "{m}x{k}x{n} differs on {set} with {threads} threads");
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use super::{Import, Modules, place};
 
 /// Top-level modules, lowest layer first.
 const LAYERS: [&[&str]; 12] = [
-    &["error", "dtype", "host", "layout", "rng", "cancel", "text", "testing"],
+    &["error", "dtype", "host", "int8", "layout", "precision", "rng", "cancel", "text", "testing"],
     &["backend"],
     &["reference", "metering"],
     &["tensor"],

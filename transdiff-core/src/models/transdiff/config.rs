@@ -92,6 +92,17 @@ impl TransDiffConfig {
         Ok(config)
     }
 
+    /// Returns true if the tensor `name` is a weight that [`Precision::INT8`](crate::Precision::INT8) has as 8-bit integers:
+    /// those of the linear layers of the blocks. The others are few and small, and the error of the last is that of the image.
+    pub fn is_quantized(name: &str) -> bool {
+        let mut parts = name.rsplit('.');
+        parts.next() == Some("weight")
+            && parts
+                .next()
+                .is_some_and(|layer| ["qkv", "wq", "wk", "wv", "proj", "fc1", "fc2"].contains(&layer))
+            && parts.any(|part| part.ends_with("_blocks"))
+    }
+
     /// Checks that the sizes fit together.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use crate::models::{
     Advance, Conditioning, Features, Generation, GenerationInput, Generator, GeneratorInfo, Model,
 };
 use crate::nn::Module;
-use crate::{Backend, CancellationToken, DType, Error, Result, Tensor};
+use crate::{Backend, CancellationToken, DType, Error, Precision, Result, Tensor};
 
 impl<B: Backend> Generator<B> for Session<B> {
     fn info(&self) -> &GeneratorInfo {
@@ -18,8 +18,8 @@ impl<B: Backend> Generator<B> for Session<B> {
         self.model.backend()
     }
 
-    fn dtype(&self) -> DType {
-        self.model.dtype()
+    fn precision(&self) -> Precision {
+        self.model.precision()
     }
 
     fn param_count(&self) -> usize {

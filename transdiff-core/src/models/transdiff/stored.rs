@@ -7,7 +7,7 @@ use crate::checkpoint::{WeightFile, WeightView};
 use crate::models::stored::check_agreement;
 use crate::models::weight_sets::{self, Signature};
 use crate::models::{ImageSpec, LoadHints, Model, WeightSet, metadata_value};
-use crate::{Backend, DType, Result};
+use crate::{Backend, Precision, Result};
 
 /// A model in a file: its weights were chosen and its sizes are known, and no tensor has been read.
 #[derive(Clone, Debug)]
@@ -90,14 +90,14 @@ impl<'a> StoredTransDiff<'a> {
         self.images.as_ref()
     }
 
-    /// Reads the weights in the type `dtype`, one tensor after another: memory holds the model, and one tensor more.
+    /// Reads the weights for computation in `precision`, one tensor after another: memory holds the model, and one tensor more.
     ///
     /// # Errors
     /// [`Error::TensorNames`](crate::Error::TensorNames) and [`Error::Tensor`](crate::Error::Tensor) if a tensor is
     /// missing, extra, of a wrong shape or type, or not finite; [`Error::Io`](crate::Error::Io) if the system cannot
     /// read it.
-    pub fn load<B: Backend>(&self, backend: &B, dtype: DType) -> Result<TransDiff<B>> {
-        TransDiff::read(backend, &self.config, &self.tensors, dtype)
+    pub fn load<B: Backend>(&self, backend: &B, precision: impl Into<Precision>) -> Result<TransDiff<B>> {
+        TransDiff::read(backend, &self.config, &self.tensors, precision)
     }
 }
 
@@ -111,21 +111,26 @@ impl<B: Backend> TransDiff<B> {
         Ok(StoredTransDiff::find(&file, &LoadHints::default())?.config().clone())
     }
 
-    /// Loads a model in the type `dtype`: a file of [`save`](Model::save), of a training run, or of the published
+    /// Loads a model for computation in `precision`, such as [`DType::F32`](crate::DType::F32): a file of [`save`](Model::save), of a training run, or of the published
     /// implementation.
     ///
     /// # Errors
     /// As [`WeightFile::open`] and [`from_file`](Self::from_file).
-    pub fn load(backend: &B, path: impl AsRef<Path>, dtype: DType) -> Result<Self> {
-        Self::from_file(backend, &WeightFile::open(path)?, dtype, &LoadHints::default())
+    pub fn load(backend: &B, path: impl AsRef<Path>, precision: impl Into<Precision>) -> Result<Self> {
+        Self::from_file(backend, &WeightFile::open(path)?, precision, &LoadHints::default())
     }
 
     /// Loads the model that [`StoredTransDiff::find`] finds in `file`.
     ///
     /// # Errors
     /// As [`StoredTransDiff::find`] and [`StoredTransDiff::load`].
-    pub fn from_file(backend: &B, file: &WeightFile, dtype: DType, hints: &LoadHints) -> Result<Self> {
-        StoredTransDiff::find(file, hints)?.load(backend, dtype)
+    pub fn from_file(
+        backend: &B,
+        file: &WeightFile,
+        precision: impl Into<Precision>,
+        hints: &LoadHints,
+    ) -> Result<Self> {
+        StoredTransDiff::find(file, hints)?.load(backend, precision)
     }
 }
 

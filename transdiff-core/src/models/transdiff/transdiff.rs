@@ -5,7 +5,7 @@ use crate::autograd::Context;
 use crate::checkpoint::WeightView;
 use crate::models::{Features, Model};
 use crate::nn::{Init, Module, module};
-use crate::{Backend, DType, Result, Tensor};
+use crate::{Backend, DType, Precision, Result, Tensor};
 
 /// TransDiff: an autoregressive transformer and a diffusion decoder.
 ///
@@ -16,7 +16,7 @@ pub struct TransDiff<B: Backend> {
     decoder: DiffusionDecoder<B>,
     config: TransDiffConfig,
     backend: B,
-    dtype: DType,
+    precision: Precision,
 }
 
 module!(TransDiff { "" => ar, "diffdecoder.net" => decoder });
@@ -26,8 +26,16 @@ impl<B: Backend> Model<B> for TransDiff<B> {
 
     const CONFIG_KEY: &'static str = TransDiffConfig::METADATA_KEY;
 
-    fn placeholder(backend: &B, config: &TransDiffConfig, dtype: DType) -> Result<Self> {
-        Self::build(backend, config, dtype, &mut Init::placeholder(backend, dtype))
+    fn placeholder(backend: &B, config: &TransDiffConfig, precision: impl Into<Precision>) -> Result<Self> {
+        let precision = precision.into();
+        let init = &mut Init::placeholder(backend, precision.dtype());
+        let mut model = Self { precision, ..Self::build(backend, config, precision.dtype(), init)? };
+        if precision.is_int8() {
+            let params = model.params_mut().into_iter();
+            let quantized = params.filter(|(name, _)| TransDiffConfig::is_quantized(name));
+            quantized.for_each(|(_, param)| param.quantize());
+        }
+        Ok(model)
     }
 
     fn check_config(config: &TransDiffConfig, tensors: &WeightView<'_>) -> Result<()> {
@@ -45,11 +53,16 @@ impl<B: Backend> Model<B> for TransDiff<B> {
 
     /// Type of the parameters, in which generation computes.
     fn dtype(&self) -> DType {
-        self.dtype
+        self.precision.dtype()
     }
 }
 
 impl<B: Backend> TransDiff<B> {
+    /// Number format in which generation computes.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// A model with random weights, as training starts from: linears Xavier-uniform with zero bias, embeddings
     /// N(0, 0.02²), modulation tables N(0, 1)/√D, the final layer zero.
     ///
@@ -63,7 +76,7 @@ impl<B: Backend> TransDiff<B> {
         config.validate()?;
         let ar = ArTransformer::new(init, config)?;
         let decoder = DiffusionDecoder::new(init, config)?;
-        Ok(Self { ar, decoder, config: config.clone(), backend: backend.clone(), dtype })
+        Ok(Self { ar, decoder, config: config.clone(), backend: backend.clone(), precision: dtype.into() })
     }
 
     /// A model of the sizes `config` initialised from the pretrained weights of this one: every tensor whose name and
@@ -74,7 +87,7 @@ impl<B: Backend> TransDiff<B> {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) if the sizes do not fit together.
     pub fn initialise(&self, config: &TransDiffConfig, seed: u64) -> Result<(Self, Vec<String>)> {
-        let mut model = Self::new(&self.backend, config, self.dtype, seed)?;
+        let mut model = Self::new(&self.backend, config, self.dtype(), seed)?;
         let pretrained: std::collections::BTreeMap<String, Tensor<B>> =
             self.params().into_iter().map(|(name, p)| (name, p.value().clone())).collect();
         let mut new = Vec::new();
@@ -106,7 +119,7 @@ impl<B: Backend> TransDiff<B> {
 
     /// Context of inference in the type of the parameters, whatever that of the inputs.
     pub fn inference(&self) -> Context<B> {
-        Context::inference().with_compute_dtype(self.dtype)
+        Context::inference().with_compute_dtype(self.dtype())
     }
 
     /// Semantic features of one image per label, [B, S, D] in one step. With multi-reference autoregression, those of the

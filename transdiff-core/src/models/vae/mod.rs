@@ -25,7 +25,7 @@ pub(crate) use stored::{SIGNATURE, holds_vae};
 use super::Model;
 use crate::checkpoint::WeightView;
 use crate::nn::{Init, module};
-use crate::{Backend, CancellationToken, DType, Error, Result, Tensor};
+use crate::{Backend, CancellationToken, DType, Error, Precision, Result, Tensor};
 
 /// The autoencoder.
 #[derive(Clone, Debug)]
@@ -51,7 +51,8 @@ impl<B: Backend> Model<B> for Vae<B> {
 
     const CONFIG_KEY: &'static str = VaeConfig::METADATA_KEY;
 
-    fn placeholder(backend: &B, config: &VaeConfig, dtype: DType) -> Result<Self> {
+    fn placeholder(backend: &B, config: &VaeConfig, precision: impl Into<Precision>) -> Result<Self> {
+        let dtype = precision.into().dtype();
         Self::build(backend, config, dtype, &mut Init::placeholder(backend, dtype))
     }
 

@@ -1,0 +1,43 @@
+//! Number formats of computation.
+
+use std::fmt;
+
+use crate::DType;
+
+/// Number format in which a model computes.
+///
+/// A type of tensors, or 8-bit integers: then tensors are bf16, and the linear layers of the model's blocks multiply 8-bit
+/// integers, which takes a quarter of the memory of f32 for their weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Precision {
+    dtype: DType,
+    is_int8: bool,
+}
+
+impl Precision {
+    /// Weights of linear layers as 8-bit integers with one scale per output, their inputs with one scale per token; everything
+    /// else in bf16.
+    pub const INT8: Self = Self { dtype: DType::BF16, is_int8: true };
+
+    /// Type of the tensors.
+    pub const fn dtype(self) -> DType {
+        self.dtype
+    }
+
+    /// Returns true if linear layers multiply 8-bit integers.
+    pub const fn is_int8(self) -> bool {
+        self.is_int8
+    }
+}
+
+impl From<DType> for Precision {
+    fn from(dtype: DType) -> Self {
+        Self { dtype, is_int8: false }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_int8 { f.write_str("int8") } else { self.dtype.fmt(f) }
+    }
+}

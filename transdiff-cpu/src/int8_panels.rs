@@ -1,0 +1,99 @@
+//! Quantised weights in the form that products read.
+
+use transdiff_core::{Int8Weight, Result};
+
+use crate::memory::zeros;
+
+/// Values of k per group: those of one instruction.
+pub(crate) const GROUP: usize = 4;
+/// Columns of a full panel.
+pub(crate) const PANEL: usize = 48;
+/// Panels are filled up with zeros to whole vectors of this number of columns.
+const LANES: usize = 16;
+/// The zero of quantised inputs, which are unsigned: x = scale · (q − 128).
+pub(crate) const ZERO: i32 = 128;
+
+/// A weight [outputs, inputs] as the right operand of products, inputs × outputs: panels of [`PANEL`] columns, each [groups
+/// of k, columns, [`GROUP`]] and filled up with zeros.
+#[derive(Debug)]
+pub(crate) struct Int8Panels {
+    shape: [usize; 2],
+    data: Vec<i8>,
+    scales: Vec<f32>,
+    /// [`ZERO`] times the sum of each column: what the zero of the inputs adds to a product.
+    offsets: Vec<i32>,
+}
+
+impl Int8Panels {
+    pub(crate) fn new(weight: &Int8Weight) -> Result<Self> {
+        let shape @ [outputs, inputs] = weight.shape();
+        let depth = inputs.next_multiple_of(GROUP);
+        let mut data = zeros("quantized_weight", outputs.next_multiple_of(LANES) * depth)?;
+        let mut offsets = zeros("quantized_weight", outputs)?;
+        for (n, row) in weight.values().chunks_exact(inputs.max(1)).enumerate() {
+            let (start, stride) = place(outputs, depth, n);
+            for (k, &q) in row.iter().enumerate() {
+                data[start + k / GROUP * stride + k % GROUP] = q;
+            }
+            offsets[n] = ZERO * row.iter().map(|&q| i32::from(q)).sum::<i32>();
+        }
+        Ok(Self { shape, data, scales: weight.scales().to_vec(), offsets })
+    }
+
+    /// Outputs and inputs.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// Number of k, filled up to whole groups.
+    pub(crate) fn depth(&self) -> usize {
+        self.shape[1].next_multiple_of(GROUP)
+    }
+
+    /// The dequantised element of index `i` in row-major order.
+    pub(crate) fn element(&self, i: usize) -> f64 {
+        let (n, k) = (i / self.shape[1], i % self.shape[1]);
+        let (start, stride) = place(self.shape[0], self.depth(), n);
+        f64::from(self.data[start + k / GROUP * stride + k % GROUP]) * f64::from(self.scales[n])
+    }
+
+    /// The panel from column `column` on, from k `first` on, and the stride of its groups.
+    pub(crate) fn panel(&self, first: usize, column: usize) -> (&[i8], usize) {
+        let (start, stride) = place(self.shape[0], self.depth(), column);
+        (&self.data[start + first / GROUP * stride..], stride)
+    }
+
+    /// One scale per column.
+    pub(crate) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// What the zero of the inputs adds to each column.
+    pub(crate) fn offsets(&self) -> &[i32] {
+        &self.offsets
+    }
+}
+
+/// Position of the first element of a column, and the stride of its groups.
+fn place(columns: usize, depth: usize, column: usize) -> (usize, usize) {
+    let first = column / PANEL * PANEL;
+    let width = PANEL.min((columns - first).next_multiple_of(LANES));
+    (first * depth + (column - first) * GROUP, width * GROUP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_those_of_the_weight() {
+        for shape @ [outputs, inputs] in [[1, 1], [5, 7], [48, 4], [50, 9], [130, 33], [0, 3], [3, 0]] {
+            let values: Vec<i8> =
+                (0..outputs * inputs).map(|i| (i * 37 % 255) as i8).map(|q| q.max(-127)).collect();
+            let scales = (0..outputs).map(|n| 0.5 + n as f32).collect();
+            let weight = Int8Weight::new(shape, values, scales).unwrap();
+            let (panels, plain) = (Int8Panels::new(&weight).unwrap(), weight.dequantize().unwrap().to_f64());
+            assert!((0..plain.len()).all(|i| panels.element(i) == plain[i]), "{shape:?}");
+        }
+    }
+}
