@@ -60,6 +60,12 @@
 #define TRANSCDIFF_BF16 1
 
 /**
+ * Computation with 8-bit integers in the linear layers of the model's blocks: weights have one scale per output, inputs one
+ * per token. Everything else, and the codec, is in bf16. CPU only.
+ */
+#define TRANSCDIFF_INT8 2
+
+/**
  * 1-step mode: all features are computed at once.
  */
 #define TRANSCDIFF_MODE_ONE_STEP 0
@@ -447,7 +453,7 @@ typedef struct transcdiff_load_options {
      */
     const char *device;
     /**
-     * Data type of the computation: `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
+     * Data type of the computation: `TRANSCDIFF_F32`, `TRANSCDIFF_BF16` or `TRANSCDIFF_INT8`.
      */
     uint32_t dtype;
     /**
@@ -526,7 +532,7 @@ typedef struct transcdiff_model_info {
      */
     uint32_t mode;
     /**
-     * Data type of the computation: `TRANSCDIFF_F32` or `TRANSCDIFF_BF16`.
+     * Data type of the computation: `TRANSCDIFF_F32`, `TRANSCDIFF_BF16` or `TRANSCDIFF_INT8`.
      */
     uint32_t dtype;
     /**

@@ -129,7 +129,7 @@ enum class WeightSet : std::uint32_t {
 enum class LogLevel : std::uint32_t { info = TRANSCDIFF_LOG_INFO, warning = TRANSCDIFF_LOG_WARNING };
 
 /// Data type of the computation.
-enum class DType : std::uint32_t { f32 = TRANSCDIFF_F32, bf16 = TRANSCDIFF_BF16 };
+enum class DType : std::uint32_t { f32 = TRANSCDIFF_F32, bf16 = TRANSCDIFF_BF16, int8 = TRANSCDIFF_INT8 };
 
 /// Order and type of the values of an image.
 enum class PixelFormat : std::uint32_t {

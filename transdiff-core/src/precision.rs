@@ -16,7 +16,8 @@ pub struct Precision {
 
 impl Precision {
     /// Weights of linear layers as 8-bit integers with one scale per output, their inputs with one scale per token; everything
-    /// else in bf16.
+    /// else in bf16. A model in this format generates; [`Model::save`](crate::models::Model::save) writes its weights in bf16,
+    /// [`WeightView::stored`](crate::checkpoint::WeightView::stored) the integers of a file.
     pub const INT8: Self = Self { dtype: DType::BF16, is_int8: true };
 
     /// Type of the tensors.

@@ -157,20 +157,44 @@ fn estimate_generates_nothing() {
     assert_eq!(folder.names(""), ["model.safetensors", "vae.safetensors"]);
 }
 
+/// Latents of `transdiff sample --dtype DTYPE`.
+fn latents(folder: &Folder, model: &str, name: &str, dtype: &str) -> Vec<f32> {
+    let (out, latents) = (folder.path(name), folder.path(&format!("{name}-latents.safetensors")));
+    let flags = ["--class", "1", "--steps", "3", "--dtype", dtype, "--out", &out, "--latents", &latents];
+    succeed(&[&["sample", "--model", model], &flags[..]].concat());
+    WeightFile::open(&latents).unwrap().tensor("latents").unwrap().to_f32()
+}
+
 #[test]
-fn bf16_latents_are_close_to_those_in_f32() {
+fn other_number_formats_are_close_to_f32() {
     let folder = Folder::new();
     let model = folder.model("model.safetensors", &one_step());
-    let [wide, narrow] = ["f32", "bf16"].map(|dtype| {
-        let (out, latents) = (folder.path(dtype), folder.path(&format!("{dtype}.safetensors")));
-        let flags = ["--class", "1", "--steps", "3", "--dtype", dtype, "--out", &out, "--latents", &latents];
-        succeed(&[&["sample", "--model", &model], &flags[..]].concat());
-        WeightFile::open(&latents).unwrap().tensor("latents").unwrap().to_f32()
-    });
+    let wide = latents(&folder, &model, "f32", "f32");
     let largest = wide.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    let error = wide.iter().zip(&narrow).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
-    // The model has large random weights, which amplify rounding.
-    assert!((1e-6..1e-1).contains(&error), "{error:e}");
+    for dtype in ["bf16", "int8"] {
+        let narrow = latents(&folder, &model, dtype, dtype);
+        let error = wide.iter().zip(&narrow).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+        // The model has large random weights, which amplify rounding.
+        assert!((1e-6..2e-1).contains(&error), "{dtype}: {error:e}");
+    }
+}
+
+#[test]
+fn converted_integers_generate_the_same_latents() {
+    let folder = Folder::new();
+    let (model, small) = (folder.model("model.safetensors", &one_step()), folder.path("int8.safetensors"));
+    succeed(&["convert", &model, &small, "--dtype", "int8"]);
+    let want = latents(&folder, &model, "from-f32", "int8");
+    assert_eq!(latents(&folder, &small, "from-int8", "int8"), want);
+    // Unchanged by a copy, and readable in any format.
+    let copy = folder.path("copy.safetensors");
+    succeed(&["convert", &small, &copy]);
+    assert!(fs::read(&copy).unwrap() == fs::read(&small).unwrap());
+    let listed = succeed(&["inspect", &small]);
+    assert!(listed.contains("i8"), "{listed}");
+    let wide = folder.path("wide.safetensors");
+    succeed(&["convert", &small, &wide, "--dtype", "f32"]);
+    assert_eq!(latents(&folder, &wide, "from-wide", "f32"), latents(&folder, &small, "read-wide", "f32"));
 }
 
 #[test]
