@@ -13,6 +13,7 @@ use transdiff_core::models::{LoadHints, Model};
 use transdiff_core::nn::Module;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey};
+use transdiff_core::train::{TrainConfig, Trainer};
 use transdiff_core::{DType, Error, HostData, HostTensor, Int8Weight, Precision, Tensor};
 use transdiff_cpu::{Cpu, InstructionSet};
 
@@ -182,6 +183,13 @@ fn quantised_weights_are_read_and_written_like_others() {
     let (y, _) = x.linear(&tensor, None, Activation::None, false).unwrap();
     let half = Tensor::full(&cpu, &[5, 12], 0.5, DType::F32).unwrap();
     assert_eq!(bits(&y), bits(&x.linear(&half, None, Activation::None, false).unwrap().0));
+}
+
+#[test]
+fn training_with_8_bit_integers_is_refused() {
+    let narrow = model(&cpu()).to_precision(Precision::INT8).unwrap();
+    let refused = Trainer::new(narrow, TrainConfig::new(2, 5)).map(drop);
+    assert!(matches!(&refused, Err(Error::Config { field: "model", .. })), "{refused:?}");
 }
 
 #[test]

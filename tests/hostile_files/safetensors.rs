@@ -158,6 +158,22 @@ fn extents() -> Vec<Case> {
     ]
 }
 
+/// A matrix `w` of 8-bit integers with two rows, and its scales.
+fn int8_of(values: &[u8], scales: &[f32]) -> Vec<u8> {
+    let (start, end) = (4 * scales.len() as u64, (4 * scales.len() + values.len()) as u64);
+    let header = json!({
+        "w": entry("I8", json!([2, values.len() / 2]), start, end),
+        "w_scale": entry("F32", json!([scales.len()]), 0, start),
+    });
+    let scales: Vec<u8> = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+    file(header, &[&scales, values].concat())
+}
+
+fn int8(columns: usize, scales: &[f32]) -> Vec<u8> {
+    let values: Vec<u8> = (0..2 * columns).map(|i| (i % 127) as u8).collect();
+    int8_of(&values, scales)
+}
+
 fn values() -> Vec<Case> {
     let float = |x: f32| one(json!([2]), 0, 8, &[1f32.to_le_bytes(), x.to_le_bytes()].concat());
     let typed =
@@ -169,6 +185,11 @@ fn values() -> Vec<Case> {
         Case::rejected("values_nan", float(f32::NAN), "NaN at element 1"),
         Case::rejected("values_infinite", float(f32::INFINITY), "inf at element 1"),
         Case::rejected("values_beyond_32_bits", typed("I64", &(1i64 << 31).to_le_bytes()), "2147483648"),
+        Case::accepted("int8_with_scales", int8(1000, &[0.5, 2.0])),
+        Case::rejected("int8_with_a_negative_scale", int8(4, &[0.5, -2.0]), "w_scale: expected"),
+        Case::rejected("int8_with_a_scale_nan", int8(4, &[f32::NAN, 1.0]), "NaN at element 0"),
+        Case::rejected("int8_with_one_scale_too_few", int8(4, &[0.5]), "w_scale, F32 [rows]"),
+        Case::rejected("int8_beyond_the_range", int8_of(&[128, 0], &[1.0, 1.0]), "-127..=127"),
         Case::rejected("type_unknown", typed("Q8", &[0]), "Q8"),
         Case::rejected("type_unsupported", typed("U8", &[0]), "U8"),
         Case::rejected("model_without_its_blocks", file(metadata, &[]), "encoder_blocks.0"),

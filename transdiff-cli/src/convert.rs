@@ -126,7 +126,7 @@ fn metadata(config: StoredConfig) -> BTreeMap<String, String> {
     BTreeMap::from([(config.key.to_owned(), config.json)])
 }
 
-/// Writes the tensors piece by piece, so that memory does not grow with their size.
+/// Writes the tensors piece by piece, so that memory does not grow with their size; those that are quantised one by one.
 fn write(path: &Path, target: &LoadTarget<'_>, precision: Option<Precision>) -> Result<()> {
     let token = cancellation_token()?;
     let tensors = target.tensors.stored(precision, target.is_quantized)?;

@@ -1,5 +1,6 @@
 //! Weights of linear layers as 8-bit integers.
 
+use crate::host::try_with_capacity;
 use crate::{DType, Error, HostData, HostTensor, Result};
 
 /// Largest magnitude of a quantised value: the range is symmetric, so that −128 does not occur.
@@ -39,16 +40,22 @@ impl Int8Weight {
         Ok(Self { shape: [outputs, inputs], values, scales })
     }
 
-    /// Quantises a weight [outputs, inputs] of finite numbers, each to the nearest multiple of its output's scale.
+    /// Quantises a weight [outputs, inputs], each element to the nearest multiple of its output's scale.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it does not have two axes.
+    /// [`Error::Shape`] if it does not have two axes; [`Error::Argument`] if an element is not finite;
+    /// [`Error::OutOfMemory`].
     pub fn quantize(weight: &HostTensor) -> Result<Self> {
+        const OP: &str = "Int8Weight::quantize";
         let &[outputs, inputs] = weight.shape() else {
-            return Err(Error::shape("Int8Weight::quantize", "[outputs, inputs]", weight.shape()));
+            return Err(Error::shape(OP, "[outputs, inputs]", weight.shape()));
         };
         let weight = weight.to_f32();
-        let (mut values, mut scales) = (Vec::with_capacity(weight.len()), Vec::with_capacity(outputs));
+        if let Some(bad) = weight.iter().find(|w| !w.is_finite()) {
+            return Err(Error::argument("weight", "finite numbers", bad));
+        }
+        let mut values = try_with_capacity(OP, weight.len())?;
+        let mut scales = try_with_capacity(OP, outputs)?;
         for row in weight.chunks_exact(inputs.max(1)) {
             let scale = scale_of(row);
             scales.push(scale);
@@ -65,7 +72,8 @@ impl Int8Weight {
     /// [`Error::OutOfMemory`].
     pub fn dequantize(&self) -> Result<HostTensor> {
         let rows = self.values.chunks_exact(self.shape[1].max(1)).zip(&self.scales);
-        let values = rows.flat_map(|(row, scale)| row.iter().map(move |&q| f32::from(q) * scale)).collect();
+        let mut values = try_with_capacity("Int8Weight::dequantize", self.values.len())?;
+        values.extend(rows.flat_map(|(row, scale)| row.iter().map(move |&q| f32::from(q) * scale)));
         HostTensor::new(&self.shape, HostData::F32(values))
     }
 
@@ -127,6 +135,14 @@ mod tests {
         for size in [1e-20, 0.03, 1e10] {
             let once = Int8Weight::quantize(&weight([50, 17], size)).unwrap();
             assert_eq!(Int8Weight::quantize(&once.dequantize().unwrap()).unwrap(), once);
+        }
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_are_refused() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let weight = HostTensor::f32(&[1, 3], vec![1.0, bad, 0.0]).unwrap();
+            assert!(matches!(Int8Weight::quantize(&weight), Err(Error::Argument { argument: "weight", .. })));
         }
     }
 

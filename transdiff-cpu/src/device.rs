@@ -37,7 +37,7 @@ impl Default for Cpu {
     /// One thread per core that the process may use.
     ///
     /// # Panics
-    /// If the threads cannot be started.
+    /// If the threads cannot be started, or the environment names an instruction set that is unknown or not available.
     fn default() -> Self {
         Self::new(None).expect("starting the threads of the pool")
     }

@@ -1,6 +1,6 @@
 //! Quantised weights in the form that products read.
 
-use transdiff_core::{Int8Weight, Result};
+use transdiff_core::{Error, Int8Weight, Result};
 
 use crate::memory::zeros;
 
@@ -12,6 +12,9 @@ pub(crate) const PANEL: usize = 48;
 const LANES: usize = 16;
 /// The zero of quantised inputs, which are unsigned: x = scale · (q − 128).
 pub(crate) const ZERO: i32 = 128;
+
+/// Largest number of inputs: sums of so many products fit in 32 bits.
+const MAX_INPUTS: usize = i32::MAX as usize / (255 * 127);
 
 /// A weight [outputs, inputs] as the right operand of products, inputs × outputs: panels of [`PANEL`] columns, each [groups
 /// of k, columns, [`GROUP`]] and filled up with zeros.
@@ -27,6 +30,9 @@ pub(crate) struct Int8Panels {
 impl Int8Panels {
     pub(crate) fn new(weight: &Int8Weight) -> Result<Self> {
         let shape @ [outputs, inputs] = weight.shape();
+        if inputs > MAX_INPUTS {
+            return Err(Error::argument("weight", format!("at most {MAX_INPUTS} inputs"), inputs));
+        }
         let depth = inputs.next_multiple_of(GROUP);
         let mut data = zeros("quantized_weight", outputs.next_multiple_of(LANES) * depth)?;
         let mut offsets = zeros("quantized_weight", outputs)?;
@@ -84,6 +90,13 @@ fn place(columns: usize, depth: usize, column: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_that_could_overflow_are_refused() {
+        let weight = |inputs| Int8Weight::new([1, inputs], vec![127; inputs], vec![1.0]).unwrap();
+        assert!(Int8Panels::new(&weight(MAX_INPUTS)).is_ok());
+        assert!(Int8Panels::new(&weight(MAX_INPUTS + 1)).is_err());
+    }
 
     #[test]
     fn elements_are_those_of_the_weight() {

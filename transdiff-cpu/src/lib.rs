@@ -1,4 +1,4 @@
-//! The CPU backend: ndarray storage, matrix products by a micro-kernel for AVX-512 or by matrixmultiply, and vectorised
+//! The CPU backend: ndarray storage, matrix products by micro-kernels for AVX-512 or by matrixmultiply, and vectorised
 //! kernels for all other operations.
 //!
 //! # Determinism
@@ -10,8 +10,9 @@
 //!
 //! # Types
 //!
-//! Operations take f32, f64 and bf16. In bf16 tensors are stored in half the memory; arithmetic and sums are in f32, and
-//! results are rounded once.
+//! Operations take f32, f64 and bf16. Tensors in bf16 take half the memory of f32; arithmetic and sums are in f32, and results
+//! are rounded. Products round what is computed for them, too: the gradient before an activation, and scaled and shifted
+//! images. A linear layer with a quantised weight quantises its input row by row; its sums over 8-bit integers are exact.
 //!
 //! # Instruction sets
 //!
@@ -25,9 +26,9 @@
 //! | layer | modules |
 //! |---|---|
 //! | scalars | `math` (elementary functions), `element` (types and arithmetic), `activation`, `row_sums` |
-//! | memory | `memory` (typed blocks), `caching_allocator`, `buffer`, `scratch` (per thread), `disjoint_slice` |
+//! | memory | `memory` (typed blocks), `caching_allocator`, `int8_panels` (quantised weights), `buffer`, `scratch` (per thread), `disjoint_slice` |
 //! | threads | `thread_pool` |
-//! | device | `device`: [`Cpu`], which owns the pool and the allocator and shares out work |
+//! | device | `instruction_set`; `device`: [`Cpu`], which owns the pool and the allocator and shares out work |
 //! | views | `view`: buffers as slices; `strided`: iteration over any strides |
 //! | products | `gemm` (driver, packing, one file per micro-kernel), `small_gemm` (in the cache, for attention) |
 //! | operations | one file per family, with the name that the family has in core and in the CUDA backend |

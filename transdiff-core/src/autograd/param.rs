@@ -60,17 +60,18 @@ impl<B: Backend> Param<B> {
         self.trainable
     }
 
-    /// Sets whether training changes the parameter.
+    /// Sets whether training changes the parameter. That of a model with [quantised](Self::quantize) parameters is refused.
     pub fn set_trainable(&mut self, trainable: bool) {
         self.trainable = trainable;
     }
 
-    /// Assigns a tensor of the same shape, cast to the type of the parameter.
+    /// Assigns a tensor of the same shape, cast to the type of the parameter, which is no longer quantised then.
     pub fn set(&mut self, value: &Tensor<B>) -> Result<()> {
         if value.shape() != self.value.shape() {
             return Err(Error::shape("Param::set", format!("{:?}", self.value.shape()), value.shape()));
         }
         let value = value.cast(self.value.dtype())?;
+        self.is_quantized = false;
         self.value = if self.is_weight { value.prepared_weight()? } else { value.contiguous()? };
         Ok(())
     }
@@ -78,8 +79,8 @@ impl<B: Backend> Param<B> {
     /// Assigns 8-bit integers with their scales. Products with them quantise their input, too.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the shape is another one; [`Error::Backend`] if the backend has no products of 8-bit integers;
-    /// [`Error::OutOfMemory`].
+    /// [`Error::Shape`] if the shape is another one; [`Error::Backend`] if the backend has no products of 8-bit integers, and
+    /// [`Error::DType`] if it has none with the parameter's type; [`Error::OutOfMemory`].
     pub fn set_int8(&mut self, value: &Int8Weight) -> Result<()> {
         if value.shape() != *self.value.shape() {
             return Err(Error::shape("Param::set_int8", format!("{:?}", self.value.shape()), &value.shape()));

@@ -85,12 +85,14 @@ pub trait Storage: Clone + Debug + Send + Sync + 'static {
     }
 
     /// A quantised weight of a linear layer in the form that the backend multiplies: a buffer of elements of type `dtype`, whose
-    /// values are the [dequantised](Int8Weight::dequantize) ones, and their layout. [`linear`](super::NnOps::linear)
+    /// values are the [dequantised](Int8Weight::dequantize) ones, rounded to it, and their layout. [`linear`](super::NnOps::linear)
     /// quantises the rows of its input for such a weight, symmetrically, to 8 bits with one scale per row; sums are exact.
     /// All other methods accept views of the buffer as of any other.
     ///
     /// # Errors
-    /// [`Error::Backend`] if the backend does not [support](Self::supports_int8) it, which is the default.
+    /// [`Error::Backend`] if the backend does not [support](Self::supports_int8) it, which is the default;
+    /// [`Error::DType`] if it does not with this type; [`Error::Argument`] if so many inputs could overflow a sum;
+    /// [`Error::OutOfMemory`].
     fn quantized_weight(&self, _weight: &Int8Weight, _dtype: DType) -> Result<(Self::Buffer, Layout)> {
         let message = "no products of 8-bit integers".to_owned();
         Err(Error::Backend { op: "quantized_weight", message })

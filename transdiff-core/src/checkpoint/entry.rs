@@ -242,8 +242,11 @@ impl Entry {
                 data
             }
             Dtype::I8 => {
-                let expected = format!("beside I8 elements a tensor {}, F32, one per row", scales_name(name));
-                return Err(tensor_error(path, name, expected, "none"));
+                let scales = scales_name(name);
+                let expected =
+                    format!("a matrix of I8 with its scales in {scales}, F32 [rows], as safetensors");
+                let got = format!("I8 {:?} without such scales", self.shape);
+                return Err(tensor_error(path, name, expected, got));
             }
             other => return Err(tensor_error(path, name, "F32, F64, BF16, F16, I32 or I64 elements", other)),
         };

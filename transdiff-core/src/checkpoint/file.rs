@@ -19,7 +19,7 @@ use super::{pytorch, safetensors, shards};
 use crate::{DType, Error, HostTensor, Int8Weight, Precision, Result};
 
 /// Ratio of the bytes that the tensors of a view may take in memory to the bytes of the file. Tied weights are few, but
-/// elements may be twice as wide in memory as in the file.
+/// elements may be wider in memory than in the file: f32 of f16 twice, f32 of 8-bit integers four times.
 const MAX_SHARING: u64 = 4;
 /// Bytes that they may take beyond that, for expanded buffers.
 const MAX_EXPANDED_BYTES: u64 = 8 << 20;

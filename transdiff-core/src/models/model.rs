@@ -65,20 +65,22 @@ pub trait Model<B: Backend>: Module<B> + Clone {
         Ok(model)
     }
 
-    /// The model for computation in another number format: weights are rounded, or quantised to 8-bit integers.
+    /// The model for computation in another number format: weights are rounded, or quantised to 8-bit integers. Those of a
+    /// model in [`Precision::INT8`] are taken in bf16.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::Argument`] if the backend has no products of 8-bit integers, and `precision` needs
-    /// them.
+    /// them, or if a weight to be quantised is not finite.
     fn to_precision(&self, precision: impl Into<Precision>) -> Result<Self> {
         let mut model = placeholder::<B, Self>(self.backend(), self.config(), precision.into())?;
         for ((_, param), (_, source)) in model.params_mut().into_iter().zip(self.params()) {
             param.set_host(source.value().to_host()?)?;
+            param.set_trainable(source.is_trainable() && !param.is_quantized());
         }
         Ok(model)
     }
 
-    /// Writes the model as safetensors with its configuration in the metadata, replacing the file at `path` only when the
+    /// Writes the model as safetensors with its configuration in the metadata, in the types of its parameters, replacing the file at `path` only when the
     /// new one is complete.
     ///
     /// # Errors

@@ -391,6 +391,10 @@ pub(super) fn prepare<B: Backend, M: Trainable<B>>(
     config: &TrainConfig<M::Objective>,
 ) -> Result<()> {
     check::<B, M>(config, model.backend())?;
+    if let Some((name, _)) = model.params().into_iter().find(|(_, param)| param.is_quantized()) {
+        let expected = "a model without 8-bit integers, which generates only";
+        return Err(Error::config("model", expected, format!("{name} in int8")));
+    }
     let names: Vec<String> = model.params().into_iter().map(|(name, _)| name).collect();
     let prefixes = &config.trainable_prefixes;
     if let Some(unknown) =

@@ -16,6 +16,9 @@ use crate::int8_panels::{GROUP, PANEL};
 /// Number of values of k per block: a panel is then at most 96 KiB.
 const DEPTH: usize = 2048;
 
+// The panels of weights are those of the tiles.
+const _: () = assert!(PANEL == super::avx512_tile::PANEL);
+
 /// The kernel. A value of this type exists only where the processor has AVX-512 VNNI.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512Int8<'a>(Scales<'a>);

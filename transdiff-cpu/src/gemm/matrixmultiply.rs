@@ -8,6 +8,9 @@ use std::marker::PhantomData;
 use super::micro_kernel::MicroKernel;
 use super::operand::{Left, Panel, Sums};
 
+/// Largest number of columns per panel.
+const MAX_PANEL: usize = 480;
+
 /// The kernel of type `T`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct MatrixMultiply<T>(PhantomData<T>);
@@ -24,8 +27,9 @@ macro_rules! matrixmultiply_kernel {
             const ALIGNMENT: usize = 48;
             const DEPTH: usize = usize::MAX;
 
+            /// Few enough columns for the scratch memory of a B that is converted on the way.
             fn panel_width(&self, remaining: usize) -> usize {
-                remaining
+                remaining.min(MAX_PANEL)
             }
 
             unsafe fn multiply(&self, m: usize, a: Left<$T>, b: Panel<$T>, sums: Sums<$T>) {

@@ -224,6 +224,8 @@ fn with_quantized_rows<T: Float<Real = f32>>(
 ) {
     u8::with_scratch(m * depth, |quantized| {
         f32::with_scratch(m, |scales| {
+            // Rows without elements have none.
+            scales.fill(0.0);
             let rows =
                 quantized.chunks_exact_mut(depth.max(1)).zip(&mut *scales).zip(a.chunks_exact(k.max(1)));
             cpu.for_each(rows, m * k / 8, |((out, scale), x)| *scale = int8::quantize_row(x, out));

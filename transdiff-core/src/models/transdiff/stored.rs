@@ -95,7 +95,8 @@ impl<'a> StoredTransDiff<'a> {
     /// # Errors
     /// [`Error::TensorNames`](crate::Error::TensorNames) and [`Error::Tensor`](crate::Error::Tensor) if a tensor is
     /// missing, extra, of a wrong shape or type, or not finite; [`Error::Io`](crate::Error::Io) if the system cannot
-    /// read it.
+    /// read it; [`Error::Argument`](crate::Error::Argument) if the backend has no products of 8-bit integers, and
+    /// `precision` needs them.
     pub fn load<B: Backend>(&self, backend: &B, precision: impl Into<Precision>) -> Result<TransDiff<B>> {
         TransDiff::read(backend, &self.config, &self.tensors, precision)
     }
