@@ -28,7 +28,7 @@ const BF16_BOUND: f64 = 1e-1;
 /// Generates five images; returns them with the messages of loading.
 fn generate(config: &TransDiffConfig, device: Device, dtype: DType) -> (Output, Vec<String>) {
     let ([model, vae], mut messages) = (tiny::files(&Cpu::new(Some(1)).unwrap(), config), Vec::new());
-    let options = LoadOptions { device, dtype, ..LoadOptions::default() };
+    let options = LoadOptions { device, precision: dtype.into(), ..LoadOptions::default() };
     let pipeline =
         Pipeline::load(&model, Some(&vae.into()), &options, &mut |_, line| messages.push(line.into()))
             .unwrap();

@@ -74,7 +74,7 @@ impl Int8Panels {
         &self.scales
     }
 
-    /// What the zero of the inputs adds to each column.
+    /// Products of the zero of the inputs with each column.
     pub(crate) fn offsets(&self) -> &[i32] {
         &self.offsets
     }
