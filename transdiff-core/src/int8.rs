@@ -6,7 +6,8 @@ use crate::{DType, Error, HostData, HostTensor, Result};
 /// Largest magnitude of a quantised value: the range is symmetric, so that −128 does not occur.
 const LARGEST: f32 = 127.0;
 
-/// A weight [outputs, inputs] as 8-bit integers with one scale per output: weight[n, k] ≈ scales[n] · values[n, k].
+/// A weight [outputs, inputs] as 8-bit integers with one scale per output: each element is close to its integer times the scale
+/// of its output.
 ///
 /// The scale is the largest magnitude of an output's weights over 127, rounded up to 16 significant bits. Products with values
 /// are then exact in f32, so that quantising a [dequantised](Self::dequantize) weight gives the same integers and scales.
