@@ -241,6 +241,10 @@ fn wrong_integers_and_scales_are_refused() {
         (vec![("w", values()), ("w_scale", scales([1.0, f32::NAN]))], "finite"),
         (vec![("w", values()), ("w_scale", scales([1.0, 3e38]))], "finite"),
         (
+            vec![("w", Raw(safetensors::Dtype::U8, vec![2, 1], vec![1, 2])), ("w_scale", scales([1.0, 1.0]))],
+            "U8 [2, 1] and F32 [2]",
+        ),
+        (
             vec![("w", Raw(I8, vec![1, 1], vec![128])), ("w_scale", Raw(F32, vec![1], vec![0; 4]))],
             "-127..=127",
         ),

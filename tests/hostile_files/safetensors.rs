@@ -188,7 +188,7 @@ fn values() -> Vec<Case> {
         Case::accepted("int8_with_scales", int8(1000, &[0.5, 2.0])),
         Case::rejected("int8_with_a_negative_scale", int8(4, &[0.5, -2.0]), "w_scale: expected"),
         Case::rejected("int8_with_a_scale_nan", int8(4, &[f32::NAN, 1.0]), "NaN at element 0"),
-        Case::rejected("int8_with_one_scale_too_few", int8(4, &[0.5]), "w_scale, F32 [rows]"),
+        Case::rejected("int8_with_one_scale_too_few", int8(4, &[0.5]), "and F32 [1]"),
         Case::rejected("int8_beyond_the_range", int8_of(&[128, 0], &[1.0, 1.0]), "-127..=127"),
         Case::rejected("type_unknown", typed("Q8", &[0]), "Q8"),
         Case::rejected("type_unsupported", typed("U8", &[0]), "U8"),

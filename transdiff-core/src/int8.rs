@@ -22,8 +22,8 @@ impl Int8Weight {
     /// A weight of given integers, row-major, and scales.
     ///
     /// # Errors
-    /// [`Error::Shape`] if their numbers do not fit the shape; [`Error::Argument`] if a scale is negative or not finite, or
-    /// if a value is −128.
+    /// [`Error::Shape`] if their numbers do not fit the shape; [`Error::Argument`] if a scale is negative, or its
+    /// product with 127 not finite, or if a value is −128.
     pub fn new([outputs, inputs]: [usize; 2], values: Vec<i8>, scales: Vec<f32>) -> Result<Self> {
         const OP: &str = "Int8Weight::new";
         if outputs.checked_mul(inputs) != Some(values.len()) {
@@ -32,8 +32,9 @@ impl Int8Weight {
         if scales.len() != outputs {
             return Err(Error::shape(OP, format!("{outputs} scales"), &[scales.len()]));
         }
-        if let Some(bad) = scales.iter().find(|scale| !(**scale >= 0.0 && scale.is_finite())) {
-            return Err(Error::argument("scales", "finite numbers that are not negative", bad));
+        if let Some(bad) = scales.iter().find(|scale| !(**scale >= 0.0 && (**scale * LARGEST).is_finite())) {
+            let expected = "numbers that are not negative, and finite as products with 127";
+            return Err(Error::argument("scales", expected, bad));
         }
         if values.contains(&i8::MIN) {
             return Err(Error::argument("values", "integers in -127..=127", i8::MIN));

@@ -195,7 +195,7 @@ fn element_count(entry: &Entry) -> u64 {
 
 /// Size of a tensor in bytes.
 fn size(entry: &Entry) -> u64 {
-    (element_count(entry) * entry.dtype().bitsize() as u64).div_ceil(8)
+    (element_count(entry) * entry.dtype().bitsize() as u64).div_ceil(8) + entry.scales().map_or(0, size)
 }
 
 /// One row per tensor.

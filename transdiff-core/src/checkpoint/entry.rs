@@ -74,6 +74,11 @@ impl Entry {
         &self.shape
     }
 
+    /// Scales of a matrix of 8-bit integers, one per row; they are no tensor of their own.
+    pub fn scales(&self) -> Option<&Entry> {
+        self.scales.as_deref()
+    }
+
     /// Element type in memory: that of the file, except f32 for F16 and for 8-bit integers with scales, and i32 for I64.
     /// `None` for types that cannot be read.
     pub fn decoded(&self) -> Option<DType> {
@@ -314,19 +319,25 @@ pub(super) fn scales_name(name: &str) -> String {
     format!("{name}_scale")
 }
 
-/// Takes the scales of matrices of 8-bit integers out of the entries, and into those of the matrices.
+/// Takes the scales of matrices of 8-bit integers out of the entries, and into those of the matrices. A tensor of 8 bits whose
+/// scales are not what they have to be becomes one that cannot be read.
 pub(super) fn pair_scales(entries: &mut BTreeMap<String, Entry>) {
-    let matrices = entries.iter().filter(|(_, entry)| entry.dtype == Dtype::I8 && entry.shape.len() == 2);
-    let fits = |(name, entry): (&String, &Entry)| {
-        let scales = entries.get(&scales_name(name))?;
-        (scales.dtype == Dtype::F32 && scales.shape == entry.shape[..1]).then(|| name.clone())
-    };
-    let names: Vec<String> = matrices.filter_map(fits).collect();
+    let of_8_bits = entries.iter().filter(|(_, entry)| matches!(entry.dtype, Dtype::I8 | Dtype::U8));
+    let names: Vec<String> = of_8_bits.map(|(name, _)| name.clone()).collect();
     for name in names {
-        let scales = entries.remove(&scales_name(&name)).map(Box::new);
-        if let Some(entry) = entries.get_mut(&name) {
-            entry.scales = scales;
+        let scales_name = scales_name(&name);
+        let (Some(scales), Some(entry)) = (entries.remove(&scales_name), entries.get_mut(&name)) else {
+            continue;
+        };
+        let fits = entry.dtype == Dtype::I8 && entry.shape.len() == 2;
+        if fits && scales.dtype == Dtype::F32 && scales.shape == entry.shape[..1] {
+            entry.scales = Some(Box::new(scales));
+            continue;
         }
+        let expected = format!("a matrix of I8 and its scales {scales_name}, F32 [rows]");
+        let describe = |entry: &Entry| format!("{} {:?}", entry.dtype, entry.shape);
+        let got = format!("{} and {}", describe(entry), describe(&scales));
+        entry.extent = Extent::Invalid(Box::new((expected, got)));
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use ::safetensors::tensor::Dtype;
 use serde_json::Value;
 
 use super::allocation_limit::AllocationLimit;
@@ -352,7 +353,11 @@ impl<'a> WeightView<'a> {
                 return Ok(());
             }
             let got = format!("{} {:?}", entry.dtype(), entry.shape());
-            Err(tensor_error(&self.file.path, full, format!("floats of shape {shape:?}"), got))
+            let mut expected = format!("floats of shape {shape:?}");
+            if entry.dtype() == Dtype::I8 && entry.scales().is_none() {
+                expected += &format!(", or I8 with the tensor {}, F32, of its scales", scales_name(full));
+            }
+            Err(tensor_error(&self.file.path, full, expected, got))
         })
     }
 
