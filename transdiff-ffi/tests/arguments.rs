@@ -529,7 +529,7 @@ fn invalid_load_options_are_rejected() {
     let expect = |failed: common::ErrorInfo, status, subject: &str| {
         assert_eq!((failed.status, &*failed.subject), (status, subject), "{failed:?}");
     };
-    expect(load(|o| o.dtype = 2), ARGUMENT, "dtype");
+    expect(load(|o| o.dtype = 3), ARGUMENT, "dtype");
     expect(load(|o| o.weights = 3), ARGUMENT, "weights");
     expect(load(|o| o.reserved = 1), ARGUMENT, "reserved");
     expect(load(|o| o.device = c"quantum".as_ptr()), ARGUMENT, "device");
