@@ -7,7 +7,6 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use clap::Parser;
-use transdiff::autograd::Var;
 use transdiff::diffusion::{
     Euler, Guidance, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Sampling, Timesteps,
 };
@@ -64,8 +63,7 @@ impl Inputs {
         let condition = model.condition(&ctx, &features)?;
         let velocity = |(x, t): (&Tensor<Cpu>, &f64)| {
             let time = model.decoder().time(&ctx, &[1000.0 * t])?;
-            let x = Var::from(x.cast(model.dtype())?);
-            model.decoder().velocity(&ctx, &x, &time, &condition)?.value().to_f64()
+            model.decoder().velocity(&ctx, &x.clone().into(), &time, &condition)?.value().to_f64()
         };
         self.noisy.iter().zip(&TIMES).map(velocity).collect()
     }

@@ -244,13 +244,21 @@ impl<B: Backend> Case<'_, B> {
         self.given_in(self.suite.dtype.accumulator(), tensor.shape(), tensor.to_f64().unwrap())
     }
 
+    /// An input of values `f(z)` with standard normal z, in the accumulator's type.
+    pub fn stream(&mut self, shape: &[usize], f: impl Fn(f64) -> f64) -> Input<B> {
+        let values = (0..shape.iter().product()).map(|_| f(self.rng.normal())).collect();
+        self.given_in(self.suite.dtype.accumulator(), shape, values)
+    }
+
     /// Expected type of output `i` of an operation.
     fn type_of(&self, op: &str, i: usize) -> DType {
         let family = op.split(',').next().unwrap_or(op);
-        match (family, i) {
-            ("norm_modulate" | "attention", 1) | ("group_norm", 0) => self.suite.dtype.accumulator(),
-            _ => self.suite.dtype,
-        }
+        let is_wide = match (family, i) {
+            ("norm_modulate" | "attention", 1) | ("group_norm", 0) => true,
+            ("gated_residual" | "norm_modulate_backward", 0) => op.ends_with(", stream"),
+            _ => false,
+        };
+        if is_wide { self.suite.dtype.accumulator() } else { self.suite.dtype }
     }
 
     /// Compares the outputs of an operation with those of the reference, and with those of a second run.

@@ -18,6 +18,10 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("norms of rows far from zero", 10, far_from_zero);
     suite.cases("gated residuals", 60, gated_residuals);
     suite.cases("dropouts", 40, dropouts);
+    if suite.dtype != suite.dtype.accumulator() {
+        suite.cases("norms of a stream", 40, norms_of_stream);
+        suite.cases("residuals to a stream", 40, residuals_to_stream);
+    }
 }
 
 fn modulation<B: Backend>(scale: Option<&Tensor<B>>, shift: Option<&Tensor<B>>) -> Option<Modulation<B>> {
@@ -71,6 +75,33 @@ fn gated_residuals<B: Backend>(case: &mut Case<'_, B>) {
     let wanted = case.pick(&[true, true, false]);
     check!(case, "gated_residual_backward", [u, gate, dy] =>
         u.gated_residual_backward(gate, dropout, dy, wanted));
+}
+
+/// The input, and its gradient, in the accumulator's type.
+fn norms_of_stream<B: Backend>(case: &mut Case<'_, B>) {
+    let (g, r) = (case.pick(&[1, 2, 3]), case.pick(&[1, 2, 5, 70]));
+    let d = case.pick(&[3, 8, 17, 64, 257, 1104, 4104, 8200]);
+    let (w, b) = (case.normal(&[d]), case.normal(&[d]));
+    let (s, t) = (case.normal(&[g, 1, d]), case.normal(&[g, 1, d]));
+    let (x, dy) = (case.stream(&[g, r, d], |z| 2.0 * z + 1.0), case.distinct(&[g, r, d], |z| z));
+    check!(case, "norm_modulate, stream", [x, w, b, s, t] =>
+        x.norm_modulate(Some((w, b)), modulation(Some(s), Some(t)).as_ref(), 1e-6, true));
+    let stats = x.reference.norm_modulate(None, None, 1e-6, true).unwrap().stats.unwrap();
+    let stats = case.saved(&stats.reshape(&[g, r, 2]).unwrap());
+    let wanted = case.pick(&[[true; 3], [true, false, false], [false, true, true]]);
+    check!(case, "norm_modulate_backward, stream", [x, w, b, s, t, stats, dy] =>
+        x.norm_modulate_backward(Some((w, b)), modulation(Some(s), Some(t)).as_ref(), 1e-6, stats, dy, wanted));
+}
+
+/// The sum, and its gradient, in the accumulator's type.
+fn residuals_to_stream<B: Backend>(case: &mut Case<'_, B>) {
+    let dims @ [g, _, d] = dims(case);
+    let (x, u, dy) = (case.stream(&dims, |z| z), case.normal(&dims), case.stream(&dims, |z| z + 1.0));
+    let gate = if case.one_in(3) { None } else { Some(case.normal(&[g, 1, d])) };
+    let dropout = if case.one_in(2) { Some(case.dropout(g)) } else { None };
+    check!(case, "gated_residual, stream", [x, u, gate] => x.gated_residual(u, gate, dropout));
+    check!(case, "gated_residual_backward, stream", [u, gate, dy] =>
+        u.gated_residual_backward(gate, dropout, dy, true));
 }
 
 fn dropouts<B: Backend>(case: &mut Case<'_, B>) {

@@ -68,6 +68,23 @@ macro_rules! with_float {
     };
 }
 
+/// Evaluates an expression with `$T` as the Rust type of a float type, and `$S` as that of a residual stream: the same, or
+/// the accumulator's.
+macro_rules! with_stream {
+    ($op:expr, $stream:expr, $dtype:expr, $S:ident, $T:ident => $body:expr) => {
+        with_float!($op, $dtype, $T => {
+            if $stream == $dtype {
+                type $S = $T;
+                $body
+            } else {
+                debug_assert_eq!($stream, $dtype.accumulator());
+                type $S = <$T as $crate::view::Float>::Real;
+                $body
+            }
+        })
+    };
+}
+
 #[macro_use]
 mod scratch;
 
@@ -148,7 +165,9 @@ impl NnOps for Cpu {
         y: ViewMut<'_, Self>,
         stats: Option<ViewMut<'_, Self>>,
     ) -> Result<()> {
-        with_float!("norm_modulate", args.x.dtype, T => norm::forward::<T>(self, args, y, stats))
+        with_stream!("norm_modulate", args.x.dtype, y.dtype, S, T => {
+            norm::forward::<S, T>(self, args, y, stats)
+        })
     }
 
     fn norm_modulate_backward(
@@ -158,7 +177,9 @@ impl NnOps for Cpu {
         dy: View<'_, Self>,
         grads: NormGrads<'_, Self>,
     ) -> Result<()> {
-        with_float!("norm_modulate_backward", args.x.dtype, T => norm::backward::<T>(self, args, stats, dy, grads))
+        with_stream!("norm_modulate_backward", args.x.dtype, dy.dtype, S, T => {
+            norm::backward::<S, T>(self, args, stats, dy, grads)
+        })
     }
 
     fn gated_residual(
@@ -169,7 +190,9 @@ impl NnOps for Cpu {
         dropout: Option<Dropout>,
         y: ViewMut<'_, Self>,
     ) -> Result<()> {
-        with_float!("gated_residual", x.dtype, T => residual::forward::<T>(self, x, u, gate, dropout, y))
+        with_stream!("gated_residual", x.dtype, u.dtype, S, T => {
+            residual::forward::<S, T>(self, x, u, gate, dropout, y)
+        })
     }
 
     fn gated_residual_backward(
@@ -181,8 +204,8 @@ impl NnOps for Cpu {
         du: ViewMut<'_, Self>,
         dgate: Option<ViewMut<'_, Self>>,
     ) -> Result<()> {
-        with_float!("gated_residual_backward", u.dtype, T => {
-            residual::backward::<T>(self, u, gate, dropout, dy, du, dgate)
+        with_stream!("gated_residual_backward", dy.dtype, u.dtype, S, T => {
+            residual::backward::<S, T>(self, u, gate, dropout, dy, du, dgate)
         })
     }
 

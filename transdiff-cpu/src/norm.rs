@@ -97,8 +97,8 @@ fn moments<T: Real>(x: &[T], eps: T) -> (T, T) {
 
 simd! {
     /// Rows of y; `row` is scratch for one.
-    fn norm_rows<T: Float>(
-        x: &[T], y: &mut [T], mut stats: Option<&mut [T::Real]>, affine: Pair<'_, T>, modulation: Pair<'_, T>,
+    fn norm_rows<S: Float<Real = T::Real>, T: Float>(
+        x: &[S], y: &mut [T], mut stats: Option<&mut [T::Real]>, affine: Pair<'_, T>, modulation: Pair<'_, T>,
         eps: T::Real, row: &mut [T::Real],
     ) {
         let width = row.len();
@@ -131,7 +131,7 @@ simd! {
     }
 }
 
-pub(crate) fn forward<T: Float>(
+pub(crate) fn forward<S: Float<Real = T::Real>, T: Float>(
     cpu: &Cpu,
     args: NormArgs<'_, Cpu>,
     y: ViewMut<'_, Cpu>,
@@ -139,7 +139,7 @@ pub(crate) fn forward<T: Float>(
 ) -> Result<()> {
     let groups = Groups::new(args.x.layout.shape());
     let width = groups.width;
-    let x = input::<T>(&args.x);
+    let x = input::<S>(&args.x);
     if x.is_empty() {
         return Ok(());
     }
@@ -157,8 +157,8 @@ pub(crate) fn forward<T: Float>(
 }
 
 /// Inputs of the backward pass of a chunk of rows.
-struct Chunk<'a, T: Float> {
-    x: &'a [T],
+struct Chunk<'a, S, T: Float> {
+    x: &'a [S],
     dy: &'a [T],
     stats: &'a [T::Real],
     weight: Option<&'a [T]>,
@@ -167,7 +167,7 @@ struct Chunk<'a, T: Float> {
 
 simd! {
     /// dx of a chunk. `g` is scratch for a row: dy in terms of the normalised row.
-    fn chunk_dx<T: Float>(chunk: &Chunk<'_, T>, dx: &mut [T], g: &mut [T::Real]) {
+    fn chunk_dx<S: Float<Real = T::Real>, T: Float>(chunk: &Chunk<'_, S, T>, dx: &mut [S], g: &mut [T::Real]) {
         let width = g.len();
         let over = T::Real::ONE / T::Real::of(width as f64);
         let rows = chunk.x.chunks_exact(width).zip(chunk.dy.chunks_exact(width));
@@ -187,9 +187,9 @@ simd! {
                 }
             }
             let mean_g = sum1(g, |v| v) * over;
-            let mean_gx = sum2(g, x, |g, x: T| g * ((x.real() - mean) * rstd)) * over;
+            let mean_gx = sum2(g, x, |g, x: S| g * ((x.real() - mean) * rstd)) * over;
             for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
-                *dx = T::rounded(rstd * (g - mean_g - (x.real() - mean) * rstd * mean_gx));
+                *dx = S::rounded(rstd * (g - mean_g - (x.real() - mean) * rstd * mean_gx));
             }
         }
     }
@@ -197,7 +197,9 @@ simd! {
 
 simd! {
     /// Σ dy and Σ dy · x̂ over the rows of a chunk.
-    fn chunk_sums<T: Float>(chunk: &Chunk<'_, T>, plain: &mut [T::Real], with_x: &mut [T::Real]) {
+    fn chunk_sums<S: Float<Real = T::Real>, T: Float>(
+        chunk: &Chunk<'_, S, T>, plain: &mut [T::Real], with_x: &mut [T::Real],
+    ) {
         let width = plain.len();
         plain.fill(T::Real::ZERO);
         with_x.fill(T::Real::ZERO);
@@ -212,7 +214,7 @@ simd! {
     }
 }
 
-pub(crate) fn backward<T: Float>(
+pub(crate) fn backward<S: Float<Real = T::Real>, T: Float>(
     cpu: &Cpu,
     args: NormArgs<'_, Cpu>,
     stats: View<'_, Cpu>,
@@ -221,10 +223,10 @@ pub(crate) fn backward<T: Float>(
 ) -> Result<()> {
     let groups = Groups::new(args.x.layout.shape());
     let width = groups.width;
-    let (x, dy, stats) = (input::<T>(&args.x), input::<T>(&dy), input::<T::Real>(&stats));
+    let (x, dy, stats) = (input::<S>(&args.x), input::<T>(&dy), input::<T::Real>(&stats));
     let affine = args.affine.as_ref().map(|(w, b)| (input::<T>(w), input::<T>(b)));
     let scale = args.modulation.as_ref().map(|(s, _)| PerGroup::<T>::new(s));
-    let dx = optional(grads.dx.map(|dx| groups.split(output::<T>(dx), width)));
+    let dx = optional(grads.dx.map(|dx| groups.split(output::<S>(dx), width)));
     let summed = grads.daffine.is_some() || grads.dmodulation.is_some();
     let mut sums =
         zeros::<T::Real>("norm_modulate_backward", if summed { groups.chunks * 2 * width } else { 0 })?;

@@ -14,17 +14,19 @@ use crate::view::{Float, input, load, output, store};
 
 simd! {
     /// y ← x + gate·u, row by row.
-    fn add_gated<T: Float>(x: &[T], u: &[T::Real], gate: Option<&[T]>, y: &mut [T], width: usize) {
+    fn add_gated<S: Float<Real = T::Real>, T: Float>(
+        x: &[S], u: &[T::Real], gate: Option<&[T]>, y: &mut [S], width: usize,
+    ) {
         let Some(gate) = gate else {
             for ((y, &x), &u) in y.iter_mut().zip(x).zip(u) {
-                *y = T::rounded(u + x.real());
+                *y = S::rounded(u + x.real());
             }
             return;
         };
         let rows = x.chunks_exact(width).zip(u.chunks_exact(width)).zip(y.chunks_exact_mut(width));
         for ((x, u), y) in rows {
             for (((y, &x), &u), &g) in y.iter_mut().zip(x).zip(u).zip(gate) {
-                *y = T::rounded(u.fma(g.real(), x.real()));
+                *y = S::rounded(u.fma(g.real(), x.real()));
             }
         }
     }
@@ -64,7 +66,7 @@ fn with_dropped<T: Float>(
     });
 }
 
-pub(crate) fn forward<T: Float>(
+pub(crate) fn forward<S: Float<Real = T::Real>, T: Float>(
     cpu: &Cpu,
     x: View<'_, Cpu>,
     u: View<'_, Cpu>,
@@ -74,12 +76,12 @@ pub(crate) fn forward<T: Float>(
 ) -> Result<()> {
     let groups = Groups::new(x.layout.shape());
     let width = groups.width;
-    let (x, u) = (input::<T>(&x), input::<T>(&u));
+    let (x, u) = (input::<S>(&x), input::<T>(&u));
     let gate = gate.as_ref().map(PerGroup::<T>::new);
     if width == 0 {
         return Ok(());
     }
-    let y = groups.split(output::<T>(y), width);
+    let y = groups.split(output::<S>(y), width);
     cpu.for_each((0..groups.chunks).zip(y), cost(&groups, dropout), |(i, y)| {
         let (group, row, rows) = groups.chunk(i);
         let (from, len) = (row * width, rows * width);
@@ -94,7 +96,7 @@ fn cost(groups: &Groups, dropout: Option<Dropout>) -> usize {
     groups.elements() / if dropout.is_some() { 1 } else { 2 }
 }
 
-pub(crate) fn backward<T: Float>(
+pub(crate) fn backward<S: Float<Real = T::Real>, T: Float>(
     cpu: &Cpu,
     u: View<'_, Cpu>,
     gate: Option<View<'_, Cpu>>,
@@ -105,7 +107,7 @@ pub(crate) fn backward<T: Float>(
 ) -> Result<()> {
     let groups = Groups::new(u.layout.shape());
     let width = groups.width;
-    let (u, dy) = (input::<T>(&u), input::<T>(&dy));
+    let (u, dy) = (input::<T>(&u), input::<S>(&dy));
     let gate = gate.as_ref().map(PerGroup::<T>::new);
     if width == 0 {
         return Ok(());

@@ -6,7 +6,8 @@
 constexpr int NORM_THREADS = 1024, NORM_LONG_THREADS = 512;
 
 struct NormParams {
-    // x and y [G, R, D]; `stats` [G, R, 2] are f32. All but x and y may be 0.
+    // x and y [G, R, D], x of the type S of the residual stream, all others of type T; `stats` [G, R, 2] are f32. All but
+    // x and y may be 0.
     uint64_t x, y, stats, weight, bias, scale, shift;
     uint64_t scale_stride, shift_stride;
     // Total rows, and rows per group.
@@ -45,17 +46,17 @@ DEVICE void store_stats(const NormParams &p, uint64_t row, float mean, float rst
 }
 
 // One row per thread group (warp or block), held in registers.
-template <typename T, int V, bool block>
+template <typename S, typename T, int V, bool block>
 DEVICE void norm_modulate(const NormParams &p) {
     __shared__ float scratch[WARP];
     const ThreadGroup<block> group{scratch};
     const uint64_t row = group.index();
     if (row >= p.rows) return;
-    const T *const from = reinterpret_cast<const T *>(p.x) + row * p.width;
+    const S *const from = reinterpret_cast<const S *>(p.x) + row * p.width;
     T *const to = reinterpret_cast<T *>(p.y) + row * p.width;
     const int rank = group.rank(), size = group.size();
     float x[CHANNELS_PER_THREAD / V][V], mean[1] = {}, variance[1] = {};
-    load_row<T, V>(x, from, p.width, rank, size);
+    load_row<S, V>(x, from, p.width, rank, size);
 #pragma unroll
     for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
 #pragma unroll
@@ -83,11 +84,11 @@ DEVICE void norm_modulate(const NormParams &p) {
 }
 
 // One row of any length per block, which reads it three times.
-template <typename T, int V>
+template <typename S, typename T, int V>
 DEVICE void norm_modulate_long(const NormParams &p) {
     __shared__ float scratch[WARP];
     const uint64_t row = blockIdx.x;
-    const T *const from = reinterpret_cast<const T *>(p.x) + row * p.width;
+    const S *const from = reinterpret_cast<const S *>(p.x) + row * p.width;
     T *const to = reinterpret_cast<T *>(p.y) + row * p.width;
     const uint64_t first = threadIdx.x * V, step = blockDim.x * V;
     float mean = 0.0f, variance = 0.0f, x[V];
@@ -112,12 +113,14 @@ DEVICE void norm_modulate_long(const NormParams &p) {
     if (threadIdx.x == 0) store_stats(p, row, mean, rstd);
 }
 
-#define NORM(type, T, V, suffix)                                                                                  \
-    KERNEL_BOUNDED(norm_warp##suffix##_##type, NormParams, p, ROW_THREADS, 1) { norm_modulate<T, V, false>(p); }  \
-    KERNEL_BOUNDED(norm_block##suffix##_##type, NormParams, p, NORM_THREADS, 1) { norm_modulate<T, V, true>(p); } \
-    KERNEL_BOUNDED(norm_long##suffix##_##type, NormParams, p, NORM_LONG_THREADS, 1) { norm_modulate_long<T, V>(p); }
+#define NORM(type, S, T, V, suffix)                                                                                  \
+    KERNEL_BOUNDED(norm_warp##suffix##_##type, NormParams, p, ROW_THREADS, 1) { norm_modulate<S, T, V, false>(p); }  \
+    KERNEL_BOUNDED(norm_block##suffix##_##type, NormParams, p, NORM_THREADS, 1) { norm_modulate<S, T, V, true>(p); } \
+    KERNEL_BOUNDED(norm_long##suffix##_##type, NormParams, p, NORM_LONG_THREADS, 1) { norm_modulate_long<S, T, V>(p); }
 
-NORM(f32, float, 1, )
-NORM(bf16, bf16, 1, )
-NORM(f32, float, LANES<float>, _wide)
-NORM(bf16, bf16, LANES<bf16>, _wide)
+NORM(f32, float, float, 1, )
+NORM(bf16, bf16, bf16, 1, )
+NORM(bf16, float, bf16, 1, _stream)
+NORM(f32, float, float, LANES<float>, _wide)
+NORM(bf16, bf16, bf16, LANES<bf16>, _wide)
+NORM(bf16, float, bf16, LANES<bf16>, _stream_wide)

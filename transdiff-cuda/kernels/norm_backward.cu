@@ -1,7 +1,8 @@
 // Backward pass of layer norm with affine and modulation.
 //
 // With x̂ = (x − mean)·rstd and g = dy·(1 + scale)·weight: dx = rstd·(g − mean(g) − x̂·mean(g·x̂)). The other gradients
-// follow from Σ dy and Σ dy·x̂ over rows, which are first summed per chunk of rows. x, dy, dx [G, R, D].
+// follow from Σ dy and Σ dy·x̂ over rows, which are first summed per chunk of rows. x, dy, dx [G, R, D]. x and dx are of the
+// type S of the residual stream, all others of type T.
 #include "thread_group.cuh"
 
 // Largest block that holds a row in registers, and threads per longer row: a thread needs more than the 64 registers
@@ -45,23 +46,31 @@ DEVICE void norm_factors(const NormBackwardParams &p, uint64_t group, uint32_t c
 }
 
 // A thread's part of a row, prefetched while the previous row is processed.
-template <typename T, int V>
+template <typename S, typename T, int V>
 struct RowVectors {
-    Vec<T, V> x[CHANNELS_PER_THREAD / V], dy[CHANNELS_PER_THREAD / V];
+    // V elements of x are several vectors if S is larger than T.
+    static constexpr int P = PIECE<S, V>;
+    Vec<S, P> x[CHANNELS_PER_THREAD / P];
+    Vec<T, V> dy[CHANNELS_PER_THREAD / V];
+
+    DEVICE float x_at(int i, int j) const { return to_float(x[(i * V + j) / P].at[j % P]); }
 
     DEVICE void fetch(const NormBackwardParams &p, uint64_t row, int rank, int size) {
 #pragma unroll
         for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
             const uint32_t column = row_column<V>(rank, size, i);
             if (column >= p.width) break;
-            x[i] = load<V>(reinterpret_cast<const T *>(p.x) + row * p.width + column);
+#pragma unroll
+            for (int j = 0; j < V; j += P) {
+                x[(i * V + j) / P] = load<P>(reinterpret_cast<const S *>(p.x) + row * p.width + column + j);
+            }
             dy[i] = load<V>(reinterpret_cast<const T *>(p.dy) + row * p.width + column);
         }
     }
 };
 
 // One chunk of rows per thread group (warp or block), one row in registers at a time.
-template <typename T, int V, bool block>
+template <typename S, typename T, int V, bool block>
 DEVICE void norm_backward(const NormBackwardParams &p) {
     constexpr int VECTORS = CHANNELS_PER_THREAD / V;
     __shared__ float scratch[2 * WARP];
@@ -76,13 +85,13 @@ DEVICE void norm_backward(const NormBackwardParams &p) {
         const uint32_t column = row_column<V>(rank, size, i);
         if (column < p.width) norm_factors<T, V>(p, chunk.group, column, factor[i]);
     }
-    RowVectors<T, V> next = {};
+    RowVectors<S, T, V> next = {};
     next.fetch(p, chunk.row, rank, size);
     for (int r = 0; r < chunk.rows; r++) {
         const uint64_t row = chunk.row + r;
         const float *const stats = reinterpret_cast<const float *>(p.stats) + 2 * row;
         const float mean = stats[0], rstd = stats[1];
-        const RowVectors<T, V> current = next;
+        const RowVectors<S, T, V> current = next;
         if (r + 1 < chunk.rows) next.fetch(p, row + 1, rank, size);
         float x[VECTORS][V], g[VECTORS][V], sums[2] = {};
 #pragma unroll
@@ -91,7 +100,7 @@ DEVICE void norm_backward(const NormBackwardParams &p) {
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 const float dy = to_float(current.dy[i].at[j]);
-                x[i][j] = (to_float(current.x[i].at[j]) - mean) * rstd;
+                x[i][j] = (current.x_at(i, j) - mean) * rstd;
                 g[i][j] = dy * factor[i][j];
                 sum_dy[i][j] += dy;
                 sum_dy_x[i][j] = fmaf(dy, x[i][j], sum_dy_x[i][j]);
@@ -109,7 +118,7 @@ DEVICE void norm_backward(const NormBackwardParams &p) {
             float dx[V];
 #pragma unroll
             for (int j = 0; j < V; j++) dx[j] = rstd * (g[i][j] - mean_g - x[i][j] * mean_gx);
-            store_floats(reinterpret_cast<T *>(p.dx) + row * p.width + column, dx);
+            store_floats(reinterpret_cast<S *>(p.dx) + row * p.width + column, dx);
         }
     }
     if (p.sums == 0) return;
@@ -124,7 +133,7 @@ DEVICE void norm_backward(const NormBackwardParams &p) {
 }
 
 // Partial sums of a chunk of rows of any length. Grid: one block per chunk and `blockDim.x` columns.
-template <typename T>
+template <typename S, typename T>
 DEVICE void norm_backward_long_sums(const NormBackwardParams &p) {
     const uint32_t blocks_per_chunk = (p.width + blockDim.x - 1) / blockDim.x, index = blockIdx.x / blocks_per_chunk;
     const uint64_t column = uint64_t(blockIdx.x % blocks_per_chunk) * blockDim.x + threadIdx.x;
@@ -134,7 +143,7 @@ DEVICE void norm_backward_long_sums(const NormBackwardParams &p) {
     for (int r = 0; r < chunk.rows; r++) {
         const uint64_t row = chunk.row + r, at = row * p.width + column;
         const float *const stats = reinterpret_cast<const float *>(p.stats) + 2 * row;
-        const float x = to_float(reinterpret_cast<const T *>(p.x)[at]);
+        const float x = to_float(reinterpret_cast<const S *>(p.x)[at]);
         const float dy = to_float(reinterpret_cast<const T *>(p.dy)[at]);
         sum_dy += dy;
         sum_dy_x = fmaf(dy, (x - stats[0]) * stats[1], sum_dy_x);
@@ -145,13 +154,13 @@ DEVICE void norm_backward_long_sums(const NormBackwardParams &p) {
 }
 
 // dx of one row of any length per block: chunks have one row.
-template <typename T>
+template <typename S, typename T>
 DEVICE void norm_backward_long_dx(const NormBackwardParams &p) {
     __shared__ float scratch[2 * WARP];
     const NormChunk chunk = norm_chunk(p, blockIdx.x);
     const float *const stats = reinterpret_cast<const float *>(p.stats) + 2 * chunk.row;
     const float mean = stats[0], rstd = stats[1];
-    const T *const x = reinterpret_cast<const T *>(p.x) + chunk.row * p.width;
+    const S *const x = reinterpret_cast<const S *>(p.x) + chunk.row * p.width;
     const T *const dy = reinterpret_cast<const T *>(p.dy) + chunk.row * p.width;
     float sums[2] = {}, factor[1];
     for (uint32_t column = threadIdx.x; column < p.width; column += blockDim.x) {
@@ -167,7 +176,7 @@ DEVICE void norm_backward_long_dx(const NormBackwardParams &p) {
         norm_factors<T, 1>(p, chunk.group, column, factor);
         const float g = to_float(dy[column]) * factor[0], normed = (to_float(x[column]) - mean) * rstd;
         const float dx = rstd * (g - mean_g - normed * mean_gx);
-        reinterpret_cast<T *>(p.dx)[chunk.row * p.width + column] = from_float<T>(dx);
+        reinterpret_cast<S *>(p.dx)[chunk.row * p.width + column] = from_float<S>(dx);
     }
 }
 
@@ -203,25 +212,28 @@ DEVICE void norm_backward_finish(const NormBackwardFinishParams &p) {
     }
 }
 
-#define NORM_BACKWARD(type, T, V, suffix)                                                                   \
-    KERNEL(norm_backward_warp##suffix##_##type, NormBackwardParams, p) { norm_backward<T, V, false>(p); }   \
-    KERNEL_BOUNDED(norm_backward_block##suffix##_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) { \
-        norm_backward<T, V, true>(p);                                                                       \
+#define NORM_BACKWARD(type, S, T, V, suffix)                                                                 \
+    KERNEL(norm_backward_warp##suffix##_##type, NormBackwardParams, p) { norm_backward<S, T, V, false>(p); } \
+    KERNEL_BOUNDED(norm_backward_block##suffix##_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {  \
+        norm_backward<S, T, V, true>(p);                                                                     \
     }
 
-#define NORM_LONG(type, T)                                                                            \
-    KERNEL_BOUNDED(norm_backward_long_sums_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) { \
-        norm_backward_long_sums<T>(p);                                                                \
-    }                                                                                                 \
-    KERNEL_BOUNDED(norm_backward_long_dx_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {   \
-        norm_backward_long_dx<T>(p);                                                                  \
+#define NORM_LONG(type, S, T, suffix)                                                                         \
+    KERNEL_BOUNDED(norm_backward_long_sums##suffix##_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) { \
+        norm_backward_long_sums<S, T>(p);                                                                     \
+    }                                                                                                         \
+    KERNEL_BOUNDED(norm_backward_long_dx##suffix##_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) { \
+        norm_backward_long_dx<S, T>(p);                                                                       \
     }
 
-NORM_BACKWARD(f32, float, 1, )
-NORM_BACKWARD(bf16, bf16, 1, )
-NORM_BACKWARD(f32, float, LANES<float>, _wide)
-NORM_BACKWARD(bf16, bf16, LANES<bf16>, _wide)
-NORM_LONG(f32, float)
-NORM_LONG(bf16, bf16)
+NORM_BACKWARD(f32, float, float, 1, )
+NORM_BACKWARD(bf16, bf16, bf16, 1, )
+NORM_BACKWARD(bf16, float, bf16, 1, _stream)
+NORM_BACKWARD(f32, float, float, LANES<float>, _wide)
+NORM_BACKWARD(bf16, bf16, bf16, LANES<bf16>, _wide)
+NORM_BACKWARD(bf16, float, bf16, LANES<bf16>, _stream_wide)
+NORM_LONG(f32, float, float, )
+NORM_LONG(bf16, bf16, bf16, )
+NORM_LONG(bf16, float, bf16, _stream)
 KERNEL(norm_backward_finish_f32, NormBackwardFinishParams, p) { norm_backward_finish<float>(p); }
 KERNEL(norm_backward_finish_bf16, NormBackwardFinishParams, p) { norm_backward_finish<bf16>(p); }

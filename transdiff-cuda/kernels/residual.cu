@@ -1,4 +1,5 @@
-// Gated residual with dropout: y ← x + gate · dropout(u). x, u, y [G, R, D], gate [G, D].
+// Gated residual with dropout: y ← x + gate · dropout(u). x, u, y [G, R, D], gate [G, D]. x, y and dy are of the type S of
+// the residual stream, all others of type T.
 #include "row_partition.cuh"
 
 // Rows that a thread loads before it stores the first.
@@ -12,11 +13,12 @@ struct ResidualParams {
 };
 
 // y ← x + gate · dropout(u). Grid: see RowPartition.
-template <typename T, int V>
+template <typename S, typename T, int V>
 DEVICE void gated_residual(const ResidualParams &p) {
     const RowChunk chunk = row_chunk<V>(p.partition);
     if (chunk.rows == 0) return;
-    const T *const x = reinterpret_cast<const T *>(p.x), *const u = reinterpret_cast<const T *>(p.u);
+    const S *const x = reinterpret_cast<const S *>(p.x);
+    const T *const u = reinterpret_cast<const T *>(p.u);
     float gate[V], a[RESIDUAL_ROWS][V], b[RESIDUAL_ROWS][V];
 #pragma unroll
     for (int i = 0; i < RESIDUAL_ROWS; i++) {
@@ -38,7 +40,7 @@ DEVICE void gated_residual(const ResidualParams &p) {
         }
 #pragma unroll
         for (int j = 0; j < V; j++) a[i][j] = fmaf(gate[j], b[i][j], a[i][j]);
-        store_floats(reinterpret_cast<T *>(p.y) + at, a[i]);
+        store_floats(reinterpret_cast<S *>(p.y) + at, a[i]);
     }
 }
 
@@ -51,11 +53,12 @@ struct ResidualBackwardParams {
 };
 
 // du ← gate · dropout(dy), and the partial sums of dropout(u) · dy over the rows of a chunk. Both use the same mask.
-template <typename T, int V>
+template <typename S, typename T, int V>
 DEVICE void gated_residual_backward(const ResidualBackwardParams &p) {
     const RowChunk chunk = row_chunk<V>(p.partition);
     if (chunk.rows == 0) return;
-    const T *const u = reinterpret_cast<const T *>(p.u), *const dy = reinterpret_cast<const T *>(p.dy);
+    const T *const u = reinterpret_cast<const T *>(p.u);
+    const S *const dy = reinterpret_cast<const S *>(p.dy);
     float gate[V], sums[V] = {};
     load_or<V>(gate, reinterpret_cast<const T *>(p.gate), chunk.group * p.gate_stride + chunk.column, 1.0f);
     for (int row = 0; row < chunk.rows; row += RESIDUAL_ROWS) {
@@ -89,11 +92,15 @@ DEVICE void gated_residual_backward(const ResidualBackwardParams &p) {
     store_floats(reinterpret_cast<float *>(p.sums) + chunk.index * p.partition.width + chunk.column, sums);
 }
 
-KERNEL(gated_residual_f32, ResidualParams, p) { gated_residual<float, 1>(p); }
-KERNEL(gated_residual_bf16, ResidualParams, p) { gated_residual<bf16, 1>(p); }
-KERNEL(gated_residual_wide_f32, ResidualParams, p) { gated_residual<float, LANES<float>>(p); }
-KERNEL(gated_residual_wide_bf16, ResidualParams, p) { gated_residual<bf16, LANES<bf16>>(p); }
-KERNEL(gated_residual_backward_f32, ResidualBackwardParams, p) { gated_residual_backward<float, 1>(p); }
-KERNEL(gated_residual_backward_bf16, ResidualBackwardParams, p) { gated_residual_backward<bf16, 1>(p); }
-KERNEL(gated_residual_backward_wide_f32, ResidualBackwardParams, p) { gated_residual_backward<float, LANES<float>>(p); }
-KERNEL(gated_residual_backward_wide_bf16, ResidualBackwardParams, p) { gated_residual_backward<bf16, LANES<bf16>>(p); }
+#define RESIDUAL(type, S, T, V, suffix)                                                                  \
+    KERNEL(gated_residual##suffix##_##type, ResidualParams, p) { gated_residual<S, T, V>(p); }           \
+    KERNEL(gated_residual_backward##suffix##_##type, ResidualBackwardParams, p) {                        \
+        gated_residual_backward<S, T, V>(p);                                                             \
+    }
+
+RESIDUAL(f32, float, float, 1, )
+RESIDUAL(bf16, bf16, bf16, 1, )
+RESIDUAL(bf16, float, bf16, 1, _stream)
+RESIDUAL(f32, float, float, LANES<float>, _wide)
+RESIDUAL(bf16, bf16, bf16, LANES<bf16>, _wide)
+RESIDUAL(bf16, float, bf16, LANES<bf16>, _stream_wide)

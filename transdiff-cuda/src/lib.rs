@@ -35,6 +35,18 @@ macro_rules! vector_kernel {
     };
 }
 
+/// The kernel `$name` of `$stem` for tensors of the type `$dtype` and a residual stream of the same type, or in f32 beside
+/// tensors in bf16; it accesses single elements or, if `$wide`, vectors of 16 bytes.
+macro_rules! stream_kernel {
+    ($op:expr, $stem:literal, $name:literal, $wide:expr, $stream:expr, $dtype:expr) => {
+        match $wide {
+            wide if $stream == $dtype => vector_kernel!($op, $stem, $name, wide, $dtype),
+            true => Ok($crate::driver::Kernel { module: $stem, name: concat!($name, "_stream_wide_bf16") }),
+            false => Ok($crate::driver::Kernel { module: $stem, name: concat!($name, "_stream_bf16") }),
+        }
+    };
+}
+
 mod attention;
 mod attention_backward;
 mod caching_allocator;

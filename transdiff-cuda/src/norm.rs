@@ -82,15 +82,15 @@ pub(crate) fn forward(
     let [weight_at, bias_at] = [weight, bias].map(|view| address_of(view.as_ref()));
     let [scale_at, shift_at] = [scale, shift].map(|view| address_of(view.as_ref()));
     let strides = [group_stride(scale.as_ref()), group_stride(shift.as_ref())];
+    let (stream, dtype, rows) = (args.x.dtype, y.dtype, groups * per_group);
     let (x, y) = (args.x.address(), y.address());
-    let (dtype, rows) = (args.x.dtype, groups * per_group);
     let addresses = [x, y, weight_at, bias_at, scale_at, shift_at];
     let wide = vectorizable(&addresses, width, &strides, lanes(dtype));
     let group = ThreadGroup::new(width, THREADS);
     let kernel = match group {
-        ThreadGroup::Warp => vector_kernel!(OP, "norm", "norm_warp", wide, dtype),
-        ThreadGroup::Block => vector_kernel!(OP, "norm", "norm_block", wide, dtype),
-        ThreadGroup::LongRow => vector_kernel!(OP, "norm", "norm_long", wide, dtype),
+        ThreadGroup::Warp => stream_kernel!(OP, "norm", "norm_warp", wide, stream, dtype),
+        ThreadGroup::Block => stream_kernel!(OP, "norm", "norm_block", wide, stream, dtype),
+        ThreadGroup::LongRow => stream_kernel!(OP, "norm", "norm_long", wide, stream, dtype),
     };
     let params = NormParams {
         address: [x, y, address_of(stats.as_ref()), weight_at, bias_at, scale_at, shift_at],

@@ -1,9 +1,9 @@
 //! Launches of `kernels/norm_backward.cu`: backward pass of layer norm with affine and modulation.
 
-use transdiff_core::Result;
 use transdiff_core::backend::{NormArgs, NormGrads};
+use transdiff_core::{DType, Result};
 
-use crate::device::{Address, Cuda, In, Memory, Out, address_of, lanes, vectorizable};
+use crate::device::{Address, Cuda, In, Memory, address_of, lanes, vectorizable};
 use crate::driver::{LaunchConfig, Params};
 use crate::norm::{ThreadGroup, group_stride};
 use crate::reduce::Columns;
@@ -94,7 +94,7 @@ pub(crate) fn backward(
     dy: In<'_>,
     grads: NormGrads<'_, Cuda>,
 ) -> Result<()> {
-    let (width, dtype) = (args.x.layout.shape()[2], args.x.dtype);
+    let (width, stream, dtype) = (args.x.layout.shape()[2], args.x.dtype, dy.dtype);
     if width == 0 {
         return Ok(());
     }
@@ -119,13 +119,15 @@ pub(crate) fn backward(
         chunks: 0,
     };
     if thread_group == ThreadGroup::LongRow {
-        long_rows(cuda, dtype, chunks, params)?;
+        long_rows(cuda, [stream, dtype], chunks, params)?;
     } else {
         let addresses = [params.x, params.dy, params.weight, params.scale, params.dx];
         let wide = vectorizable(&addresses, width, &[params.scale_stride], lanes(dtype));
         let kernel = match thread_group {
-            ThreadGroup::Warp => vector_kernel!(OP, "norm_backward", "norm_backward_warp", wide, dtype),
-            _ => vector_kernel!(OP, "norm_backward", "norm_backward_block", wide, dtype),
+            ThreadGroup::Warp => {
+                stream_kernel!(OP, "norm_backward", "norm_backward_warp", wide, stream, dtype)
+            }
+            _ => stream_kernel!(OP, "norm_backward", "norm_backward_block", wide, stream, dtype),
         };
         cuda.launch_kernel(
             OP,
@@ -135,7 +137,7 @@ pub(crate) fn backward(
         )?;
     }
     match sums {
-        Some(sums) => finish(cuda, args, &sums, chunks, grads.daffine, grads.dmodulation),
+        Some(sums) => finish(cuda, dtype, args, &sums, chunks, grads),
         None => Ok(()),
     }
 }
@@ -143,13 +145,13 @@ pub(crate) fn backward(
 /// Rows that do not fit in registers: dx and the sums in separate kernels.
 fn long_rows(
     cuda: &Cuda,
-    dtype: transdiff_core::DType,
+    [stream, dtype]: [DType; 2],
     chunks: Chunks,
     params: NormBackwardParams,
 ) -> Result<()> {
     if params.dx != 0 {
         let rows = Chunks { per_chunk: 1, ..chunks };
-        let kernel = kernel!(OP, "norm_backward", "norm_backward_long_dx", dtype)?;
+        let kernel = stream_kernel!(OP, "norm_backward", "norm_backward_long_dx", false, stream, dtype)?;
         cuda.launch_kernel(
             OP,
             kernel,
@@ -158,7 +160,7 @@ fn long_rows(
         )?;
     }
     if params.sums != 0 {
-        let kernel = kernel!(OP, "norm_backward", "norm_backward_long_sums", dtype)?;
+        let kernel = stream_kernel!(OP, "norm_backward", "norm_backward_long_sums", false, stream, dtype)?;
         let blocks_per_chunk = chunks.width.div_ceil(THREADS);
         let launch = LaunchConfig {
             grid: [(chunks.count() * blocks_per_chunk) as u32, 1, 1],
@@ -173,20 +175,20 @@ fn long_rows(
 /// Gradients that are sums over rows, from `sums` [chunks, 2, D], the partial sums of dy and dy·x̂.
 fn finish(
     cuda: &Cuda,
+    dtype: DType,
     args: NormArgs<'_, Cuda>,
     sums: &Memory,
     chunks: Chunks,
-    daffine: Option<(Out<'_>, Out<'_>)>,
-    dmodulation: Option<(Out<'_>, Out<'_>)>,
+    grads: NormGrads<'_, Cuda>,
 ) -> Result<()> {
     let Chunks { groups, width, .. } = chunks;
     let group_sums = cuda.scratch(OP, groups * 2 * width * size_of::<f32>())?;
     let columns = Columns::new(sums.address(), [groups, chunks.per_group(), 2 * width]);
-    columns.sum(cuda, OP, group_sums.address(), transdiff_core::DType::F32)?;
+    columns.sum(cuda, OP, group_sums.address(), DType::F32)?;
     let (weight, bias) = args.affine.unzip();
     let scale = args.modulation.map(|(scale, _)| scale);
     if scale.is_some() {
-        let (dscale, dshift) = dmodulation.unzip();
+        let (dscale, dshift) = grads.dmodulation.unzip();
         let params = FinishParams {
             sums: group_sums.address(),
             weight: address_of(weight.as_ref()),
@@ -202,12 +204,12 @@ fn finish(
             LaunchConfig { grid: [(groups * width).div_ceil(256) as u32, 1, 1], block: 256, shared: 0 };
         cuda.launch_kernel(
             OP,
-            kernel!(OP, "norm_backward", "norm_backward_finish", args.x.dtype)?,
+            kernel!(OP, "norm_backward", "norm_backward_finish", dtype)?,
             launch,
             &params,
         )?;
     }
-    let Some((dweight, dbias)) = daffine else { return Ok(()) };
+    let Some((dweight, dbias)) = grads.daffine else { return Ok(()) };
     for (part, out) in [dbias, dweight].into_iter().enumerate() {
         let x = group_sums.address() + (part * width * size_of::<f32>()) as u64;
         let columns = Columns { strides: [0, 2 * width], ..Columns::new(x, [1, groups, width]) };

@@ -58,7 +58,7 @@ pub(crate) fn forward(
     y: Out<'_>,
 ) -> Result<()> {
     const OP: &str = "gated_residual";
-    let (size, lanes) = (size(&x, gate.as_ref(), dropout), lanes(x.dtype));
+    let (size, lanes) = (size(&x, gate.as_ref(), dropout), lanes(u.dtype));
     let address = [x.address(), u.address(), address_of(gate.as_ref()), y.address()];
     let gate_stride = gate_stride(gate.as_ref());
     let wide = vectorizable(&address, size[2], &[gate_stride], lanes);
@@ -67,7 +67,7 @@ pub(crate) fn forward(
     let params = ForwardParams { address, gate_stride, partition, dropout };
     cuda.launch_kernel(
         OP,
-        vector_kernel!(OP, "residual", "gated_residual", wide, x.dtype)?,
+        stream_kernel!(OP, "residual", "gated_residual", wide, x.dtype, u.dtype)?,
         partition.launch_config(),
         &params,
     )
@@ -102,7 +102,7 @@ pub(crate) fn backward(
         partition,
         dropout: DropoutParams::new(OP, dropout, groups)?,
     };
-    let kernel = vector_kernel!(OP, "residual", "gated_residual_backward", wide, u.dtype)?;
+    let kernel = stream_kernel!(OP, "residual", "gated_residual_backward", wide, dy.dtype, u.dtype)?;
     cuda.launch_kernel(OP, kernel, partition.launch_config(), &params)?;
     let Some(dgate) = dgate else { return Ok(()) };
     Columns::new(sums_address, [groups, partition.chunks_per_group(), width]).sum(

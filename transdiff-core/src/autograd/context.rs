@@ -16,6 +16,8 @@ pub struct Context<B: Backend> {
     /// Number of dropouts so far: each has its own stream.
     dropouts: Cell<u32>,
     compute: Option<DType>,
+    /// Whether to compute in the accumulator of that type.
+    wide: bool,
     gradient_checkpointing: bool,
     cancellation: CancellationToken,
 }
@@ -28,6 +30,7 @@ impl<B: Backend> Context<B> {
             dropout: None,
             dropouts: Cell::new(0),
             compute: None,
+            wide: false,
             gradient_checkpointing: false,
             cancellation: CancellationToken::new(),
         }
@@ -83,18 +86,25 @@ impl<B: Backend> Context<B> {
             Some(tape) if param.is_trainable() => tape.leaf(param.key(), param.value().clone()),
             _ => Var::constant(param.value().clone()),
         };
-        match self.compute {
-            Some(dtype) => var.cast(dtype),
-            None => Ok(var),
-        }
+        var.cast(self.type_for(param.value()))
     }
 
     /// Data as a constant of this pass.
     pub fn input(&self, value: &Tensor<B>) -> Result<Var<B>> {
-        Ok(Var::constant(match self.compute {
-            Some(dtype) => value.cast(dtype)?,
-            None => value.clone(),
-        }))
+        Ok(Var::constant(value.cast(self.type_for(value))?))
+    }
+
+    /// The type that this pass computes in with `value`.
+    fn type_for(&self, value: &Tensor<B>) -> DType {
+        let dtype = self.compute.unwrap_or(value.dtype());
+        if self.wide { dtype.accumulator() } else { dtype }
+    }
+
+    /// The same pass computing in the [accumulator](DType::accumulator)'s type, without dropout: for a layer whose sums
+    /// enter or leave the residual stream, which are few and need its precision.
+    #[must_use]
+    pub fn wide(&self) -> Self {
+        Self { wide: true, dropout: None, ..self.recomputation(self.tape.clone()) }
     }
 
     /// The next dropout of the pass.
@@ -119,6 +129,7 @@ impl<B: Backend> Context<B> {
             dropout: self.dropout,
             dropouts: self.dropouts.clone(),
             compute: self.compute,
+            wide: self.wide,
             gradient_checkpointing: false,
             cancellation: self.cancellation.clone(),
         }

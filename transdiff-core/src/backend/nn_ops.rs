@@ -24,7 +24,8 @@ pub struct LinearGrads<'a, S: Storage> {
     pub db: Option<ViewMut<'a, S>>,
 }
 
-/// Arguments of [`NnOps::norm_modulate`]. G groups (images) of R rows (tokens) of D channels.
+/// Arguments of [`NnOps::norm_modulate`]. G groups (images) of R rows (tokens) of D channels. All have the type of the
+/// output but x, which may be of its [accumulator](crate::DType::accumulator)'s.
 #[derive(Debug)]
 pub struct NormArgs<'a, S: Storage> {
     /// [G, R, D], contiguous.
@@ -141,7 +142,8 @@ pub trait NnOps: Storage {
         stats: Option<ViewMut<'_, Self>>,
     ) -> Result<()>;
 
-    /// Gradients of [`norm_modulate`](Self::norm_modulate) from its `stats` and dy [G, R, D] contiguous.
+    /// Gradients of [`norm_modulate`](Self::norm_modulate) from its `stats` and dy [G, R, D] contiguous, each of the type
+    /// of its input.
     fn norm_modulate_backward(
         &self,
         args: NormArgs<'_, Self>,
@@ -151,6 +153,7 @@ pub trait NnOps: Storage {
     ) -> Result<()>;
 
     /// y ← x + gate · dropout(u). x, u, y [G, R, D] contiguous; gate [G, D] with last stride 1, or 1 if absent.
+    /// x and y are of one type: that of u and gate, or its [accumulator](crate::DType::accumulator)'s.
     /// The [`Dropout`]'s element is the row-major index in u. Its number of samples divides the number of elements, and
     /// G if there is a gate.
     fn gated_residual(
@@ -163,7 +166,7 @@ pub trait NnOps: Storage {
     ) -> Result<()>;
 
     /// du ← gate · dropout(dy), dgate ← Σ_R dropout(u) · dy [G, D] contiguous; `dgate` is present only with a
-    /// gate. (dx is dy.)
+    /// gate. (dx is dy.) dy is of the type of x and y, all others are of the type of u.
     fn gated_residual_backward(
         &self,
         u: View<'_, Self>,

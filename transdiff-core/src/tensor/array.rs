@@ -178,6 +178,12 @@ impl<B: Backend> Tensor<B> {
         Err(Error::DType { op, expected: wanted.to_string(), got: saved.dtype })
     }
 
+    /// Checks the type of a residual stream that tensors like `self` are added to or computed from: their own, or the
+    /// accumulator's.
+    pub(crate) fn expect_stream(&self, op: &'static str, stream: &Self) -> Result<()> {
+        if stream.dtype == self.dtype { Ok(()) } else { self.expect_saved(op, stream) }
+    }
+
     pub(crate) fn expect_float(&self, op: &'static str) -> Result<()> {
         if self.dtype.is_float() && self.backend.supports(self.dtype) {
             return Ok(());

@@ -3,7 +3,7 @@
 use super::array::{Output, Tensor};
 use super::optional::{Grad, finish, view_of};
 use crate::backend::{Backend, NormArgs, NormGrads};
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// Scale and shift of [`Tensor::norm_modulate`]: one row per group, [G, 1, D], or shared, [1, 1, D].
 #[derive(Clone, Debug)]
@@ -42,7 +42,8 @@ impl<B: Backend> Tensor<B> {
     }
 
     /// (x̂·weight + bias)·(1 + scale) + shift, with x̂ the input normalised over its last axis.
-    /// weight, bias `[D]`; with a modulation the input is [G, R, D].
+    /// weight, bias `[D]`; with a modulation the input is [G, R, D]. The output is of the type of weight, bias and
+    /// modulation; the input may be of its [accumulator](crate::DType::accumulator)'s.
     pub fn norm_modulate(
         &self,
         affine: Option<(&Self, &Self)>,
@@ -52,7 +53,7 @@ impl<B: Backend> Tensor<B> {
     ) -> Result<NormOutput<B>> {
         let prepared = NormInput::new(self, affine, modulation, eps)?;
         let [g, r, d] = prepared.dims;
-        let mut y = Output::new(&self.backend, self.dtype, &[g, r, d])?;
+        let mut y = Output::new(&self.backend, prepared.dtype(), &[g, r, d])?;
         let mut stats = self.saved_if(save, &[g, r, 2])?;
         self.backend.norm_modulate(prepared.args(), y.view(), view_of(&mut stats))?;
         let y = y.finish(&self.backend).reshape(self.shape())?;
@@ -73,17 +74,17 @@ impl<B: Backend> Tensor<B> {
     ) -> Result<[Grad<B>; 5]> {
         const OP: &str = "norm_modulate_backward";
         self.expect_saved(OP, stats)?;
-        self.expect_dtype(OP, dy)?;
-        dy.expect_shape(OP, "dy", self.shape())?;
         let prepared = NormInput::new(self, affine, modulation, eps)?;
+        prepared.like().expect_dtype(OP, dy)?;
+        dy.expect_shape(OP, "dy", self.shape())?;
         let [g, r, d] = prepared.dims;
         stats.expect_shape(OP, "stats", &[g, r, 2])?;
         let (stats, dy) = (stats.contiguous()?, dy.contiguous()?);
         let mut dx = self.output_if(wanted[0], &[g, r, d])?;
         let affine_wanted = wanted[1] && affine.is_some();
-        let (mut dw, mut db) = (self.output_if(affine_wanted, &[d])?, self.output_if(affine_wanted, &[d])?);
+        let (mut dw, mut db) = (dy.output_if(affine_wanted, &[d])?, dy.output_if(affine_wanted, &[d])?);
         let mod_wanted = wanted[2] && modulation.is_some();
-        let (mut ds, mut dt) = (self.output_if(mod_wanted, &[g, d])?, self.output_if(mod_wanted, &[g, d])?);
+        let (mut ds, mut dt) = (dy.output_if(mod_wanted, &[g, d])?, dy.output_if(mod_wanted, &[g, d])?);
         let grads = NormGrads {
             dx: view_of(&mut dx),
             daffine: view_of(&mut dw).zip(view_of(&mut db)),
@@ -117,16 +118,29 @@ impl<B: Backend> NormInput<B> {
         const OP: &str = "norm_modulate";
         x.expect_float(OP)?;
         let dims = x.groups(OP, modulation.is_some())?;
+        let like = affine.map(|(w, _)| w).or(modulation.map(|m| &m.scale)).unwrap_or(x);
+        like.expect_float(OP)?;
+        like.expect_stream(OP, x)?;
         let vector = |t: &Tensor<B>| {
-            x.expect_dtype(OP, t)?;
+            like.expect_dtype(OP, t)?;
             t.expect_shape(OP, "weight and bias", &[dims[2]])?;
             t.contiguous()
         };
         let affine = affine.map(|(w, b)| Ok::<_, Error>((vector(w)?, vector(b)?))).transpose()?;
         let modulation = modulation
-            .map(|m| Ok::<_, Error>((m.scale.per_group(OP, x, dims)?, m.shift.per_group(OP, x, dims)?)))
+            .map(|m| Ok::<_, Error>((m.scale.per_group(OP, like, dims)?, m.shift.per_group(OP, like, dims)?)))
             .transpose()?;
         Ok(Self { dims, x: x.contiguous()?.reshape(&dims)?, affine, modulation, eps })
+    }
+
+    /// A tensor of the type of the output.
+    fn like(&self) -> &Tensor<B> {
+        let parameters = self.affine.as_ref().or(self.modulation.as_ref());
+        parameters.map_or(&self.x, |(first, _)| first)
+    }
+
+    fn dtype(&self) -> DType {
+        self.like().dtype
     }
 
     fn args(&self) -> NormArgs<'_, B> {

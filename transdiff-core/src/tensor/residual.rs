@@ -19,15 +19,16 @@ pub(super) fn check_dropout(op: &'static str, dropout: Option<Dropout>, shape: &
 
 impl<B: Backend> Tensor<B> {
     /// self + gate · dropout(u); with a gate, [G, 1, D] or [1, 1, D], self and u are [G, R, D]. The samples of the dropout
-    /// are equal parts of the leading axis.
+    /// are equal parts of the leading axis. self, and with it the output, may be of the type of u and gate, or of its
+    /// [accumulator](crate::DType::accumulator)'s.
     pub fn gated_residual(&self, u: &Self, gate: Option<&Self>, dropout: Option<Dropout>) -> Result<Self> {
         const OP: &str = "gated_residual";
-        self.expect_float(OP)?;
-        self.expect_dtype(OP, u)?;
+        u.expect_float(OP)?;
+        u.expect_stream(OP, self)?;
         u.expect_shape(OP, "u", self.shape())?;
         check_dropout(OP, dropout, self.shape())?;
         let dims = u.groups(OP, gate.is_some())?;
-        let gate = gate.map(|g| g.per_group(OP, self, dims)).transpose()?;
+        let gate = gate.map(|g| g.per_group(OP, u, dims)).transpose()?;
         let (x, u) = (self.contiguous()?.reshape(&dims)?, u.contiguous()?.reshape(&dims)?);
         let mut y = Output::new(&self.backend, self.dtype, &dims)?;
         let gate = gate.as_ref().map(Self::view);
@@ -35,7 +36,8 @@ impl<B: Backend> Tensor<B> {
         y.finish(&self.backend).reshape(self.shape())
     }
 
-    /// Gradients (du, dgate [G, 1, D]) of [`gated_residual`](Self::gated_residual) with u = `self`.
+    /// Gradients (du, dgate [G, 1, D]) of [`gated_residual`](Self::gated_residual) with u = `self`, of its type; dy is of
+    /// the type of the output.
     pub fn gated_residual_backward(
         &self,
         gate: Option<&Self>,
@@ -45,7 +47,7 @@ impl<B: Backend> Tensor<B> {
     ) -> Result<[Grad<B>; 2]> {
         const OP: &str = "gated_residual_backward";
         self.expect_float(OP)?;
-        self.expect_dtype(OP, dy)?;
+        self.expect_stream(OP, dy)?;
         dy.expect_shape(OP, "dy", self.shape())?;
         check_dropout(OP, dropout, self.shape())?;
         let dims = self.groups(OP, gate.is_some())?;

@@ -36,13 +36,21 @@ impl Inputs<'_> {
         whole.narrow(0, self.offset, len)?.reshape(shape)
     }
 
+    /// The types of a residual stream.
+    fn streams(&self) -> [Inputs<'_>; 2] {
+        [self.dtype, self.dtype.accumulator()].map(|dtype| Inputs { dtype, ..*self })
+    }
+
     fn elementwise(&self) -> Result<()> {
         let x = self.of(&[3, 40])?;
         x.unary(UnaryOp::Silu)?.add(&x)?;
         let dropout =
             Dropout { rate: 0.3, key: StreamKey::new(1, Purpose::Dropout, 0, 0), samples: x.dim(0) };
         x.dropout(dropout)?.mse_backward(&x, &x.mse(&x)?)?;
-        x.gated_residual(&x, None, Some(dropout))?.gated_residual_backward(None, Some(dropout), &x, false)?;
+        for stream in self.streams() {
+            let sum = stream.of(&[3, 40])?.gated_residual(&x, None, Some(dropout))?;
+            x.gated_residual_backward(None, Some(dropout), &sum, false)?;
+        }
         for dtype in [DType::F32, DType::F64, DType::BF16] {
             x.cast(dtype)?.cast(self.dtype)?;
         }
@@ -74,11 +82,14 @@ impl Inputs<'_> {
 
     fn norms(&self) -> Result<()> {
         for width in [64, 1104, 8200] {
-            let (x, w) = (self.of(&[2, 3, width])?, self.of(&[width])?);
+            let (y, w) = (self.of(&[2, 3, width])?, self.of(&[width])?);
             let modulation = Modulation { scale: self.of(&[2, 1, width])?, shift: self.of(&[2, 1, width])? };
-            let stats = x.norm_modulate(Some((&w, &w)), Some(&modulation), 1e-6, true)?.stats;
-            let stats = stats.expect("requested");
-            x.norm_modulate_backward(Some((&w, &w)), Some(&modulation), 1e-6, &stats, &x, [true; 3])?;
+            for stream in self.streams() {
+                let x = stream.of(&[2, 3, width])?;
+                let stats = x.norm_modulate(Some((&w, &w)), Some(&modulation), 1e-6, true)?.stats;
+                let stats = stats.expect("requested");
+                x.norm_modulate_backward(Some((&w, &w)), Some(&modulation), 1e-6, &stats, &y, [true; 3])?;
+            }
         }
         Ok(())
     }

@@ -167,11 +167,14 @@ impl<B: Backend> ArTransformer<B> {
         self.z_proj.forward(ctx, &ctx.input(&patchify(latent, self.config.reference_patch())?)?)
     }
 
-    /// Input of the first block: adds the positions from `start` on and normalises.
+    /// Input of the first block, of the [accumulator](crate::DType::accumulator)'s type, as the residual stream is up to the
+    /// last norm: adds the positions from `start` on and normalises.
     fn positioned(&self, ctx: &Context<B>, tokens: &[&Var<B>], start: usize) -> Result<Var<B>> {
+        let ctx = ctx.wide();
         let sequence = Var::cat(tokens, 1)?;
         let positions = ctx.param(&self.encoder_pos_embed)?.narrow(1, start, sequence.dim(1))?;
-        self.z_proj_ln.forward(ctx, &sequence.add(&positions)?)
+        let sequence = sequence.cast(positions.value().dtype())?;
+        self.z_proj_ln.forward(&ctx, &sequence.add(&positions)?)
     }
 
     /// Class tokens and the mask tokens of the first group.

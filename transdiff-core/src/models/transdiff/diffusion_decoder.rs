@@ -238,13 +238,16 @@ impl<B: Backend> DiffusionDecoder<B> {
         Ok(Condition { layers })
     }
 
-    /// Input of the first block: latent tokens x [R, S, C] → [R, S, D].
+    /// Input of the first block: latent tokens x [R, S, C], of any float type → [R, S, D] of the
+    /// [accumulator](crate::DType::accumulator)'s, as the residual stream is up to the last layer.
     pub fn embed(&self, ctx: &Context<B>, x: &Var<B>) -> Result<Var<B>> {
-        self.input_proj.forward(ctx, x)?.add(&ctx.param(&self.pos_embed)?)
+        let ctx = ctx.wide();
+        let positions = ctx.param(&self.pos_embed)?;
+        self.input_proj.forward(&ctx, &x.cast(positions.value().dtype())?)?.add(&positions)
     }
 
-    /// Velocity [R, S, C] at the latent tokens x [R, S, C]. `time` has one timestep, or one per row; `condition`
-    /// has B images, each serving R/B consecutive rows.
+    /// Velocity [R, S, C], of the accumulator's type, at the latent tokens x [R, S, C], of any float type. `time` has one
+    /// timestep, or one per row; `condition` has B images, each serving R/B consecutive rows.
     pub fn velocity(
         &self,
         ctx: &Context<B>,
@@ -266,10 +269,12 @@ impl<B: Backend> DiffusionDecoder<B> {
 
     /// The final layer: h [R, S, D] → [R, S, C].
     fn finish(&self, ctx: &Context<B>, h: &Var<B>, time: &TimeEmbedding<B>) -> Result<Var<B>> {
+        let ctx = ctx.wide();
+        let table = ctx.param(&self.final_layer.scale_shift_table)?;
         let temb = time.temb.reshape(&[time.temb.dim(0), 1, self.width])?;
-        let rows = ctx.param(&self.final_layer.scale_shift_table)?.add(&temb)?;
+        let rows = table.add(&temb.cast(table.value().dtype())?)?;
         let (shift, scale) = (rows.narrow(1, 0, 1)?, rows.narrow(1, 1, 1)?);
         let x = h.norm_modulate(None, Some((&scale, &shift)), LAYER_NORM_EPS)?;
-        self.final_layer.linear.forward(ctx, &x)
+        self.final_layer.linear.forward(&ctx, &x)
     }
 }

@@ -94,7 +94,7 @@ impl<B: Backend> DecoderField<B> {
         time: &TimeEmbedding<B>,
         condition: &Condition<B>,
     ) -> Result<Tensor<B>> {
-        let v = self.decoder.velocity(&self.ctx, &self.ctx.input(x)?, time, condition)?;
+        let v = self.decoder.velocity(&self.ctx, &x.clone().into(), time, condition)?;
         v.into_value().cast(x.dtype())
     }
 }

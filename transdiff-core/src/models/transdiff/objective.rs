@@ -194,7 +194,7 @@ fn flow_loss<B: Backend>(
     let noised = target.mul(&t)?.add(&x0)?.reshape(&[rows, s, c])?;
     let time = model.decoder().time(ctx, &timesteps)?;
     let condition = model.decoder().condition(ctx, z)?;
-    let v = model.decoder().velocity(ctx, &ctx.input(&noised)?, &time, &condition)?;
+    let v = model.decoder().velocity(ctx, &noised.into(), &time, &condition)?;
     v.cast(wide)?.mse(&target.reshape(&[rows, s, c])?)
 }
 
