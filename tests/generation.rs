@@ -348,6 +348,28 @@ fn truncated_and_spliced_features_decode_differently() {
     assert_eq!(rest(&mixed), rest(&b));
 }
 
+/// The velocity of two latents under the conditions of both branches of guidance has the bits of that of the latents
+/// repeated. Neither several timesteps nor a number of images that the latents do not divide has such a meaning.
+#[test]
+fn latents_serve_the_conditions_of_both_branches() {
+    let model = tiny::model(&cpu(), &tiny::one_step(), DType::F32);
+    let (ctx, decoder) = (model.inference(), model.decoder());
+    let features = model.features(&ctx, &[0, 1, 2, 0], &[]).unwrap();
+    let condition = model.condition(&ctx, &features).unwrap();
+    let shape = [2, model.config().decoder_tokens(), model.config().latent_channels];
+    let values = StreamKey::new(3, Purpose::Data, 0, 0).normals(shape.iter().product());
+    let x = Tensor::from_f32(&cpu(), &shape, values, DType::F32).unwrap();
+    let repeated = Var::from(Tensor::cat(&[&x, &x], 0).unwrap());
+    let (x, time) = (Var::from(x), decoder.time(&ctx, &[400.0]).unwrap());
+    let velocity = |x: &Var<Cpu>| decoder.velocity(&ctx, x, &time, &condition).unwrap().into_value();
+    assert_eq!(bits(&velocity(&x)), bits(&velocity(&repeated)));
+
+    let per_latent = decoder.time(&ctx, &[400.0, 500.0]).unwrap();
+    assert!(matches!(decoder.velocity(&ctx, &x, &per_latent, &condition), Err(Error::Argument { .. })));
+    let three = condition.narrow(0, 3).unwrap();
+    assert!(matches!(decoder.velocity(&ctx, &x, &time, &three), Err(Error::Argument { .. })));
+}
+
 /// Diversity against its definition, pair by pair.
 #[test]
 fn diversity_matches_its_definition() {

@@ -60,7 +60,7 @@ impl<'a, B: Backend> DecoderStep<'a, B> {
         let unconditional =
             model.condition(&ctx, &model.unconditional_features(&ctx, &[])?)?.repeated(batch)?;
         let condition = model.condition(&ctx, &model.features(&ctx, &labels, &[])?)?.and(&unconditional)?;
-        let shape = [2 * batch, config.decoder_tokens(), config.latent_channels];
+        let shape = [batch, config.decoder_tokens(), config.latent_channels];
         let time = model.decoder().time(&Context::inference(), &[500.0])?;
         let x = Var::from(noise(backend, &shape, model.dtype(), 0)?);
         let mut step = Self { model, x, time, condition, graph: None };

@@ -53,11 +53,13 @@ impl<B: Backend> DecoderBlock<B> {
         })
     }
 
-    /// h [R, N, D], modulation [R or 1, 6, D], keys and values of the conditioning → [R, N, D].
+    /// h [R, N, D], modulation [R or 1, 6, D], keys and values of the conditioning → [copies·R, N, D]. Up to the
+    /// cross-attention the copies are equal, and computed once; several need a modulation of one row.
     pub fn forward(
         &self,
         ctx: &Context<B>,
         h: &Var<B>,
+        copies: usize,
         modulation: &Var<B>,
         conditioning: &KeyValue<Var<B>>,
     ) -> Result<Var<B>> {
@@ -67,6 +69,7 @@ impl<B: Backend> DecoderBlock<B> {
         let (shift2, scale2, gate2) = (row(3)?, row(4)?, row(5)?);
         let x = self.norm1.forward_modulated(ctx, h, Some((&scale1, &shift1)))?;
         let h = h.gated_residual(&self.attn1.forward(ctx, &x, None)?, Some(&gate1), ctx.next_dropout())?;
+        let h = if copies == 1 { h } else { Var::cat(&vec![&h; copies], 0)? };
         let x = self.norm2.forward(ctx, &h)?;
         let h = h.gated_residual(&self.attn2.forward(ctx, &x, conditioning)?, None, ctx.next_dropout())?;
         let x = self.norm3.forward_modulated(ctx, &h, Some((&scale2, &shift2)))?;
@@ -158,6 +161,19 @@ impl<B: Backend> Condition<B> {
     }
 }
 
+/// How often x with this number of rows is repeated for the images of a condition.
+fn repetitions<B: Backend>(rows: usize, condition: &Condition<B>, time: &TimeEmbedding<B>) -> Result<usize> {
+    let images = condition.images();
+    if images <= rows || rows == 0 {
+        return Ok(1);
+    }
+    if !images.is_multiple_of(rows) || time.temb.dim(0) != 1 {
+        let expected = format!("one timestep, and a divisor of the {images} images as the number of rows");
+        return Err(Error::argument("x", expected, format!("{} timesteps, {rows} rows", time.temb.dim(0))));
+    }
+    Ok(images / rows)
+}
+
 /// The diffusion decoder. Field names are the published parameter names.
 #[derive(Clone, Debug)]
 pub struct DiffusionDecoder<B: Backend> {
@@ -246,8 +262,10 @@ impl<B: Backend> DiffusionDecoder<B> {
         self.input_proj.forward(&ctx, &x.cast(positions.value().dtype())?)?.add(&positions)
     }
 
-    /// Velocity [R, S, C], of the accumulator's type, at the latent tokens x [R, S, C], of any float type. `time` has one
-    /// timestep, or one per row; `condition` has B images, each serving R/B consecutive rows.
+    /// Velocity, of the accumulator's type, at the latent tokens x [R, S, C], of any float type. `time` has one timestep, or
+    /// one per row; `condition` has B images. Each serves R/B consecutive rows, and the velocity is [R, S, C]. If there are
+    /// more images than rows, and one timestep, then as if x were repeated B/R times: the velocity is [B, S, C], as guidance
+    /// needs it.
     pub fn velocity(
         &self,
         ctx: &Context<B>,
@@ -258,10 +276,10 @@ impl<B: Backend> DiffusionDecoder<B> {
         let mut h = self.embed(ctx, x)?;
         for (block, kv) in self.res_blocks.iter().zip(&condition.layers) {
             ctx.check_cancelled()?;
-            let block = block.clone();
+            let (block, copies) = (block.clone(), repetitions(h.dim(0), condition, time)?);
             h = gradient_checkpoint(ctx, &[&h, &time.modulation, &kv.k, &kv.v], move |ctx, inputs| {
                 let kv = KeyValue { k: inputs[2].clone(), v: inputs[3].clone() };
-                block.forward(ctx, &inputs[0], &inputs[1], &kv)
+                block.forward(ctx, &inputs[0], copies, &inputs[1], &kv)
             })?;
         }
         self.finish(ctx, &h, time)

@@ -111,9 +111,7 @@ impl<B: Backend> ConditionalField<B> for DecoderField<B> {
     }
 
     fn both(&self, x: &Tensor<B>, t: f64) -> Result<(Tensor<B>, Tensor<B>)> {
-        let v = self.evaluate(&self.both, x, t, |x, time| {
-            self.velocity(&Tensor::cat(&[x, x], 0)?, time, &self.condition)
-        })?;
+        let v = self.evaluate(&self.both, x, t, |x, time| self.velocity(x, time, &self.condition))?;
         Ok((v.narrow(0, 0, self.images)?, v.narrow(0, self.images, self.images)?))
     }
 }
