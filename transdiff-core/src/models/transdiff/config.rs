@@ -93,14 +93,15 @@ impl TransDiffConfig {
     }
 
     /// Returns true if the tensor `name` is a weight that [`Precision::INT8`](crate::Precision::INT8) has as 8-bit integers:
-    /// those of the linear layers of the blocks. The others are few and small, and the error of the last is that of the image.
+    /// those of the linear layers of the blocks, but for the first block of the decoder. That one sees the noise of the latents,
+    /// near the image a small part of them, and would have most of the error there. The layers outside of blocks are small.
     pub fn is_quantized(name: &str) -> bool {
+        const LAYERS: [&str; 7] = ["qkv", "wq", "wk", "wv", "proj", "fc1", "fc2"];
         let mut parts = name.rsplit('.');
         parts.next() == Some("weight")
-            && parts
-                .next()
-                .is_some_and(|layer| ["qkv", "wq", "wk", "wv", "proj", "fc1", "fc2"].contains(&layer))
+            && parts.next().is_some_and(|layer| LAYERS.contains(&layer))
             && parts.any(|part| part.ends_with("_blocks"))
+            && !name.contains("res_blocks.0.")
     }
 
     /// Checks that the sizes fit together.
