@@ -34,6 +34,8 @@ struct Shared {
     /// Written by the caller while the state is 0; read by workers that have joined.
     job: UnsafeCell<Option<Job>>,
     state: AtomicUsize,
+    /// Number of jobs so far, by which a worker that found no task left knows the job again.
+    jobs: AtomicUsize,
     next: AtomicUsize,
     /// Payload of the first panic of a task.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -64,6 +66,7 @@ impl ThreadPool {
         let shared = Arc::new(Shared {
             job: UnsafeCell::new(None),
             state: AtomicUsize::new(0),
+            jobs: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             panic: Mutex::new(None),
             parked: AtomicUsize::new(0),
@@ -131,6 +134,7 @@ impl Shared {
         // SAFETY: the state is 0, so no worker is inside, and `busy` keeps other callers out.
         unsafe { *self.job.get() = Some(Job { task, count }) };
         self.next.store(0, Ordering::Relaxed);
+        self.jobs.fetch_add(1, Ordering::SeqCst);
         self.state.store(OPEN, Ordering::SeqCst);
         if self.parked.load(Ordering::SeqCst) > 0 {
             self.wake_all();
@@ -172,28 +176,31 @@ impl Shared {
     }
 
     fn work(&self) {
-        let mut spins = 0;
+        let (mut spins, mut finished) = (0, 0);
         while !self.stop.load(Ordering::Relaxed) {
-            // A job without tasks left counts as none.
-            if self.state.load(Ordering::Relaxed) & OPEN != 0 && self.join() {
+            // Read before joining: if another job opens in between, its tasks are looked for once more.
+            let job = self.jobs.load(Ordering::Relaxed);
+            if job != finished && self.state.load(Ordering::Relaxed) & OPEN != 0 && self.join() {
                 self.take_tasks();
                 self.state.fetch_sub(INSIDE, Ordering::Release);
-                spins = 0;
+                (spins, finished) = (0, job);
             } else if spins < SPINS_BEFORE_PARK {
                 pause(&mut spins);
             } else {
-                self.park();
+                self.park(finished);
                 spins = 0;
             }
         }
     }
 
-    /// Parks the worker until [`wake_all`](Self::wake_all), unless there is a job already.
-    fn park(&self) {
+    /// Parks the worker until [`wake_all`](Self::wake_all), unless there is a job other than `finished` already.
+    fn park(&self, finished: usize) {
         let guard = self.mutex.lock().unwrap_or_else(PoisonError::into_inner);
         self.parked.fetch_add(1, Ordering::SeqCst);
-        let idle =
-            |_: &mut ()| self.state.load(Ordering::SeqCst) & OPEN == 0 && !self.stop.load(Ordering::SeqCst);
+        let idle = |_: &mut ()| {
+            let open = self.state.load(Ordering::SeqCst) & OPEN != 0;
+            (!open || self.jobs.load(Ordering::SeqCst) == finished) && !self.stop.load(Ordering::SeqCst)
+        };
         let guard = self.condvar.wait_while(guard, idle).unwrap_or_else(PoisonError::into_inner);
         self.parked.fetch_sub(1, Ordering::SeqCst);
         drop(guard);
@@ -246,6 +253,21 @@ mod tests {
                 sum.fetch_add(i, Ordering::Relaxed);
             });
             assert_eq!(sum.into_inner(), 45);
+        }
+    }
+
+    /// A worker leaves the processor to others while the last task runs.
+    #[test]
+    fn workers_park_beside_a_long_task() {
+        let pool = ThreadPool::new(2).unwrap();
+        for count in [1, 2] {
+            pool.run(count, &|i| {
+                let start = std::time::Instant::now();
+                while i == 0 && pool.shared.parked.load(Ordering::SeqCst) == 0 {
+                    assert!(start.elapsed().as_secs() < 60, "the worker is parked within a minute");
+                    std::thread::yield_now();
+                }
+            });
         }
     }
 
