@@ -162,7 +162,8 @@ struct Samples<'a> {
 impl<'a> Samples<'a> {
     fn new(settings: &'a Settings, interrupted: &'a AtomicBool) -> Self {
         let labels: Vec<usize> = (0..settings.samples).map(|i| i % CLASSES).collect();
-        let seeds = (0..settings.samples as u64).map(|i| (settings.seed << 32) + i).collect();
+        let seed = settings.sampling_seed.unwrap_or(settings.seed);
+        let seeds = (0..settings.samples as u64).map(|i| (seed << 32) + i).collect();
         Self { settings, interrupted, labels, seeds, steps: Vec::new(), seconds: 0.0, images: Vec::new() }
     }
 
@@ -176,7 +177,8 @@ impl<'a> Samples<'a> {
     ) -> Result<bool, Box<dyn Error>> {
         let timesteps = Timesteps::paper(self.settings.sampling_steps)?;
         let solver = EulerMaruyama::new(timesteps, Interpolant::Linear, 1.0, 1.0)?;
-        let mut session = Session::new(model);
+        let model = model.to_precision(self.settings.dtype)?;
+        let mut session = Session::new(&model);
         for guidance in GUIDANCE_SCALES.into_iter().rev() {
             let sampling = Sampling::new(solver, Guidance::new(f64::from(guidance))?);
             let mut noise = KeyedNoise::new(model.backend(), DType::F32, &self.seeds);

@@ -1,12 +1,13 @@
 //! Command line, model sizes and training recipes.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::Parser;
 use serde::{Serialize, Serializer};
-use transdiff::Device;
 use transdiff::models::transdiff::{FlowObjective, Mode, TransDiffConfig};
 use transdiff::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
+use transdiff::{Device, Precision};
 use transdiff_terminal::{MAX_COUNT, whole};
 
 use crate::digits::{CLASSES, LATENT_SIDE};
@@ -49,13 +50,20 @@ pub struct Settings {
     #[arg(long, value_name = "N", default_value_t = 25, value_parser = whole(1..=MAX_COUNT))]
     #[arg(allow_negative_numbers = true)]
     pub sampling_steps: usize,
+    /// Number format of generation; int8 only on the CPU
+    #[arg(long, value_name = "f32|bf16|int8", default_value = "f32")]
+    #[serde(serialize_with = "serialize_text")]
+    pub dtype: Precision,
+    /// Seed of sampling [default: that of --seed]
+    #[arg(long, value_name = "N", value_parser = whole(0..=u64::MAX), allow_negative_numbers = true)]
+    pub sampling_seed: Option<u64>,
     /// Seed of initialisation, training and sampling
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole(0..=u64::MAX))]
     #[arg(allow_negative_numbers = true)]
     pub seed: u64,
     /// Device: cpu, cuda, cuda:N or auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    #[serde(serialize_with = "serialize_device")]
+    #[serde(serialize_with = "serialize_text")]
     pub device: Device,
     /// CPU threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
@@ -65,8 +73,8 @@ pub struct Settings {
     pub fresh: bool,
 }
 
-fn serialize_device<S: Serializer>(device: &Device, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(device)
+fn serialize_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 fn parse_samples(text: &str) -> Result<usize, String> {
@@ -132,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_out_of_range_are_rejected() {
+    fn wrong_values_are_rejected() {
         for (flag, value, named) in [
             ("--steps", "4000000000", "expected an integer of at most 1000000"),
             ("--steps", "-1", "expected an integer of at least 1"),
@@ -143,6 +151,7 @@ mod tests {
             ("--samples", "15", "expected a multiple of 10 from 10 to 10000"),
             ("--seed", "-1", "expected an integer of at least 0"),
             ("--threads", "-1", "expected an integer of at least 1"),
+            ("--dtype", "fp8", "expected f32, bf16 or int8, got \"fp8\""),
         ] {
             let error = Settings::try_parse_from(["quickstart", flag, value]).unwrap_err().to_string();
             assert!(error.contains(flag) && error.contains(named), "{error}");

@@ -1,8 +1,9 @@
 //! Number formats of computation.
 
 use std::fmt;
+use std::str::FromStr;
 
-use crate::DType;
+use crate::{DType, Error};
 
 /// Number format in which a model computes.
 ///
@@ -34,6 +35,20 @@ impl Precision {
 impl From<DType> for Precision {
     fn from(dtype: DType) -> Self {
         Self { dtype, is_int8: false }
+    }
+}
+
+/// The formats of generation by their names: f32, bf16 and int8.
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "f32" => Ok(DType::F32.into()),
+            "bf16" => Ok(DType::BF16.into()),
+            "int8" => Ok(Self::INT8),
+            _ => Err(Error::argument("precision", "f32, bf16 or int8", format!("{name:?}"))),
+        }
     }
 }
 
