@@ -102,7 +102,7 @@ macro_rules! packed_tiles {
         ///
         /// # Safety
         /// As [`rows`].
-        unsafe fn panel_rows(m: usize, a: Left<$left>, b: Panel<$right>, c: Sums<$sum>) {
+        pub(super) unsafe fn panel_rows(m: usize, a: Left<$left>, b: Panel<$right>, c: Sums<$sum>) {
             // SAFETY: as the caller promises.
             unsafe {
                 match b.width.div_ceil(LANES) {

@@ -6,32 +6,67 @@
 use std::ops::Range;
 
 use super::micro_kernel::MicroKernel;
-use super::operand::Panel;
+use super::operand::{Left, Panel, Sums};
 use super::pack::RightOperand;
-use crate::int8_panels::{GROUP, Int8Panels, ZERO};
+use super::portable_int8;
+use crate::instruction_set::InstructionSet;
+use crate::int8_panels::{GROUP, Int8Panels, PANEL, ZERO};
 use crate::view::Float;
 
 /// Largest magnitude of a quantised input.
 const LARGEST: f32 = 127.0;
 
-/// Scales of a product's rows and columns.
+/// Number of values of k per block: a panel is then at most 96 KiB.
+const DEPTH: usize = 2048;
+
+/// [`MicroKernel::multiply`] with the instructions of a set. The processor has them.
+type Multiply = unsafe fn(usize, Left<u8>, Panel<i8>, Sums<i32>);
+
+/// The kernel, with the scales of a product's rows and columns. Instruction sets differ in the tiles of a panel alone.
 #[derive(Clone, Copy)]
-pub(super) struct Scales<'a> {
-    pub(super) rows: &'a [f32],
-    pub(super) weight: &'a Int8Panels,
+pub(super) struct Int8Kernel<'a> {
+    multiply: Multiply,
+    rows: &'a [f32],
+    weight: &'a Int8Panels,
 }
 
-impl Scales<'_> {
-    /// Outputs of part of a row, from row and column `position` of C on.
-    pub(super) fn convert(&self, [row, column]: [usize; 2], sums: &[i32], out: &mut [f32]) {
+impl<'a> Int8Kernel<'a> {
+    /// The kernel of an instruction set, which the processor has.
+    pub(super) fn new(set: InstructionSet, rows: &'a [f32], weight: &'a Int8Panels) -> Self {
+        Self { multiply: tiles(set), rows, weight }
+    }
+}
+
+fn tiles(set: InstructionSet) -> Multiply {
+    match set {
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx512Vnni | InstructionSet::Avx512Bf16 => super::avx512_int8::panel_rows,
+        _ => portable_int8::panel_rows,
+    }
+}
+
+impl MicroKernel for Int8Kernel<'_> {
+    type Left = u8;
+    type Right = i8;
+    type Accumulator = i32;
+    type Output = f32;
+
+    const ALIGNMENT: usize = PANEL;
+    const DEPTH: usize = DEPTH;
+
+    fn panel_width(&self, remaining: usize) -> usize {
+        remaining.min(PANEL)
+    }
+
+    unsafe fn multiply(&self, m: usize, a: Left<u8>, b: Panel<i8>, sums: Sums<i32>) {
+        // SAFETY: the processor has the instruction set; the operands reach their elements, as the caller promises.
+        unsafe { (self.multiply)(m, a, b, sums) }
+    }
+
+    fn convert(&self, [row, column]: [usize; 2], sums: &[i32], out: &mut [f32]) {
         let columns = column..column + sums.len();
-        scale(
-            sums,
-            &self.weight.offsets()[columns.clone()],
-            self.rows[row],
-            &self.weight.scales()[columns],
-            out,
-        );
+        let (offsets, scales) = (&self.weight.offsets()[columns.clone()], &self.weight.scales()[columns]);
+        scale(sums, offsets, self.rows[row], scales, out);
     }
 }
 
@@ -68,16 +103,22 @@ fn to_byte(x: f32) -> u8 {
     ((x + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32 + ZERO) as u8
 }
 
-impl<K: MicroKernel<Right = i8>> RightOperand<K> for &Int8Panels {
+impl RightOperand<Int8Kernel<'_>> for &Int8Panels {
     fn reaches(&self, [k, n]: [usize; 2]) -> bool {
         [n, k] == [self.shape()[0], self.depth()]
     }
 
-    fn scratch_len(&self, _: &K, _: [usize; 3]) -> usize {
+    fn scratch_len(&self, _: &Int8Kernel<'_>, _: [usize; 3]) -> usize {
         0
     }
 
-    unsafe fn panel(&self, _: &K, depth: Range<usize>, columns: Range<usize>, _: &mut [i8]) -> Panel<i8> {
+    unsafe fn panel(
+        &self,
+        _: &Int8Kernel<'_>,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        _: &mut [i8],
+    ) -> Panel<i8> {
         let (panel, stride) = Int8Panels::panel(self, depth.start, columns.start);
         Panel { start: panel.as_ptr(), strides: [stride, GROUP], depth: depth.len(), width: columns.len() }
     }

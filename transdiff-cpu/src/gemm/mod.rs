@@ -38,9 +38,8 @@ use transdiff_core::Result;
 
 #[cfg(target_arch = "x86_64")]
 use self::avx512_bf16::Avx512Bf16;
-use self::int8::Scales;
+use self::int8::Int8Kernel;
 use self::matrixmultiply::MatrixMultiply;
-use self::portable_int8::PortableInt8;
 use self::widened::Widened;
 use crate::buffer::Stored;
 use crate::device::Cpu;
@@ -206,12 +205,8 @@ fn gemm_int8<T: Float<Real = f32>>(
     let ([n, k], depth) = (weight.shape(), weight.depth());
     let size = [m, depth, n];
     with_quantized_rows(cpu, [m, k, depth], a, |a, rows| {
-        let scales = Scales { rows, weight };
-        #[cfg(target_arch = "x86_64")]
-        if let Some(kernel) = avx512_int8::Avx512Int8::of(cpu.instruction_set(), scales) {
-            return driver::product(cpu, kernel, size, a, weight, c, epilogue);
-        }
-        driver::product(cpu, PortableInt8(scales), size, a, weight, c, epilogue);
+        let kernel = Int8Kernel::new(cpu.instruction_set(), rows, weight);
+        driver::product(cpu, kernel, size, a, weight, c, epilogue);
     });
 }
 

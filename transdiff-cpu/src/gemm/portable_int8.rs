@@ -1,48 +1,25 @@
 //! Products of 8-bit integers on any processor.
 
-use super::int8::Scales;
-use super::micro_kernel::MicroKernel;
 use super::operand::{Left, Panel, Sums};
 use crate::int8_panels::{GROUP, PANEL};
 
-/// Number of values of k per block: a panel stays in the first-level cache.
-const DEPTH: usize = 512;
-
-/// The kernel.
-#[derive(Clone, Copy)]
-pub(super) struct PortableInt8<'a>(pub(super) Scales<'a>);
-
-impl MicroKernel for PortableInt8<'_> {
-    type Left = u8;
-    type Right = i8;
-    type Accumulator = i32;
-    type Output = f32;
-
-    const ALIGNMENT: usize = PANEL;
-    const DEPTH: usize = DEPTH;
-
-    fn panel_width(&self, remaining: usize) -> usize {
-        remaining.min(PANEL)
-    }
-
-    unsafe fn multiply(&self, m: usize, a: Left<u8>, b: Panel<i8>, sums: Sums<i32>) {
-        for i in 0..m {
-            // SAFETY: whole groups of row i of A, whole vectors of the panel, and the columns of row i of the sums.
-            let (a, panel, out) = unsafe {
-                let groups = b.depth.div_ceil(GROUP);
-                let a = std::slice::from_raw_parts(a.from(i, 0).start, groups * GROUP);
-                let panel = std::slice::from_raw_parts(b.start, groups * b.strides[0]);
-                (a, panel, std::slice::from_raw_parts_mut(sums.from(i, 0).start, b.width))
-            };
-            if !sums.accumulate {
-                out.fill(0);
-            }
-            row(a, panel, b.strides[0], out);
+/// Multiplies `m` rows of A by a panel.
+///
+/// # Safety
+/// As [`MicroKernel::multiply`](super::MicroKernel::multiply) of the kernel for 8-bit integers.
+pub(super) unsafe fn panel_rows(m: usize, a: Left<u8>, b: Panel<i8>, sums: Sums<i32>) {
+    for i in 0..m {
+        // SAFETY: whole groups of row i of A, whole vectors of the panel, and the columns of row i of the sums.
+        let (a, panel, out) = unsafe {
+            let groups = b.depth.div_ceil(GROUP);
+            let a = std::slice::from_raw_parts(a.from(i, 0).start, groups * GROUP);
+            let panel = std::slice::from_raw_parts(b.start, groups * b.strides[0]);
+            (a, panel, std::slice::from_raw_parts_mut(sums.from(i, 0).start, b.width))
+        };
+        if !sums.accumulate {
+            out.fill(0);
         }
-    }
-
-    fn convert(&self, position: [usize; 2], sums: &[i32], out: &mut [f32]) {
-        self.0.convert(position, sums, out);
+        row(a, panel, b.strides[0], out);
     }
 }
 
