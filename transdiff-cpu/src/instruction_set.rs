@@ -8,7 +8,8 @@ use transdiff_core::{Error, Result};
 /// Environment variable with the most capable instruction set that devices use.
 const VARIABLE: &str = "TRANSDIFF_CPU_ISA";
 
-/// The most capable instruction set that the kernels of matrix products use, in ascending order: each has those before it.
+/// The most capable instruction set that the kernels of matrix products use, in ascending order: each has those before it, but
+/// that processors with AVX-512 need not have AVX-VNNI.
 ///
 /// Kernels of different sets sum in blocks of different sizes, so that results in f32 and bf16 differ by rounding; products
 /// of 8-bit integers are exact and the same in all.
@@ -16,6 +17,10 @@ const VARIABLE: &str = "TRANSDIFF_CPU_ISA";
 pub enum InstructionSet {
     /// Any processor; with AVX2 and FMA where it has them.
     Portable,
+    /// AVX2: products of 8-bit integers.
+    Avx2,
+    /// AVX-VNNI: dot products of four 8-bit integers in registers of AVX2.
+    Avx2Vnni,
     /// AVX-512F, BW, DQ and VL.
     Avx512,
     /// AVX-512 VNNI: dot products of four 8-bit integers.
@@ -26,20 +31,24 @@ pub enum InstructionSet {
 
 impl InstructionSet {
     /// All, in ascending order.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
+    pub const ALL: [Self; 6] =
+        [Self::Portable, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
 
     /// Returns true if the processor has this instruction set.
     pub fn is_available(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         let available = {
+            let avx2 = is_x86_feature_detected!("avx2");
             let avx512 = || {
-                is_x86_feature_detected!("avx512f")
+                avx2 && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             };
             match self {
                 Self::Portable => true,
+                Self::Avx2 => avx2,
+                Self::Avx2Vnni => avx2 && is_x86_feature_detected!("avxvnni"),
                 Self::Avx512 => avx512(),
                 Self::Avx512Vnni => avx512() && is_x86_feature_detected!("avx512vnni"),
                 Self::Avx512Bf16 => Self::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512bf16"),
@@ -85,6 +94,8 @@ impl fmt::Display for InstructionSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx2Vnni => "avx2-vnni",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Avx512Bf16 => "avx512-bf16",

@@ -1,4 +1,4 @@
-//! The CPU backend: ndarray storage, matrix products by micro-kernels for AVX-512 or by matrixmultiply, and vectorised
+//! The CPU backend: ndarray storage, matrix products by micro-kernels for AVX-512 and AVX2 or by matrixmultiply, and vectorised
 //! kernels for all other operations.
 //!
 //! # Determinism

@@ -27,4 +27,4 @@ macro_rules! scratch {
     )*};
 }
 
-scratch!(f32, f64, half::bf16, i32, i8, u8);
+scratch!(f32, f64, half::bf16, i32, i16, i8, u8);

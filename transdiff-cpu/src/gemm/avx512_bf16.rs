@@ -4,7 +4,7 @@
 //! it as fast as a multiply-add. It treats subnormal numbers as zero.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, __mmask16, _mm256_maskz_loadu_epi16, _mm512_add_ps, _mm512_cvtepu16_epi32,
+    __m512, __m512bh, __m512i, _mm256_maskz_loadu_epi16, _mm512_add_ps, _mm512_cvtepu16_epi32,
     _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_i32gather_epi32, _mm512_mask_storeu_ps,
     _mm512_maskz_loadu_ps, _mm512_mullo_epi32, _mm512_or_si512, _mm512_set1_epi32, _mm512_setr_epi32,
     _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_storeu_si512,
@@ -12,9 +12,9 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
-use super::avx512_tile::{LANES, PANEL, packed_tiles};
 use super::micro_kernel::MicroKernel;
 use super::operand::{Left, Panel, Sums};
+use super::packed_tile::{LANES, PANEL, mask16, packed_tiles};
 use crate::instruction_set::InstructionSet;
 
 /// Number of k per group.
@@ -43,7 +43,8 @@ fn dot(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
 }
 
 packed_tiles! {
-    "avx512f,avx512bw,avx512vl,avx512bf16", [bf16, bf16, f32], PAIR,
+    "avx512f,avx512bw,avx512vl,avx512bf16", [bf16, bf16, f32], PAIR, [8, 4, 2] x 3,
+    [LANES, mask16, u16], { _mm512_loadu_si512, _mm512_set1_epi32 },
     { _mm512_setzero_ps, _mm512_add_ps, _mm512_maskz_loadu_ps, _mm512_mask_storeu_ps }, dot
 }
 
@@ -105,7 +106,7 @@ unsafe fn pack(b: Panel<bf16>, out: &mut [bf16]) {
     for (p, row) in out.chunks_exact_mut(stride).take(b.depth.div_ceil(PAIR)).enumerate() {
         let (k, whole) = (p * PAIR, p * PAIR + 1 < b.depth);
         for (j, group) in (0..b.width).step_by(LANES).zip(row.chunks_exact_mut(LANES * PAIR)) {
-            let mask = __mmask16::MAX >> (LANES - LANES.min(b.width - j));
+            let mask = mask16(LANES.min(b.width - j));
             // SAFETY: rows k and k + 1 of the panel where they exist, and the columns of the mask.
             unsafe {
                 let from = b.start.add(k * sk + j * sn);

@@ -9,8 +9,11 @@ use super::micro_kernel::MicroKernel;
 use super::operand::{Left, Panel, Sums};
 use super::pack::RightOperand;
 use super::portable_int8;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2_int8, avx512_int8};
 use crate::instruction_set::InstructionSet;
 use crate::int8_panels::{GROUP, Int8Panels, PANEL, ZERO};
+use crate::scratch::Scratch;
 use crate::view::Float;
 
 /// Largest magnitude of a quantised input.
@@ -19,35 +22,47 @@ const LARGEST: f32 = 127.0;
 /// Number of values of k per block: a panel is then at most 96 KiB.
 const DEPTH: usize = 2048;
 
+/// Number of k per group of integers that are widened to 16 bits.
+pub(super) const PAIR: usize = 2;
+
 /// [`MicroKernel::multiply`] with the instructions of a set. The processor has them.
-type Multiply = unsafe fn(usize, Left<u8>, Panel<i8>, Sums<i32>);
+type Multiply<L, R> = unsafe fn(usize, Left<L>, Panel<R>, Sums<i32>);
+
+/// Tiles of an instruction set, which the processor has.
+pub(super) enum Tiles {
+    /// Of integers in 8 bits, in groups of four k.
+    Bytes(Multiply<u8, i8>),
+    /// Of integers that are widened to 16 bits, in pairs of k.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other processors have none"))]
+    Pairs(Multiply<i16, i16>),
+}
+
+impl Tiles {
+    /// The tiles of an instruction set, which the processor has.
+    pub(super) fn of(set: InstructionSet) -> Self {
+        match set {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512Vnni | InstructionSet::Avx512Bf16 => Self::Bytes(avx512_int8::panel_rows),
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2Vnni => Self::Bytes(avx2_int8::vnni::panel_rows),
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 | InstructionSet::Avx512 => Self::Pairs(avx2_int8::pairs::panel_rows),
+            _ => Self::Bytes(portable_int8::panel_rows),
+        }
+    }
+}
 
 /// The kernel, with the scales of a product's rows and columns. Instruction sets differ in the tiles of a panel alone.
 #[derive(Clone, Copy)]
-pub(super) struct Int8Kernel<'a> {
-    multiply: Multiply,
-    rows: &'a [f32],
-    weight: &'a Int8Panels,
+pub(super) struct Int8Kernel<'a, L, R> {
+    pub(super) multiply: Multiply<L, R>,
+    pub(super) rows: &'a [f32],
+    pub(super) weight: &'a Int8Panels,
 }
 
-impl<'a> Int8Kernel<'a> {
-    /// The kernel of an instruction set, which the processor has.
-    pub(super) fn new(set: InstructionSet, rows: &'a [f32], weight: &'a Int8Panels) -> Self {
-        Self { multiply: tiles(set), rows, weight }
-    }
-}
-
-fn tiles(set: InstructionSet) -> Multiply {
-    match set {
-        #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512Vnni | InstructionSet::Avx512Bf16 => super::avx512_int8::panel_rows,
-        _ => portable_int8::panel_rows,
-    }
-}
-
-impl MicroKernel for Int8Kernel<'_> {
-    type Left = u8;
-    type Right = i8;
+impl<L: Scratch + Send + Sync, R: Scratch + Send + Sync> MicroKernel for Int8Kernel<'_, L, R> {
+    type Left = L;
+    type Right = R;
     type Accumulator = i32;
     type Output = f32;
 
@@ -58,7 +73,7 @@ impl MicroKernel for Int8Kernel<'_> {
         remaining.min(PANEL)
     }
 
-    unsafe fn multiply(&self, m: usize, a: Left<u8>, b: Panel<i8>, sums: Sums<i32>) {
+    unsafe fn multiply(&self, m: usize, a: Left<L>, b: Panel<R>, sums: Sums<i32>) {
         // SAFETY: the processor has the instruction set; the operands reach their elements, as the caller promises.
         unsafe { (self.multiply)(m, a, b, sums) }
     }
@@ -81,16 +96,16 @@ simd! {
 simd! {
     /// Quantises a row to the nearest multiple of its scale, which it returns: the largest magnitude over 127. Elements of
     /// `out` beyond the row become 0.
-    pub(super) fn quantize_row<T: Float<Real = f32>>(x: &[T], out: &mut [u8]) -> f32 {
+    pub(super) fn quantize_row<T: Float<Real = f32>, Q: From<u8>>(x: &[T], out: &mut [Q]) -> f32 {
         // Bits of magnitudes are ordered as the magnitudes are, and those of NaN are the largest: it becomes the scale.
         let largest = x.iter().fold(0, |largest, x| x.real().abs().to_bits().max(largest));
         let largest = f32::from_bits(largest);
         let over = if largest > 0.0 { LARGEST / largest } else { 0.0 };
         let (row, padding) = out.split_at_mut(x.len());
         for (out, x) in row.iter_mut().zip(x) {
-            *out = to_byte(x.real() * over);
+            *out = Q::from(to_byte(x.real() * over));
         }
-        padding.fill(0);
+        padding.iter_mut().for_each(|out| *out = Q::from(0));
         largest / LARGEST
     }
 }
@@ -103,24 +118,66 @@ fn to_byte(x: f32) -> u8 {
     ((x + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32 + ZERO) as u8
 }
 
-impl RightOperand<Int8Kernel<'_>> for &Int8Panels {
-    fn reaches(&self, [k, n]: [usize; 2]) -> bool {
-        [n, k] == [self.shape()[0], self.depth()]
+impl RightOperand<Int8Kernel<'_, u8, i8>> for &Int8Panels {
+    fn reaches(&self, shape: [usize; 2]) -> bool {
+        has_shape(self, shape)
     }
 
-    fn scratch_len(&self, _: &Int8Kernel<'_>, _: [usize; 3]) -> usize {
+    fn scratch_len(&self, _: &Int8Kernel<'_, u8, i8>, _: [usize; 3]) -> usize {
         0
     }
 
     unsafe fn panel(
         &self,
-        _: &Int8Kernel<'_>,
+        _: &Int8Kernel<'_, u8, i8>,
         depth: Range<usize>,
         columns: Range<usize>,
         _: &mut [i8],
     ) -> Panel<i8> {
         let (panel, stride) = Int8Panels::panel(self, depth.start, columns.start);
         Panel { start: panel.as_ptr(), strides: [stride, GROUP], depth: depth.len(), width: columns.len() }
+    }
+}
+
+impl RightOperand<Int8Kernel<'_, i16, i16>> for &Int8Panels {
+    fn reaches(&self, shape: [usize; 2]) -> bool {
+        has_shape(self, shape)
+    }
+
+    fn scratch_len(&self, _: &Int8Kernel<'_, i16, i16>, [_, k, _]: [usize; 3]) -> usize {
+        DEPTH.min(k) * PANEL
+    }
+
+    unsafe fn panel(
+        &self,
+        _: &Int8Kernel<'_, i16, i16>,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        scratch: &mut [i16],
+    ) -> Panel<i16> {
+        let (panel, stride) = Int8Panels::panel(self, depth.start, columns.start);
+        let groups = depth.len() / GROUP;
+        widen(&panel[..groups * stride], stride, scratch);
+        let strides = [stride / GROUP * PAIR, PAIR];
+        Panel { start: scratch.as_ptr(), strides, depth: depth.len(), width: columns.len() }
+    }
+}
+
+/// Returns true if a weight is a right operand of this shape.
+fn has_shape(weight: &Int8Panels, [k, n]: [usize; 2]) -> bool {
+    [n, k] == [weight.shape()[0], weight.depth()]
+}
+
+simd! {
+    /// Widens a panel whose groups are `stride` elements apart, and divides its groups into pairs.
+    fn widen(panel: &[i8], stride: usize, out: &mut [i16]) {
+        for (columns, out) in panel.chunks_exact(stride).zip(out.chunks_exact_mut(stride)) {
+            let (first, second) = out.split_at_mut(stride / GROUP * PAIR);
+            let pairs = first.as_chunks_mut::<PAIR>().0.iter_mut().zip(second.as_chunks_mut::<PAIR>().0);
+            for (&[a, b, c, d], (first, second)) in columns.as_chunks::<GROUP>().0.iter().zip(pairs) {
+                (*first, *second) = ([a, b].map(i16::from), [c, d].map(i16::from));
+            }
+        }
     }
 }
 
@@ -132,7 +189,7 @@ mod tests {
     fn rows_are_quantised_to_the_nearest_multiple() {
         for len in [0, 1, 15, 16, 100] {
             let x: Vec<f32> = (0..len).map(|i| (i * i % 23) as f32 - 11.3).collect();
-            let mut q = vec![255; len + 3];
+            let mut q = vec![255u8; len + 3];
             let scale = quantize_row(&x, &mut q);
             for (x, &q) in x.iter().zip(&q) {
                 assert!(
@@ -143,7 +200,7 @@ mod tests {
             assert_eq!(q[len..], [0; 3]);
             assert!(len == 0 || q[..len].iter().any(|&q| q == 1 || q == 255));
         }
-        let mut q = [0; 2];
+        let mut q = [0u8; 2];
         assert_eq!((quantize_row(&[0.0f32, -0.0], &mut q), q), (0.0, [128; 2]));
         assert!(quantize_row(&[1.0, f32::NAN], &mut q).is_nan());
     }

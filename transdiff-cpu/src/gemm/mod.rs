@@ -9,13 +9,13 @@
 //! another path; `tests` checks it.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2_int8;
+#[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
 #[cfg(target_arch = "x86_64")]
 mod avx512_f32;
 #[cfg(target_arch = "x86_64")]
 mod avx512_int8;
-#[cfg(target_arch = "x86_64")]
-mod avx512_tile;
 mod driver;
 mod epilogue;
 mod int8;
@@ -23,6 +23,8 @@ mod matrixmultiply;
 mod micro_kernel;
 mod operand;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod packed_tile;
 mod portable_int8;
 #[cfg(test)]
 mod tests;
@@ -38,7 +40,7 @@ use transdiff_core::Result;
 
 #[cfg(target_arch = "x86_64")]
 use self::avx512_bf16::Avx512Bf16;
-use self::int8::Int8Kernel;
+use self::int8::{Int8Kernel, Tiles};
 use self::matrixmultiply::MatrixMultiply;
 use self::widened::Widened;
 use crate::buffer::Stored;
@@ -203,21 +205,25 @@ fn gemm_int8<T: Float<Real = f32>>(
     epilogue: &impl Epilogue<f32>,
 ) {
     let ([n, k], depth) = (weight.shape(), weight.depth());
-    let size = [m, depth, n];
-    with_quantized_rows(cpu, [m, k, depth], a, |a, rows| {
-        let kernel = Int8Kernel::new(cpu.instruction_set(), rows, weight);
-        driver::product(cpu, kernel, size, a, weight, c, epilogue);
-    });
+    let (size, rows) = ([m, depth, n], [m, k, depth]);
+    match Tiles::of(cpu.instruction_set()) {
+        Tiles::Bytes(multiply) => with_quantized_rows(cpu, rows, a, |a, rows| {
+            driver::product(cpu, Int8Kernel { multiply, rows, weight }, size, a, weight, c, epilogue);
+        }),
+        Tiles::Pairs(multiply) => with_quantized_rows(cpu, rows, a, |a, rows| {
+            driver::product(cpu, Int8Kernel { multiply, rows, weight }, size, a, weight, c, epilogue);
+        }),
+    }
 }
 
 /// Calls `f` with the rows of A as integers, filled up to `depth`, and their scales.
-fn with_quantized_rows<T: Float<Real = f32>>(
+fn with_quantized_rows<T: Float<Real = f32>, Q: Scratch + From<u8> + Send>(
     cpu: &Cpu,
     [m, k, depth]: [usize; 3],
     a: &[T],
-    f: impl FnOnce(Operand<'_, u8>, &[f32]),
+    f: impl FnOnce(Operand<'_, Q>, &[f32]),
 ) {
-    u8::with_scratch(m * depth, |quantized| {
+    Q::with_scratch(m * depth, |quantized| {
         f32::with_scratch(m, |scales| {
             // Rows without elements have none.
             scales.fill(0.0);
