@@ -6,7 +6,8 @@ use transdiff_core::backend::{Activation, AdamW, BinaryOp, Pooling, Storage, Una
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
 use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
-use transdiff_core::{DType, Layout, Result};
+use transdiff_core::{DType, HostTensor, Int8Weight, Layout, Result};
+use transdiff_cpu::Cpu;
 
 use crate::guarded::Guarded;
 
@@ -118,6 +119,23 @@ fn writes_off_by_one_are_caught_at_every_output() {
             let message = panic_message(|| run(&backend).unwrap());
             assert_eq!(message, format!("{op} wrote outside of {outputs}"));
         }
+    }
+}
+
+/// The reference implementation does not multiply 8-bit integers.
+#[test]
+fn writes_of_products_with_quantised_weights_are_caught() {
+    let linear = |backend: &Guarded<Cpu>| {
+        let weight = Int8Weight::quantize(&HostTensor::f32(&[4, 2], vec![0.5; 8])?)?;
+        let weight = transdiff_core::Tensor::quantized_weight(backend, &weight, DType::F32)?;
+        let x = transdiff_core::Tensor::from_f32(backend, &[3, 2], vec![1.0; 6], DType::F32)?;
+        x.linear(&weight, None, Activation::None, false).map(drop)
+    };
+    let cpu = Cpu::new(Some(1)).unwrap();
+    linear(&Guarded::new(cpu.clone(), MARGIN)).unwrap();
+    for start in [MARGIN - 1, MARGIN + 1] {
+        let backend = Guarded::misplaced(cpu.clone(), MARGIN, start);
+        assert_eq!(panic_message(|| linear(&backend).unwrap()), "linear wrote outside of y");
     }
 }
 

@@ -9,7 +9,7 @@ use transdiff_core::backend::{
     NnOps, NormArgs, NormGrads, Pooling, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut, Windows,
 };
 use transdiff_core::rng::Dropout;
-use transdiff_core::{Backend, CancellationToken, DType, HostData, Layout, Result};
+use transdiff_core::{Backend, CancellationToken, DType, HostData, Int8Weight, Layout, Result};
 
 /// Value of the elements in the margins; exact in every type.
 pub const SENTINEL: f64 = 1984.0;
@@ -36,10 +36,12 @@ struct Counter {
     token: CancellationToken,
 }
 
-/// Memory of [`Guarded`]: `len` elements between two margins.
+/// Memory of [`Guarded`]: `len` elements from `start` on between two margins, or a quantised weight, which has none: no
+/// operation writes to it.
 #[derive(Debug)]
 pub struct Buffer<B: Storage> {
     inner: B::Buffer,
+    start: usize,
     len: usize,
 }
 
@@ -113,11 +115,11 @@ impl<B: Backend> Guarded<B> {
     }
 
     fn read<'a>(&self, x: In<'a, B>) -> Read<'a, B> {
-        Read { buffer: &x.buffer.inner, layout: shifted(x.layout, self.start), dtype: x.dtype }
+        Read { buffer: &x.buffer.inner, layout: shifted(x.layout, x.buffer.start), dtype: x.dtype }
     }
 
     fn write<'a>(&self, out: Out<'a, B>) -> Write<'a, B> {
-        Write { layout: shifted(out.layout, self.start), buffer: out.buffer, dtype: out.dtype }
+        Write { layout: shifted(out.layout, out.buffer.start), buffer: out.buffer, dtype: out.dtype }
     }
 
     fn reborrow<'a>(&self, out: &'a mut Out<'_, B>) -> Write<'a, B> {
@@ -189,14 +191,15 @@ impl<B: Backend> Storage for Guarded<B> {
         if self.margin > 0 {
             self.inner.fill(SENTINEL, ViewMut { buffer: &mut inner, layout: &layout, dtype })?;
         }
-        Ok(Buffer { inner, len })
+        Ok(Buffer { inner, start: self.start, len })
     }
 
     fn from_host(&self, data: &HostData) -> Result<Buffer<B>> {
         let len = data.len();
         let mut values = vec![SENTINEL; len + 2 * self.margin];
         values[self.start..self.start + len].copy_from_slice(&data.to_f64());
-        Ok(Buffer { inner: self.inner.from_host(&HostData::from_f64(values, data.dtype()))?, len })
+        let inner = self.inner.from_host(&HostData::from_f64(values, data.dtype()))?;
+        Ok(Buffer { inner, start: self.start, len })
     }
 
     fn to_host(&self, x: In<'_, B>) -> Result<HostData> {
@@ -219,6 +222,15 @@ impl<B: Backend> Storage for Guarded<B> {
         let mut out = self.write(out);
         self.inner.cast(self.read(x).view(), out.view())?;
         self.check("cast", [("out", Some(&out))])
+    }
+
+    fn supports_int8(&self) -> bool {
+        self.inner.supports_int8()
+    }
+
+    fn quantized_weight(&self, weight: &Int8Weight, dtype: DType) -> Result<(Buffer<B>, Layout)> {
+        let (inner, layout) = self.inner.quantized_weight(weight, dtype)?;
+        Ok((Buffer { inner, start: 0, len: layout.numel() }, layout))
     }
 
     fn sync(&self) -> Result<()> {
