@@ -1,5 +1,5 @@
 //! Stress test of the C ABI, `tests/ffi/stress.cpp`, without and with the compiler's sanitizers, with which the test of the
-//! C++ header and the C example run as well.
+//! C++ header and the C example run as well; and the CPU kernels under AddressSanitizer.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::process::{Process, cargo};
 /// Build folder.
 const ROOT: &str = "target/sanitize";
 
-/// Options of the stress test
+/// Options of the sanitizers
 #[derive(Args)]
 pub struct Options {
     /// Build to skip: plain, address or thread, which requires the toolchain component rust-src
@@ -77,7 +77,14 @@ impl Mode {
         let generate = Process::new(self.program("examples/c/generate.c", &library)?);
         let arguments = ["--classes", "0,1", "--steps", "2", "--out", &format!("{ROOT}/generated.png")];
         generate.args(&[model, "--codec", vae]).args(&arguments).run()?;
-        self.wrapper(&library)
+        self.wrapper(&library)?;
+        if self.name == "address" { self.kernels() } else { Ok(()) }
+    }
+
+    /// Tests the CPU kernels of all instruction sets that this processor has, on tensors that end where their memory does.
+    fn kernels(&self) -> Result {
+        println!("kernels, {}", self.name);
+        self.cargo("test")?.args(&["--locked", "--package=transdiff-cpu", "--test=bounds"]).run()
     }
 
     /// Builds and runs the test of the C++ header with its small model.
@@ -92,22 +99,30 @@ impl Mode {
 
     /// Builds the static library.
     fn library(&self) -> Result<PathBuf> {
-        let build = cargo(&["build", "--locked", "--package=transdiff-ffi", "--lib"]);
-        let Some(sanitizer) = &self.sanitizer else {
-            build.run()?;
-            return Ok("target/debug/libtranscdiff.a".into());
-        };
-        let host = Process::new("rustc").args(&["--print=host-tuple"]).stdout()?;
-        let (folder, target) = (format!("{ROOT}/{}", self.name), format!("--target={}", host.trim()));
+        self.cargo("build")?.args(&["--locked", "--package=transdiff-ffi", "--lib"]).run()?;
+        Ok(match &self.sanitizer {
+            Some(_) => self.folder().join(host()?).join("debug/libtranscdiff.a"),
+            None => "target/debug/libtranscdiff.a".into(),
+        })
+    }
+
+    /// Folder of what the sanitizer instruments.
+    fn folder(&self) -> PathBuf {
+        Path::new(ROOT).join(self.name)
+    }
+
+    /// A command of cargo that instruments what it builds.
+    fn cargo(&self, command: &str) -> Result<Process> {
+        let build = cargo(&[command]);
+        let Some(sanitizer) = &self.sanitizer else { return Ok(build) };
         let std: &[&str] = if sanitizer.builds_std { &["-Zbuild-std=std,panic_unwind"] } else { &[] };
         // With an explicit target, build scripts are not instrumented. The stable compiler contains the sanitizers, but
         // accepts their flag only with RUSTC_BOOTSTRAP.
-        let build = build.args(&[&target]).args(std).env("RUSTC_BOOTSTRAP", "1");
+        let build = build.args(&[&format!("--target={}", host()?)]).args(std).env("RUSTC_BOOTSTRAP", "1");
         // Compile time dominates here.
         let build = build.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "none");
         let flags = format!("-Zsanitizer={}", sanitizer.flag);
-        build.env("RUSTFLAGS", &flags).env("CARGO_TARGET_DIR", &folder).run()?;
-        Ok(Path::new(&folder).join(host.trim()).join("debug/libtranscdiff.a"))
+        Ok(build.env("RUSTFLAGS", &flags).env("CARGO_TARGET_DIR", self.folder()))
     }
 
     /// Compiles a program and links it with the library.
@@ -135,6 +150,11 @@ impl Mode {
         link.args(&["-lpng", "-lpthread", "-ldl", "-lm", "-o", &program]).run()?;
         Ok(program.into())
     }
+}
+
+/// The target of this machine.
+fn host() -> Result<String> {
+    Ok(Process::new("rustc").args(&["--print=host-tuple"]).stdout()?.trim().to_owned())
 }
 
 impl Sanitizer {
