@@ -13,6 +13,8 @@ fn mask_of(lanes: usize) -> __m256i {
     _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 }
 
+/// The sums in the lanes of the mask; others are 0.
+///
 /// # Safety
 /// The lanes of the mask can be read.
 #[inline]
@@ -22,6 +24,8 @@ unsafe fn load(mask: __m256i, place: *const i32) -> __m256i {
     unsafe { _mm256_maskload_epi32(place, mask) }
 }
 
+/// Writes the sums in the lanes of the mask.
+///
 /// # Safety
 /// The lanes of the mask can be written.
 #[inline]
