@@ -1,5 +1,6 @@
 //! The project's tasks. `cargo xtask check` runs the checks that need only Rust, cheapest first; each also runs alone.
 
+mod aarch64;
 mod compare;
 mod cuda;
 mod ffi;
@@ -74,6 +75,8 @@ enum Task {
     Cuda(cuda::Options),
     /// Check jobs of several processes on this machine: lints, documentation and tests of what uses MPI; needs an MPI library
     Mpi,
+    /// Test the CPU backend on emulated aarch64 processors; needs a cross compiler and QEMU
+    Aarch64(aarch64::Options),
     /// Fuzz the file readers and the C ABI, starting from the corpus
     Fuzz(fuzz::Options),
     /// Run the C ABI's stress test, plain and under AddressSanitizer and ThreadSanitizer
@@ -104,6 +107,7 @@ impl Task {
             Self::Quickstart { .. } => "quickstart",
             Self::Cuda(_) => "cuda",
             Self::Mpi => "mpi",
+            Self::Aarch64(_) => "aarch64",
             Self::Fuzz(_) => "fuzz",
             Self::Sanitize(_) => "sanitize",
             Self::Tensorboard => "tensorboard",
@@ -152,6 +156,7 @@ impl Task {
             Self::Quickstart { profile } => quickstart::check(Path::new("target/quickstart-check"), *profile),
             Self::Cuda(options) => cuda::check(options),
             Self::Mpi => mpi::check(),
+            Self::Aarch64(options) => aarch64::check(options),
             Self::Fuzz(options) => fuzz::run(options),
             Self::Sanitize(options) => sanitize::run(options),
             Self::Tensorboard => tensorboard::check(),
