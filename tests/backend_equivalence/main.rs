@@ -139,10 +139,10 @@ fn bf16_bound(op: &str) -> f64 {
 
 /// Instruction sets with a micro-kernel for a type; others have that of the set before them.
 fn instruction_sets(dtype: DType) -> &'static [InstructionSet] {
-    use InstructionSet::{Avx512, Avx512Bf16, Portable};
+    use InstructionSet::{Avx512, Avx512Bf16, Neon, NeonBf16, Portable};
     match dtype {
-        DType::F32 => &[Portable, Avx512],
-        DType::BF16 => &[Portable, Avx512, Avx512Bf16],
+        DType::F32 => &[Portable, Avx512, Neon],
+        DType::BF16 => &[Portable, Avx512, Avx512Bf16, Neon, NeonBf16],
         _ => &[Portable],
     }
 }

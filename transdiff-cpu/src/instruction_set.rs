@@ -8,14 +8,14 @@ use transdiff_core::{Error, Result};
 /// Environment variable with the most capable instruction set that devices use.
 const VARIABLE: &str = "TRANSDIFF_CPU_ISA";
 
-/// The most capable instruction set that the kernels of matrix products use, in ascending order: each has those before it, but
-/// that processors with AVX-512 need not have AVX-VNNI.
+/// The most capable instruction set that the kernels of matrix products use, in ascending order: each has those before it
+/// that its architecture has, but that processors with AVX-512 need not have AVX-VNNI.
 ///
 /// Kernels of different sets sum in blocks of different sizes, so that results in f32 and bf16 differ by rounding; products
 /// of 8-bit integers are exact and the same in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InstructionSet {
-    /// Any processor; with AVX2 and FMA where it has them.
+    /// Any processor; with AVX2 and FMA, or NEON, where it has them.
     Portable,
     /// AVX2: products of 8-bit integers.
     Avx2,
@@ -27,12 +27,30 @@ pub enum InstructionSet {
     Avx512Vnni,
     /// AVX-512 BF16: dot products of two bf16.
     Avx512Bf16,
+    /// NEON, in kernels of this crate.
+    Neon,
+    /// NEON with dot products of four 8-bit integers (dotprod).
+    NeonDotprod,
+    /// NEON with matrix multiplication of 8-bit integers (i8mm).
+    NeonI8mm,
+    /// NEON with matrix multiplication of bf16 (bf16).
+    NeonBf16,
 }
 
 impl InstructionSet {
     /// All, in ascending order.
-    pub const ALL: [Self; 6] =
-        [Self::Portable, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
+    pub const ALL: [Self; 10] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx2Vnni,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Bf16,
+        Self::Neon,
+        Self::NeonDotprod,
+        Self::NeonI8mm,
+        Self::NeonBf16,
+    ];
 
     /// Returns true if the processor has this instruction set.
     pub fn is_available(self) -> bool {
@@ -52,9 +70,21 @@ impl InstructionSet {
                 Self::Avx512 => avx512(),
                 Self::Avx512Vnni => avx512() && is_x86_feature_detected!("avx512vnni"),
                 Self::Avx512Bf16 => Self::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512bf16"),
+                _ => false,
             }
         };
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let available = {
+            use std::arch::is_aarch64_feature_detected;
+            match self {
+                Self::Portable | Self::Neon => true,
+                Self::NeonDotprod => is_aarch64_feature_detected!("dotprod"),
+                Self::NeonI8mm => Self::NeonDotprod.is_available() && is_aarch64_feature_detected!("i8mm"),
+                Self::NeonBf16 => Self::NeonI8mm.is_available() && is_aarch64_feature_detected!("bf16"),
+                _ => false,
+            }
+        };
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let available = self == Self::Portable;
         available
     }
@@ -99,6 +129,10 @@ impl fmt::Display for InstructionSet {
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Avx512Bf16 => "avx512-bf16",
+            Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
+            Self::NeonBf16 => "neon-bf16",
         })
     }
 }
@@ -145,5 +179,14 @@ mod tests {
     #[test]
     fn the_fastest_set_is_available() {
         assert!(InstructionSet::fastest().is_available());
+    }
+
+    /// The environment names those of an emulated processor.
+    #[test]
+    fn available_sets_are_those_of_the_processor() {
+        match std::env::var("TRANSDIFF_EXPECTED_ISA") {
+            Ok(expected) => assert_eq!(names(), expected),
+            Err(_) => println!("SKIPPED: no emulated processor"),
+        }
     }
 }

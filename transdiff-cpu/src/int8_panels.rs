@@ -6,6 +6,8 @@ use crate::memory::zeros;
 
 /// Values of k per group: those of one instruction.
 pub(crate) const GROUP: usize = 4;
+/// Values of k per group of the instructions that multiply 2×2 sums.
+pub(crate) const WIDE_GROUP: usize = 8;
 /// Columns of a full panel.
 pub(crate) const PANEL: usize = 48;
 /// Panels are filled up with zeros to whole vectors of this number of columns.
@@ -17,10 +19,11 @@ pub(crate) const ZERO: i32 = 128;
 const MAX_INPUTS: usize = i32::MAX as usize / (255 * 127);
 
 /// A weight [outputs, inputs] as the right operand of products, inputs × outputs: panels of [`PANEL`] columns, each [groups
-/// of k, columns, [`GROUP`]] and filled up with zeros.
+/// of k, columns, group] and filled up with zeros.
 #[derive(Debug)]
 pub(crate) struct Int8Panels {
     shape: [usize; 2],
+    group: usize,
     data: Vec<i8>,
     scales: Vec<f32>,
     /// [`ZERO`] times the sum of each column: what the zero of the inputs adds to a product.
@@ -28,22 +31,23 @@ pub(crate) struct Int8Panels {
 }
 
 impl Int8Panels {
-    pub(crate) fn new(weight: &Int8Weight) -> Result<Self> {
+    /// Packs a weight in groups of `group` values of k.
+    pub(crate) fn new(weight: &Int8Weight, group: usize) -> Result<Self> {
         let shape @ [outputs, inputs] = weight.shape();
         if inputs > MAX_INPUTS {
             return Err(Error::argument("weight", format!("at most {MAX_INPUTS} inputs"), inputs));
         }
-        let depth = inputs.next_multiple_of(GROUP);
+        let depth = inputs.next_multiple_of(group);
         let mut data = zeros("quantized_weight", outputs.next_multiple_of(LANES) * depth)?;
         let mut offsets = zeros("quantized_weight", outputs)?;
         for (n, row) in weight.values().chunks_exact(inputs.max(1)).enumerate() {
-            let (start, stride) = place(outputs, depth, n);
+            let (start, stride) = place(outputs, depth, group, n);
             for (k, &q) in row.iter().enumerate() {
-                data[start + k / GROUP * stride + k % GROUP] = q;
+                data[start + k / group * stride + k % group] = q;
             }
             offsets[n] = ZERO * row.iter().map(|&q| i32::from(q)).sum::<i32>();
         }
-        Ok(Self { shape, data, scales: weight.scales().to_vec(), offsets })
+        Ok(Self { shape, group, data, scales: weight.scales().to_vec(), offsets })
     }
 
     /// Outputs and inputs.
@@ -51,22 +55,27 @@ impl Int8Panels {
         self.shape
     }
 
+    /// Number of values of k per group.
+    pub(crate) fn group(&self) -> usize {
+        self.group
+    }
+
     /// Number of k, filled up to whole groups.
     pub(crate) fn depth(&self) -> usize {
-        self.shape[1].next_multiple_of(GROUP)
+        self.shape[1].next_multiple_of(self.group)
     }
 
     /// The dequantised element of index `i` in row-major order.
     pub(crate) fn element(&self, i: usize) -> f64 {
         let (n, k) = (i / self.shape[1], i % self.shape[1]);
-        let (start, stride) = place(self.shape[0], self.depth(), n);
-        f64::from(self.data[start + k / GROUP * stride + k % GROUP]) * f64::from(self.scales[n])
+        let (start, stride) = place(self.shape[0], self.depth(), self.group, n);
+        f64::from(self.data[start + k / self.group * stride + k % self.group]) * f64::from(self.scales[n])
     }
 
     /// The panel from column `column` on, from k `first` on, and the stride of its groups.
     pub(crate) fn panel(&self, first: usize, column: usize) -> (&[i8], usize) {
-        let (start, stride) = place(self.shape[0], self.depth(), column);
-        (&self.data[start + first / GROUP * stride..], stride)
+        let (start, stride) = place(self.shape[0], self.depth(), self.group, column);
+        (&self.data[start + first / self.group * stride..], stride)
     }
 
     /// One scale per column.
@@ -81,10 +90,10 @@ impl Int8Panels {
 }
 
 /// Position of the first element of a column, and the stride of its groups.
-fn place(columns: usize, depth: usize, column: usize) -> (usize, usize) {
+fn place(columns: usize, depth: usize, group: usize, column: usize) -> (usize, usize) {
     let first = column / PANEL * PANEL;
     let width = PANEL.min((columns - first).next_multiple_of(LANES));
-    (first * depth + (column - first) * GROUP, width * GROUP)
+    (first * depth + (column - first) * group, width * group)
 }
 
 #[cfg(test)]
@@ -94,8 +103,8 @@ mod tests {
     #[test]
     fn sums_that_could_overflow_are_refused() {
         let weight = |inputs| Int8Weight::new([1, inputs], vec![127; inputs], vec![1.0]).unwrap();
-        assert!(Int8Panels::new(&weight(MAX_INPUTS)).is_ok());
-        assert!(Int8Panels::new(&weight(MAX_INPUTS + 1)).is_err());
+        assert!(Int8Panels::new(&weight(MAX_INPUTS), GROUP).is_ok());
+        assert!(Int8Panels::new(&weight(MAX_INPUTS + 1), GROUP).is_err());
     }
 
     #[test]
@@ -105,8 +114,11 @@ mod tests {
                 (0..outputs * inputs).map(|i| (i * 37 % 255) as i8).map(|q| q.max(-127)).collect();
             let scales = (0..outputs).map(|n| 0.5 + n as f32).collect();
             let weight = Int8Weight::new(shape, values, scales).unwrap();
-            let (panels, plain) = (Int8Panels::new(&weight).unwrap(), weight.dequantize().unwrap().to_f64());
-            assert!((0..plain.len()).all(|i| panels.element(i) == plain[i]), "{shape:?}");
+            let plain = weight.dequantize().unwrap().to_f64();
+            for group in [GROUP, WIDE_GROUP] {
+                let panels = Int8Panels::new(&weight, group).unwrap();
+                assert!((0..plain.len()).all(|i| panels.element(i) == plain[i]), "{shape:?} by {group}");
+            }
         }
     }
 }

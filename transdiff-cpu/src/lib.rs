@@ -1,12 +1,12 @@
-//! The CPU backend: ndarray storage, matrix products by micro-kernels for AVX-512 and AVX2 or by matrixmultiply, and vectorised
+//! The CPU backend: ndarray storage, matrix products by micro-kernels for AVX-512, AVX2 and NEON or by matrixmultiply, and vectorised
 //! kernels for all other operations.
 //!
 //! # Determinism
 //!
 //! Results are bitwise identical for any number of threads: every sum has an order that depends on the shapes alone,
 //! and work is partitioned where no sum crosses. They are batch invariant: the result for a row does not depend on the
-//! other rows. Processors with and without AVX-512 sum matrix products in blocks of different sizes, so that their
-//! results differ by rounding.
+//! other rows. Instruction sets sum matrix products in blocks of different sizes, so that their results differ by
+//! rounding.
 //!
 //! # Types
 //!
@@ -17,7 +17,8 @@
 //! # Instruction sets
 //!
 //! Kernels are plain loops, compiled by `simd!` for AVX-512, AVX2 and the baseline; the best version is chosen at run
-//! time. All of them use fused multiply-add: on an x86 processor without it (before 2013) they are correct and slow.
+//! time. On aarch64 the baseline has NEON. All of them use fused multiply-add: on an x86 processor without it (before 2013) they
+//! are correct and slow.
 //!
 //! # Layers
 //!

@@ -9,6 +9,7 @@ use transdiff_core::{DType, Error, HostData, Int8Weight, Layout, Result};
 
 use crate::buffer::{Buffer, Stored};
 use crate::device::Cpu;
+use crate::gemm::int8_group;
 use crate::int8_panels::Int8Panels;
 use crate::memory::{Memory, zeros};
 use crate::strided;
@@ -129,7 +130,7 @@ impl Storage for Cpu {
             let expected = "f32 or bf16".to_owned();
             return Err(Error::DType { op: "quantized_weight", expected, got: dtype });
         }
-        let panels = Int8Panels::new(weight)?;
+        let panels = Int8Panels::new(weight, int8_group(self.instruction_set()))?;
         let buffer = Buffer::quantized(panels, dtype, Arc::clone(self.allocator()));
         Ok((buffer, Layout::contiguous(&weight.shape())))
     }

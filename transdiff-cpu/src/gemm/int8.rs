@@ -1,7 +1,7 @@
 //! Products of 8-bit integers: inputs quantised per row, weights per column, exact sums.
 //!
-//! x[m, k] ≈ row_scales[m] · (q[m, k] − 128) with q unsigned, w[k, n] ≈ scales[n] · p[k, n] with p signed, so that
-//! Σ x·w = row_scales[m] · scales[n] · (Σ q·p − 128 Σ p). The last sum is known in advance.
+//! x[m, k] ≈ row_scales[m] · q[m, k] and w[k, n] ≈ scales[n] · p[k, n], so that Σ x·w = row_scales[m] · scales[n] · Σ q·p. Some
+//! instructions take unsigned inputs: for u = q + 128, Σ q·p is Σ u·p − 128 Σ p, whose last sum is known in advance.
 
 use std::ops::Range;
 
@@ -11,7 +11,11 @@ use super::pack::RightOperand;
 use super::portable_int8;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2_int8, avx512_int8};
+#[cfg(target_arch = "aarch64")]
+use super::{neon_dotprod_int8, neon_i8mm_int8};
 use crate::instruction_set::InstructionSet;
+#[cfg(target_arch = "aarch64")]
+use crate::int8_panels::WIDE_GROUP;
 use crate::int8_panels::{GROUP, Int8Panels, PANEL, ZERO};
 use crate::scratch::Scratch;
 use crate::view::Float;
@@ -30,24 +34,34 @@ type Multiply<L, R> = unsafe fn(usize, Left<L>, Panel<R>, Sums<i32>);
 
 /// Tiles of an instruction set, which the processor has.
 pub(super) enum Tiles {
-    /// Of integers in 8 bits, in groups of four k.
+    /// Of unsigned inputs.
     Bytes(Multiply<u8, i8>),
+    /// Of signed inputs.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "other processors have none"))]
+    SignedBytes(Multiply<i8, i8>),
     /// Of integers that are widened to 16 bits, in pairs of k.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other processors have none"))]
     Pairs(Multiply<i16, i16>),
 }
 
 impl Tiles {
-    /// The tiles of an instruction set, which the processor has.
-    pub(super) fn of(set: InstructionSet) -> Self {
+    /// The tiles of an instruction set, which the processor has, for a weight that is packed for a set that it has.
+    pub(super) fn of(set: InstructionSet, weight: &Int8Panels) -> Self {
         match set {
+            #[cfg(target_arch = "aarch64")]
+            _ if weight.group() == WIDE_GROUP => Self::Bytes(neon_i8mm_int8::panel_rows),
+            #[cfg(target_arch = "aarch64")]
+            _ if set >= InstructionSet::NeonDotprod => Self::SignedBytes(neon_dotprod_int8::panel_rows),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512Vnni | InstructionSet::Avx512Bf16 => Self::Bytes(avx512_int8::panel_rows),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx2Vnni => Self::Bytes(avx2_int8::vnni::panel_rows),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx2 | InstructionSet::Avx512 => Self::Pairs(avx2_int8::pairs::panel_rows),
-            _ => Self::Bytes(portable_int8::panel_rows),
+            _ => {
+                debug_assert_eq!(weight.group(), GROUP);
+                Self::Bytes(portable_int8::panel_rows)
+            }
         }
     }
 }
@@ -60,7 +74,7 @@ pub(super) struct Int8Kernel<'a, L, R> {
     pub(super) weight: &'a Int8Panels,
 }
 
-impl<L: Scratch + Send + Sync, R: Scratch + Send + Sync> MicroKernel for Int8Kernel<'_, L, R> {
+impl<L: Input, R: Scratch + Send + Sync> MicroKernel for Int8Kernel<'_, L, R> {
     type Left = L;
     type Right = R;
     type Accumulator = i32;
@@ -80,14 +94,18 @@ impl<L: Scratch + Send + Sync, R: Scratch + Send + Sync> MicroKernel for Int8Ker
 
     fn convert(&self, [row, column]: [usize; 2], sums: &[i32], out: &mut [f32]) {
         let columns = column..column + sums.len();
-        let (offsets, scales) = (&self.weight.offsets()[columns.clone()], &self.weight.scales()[columns]);
-        scale(sums, offsets, self.rows[row], scales, out);
+        let (weight, row) = (self.weight, self.rows[row]);
+        let scales = &weight.scales()[columns.clone()];
+        match L::ZERO {
+            0 => scale(sums, std::iter::repeat(0), row, scales, out),
+            _ => scale(sums, weight.offsets()[columns].iter().copied(), row, scales, out),
+        }
     }
 }
 
 simd! {
-    fn scale(sums: &[i32], offsets: &[i32], row: f32, scales: &[f32], out: &mut [f32]) {
-        for (((out, &sum), &offset), &scale) in out.iter_mut().zip(sums).zip(offsets).zip(scales) {
+    fn scale<I: Iterator<Item = i32>>(sums: &[i32], offsets: I, row: f32, scales: &[f32], out: &mut [f32]) {
+        for (((out, &sum), offset), &scale) in out.iter_mut().zip(sums).zip(offsets).zip(scales) {
             *out = (sum - offset) as f32 * (row * scale);
         }
     }
@@ -96,46 +114,71 @@ simd! {
 simd! {
     /// Quantises a row to the nearest multiple of its scale, which it returns: the largest magnitude over 127. Elements of
     /// `out` beyond the row become 0.
-    pub(super) fn quantize_row<T: Float<Real = f32>, Q: From<u8>>(x: &[T], out: &mut [Q]) -> f32 {
+    pub(super) fn quantize_row<T: Float<Real = f32>, Q: Input>(x: &[T], out: &mut [Q]) -> f32 {
         // Bits of magnitudes are ordered as the magnitudes are, and those of NaN are the largest: it becomes the scale.
         let largest = x.iter().fold(0, |largest, x| x.real().abs().to_bits().max(largest));
         let largest = f32::from_bits(largest);
         let over = if largest > 0.0 { LARGEST / largest } else { 0.0 };
         let (row, padding) = out.split_at_mut(x.len());
         for (out, x) in row.iter_mut().zip(x) {
-            *out = Q::from(to_byte(x.real() * over));
+            *out = Q::of(nearest(x.real() * over));
         }
-        padding.iter_mut().for_each(|out| *out = Q::from(0));
+        padding.fill(Q::default());
         largest / LARGEST
     }
 }
 
-/// The nearest integer to `x`, whose magnitude is at most 127, as the distance from −128.
+/// The nearest integer to `x`, whose magnitude is at most 127.
 #[inline(always)]
-fn to_byte(x: f32) -> u8 {
+fn nearest(x: f32) -> i32 {
     // Adding 1.5·2²³ leaves the nearest integer in the low bits.
     const ROUNDER: f32 = 12_582_912.0;
-    ((x + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32 + ZERO) as u8
+    (x + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32
 }
 
-impl RightOperand<Int8Kernel<'_, u8, i8>> for &Int8Panels {
+/// A type of quantised inputs.
+pub(super) trait Input: Scratch + Default + Send + Sync {
+    /// What stands for 0: [`ZERO`] in unsigned types.
+    const ZERO: i32;
+
+    /// The input `q`, whose magnitude is at most 127.
+    fn of(q: i32) -> Self;
+}
+
+macro_rules! inputs {
+    ($($T:ty: $zero:expr),*) => {$(
+        impl Input for $T {
+            const ZERO: i32 = $zero;
+
+            #[inline(always)]
+            fn of(q: i32) -> Self {
+                (q + $zero) as Self
+            }
+        }
+    )*};
+}
+
+inputs!(u8: ZERO, i8: 0, i16: 0);
+
+impl<L: Input> RightOperand<Int8Kernel<'_, L, i8>> for &Int8Panels {
     fn reaches(&self, shape: [usize; 2]) -> bool {
         has_shape(self, shape)
     }
 
-    fn scratch_len(&self, _: &Int8Kernel<'_, u8, i8>, _: [usize; 3]) -> usize {
+    fn scratch_len(&self, _: &Int8Kernel<'_, L, i8>, _: [usize; 3]) -> usize {
         0
     }
 
     unsafe fn panel(
         &self,
-        _: &Int8Kernel<'_, u8, i8>,
+        _: &Int8Kernel<'_, L, i8>,
         depth: Range<usize>,
         columns: Range<usize>,
         _: &mut [i8],
     ) -> Panel<i8> {
         let (panel, stride) = Int8Panels::panel(self, depth.start, columns.start);
-        Panel { start: panel.as_ptr(), strides: [stride, GROUP], depth: depth.len(), width: columns.len() }
+        let strides = [stride, self.group()];
+        Panel { start: panel.as_ptr(), strides, depth: depth.len(), width: columns.len() }
     }
 }
 

@@ -21,6 +21,16 @@ mod epilogue;
 mod int8;
 mod matrixmultiply;
 mod micro_kernel;
+#[cfg(target_arch = "aarch64")]
+mod neon_bf16;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod_int8;
+#[cfg(target_arch = "aarch64")]
+mod neon_f32;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm_int8;
+#[cfg(target_arch = "aarch64")]
+mod neon_tile;
 mod operand;
 mod pack;
 #[cfg(target_arch = "x86_64")]
@@ -40,12 +50,15 @@ use transdiff_core::Result;
 
 #[cfg(target_arch = "x86_64")]
 use self::avx512_bf16::Avx512Bf16;
-use self::int8::{Int8Kernel, Tiles};
+use self::int8::{Input, Int8Kernel, Tiles};
 use self::matrixmultiply::MatrixMultiply;
+#[cfg(target_arch = "aarch64")]
+use self::neon_bf16::NeonBf16;
 use self::widened::Widened;
 use crate::buffer::Stored;
 use crate::device::Cpu;
-use crate::int8_panels::Int8Panels;
+use crate::instruction_set::InstructionSet;
+use crate::int8_panels::{GROUP, Int8Panels, WIDE_GROUP};
 use crate::scratch::Scratch;
 use crate::view::Float;
 
@@ -107,11 +120,15 @@ macro_rules! gemm_int8 {
     };
 }
 
-/// Selects AVX-512 if the processor has it: that kernel reads A in place, which matters for small K.
+/// Selects AVX-512 or NEON if the instruction set has it: those kernels read A in place, which matters for small K.
 macro_rules! select_f32 {
     ($cpu:expr, $kernel:ident => $product:expr) => {{
         #[cfg(target_arch = "x86_64")]
         if let Some($kernel) = avx512_f32::Avx512F32::of($cpu.instruction_set()) {
+            return $product;
+        }
+        #[cfg(target_arch = "aarch64")]
+        if let Some($kernel) = neon_f32::NeonF32::of($cpu.instruction_set()) {
             return $product;
         }
         let $kernel = MatrixMultiply::<f32>::default();
@@ -171,6 +188,10 @@ impl Gemm for bf16 {
         if let Some(kernel) = Avx512Bf16::of(cpu.instruction_set()) {
             return task.run(kernel);
         }
+        #[cfg(target_arch = "aarch64")]
+        if let Some(kernel) = NeonBf16::of(cpu.instruction_set()) {
+            return task.run(kernel);
+        }
         select_f32!(cpu, kernel => task.run(kernel))
     }
 
@@ -187,6 +208,11 @@ impl Gemm for bf16 {
             driver::product(cpu, kernel, size, a, b, c, epilogue);
             return Ok(());
         }
+        #[cfg(target_arch = "aarch64")]
+        if let Some(kernel) = NeonBf16::of(cpu.instruction_set()) {
+            driver::product(cpu, kernel, size, a, b, c, epilogue);
+            return Ok(());
+        }
         let wide = widened::widen_left(cpu, [m, k], a)?;
         let a = Operand::new(f32::slice(&wide), a.strides);
         select_f32!(cpu, kernel => {
@@ -194,6 +220,11 @@ impl Gemm for bf16 {
             Ok(())
         })
     }
+}
+
+/// Values of k per group of the weights that the kernels of an instruction set read.
+pub(crate) fn int8_group(set: InstructionSet) -> usize {
+    if set >= InstructionSet::NeonI8mm { WIDE_GROUP } else { GROUP }
 }
 
 fn gemm_int8<T: Float<Real = f32>>(
@@ -206,8 +237,11 @@ fn gemm_int8<T: Float<Real = f32>>(
 ) {
     let ([n, k], depth) = (weight.shape(), weight.depth());
     let (size, rows) = ([m, depth, n], [m, k, depth]);
-    match Tiles::of(cpu.instruction_set()) {
+    match Tiles::of(cpu.instruction_set(), weight) {
         Tiles::Bytes(multiply) => with_quantized_rows(cpu, rows, a, |a, rows| {
+            driver::product(cpu, Int8Kernel { multiply, rows, weight }, size, a, weight, c, epilogue);
+        }),
+        Tiles::SignedBytes(multiply) => with_quantized_rows(cpu, rows, a, |a, rows| {
             driver::product(cpu, Int8Kernel { multiply, rows, weight }, size, a, weight, c, epilogue);
         }),
         Tiles::Pairs(multiply) => with_quantized_rows(cpu, rows, a, |a, rows| {
@@ -217,7 +251,7 @@ fn gemm_int8<T: Float<Real = f32>>(
 }
 
 /// Calls `f` with the rows of A as integers, filled up to `depth`, and their scales.
-fn with_quantized_rows<T: Float<Real = f32>, Q: Scratch + From<u8> + Send>(
+fn with_quantized_rows<T: Float<Real = f32>, Q: Input>(
     cpu: &Cpu,
     [m, k, depth]: [usize; 3],
     a: &[T],

@@ -40,9 +40,10 @@ macro_rules! packed_tiles {
             let mut sums = [[$zero(); WIDTH]; ROWS];
             let (mut left, mut right) = (a.start, b.start);
             for _ in 0..b.depth.div_ceil($group) {
-                // SAFETY: panels are packed in whole vectors.
-                let columns: [_; WIDTH] =
-                    std::array::from_fn(|j| unsafe { $load_group(right.add(j * $lanes * $group).cast()) });
+                let columns: [_; WIDTH] = std::array::from_fn(|j| {
+                    // SAFETY: panels are packed in whole vectors.
+                    unsafe { $load_group(right.add(j * $lanes * $group).cast()) }
+                });
                 for (i, row) in sums.iter_mut().enumerate() {
                     // SAFETY: a group of row i of A, as the caller promises.
                     let group = unsafe { left.add(i * a.strides[0]).cast::<i32>().read_unaligned() };

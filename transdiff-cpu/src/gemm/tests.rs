@@ -9,7 +9,7 @@ use transdiff_core::{HostTensor, Int8Weight};
 use super::micro_kernel::MicroKernel;
 use super::operand::{Left, Operand, Panel, Sums};
 use super::pack::RightOperand;
-use super::{Epilogue, Gemm, MatrixMultiply, NoEpilogue, driver};
+use super::{Epilogue, Gemm, MatrixMultiply, NoEpilogue, driver, int8_group};
 use crate::device::Cpu;
 use crate::element::Element;
 use crate::instruction_set::InstructionSet;
@@ -91,6 +91,58 @@ fn rows_are_batch_invariant_in_every_kernel() {
         if let Some(kernel) = super::avx512_bf16::Avx512Bf16::of(set) {
             check(&format!("{set} in bf16"), kernel);
         }
+    }
+    #[cfg(target_arch = "aarch64")]
+    for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
+        if let Some(kernel) = super::neon_f32::NeonF32::of(set) {
+            check(&format!("{set} in f32"), kernel);
+        }
+        if let Some(kernel) = super::neon_bf16::NeonBf16::of(set) {
+            check(&format!("{set} in bf16"), kernel);
+        }
+    }
+}
+
+/// At shapes around the tiles, for operands in rows and in columns. Sums in f32 are off by a part of the sum of magnitudes, and
+/// bf16 by its rounding, half a unit in the last place.
+#[test]
+fn products_match_sums_in_f64_in_every_kernel() {
+    fn check<T: Gemm + Element>(set: InstructionSet, rounding: f64) {
+        let cpu = Cpu::with_instruction_set(Some(2), set).unwrap();
+        for [m, k, n] in [
+            [1, 1, 1],
+            [2, 3, 4],
+            [3, 5, 13],
+            [7, 9, 11],
+            [8, 16, 12],
+            [9, 17, 31],
+            [31, 33, 50],
+            [25, 2050, 16],
+            [40, 520, 99],
+        ] {
+            let convert = |v: Vec<f32>| v.into_iter().map(|x| T::of(f64::from(x))).collect::<Vec<T>>();
+            let (a, b) = (convert(values(m * k, 5)), convert(values(k * n, 6)));
+            for [a, b] in [[[k, 1], [n, 1]], [[1, m], [n, 1]], [[k, 1], [1, k]], [[1, m], [1, k]]]
+                .map(|[sa, sb]| [Operand::new(&a, sa), Operand::new(&b, sb)])
+            {
+                let mut c = vec![T::of(f64::NAN); m * n];
+                T::gemm(&cpu, [m, k, n], a, b, &mut c, &NoEpilogue).unwrap();
+                for (i, got) in c.into_iter().enumerate() {
+                    let at = |o: &Operand<'_, T>, row: usize, column: usize| {
+                        o.data[row * o.strides[0] + column * o.strides[1]].wide()
+                    };
+                    let terms = || (0..k).map(|t| at(&a, i / n, t) * at(&b, t, i % n));
+                    let (want, magnitude) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
+                    let limit = rounding * want.abs() + 2f64.powi(-20) * magnitude;
+                    let error = (got.wide() - want).abs();
+                    assert!(error <= limit, "{set}, {m}x{k}x{n}: {got:?} for {want}");
+                }
+            }
+        }
+    }
+    for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
+        check::<f32>(set, 0.0);
+        check::<bf16>(set, 2f64.powi(-8));
     }
 }
 
@@ -291,7 +343,6 @@ fn products_of_8_bit_integers_are_exact_in_every_kernel() {
     {
         let (x, w) = (values(m * k, 3), values(k * n, 4));
         let weight = Int8Weight::quantize(&HostTensor::f32(&[n, k], w).unwrap()).unwrap();
-        let panels = Int8Panels::new(&weight).unwrap();
         let mut rows = vec![0u8; k];
         let mut want = Vec::new();
         for x in x.chunks_exact(k.max(1)) {
@@ -302,6 +353,7 @@ fn products_of_8_bit_integers_are_exact_in_every_kernel() {
         }
         want.resize(m * n, 0.0);
         for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
+            let panels = Int8Panels::new(&weight, int8_group(set)).unwrap();
             for threads in [1, 3] {
                 let cpu = Cpu::with_instruction_set(Some(threads), set).unwrap();
                 let mut c = vec![f32::NAN; m * n];
