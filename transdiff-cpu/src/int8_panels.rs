@@ -8,6 +8,8 @@ use crate::memory::zeros;
 pub(crate) const GROUP: usize = 4;
 /// Values of k per group of the instructions that multiply 2×2 sums.
 pub(crate) const WIDE_GROUP: usize = 8;
+/// Values of k per group of integers that are widened to 16 bits.
+pub(crate) const PAIR: usize = 2;
 /// Columns of a full panel.
 pub(crate) const PANEL: usize = 48;
 /// Panels are filled up with zeros to whole vectors of this number of columns.

@@ -16,7 +16,7 @@ pub struct Context<B: Backend> {
     /// Number of dropouts so far: each has its own stream.
     dropouts: Cell<u32>,
     compute: Option<DType>,
-    /// Whether to compute in the accumulator of that type.
+    /// If true, the pass computes in the accumulator of that type.
     wide: bool,
     gradient_checkpointing: bool,
     cancellation: CancellationToken,

@@ -63,10 +63,10 @@ pub(super) mod pairs {
         _mm256_setzero_si256,
     };
 
-    use super::super::int8::PAIR;
     use super::super::operand::{Left, Panel, Sums};
     use super::super::packed_tile::packed_tiles;
     use super::{LANES, load, mask_of, store};
+    use crate::int8_panels::PAIR;
 
     /// Sums + a·b, pair by pair.
     #[inline]

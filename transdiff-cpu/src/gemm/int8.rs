@@ -16,7 +16,7 @@ use super::{neon_dotprod_int8, neon_i8mm_int8};
 use crate::instruction_set::InstructionSet;
 #[cfg(target_arch = "aarch64")]
 use crate::int8_panels::WIDE_GROUP;
-use crate::int8_panels::{GROUP, Int8Panels, PANEL, ZERO};
+use crate::int8_panels::{GROUP, Int8Panels, PAIR, PANEL, ZERO};
 use crate::scratch::Scratch;
 use crate::view::Float;
 
@@ -25,9 +25,6 @@ const LARGEST: f32 = 127.0;
 
 /// Number of values of k per block: a panel is then at most 96 KiB.
 const DEPTH: usize = 2048;
-
-/// Number of k per group of integers that are widened to 16 bits.
-pub(super) const PAIR: usize = 2;
 
 /// [`MicroKernel::multiply`] with the instructions of a set. The processor has them.
 type Multiply<L, R> = unsafe fn(usize, Left<L>, Panel<R>, Sums<i32>);
@@ -138,7 +135,7 @@ fn nearest(x: f32) -> i32 {
 
 /// A type of quantised inputs.
 pub(super) trait Input: Scratch + Default + Send + Sync {
-    /// What stands for 0: [`ZERO`] in unsigned types.
+    /// The value that stands for 0: [`ZERO`] in unsigned types.
     const ZERO: i32;
 
     /// The input `q`, whose magnitude is at most 127.

@@ -161,7 +161,7 @@ impl<B: Backend> Condition<B> {
     }
 }
 
-/// How often x with this number of rows is repeated for the images of a condition.
+/// Number of times that x with this number of rows is repeated for the images of a condition.
 fn repetitions<B: Backend>(rows: usize, condition: &Condition<B>, time: &TimeEmbedding<B>) -> Result<usize> {
     let images = condition.images();
     if images <= rows || rows == 0 {
