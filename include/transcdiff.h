@@ -60,8 +60,8 @@
 #define TRANSCDIFF_BF16 1
 
 /**
- * Computation with 8-bit integers in the linear layers of the model's blocks: weights have one scale per output, inputs one
- * per token. Everything else, and the codec, is in bf16. CPU only.
+ * Computation with 8-bit integers in the linear layers of the model's blocks, but for the first of the decoder: weights have
+ * one scale per output, inputs one per token. Everything else is as with `TRANSCDIFF_BF16`, the codec too. CPU only.
  */
 #define TRANSCDIFF_INT8 2
 

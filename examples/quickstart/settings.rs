@@ -54,8 +54,8 @@ pub struct Settings {
     #[arg(long, value_name = "f32|bf16|int8", default_value = "f32")]
     #[serde(serialize_with = "serialize_text")]
     pub dtype: Precision,
-    /// Seed of sampling [default: that of --seed]
-    #[arg(long, value_name = "N", value_parser = whole(0..=u64::MAX), allow_negative_numbers = true)]
+    /// Seed of sampling, 0 to 4294967295 [default: that of --seed]
+    #[arg(long, value_name = "N", value_parser = whole(0..=u64::from(u32::MAX)), allow_negative_numbers = true)]
     pub sampling_seed: Option<u64>,
     /// Seed of initialisation, training and sampling
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole(0..=u64::MAX))]

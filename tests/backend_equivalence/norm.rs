@@ -81,16 +81,21 @@ fn gated_residuals<B: Backend>(case: &mut Case<'_, B>) {
 fn norms_of_stream<B: Backend>(case: &mut Case<'_, B>) {
     let (g, r) = (case.pick(&[1, 2, 3]), case.pick(&[1, 2, 5, 70]));
     let d = case.pick(&[3, 8, 17, 64, 257, 1104, 4104, 8200]);
-    let (w, b) = (case.normal(&[d]), case.normal(&[d]));
-    let (s, t) = (case.normal(&[g, 1, d]), case.normal(&[g, 1, d]));
+    // The output is of the type of either.
+    let [affine, modulated] = case.pick(&[[true, true], [true, false], [false, true]]);
+    let images = case.pick(&[1, g]);
+    let mut pair = |present: bool, shape: &[usize]| [(); 2].map(|()| present.then(|| case.normal(shape)));
+    let [w, b] = pair(affine, &[d]);
+    let [s, t] = pair(modulated, &[images, 1, d]);
     let (x, dy) = (case.stream(&[g, r, d], |z| 2.0 * z + 1.0), case.distinct(&[g, r, d], |z| z));
     check!(case, "norm_modulate, stream", [x, w, b, s, t] =>
-        x.norm_modulate(Some((w, b)), modulation(Some(s), Some(t)).as_ref(), 1e-6, true));
+        x.norm_modulate(w.zip(b), modulation(s, t).as_ref(), 1e-6, true));
     let stats = x.reference.norm_modulate(None, None, 1e-6, true).unwrap().stats.unwrap();
-    let stats = case.saved(&stats.reshape(&[g, r, 2]).unwrap());
+    let groups = if modulated { [g, r, 2] } else { [1, g * r, 2] };
+    let stats = case.saved(&stats.reshape(&groups).unwrap());
     let wanted = case.pick(&[[true; 3], [true, false, false], [false, true, true]]);
     check!(case, "norm_modulate_backward, stream", [x, w, b, s, t, stats, dy] =>
-        x.norm_modulate_backward(Some((w, b)), modulation(Some(s), Some(t)).as_ref(), 1e-6, stats, dy, wanted));
+        x.norm_modulate_backward(w.zip(b), modulation(s, t).as_ref(), 1e-6, stats, dy, wanted));
 }
 
 /// The sum, and its gradient, in the accumulator's type.

@@ -48,7 +48,7 @@ pub enum PrecisionArg {
     F32,
     /// bfloat16
     Bf16,
-    /// 8-bit integers in the layers of the model's blocks, bfloat16 elsewhere
+    /// 8-bit integers in the layers of the model's blocks but the first of the decoder, bfloat16 elsewhere
     Int8,
 }
 

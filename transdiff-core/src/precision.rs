@@ -7,8 +7,9 @@ use crate::{DType, Error};
 
 /// Number format in which a model computes.
 ///
-/// A type of tensors, or 8-bit integers: then tensors are bf16, and the linear layers of the model's blocks multiply 8-bit
-/// integers, which takes a quarter of the memory of f32 for their weights.
+/// A type of tensors, or 8-bit integers: then tensors are bf16, and linear layers of the model's blocks multiply 8-bit integers,
+/// which takes a quarter of the memory of f32 for their weights. The residual stream, and the layers that it begins and ends with,
+/// are in the [accumulator](DType::accumulator)'s type in every format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Precision {
     dtype: DType,
@@ -16,8 +17,8 @@ pub struct Precision {
 }
 
 impl Precision {
-    /// Weights of linear layers as 8-bit integers with one scale per output, their inputs with one scale per token; everything
-    /// else in bf16. A model in this format generates; [`Model::save`](crate::models::Model::save) writes its weights in bf16,
+    /// Weights of the linear layers of blocks, but for the first block of the decoder, as 8-bit integers with one scale per
+    /// output, their inputs with one scale per token; everything else as in bf16. A model in this format generates; [`Model::save`](crate::models::Model::save) writes its weights in bf16,
     /// [`WeightView::stored`](crate::checkpoint::WeightView::stored) the integers of a file.
     pub const INT8: Self = Self { dtype: DType::BF16, is_int8: true };
 

@@ -260,13 +260,22 @@ mod tests {
     #[test]
     fn workers_park_beside_a_long_task() {
         let (pool, caller) = (ThreadPool::new(2).unwrap(), std::thread::current().id());
-        let parked = AtomicBool::new(false);
+        let (seen, start) = (AtomicBool::new(false), std::time::Instant::now());
+        // One that parked before the task was opened wakes: only if it stays parked has it left.
+        let wait_until_it_stays_parked = || {
+            let mut samples = 0;
+            while samples < 20 {
+                assert!(start.elapsed().as_secs() < 120, "the worker parks");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                samples = if pool.shared.parked.load(Ordering::SeqCst) == 1 { samples + 1 } else { 0 };
+            }
+            seen.store(true, Ordering::Relaxed);
+        };
         // The worker may be the one that takes the task.
-        while !parked.load(Ordering::Relaxed) {
+        while !seen.load(Ordering::Relaxed) {
             pool.run(1, &|_| {
-                while std::thread::current().id() == caller && !parked.load(Ordering::Relaxed) {
-                    parked.store(pool.shared.parked.load(Ordering::SeqCst) == 1, Ordering::Relaxed);
-                    std::thread::yield_now();
+                if std::thread::current().id() == caller {
+                    wait_until_it_stays_parked();
                 }
             });
         }

@@ -14,8 +14,8 @@ use crate::versioned::{self, Versioned};
 pub const TRANSCDIFF_F32: u32 = 0;
 /// Computation in bf16 with f32 accumulation; weights are stored in bf16.
 pub const TRANSCDIFF_BF16: u32 = 1;
-/// Computation with 8-bit integers in the linear layers of the model's blocks: weights have one scale per output, inputs one
-/// per token. Everything else, and the codec, is in bf16. CPU only.
+/// Computation with 8-bit integers in the linear layers of the model's blocks, but for the first of the decoder: weights have
+/// one scale per output, inputs one per token. Everything else is as with `TRANSCDIFF_BF16`, the codec too. CPU only.
 pub const TRANSCDIFF_INT8: u32 = 2;
 
 /// 1-step mode: all features are computed at once.

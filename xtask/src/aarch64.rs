@@ -12,6 +12,8 @@ const PROGRAMS: [&str; 2] = ["aarch64-linux-gnu-gcc", "qemu-aarch64"];
 const ROOT: &str = "/usr/aarch64-linux-gnu";
 /// Arguments that select the tests of the backend.
 const BACKEND: [&str; 3] = ["--package=transdiff-cpu", "--lib", "--"];
+/// Arguments for the test of accesses beyond operands, with each instruction set.
+const BOUNDS: [&str; 2] = ["--package=transdiff-cpu", "--test=bounds"];
 /// Arguments for all operations against the reference implementation, and for models in int8.
 const OPERATIONS: [&[&str]; 2] = [
     &["--package=transdiff", "--test=backend_equivalence", "--", "cpu_f32", "cpu_bf16"],
@@ -63,6 +65,7 @@ pub fn check(options: &Options) -> Result {
     let clippy = ["clippy", "--locked", "--all-targets", "--package=transdiff-cpu", "--target", TARGET];
     cargo(&clippy).args(&["--", "-D", "warnings"]).run()?;
     [FULL, WITH_DOTPROD, BASELINE].iter().try_for_each(Processor::check)?;
+    FULL.test(&BOUNDS).run()?;
     if options.operations {
         OPERATIONS.iter().try_for_each(|arguments| FULL.test(arguments).run())?;
     }

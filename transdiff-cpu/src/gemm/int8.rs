@@ -23,7 +23,7 @@ use crate::view::Float;
 /// Largest magnitude of a quantised input.
 const LARGEST: f32 = 127.0;
 
-/// Number of values of k per block: a panel is then at most 96 KiB.
+/// Number of values of k per block: a panel is then at most 96 KiB, or 192 KiB in 16 bits.
 const DEPTH: usize = 2048;
 
 /// [`MicroKernel::multiply`] with the instructions of a set. The processor has them.
@@ -44,9 +44,13 @@ pub(super) enum Tiles {
 impl Tiles {
     /// The tiles of an instruction set, which the processor has, for a weight that is packed for a set that it has.
     pub(super) fn of(set: InstructionSet, weight: &Int8Panels) -> Self {
+        #[cfg(target_arch = "aarch64")]
+        if weight.group() == WIDE_GROUP {
+            return Self::Bytes(neon_i8mm_int8::panel_rows);
+        }
+        // Other tiles would read beyond wider groups.
+        assert_eq!(weight.group(), GROUP);
         match set {
-            #[cfg(target_arch = "aarch64")]
-            _ if weight.group() == WIDE_GROUP => Self::Bytes(neon_i8mm_int8::panel_rows),
             #[cfg(target_arch = "aarch64")]
             _ if set >= InstructionSet::NeonDotprod => Self::SignedBytes(neon_dotprod_int8::panel_rows),
             #[cfg(target_arch = "x86_64")]
@@ -55,10 +59,7 @@ impl Tiles {
             InstructionSet::Avx2Vnni => Self::Bytes(avx2_int8::vnni::panel_rows),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx2 | InstructionSet::Avx512 => Self::Pairs(avx2_int8::pairs::panel_rows),
-            _ => {
-                debug_assert_eq!(weight.group(), GROUP);
-                Self::Bytes(portable_int8::panel_rows)
-            }
+            _ => Self::Bytes(portable_int8::panel_rows),
         }
     }
 }
