@@ -3,7 +3,7 @@
 use super::array::{Output, Tensor};
 use super::optional::{Grad, finish, view_of};
 use crate::backend::{Backend, NormArgs, NormGrads};
-use crate::{DType, Error, Result};
+use crate::{Error, Result};
 
 /// Scale and shift of [`Tensor::norm_modulate`]: one row per group, [G, 1, D], or shared, [1, 1, D].
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl<B: Backend> Tensor<B> {
     ) -> Result<NormOutput<B>> {
         let prepared = NormInput::new(self, affine, modulation, eps)?;
         let [g, r, d] = prepared.dims;
-        let mut y = Output::new(&self.backend, prepared.dtype(), &[g, r, d])?;
+        let mut y = Output::new(&self.backend, prepared.like().dtype, &[g, r, d])?;
         let mut stats = self.saved_if(save, &[g, r, 2])?;
         self.backend.norm_modulate(prepared.args(), y.view(), view_of(&mut stats))?;
         let y = y.finish(&self.backend).reshape(self.shape())?;
@@ -137,10 +137,6 @@ impl<B: Backend> NormInput<B> {
     fn like(&self) -> &Tensor<B> {
         let parameters = self.affine.as_ref().or(self.modulation.as_ref());
         parameters.map_or(&self.x, |(first, _)| first)
-    }
-
-    fn dtype(&self) -> DType {
-        self.like().dtype
     }
 
     fn args(&self) -> NormArgs<'_, B> {
