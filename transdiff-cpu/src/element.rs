@@ -35,6 +35,7 @@ element!(f32, |x| x as f32, f64::from);
 element!(f64, |x| x, |x| x);
 element!(bf16, transdiff_core::bf16_from_f64, bf16::to_f64);
 element!(i32, |x| x as i32, f64::from);
+element!(i16, |x| x as i16, f64::from);
 element!(i8, |x| x as i8, f64::from);
 element!(u8, |x| x as u8, f64::from);
 

@@ -2,7 +2,7 @@
 
 use transdiff_core::{Error, Int8Weight, Result};
 
-use crate::memory::zeros;
+use crate::memory::{Aligned, zeros};
 
 /// Values of k per group: those of one instruction.
 pub(crate) const GROUP: usize = 4;
@@ -26,7 +26,7 @@ const MAX_INPUTS: usize = i32::MAX as usize / (255 * 127);
 pub(crate) struct Int8Panels {
     shape: [usize; 2],
     group: usize,
-    data: Vec<i8>,
+    data: Aligned<i8>,
     scales: Vec<f32>,
     /// [`ZERO`] times the sum of each column: what the zero of the inputs adds to a product.
     offsets: Vec<i32>,
@@ -40,7 +40,7 @@ impl Int8Panels {
             return Err(Error::argument("weight", format!("at most {MAX_INPUTS} inputs"), inputs));
         }
         let depth = inputs.next_multiple_of(group);
-        let mut data = zeros("quantized_weight", outputs.next_multiple_of(LANES) * depth)?;
+        let mut data = Aligned::zeros("quantized_weight", outputs.next_multiple_of(LANES) * depth)?;
         let mut offsets = zeros("quantized_weight", outputs)?;
         for (n, row) in weight.values().chunks_exact(inputs.max(1)).enumerate() {
             let (start, stride) = place(outputs, depth, group, n);

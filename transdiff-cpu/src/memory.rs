@@ -1,6 +1,7 @@
 //! Typed blocks of host memory.
 
 use std::alloc;
+use std::ops::{Deref, DerefMut};
 
 use half::bf16;
 use ndarray::Array1;
@@ -80,5 +81,45 @@ pub(crate) fn zeros<T: Element>(op: &'static str, len: usize) -> Result<Vec<T>> 
     unsafe {
         let start = alloc::alloc_zeroed(layout).cast::<T>();
         if start.is_null() { Err(out_of_memory()) } else { Ok(Vec::from_raw_parts(start, len, len)) }
+    }
+}
+
+/// Bytes of a cache line, and of the widest vector.
+const LINE: usize = 64;
+
+/// Numbers that begin at a cache line: vectors that straddle two are read and written at half the rate.
+#[derive(Debug, Default)]
+pub(crate) struct Aligned<T> {
+    /// The numbers from `start` on, which is less than [`SLACK`](Self::SLACK).
+    memory: Vec<T>,
+    start: usize,
+}
+
+impl<T: Element> Aligned<T> {
+    const SLACK: usize = LINE / size_of::<T>();
+
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// As [`zeros`].
+    pub(crate) fn zeros(op: &'static str, len: usize) -> Result<Self> {
+        let mut memory: Vec<T> = zeros(op, len.saturating_add(Self::SLACK))?;
+        let start = memory.as_ptr().align_offset(LINE).min(Self::SLACK);
+        memory.truncate(start + len);
+        Ok(Self { memory, start })
+    }
+}
+
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.memory[self.start..]
+    }
+}
+
+impl<T> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.memory[self.start..]
     }
 }

@@ -12,12 +12,13 @@ macro_rules! scratch {
         impl $crate::scratch::Scratch for $T {
             fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R {
                 thread_local! {
-                    static FREE: std::cell::RefCell<Vec<Vec<$T>>> = const { std::cell::RefCell::new(Vec::new()) };
+                    static FREE: std::cell::RefCell<Vec<$crate::memory::Aligned<$T>>> =
+                        const { std::cell::RefCell::new(Vec::new()) };
                 }
                 // Popped from the stack while in use: a nested call gets the next one, the same every time.
                 let mut scratch = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
                 if scratch.len() < len {
-                    scratch.resize(len, <$T>::default());
+                    scratch = $crate::memory::Aligned::zeros("scratch", len).expect("scratch memory");
                 }
                 let result = f(&mut scratch[..len]);
                 FREE.with_borrow_mut(|free| free.push(scratch));
