@@ -1,7 +1,8 @@
 //! Single-precision products on AVX-512.
 //!
 //! C is computed in tiles of up to 8 rows and 3 vectors of 16 columns, which stay in registers for a whole block of
-//! k. A is read in place, one element per row and k, so it may have any strides. B is packed into panels of the
+//! k. A is read one element per row and k: in place with any strides, unless it is large and lies column by column; its
+//! rows are then copied, since every k of a tile would be on another page. B is packed into panels of the
 //! tile's width, which stay in the second-level cache while all rows pass; with few rows, or if all of it stays there,
 //! it is read in place.
 //!
@@ -9,8 +10,9 @@
 //! depend on its place in C or on the size of C. Elements at edges are summed in the same order.
 
 use std::arch::x86_64::{
-    __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    __m512, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
+    _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use super::micro_kernel::MicroKernel;
@@ -26,7 +28,7 @@ const PANEL: usize = VECTORS * LANES;
 const DEPTH: usize = 1024;
 /// Number of rows from which packing B pays.
 const PACK_ROWS: usize = 24;
-/// Number of elements up to which it does not: all of B stays in the second-level cache, on few pages.
+/// Number of elements of an operand up to which it does not: all of it stays in the second-level cache, on few pages.
 const SMALL: usize = 1 << 16;
 
 /// The kernel. A value of this type exists only where the processor has AVX-512F.
@@ -68,6 +70,15 @@ impl MicroKernel for Avx512F32 {
         // SAFETY: the processor has AVX-512F; the panel reaches its elements, as the caller promises.
         unsafe { pack(b, packed, stride) };
         Panel { start: packed.as_ptr(), strides: [stride, 1], ..b }
+    }
+
+    fn packed_left_len(&self, [m, k]: [usize; 2], strides: [usize; 2]) -> usize {
+        if strides[0] == 1 && m * k > SMALL { m * k } else { 0 }
+    }
+
+    unsafe fn pack_left(&self, a: Left<f32>, shape: [usize; 2], packed: &mut [f32]) {
+        // SAFETY: the processor has AVX-512F; m×k elements, as the caller promises.
+        unsafe { pack_left(a, shape, packed) };
     }
 
     unsafe fn multiply(&self, m: usize, a: Left<f32>, b: Panel<f32>, sums: Sums<f32>) {
@@ -207,4 +218,62 @@ unsafe fn pack(b: Panel<f32>, out: &mut [f32], stride: usize) {
             }
         }
     }
+}
+
+/// Copies `m`×`k` elements that lie column by column to rows without gaps.
+///
+/// # Safety
+/// The processor has AVX-512F; `a` reaches the elements, and its rows have the stride 1.
+#[target_feature(enable = "avx512f")]
+unsafe fn pack_left(a: Left<f32>, [m, k]: [usize; 2], out: &mut [f32]) {
+    assert!(out.len() >= m * k && a.strides[0] == 1);
+    for k0 in (0..k).step_by(LANES) {
+        let depth = LANES.min(k - k0);
+        for i0 in (0..m).step_by(LANES) {
+            let rows = LANES.min(m - i0);
+            let from = a.from(i0, k0).start;
+            let columns = std::array::from_fn(|j| {
+                let column = from.wrapping_add(j * a.strides[1]);
+                // Those of the next square: each is on another page.
+                _mm_prefetch::<_MM_HINT_T0>(column.wrapping_add(LANES * a.strides[1]).cast());
+                let mask = if j < depth { last_mask(rows) } else { 0 };
+                // SAFETY: the rows of column k0 + j, if there is one.
+                unsafe { _mm512_maskz_loadu_ps(mask, column) }
+            });
+            for (i, row) in transposed(columns).into_iter().enumerate().take(rows) {
+                // SAFETY: `depth` elements of row i0 + i.
+                unsafe {
+                    _mm512_mask_storeu_ps(out.as_mut_ptr().add((i0 + i) * k + k0), last_mask(depth), row);
+                }
+            }
+        }
+    }
+}
+
+/// The rows of a square, from its columns.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transposed(columns: [__m512; LANES]) -> [__m512; LANES] {
+    // Within the four parts of a vector, pairs of columns and then pairs of pairs are interleaved: `fours[4 g + j]` has row
+    // 4 l + j of the columns 4 g to 4 g + 3 in part l.
+    let pairs: [_; LANES] = std::array::from_fn(|i| {
+        let [x, y] = [columns[i & !1], columns[i | 1]];
+        if i % 2 == 0 { _mm512_unpacklo_ps(x, y) } else { _mm512_unpackhi_ps(x, y) }
+    });
+    let fours: [_; LANES] = std::array::from_fn(|i| {
+        let (group, j) = (i & !3, i % 4);
+        let [x, y] = [pairs[group + j / 2], pairs[group + j / 2 + 2]].map(|pair| _mm512_castps_pd(pair));
+        _mm512_castpd_ps(if j % 2 == 0 { _mm512_unpacklo_pd(x, y) } else { _mm512_unpackhi_pd(x, y) })
+    });
+    // Parts 0 and 2 or 1 and 3 of two vectors each, twice.
+    const EVEN: i32 = 0x88;
+    const ODD: i32 = 0xdd;
+    std::array::from_fn(|i| {
+        let (l, [a, b, c, d]) = (i / 4, [0, 4, 8, 12].map(|group| fours[group + i % 4]));
+        let [x, y] = match l % 2 {
+            0 => [_mm512_shuffle_f32x4::<EVEN>(a, b), _mm512_shuffle_f32x4::<EVEN>(c, d)],
+            _ => [_mm512_shuffle_f32x4::<ODD>(a, b), _mm512_shuffle_f32x4::<ODD>(c, d)],
+        };
+        if l < 2 { _mm512_shuffle_f32x4::<EVEN>(x, y) } else { _mm512_shuffle_f32x4::<ODD>(x, y) }
+    })
 }

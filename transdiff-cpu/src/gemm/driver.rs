@@ -139,11 +139,12 @@ fn with_packed_left<K: MicroKernel>(
     a: Operand<'_, K::Left>,
     f: impl FnOnce(Operand<'_, K::Left>),
 ) {
-    let row = kernel.packed_left_len([1, k], a.strides);
-    if row == 0 {
+    let len = kernel.packed_left_len([m, k], a.strides);
+    if len == 0 {
         return f(a);
     }
-    with_scratch(m * row, |packed| {
+    let row = len / m;
+    with_scratch(len, |packed| {
         let pack = |first: usize, packed: &mut [K::Left]| {
             // SAFETY: rows of A.
             unsafe { kernel.pack_left(a.left(first), [packed.len() / row, k], packed) };

@@ -119,6 +119,7 @@ fn products_match_sums_in_f64_in_every_kernel() {
             [31, 33, 50],
             [25, 2050, 16],
             [40, 520, 99],
+            [35, 2053, 18],
         ] {
             let convert = |v: Vec<f32>| v.into_iter().map(|x| T::of(f64::from(x))).collect::<Vec<T>>();
             let (a, b) = (convert(values(m * k, 5)), convert(values(k * n, 6)));
