@@ -87,10 +87,10 @@ pub(crate) fn zeros<T: Element>(op: &'static str, len: usize) -> Result<Vec<T>> 
 /// Bytes of a cache line, and of the widest vector.
 const LINE: usize = 64;
 
-/// Numbers that begin at a cache line: vectors that straddle two are read and written at half the rate.
+/// Elements that begin at a cache line: vectors across two lines are loaded and stored at half the rate.
 #[derive(Debug, Default)]
 pub(crate) struct Aligned<T> {
-    /// The numbers from `start` on, which is less than [`SLACK`](Self::SLACK).
+    /// The elements are those from `start` on, which is at most [`SLACK`](Self::SLACK).
     memory: Vec<T>,
     start: usize,
 }
@@ -121,5 +121,27 @@ impl<T> Deref for Aligned<T> {
 impl<T> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.memory[self.start..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aligned_elements_begin_at_a_line() {
+        fn check<T: Element + PartialEq>() {
+            for len in [0, 1, 63, 1000, 100_000] {
+                let mut aligned = Aligned::<T>::zeros("test", len).unwrap();
+                assert_eq!(aligned.as_ptr() as usize % LINE, 0);
+                assert!(aligned.len() == len && aligned.iter().all(|x| *x == T::default()));
+                aligned.fill(T::of(1.0));
+            }
+            assert!(Aligned::<T>::zeros("test", usize::MAX).is_err());
+        }
+        check::<i8>();
+        check::<bf16>();
+        check::<f32>();
+        check::<f64>();
     }
 }

@@ -18,6 +18,8 @@ macro_rules! scratch {
                 // Popped from the stack while in use: a nested call gets the next one, the same every time.
                 let mut scratch = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
                 if scratch.len() < len {
+                    // The old memory is freed before there is new memory.
+                    drop(scratch);
                     scratch = $crate::memory::Aligned::zeros("scratch", len).expect("scratch memory");
                 }
                 let result = f(&mut scratch[..len]);

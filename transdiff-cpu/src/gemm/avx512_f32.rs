@@ -1,8 +1,8 @@
 //! Single-precision products on AVX-512.
 //!
 //! C is computed in tiles of up to 8 rows and 3 vectors of 16 columns, which stay in registers for a whole block of
-//! k. A is read one element per row and k: in place with any strides, unless it is large and lies column by column; its
-//! rows are then copied, since every k of a tile would be on another page. B is packed into panels of the
+//! k. A is read in place, with any strides; if it is large and lies column by column, its rows are copied first, since each
+//! k of a tile would be on another page. B is packed into panels of the
 //! tile's width, which stay in the second-level cache while all rows pass; with few rows, or if all of it stays there,
 //! it is read in place.
 //!
@@ -28,7 +28,7 @@ const PANEL: usize = VECTORS * LANES;
 const DEPTH: usize = 1024;
 /// Number of rows from which packing B pays.
 const PACK_ROWS: usize = 24;
-/// Number of elements of an operand up to which it does not: all of it stays in the second-level cache, on few pages.
+/// Number of elements up to which an operand is read in place: all of it stays in the second-level cache, on few pages.
 const SMALL: usize = 1 << 16;
 
 /// The kernel. A value of this type exists only where the processor has AVX-512F.
@@ -73,7 +73,7 @@ impl MicroKernel for Avx512F32 {
     }
 
     fn packed_left_len(&self, [m, k]: [usize; 2], strides: [usize; 2]) -> usize {
-        if strides[0] == 1 && m * k > SMALL { m * k } else { 0 }
+        if strides[0] == 1 && strides[1] != 1 && m * k > SMALL { m * k } else { 0 }
     }
 
     unsafe fn pack_left(&self, a: Left<f32>, shape: [usize; 2], packed: &mut [f32]) {
@@ -105,8 +105,8 @@ fn last_mask(width: usize) -> __mmask16 {
     __mmask16::MAX >> (width.next_multiple_of(LANES) - width)
 }
 
-/// A tile of `ROWS` rows and `WIDTH` vectors of columns, the last of them masked by `last` unless all are `WHOLE`: masked
-/// loads take 4 % of the time of a product.
+/// A tile of `ROWS` rows and `WIDTH` vectors of columns. The last vector is masked by `last`; a `WHOLE` tile needs no mask,
+/// which saves 4 % of the time of a product.
 ///
 /// # Safety
 /// The processor has AVX-512F. `a`, `b` and `c` reach `ROWS` rows and the panel's columns, whose stride in B is 1.
@@ -223,7 +223,7 @@ unsafe fn pack(b: Panel<f32>, out: &mut [f32], stride: usize) {
 /// Copies `m`×`k` elements that lie column by column to rows without gaps.
 ///
 /// # Safety
-/// The processor has AVX-512F; `a` reaches the elements, and its rows have the stride 1.
+/// The processor has AVX-512F; `a` reaches the elements, and the stride of its rows is 1.
 #[target_feature(enable = "avx512f")]
 unsafe fn pack_left(a: Left<f32>, [m, k]: [usize; 2], out: &mut [f32]) {
     assert!(out.len() >= m * k && a.strides[0] == 1);
@@ -234,7 +234,7 @@ unsafe fn pack_left(a: Left<f32>, [m, k]: [usize; 2], out: &mut [f32]) {
             let from = a.from(i0, k0).start;
             let columns = std::array::from_fn(|j| {
                 let column = from.wrapping_add(j * a.strides[1]);
-                // Those of the next square: each is on another page.
+                // The columns of the next square, each on another page.
                 _mm_prefetch::<_MM_HINT_T0>(column.wrapping_add(LANES * a.strides[1]).cast());
                 let mask = if j < depth { last_mask(rows) } else { 0 };
                 // SAFETY: the rows of column k0 + j, if there is one.
@@ -250,12 +250,12 @@ unsafe fn pack_left(a: Left<f32>, [m, k]: [usize; 2], out: &mut [f32]) {
     }
 }
 
-/// The rows of a square, from its columns.
+/// Transposes a square.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transposed(columns: [__m512; LANES]) -> [__m512; LANES] {
-    // Within the four parts of a vector, pairs of columns and then pairs of pairs are interleaved: `fours[4 g + j]` has row
-    // 4 l + j of the columns 4 g to 4 g + 3 in part l.
+    // Within the four lanes of 128 bits, pairs of columns and then pairs of pairs are interleaved: lane l of
+    // `fours[4 g + j]` has row 4 l + j of the columns 4 g to 4 g + 3.
     let pairs: [_; LANES] = std::array::from_fn(|i| {
         let [x, y] = [columns[i & !1], columns[i | 1]];
         if i % 2 == 0 { _mm512_unpacklo_ps(x, y) } else { _mm512_unpackhi_ps(x, y) }
@@ -265,7 +265,7 @@ fn transposed(columns: [__m512; LANES]) -> [__m512; LANES] {
         let [x, y] = [pairs[group + j / 2], pairs[group + j / 2 + 2]].map(|pair| _mm512_castps_pd(pair));
         _mm512_castpd_ps(if j % 2 == 0 { _mm512_unpacklo_pd(x, y) } else { _mm512_unpackhi_pd(x, y) })
     });
-    // Parts 0 and 2 or 1 and 3 of two vectors each, twice.
+    // Lanes 0 and 2 or 1 and 3 of two vectors each, twice.
     const EVEN: i32 = 0x88;
     const ODD: i32 = 0xdd;
     std::array::from_fn(|i| {

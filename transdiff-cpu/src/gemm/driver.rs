@@ -143,6 +143,7 @@ fn with_packed_left<K: MicroKernel>(
     if len == 0 {
         return f(a);
     }
+    debug_assert!(len.is_multiple_of(m));
     let row = len / m;
     with_scratch(len, |packed| {
         let pack = |first: usize, packed: &mut [K::Left]| {
@@ -153,7 +154,10 @@ fn with_packed_left<K: MicroKernel>(
             Some(cpu) => {
                 cpu.chunks(packed, PACKED_ROWS * row, m * k / 2, |at, packed| pack(at / row, packed))
             }
-            None => pack(0, packed),
+            None => {
+                let parts = packed.chunks_mut(PACKED_ROWS * row).enumerate();
+                parts.for_each(|(part, packed)| pack(part * PACKED_ROWS, packed));
+            }
         }
         f(Operand::rows(packed, row));
     });

@@ -46,14 +46,14 @@ pub(crate) trait MicroKernel: Copy + Send + Sync {
         b
     }
 
-    /// Number of elements that [`pack_left`](Self::pack_left) writes for m×k elements of an A of these strides; 0 if
-    /// such an A is read in place.
+    /// Number of elements that [`pack_left`](Self::pack_left) writes for an A of m×k elements and these strides, which is
+    /// m rows of equal length; 0 if such an A is read in place.
     fn packed_left_len(&self, _shape: [usize; 2], _strides: [usize; 2]) -> usize {
         0
     }
 
-    /// Packs m×k elements of A into `packed`, which has [`packed_left_len`](Self::packed_left_len) elements: row after
-    /// row, each with the stride 1 of k.
+    /// Packs m×k elements, some rows of an A, into `packed`: row after row, each with the stride 1 of k and of the
+    /// length that [`packed_left_len`](Self::packed_left_len) gives the rows of the whole A.
     ///
     /// # Safety
     /// `a` reaches m×k elements.

@@ -120,7 +120,8 @@ macro_rules! gemm_int8 {
     };
 }
 
-/// Selects AVX-512 or NEON if the instruction set has it: those kernels read A in place, which matters for small K.
+/// Selects AVX-512 or NEON if the instruction set has it: those kernels read an A in place that is small or row-major,
+/// which matters for small K.
 macro_rules! select_f32 {
     ($cpu:expr, $kernel:ident => $product:expr) => {{
         #[cfg(target_arch = "x86_64")]
