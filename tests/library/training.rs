@@ -1,12 +1,10 @@
 //! The training loop and its checkpoints: resumed, interrupted and damaged runs, and invalid arguments.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::tiny::{self, bits, differing, step};
+use crate::common::tiny::{self, bits, differing, step};
 use proptest::prelude::*;
 use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Gradients;
@@ -110,7 +108,7 @@ fn training_is_independent_of_the_number_of_threads() {
 }
 
 proptest! {
-    #![proptest_config(common::cases(100))]
+    #![proptest_config(crate::common::cases(100))]
 
     /// Settings are stored exactly: a learning rate that is off by one rounding would make runs diverge.
     #[test]

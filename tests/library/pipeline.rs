@@ -1,11 +1,9 @@
 //! Pipelines: batches, initial latents, features, encoding and memory estimates.
 
-mod common;
-
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use common::tiny;
+use crate::common::tiny;
 use transdiff::checkpoint::WeightFile;
 use transdiff::diffusion::Sampling;
 use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Timesteps};

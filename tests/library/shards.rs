@@ -1,12 +1,10 @@
 //! Models in several safetensors files with an index.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use common::golden::Golden;
+use crate::common::golden::Golden;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use transdiff_core::checkpoint::{Format, WeightFile, write_atomic};

@@ -1,13 +1,11 @@
 //! A second model, generator and codec, through the unchanged trainer and pipeline: the interfaces fit more than
 //! TransDiff.
 
-mod common;
-
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use common::tiny::bits;
+use crate::common::tiny::bits;
 use serde::{Deserialize, Serialize};
 use transdiff::autograd::{Context, Param, Var};
 use transdiff::checkpoint::WeightView;

@@ -1,14 +1,12 @@
 //! Checkpoints of the published implementation: their tensors, their data, and the models in them, compared with the
 //! golden files that hold the same weights.
 
-mod common;
-
 use std::path::PathBuf;
 
-use common::archive::{checkpoint, zip};
-use common::golden::{Golden, exists, folder};
-use common::pickle;
-use common::tiny::{bits, differing};
+use crate::common::archive::{checkpoint, zip};
+use crate::common::golden::{Golden, exists, folder};
+use crate::common::pickle;
+use crate::common::tiny::{bits, differing};
 use serde_json::json;
 use transdiff_core::checkpoint::{Format, StoredDType, WeightFile, write_atomic};
 use transdiff_core::models::FileKind;
@@ -153,7 +151,7 @@ fn large_views_are_read_in_every_axis_order() {
 /// Values that cannot be read do not make the rest of the file unreadable.
 #[test]
 fn unreadable_values_are_skipped() {
-    use common::pickle::{global, int, text, tuple, view};
+    use crate::common::pickle::{global, int, text, tuple, view};
     let floats = || pickle::storage("FloatStorage", "0", 16);
     let expanded = view(floats(), 0, &[1 << 20, 1 << 20], &[0, 0]);
     let axes = view(floats(), 0, &[1; 9], &[1; 9]);
@@ -384,7 +382,7 @@ fn with_args(golden: &Golden, args: &[(&str, Vec<u8>)]) -> WeightFile {
 /// The error names the argument and the shape that contradict each other.
 #[test]
 fn arguments_that_contradict_the_shapes_are_rejected() {
-    use common::pickle::{boolean, int, text};
+    use crate::common::pickle::{boolean, int, text};
     let golden = Golden::load("onestep_256");
     let hints = hints(&golden);
     let img_size = golden.value::<i64>("img_size");

@@ -1,8 +1,6 @@
 //! Every differentiable operation against central differences in f64.
 
-mod common;
-
-use common::difference::{Case, Form, case, normals, tensor};
+use crate::common::difference::{Case, Form, case, normals, tensor};
 use transdiff_core::autograd::{Tape, Var};
 use transdiff_core::backend::{Activation, UnaryOp};
 use transdiff_core::models::cosine_mean;

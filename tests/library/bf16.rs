@@ -1,9 +1,7 @@
 //! bf16 on the reference implementation, which rounds where tensors change their type and panics where types do not match.
 //! `golden.rs` has it on the CPU.
 
-mod common;
-
-use common::tiny::{self, bits};
+use crate::common::tiny::{self, bits};
 use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{
     EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoopObserver, Solver, Timesteps,

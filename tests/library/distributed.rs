@@ -1,15 +1,11 @@
 //! Training on several ranks: the same weights, however a step's samples are divided, and the same errors on all ranks.
 
-mod common;
-#[path = "common/thread_ranks.rs"]
-mod thread_ranks;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::tiny;
-use thread_ranks::ThreadRank;
+use crate::common::tiny;
+use crate::thread_ranks::ThreadRank;
 use transdiff_core::checkpoint::WeightFile;
 use transdiff_core::data::{Dataset, LoaderOptions};
 use transdiff_core::distributed::{Collectives, Communicator, HostCollectives, even_counts};
@@ -109,7 +105,7 @@ impl Case {
             };
             let reports: Vec<[u64; 3]> = (0..steps).map(&mut step).collect::<Result<_>>().unwrap();
             let snapshot = run.snapshot().unwrap();
-            let whole = common::tiny::differing(&run.whole_ema().unwrap(), run.ema()).is_empty();
+            let whole = crate::common::tiny::differing(&run.whole_ema().unwrap(), run.ema()).is_empty();
             assert_eq!(whole, !self.shard || self.ranks == 1, "a rank has a part of the EMA weights");
             match snapshot.write(path) {
                 Err(Error::Argument { argument: "snapshot", .. }) if self.shard => {}

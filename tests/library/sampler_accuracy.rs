@@ -2,10 +2,8 @@
 //!
 //! Cases are drawn from fixed seeds, so that a statistical bound that holds once always holds.
 
-mod common;
-
-use common::cases;
-use common::sampling::{Gaussian, Logistic, NoNoise, any_interpolant};
+use crate::common::cases;
+use crate::common::sampling::{Gaussian, Logistic, NoNoise, any_interpolant};
 use proptest::prelude::*;
 use transdiff_core::diffusion::{
     ArStep, Euler, EulerMaruyama, Heun, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Sampler, Solver,

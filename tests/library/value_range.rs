@@ -1,8 +1,6 @@
 //! Values of a file beyond the range of the type in which it is loaded: an error, not infinity.
 
-mod common;
-
-use common::tiny::one_step;
+use crate::common::tiny::one_step;
 use transdiff_core::checkpoint::{WeightFile, write_atomic};
 use transdiff_core::models::transdiff::{TransDiff, TransDiffConfig};
 use transdiff_core::nn::Module;

@@ -2,13 +2,11 @@
 //!
 //! Their accuracy is measured in `sampler_accuracy.rs`.
 
-mod common;
-
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-use common::cases;
-use common::sampling::{Field, Gaussian, Network, NoNoise, any_interpolant};
+use crate::common::cases;
+use crate::common::sampling::{Field, Gaussian, Network, NoNoise, any_interpolant};
 use proptest::prelude::*;
 use transdiff_core::diffusion::{
     ArStep, ConditionalField, Euler, EulerMaruyama, Guidance, GuidedField, Heun, Interpolant, KeyedNoise,

@@ -1,11 +1,9 @@
 //! Gradients of whole models against central differences of the loss in f64, and which of them are zero.
 
-mod common;
-
 use std::ops::Range;
 
-use common::difference::normals;
-use common::tiny::{self, bits, differing};
+use crate::common::difference::normals;
+use crate::common::tiny::{self, bits, differing};
 use transdiff_core::autograd::{Context, Param};
 use transdiff_core::autograd::{Gradients, Tape};
 use transdiff_core::checkpoint::WeightFile;

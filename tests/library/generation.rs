@@ -1,10 +1,8 @@
 //! Generation: sessions, features, references, guidance, cancellation and noise.
 
-mod common;
-
 use std::ops::ControlFlow;
 
-use common::tiny::{self, bits, differing};
+use crate::common::tiny::{self, bits, differing};
 use proptest::prelude::*;
 use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Var;
@@ -84,7 +82,7 @@ fn group_layouts() -> impl Strategy<Value = (TransDiffConfig, usize)> {
 }
 
 proptest! {
-    #![proptest_config(common::cases(40))]
+    #![proptest_config(crate::common::cases(40))]
 
     /// Features computed group by group, with cached keys and values of earlier groups, equal those of a single pass.
     #[test]
@@ -374,9 +372,10 @@ fn latents_serve_the_conditions_of_both_branches() {
 #[test]
 fn diversity_matches_its_definition() {
     let (images, n, d) = (2, 5, 3);
-    let values = common::difference::normals(3, images * n * d);
+    let values = crate::common::difference::normals(3, images * n * d);
     let features =
-        Features::new(common::difference::tensor(&Reference, &[images, n, d], values.clone())).unwrap();
+        Features::new(crate::common::difference::tensor(&Reference, &[images, n, d], values.clone()))
+            .unwrap();
     let row = |image: usize, i: usize| &values[(image * n + i) * d..][..d];
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
     let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();

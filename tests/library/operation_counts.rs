@@ -1,8 +1,6 @@
 //! Operation counts of the benchmarks against counts by hand.
 
-#[path = "../benches/workloads/flops.rs"]
-mod flops;
-
+use crate::flops;
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::VaeConfig;
 
