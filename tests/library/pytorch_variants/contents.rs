@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 use transdiff_core::models::LoadHints;
 
+use super::*;
 use crate::common::archive::{Entry, checkpoint, zip};
 use crate::common::pickle::*;
-use crate::*;
 
 #[test]
 fn items_of_subclasses_are_kept() {

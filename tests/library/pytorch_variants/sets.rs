@@ -5,10 +5,10 @@ use transdiff_core::models::vae::{StoredVae, Vae};
 use transdiff_core::models::{FileKind, LoadHints, WeightSet};
 use transdiff_core::reference::Reference;
 
+use super::*;
 use crate::common::archive::zip;
 use crate::common::pickle::*;
 use crate::common::tiny;
-use crate::*;
 
 #[test]
 fn ema_weights_are_found_under_any_key_and_behind_wrappers() {

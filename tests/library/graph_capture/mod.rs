@@ -1,13 +1,11 @@
 //! Graph capture of sampling steps, on the reference implementation with graph capture added.
 
 mod capturing_backend;
-#[path = "../common/mod.rs"]
-mod common;
 
 use std::ops::ControlFlow;
 
+use crate::common::tiny::{self, bits};
 use capturing_backend::CapturingBackend;
-use common::tiny::{self, bits};
 use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{
     EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoopObserver, Progress, Timesteps,

@@ -1,14 +1,12 @@
 //! PyTorch checkpoints in the forms that other programs write: weights under any key, behind wrappers, in subclasses of
 //! containers, as numpy arrays; EMA weights in any spelling; and data beside the weights.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod contents;
 mod sets;
 
-use common::archive::{Entry, checkpoint, zip};
-use common::pickle::*;
-use common::tiny;
+use crate::common::archive::{Entry, checkpoint, zip};
+use crate::common::pickle::*;
+use crate::common::tiny;
 use transdiff_core::checkpoint::WeightFile;
 use transdiff_core::models::transdiff::StoredTransDiff;
 use transdiff_core::models::{LoadHints, WeightSet};
