@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains on the quickstart's digits in two processes of this machine, with the same samples per step as in one:
 #   examples/cluster/local.sh [DIRECTORY]      (default: out/cluster)
-# Variables: RANKS (a power of two up to 64, 2), STEPS (1500), PROFILE (release) of Cargo. Needs an MPI library, see docs/cluster.md.
+# Variables: RANKS (a power of two up to 64, 2), STEPS (1500), PROFILE (release) of Cargo, TRANSDIFF (a program that was built with
+# MPI; by default it is built). Needs an MPI library, see docs/cluster.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 out=${1:-out/cluster}
@@ -10,7 +11,10 @@ profile=${PROFILE:-release}
 target=${CARGO_TARGET_DIR:-target}/$profile
 [[ $profile != dev ]] || target=${CARGO_TARGET_DIR:-target}/debug
 
-cargo build --profile "$profile" --package transdiff-cli --features mpi
+if [[ -z ${TRANSDIFF-} ]]; then
+    cargo build --profile "$profile" --package transdiff-cli --features mpi
+    TRANSDIFF=$target/transdiff
+fi
 if [[ ! -d $out/quickstart/cache ]]; then
     cargo run --profile "$profile" --example quickstart -- --out "$out/quickstart" --steps 1 --samples 10 --sampling-steps 1
 fi
@@ -26,4 +30,4 @@ else
 fi
 # 64 samples per step, whatever the number of processes.
 arguments+=(--steps "${STEPS:-1500}" --set train.batch=$((64 / ranks)) --set train.accumulate=1)
-examples/cluster/launch.sh -np "$ranks" "$target/transdiff" train "${arguments[@]}" --device cpu --threads 1
+examples/cluster/launch.sh -np "$ranks" "$TRANSDIFF" train "${arguments[@]}" --device cpu --threads 1

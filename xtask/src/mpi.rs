@@ -11,9 +11,10 @@ const PROGRAMS: [&str; 2] = ["mpicc", "mpirun"];
 /// Arguments that select the packages that use MPI.
 const PACKAGES: [&str; 3] =
     ["--package=transdiff-mpi", "--package=transdiff-cli", "--features=transdiff-cli/mpi"];
-/// Arguments of `cargo test` for the tests that start jobs.
-const TESTS: [&[&str]; 2] =
-    [&["--package=transdiff-mpi"], &["--package=transdiff-cli", "--features=mpi", "--test=mpi"]];
+/// Tests of those packages: units and jobs, and examples in the documentation.
+const TESTS: [&[&str]; 2] = [&["--lib", "--test=ranks", "--test=mpi"], &["--doc"]];
+/// Program that the tests build.
+const TRANSDIFF: &str = "target/debug/transdiff";
 /// Scripts for clusters.
 const SCRIPTS: [&str; 4] = ["launch.sh", "slurm.sbatch", "ssh.sh", "local.sh"];
 /// Open MPI does not run as root without these.
@@ -39,7 +40,7 @@ pub fn check() -> Result {
     let doc = cargo(&["doc", "--locked", "--no-deps", "--package=transdiff"]).args(&PACKAGES);
     doc.env("RUSTDOCFLAGS", "-D warnings").run()?;
     for arguments in TESTS {
-        let test = cargo(&["test", "--locked"]).args(arguments);
+        let test = cargo(&["test", "--locked"]).args(&PACKAGES).args(arguments);
         AS_ROOT.iter().fold(test, |test, name| test.env(name, "1")).run()?;
     }
     check_local_script()
@@ -53,7 +54,8 @@ fn check_local_script() -> Result {
     }
     for steps in ["2", "3"] {
         let script = Process::new("examples/cluster/local.sh").arg(OUT);
-        script.env("RANKS", "2").env("PROFILE", "dev").env("STEPS", steps).run()?;
+        let script = script.env("RANKS", "2").env("PROFILE", "dev").env("STEPS", steps);
+        script.env("TRANSDIFF", TRANSDIFF).run()?;
         let checkpoint = out.join(format!("run/checkpoint-0000000{steps}.safetensors"));
         if !checkpoint.exists() {
             return Err(format!("examples/cluster/local.sh has not written {}", checkpoint.display()).into());
