@@ -271,7 +271,7 @@ simd! {
 
 /// Scratch of a forward task.
 struct Tiles<'s, T> {
-    /// (QUERIES, padded E).
+    /// (queries of a task, padded E).
     queries: &'s mut [T],
     /// (E, keys), times the scale.
     keys: &'s mut [T],
@@ -293,9 +293,9 @@ impl<'s, R: Real> Tiles<'s, R> {
     fn lengths<T: Float<Real = R>>(p: &Problem<'_, T>) -> [usize; 9] {
         let keys = KEYS.min(p.nkv.next_multiple_of(ALIGNMENT));
         let share = p.task_queries;
-        let (values, scores) = (keys * p.padded(), QUERIES * keys);
+        let (queries, values, scores) = (share * p.padded(), keys * p.padded(), QUERIES * keys);
         let mask = if p.dropout.is_some() { scores } else { 0 };
-        [QUERIES * p.padded(), values, values, scores, share * p.padded(), mask, QUERIES, share, share]
+        [queries, values, values, scores, queries, mask, QUERIES, share, share]
     }
 
     fn new<T: Float<Real = R>>(p: &Problem<'_, T>, scratch: &'s mut [R]) -> Self {
@@ -347,6 +347,7 @@ fn attend<T: Float>(
     tiles: &mut Tiles<'_, T::Real>,
 ) {
     let visible = if count == 0 { 0 } else { p.visible_len(first + count - 1) };
+    pad(p.q.from(image, head, first), p.q.row, [count, p.size, p.padded()], tiles.queries);
     for key in (0..visible).step_by(KEYS) {
         let len = KEYS.min(p.nkv - key);
         let width = len.next_multiple_of(ALIGNMENT);
@@ -372,10 +373,9 @@ fn attend_tile<T: Float>(
     tiles: &mut Tiles<'_, T::Real>,
 ) {
     let (width, padded) = (len.next_multiple_of(ALIGNMENT), p.padded());
-    pad(p.q.from(image, head, first), p.q.row, [rows, p.size, padded], tiles.queries);
     let scores = Product {
         size: [rows, p.size, width],
-        a: tiles.queries,
+        a: &tiles.queries[from * padded..][..rows * padded],
         a_strides: [padded, 1],
         b: tiles.keys,
         b_stride: width,
