@@ -76,18 +76,17 @@ impl ThreadPool {
         });
         let process = std::process::id();
         let mut pool = Self { shared, busy: AtomicBool::new(false), workers: Vec::new(), process };
-        let (started, runs) = std::sync::mpsc::channel();
         for i in 1..size {
-            let (shared, started) = (Arc::clone(&pool.shared), started.clone());
+            let (shared, (started, runs)) = (Arc::clone(&pool.shared), std::sync::mpsc::sync_channel(1));
             let thread = std::thread::Builder::new().name(format!("transdiff-{i}"));
             let work = move || {
-                // The receiver outlives every send.
+                // Received below.
                 let _ = started.send(());
                 shared.work();
             };
             pool.workers.push(thread.spawn(work)?);
-            // A new thread maps a signal stack, and the process aborts if it cannot. Started one by one, it is the
-            // larger stack of the next thread that exceeds a limit on memory, which is an error.
+            // A new thread maps a signal stack, and the process aborts if it cannot. If threads are started one by one, it is
+            // almost always the larger stack of the next thread that exceeds a limit on memory, which is an error.
             let _ = runs.recv();
         }
         Ok(pool)
