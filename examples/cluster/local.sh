@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains on the quickstart's digits in two processes of this machine, with the same samples per step as in one:
 #   examples/cluster/local.sh [DIRECTORY]      (default: out/cluster)
-# Variables: RANKS (a power of two up to 64, 2), STEPS (1500), PROFILE (release) of Cargo, TRANSDIFF (a program that was built with
-# MPI; by default it is built). Needs an MPI library, see docs/cluster.md.
+# Variables: RANKS (a power of two up to 64, 2), STEPS (1500), PROFILE (release) of Cargo, TRANSDIFF (path of a
+# program that was built with MPI, from the root of the repository; by default it is built). Needs an MPI library, see docs/cluster.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 out=${1:-out/cluster}

@@ -13,8 +13,6 @@ const PACKAGES: [&str; 3] =
     ["--package=transdiff-mpi", "--package=transdiff-cli", "--features=transdiff-cli/mpi"];
 /// Tests of those packages: units and jobs, and examples in the documentation.
 const TESTS: [&[&str]; 2] = [&["--lib", "--test=ranks", "--test=mpi"], &["--doc"]];
-/// Program that the tests build.
-const TRANSDIFF: &str = "target/debug/transdiff";
 /// Scripts for clusters.
 const SCRIPTS: [&str; 4] = ["launch.sh", "slurm.sbatch", "ssh.sh", "local.sh"];
 /// Open MPI does not run as root without these.
@@ -52,10 +50,13 @@ fn check_local_script() -> Result {
     if out.exists() {
         fs::remove_dir_all(out)?;
     }
+    // The tests have built it.
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let program = std::path::absolute(Path::new(&target).join("debug/transdiff"))?;
     for steps in ["2", "3"] {
         let script = Process::new("examples/cluster/local.sh").arg(OUT);
         let script = script.env("RANKS", "2").env("PROFILE", "dev").env("STEPS", steps);
-        script.env("TRANSDIFF", TRANSDIFF).run()?;
+        script.env("TRANSDIFF", &program).run()?;
         let checkpoint = out.join(format!("run/checkpoint-0000000{steps}.safetensors"));
         if !checkpoint.exists() {
             return Err(format!("examples/cluster/local.sh has not written {}", checkpoint.display()).into());
