@@ -1,6 +1,6 @@
 //! Parts shared by several test files.
 
-// Every test file is a separate crate and uses a part of them.
+// Every crate of tests uses a part of them.
 #![allow(dead_code)]
 
 pub mod archive;
