@@ -82,14 +82,14 @@ macro_rules! stored {
         impl Stored for $T {
             fn slice(buffer: &Buffer) -> &[Self] {
                 match buffer.plain() {
-                    Memory::$variant(a) => a.as_slice().expect("buffers have no gaps"),
+                    Memory::$variant(v) => v,
                     _ => panic!("the type of a buffer is that of its view"),
                 }
             }
 
             fn slice_mut(buffer: &mut Buffer) -> &mut [Self] {
                 match buffer.plain_mut() {
-                    Memory::$variant(a) => a.as_slice_mut().expect("buffers have no gaps"),
+                    Memory::$variant(v) => v,
                     _ => panic!("the type of a buffer is that of its view"),
                 }
             }

@@ -1,9 +1,9 @@
 //! An allocator that keeps freed memory and reuses it.
 //!
 //! A pass of the model allocates tensors of the same few sizes over and over. Fresh memory has to be mapped and
-//! zeroed by the system first; memory that a buffer freed does not.
+//! zeroed by the system first, on one thread; memory that a buffer freed does not.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use transdiff_core::{DType, Result};
@@ -13,14 +13,18 @@ use crate::memory::Memory;
 /// Buffers below this size, in bytes, are left to the system's allocator, which is fast for them.
 const SMALL: usize = 4096;
 
-/// Freed memory by type and length. Used and cached memory together never exceed the peak of used memory.
+/// Memory is reused for at most so many times fewer elements than it can hold. Of lengths that differ a little, as gradients
+/// of several shapes do, each would otherwise push the memory of the others out of the cache in every pass.
+const EXCESS: usize = 2;
+
+/// Freed memory by type and capacity. Used and cached memory together never exceed the peak of used memory.
 #[derive(Debug, Default)]
 pub(crate) struct CachingAllocator(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// By type and length, the memory freed last at the end. No list is empty.
-    cached: HashMap<(DType, usize), VecDeque<Freed>>,
+    /// By type and capacity, the memory freed last at the end. No list is empty.
+    cached: HashMap<DType, BTreeMap<usize, VecDeque<Freed>>>,
     /// Number of times that memory was freed.
     freed: u64,
     stats: Stats,
@@ -81,8 +85,8 @@ impl CachingAllocator {
 
     /// Takes memory back into the cache.
     pub(crate) fn free(&self, memory: Memory) {
-        let (dtype, len) = (memory.dtype(), memory.len());
-        let bytes = size(dtype, len);
+        let (dtype, capacity) = (memory.dtype(), memory.capacity());
+        let bytes = size(dtype, capacity);
         if bytes < SMALL {
             return;
         }
@@ -91,7 +95,7 @@ impl CachingAllocator {
         state.stats.cached += bytes;
         let time = state.freed;
         state.freed += 1;
-        state.cached.entry((dtype, len)).or_default().push_back(Freed { memory, time });
+        state.cached.entry(dtype).or_default().entry(capacity).or_default().push_back(Freed { memory, time });
     }
 
     /// Returns cached memory to the system.
@@ -106,15 +110,20 @@ impl State {
     /// Counts memory for `len` elements as used, and returns cached memory if there is any; else makes room for new
     /// memory. The peak is not raised yet: the system may have no more.
     fn begin(&mut self, dtype: DType, len: usize) -> Option<Memory> {
-        let bytes = size(dtype, len);
-        self.stats.used += bytes;
-        let found = self.cached.get_mut(&(dtype, len)).and_then(VecDeque::pop_back);
-        if found.is_some() {
-            self.stats.cached -= bytes;
-            self.remove_if_empty((dtype, len));
-        }
+        let cached = self.take(dtype, len);
+        self.stats.used += size(dtype, cached.as_ref().map_or(len, Memory::capacity));
         self.make_room(self.stats.peak.max(self.stats.used));
-        found.map(|freed| freed.memory)
+        cached.map(|memory| memory.resized(len))
+    }
+
+    /// Takes the smallest memory that suffices for `len` elements out of the cache.
+    fn take(&mut self, dtype: DType, len: usize) -> Option<Memory> {
+        let suitable = len..=len.saturating_mul(EXCESS);
+        let (&capacity, list) = self.cached.get_mut(&dtype)?.range_mut(suitable).next()?;
+        let freed = list.pop_back()?;
+        self.stats.cached -= size(dtype, capacity);
+        self.remove_if_empty(dtype, capacity);
+        Some(freed.memory)
     }
 
     fn drop_cached(&mut self) {
@@ -126,18 +135,20 @@ impl State {
     /// that is repeated will want it last.
     fn make_room(&mut self, limit: usize) {
         while self.stats.used + self.stats.cached > limit {
-            let Some((&key, list)) = self.cached.iter_mut().min_by_key(|(_, list)| list[0].time) else {
-                return;
-            };
+            let lists = self.cached.iter_mut().flat_map(|(&dtype, lists)| {
+                lists.iter_mut().map(move |(&capacity, list)| (dtype, capacity, list))
+            });
+            let Some((dtype, capacity, list)) = lists.min_by_key(|(.., list)| list[0].time) else { return };
             list.pop_front();
-            self.stats.cached -= size(key.0, key.1);
-            self.remove_if_empty(key);
+            self.stats.cached -= size(dtype, capacity);
+            self.remove_if_empty(dtype, capacity);
         }
     }
 
-    fn remove_if_empty(&mut self, key: (DType, usize)) {
-        if self.cached.get(&key).is_some_and(VecDeque::is_empty) {
-            self.cached.remove(&key);
+    fn remove_if_empty(&mut self, dtype: DType, capacity: usize) {
+        let Some(lists) = self.cached.get_mut(&dtype) else { return };
+        if lists.get(&capacity).is_some_and(VecDeque::is_empty) {
+            lists.remove(&capacity);
         }
     }
 }
@@ -171,6 +182,13 @@ mod tests {
         let other = alloc(&allocator, 2_000);
         assert_eq!(stats(&allocator), Stats { used: 8_000, cached: 20_000, peak: 60_000 });
         allocator.free(other);
+        // Memory for 5,000 elements is reused for 2,500 to 5,000 of them, and counted whole.
+        for (len, used) in [(2_499, 4 * 2_499), (2_500, 20_000), (4_000, 20_000)] {
+            let other = alloc(&allocator, len);
+            assert_eq!(stats(&allocator).used, used);
+            assert!(matches!(&other, Memory::F32(values) if values.len() == len));
+            allocator.free(other);
+        }
         let small = alloc(&allocator, 100);
         allocator.free(small);
         assert_eq!(stats(&allocator).used, 0);
@@ -182,18 +200,18 @@ mod tests {
     fn failed_allocations_are_not_counted() {
         let allocator = CachingAllocator::default();
         let refuse = || Err(Error::out_of_memory("alloc", 0));
-        let [a, b, c] = [2000, 3000, 5000].map(|len| alloc(&allocator, len));
+        let [a, b, c] = [4000, 3000, 5000].map(|len| alloc(&allocator, len));
         allocator.free(a);
         allocator.free(c);
-        assert_eq!(stats(&allocator), Stats { used: 12_000, cached: 28_000, peak: 40_000 });
+        assert_eq!(stats(&allocator), Stats { used: 12_000, cached: 36_000, peak: 48_000 });
         // A refusal empties the cache, and the system is asked again.
         let make = || if stats(&allocator).cached > 0 { refuse() } else { Memory::zeros(DType::F32, 1500) };
         allocator.free(allocator.alloc(DType::F32, 1500, make).unwrap());
-        assert_eq!(stats(&allocator), Stats { used: 12_000, cached: 6_000, peak: 40_000 });
+        assert_eq!(stats(&allocator), Stats { used: 12_000, cached: 6_000, peak: 48_000 });
         for len in [1 << 40, usize::MAX / 4, usize::MAX] {
             assert!(allocator.alloc(DType::F32, len, refuse).is_err());
             let stats = stats(&allocator);
-            assert_eq!((stats.used, stats.peak), (12_000, 40_000), "{len} elements");
+            assert_eq!((stats.used, stats.peak), (12_000, 48_000), "{len} elements");
         }
         allocator.free(b);
     }

@@ -1,5 +1,5 @@
-//! The CPU backend: ndarray storage, matrix products by micro-kernels for AVX-512, AVX2 and NEON or by matrixmultiply, and vectorised
-//! kernels for all other operations.
+//! The CPU backend: matrix products by micro-kernels for AVX-512, AVX2 and NEON or by matrixmultiply, strided loops by
+//! ndarray, and vectorised kernels for all other operations.
 //!
 //! # Determinism
 //!

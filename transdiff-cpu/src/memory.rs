@@ -4,7 +4,6 @@ use std::alloc;
 use std::ops::{Deref, DerefMut};
 
 use half::bf16;
-use ndarray::Array1;
 use transdiff_core::{DType, Error, Result};
 
 use crate::element::Element;
@@ -13,13 +12,13 @@ use crate::element::Element;
 #[derive(Debug)]
 pub(crate) enum Memory {
     /// Single precision.
-    F32(Array1<f32>),
+    F32(Vec<f32>),
     /// Double precision.
-    F64(Array1<f64>),
+    F64(Vec<f64>),
     /// bfloat16: computed with in single precision.
-    BF16(Array1<bf16>),
+    BF16(Vec<bf16>),
     /// Integers: stored, not computed in.
-    I32(Array1<i32>),
+    I32(Vec<i32>),
 }
 
 impl Memory {
@@ -32,35 +31,51 @@ impl Memory {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Number of elements that the memory can [hold](Self::resized).
+    pub(crate) fn capacity(&self) -> usize {
         match self {
-            Self::F32(a) => a.len(),
-            Self::F64(a) => a.len(),
-            Self::BF16(a) => a.len(),
-            Self::I32(a) => a.len(),
+            Self::F32(v) => v.capacity(),
+            Self::F64(v) => v.capacity(),
+            Self::BF16(v) => v.capacity(),
+            Self::I32(v) => v.capacity(),
+        }
+    }
+
+    /// The same memory with `len` elements, at most its capacity. Contents are unspecified.
+    pub(crate) fn resized(self, len: usize) -> Self {
+        fn resized<T: Element>(mut v: Vec<T>, len: usize) -> Vec<T> {
+            debug_assert!(len <= v.capacity(), "{len} elements in memory for {}", v.capacity());
+            v.resize(len, T::default());
+            v
+        }
+        match self {
+            Self::F32(v) => Self::F32(resized(v, len)),
+            Self::F64(v) => Self::F64(resized(v, len)),
+            Self::BF16(v) => Self::BF16(resized(v, len)),
+            Self::I32(v) => Self::I32(resized(v, len)),
         }
     }
 
     /// Writes the values of `f` of their indices.
     pub(crate) fn fill_with(&mut self, f: impl Fn(usize) -> f64) {
-        fn fill<T: Element>(a: &mut Array1<T>, f: impl Fn(usize) -> f64) {
-            a.iter_mut().enumerate().for_each(|(i, x)| *x = T::of(f(i)));
+        fn fill<T: Element>(v: &mut [T], f: impl Fn(usize) -> f64) {
+            v.iter_mut().enumerate().for_each(|(i, x)| *x = T::of(f(i)));
         }
         match self {
-            Self::F32(a) => fill(a, f),
-            Self::F64(a) => fill(a, f),
-            Self::BF16(a) => fill(a, f),
-            Self::I32(a) => fill(a, f),
+            Self::F32(v) => fill(v, f),
+            Self::F64(v) => fill(v, f),
+            Self::BF16(v) => fill(v, f),
+            Self::I32(v) => fill(v, f),
         }
     }
 
     pub(crate) fn zeros(dtype: DType, len: usize) -> Result<Self> {
         const OP: &str = "alloc";
         Ok(match dtype {
-            DType::F32 => Self::F32(zeros(OP, len)?.into()),
-            DType::F64 => Self::F64(zeros(OP, len)?.into()),
-            DType::BF16 => Self::BF16(zeros(OP, len)?.into()),
-            DType::I32 => Self::I32(zeros(OP, len)?.into()),
+            DType::F32 => Self::F32(zeros(OP, len)?),
+            DType::F64 => Self::F64(zeros(OP, len)?),
+            DType::BF16 => Self::BF16(zeros(OP, len)?),
+            DType::I32 => Self::I32(zeros(OP, len)?),
         })
     }
 }
