@@ -228,11 +228,12 @@ impl<B: Backend> DiffusionDecoder<B> {
     /// the highest frequency would lose its last digits.
     pub fn time(&self, ctx: &Context<B>, timesteps: &[f64]) -> Result<TimeEmbedding<B>> {
         let half = TIME_FEATURES / 2;
+        let frequency = |k: usize| libm::exp(-libm::log(10_000.0) * k as f64 / half as f64);
+        let frequencies: Vec<f64> = (0..half).map(frequency).collect();
         let mut waves = Vec::with_capacity(timesteps.len() * TIME_FEATURES);
         for &t in timesteps {
-            let angle = |k: usize| t * libm::exp(-libm::log(10_000.0) * k as f64 / half as f64);
-            waves.extend((0..half).map(|k| libm::cos(angle(k))));
-            waves.extend((0..half).map(|k| libm::sin(angle(k))));
+            waves.extend(frequencies.iter().map(|frequency| libm::cos(t * frequency)));
+            waves.extend(frequencies.iter().map(|frequency| libm::sin(t * frequency)));
         }
         let weight = self.time_embed.linear_1.weight.value();
         let shape = [timesteps.len(), TIME_FEATURES];
