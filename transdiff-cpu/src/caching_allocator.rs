@@ -16,6 +16,8 @@ const SMALL: usize = 4096;
 /// Memory is reused for at most so many times fewer elements than it can hold. Of lengths that differ a little, as gradients
 /// of several shapes do, each would otherwise push the memory of the others out of the cache in every pass.
 const EXCESS: usize = 2;
+/// Share of the peak, as its inverse, that all reused memory in use may have beyond what was asked for.
+const EXCESS_SHARE: usize = 32;
 
 /// Freed memory by type and capacity. Used and cached memory together never exceed the peak of used memory.
 #[derive(Debug, Default)]
@@ -37,10 +39,11 @@ struct Freed {
     time: u64,
 }
 
-/// Bytes in use, bytes cached, and the peak of the bytes in use.
+/// Bytes in use, those of them beyond what was asked for, bytes cached, and the peak of the bytes in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Stats {
     used: usize,
+    excess: usize,
     cached: usize,
     peak: usize,
 }
@@ -85,13 +88,14 @@ impl CachingAllocator {
 
     /// Takes memory back into the cache.
     pub(crate) fn free(&self, memory: Memory) {
-        let (dtype, capacity) = (memory.dtype(), memory.capacity());
+        let (dtype, len, capacity) = (memory.dtype(), memory.len(), memory.capacity());
         let bytes = size(dtype, capacity);
         if bytes < SMALL {
             return;
         }
         let mut state = self.lock();
         state.stats.used -= bytes;
+        state.stats.excess -= size(dtype, capacity - len);
         state.stats.cached += bytes;
         let time = state.freed;
         state.freed += 1;
@@ -116,11 +120,16 @@ impl State {
         cached.map(|memory| memory.resized(len))
     }
 
-    /// Takes the smallest memory that suffices for `len` elements out of the cache.
+    /// Takes the smallest memory that suffices for `len` elements out of the cache, unless it would be too large.
     fn take(&mut self, dtype: DType, len: usize) -> Option<Memory> {
         let suitable = len..=len.saturating_mul(EXCESS);
         let (&capacity, list) = self.cached.get_mut(&dtype)?.range_mut(suitable).next()?;
+        let excess = self.stats.excess + size(dtype, capacity - len);
+        if capacity > len && excess > self.stats.peak / EXCESS_SHARE {
+            return None;
+        }
         let freed = list.pop_back()?;
+        self.stats.excess = excess;
         self.stats.cached -= size(dtype, capacity);
         self.remove_if_empty(dtype, capacity);
         Some(freed.memory)
@@ -172,26 +181,26 @@ mod tests {
         let allocator = CachingAllocator::default();
         let (a, b) = (alloc(&allocator, 10_000), alloc(&allocator, 5_000));
         allocator.free(a);
-        assert_eq!(stats(&allocator), Stats { used: 20_000, cached: 40_000, peak: 60_000 });
+        assert_eq!(stats(&allocator), Stats { used: 20_000, excess: 0, cached: 40_000, peak: 60_000 });
         let again = alloc(&allocator, 10_000);
-        assert_eq!(stats(&allocator), Stats { used: 60_000, cached: 0, peak: 60_000 });
+        assert_eq!(stats(&allocator), Stats { used: 60_000, excess: 0, cached: 0, peak: 60_000 });
         allocator.free(again);
         allocator.free(b);
-        assert_eq!(stats(&allocator), Stats { used: 0, cached: 60_000, peak: 60_000 });
+        assert_eq!(stats(&allocator), Stats { used: 0, excess: 0, cached: 60_000, peak: 60_000 });
         // Of another size: what was freed first has to go.
         let other = alloc(&allocator, 2_000);
-        assert_eq!(stats(&allocator), Stats { used: 8_000, cached: 20_000, peak: 60_000 });
+        assert_eq!(stats(&allocator), Stats { used: 8_000, excess: 0, cached: 20_000, peak: 60_000 });
         allocator.free(other);
-        // Memory for 5,000 elements is reused for 2,500 to 5,000 of them, and counted whole.
-        for (len, used) in [(2_499, 4 * 2_499), (2_500, 20_000), (4_000, 20_000)] {
+        // Memory for 5,000 elements is reused for fewer, if they leave at most a 32nd of the peak, 1,875 bytes.
+        for (len, used, excess) in [(5_000, 20_000, 0), (4_600, 20_000, 1_600), (4_500, 18_000, 0)] {
             let other = alloc(&allocator, len);
-            assert_eq!(stats(&allocator).used, used);
-            assert!(matches!(&other, Memory::F32(values) if values.len() == len));
+            let stats = stats(&allocator);
+            assert_eq!((stats.used, stats.excess, other.len()), (used, excess, len));
             allocator.free(other);
         }
         let small = alloc(&allocator, 100);
         allocator.free(small);
-        assert_eq!(stats(&allocator).used, 0);
+        assert_eq!((stats(&allocator).used, stats(&allocator).excess), (0, 0));
         allocator.trim();
         assert_eq!(stats(&allocator), Stats::default());
     }
@@ -203,11 +212,11 @@ mod tests {
         let [a, b, c] = [4000, 3000, 5000].map(|len| alloc(&allocator, len));
         allocator.free(a);
         allocator.free(c);
-        assert_eq!(stats(&allocator), Stats { used: 12_000, cached: 36_000, peak: 48_000 });
+        assert_eq!(stats(&allocator), Stats { used: 12_000, excess: 0, cached: 36_000, peak: 48_000 });
         // A refusal empties the cache, and the system is asked again.
         let make = || if stats(&allocator).cached > 0 { refuse() } else { Memory::zeros(DType::F32, 1500) };
         allocator.free(allocator.alloc(DType::F32, 1500, make).unwrap());
-        assert_eq!(stats(&allocator), Stats { used: 12_000, cached: 6_000, peak: 48_000 });
+        assert_eq!(stats(&allocator), Stats { used: 12_000, excess: 0, cached: 6_000, peak: 48_000 });
         for len in [1 << 40, usize::MAX / 4, usize::MAX] {
             assert!(allocator.alloc(DType::F32, len, refuse).is_err());
             let stats = stats(&allocator);

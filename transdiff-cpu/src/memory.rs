@@ -31,6 +31,15 @@ impl Memory {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::F64(v) => v.len(),
+            Self::BF16(v) => v.len(),
+            Self::I32(v) => v.len(),
+        }
+    }
+
     /// Number of elements that the memory can [hold](Self::resized).
     pub(crate) fn capacity(&self) -> usize {
         match self {
