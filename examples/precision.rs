@@ -45,7 +45,7 @@ impl Inputs {
     fn new(model: &TransDiff<Cpu>, images: usize) -> Result<Self> {
         let labels: Vec<usize> = (0..images).map(|i| i % model.config().classes).collect();
         let seeds: Vec<u64> = (0..images as u64).collect();
-        let solver = Euler { timesteps: Timesteps::uniform(STEPS)?, interpolant: Interpolant::Linear };
+        let solver = Euler::new(Timesteps::uniform(STEPS)?, Interpolant::Linear);
         let sampling = Sampling::new(solver, Guidance::new(1.0)?);
         let mut noise = KeyedNoise::new(model.backend(), DType::F32, &seeds);
         let made = Session::new(model).generate(&labels, &[], &sampling, &mut noise, &mut NoopObserver)?;

@@ -91,6 +91,17 @@
 #define TRANSCDIFF_SOLVER_HEUN 2
 
 /**
+ * Exponential integrator of the paper's SDE with drift and noise scales, first or second order, on the paper's timesteps, for
+ * fewer steps.
+ */
+#define TRANSCDIFF_SOLVER_EXPONENTIAL_SDE 3
+
+/**
+ * Adams–Bashforth: deterministic, through the velocities of the last 2 to 4 steps, on uniform timesteps, for fewer steps.
+ */
+#define TRANSCDIFF_SOLVER_ADAMS_BASHFORTH 4
+
+/**
  * 8-bit RGB, height × width × channel (interleaved pixels).
  */
 #define TRANSCDIFF_RGB8_HWC 0
@@ -194,7 +205,7 @@ typedef struct transcdiff_progress {
      */
     size_t step;
     /**
-     * Number of sampling steps per AR step.
+     * Number of sampling steps of the current AR step.
      */
     size_t steps;
     /**
@@ -286,11 +297,11 @@ typedef struct transcdiff_generate_options {
      */
     double guidance_high;
     /**
-     * Scale of the drift, s0 in the paper, at least 0; ignored by other solvers than Euler–Maruyama.
+     * Scale of the drift, s0 in the paper, at least 0; ignored by deterministic solvers.
      */
     double drift_scale;
     /**
-     * Scale of the injected noise, s1 in the paper, at least 0; ignored by other solvers than Euler–Maruyama.
+     * Scale of the injected noise, s1 in the paper, at least 0; ignored by deterministic solvers.
      */
     double noise_scale;
     /**
@@ -351,6 +362,39 @@ typedef struct transcdiff_generate_options {
      * Pointer passed to the callbacks.
      */
     void *user_data;
+    /**
+     * Order of the solver: 1 or 2 for the exponential integrator, 2 to 4 for Adams–Bashforth; 0 means 2. Ignored by other solvers.
+     */
+    uint32_t order;
+    /**
+     * Reserved; must be 0.
+     */
+    uint32_t reserved;
+    /**
+     * Number of sampling steps per AR step, [ar_step_steps_count], overriding `steps`. NULL: `steps` for every AR step.
+     */
+    const uint32_t *ar_step_steps;
+    /**
+     * Number of elements of `ar_step_steps`: 0 or the number of AR steps, as for `ar_step_guidance_count`.
+     */
+    size_t ar_step_steps_count;
+    /**
+     * Times of the sampling steps of every AR step, [time_count], overriding `steps`: all of them, falling strictly from 1 (noise)
+     * to 0. NULL: times that go with the solver.
+     */
+    const double *times;
+    /**
+     * Number of elements of `times`: 0 or at least 2.
+     */
+    size_t time_count;
+    /**
+     * Three exponents a, b, c above 0 that warp the times of n sampling steps to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with u = i/n, or NULL.
+     */
+    const double *warp;
+    /**
+     * Extrapolation of Euler's predictions, at least 0; ignored by other solvers.
+     */
+    double extrapolation;
 } transcdiff_generate_options;
 
 /**

@@ -16,6 +16,7 @@
 #ifndef TRANSCDIFF_HPP
 #define TRANSCDIFF_HPP
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -116,6 +117,8 @@ enum class Solver : std::uint32_t {
     euler_maruyama = TRANSCDIFF_SOLVER_EULER_MARUYAMA,
     euler = TRANSCDIFF_SOLVER_EULER,
     heun = TRANSCDIFF_SOLVER_HEUN,
+    exponential_sde = TRANSCDIFF_SOLVER_EXPONENTIAL_SDE,
+    adams_bashforth = TRANSCDIFF_SOLVER_ADAMS_BASHFORTH,
 };
 
 /// Weight set to load from a file.
@@ -433,8 +436,7 @@ struct GenerateOptions {
     std::vector<double> ar_step_guidance = {};
     /// Time interval [low, high] with guidance, within [0, 1].
     std::optional<double> guidance_low = std::nullopt, guidance_high = std::nullopt;
-    /// Scales of the drift and of the injected noise, s0 and s1 in the paper, at least 0; ignored by other solvers than
-    /// Euler–Maruyama.
+    /// Scales of the drift and of the injected noise, s0 and s1 in the paper, at least 0; ignored by deterministic solvers.
     std::optional<double> drift_scale = std::nullopt, noise_scale = std::nullopt;
     /// Number of images per batch; 0 means all.
     std::size_t batch = 0;
@@ -457,6 +459,16 @@ struct GenerateOptions {
     std::optional<std::size_t> preview_interval = std::nullopt;
     /// Callback for log messages.
     LogFunction log = nullptr;
+    /// Order of the solver: 1 or 2 for exponential_sde, 2 to 4 for adams_bashforth; ignored by other solvers.
+    std::optional<std::uint32_t> order = std::nullopt;
+    /// Number of sampling steps per AR step, [ar_steps], overriding `steps`.
+    std::vector<std::uint32_t> ar_step_steps = {};
+    /// Times of the sampling steps of every AR step, overriding `steps`: all of them, falling strictly from 1 (noise) to 0.
+    std::vector<double> times = {};
+    /// Exponents a, b, c above 0 that warp the times of n sampling steps to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with u = i/n.
+    std::optional<std::array<double, 3>> warp = std::nullopt;
+    /// Extrapolation of Euler's predictions, at least 0; ignored by other solvers.
+    std::optional<double> extrapolation = std::nullopt;
 };
 
 /// Contiguous images of one size.
@@ -757,6 +769,13 @@ private:
         detail::set_if(to.guidance_high, from.guidance_high);
         detail::set_if(to.drift_scale, from.drift_scale);
         detail::set_if(to.noise_scale, from.noise_scale);
+        detail::set_if(to.order, from.order);
+        to.ar_step_steps = detail::data_or_null(from.ar_step_steps);
+        to.ar_step_steps_count = from.ar_step_steps.size();
+        to.times = detail::data_or_null(from.times);
+        to.time_count = from.times.size();
+        to.warp = from.warp ? from.warp->data() : nullptr;
+        detail::set_if(to.extrapolation, from.extrapolation);
         to.batch = from.batch;
         to.cancellation = detail::handle(from.cancellation);
         // Always set: it stops the call after an exception of another callback.

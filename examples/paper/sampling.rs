@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use transdiff::diffusion::{KeyedNoise, Progress, Sampling, SamplingSettings, SolverKind};
+use transdiff::diffusion::{KeyedNoise, Preset, Progress, Sampling, SamplingSettings};
 use transdiff::models::transdiff::Session;
 use transdiff::models::{Codec, Features, Model};
 use transdiff::{Backend, CancellationToken, DType, Error, Result, Tensor, TransDiff};
@@ -96,14 +96,7 @@ impl<B: Backend> Sampler<'_, B> {
 
     fn sampling(&self, set: &ImageSet) -> Result<Sampling> {
         let [drift, noise] = set.scales;
-        let settings = SamplingSettings {
-            solver: SolverKind::EulerMaruyama,
-            steps: self.steps,
-            guidance: vec![set.guidance],
-            guidance_interval: (0.0, 1.0),
-            drift_scale: Some(drift),
-            noise_scale: Some(noise),
-        };
-        settings.build(set.model.groups())
+        let settings = SamplingSettings::from(Preset::new(set.guidance, drift, noise));
+        settings.with_steps(self.steps).build(set.model.groups())
     }
 }

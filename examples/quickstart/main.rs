@@ -180,7 +180,7 @@ impl<'a> Samples<'a> {
         let model = model.to_precision(self.settings.dtype)?;
         let mut session = Session::new(&model);
         for guidance in GUIDANCE_SCALES.into_iter().rev() {
-            let sampling = Sampling::new(solver, Guidance::new(f64::from(guidance))?);
+            let sampling = Sampling::new(solver.clone(), Guidance::new(f64::from(guidance))?);
             let mut noise = KeyedNoise::new(model.backend(), DType::F32, &self.seeds);
             let started = Instant::now();
             let mut observer = |_: &Progress<'_, B>| match self.interrupted.load(Ordering::Relaxed) {

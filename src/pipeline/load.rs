@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn bf16_stays_near_f32() {
         let [mut wide, mut narrow] = [DType::F32, DType::BF16].map(session);
-        let solver = Euler { timesteps: Timesteps::uniform(3).unwrap(), interpolant: Interpolant::Linear };
+        let solver = Euler::new(Timesteps::uniform(3).unwrap(), Interpolant::Linear);
         let sampling = Sampling::new(solver, Guidance::new(1.4).unwrap());
         let outputs = OutputSelection { images: true, features: true };
         let request = Request { outputs, ..Request::new(vec![0, 2], vec![3, 4], sampling) };

@@ -41,7 +41,7 @@ fn assert_close(got: &Tensor<Reference>, want: &Tensor<Reference>) {
 fn solvers() -> [Solver; 2] {
     let (timesteps, interpolant) = (Timesteps::uniform(4).unwrap(), Interpolant::Linear);
     [
-        EulerMaruyama::new(timesteps, interpolant, 0.9, 0.95).unwrap().into(),
+        EulerMaruyama::new(timesteps.clone(), interpolant, 0.9, 0.95).unwrap().into(),
         Heun { timesteps, interpolant }.into(),
     ]
 }
@@ -89,7 +89,7 @@ fn features_of_both_types_are_decoded() {
         [DType::F32, DType::BF16].map(|dtype| tiny::model(&Reference, &tiny::one_step(), dtype));
     let features = wide.features(&wide.inference(), &[1, 2], &[]).unwrap();
     let rounded = Features::new(features.tensor().cast(DType::BF16).unwrap()).unwrap();
-    let sampling = Sampling::new(solvers()[0], Guidance::new(1.4).unwrap());
+    let sampling = Sampling::new(solvers()[0].clone(), Guidance::new(1.4).unwrap());
     let decode = |model: &TransDiff<Reference>, features: &Features<Reference>| {
         let mut noise = KeyedNoise::new(&Reference, DType::F32, &[3, 4]);
         Session::new(model).decode(features, &sampling, &mut noise, &mut NoopObserver).unwrap()

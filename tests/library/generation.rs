@@ -6,10 +6,9 @@ use crate::common::tiny::{self, bits, differing};
 use proptest::prelude::*;
 use transdiff_core::autograd::Context;
 use transdiff_core::autograd::Var;
-use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{
-    EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Progress, Solver,
-    Timesteps,
+    Euler, EulerMaruyama, Guidance, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Preset, Progress,
+    Sampling, SamplingSettings, SamplingStep, Schedule, Solver, SolverKind, Timesteps,
 };
 use transdiff_core::models::transdiff::{Mode, Session, Size, TransDiff, TransDiffConfig};
 use transdiff_core::models::{Features, Generation, Model, cosine_mean};
@@ -31,7 +30,7 @@ fn solver() -> Solver {
 
 fn guided(scales: &[f64]) -> Sampling {
     let guidance = scales.iter().map(|&scale| Guidance::new(scale).unwrap()).collect();
-    Sampling { solver: solver(), guidance }
+    Sampling { solvers: vec![solver()], guidance }
 }
 
 fn configs() -> [TransDiffConfig; 3] {
@@ -172,11 +171,9 @@ fn guidance_one_ignores_the_unconditional_embedding() {
 #[test]
 fn guided_latents_are_linear_in_the_scale() {
     let model = tiny::model(&Reference, &tiny::one_step(), DType::F64);
-    let one_step = Heun { timesteps: Timesteps::uniform(1).unwrap(), interpolant: Interpolant::Linear };
-    let euler =
-        transdiff_core::diffusion::Euler { timesteps: one_step.timesteps, interpolant: one_step.interpolant };
+    let euler = Euler::new(Timesteps::uniform(1).unwrap(), Interpolant::Linear);
     let image = |scale| {
-        let sampling = Sampling::new(euler, Guidance::new(scale).unwrap());
+        let sampling = Sampling::new(euler.clone(), Guidance::new(scale).unwrap());
         generate(&model, &[(1, 2), (0, 3)], &sampling).codes
     };
     let [one, two, three] = [1.0, 2.0, 3.0].map(image);
@@ -212,6 +209,46 @@ fn guidance_acts_from_its_ar_step_on() {
         assert_eq!(changed[..place], plain[..place]);
         assert!((place..4).all(|i| changed[i] != plain[i]), "{place}");
     }
+}
+
+/// Each AR step has its own number of sampling steps, which changes its latents and those of later AR steps only.
+#[test]
+fn every_ar_step_has_its_own_number_of_sampling_steps() {
+    let model = tiny::model(&cpu(), &tiny::mrar_of_singles(), DType::F32);
+    let settings = |steps: &[usize]| SamplingSettings {
+        schedule: Schedule::Steps(steps.to_vec()),
+        ..SamplingSettings::from(Preset::PLAIN).with_solver(SolverKind::AdamsBashforth)
+    };
+    let latents = |steps: &[usize]| {
+        let mut totals = Vec::new();
+        let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[2, 9]);
+        let mut observer = |progress: &Progress<'_, Cpu>| {
+            let SamplingStep { ar_step, done, total, .. } = progress.step;
+            if done == total {
+                assert_eq!(ar_step.index, totals.len());
+                totals.push(total);
+            }
+            ControlFlow::Continue(())
+        };
+        let sampling = settings(steps).build(4).unwrap();
+        let made = Session::new(&model).generate(&[1, 2], &[], &sampling, &mut noise, &mut observer).unwrap();
+        assert_eq!(totals, if steps.len() == 1 { vec![steps[0]; 4] } else { steps.to_vec() });
+        made.references.iter().chain([&made.codes]).map(bits).collect::<Vec<_>>()
+    };
+    let plain = latents(&[3]);
+    assert_eq!(latents(&[3; 4]), plain);
+    for place in 0..4 {
+        let mut steps = [3; 4];
+        steps[place] = 5;
+        let changed = latents(&steps);
+        assert_eq!(changed[..place], plain[..place]);
+        assert!((place..4).all(|i| changed[i] != plain[i]), "{place}");
+    }
+    let one_step = tiny::model(&cpu(), &tiny::one_step(), DType::F32);
+    let sampling = settings(&[3; 4]).build(4).unwrap();
+    let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[2]);
+    let refused = Session::new(&one_step).generate(&[1], &[], &sampling, &mut noise, &mut NoopObserver);
+    assert!(matches!(refused, Err(Error::Argument { argument: "solvers", .. })));
 }
 
 /// The first references of a generation, given by the caller, reproduce it.

@@ -6,8 +6,8 @@ use crate::common::cases;
 use crate::common::sampling::{Gaussian, Logistic, NoNoise, any_interpolant};
 use proptest::prelude::*;
 use transdiff_core::diffusion::{
-    ArStep, Euler, EulerMaruyama, Heun, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Sampler, Solver,
-    Timesteps,
+    AdamsBashforth, ArStep, Euler, EulerMaruyama, ExponentialSde, Heun, Interpolant, KeyedNoise, NoiseSource,
+    NoopObserver, RecordedNoise, Sampler, Solver, SolverState, Timesteps,
 };
 use transdiff_core::reference::Reference;
 use transdiff_core::{Backend, DType, Tensor};
@@ -16,7 +16,7 @@ const ONLY: ArStep = ArStep::ONLY;
 
 /// Exact mean and variance of an element after Euler–Maruyama: for Gaussian data every step is
 /// x ← g x + d + e z with constants, so the mean goes to g·mean + d and the variance to g²·var + e².
-fn propagate(data: &Gaussian, timesteps: Timesteps, s0: f64, s1: f64) -> (f64, f64) {
+fn propagate(data: &Gaussian, timesteps: &Timesteps, s0: f64, s1: f64) -> (f64, f64) {
     let (mut mean, mut var) = (0.0, 1.0);
     for i in 0..timesteps.steps() {
         let (t, dt) = (timesteps.time(i), timesteps.time(i + 1) - timesteps.time(i));
@@ -66,9 +66,9 @@ proptest! {
     ) {
         let data = Gaussian { interpolant, mean, std };
         let timesteps = Timesteps::paper(steps).unwrap();
-        let sampler = EulerMaruyama::new(timesteps, interpolant, s0, s1).unwrap();
+        let sampler = EulerMaruyama::new(timesteps.clone(), interpolant, s0, s1).unwrap();
         let (m, v) = draw(&Reference, DType::F64, &data, &sampler, seed);
-        let (mean, var) = propagate(&data, timesteps, s0, s1);
+        let (mean, var) = propagate(&data, &timesteps, s0, s1);
         let (se_mean, se_var) = standard_errors(var, DRAWS);
         prop_assert!((m - mean).abs() <= 4.0 * se_mean, "mean {m}, of the scheme {mean} ± {se_mean}");
         prop_assert!((v - var).abs() <= 4.0 * se_var, "variance {v}, of the scheme {var} ± {se_var}");
@@ -81,7 +81,7 @@ proptest! {
         let data = Gaussian { interpolant, mean, std };
         let (se_mean, se_var) = standard_errors(std * std, DRAWS);
         let uniform = Timesteps::uniform(600).unwrap();
-        let (bias_mean, bias_var) = propagate(&data, uniform, 1.0, 1.0);
+        let (bias_mean, bias_var) = propagate(&data, &uniform, 1.0, 1.0);
         prop_assert!((bias_mean - mean).abs() <= 0.5 * se_mean, "bias of the mean {}", bias_mean - mean);
         prop_assert!((bias_var - std * std).abs() <= 0.5 * se_var, "bias of the variance {}", bias_var - std * std);
         let stochastic = EulerMaruyama::new(uniform, interpolant, 1.0, 1.0).unwrap();
@@ -100,7 +100,7 @@ proptest! {
     fn discretisation_bias_has_order_one(interpolant in any_interpolant(), mean in -3.0..3.0f64, std in 0.2..2.0f64) {
         let data = Gaussian { interpolant, mean, std };
         let error = |n: usize| {
-            let (m, v) = propagate(&data, Timesteps::uniform(n).unwrap(), 1.0, 1.0);
+            let (m, v) = propagate(&data, &Timesteps::uniform(n).unwrap(), 1.0, 1.0);
             (m - mean).hypot(v - std * std)
         };
         let slope = (error(2000) / error(4000)).log2();
@@ -130,18 +130,153 @@ fn assert_order(what: &str, order: f64, errors: &[f64]) {
 fn deterministic_solvers_have_their_order_of_convergence() {
     let errors = |solver: &dyn Fn(Timesteps) -> Solver| -> Vec<f64> {
         let timesteps = [32, 64, 128, 256].map(|n| Timesteps::uniform(n).unwrap());
-        timesteps.iter().map(|&s| logistic_error(&solver(s), |x| Logistic::exact(x, 0.0))).collect()
+        timesteps.into_iter().map(|s| logistic_error(&solver(s), |x| Logistic::exact(x, 0.0))).collect()
     };
     assert_order(
         "Euler",
         1.0,
-        &errors(&|timesteps| Solver::Euler(Euler { timesteps, interpolant: Interpolant::Linear })),
+        &errors(&|timesteps| Solver::Euler(Euler::new(timesteps, Interpolant::Linear))),
     );
     assert_order(
         "Heun",
         2.0,
         &errors(&|timesteps| Solver::Heun(Heun { timesteps, interpolant: Interpolant::Linear })),
     );
+}
+
+/// The first step is Euler's, of whose error, of order 2 in the step, that of all orders is at last. Higher orders have smaller
+/// errors, and on times whose first steps are short, as short as that error asks for, they have their own order.
+#[test]
+fn adams_bashforth_converges_with_the_order_of_its_start() {
+    let interpolant = Interpolant::Linear;
+    let error = |order, timesteps| {
+        let solver = AdamsBashforth::new(timesteps, interpolant, order).unwrap();
+        logistic_error(&solver, |x| Logistic::exact(x, 0.0))
+    };
+    let errors = |order| [2048, 4096, 8192].map(|n| error(order, Timesteps::uniform(n).unwrap()));
+    for order in 2..=4 {
+        assert_order(&format!("Adams–Bashforth {order}"), 2.0, &errors(order));
+    }
+    // Steps that grow from a start of the fourth power of the others' length.
+    let started = |n: usize, order: usize| {
+        let h = 1.0 / n as f64;
+        let mut steps = vec![h.powi(order as i32)];
+        while steps[steps.len() - 1] < h {
+            steps.push((1.3 * steps[steps.len() - 1]).min(h));
+        }
+        let start: f64 = steps.iter().sum();
+        let mut times = vec![1.0];
+        steps.iter().for_each(|step| times.push(times[times.len() - 1] - step));
+        let even = ((1.0 - start) * n as f64).round() as usize;
+        let left = times[times.len() - 1];
+        times.extend((1..=even).map(|i| left * (even - i) as f64 / even as f64));
+        Timesteps::listed(times).unwrap()
+    };
+    for order in 3..=4 {
+        let errors = [64, 128, 256, 512].map(|n| error(order, started(n, order)));
+        assert_order(&format!("Adams–Bashforth {order} from short steps"), order as f64, &errors);
+    }
+}
+
+/// Exact mean and variance of the state after `steps` steps of `sampler` for a field that is affine in x: the state is affine in
+/// the noise then, of which draw 0 is the initial one. Row 0 has none, row 1 + j a 1 in place of draw j.
+fn exact_moments(sampler: &dyn Sampler<Reference>, field: &Gaussian, steps: usize) -> (f64, f64) {
+    let unit = |j: usize| {
+        let values = (0..steps + 2).map(|row| f64::from(u8::from(row == 1 + j))).collect();
+        Tensor::from_f64(&Reference, &[steps + 2, 1], values, DType::F64).unwrap()
+    };
+    let mut state = SolverState::new(unit(0), ONLY).unwrap();
+    let mut noise = RecordedNoise::new(unit(0), (1..=steps).map(unit));
+    for i in 0..steps {
+        sampler.step(i, &mut state, field, &mut noise).unwrap();
+    }
+    let out = state.x.to_f64().unwrap();
+    (out[0], out[1..].iter().map(|x| (x - out[0]).powi(2)).sum())
+}
+
+/// For Gaussian data of standard deviation 1 and scales of 1, the error of the sampled standard deviation against that of the
+/// continuous SDE, which has the data's marginals, with the final step from there. The numbers were computed independently, and
+/// are met to their last digit.
+#[test]
+fn stochastic_solvers_have_their_error_of_the_standard_deviation() {
+    let field = Gaussian { interpolant: Interpolant::Linear, mean: 0.4, std: 1.0 };
+    // The posterior mean at 0.04 of x with the marginal's deviation √(0.96² + 0.04²).
+    let exact = 0.96 / 0.96f64.hypot(0.04);
+    let exponential =
+        |timesteps, order| Solver::from(ExponentialSde::new(timesteps, order, 1.0, 1.0).unwrap());
+    for (n, errors, digits) in [
+        (10, [-0.054, -0.17, 0.099], [1e-3, 1e-2, 1e-3]),
+        (25, [-0.024, -0.073, 0.016], [1e-3; 3]),
+        (50, [-0.013, -0.038, 0.0035], [1e-3, 1e-3, 1e-4]),
+        (100, [-0.007, -0.019, 0.0008], [1e-3, 1e-3, 1e-4]),
+    ] {
+        let timesteps = || Timesteps::paper(n).unwrap();
+        let solvers = [
+            EulerMaruyama::new(timesteps(), Interpolant::Linear, 1.0, 1.0).unwrap().into(),
+            exponential(timesteps(), 1),
+            exponential(timesteps(), 2),
+        ];
+        for ((solver, expected), digit) in solvers.iter().zip(errors).zip(digits) {
+            let (mean, var) = exact_moments(solver, &field, n);
+            let error = var.sqrt() - exact;
+            assert!((error - expected).abs() <= 0.501 * digit, "{solver:?}: {error}, expected {expected}");
+            assert!((mean - 0.4).abs() < 0.1, "{solver:?}: mean {mean}");
+        }
+    }
+}
+
+/// The bias of the exponential integrator falls with its order.
+#[test]
+fn exponential_sde_converges_with_its_order() {
+    for (mean, std) in [(0.4, 1.0), (-2.0, 0.3), (1.0, 0.7)] {
+        let field = Gaussian { interpolant: Interpolant::Linear, mean, std };
+        // To 0.5, so that the last step, which is of order 1, is left out.
+        let (exact_mean, exact_var) = field.marginal(0.5);
+        for order in 1..=2 {
+            let errors = [64, 128, 256, 512].map(|n| {
+                let timesteps = Timesteps::uniform(2 * n).unwrap();
+                let solver = ExponentialSde::new(timesteps, order, 1.0, 1.0).unwrap();
+                let (mean, var) = exact_moments(&solver, &field, n);
+                (mean - exact_mean).hypot(var - exact_var)
+            });
+            assert_order(&format!("mean {mean}, deviation {std}, order {order}"), order as f64, &errors);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(32))]
+
+    /// For data at a point, the state has the mean and the variance of the continuous SDE with its scales at every time, at
+    /// any times; for scales of 1 these are those of x_t, (1 − t) m and t².
+    #[test]
+    fn exponential_sde_is_exact_for_data_at_a_point(
+        mean in -3.0..3.0f64, order in 1..3usize, s0 in 0.0..1.5f64, s1 in 0.0..1.5f64, unit: bool,
+        lengths in prop::collection::vec(0.05..1.0f64, 2..12),
+    ) {
+        let (s0, s1) = if unit { (1.0, 1.0) } else { (s0, s1) };
+        let total: f64 = lengths.iter().sum();
+        let left = |i: usize| lengths[i..].iter().sum::<f64>() / total;
+        let times: Vec<f64> = [1.0].into_iter().chain((1..=lengths.len()).map(left)).collect();
+        let last = times[times.len() - 2];
+        let field = Gaussian { interpolant: Interpolant::Linear, mean, std: 0.0 };
+        let at = |times: Vec<f64>, steps: usize| {
+            let solver = ExponentialSde::new(Timesteps::listed(times).unwrap(), order, s0, s1).unwrap();
+            exact_moments(&solver, &field, steps)
+        };
+        // All but the final step, against one step to the same time.
+        let (m, v) = at(times.clone(), lengths.len() - 1);
+        let (m1, v1) = at(vec![1.0, last, 0.0], 1);
+        prop_assert!((m - m1).abs() <= 1e-12 * (1.0 + mean.abs()), "mean {m}, in one step {m1}");
+        prop_assert!((v - v1).abs() <= 1e-12 * (1.0 + v1), "variance {v}, in one step {v1}");
+        if unit {
+            prop_assert!((m - (1.0 - last) * mean).abs() <= 1e-12 * (1.0 + mean.abs()), "mean {m}");
+            prop_assert!((v - last * last).abs() <= 1e-12, "variance {v}, noise level {last}");
+        }
+        // Then the data itself.
+        let (m, v) = at(times, lengths.len());
+        prop_assert!((m - mean).abs() <= 1e-12 * (1.0 + mean.abs()) && v <= 1e-24, "{m} {v}");
+    }
 }
 
 /// With the paper's timesteps the final step, 0.04 → 0, does not shrink: the solvers converge, with their order, to the
@@ -154,8 +289,9 @@ fn the_papers_final_step_limits_convergence() {
     let timesteps = [32, 64, 128, 256].map(|n| Timesteps::paper(n + 1).unwrap());
     let interpolant = Interpolant::Linear;
     let limit = |x: f64, step: &dyn Fn(f64) -> f64| step(Logistic::exact(x, LAST));
-    let errors =
-        timesteps.map(|timesteps| logistic_error(&Euler { timesteps, interpolant }, |x| limit(x, &euler)));
+    let errors = timesteps
+        .clone()
+        .map(|timesteps| logistic_error(&Euler::new(timesteps, interpolant), |x| limit(x, &euler)));
     assert_order("Euler", 1.0, &errors);
     let errors =
         timesteps.map(|timesteps| logistic_error(&Heun { timesteps, interpolant }, |x| limit(x, &heun)));

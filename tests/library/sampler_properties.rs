@@ -9,9 +9,9 @@ use crate::common::cases;
 use crate::common::sampling::{Field, Gaussian, Network, NoNoise, any_interpolant};
 use proptest::prelude::*;
 use transdiff_core::diffusion::{
-    ArStep, ConditionalField, Euler, EulerMaruyama, Guidance, GuidedField, Heun, Interpolant, KeyedNoise,
-    NoiseSource, NoopObserver, Preset, Progress, RecordedNoise, Sampler, Sampling, SamplingSettings, Solver,
-    Timesteps, VelocityField,
+    AdamsBashforth, ArStep, ConditionalField, Euler, EulerMaruyama, ExponentialSde, Guidance, GuidedField,
+    Heun, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Preset, Progress, RecordedNoise, Sampler,
+    Sampling, SamplingSettings, Schedule, Solver, SolverKind, Timesteps, VelocityField, Work,
 };
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey, philox4x32};
@@ -20,15 +20,44 @@ use transdiff_cpu::Cpu;
 
 const ONLY: ArStep = ArStep::ONLY;
 
+/// Any times of `steps` steps.
+fn any_timesteps() -> impl Strategy<Value = Timesteps> {
+    let listed = prop::collection::vec(0.05..1.0f64, 1..12).prop_map(|lengths| {
+        let total: f64 = lengths.iter().sum();
+        let left = |i: usize| lengths[i..].iter().sum::<f64>() / total;
+        Timesteps::listed([1.0].into_iter().chain((1..=lengths.len()).map(left)).collect::<Vec<_>>()).unwrap()
+    });
+    let exponents = prop::array::uniform3(0.5..2.0f64);
+    prop_oneof![
+        (1..12usize).prop_map(|steps| Timesteps::paper(steps).unwrap()),
+        (1..12usize).prop_map(|steps| Timesteps::uniform(steps).unwrap()),
+        (1..12usize, exponents).prop_map(|(steps, warp)| Timesteps::warped(steps, warp).unwrap()),
+        listed,
+    ]
+}
+
+/// A solver of each kind.
+fn solvers(timesteps: &Timesteps, interpolant: Interpolant, order: usize, [s0, s1]: [f64; 2]) -> Vec<Solver> {
+    let timesteps = || timesteps.clone();
+    let solvers = vec![
+        EulerMaruyama::new(timesteps(), interpolant, s0, s1).unwrap().into(),
+        ExponentialSde::new(timesteps(), order.min(2), s0, s1).unwrap().into(),
+        Euler::new(timesteps(), interpolant).into(),
+        Euler::new(timesteps(), interpolant).extrapolated(0.4).unwrap().into(),
+        Heun { timesteps: timesteps(), interpolant }.into(),
+        AdamsBashforth::new(timesteps(), interpolant, order.max(2)).unwrap().into(),
+    ];
+    let kinds: HashSet<SolverKind> = solvers.iter().map(Solver::kind).collect();
+    assert_eq!(kinds.len(), SolverKind::ALL.len());
+    solvers
+}
+
 fn any_solver() -> impl Strategy<Value = Solver> {
-    (1..12usize, any_interpolant(), 0.5..1.2f64, 0.1..1.2f64, 0..3u8).prop_map(
-        |(steps, interpolant, s0, s1, kind)| {
-            let (paper, uniform) = (Timesteps::paper(steps).unwrap(), Timesteps::uniform(steps).unwrap());
-            match kind {
-                0 => Solver::EulerMaruyama(EulerMaruyama::new(paper, interpolant, s0, s1).unwrap()),
-                1 => Solver::Euler(Euler { timesteps: uniform, interpolant }),
-                _ => Solver::Heun(Heun { timesteps: uniform, interpolant }),
-            }
+    let scales = [0.5..1.2f64, 0.1..1.2f64];
+    (any_timesteps(), any_interpolant(), 1..5usize, scales, any::<prop::sample::Index>()).prop_map(
+        |(timesteps, interpolant, order, scales, kind)| {
+            let mut solvers = solvers(&timesteps, interpolant, order, scales);
+            solvers.swap_remove(kind.index(solvers.len()))
         },
     )
 }
@@ -97,11 +126,7 @@ proptest! {
         let timesteps = Timesteps::paper(steps).unwrap();
         let field = network(&Reference, seed, DType::F32);
         let field = GuidedField::new(&field, Guidance::NONE);
-        for solver in [
-            Solver::EulerMaruyama(EulerMaruyama::new(timesteps, interpolant, s0, 0.0).unwrap()),
-            Solver::Euler(Euler { timesteps, interpolant }),
-            Solver::Heun(Heun { timesteps, interpolant }),
-        ] {
+        for solver in solvers(&timesteps, interpolant, 2, [s0, 0.0]) {
             let x = KeyedNoise::new(&Reference, DType::F32, &[seed]).initial(&[1, TOKENS, CHANNELS]).unwrap();
             let silent = solver.sample(&field, x.clone(), ONLY, &mut NoNoise, &mut NoopObserver).unwrap();
             // Nor does the stream matter.
@@ -144,7 +169,7 @@ proptest! {
 
     #[test]
     fn timesteps_fall_strictly_to_zero(steps in 1..3000usize) {
-        for (timesteps, last) in [(Timesteps::paper(steps), 0.04), (Timesteps::uniform(steps), 1.0 / steps as f64)] {
+        for (timesteps, last) in [(Timesteps::paper(steps), 0.04), (Timesteps::uniform(steps), 1.0 - (steps - 1) as f64 / steps as f64)] {
             let times: Vec<f64> = timesteps.unwrap().times().collect();
             prop_assert_eq!(times.len(), steps + 1);
             prop_assert!(times.is_sorted_by(|a, b| a > b));
@@ -187,7 +212,7 @@ proptest! {
             previews.push((p.step.t, p.preview().unwrap().to_f64().unwrap()));
             ControlFlow::Continue(())
         };
-        x = Euler { timesteps, interpolant }.sample(&data, x, ONLY, &mut noise, &mut observer).unwrap();
+        x = Euler::new(timesteps, interpolant).sample(&data, x, ONLY, &mut noise, &mut observer).unwrap();
         // At t = 1 only the mean is known; the last Euler step of the linear interpolant ends at the preview.
         prop_assert!(previews[0].1.iter().all(|p| (p - mean).abs() < 1e-12 * (1.0 + start[0].abs() + mean.abs())));
         if interpolant == Interpolant::Linear {
@@ -310,8 +335,35 @@ fn invalid_arguments_are_refused_by_name() {
     }
     let timesteps = Timesteps::paper(4).unwrap();
     for bad in [-1e-9, -1.0, f64::NAN, f64::INFINITY] {
-        refused("drift_scale", EulerMaruyama::new(timesteps, Interpolant::Linear, bad, 1.0));
-        refused("noise_scale", EulerMaruyama::new(timesteps, Interpolant::Linear, 1.0, bad));
+        let timesteps = || timesteps.clone();
+        refused("drift_scale", EulerMaruyama::new(timesteps(), Interpolant::Linear, bad, 1.0));
+        refused("noise_scale", EulerMaruyama::new(timesteps(), Interpolant::Linear, 1.0, bad));
+        refused("drift_scale", ExponentialSde::new(timesteps(), 2, bad, 1.0));
+        refused("noise_scale", ExponentialSde::new(timesteps(), 2, 1.0, bad));
+        refused("extrapolation", Euler::new(timesteps(), Interpolant::Linear).extrapolated(bad));
+    }
+    for order in [0, 3, usize::MAX] {
+        refused("order", ExponentialSde::new(timesteps.clone(), order, 1.0, 1.0));
+    }
+    for order in [0, 1, 5, usize::MAX] {
+        refused("order", AdamsBashforth::new(timesteps.clone(), Interpolant::Linear, order));
+    }
+    for times in [
+        &[][..],
+        &[1.0],
+        &[1.0, 0.5],
+        &[0.9, 0.0],
+        &[1.0, 0.5, 0.5, 0.0],
+        &[1.0, f64::NAN, 0.0],
+        &[1.0, 0.2, 0.3, 0.0],
+    ] {
+        refused("times", Timesteps::listed(times));
+    }
+    for bad in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-300, 1e300] {
+        refused("warp", Timesteps::warped(8, [1.0, bad, 1.0]));
+    }
+    for steps in [0, 1 << 32, usize::MAX] {
+        refused("steps", Timesteps::warped(steps, [1.0; 3]));
     }
     // The allowed extremes.
     assert!(Guidance::within(1.0, 0.0, 0.0).is_ok() && Guidance::within(f64::MAX, 1.0, 1.0).is_ok());
@@ -331,7 +383,7 @@ fn guidance_intervals_include_their_ends() {
 
 /// The sampler of a preset in `steps` steps.
 fn solver(preset: Preset, steps: usize) -> Solver {
-    SamplingSettings::from(preset).with_steps(steps).build(1).unwrap().solver
+    SamplingSettings::from(preset).with_steps(steps).build(1).unwrap().solvers.remove(0)
 }
 
 #[test]
@@ -394,6 +446,30 @@ fn empty_batches_are_allowed() {
     assert_eq!(out.shape(), [0, 4]);
 }
 
+#[test]
+fn work_counts_evaluations_and_network_passes() {
+    let settings = |solver, schedule| SamplingSettings {
+        schedule,
+        guidance_interval: (0.3, 1.0),
+        ..SamplingSettings::from(Preset::BASE).with_solver(solver)
+    };
+    // Uniform times of four steps: 1, ¾, ½ and ¼, the first three of which are guided; Heun evaluates all but the first and the
+    // last twice, and at 0.
+    for (solver, evaluations, passes) in
+        [(SolverKind::Euler, 4, 7), (SolverKind::AdamsBashforth, 4, 7), (SolverKind::Heun, 8, 13)]
+    {
+        let sampling = settings(solver, Schedule::Steps(vec![4])).build(1).unwrap();
+        assert_eq!(sampling.work(1, 0).unwrap(), Work { evaluations, passes });
+    }
+    let times =
+        settings(SolverKind::ExponentialSde, Schedule::Times(vec![1.0, 0.3, 0.2, 0.0])).build(4).unwrap();
+    assert_eq!(times.work(4, 1).unwrap(), Work { evaluations: 9, passes: 15 });
+    let each = settings(SolverKind::Euler, Schedule::Steps(vec![1, 1, 2, 4])).build(4).unwrap();
+    assert_eq!(each.work(4, 0).unwrap(), Work { evaluations: 8, passes: 15 });
+    assert_eq!(each.work(4, 2).unwrap(), Work { evaluations: 6, passes: 11 });
+    refused("solvers", each.work(3, 0));
+}
+
 /// Table of Appendix F of the paper.
 #[test]
 fn presets_match_the_paper() {
@@ -406,9 +482,9 @@ fn presets_match_the_paper() {
         (Preset::HUGE_MRAR, 1.28, 0.87, 0.91),
         (Preset::LARGE_512, 1.30, 0.87, 0.87),
     ] {
-        let Sampling { solver, guidance: guidances } = SamplingSettings::from(preset).build(1).unwrap();
-        let Solver::EulerMaruyama(sampler) = solver else { panic!("{solver:?}") };
-        assert_eq!(sampler.timesteps(), Timesteps::paper(100).unwrap());
+        let Sampling { solvers, guidance: guidances } = SamplingSettings::from(preset).build(1).unwrap();
+        let [Solver::EulerMaruyama(sampler)] = &solvers[..] else { panic!("{solvers:?}") };
+        assert_eq!(solvers[0].timesteps(), &Timesteps::paper(100).unwrap());
         assert_eq!((sampler.drift_scale(), sampler.noise_scale()), (s0, s1));
         assert_eq!(guidances, [Guidance::new(guidance).unwrap()]);
     }

@@ -8,7 +8,7 @@ use transdiff_terminal::{INTERRUPTED, StopReason};
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Arguments of the library, and the flags that set them.
-const FLAGS: [(&str, &str); 8] = [
+const FLAGS: [(&str, &str); 13] = [
     ("class", "--class"),
     ("codec", "--codec"),
     ("guidance", "--guidance"),
@@ -16,6 +16,11 @@ const FLAGS: [(&str, &str); 8] = [
     ("guidance_high", "--guidance-interval HIGH"),
     ("drift_scale", "--drift-scale"),
     ("noise_scale", "--noise-scale"),
+    ("steps", "--steps"),
+    ("order", "--order"),
+    ("times", "--times"),
+    ("warp", "--warp"),
+    ("extrapolation", "--extrapolation"),
     ("threads", "--threads"),
 ];
 

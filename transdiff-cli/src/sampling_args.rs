@@ -1,8 +1,8 @@
 //! Command-line arguments of sampling, shared by the commands that generate images.
 
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
-use transdiff::diffusion::{Preset, Sampling, SamplingSettings, SolverKind};
+use serde::{Deserialize, Deserializer, Serialize};
+use transdiff::diffusion::{Sampling, SamplingSettings, Schedule, SolverKind};
 use transdiff::models::GeneratorInfo;
 use transdiff_terminal::{MAX_COUNT, number, whole};
 
@@ -14,18 +14,24 @@ use crate::failure::Result;
 pub enum SolverArg {
     /// Stochastic solver of the paper, with drift and noise scales
     EulerMaruyama,
+    /// The paper's stochastic process with its linear part solved exactly, for fewer steps; first or second order
+    ExponentialSde,
     /// Deterministic, first order
     Euler,
     /// Deterministic, second order; two model evaluations per step
     Heun,
+    /// Deterministic, through the velocities of the last 2 to 4 steps, for fewer steps
+    AdamsBashforth,
 }
 
 impl From<SolverArg> for SolverKind {
     fn from(solver: SolverArg) -> Self {
         match solver {
             SolverArg::EulerMaruyama => Self::EulerMaruyama,
+            SolverArg::ExponentialSde => Self::ExponentialSde,
             SolverArg::Euler => Self::Euler,
             SolverArg::Heun => Self::Heun,
+            SolverArg::AdamsBashforth => Self::AdamsBashforth,
         }
     }
 }
@@ -33,13 +39,30 @@ impl From<SolverArg> for SolverKind {
 /// Solver and guidance.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct SamplingArgs {
-    /// Number of sampling steps, 1 to 1000000
-    #[arg(long, value_name = "N", default_value_t = Preset::STEPS, value_parser = whole(1..=MAX_COUNT))]
+    /// Number of sampling steps, 1 to 1000000. An MRAR model also takes one per AR step, comma-separated
+    #[arg(long, value_name = "N", default_value = "100", value_delimiter = ',', value_parser = whole(1..=MAX_COUNT))]
     #[arg(allow_negative_numbers = true)]
-    pub steps: usize,
+    #[serde(deserialize_with = "one_or_each")]
+    pub steps: Vec<usize>,
     /// Solver for the integration from noise to image
     #[arg(long, value_name = "NAME", default_value = "euler-maruyama")]
     pub solver: SolverArg,
+    /// Order of exponential-sde, 1 or 2, or of adams-bashforth, 2 to 4 [default: 2]
+    #[arg(long, value_name = "N", value_parser = whole(1..=4_usize), allow_negative_numbers = true)]
+    pub order: Option<usize>,
+    /// Times of the sampling steps instead of their number: all of them, falling from 1 (noise) to 0
+    #[arg(long, value_name = "T,...", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
+    #[arg(conflicts_with = "steps")]
+    #[serde(default)]
+    pub times: Vec<f64>,
+    /// Exponents that warp the times of the sampling steps to 1-(1-(1-u^A)^B)^C, with u from 0 to 1
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
+    #[arg(conflicts_with = "times")]
+    #[serde(default)]
+    pub warp: Vec<f64>,
+    /// Extrapolation of the predictions of euler, at least 0: 0.2 to 0.6 may make up for fewer steps
+    #[arg(long, value_name = "K", value_parser = number, allow_negative_numbers = true)]
+    pub extrapolation: Option<f64>,
     /// Guidance scale, at least 1; 1 disables guidance. An MRAR model also takes one per AR step, comma-separated
     /// [default: the paper's for published models, otherwise 1]
     #[arg(long, value_name = "W", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
@@ -48,12 +71,26 @@ pub struct SamplingArgs {
     /// [default: 0,1]
     #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
     pub guidance_interval: Vec<f64>,
-    /// Drift scale s0 of euler-maruyama, at least 0 [default: the paper's for published models, otherwise 1]
+    /// Drift scale s0 of stochastic solvers, at least 0 [default: the paper's for published models, otherwise 1]
     #[arg(long, value_name = "S", value_parser = number, allow_negative_numbers = true)]
     pub drift_scale: Option<f64>,
-    /// Noise scale s1 of euler-maruyama, at least 0 [default: the paper's for published models, otherwise 1]
+    /// Noise scale s1 of stochastic solvers, at least 0 [default: the paper's for published models, otherwise 1]
     #[arg(long, value_name = "S", value_parser = number, allow_negative_numbers = true)]
     pub noise_scale: Option<f64>,
+}
+
+/// A list, or a number in its place, as there was before AR steps could have their own.
+fn one_or_each<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<usize>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrEach {
+        One(usize),
+        Each(Vec<usize>),
+    }
+    Ok(match OneOrEach::deserialize(deserializer)? {
+        OneOrEach::One(steps) => vec![steps],
+        OneOrEach::Each(steps) => steps,
+    })
 }
 
 impl SamplingArgs {
@@ -62,6 +99,7 @@ impl SamplingArgs {
         let settings = self.settings(generator)?;
         let (low, high) = settings.guidance_interval;
         Ok(Self {
+            order: settings.order,
             guidance: settings.guidance,
             guidance_interval: vec![low, high],
             drift_scale: settings.drift_scale,
@@ -76,9 +114,17 @@ impl SamplingArgs {
     }
 
     fn settings(&self, generator: &GeneratorInfo) -> Result<SamplingSettings> {
-        let solver = SolverKind::from(self.solver);
-        let mut settings =
-            SamplingSettings::from(generator.preset).with_solver(solver).with_steps(self.steps);
+        let mut settings = SamplingSettings::from(generator.preset).with_solver(self.solver.into());
+        settings.schedule = match (&self.times[..], &self.warp[..]) {
+            ([], []) => Schedule::Steps(self.steps.clone()),
+            ([], &[a, b, c]) => Schedule::Warped(self.steps.clone(), [a, b, c]),
+            ([], warp) => {
+                return Err(format!("--warp: expected 3 numbers A,B,C, got {}", warp.len()).into());
+            }
+            (times, _) => Schedule::Times(times.to_vec()),
+        };
+        settings.order = self.order.or(settings.solver.default_order());
+        settings.extrapolation = self.extrapolation;
         if !self.guidance.is_empty() {
             settings.guidance.clone_from(&self.guidance);
         }

@@ -18,6 +18,11 @@ pub const TRANSCDIFF_SOLVER_EULER_MARUYAMA: u32 = 0;
 pub const TRANSCDIFF_SOLVER_EULER: u32 = 1;
 /// Heun: deterministic, second order, on uniform timesteps, with two model evaluations per step.
 pub const TRANSCDIFF_SOLVER_HEUN: u32 = 2;
+/// Exponential integrator of the paper's SDE with drift and noise scales, first or second order, on the paper's timesteps, for
+/// fewer steps.
+pub const TRANSCDIFF_SOLVER_EXPONENTIAL_SDE: u32 = 3;
+/// Adams–Bashforth: deterministic, through the velocities of the last 2 to 4 steps, on uniform timesteps, for fewer steps.
+pub const TRANSCDIFF_SOLVER_ADAMS_BASHFORTH: u32 = 4;
 
 /// Progress of a generation after a sampling step.
 #[repr(C)]
@@ -36,7 +41,7 @@ pub struct transcdiff_progress {
     pub ar_steps: usize,
     /// Number of completed sampling steps of the current AR step, from 1.
     pub step: usize,
-    /// Number of sampling steps per AR step.
+    /// Number of sampling steps of the current AR step.
     pub steps: usize,
     /// Time in (0, 1] at which the sampling step started.
     pub t: f64,
@@ -95,9 +100,9 @@ pub struct transcdiff_generate_options {
     pub guidance_low: f64,
     /// Upper end of the time interval with guidance, in [0, 1].
     pub guidance_high: f64,
-    /// Scale of the drift, s0 in the paper, at least 0; ignored by other solvers than Euler–Maruyama.
+    /// Scale of the drift, s0 in the paper, at least 0; ignored by deterministic solvers.
     pub drift_scale: f64,
-    /// Scale of the injected noise, s1 in the paper, at least 0; ignored by other solvers than Euler–Maruyama.
+    /// Scale of the injected noise, s1 in the paper, at least 0; ignored by deterministic solvers.
     pub noise_scale: f64,
     /// Number of images per batch; 0 means all. Larger batches take more memory and give the same images.
     pub batch: usize,
@@ -129,6 +134,23 @@ pub struct transcdiff_generate_options {
     pub log: transcdiff_log_callback,
     /// Pointer passed to the callbacks.
     pub user_data: *mut c_void,
+    /// Order of the solver: 1 or 2 for the exponential integrator, 2 to 4 for Adams–Bashforth; 0 means 2. Ignored by other solvers.
+    pub order: u32,
+    /// Reserved; must be 0.
+    pub reserved: u32,
+    /// Number of sampling steps per AR step, [ar_step_steps_count], overriding `steps`. NULL: `steps` for every AR step.
+    pub ar_step_steps: *const u32,
+    /// Number of elements of `ar_step_steps`: 0 or the number of AR steps, as for `ar_step_guidance_count`.
+    pub ar_step_steps_count: usize,
+    /// Times of the sampling steps of every AR step, [time_count], overriding `steps`: all of them, falling strictly from 1 (noise)
+    /// to 0. NULL: times that go with the solver.
+    pub times: *const f64,
+    /// Number of elements of `times`: 0 or at least 2.
+    pub time_count: usize,
+    /// Three exponents a, b, c above 0 that warp the times of n sampling steps to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with u = i/n, or NULL.
+    pub warp: *const f64,
+    /// Extrapolation of Euler's predictions, at least 0; ignored by other solvers.
+    pub extrapolation: f64,
 }
 
 // SAFETY: repr(C) without padding, begins with its size; every bit pattern is a valid pointer, number or nullable function.
@@ -166,6 +188,14 @@ pub(crate) fn default_options(preset: Preset) -> transcdiff_generate_options {
         preview_interval: 10,
         log: None,
         user_data: ptr::null_mut(),
+        order: 0,
+        reserved: 0,
+        ar_step_steps: ptr::null(),
+        ar_step_steps_count: 0,
+        times: ptr::null(),
+        time_count: 0,
+        warp: ptr::null(),
+        extrapolation: 0.0,
     }
 }
 

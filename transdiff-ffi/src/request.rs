@@ -3,15 +3,16 @@
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use transdiff::diffusion::{Sampling, SamplingSettings, SolverKind};
+use transdiff::diffusion::{Sampling, SamplingSettings, Schedule, SolverKind};
 use transdiff::models::Conditioning;
 use transdiff::pipeline::{Info, OutputSelection, Progress, Request};
 use transdiff::{Error, HostTensor};
 
 use crate::input::{array, product, try_copy, try_map};
 use crate::options::{
-    TRANSCDIFF_SOLVER_EULER, TRANSCDIFF_SOLVER_EULER_MARUYAMA, TRANSCDIFF_SOLVER_HEUN,
-    transcdiff_generate_options, transcdiff_progress,
+    TRANSCDIFF_SOLVER_ADAMS_BASHFORTH, TRANSCDIFF_SOLVER_EULER, TRANSCDIFF_SOLVER_EULER_MARUYAMA,
+    TRANSCDIFF_SOLVER_EXPONENTIAL_SDE, TRANSCDIFF_SOLVER_HEUN, transcdiff_generate_options,
+    transcdiff_progress,
 };
 use crate::status::{FfiError, FfiResult};
 
@@ -25,6 +26,10 @@ pub(crate) fn check(info: &Info, o: &transcdiff_generate_options) -> FfiResult {
     }
     let ar_steps = if o.features.is_null() { info.generator.ar_steps } else { 1 };
     check_count("ar_step_guidance_count", o.ar_step_guidance_count, &[0, ar_steps])?;
+    check_count("ar_step_steps_count", o.ar_step_steps_count, &[0, ar_steps])?;
+    if o.reserved != 0 {
+        return Err(FfiError::argument("reserved", "0", o.reserved));
+    }
     let max = info.generator.features.unwrap_or_default().count;
     match o.features.is_null() {
         true if !o.unconditional.is_null() => {
@@ -176,26 +181,61 @@ unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sa
         TRANSCDIFF_SOLVER_EULER_MARUYAMA => SolverKind::EulerMaruyama,
         TRANSCDIFF_SOLVER_EULER => SolverKind::Euler,
         TRANSCDIFF_SOLVER_HEUN => SolverKind::Heun,
+        TRANSCDIFF_SOLVER_EXPONENTIAL_SDE => SolverKind::ExponentialSde,
+        TRANSCDIFF_SOLVER_ADAMS_BASHFORTH => SolverKind::AdamsBashforth,
         other => return Err(FfiError::argument("solver", "one of TRANSCDIFF_SOLVER_…", other)),
     };
     // SAFETY: the caller promises it.
     let each = unsafe { array(o.ar_step_guidance, o.ar_step_guidance_count, "ar_step_guidance") }?;
     let settings = SamplingSettings {
         solver,
-        steps: o.steps as usize,
+        order: Some(o.order as usize).filter(|&order| order != 0),
+        // SAFETY: the caller promises it.
+        schedule: unsafe { schedule(o) }?,
+        extrapolation: Some(o.extrapolation),
         guidance: if each.is_empty() { vec![o.guidance] } else { try_copy(each, "ar_step_guidance")? },
         guidance_interval: (o.guidance_low, o.guidance_high),
         drift_scale: Some(o.drift_scale),
         noise_scale: Some(o.noise_scale),
     };
     let ar_steps = if o.features.is_null() { info.generator.ar_steps } else { 1 };
-    // The struct always has scales; solvers without them ignore them.
+    // The struct always has all settings; solvers without one ignore it.
     match settings.with_solver(solver).build(ar_steps) {
         Err(Error::Argument { argument: "guidance", expected, got }) if !each.is_empty() => {
             Err(FfiError::argument("ar_step_guidance", expected, got))
         }
+        Err(Error::Argument { argument: "steps", expected, got }) if o.ar_step_steps_count > 0 => {
+            Err(FfiError::argument("ar_step_steps", expected, got))
+        }
         sampling => Ok(sampling?),
     }
+}
+
+/// # Safety
+/// As [`request`].
+unsafe fn schedule(o: &transcdiff_generate_options) -> FfiResult<Schedule> {
+    // SAFETY: the caller promises it.
+    let (steps, times, warp) = unsafe {
+        (
+            array(o.ar_step_steps, o.ar_step_steps_count, "ar_step_steps")?,
+            array(o.times, o.time_count, "times")?,
+            if o.warp.is_null() { None } else { Some(array(o.warp, 3, "warp")?) },
+        )
+    };
+    if !times.is_empty() {
+        if !steps.is_empty() || warp.is_some() {
+            return Err(FfiError::argument("times", "NULL with ar_step_steps or warp", "times"));
+        }
+        return Ok(Schedule::Times(try_copy(times, "times")?));
+    }
+    let steps = match steps {
+        [] => vec![o.steps as usize],
+        each => try_map(each, "ar_step_steps", |steps| steps as usize)?,
+    };
+    Ok(match warp {
+        Some(&[a, b, c]) => Schedule::Warped(steps, [a, b, c]),
+        _ => Schedule::Steps(steps),
+    })
 }
 
 /// Invokes the caller's callbacks after a sampling step.

@@ -284,6 +284,30 @@ fn numbers_out_of_range_are_rejected() {
     }
     fixture.expect_error(ARGUMENT, "guidance_low", |o, _| (o.guidance_low, o.guidance_high) = (0.6, 0.5));
     fixture.expect_error(ARGUMENT, "steps", |o, _| o.steps = 0);
+    for bad in [f64::NAN, f64::INFINITY, -1.0] {
+        fixture.expect_error(ARGUMENT, "extrapolation", |o, _| {
+            (o.solver, o.extrapolation) = (TRANSCDIFF_SOLVER_EULER, bad);
+        });
+        let (times, warp) = ([1.0, bad, 0.0], [1.0, bad, 1.0]);
+        fixture.expect_error(ARGUMENT, "times", |o, _| (o.times, o.time_count) = (times.as_ptr(), 3));
+        fixture.expect_error(ARGUMENT, "warp", |o, _| o.warp = warp.as_ptr());
+    }
+    let (times, warp, steps) = ([1.0, 0.5, 0.0], [1.0; 3], [2, 2, 0, 2]);
+    fixture.expect_error(ARGUMENT, "times", |o, _| (o.times, o.time_count) = (times.as_ptr(), 2));
+    fixture.expect_error(ARGUMENT, "times", |o, _| o.time_count = 3);
+    fixture.expect_error(ARGUMENT, "times", |o, _| {
+        (o.times, o.time_count, o.warp) = (times.as_ptr(), 3, warp.as_ptr());
+    });
+    fixture.expect_error(ARGUMENT, "ar_step_steps", |o, _| {
+        (o.ar_step_steps, o.ar_step_steps_count) = (steps.as_ptr(), 4);
+    });
+    fixture.expect_error(ARGUMENT, "ar_step_steps_count", |o, _| {
+        (o.ar_step_steps, o.ar_step_steps_count) = (steps.as_ptr(), 2);
+    });
+    for (solver, order) in [(TRANSCDIFF_SOLVER_EXPONENTIAL_SDE, 3), (TRANSCDIFF_SOLVER_ADAMS_BASHFORTH, 5)] {
+        fixture.expect_error(ARGUMENT, "order", |o, _| (o.solver, o.order) = (solver, order));
+    }
+    fixture.expect_error(ARGUMENT, "reserved", |o, _| o.reserved = 1);
     for bad in [6, 7, u32::MAX] {
         fixture.expect_error(ARGUMENT, "solver", |o, _| o.solver = bad);
         fixture.expect_error(ARGUMENT, "pixel_format", |_, out| out.pixel_format = bad);

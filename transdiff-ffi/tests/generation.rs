@@ -10,7 +10,9 @@ use common::{GenerationRequest, Model, Outputs, call, expect_error, load_from_me
 use transcdiff::*;
 use transdiff::HostTensor;
 use transdiff::checkpoint::WeightFile;
-use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Sampling, Timesteps};
+use transdiff::diffusion::{
+    EulerMaruyama, Guidance, Interpolant, Preset, Sampling, SamplingSettings, Schedule, SolverKind, Timesteps,
+};
 use transdiff::models::vae::VaeConfig;
 use transdiff::models::{CodecFile, Conditioning, LoadHints, Model as _};
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, Request};
@@ -322,6 +324,71 @@ fn guidance_is_set_per_ar_step() {
     assert_eq!(last.references, all.references, "the last group's guidance comes after the references");
     assert_ne!(last.latents, all.latents);
     assert_eq!(with(&[1.5; 3]).unwrap_err().subject, "ar_step_guidance_count");
+}
+
+/// Number and times of steps, order, warp and extrapolation are those of the pipeline.
+#[test]
+fn solvers_and_their_steps_are_those_of_the_pipeline() {
+    let model = Model::from_memory(&shared().mrar, None);
+    let (session, request) = (model.session(), GenerationRequest::new(2, 3));
+    let pipeline = pipeline(&shared().mrar, None);
+    let settings = |solver, schedule| SamplingSettings {
+        schedule,
+        guidance: vec![1.5],
+        ..SamplingSettings::from(Preset::PLAIN).with_solver(solver)
+    };
+    let (times, warp, steps) = (vec![1.0, 0.7, 0.2, 0.0], [1.17, 0.8, 1.1], vec![2, 1, 3, 2]);
+    let own = request.options(&model);
+    let counts: Vec<u32> = steps.iter().map(|&steps| steps as u32).collect();
+    let cases = [
+        (
+            transcdiff_generate_options {
+                solver: TRANSCDIFF_SOLVER_EXPONENTIAL_SDE,
+                order: 1,
+                times: times.as_ptr(),
+                time_count: times.len(),
+                ..own
+            },
+            SamplingSettings {
+                order: Some(1),
+                ..settings(SolverKind::ExponentialSde, Schedule::Times(times.clone()))
+            },
+        ),
+        (
+            transcdiff_generate_options {
+                solver: TRANSCDIFF_SOLVER_ADAMS_BASHFORTH,
+                order: 4,
+                warp: warp.as_ptr(),
+                ar_step_steps: counts.as_ptr(),
+                ar_step_steps_count: counts.len(),
+                ..own
+            },
+            SamplingSettings {
+                order: Some(4),
+                ..settings(SolverKind::AdamsBashforth, Schedule::Warped(steps.clone(), warp))
+            },
+        ),
+        (
+            transcdiff_generate_options {
+                solver: TRANSCDIFF_SOLVER_EULER,
+                extrapolation: 0.3,
+                ar_step_steps: counts.as_ptr(),
+                ar_step_steps_count: counts.len(),
+                // Ignored.
+                order: 7,
+                ..own
+            },
+            SamplingSettings {
+                extrapolation: Some(0.3),
+                ..settings(SolverKind::Euler, Schedule::Steps(steps.clone()))
+            },
+        ),
+    ];
+    for (options, settings) in cases {
+        let mut want = pipeline_request(&request);
+        want.sampling = settings.build(4).unwrap();
+        assert_eq!(session.generate(&options).unwrap(), expected(&pipeline, want), "{settings:?}");
+    }
 }
 
 fn encode(

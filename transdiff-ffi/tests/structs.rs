@@ -178,7 +178,7 @@ fn count(allowed: std::ops::Range<usize>) -> impl Strategy<Value = usize> {
 }
 
 fn numbers() -> impl Strategy<Value = Numbers> {
-    let first = (count(0..4), 0u32..4, 0u32..4, float(&[1.0, 1.5, 4.0]), count(0..2));
+    let first = (count(0..4), 0u32..4, 0u32..6, float(&[1.0, 1.5, 4.0]), count(0..2));
     let interval = (float(&[0.0, 0.2, 0.5]), float(&[0.5, 0.9, 1.0]));
     let scales = (float(&[0.8, 1.0]), float(&[0.0, 0.9, 1.0]));
     let source = (any::<bool>(), count(0..6), proptest::option::of(count(0..4)), count(0..2));
@@ -214,19 +214,20 @@ impl Numbers {
     fn are_valid(&self) -> bool {
         let (low, high) = self.interval;
         let within = |x: f64| (0.0..=1.0).contains(&x);
-        let maruyama = self.solver == TRANSCDIFF_SOLVER_EULER_MARUYAMA;
+        let stochastic =
+            [TRANSCDIFF_SOLVER_EULER_MARUYAMA, TRANSCDIFF_SOLVER_EXPONENTIAL_SDE].contains(&self.solver);
         let features = !self.from_features
             || ((1..=4).contains(&self.feature_count)
                 && self.unconditional_images.is_none_or(|n| n == 1 || n == self.images));
         (1..4).contains(&self.images)
             && self.steps > 0
-            && self.solver <= TRANSCDIFF_SOLVER_HEUN
+            && self.solver <= TRANSCDIFF_SOLVER_ADAMS_BASHFORTH
             && (self.ar_step_guidance_count == 1 || (self.guidance.is_finite() && self.guidance >= 1.0))
             && self.ar_step_guidance_count <= 1
             && within(low)
             && within(high)
             && low <= high
-            && (!maruyama || [self.scales.0, self.scales.1].iter().all(|x| x.is_finite() && *x >= 0.0))
+            && (!stochastic || [self.scales.0, self.scales.1].iter().all(|x| x.is_finite() && *x >= 0.0))
             && features
             && self.reference_count == 0
             && self.pixel_format <= TRANSCDIFF_GRAY_F32

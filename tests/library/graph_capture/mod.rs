@@ -8,7 +8,8 @@ use crate::common::tiny::{self, bits};
 use capturing_backend::CapturingBackend;
 use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{
-    EulerMaruyama, Guidance, Heun, Interpolant, KeyedNoise, NoopObserver, Progress, Timesteps,
+    AdamsBashforth, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant, KeyedNoise, NoopObserver,
+    Progress, Timesteps,
 };
 use transdiff_core::models::transdiff::{Session, TransDiffConfig};
 use transdiff_core::reference::Reference;
@@ -38,15 +39,19 @@ fn generate<B: Backend>(
 #[test]
 fn graph_launches_are_bitwise_identical_to_eager_evaluation() {
     let (timesteps, interpolant) = (Timesteps::uniform(STEPS).unwrap(), Interpolant::Linear);
-    let euler_maruyama = EulerMaruyama::new(timesteps, interpolant, 0.9, 0.95).unwrap();
-    let heun = Heun { timesteps, interpolant };
+    let euler_maruyama = EulerMaruyama::new(timesteps.clone(), interpolant, 0.9, 0.95).unwrap();
+    let heun = Heun { timesteps: timesteps.clone(), interpolant };
+    let exponential = ExponentialSde::new(timesteps.clone(), 2, 0.9, 0.95).unwrap();
+    let adams_bashforth = AdamsBashforth::new(timesteps, interpolant, 4).unwrap();
     // Heun's times are 1, ¾, ¾, ½, ½, ¼, ¼ and 0.
     let half = Guidance::within(1.4, 0.5, 1.0).unwrap();
     let cases = [
-        (Sampling::new(euler_maruyama, Guidance::NONE), 1, 3),
+        (Sampling::new(euler_maruyama.clone(), Guidance::NONE), 1, 3),
         (Sampling::new(euler_maruyama, Guidance::new(1.4).unwrap()), 1, 3),
-        (Sampling::new(heun, Guidance::new(1.4).unwrap()), 1, 7),
+        (Sampling::new(heun.clone(), Guidance::new(1.4).unwrap()), 1, 7),
         (Sampling::new(heun, half), 2, 4 + 2),
+        (Sampling::new(exponential, Guidance::new(1.4).unwrap()), 1, 3),
+        (Sampling::new(adams_bashforth, Guidance::new(1.4).unwrap()), 1, 3),
     ];
     for (config, dtype) in configs().into_iter().zip([DType::F32, DType::BF16]) {
         for (sampling, captures, launches) in &cases {

@@ -15,7 +15,7 @@ use crate::load_hints::{LoadHintArgs, PrecisionArg};
 use crate::sampling_args::SamplingArgs;
 
 /// Arguments that determine the images of a model.
-const GENERATION: [&str; 13] = [
+const GENERATION: [&str; 17] = [
     "total",
     "seed",
     "codec",
@@ -24,6 +24,10 @@ const GENERATION: [&str; 13] = [
     "key",
     "steps",
     "solver",
+    "order",
+    "times",
+    "warp",
+    "extrapolation",
     "guidance",
     "guidance_interval",
     "drift_scale",

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use transdiff::Error;
+use transdiff::diffusion::SolverKind;
 use transdiff_run::EventFile;
 
 use super::manifest::Figures;
@@ -34,10 +35,8 @@ fn suffix(generated: &Generated) -> String {
         let scales: Vec<String> = sampling.guidance.iter().map(|scale| format!("{scale:?}")).collect();
         suffix += &format!("_cfg{}", scales.join(","));
     }
-    match sampling.solver {
-        SolverArg::EulerMaruyama => {}
-        SolverArg::Euler => suffix += "_euler",
-        SolverArg::Heun => suffix += "_heun",
+    if sampling.solver != SolverArg::EulerMaruyama {
+        suffix += &format!("_{}", SolverKind::from(sampling.solver).name());
     }
     suffix
 }

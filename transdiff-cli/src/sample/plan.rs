@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use transdiff::HostTensor;
-use transdiff::diffusion::{Sampling, Solver};
+use transdiff::diffusion::{Sampling, Solver, Work};
 use transdiff::models::{ClassNames, CodecFile, CodecInfo, GeneratorInfo, StoredModel};
 use transdiff_terminal::MAX_COUNT;
 
@@ -24,6 +24,8 @@ pub struct SamplePlan {
     pub seeds_per_class: usize,
     /// Solver and guidance.
     pub sampling: Sampling,
+    /// Work of an image.
+    pub work: Work,
     /// Reference images [1, c, H, W].
     pub references: Vec<HostTensor>,
     /// Content of the PNG files; `None` if latents are the only output.
@@ -55,10 +57,12 @@ impl SamplePlan {
             )
             .into());
         }
+        let sampling = args.sampling.build(generator)?;
         Ok(Self {
             images: classes.iter().flat_map(|&class| seeds.iter().map(move |&seed| (class, seed))).collect(),
             seeds_per_class: seeds.len(),
-            sampling: args.sampling.build(generator)?,
+            work: sampling.work(generator.ar_steps, args.references.len().min(generator.max_references()))?,
+            sampling,
             references: references(args, generator, codec.as_ref())?,
             preview,
             class_labels: classes.iter().map(|&class| names.label(class)).collect(),
@@ -81,17 +85,31 @@ impl fmt::Display for SamplePlan {
     /// One line with the classes and the sampling settings.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "classes: {}; ", self.class_labels.join(", "))?;
-        let solver = &self.sampling.solver;
+        let [solver, ..] = &self.sampling.solvers[..] else { return Ok(()) };
+        let scales = |f: &mut fmt::Formatter<'_>, drift, noise| {
+            write!(f, ", drift scale {drift}, noise scale {noise}")
+        };
+        write!(f, "solver: {}", solver.kind().name())?;
         match solver {
-            Solver::EulerMaruyama(s) => {
-                let (drift, noise) = (s.drift_scale(), s.noise_scale());
-                write!(f, "solver: euler-maruyama, drift scale {drift}, noise scale {noise}")?;
+            Solver::EulerMaruyama(s) => scales(f, s.drift_scale(), s.noise_scale())?,
+            Solver::ExponentialSde(s) => {
+                write!(f, " of order {}", s.order())?;
+                scales(f, s.drift_scale(), s.noise_scale())?;
             }
-            Solver::Euler(_) => write!(f, "solver: euler")?,
-            Solver::Heun(_) => write!(f, "solver: heun")?,
+            Solver::Euler(s) if s.extrapolation() > 0.0 => {
+                write!(f, ", extrapolation {}", s.extrapolation())?
+            }
+            Solver::AdamsBashforth(s) => write!(f, " of order {}", s.order())?,
+            Solver::Euler(_) | Solver::Heun(_) => {}
         }
-        let scales: Vec<String> = self.sampling.guidance.iter().map(|g| g.scale().to_string()).collect();
-        write!(f, ", {} steps; guidance: {}", solver.timesteps().steps(), scales.join(", "))
+        let list = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(", ");
+        let steps = list(&mut self.sampling.solvers.iter().map(|s| s.timesteps().steps().to_string()));
+        let guidance = list(&mut self.sampling.guidance.iter().map(|g| g.scale().to_string()));
+        let Work { evaluations, passes } = self.work;
+        write!(
+            f,
+            ", {steps} steps; guidance: {guidance}; {evaluations} evaluations, {passes} network passes per image"
+        )
     }
 }
 

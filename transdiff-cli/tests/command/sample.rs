@@ -5,7 +5,7 @@ use std::io::BufReader;
 
 use transdiff::checkpoint::WeightFile;
 use transdiff::diffusion::{
-    Euler, Guidance, Interpolant, Preset, Sampling, SamplingSettings, Solver, Timesteps,
+    Euler, Guidance, Interpolant, Preset, Sampling, SamplingSettings, Schedule, SolverKind, Timesteps,
 };
 use transdiff::models::CodecFile;
 use transdiff::models::transdiff::TransDiffConfig;
@@ -94,20 +94,47 @@ fn sampling_flags_reach_the_solver() {
         let scales = [1.0, 1.2, 1.3, 1.4];
         let guidance = scales.map(|scale| Guidance::within(scale, 0.2, 0.9).unwrap()).to_vec();
         let preset = Preset { guidance: 1.0, drift_scale: 0.9, noise_scale: 0.8 };
-        request.sampling = Sampling {
-            solver: SamplingSettings::from(preset).with_steps(5).build(1).unwrap().solver,
-            guidance,
-        };
+        request.sampling =
+            Sampling { guidance, ..SamplingSettings::from(preset).with_steps(5).build(1).unwrap() };
     });
     let flags = ["--guidance", "1,1.2,1.3,1.4", "--guidance-interval", "0.2,0.9", "--drift-scale", "0.9"];
     let stochastic = latents_with(&[&flags[..], &["--noise-scale", "0.8", "--steps", "5"]].concat());
     assert_eq!(stochastic, want.latents);
     let want = expected(&model, None, |_, request| {
         let timesteps = Timesteps::uniform(4).unwrap();
-        request.sampling.solver = Solver::Euler(Euler { timesteps, interpolant: Interpolant::Linear });
+        request.sampling.solvers = vec![Euler::new(timesteps, Interpolant::Linear).into()];
     });
     assert_eq!(latents_with(&["--solver", "euler", "--steps", "4"]), want.latents);
     assert_ne!(latents_with(&["--solver", "heun", "--steps", "4"]), want.latents);
+    let settings = |solver, schedule| {
+        let settings = SamplingSettings::from(Preset::PLAIN).with_solver(solver);
+        SamplingSettings { schedule, ..settings }
+    };
+    let (each, warp) = (vec![2, 1, 3, 2], [1.17, 0.8, 1.1]);
+    let times = Schedule::Times(vec![1.0, 0.6, 0.1, 0.0]);
+    for (flags, settings) in [
+        (
+            &["--solver", "exponential-sde", "--order", "1", "--times", "1,0.6,0.1,0"][..],
+            SamplingSettings { order: Some(1), ..settings(SolverKind::ExponentialSde, times) },
+        ),
+        (
+            &["--solver", "adams-bashforth", "--order", "4", "--steps", "2,1,3,2", "--warp", "1.17,0.8,1.1"],
+            SamplingSettings {
+                order: Some(4),
+                ..settings(SolverKind::AdamsBashforth, Schedule::Warped(each.clone(), warp))
+            },
+        ),
+        (
+            &["--solver", "euler", "--extrapolation", "0.3", "--steps", "2,1,3,2"],
+            SamplingSettings {
+                extrapolation: Some(0.3),
+                ..settings(SolverKind::Euler, Schedule::Steps(each.clone()))
+            },
+        ),
+    ] {
+        let want = expected(&model, None, |_, request| request.sampling = settings.build(4).unwrap());
+        assert_eq!(latents_with(flags), want.latents, "{flags:?}");
+    }
 }
 
 #[test]
@@ -206,7 +233,7 @@ fn invalid_settings_are_rejected_before_loading() {
     let with = |flags: &[&str]| {
         fail(&[&["sample", "--model", &model, "--class", "1", "--out", &out], flags].concat())
     };
-    let cases: [(&[&str], &str); 21] = [
+    let cases: [(&[&str], &str); 29] = [
         (&["--class", "10"], "--class: expected a class from 0 to 9, got 10"),
         (
             &["--class", "tabby"],
@@ -226,6 +253,26 @@ fn invalid_settings_are_rejected_before_loading() {
         (&["--batch", "9999999999", "--count", "1000001"], "--count: expected at most 1000000 images"),
         (&["--guidance", "0.5"], "error: --guidance: expected "),
         (&["--guidance", "1,2"], "--guidance: expected 1 scale, got 2"),
+        (&["--steps", "3,4"], "--steps: expected 1 number, got 2"),
+        (&["--times", "1,0.5"], "--times: expected times that fall strictly from 1 to 0, got the last 0.5"),
+        (
+            &["--times", "1,0.5,0.5,0"],
+            "--times: expected times that fall strictly from 1 to 0, got 0.5 after 0.5",
+        ),
+        (&["--warp", "1,2"], "--warp: expected 3 numbers A,B,C, got 2"),
+        (&["--warp", "1,0,1"], "--warp: expected finite exponents above 0, got 0"),
+        (
+            &["--order", "2"],
+            "--order: expected no value, because the solver euler-maruyama has no choice of order",
+        ),
+        (
+            &["--solver", "exponential-sde", "--order", "3"],
+            "--order: expected 1 or 2 for exponential-sde, got 3",
+        ),
+        (
+            &["--extrapolation", "0.5"],
+            "--extrapolation: expected no value, because the solver euler-maruyama has",
+        ),
         (&["--guidance-interval", "0.5"], "--guidance-interval: expected 2 numbers LOW,HIGH, got 1"),
         (&["--guidance-interval", "0.9,0.5"], "--guidance-interval LOW: expected "),
         (&["--drift-scale", "-1"], "--drift-scale: expected "),

@@ -108,7 +108,7 @@ fn vae_is_a_hidden_alias_of_codec() {
 fn completions_cover_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = succeed(&["completions", shell]);
-        assert!(script.contains("guidance-interval") && script.contains("euler-maruyama"), "{shell}");
+        assert!(script.contains("guidance-interval") && script.contains("adams-bashforth"), "{shell}");
     }
 }
 

@@ -1,61 +1,52 @@
 //! The paper's sampler: Euler–Maruyama on the reverse SDE, with two scales (Appendix F, Eq. 16–18).
 
+use super::scales::Scales;
 use super::{
     Interpolant, Interval, LinearCombination, NoiseSource, Sampler, SolverState, Timesteps, VelocityField,
 };
-use crate::{Backend, Error, Result};
+use crate::{Backend, Result};
 
 /// x ← x + s₀ · drift · Δt + s₁ · √(2t) · √|Δt| · N(0, 1) in every step but the final one, and x ← x + drift · Δt in the
 /// final one, with drift = v − ½ g² score, g² = 2t ([`Interpolant::drift`]).
 ///
 /// s₀ = s₁ = 1 is Euler–Maruyama itself (Eq. 17); [`Preset`](super::Preset) has the paper's values. With s₁ = 0 no
 /// noise is drawn.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EulerMaruyama {
-    timesteps: Timesteps,
+    pub(super) timesteps: Timesteps,
     interpolant: Interpolant,
-    drift_scale: f64,
-    noise_scale: f64,
+    scales: Scales,
 }
 
 impl EulerMaruyama {
     /// The sampler with drift scale s₀ and noise scale s₁.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless both scales are finite and at least 0.
+    /// [`Error::Argument`](crate::Error::Argument) unless both scales are finite and at least 0.
     pub fn new(
         timesteps: Timesteps,
         interpolant: Interpolant,
         drift_scale: f64,
         noise_scale: f64,
     ) -> Result<Self> {
-        for (name, scale) in [("drift_scale", drift_scale), ("noise_scale", noise_scale)] {
-            if !(scale.is_finite() && scale >= 0.0) {
-                return Err(Error::argument(name, "a finite number, at least 0", scale));
-            }
-        }
-        Ok(Self { timesteps, interpolant, drift_scale, noise_scale })
-    }
-
-    /// Times of the steps.
-    pub fn timesteps(&self) -> Timesteps {
-        self.timesteps
+        let scales = Scales::new(drift_scale, noise_scale)?;
+        Ok(Self { timesteps, interpolant, scales })
     }
 
     /// s₀, the factor of the drift.
     pub fn drift_scale(&self) -> f64 {
-        self.drift_scale
+        self.scales.drift
     }
 
     /// s₁, the factor of the injected noise.
     pub fn noise_scale(&self) -> f64 {
-        self.noise_scale
+        self.scales.noise
     }
 }
 
 impl<B: Backend> Sampler<B> for EulerMaruyama {
-    fn timesteps(&self) -> Timesteps {
-        self.timesteps
+    fn timesteps(&self) -> &Timesteps {
+        &self.timesteps
     }
 
     fn interpolant(&self) -> Interpolant {
@@ -71,19 +62,13 @@ impl<B: Backend> Sampler<B> for EulerMaruyama {
     ) -> Result<()> {
         let Interval { t, dt, is_final, .. } = self.timesteps.interval(i);
         let v = state.evaluate(field, t, 1)?;
-        let x = &state.x;
-        let (s0, s1) = if is_final { (1.0, 0.0) } else { (self.drift_scale, self.noise_scale) };
+        let (s0, s1) = if is_final { (1.0, 0.0) } else { (self.scales.drift, self.scales.noise) };
         let drift = self.interpolant.drift(t);
         // x + s₀ (a v + b x) Δt, the factors of v and x collected in f64.
-        let moved = LinearCombination { v: s0 * drift.v * dt, x: 1.0 + s0 * drift.x * dt }.apply(&v, x)?;
-        state.x = if s1 == 0.0 {
-            moved
-        } else {
-            let draw = noise.injected(state.ar_step(), i, x.shape())?;
-            draw.expect_shape("EulerMaruyama", "noise", x.shape())?;
-            let factor = s1 * self.interpolant.diffusion(t) * dt.abs().sqrt();
-            moved.add(&draw.cast(x.dtype())?.affine(factor, 0.0)?)?
-        };
+        let moved =
+            LinearCombination { v: s0 * drift.v * dt, x: 1.0 + s0 * drift.x * dt }.apply(&v, &state.x)?;
+        let deviation = s1 * self.interpolant.diffusion(t) * dt.abs().sqrt();
+        state.x = state.with_noise(moved, noise, i, deviation)?;
         Ok(())
     }
 }

@@ -107,6 +107,15 @@ impl Interpolant {
             Self::Cosine => LinearCombination { v: -FRAC_2_PI * self.sigma(t), x: self.alpha(t) },
         }
     }
+
+    /// Prediction of the noise, E[ε | x] = (α v − α′ x) / (α σ′ − α′ σ), for t in [0, 1]: linear x + (1 − t) v; cosine
+    /// sin(πt/2) x + (2/π) cos(πt/2) v.
+    pub fn noise(self, t: f64) -> LinearCombination {
+        match self {
+            Self::Linear => LinearCombination { v: 1.0 - t, x: 1.0 },
+            Self::Cosine => LinearCombination { v: FRAC_2_PI * self.alpha(t), x: self.sigma(t) },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -135,10 +144,12 @@ mod tests {
             let drift = LinearCombination { v: 1.0 - t * score.v, x: -t * score.x };
             let determinant = a * ds - da * s;
             let clean = LinearCombination { v: -s / determinant, x: ds / determinant };
+            let noise = LinearCombination { v: a / determinant, x: -da / determinant };
             for (ours, general) in [
                 (interpolant.score(t), score),
                 (interpolant.drift(t), drift),
                 (interpolant.denoised(t), clean),
+                (interpolant.noise(t), noise),
             ] {
                 assert!(close(ours.v, general.v) && close(ours.x, general.x), "{interpolant:?} t={t}");
             }

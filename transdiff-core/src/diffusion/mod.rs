@@ -8,7 +8,9 @@
 //!
 //! Source: arXiv 2506.09482, Eq. 3–4 (flow) and Appendix F, Eq. 16–18 (reverse SDE, Euler–Maruyama, two scales).
 
+mod adams_bashforth;
 mod euler_maruyama;
+mod exponential_sde;
 mod field;
 mod guidance;
 mod interpolant;
@@ -16,13 +18,16 @@ mod noise;
 mod observer;
 mod ode;
 mod sampler;
+mod scales;
 mod settings;
 mod solver;
 mod state;
 mod step;
 mod timesteps;
 
+pub use adams_bashforth::AdamsBashforth;
 pub use euler_maruyama::EulerMaruyama;
+pub use exponential_sde::ExponentialSde;
 pub use field::{ConditionalField, VelocityField};
 pub use guidance::{Guidance, GuidedField};
 pub use interpolant::{Interpolant, LinearCombination};
@@ -30,8 +35,8 @@ pub use noise::{KeyedNoise, NoiseSource, RecordedNoise};
 pub use observer::{NoopObserver, Observer, Progress};
 pub use ode::{Euler, Heun};
 pub use sampler::Sampler;
-pub use settings::{Preset, SamplingSettings, SolverKind};
-pub use solver::{Sampling, Solver};
+pub use settings::{Preset, SamplingSettings, Schedule, SolverKind};
+pub use solver::{Sampling, Solver, Work};
 pub use state::{Evaluation, SolverState};
 pub use step::{ArStep, SamplingStep};
 pub use timesteps::{Interval, Timesteps};

@@ -4,25 +4,58 @@
 //! steps stop paying once they are shorter than that (the remaining error is of the order of 0.04² for Euler, 0.04³ for
 //! Heun).
 
-use super::state::evaluate;
+use super::state::{advance, evaluate};
 use super::{
     Interpolant, Interval, LinearCombination, NoiseSource, Sampler, SolverState, Timesteps, VelocityField,
 };
-use crate::{Backend, Result, Tensor};
+use crate::{Backend, Error, Result};
 
 /// x ← x + v(x, t) Δt: order 1, one evaluation per step. Draws no noise.
-#[derive(Clone, Copy, Debug, PartialEq)]
+///
+/// With [extrapolation](Self::extrapolated) κ, from the third step on x ← α(t + Δt) (x̂₀ + κ (x̂₀ − x̂₀₋)) + σ(t + Δt) (ε̂ + κ (ε̂ −
+/// ε̂₋)), with the predictions of data and noise of this step and of the one before, which are not extrapolated themselves (the
+/// sampler of UCGM, arXiv 2505.07447).
+#[derive(Clone, Debug, PartialEq)]
 pub struct Euler {
-    /// Times of the steps.
-    pub timesteps: Timesteps,
-    /// Interpolant of the field, for previews.
-    pub interpolant: Interpolant,
+    pub(super) timesteps: Timesteps,
+    interpolant: Interpolant,
+    extrapolation: f64,
+}
+
+impl Euler {
+    /// The solver without extrapolation; `interpolant` is that of the field.
+    pub fn new(timesteps: Timesteps, interpolant: Interpolant) -> Self {
+        Self { timesteps, interpolant, extrapolation: 0.0 }
+    }
+
+    /// The solver with extrapolation κ.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless κ is finite and at least 0.
+    pub fn extrapolated(self, extrapolation: f64) -> Result<Self> {
+        if !(extrapolation.is_finite() && extrapolation >= 0.0) {
+            return Err(Error::argument("extrapolation", "a finite number, at least 0", extrapolation));
+        }
+        Ok(Self { extrapolation, ..self })
+    }
+
+    /// κ, the factor of the extrapolation.
+    pub fn extrapolation(&self) -> f64 {
+        self.extrapolation
+    }
+
+    /// The state at time `next` that the predictions of an evaluation at time `t` give, times `factor`.
+    fn predicted(&self, t: f64, next: f64, factor: f64) -> LinearCombination {
+        let (data, noise) = (self.interpolant.denoised(t), self.interpolant.noise(t));
+        let (alpha, sigma) = (factor * self.interpolant.alpha(next), factor * self.interpolant.sigma(next));
+        LinearCombination { v: alpha * data.v + sigma * noise.v, x: alpha * data.x + sigma * noise.x }
+    }
 }
 
 /// x* = x + v(x, t) Δt, x ← x + ½ (v(x, t) + v(x*, t + Δt)) Δt: order 2, two evaluations per step. Draws no noise.
 ///
 /// The final step evaluates the field at t = 0, a time that networks meet in training, so it needs no exception.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Heun {
     /// Times of the steps.
     pub timesteps: Timesteps,
@@ -30,14 +63,9 @@ pub struct Heun {
     pub interpolant: Interpolant,
 }
 
-/// x + v · dt.
-fn advance<B: Backend>(x: &Tensor<B>, v: &Tensor<B>, dt: f64) -> Result<Tensor<B>> {
-    LinearCombination { v: dt, x: 1.0 }.apply(v, x)
-}
-
 impl<B: Backend> Sampler<B> for Euler {
-    fn timesteps(&self) -> Timesteps {
-        self.timesteps
+    fn timesteps(&self) -> &Timesteps {
+        &self.timesteps
     }
 
     fn interpolant(&self) -> Interpolant {
@@ -51,16 +79,23 @@ impl<B: Backend> Sampler<B> for Euler {
         field: &dyn VelocityField<B>,
         _: &mut dyn NoiseSource<B>,
     ) -> Result<()> {
-        let Interval { t, dt, .. } = self.timesteps.interval(i);
-        let v = state.evaluate(field, t, 1)?;
-        state.x = advance(&state.x, &v, dt)?;
+        let Interval { t, next, dt, .. } = self.timesteps.interval(i);
+        let kappa = self.extrapolation;
+        let v = state.evaluate(field, t, if kappa == 0.0 { 1 } else { 2 })?;
+        state.x = match state.history().iter().rev().nth(1) {
+            Some(previous) if i >= 2 => {
+                let current = self.predicted(t, next, 1.0 + kappa).apply(&v, &state.x)?;
+                current.add(&self.predicted(previous.t, next, -kappa).apply(&previous.v, &previous.x)?)?
+            }
+            _ => advance(&state.x, &v, dt)?,
+        };
         Ok(())
     }
 }
 
 impl<B: Backend> Sampler<B> for Heun {
-    fn timesteps(&self) -> Timesteps {
-        self.timesteps
+    fn timesteps(&self) -> &Timesteps {
+        &self.timesteps
     }
 
     fn interpolant(&self) -> Interpolant {

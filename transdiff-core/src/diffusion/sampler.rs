@@ -13,7 +13,7 @@ use crate::{Backend, Error, Result, Tensor};
 /// integrations and threads, and a cancelled integration leaves nothing behind.
 pub trait Sampler<B: Backend> {
     /// Times of the steps.
-    fn timesteps(&self) -> Timesteps;
+    fn timesteps(&self) -> &Timesteps;
 
     /// Interpolant of the fields that it integrates.
     fn interpolant(&self) -> Interpolant;

@@ -1,8 +1,13 @@
 //! Sampling settings: defaults, and their validation.
 
+use std::fmt::Display;
 use std::str::FromStr;
 
-use super::{Euler, EulerMaruyama, Guidance, Heun, Interpolant, Sampling, Solver, Timesteps};
+use super::solver::one_or_each;
+use super::{
+    AdamsBashforth, Euler, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant, Sampling, Solver,
+    Timesteps,
+};
 use crate::{Error, Result};
 
 /// Default guidance, drift and noise scales of a model.
@@ -34,23 +39,40 @@ pub enum SolverKind {
     /// The paper's stochastic sampler with two scales, on the paper's timesteps.
     #[default]
     EulerMaruyama,
+    /// The paper's SDE with its linear part solved exactly, order 1 or 2, on the paper's timesteps.
+    ExponentialSde,
     /// Deterministic, order 1, on uniform timesteps.
     Euler,
     /// Deterministic, order 2, on uniform timesteps; two evaluations per step.
     Heun,
+    /// Deterministic, through the last 2, 3 or 4 velocities, on uniform timesteps.
+    AdamsBashforth,
 }
 
 impl SolverKind {
     /// All solvers.
-    pub const ALL: [Self; 3] = [Self::EulerMaruyama, Self::Euler, Self::Heun];
+    pub const ALL: [Self; 5] =
+        [Self::EulerMaruyama, Self::ExponentialSde, Self::Euler, Self::Heun, Self::AdamsBashforth];
 
     /// Name of the solver, as [`FromStr`] parses it.
     pub fn name(self) -> &'static str {
         match self {
             Self::EulerMaruyama => "euler-maruyama",
+            Self::ExponentialSde => "exponential-sde",
             Self::Euler => "euler",
             Self::Heun => "heun",
+            Self::AdamsBashforth => "adams-bashforth",
         }
+    }
+
+    /// Returns true if the solver draws noise, and so has a drift scale and a noise scale.
+    pub fn is_stochastic(self) -> bool {
+        matches!(self, Self::EulerMaruyama | Self::ExponentialSde)
+    }
+
+    /// Order of a solver that has a choice, unless the settings say another.
+    pub fn default_order(self) -> Option<usize> {
+        matches!(self, Self::ExponentialSde | Self::AdamsBashforth).then_some(2)
     }
 }
 
@@ -65,20 +87,35 @@ impl FromStr for SolverKind {
     }
 }
 
+/// Times of the steps, as a user gives them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Schedule {
+    /// Numbers of steps, one for all AR steps or one per AR step, at the times that go with the solver.
+    Steps(Vec<usize>),
+    /// Numbers of steps as above, at times warped with these exponents ([`Timesteps::warped`]).
+    Warped(Vec<usize>, [f64; 3]),
+    /// All times, for every AR step ([`Timesteps::listed`]).
+    Times(Vec<f64>),
+}
+
 /// Sampling settings as a user gives them. [`build`](Self::build) is the one place that checks them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingSettings {
     /// Solver.
     pub solver: SolverKind,
-    /// Number of sampling steps per AR step, at least 1.
-    pub steps: usize,
+    /// Order of exponential-sde, 1 or 2, or of adams-bashforth, 2 to 4; `None` for the default of 2, and for other solvers.
+    pub order: Option<usize>,
+    /// Numbers or times of the sampling steps.
+    pub schedule: Schedule,
+    /// Extrapolation κ of euler ([`Euler::extrapolated`]), at least 0; `None` for none, and for other solvers.
+    pub extrapolation: Option<f64>,
     /// Guidance scales, at least 1 each: one for all AR steps, or one per AR step; 1 disables guidance.
     pub guidance: Vec<f64>,
     /// Lowest and highest time in [0, 1] at which guidance acts.
     pub guidance_interval: (f64, f64),
-    /// Drift scale s₀, at least 0; `None` for other solvers than Euler–Maruyama.
+    /// Drift scale s₀, at least 0; `None` for deterministic solvers.
     pub drift_scale: Option<f64>,
-    /// Noise scale s₁, at least 0; `None` for other solvers than Euler–Maruyama.
+    /// Noise scale s₁, at least 0; `None` for deterministic solvers.
     pub noise_scale: Option<f64>,
 }
 
@@ -87,7 +124,9 @@ impl From<Preset> for SamplingSettings {
     fn from(preset: Preset) -> Self {
         Self {
             solver: SolverKind::EulerMaruyama,
-            steps: Preset::STEPS,
+            order: None,
+            schedule: Schedule::Steps(vec![Preset::STEPS]),
+            extrapolation: None,
             guidance: vec![preset.guidance],
             guidance_interval: (0.0, 1.0),
             drift_scale: Some(preset.drift_scale),
@@ -97,60 +136,91 @@ impl From<Preset> for SamplingSettings {
 }
 
 impl SamplingSettings {
-    /// The same settings with another solver, without scales if it has none.
+    /// The same settings with another solver, without those that it does not have.
     #[must_use]
     pub fn with_solver(self, solver: SolverKind) -> Self {
-        match solver {
-            SolverKind::EulerMaruyama => Self { solver, ..self },
-            SolverKind::Euler | SolverKind::Heun => {
-                Self { solver, drift_scale: None, noise_scale: None, ..self }
-            }
+        Self {
+            solver,
+            order: self.order.filter(|_| solver.default_order().is_some()),
+            extrapolation: self.extrapolation.filter(|_| solver == SolverKind::Euler),
+            drift_scale: self.drift_scale.filter(|_| solver.is_stochastic()),
+            noise_scale: self.noise_scale.filter(|_| solver.is_stochastic()),
+            ..self
         }
     }
 
-    /// The same settings with `steps` sampling steps.
+    /// The same settings with `steps` sampling steps per AR step, at the times that go with the solver.
     #[must_use]
     pub fn with_steps(self, steps: usize) -> Self {
-        Self { steps, ..self }
+        Self { schedule: Schedule::Steps(vec![steps]), ..self }
     }
 
-    /// Solver and guidance of a generation in `ar_steps` AR steps, on the linear interpolant.
+    /// Solvers and guidance of a generation in `ar_steps` AR steps, on the linear interpolant.
     ///
     /// # Errors
     /// [`Error::Argument`] naming the setting that is out of range, does not go with the solver, or does not go with
     /// the number of AR steps.
     pub fn build(&self, ar_steps: usize) -> Result<Sampling> {
-        Ok(Sampling { solver: self.build_solver()?, guidance: self.build_guidance(ar_steps)? })
+        self.check_solver()?;
+        let timesteps: Vec<Timesteps> = match &self.schedule {
+            Schedule::Times(times) => vec![Timesteps::listed(times.as_slice())?],
+            Schedule::Steps(steps) | Schedule::Warped(steps, _) if ![1, ar_steps].contains(&steps.len()) => {
+                return Err(one_or_each("steps", "number", ar_steps, steps.len()));
+            }
+            Schedule::Steps(steps) => {
+                let spaced = if self.solver.is_stochastic() { Timesteps::paper } else { Timesteps::uniform };
+                steps.iter().map(|&steps| spaced(steps)).collect::<Result<_>>()?
+            }
+            Schedule::Warped(steps, warp) => {
+                steps.iter().map(|&steps| Timesteps::warped(steps, *warp)).collect::<Result<_>>()?
+            }
+        };
+        let solvers =
+            timesteps.into_iter().map(|timesteps| self.build_solver(timesteps)).collect::<Result<_>>()?;
+        Ok(Sampling { solvers, guidance: self.build_guidance(ar_steps)? })
     }
 
-    fn build_solver(&self) -> Result<Solver> {
-        let interpolant = Interpolant::Linear;
-        if self.solver == SolverKind::EulerMaruyama {
-            let timesteps = Timesteps::paper(self.steps)?;
-            let (drift, noise) = (self.drift_scale.unwrap_or(1.0), self.noise_scale.unwrap_or(1.0));
-            return Ok(EulerMaruyama::new(timesteps, interpolant, drift, noise)?.into());
-        }
+    /// Checks that the solver has all that is set.
+    fn check_solver(&self) -> Result<()> {
+        let refused = |name, what: &str, value: &dyn Display| {
+            let expected = format!("no value, because the solver {} has no {what}", self.solver.name());
+            Err(Error::argument(name, expected, value))
+        };
         for (name, scale) in [("drift_scale", self.drift_scale), ("noise_scale", self.noise_scale)] {
-            if let Some(scale) = scale {
-                let expected = format!("no value, because the solver {} has no scales", self.solver.name());
-                return Err(Error::argument(name, expected, scale));
+            if let (Some(scale), false) = (scale, self.solver.is_stochastic()) {
+                return refused(name, "scales", &scale);
             }
         }
-        let timesteps = Timesteps::uniform(self.steps)?;
+        match (self.order, self.extrapolation) {
+            (Some(order), _) if self.solver.default_order().is_none() => {
+                refused("order", "choice of order", &order)
+            }
+            (_, Some(factor)) if self.solver != SolverKind::Euler => {
+                refused("extrapolation", "extrapolation", &factor)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn build_solver(&self, timesteps: Timesteps) -> Result<Solver> {
+        let interpolant = Interpolant::Linear;
+        let (drift, noise) = (self.drift_scale.unwrap_or(1.0), self.noise_scale.unwrap_or(1.0));
+        let order = self.order.or(self.solver.default_order()).unwrap_or(1);
         Ok(match self.solver {
+            SolverKind::EulerMaruyama => EulerMaruyama::new(timesteps, interpolant, drift, noise)?.into(),
+            SolverKind::ExponentialSde => ExponentialSde::new(timesteps, order, drift, noise)?.into(),
+            SolverKind::Euler => {
+                Euler::new(timesteps, interpolant).extrapolated(self.extrapolation.unwrap_or(0.0))?.into()
+            }
             SolverKind::Heun => Heun { timesteps, interpolant }.into(),
-            _ => Euler { timesteps, interpolant }.into(),
+            SolverKind::AdamsBashforth => AdamsBashforth::new(timesteps, interpolant, order)?.into(),
         })
     }
 
     fn build_guidance(&self, ar_steps: usize) -> Result<Vec<Guidance>> {
         let count = self.guidance.len();
         if count != 1 && count != ar_steps {
-            let expected = match ar_steps {
-                1 => "1 scale".to_owned(),
-                n => format!("1 scale, or {n} (one per AR step)"),
-            };
-            return Err(Error::argument("guidance", expected, count));
+            return Err(one_or_each("guidance", "scale", ar_steps, count));
         }
         let (low, high) = self.guidance_interval;
         self.guidance.iter().map(|&scale| Guidance::within(scale, low, high)).collect()
@@ -192,7 +262,24 @@ mod tests {
             "guidance_low"
         );
         assert_eq!(argument(&SamplingSettings { drift_scale: Some(-1.0), ..good.clone() }, 1), "drift_scale");
-        let euler = SamplingSettings { solver: SolverKind::Euler, drift_scale: None, ..good };
+        let steps = |steps| SamplingSettings { schedule: Schedule::Steps(steps), ..good.clone() };
+        assert!(steps(vec![3, 4]).build(2).is_ok());
+        for (settings, ar_steps) in [(steps(vec![3, 0]), 2), (steps(vec![3, 4]), 3), (steps(vec![]), 1)] {
+            assert_eq!(argument(&settings, ar_steps), "steps");
+        }
+        let schedule = |schedule| SamplingSettings { schedule, ..good.clone() };
+        assert_eq!(argument(&schedule(Schedule::Times(vec![1.0, 0.5])), 1), "times");
+        assert_eq!(argument(&schedule(Schedule::Warped(vec![4], [1.0, 0.0, 1.0])), 1), "warp");
+        assert_eq!(argument(&SamplingSettings { order: Some(2), ..good.clone() }, 1), "order");
+        assert_eq!(
+            argument(&SamplingSettings { extrapolation: Some(0.3), ..good.clone() }, 1),
+            "extrapolation"
+        );
+        for (kind, order) in [(SolverKind::ExponentialSde, 3), (SolverKind::AdamsBashforth, 1)] {
+            let settings = SamplingSettings { order: Some(order), ..good.clone().with_solver(kind) };
+            assert_eq!(argument(&settings, 1), "order");
+        }
+        let euler = SamplingSettings { solver: SolverKind::Euler, drift_scale: None, ..good.clone() };
         assert_eq!(argument(&euler, 1), "noise_scale");
         SamplingSettings { guidance: vec![1.0, 1.5], ..euler }
             .with_solver(SolverKind::Heun)

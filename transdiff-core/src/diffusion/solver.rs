@@ -1,61 +1,77 @@
 //! A solver chosen at run time, and the guidance that it runs under.
 
 use super::{
-    ArStep, Euler, EulerMaruyama, Guidance, Heun, Interpolant, NoiseSource, Sampler, SolverState, Timesteps,
-    VelocityField,
+    AdamsBashforth, ArStep, Euler, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant, NoiseSource,
+    Sampler, SolverKind, SolverState, Timesteps, VelocityField,
 };
 use crate::{Backend, Error, Result};
 
-/// A sampler chosen at run time.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Solver {
+/// Declares [`Solver`] with a variant for each sampler.
+macro_rules! solvers {
+    ($($(#[$doc:meta])* $Sampler:ident,)*) => {
+        /// A sampler chosen at run time.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Solver {
+            $($(#[$doc])* $Sampler($Sampler),)*
+        }
+
+        $(impl From<$Sampler> for Solver {
+            fn from(sampler: $Sampler) -> Self {
+                Self::$Sampler(sampler)
+            }
+        })*
+
+        impl Solver {
+            /// Times of the steps.
+            pub fn timesteps(&self) -> &Timesteps {
+                match self {
+                    $(Self::$Sampler(sampler) => &sampler.timesteps,)*
+                }
+            }
+
+            fn sampler<B: Backend>(&self) -> &dyn Sampler<B> {
+                match self {
+                    $(Self::$Sampler(sampler) => sampler,)*
+                }
+            }
+        }
+    };
+}
+
+solvers! {
     /// The paper's stochastic sampler.
-    EulerMaruyama(EulerMaruyama),
+    EulerMaruyama,
+    /// The paper's SDE with its linear part solved exactly.
+    ExponentialSde,
     /// Deterministic, order 1.
-    Euler(Euler),
-    /// Deterministic, order 2.
-    Heun(Heun),
-}
-
-impl From<EulerMaruyama> for Solver {
-    fn from(sampler: EulerMaruyama) -> Self {
-        Self::EulerMaruyama(sampler)
-    }
-}
-
-impl From<Euler> for Solver {
-    fn from(sampler: Euler) -> Self {
-        Self::Euler(sampler)
-    }
-}
-
-impl From<Heun> for Solver {
-    fn from(sampler: Heun) -> Self {
-        Self::Heun(sampler)
-    }
+    Euler,
+    /// Deterministic, order 2, two evaluations per step.
+    Heun,
+    /// Deterministic, through earlier velocities.
+    AdamsBashforth,
 }
 
 impl Solver {
-    fn sampler<B: Backend>(&self) -> &dyn Sampler<B> {
+    /// Name of the solver.
+    pub fn kind(&self) -> SolverKind {
         match self {
-            Self::EulerMaruyama(sampler) => sampler,
-            Self::Euler(sampler) => sampler,
-            Self::Heun(sampler) => sampler,
+            Self::EulerMaruyama(_) => SolverKind::EulerMaruyama,
+            Self::ExponentialSde(_) => SolverKind::ExponentialSde,
+            Self::Euler(_) => SolverKind::Euler,
+            Self::Heun(_) => SolverKind::Heun,
+            Self::AdamsBashforth(_) => SolverKind::AdamsBashforth,
         }
     }
 
-    /// Times of the steps.
-    pub fn timesteps(&self) -> Timesteps {
-        match self {
-            Self::EulerMaruyama(s) => s.timesteps(),
-            Self::Euler(s) => s.timesteps,
-            Self::Heun(s) => s.timesteps,
-        }
+    /// Times at which step `i` evaluates the field.
+    fn evaluation_times(&self, i: usize) -> impl Iterator<Item = f64> {
+        let evaluations = if matches!(self, Self::Heun(_)) { 2 } else { 1 };
+        (i..i + evaluations).map(|i| self.timesteps().time(i))
     }
 }
 
 impl<B: Backend> Sampler<B> for Solver {
-    fn timesteps(&self) -> Timesteps {
+    fn timesteps(&self) -> &Timesteps {
         self.timesteps()
     }
 
@@ -74,11 +90,20 @@ impl<B: Backend> Sampler<B> for Solver {
     }
 }
 
+/// Work of a generation, per image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Number of velocities, each under guidance where it is active.
+    pub evaluations: usize,
+    /// Number of passes through the network: one per velocity, and one more where guidance is active.
+    pub passes: usize,
+}
+
 /// Solver and guidance of a generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Solver, with its timesteps.
-    pub solver: Solver,
+    /// Solver of each AR step with its timesteps, or one for all.
+    pub solvers: Vec<Solver>,
     /// Guidance of each AR step, or one for all.
     pub guidance: Vec<Guidance>,
 }
@@ -86,7 +111,15 @@ pub struct Sampling {
 impl Sampling {
     /// `solver` with one guidance for all AR steps.
     pub fn new(solver: impl Into<Solver>, guidance: Guidance) -> Self {
-        Self { solver: solver.into(), guidance: vec![guidance] }
+        Self { solvers: vec![solver.into()], guidance: vec![guidance] }
+    }
+
+    /// Solver of `ar_step`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is neither one solver nor one per AR step.
+    pub fn solver(&self, ar_step: ArStep) -> Result<&Solver> {
+        of_ar_step(&self.solvers, ar_step, "solvers", "solver")
     }
 
     /// Guidance of `ar_step`.
@@ -94,18 +127,46 @@ impl Sampling {
     /// # Errors
     /// [`Error::Argument`] if there is neither one guidance nor one per AR step.
     pub fn guidance(&self, ar_step: ArStep) -> Result<Guidance> {
-        match self.guidance[..] {
-            [one] => Ok(one),
-            ref each if each.len() == ar_step.count => Ok(each[ar_step.index]),
-            ref other => {
-                let expected = format!("1 scale, or {} (one per AR step)", ar_step.count);
-                Err(Error::argument("guidance", expected, other.len()))
+        of_ar_step(&self.guidance, ar_step, "guidance", "scale").copied()
+    }
+
+    /// Work of a generation in `ar_steps` AR steps, the first `given` of which are given.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there are neither one nor `ar_steps` solvers, or guidances.
+    pub fn work(&self, ar_steps: usize, given: usize) -> Result<Work> {
+        let mut work = Work { evaluations: 0, passes: 0 };
+        for index in given..ar_steps {
+            let ar_step = ArStep { index, count: ar_steps, given };
+            let (solver, guidance) = (self.solver(ar_step)?, self.guidance(ar_step)?);
+            for t in (0..solver.timesteps().steps()).flat_map(|i| solver.evaluation_times(i)) {
+                work.evaluations += 1;
+                work.passes += 1 + usize::from(guidance.is_active(t));
             }
         }
+        Ok(work)
     }
 
     /// Returns `true` if any AR step has a guidance scale above 1, and so needs unconditional features.
     pub fn is_guided(&self) -> bool {
         self.guidance.iter().any(|guidance| guidance.scale() > 1.0)
     }
+}
+
+/// The element of `ar_step` of a list of one for all AR steps or one for each.
+fn of_ar_step<'a, T>(list: &'a [T], ar_step: ArStep, name: &'static str, each: &str) -> Result<&'a T> {
+    match list {
+        [one] => Ok(one),
+        list if list.len() == ar_step.count => Ok(&list[ar_step.index]),
+        _ => Err(one_or_each(name, each, ar_step.count, list.len())),
+    }
+}
+
+/// Error of a list that has neither one element nor one for each AR step.
+pub(super) fn one_or_each(name: &'static str, each: &str, ar_steps: usize, got: usize) -> Error {
+    let expected = match ar_steps {
+        1 => format!("1 {each}"),
+        n => format!("1 {each}, or {n} (one per AR step)"),
+    };
+    Error::argument(name, expected, got)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{ArStep, VelocityField};
+use super::{ArStep, LinearCombination, NoiseSource, VelocityField};
 use crate::{Backend, Error, Result, Tensor};
 
 /// A velocity, with the state and the time at which it was evaluated.
@@ -62,6 +62,25 @@ impl<B: Backend> SolverState<B> {
         Ok(v)
     }
 
+    /// `moved` with `deviation` · N(0, 1) added, the noise of step `i`. None is drawn for a deviation of 0.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the noise does not have the shape of x, and those of the source.
+    pub(super) fn with_noise(
+        &self,
+        moved: Tensor<B>,
+        noise: &mut dyn NoiseSource<B>,
+        i: usize,
+        deviation: f64,
+    ) -> Result<Tensor<B>> {
+        if deviation == 0.0 {
+            return Ok(moved);
+        }
+        let draw = noise.injected(self.ar_step, i, moved.shape())?;
+        draw.expect_shape("sample", "noise", moved.shape())?;
+        moved.add(&draw.cast(moved.dtype())?.affine(deviation, 0.0)?)
+    }
+
     /// The latest evaluations, newest last.
     pub fn history(&self) -> &VecDeque<Evaluation<B>> {
         &self.history
@@ -81,4 +100,9 @@ pub(super) fn evaluate<B: Backend>(field: &dyn VelocityField<B>, x: &Tensor<B>, 
     let v = field.velocity(x, t)?;
     v.expect_shape("sample", "a velocity of shape", x.shape())?;
     v.cast(x.dtype())
+}
+
+/// x + v · dt.
+pub(super) fn advance<B: Backend>(x: &Tensor<B>, v: &Tensor<B>, dt: f64) -> Result<Tensor<B>> {
+    LinearCombination { v: dt, x: 1.0 }.apply(v, x)
 }

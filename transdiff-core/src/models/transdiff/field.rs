@@ -39,7 +39,7 @@ impl<B: Backend> DecoderField<B> {
         decoder: DiffusionDecoder<B>,
         condition: Condition<B>,
         unconditional: Option<&Condition<B>>,
-        timesteps: Timesteps,
+        timesteps: &Timesteps,
     ) -> Result<Self> {
         let images = condition.images();
         let condition = match unconditional {

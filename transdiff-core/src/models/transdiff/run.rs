@@ -90,6 +90,7 @@ impl<B: Backend> Run<B> {
         let given = references.len();
         let ar_step = ArStep { index: given, count, given };
         sampling.guidance(ar_step)?;
+        sampling.solver(ar_step)?;
         Ok(Self {
             token: token.clone(),
             model: model.clone(),
@@ -122,12 +123,14 @@ impl<B: Backend> Run<B> {
             Some(integration) => integration,
             None => self.begin_ar_step(noise, unconditional)?,
         };
-        let (solver, ar_step) = (self.sampling.solver, self.ar_step);
+        let ar_step = self.ar_step;
+        let solver = self.sampling.solver(ar_step)?;
         let guided = GuidedField::new(&integration.field, self.sampling.guidance(ar_step)?);
-        let (i, total) = (integration.done, solver.timesteps().steps());
+        let timesteps = solver.timesteps();
+        let (i, total) = (integration.done, timesteps.steps());
         solver.step(i, &mut integration.state, &guided, noise)?;
         integration.done += 1;
-        let step = SamplingStep { ar_step, done: i + 1, total, t: solver.timesteps().time(i) };
+        let step = SamplingStep { ar_step, done: i + 1, total, t: timesteps.time(i) };
         if integration.done < total {
             self.latest = Some(integration.state.clone());
             self.integration = Some(integration);
@@ -148,7 +151,7 @@ impl<B: Backend> Run<B> {
         let (condition, against) = self.conditions(guided, unconditional)?;
         let config = self.model.config();
         let x = noise.initial(&[condition.images(), config.decoder_tokens(), config.latent_channels])?;
-        let timesteps = self.sampling.solver.timesteps();
+        let timesteps = self.sampling.solver(self.ar_step)?.timesteps();
         let decoder = self.model.decoder().clone();
         let field = DecoderField::new(
             context(&self.model, &self.token),
@@ -190,7 +193,7 @@ impl<B: Backend> Run<B> {
 
     fn end_ar_step(&mut self, state: SolverState<B>) -> Result<()> {
         let side = self.model.config().latent_size;
-        let latents = unpatchify(&self.sampling.solver.finish(state)?, side, side, 1)?;
+        let latents = unpatchify(&self.sampling.solver(self.ar_step)?.finish(state)?, side, side, 1)?;
         if self.ar_step.is_last() {
             self.latents = Some(latents);
         } else {
@@ -206,7 +209,8 @@ impl<B: Backend> Run<B> {
     /// [`Error::Argument`] before the first step, and those of tensor arithmetic.
     pub(super) fn preview(&self) -> Result<Tensor<B>> {
         let none = || Error::argument("preview", "at least one completed step", "none");
-        let tokens = self.sampling.solver.preview(self.latest.as_ref().ok_or_else(none)?)?;
+        let latest = self.latest.as_ref().ok_or_else(none)?;
+        let tokens = self.sampling.solver(latest.ar_step())?.preview(latest)?;
         let side = self.model.config().latent_size;
         unpatchify(&tokens, side, side, 1)
     }
