@@ -351,7 +351,7 @@ typedef struct transcdiff_generate_options {
      */
     transcdiff_preview_callback preview;
     /**
-     * Number of sampling steps between previews, at least 1.
+     * Number of sampling steps of an AR step between previews, at least 1.
      */
     size_t preview_interval;
     /**
@@ -380,7 +380,7 @@ typedef struct transcdiff_generate_options {
     size_t ar_step_steps_count;
     /**
      * Times of the sampling steps of every AR step, [time_count], overriding `steps`: all of them, falling strictly from 1 (noise)
-     * to 0. NULL: times that go with the solver.
+     * to 0; without `ar_step_steps` and `warp`. NULL: times that go with the solver.
      */
     const double *times;
     /**
@@ -388,7 +388,8 @@ typedef struct transcdiff_generate_options {
      */
     size_t time_count;
     /**
-     * Three exponents a, b, c above 0 that warp the times of n sampling steps to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with u = i/n, or NULL.
+     * Three exponents a, b, c above 0 that warp the times of n sampling steps, at most 1000000, to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with
+     * u = i/n, or NULL.
      */
     const double *warp;
     /**

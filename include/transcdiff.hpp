@@ -455,7 +455,7 @@ struct GenerateOptions {
     ProgressFunction progress = nullptr;
     /// Preview callback, invoked after every `preview_interval` sampling steps.
     PreviewFunction preview = nullptr;
-    /// Number of sampling steps between previews, at least 1.
+    /// Number of sampling steps of an AR step between previews, at least 1.
     std::optional<std::size_t> preview_interval = std::nullopt;
     /// Callback for log messages.
     LogFunction log = nullptr;
@@ -463,9 +463,10 @@ struct GenerateOptions {
     std::optional<std::uint32_t> order = std::nullopt;
     /// Number of sampling steps per AR step, [ar_steps], overriding `steps`.
     std::vector<std::uint32_t> ar_step_steps = {};
-    /// Times of the sampling steps of every AR step, overriding `steps`: all of them, falling strictly from 1 (noise) to 0.
+    /// Times of the sampling steps of every AR step, overriding `steps`: all of them, falling strictly from 1 (noise) to 0;
+    /// without `ar_step_steps` and `warp`.
     std::vector<double> times = {};
-    /// Exponents a, b, c above 0 that warp the times of n sampling steps to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with u = i/n.
+    /// Exponents a, b, c above 0 that warp the times of n sampling steps, at most 1000000, to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with u = i/n.
     std::optional<std::array<double, 3>> warp = std::nullopt;
     /// Extrapolation of Euler's predictions, at least 0; ignored by other solvers.
     std::optional<double> extrapolation = std::nullopt;

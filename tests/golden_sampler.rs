@@ -79,7 +79,7 @@ fn solver(config: &Value) -> Solver {
     }
 }
 
-/// The final state of run `name`; every recorded draw must be used.
+/// The final state of run `name`, which must draw as often as its solver does.
 fn run<B: Backend>(backend: &B, dtype: DType, golden: &Golden, name: &str, config: &Value) -> HostTensor {
     let tensor = |key: &str| golden.tensor(&format!("{name}.{key}"));
     let values = |key: &str| tensor(key).to_f64();
@@ -96,13 +96,13 @@ fn run<B: Backend>(backend: &B, dtype: DType, golden: &Golden, name: &str, confi
     let is_silent = !solver.kind().is_stochastic() || number(config, "scale_1", None) == 0.0;
     let used = if is_silent { 0 } else { solver.timesteps().steps() - 1 };
     let draws = if solver.kind().is_stochastic() { rows(&upload("noise"), &shape) } else { Vec::new() };
-    let left = draws.len() - used;
+    let count = draws.len();
     let mut noise = RecordedNoise::new(x0, draws);
     let x = noise.initial(&shape).unwrap();
     let out = solver
         .sample(&GuidedField::new(&field, guidance), x, ArStep::ONLY, &mut noise, &mut NoopObserver)
         .unwrap_or_else(|e| panic!("{name}: {e}"));
-    assert_eq!(noise.remaining(), left, "{name}: number of draws that are left");
+    assert_eq!(count - noise.remaining(), used, "{name}: number of draws");
     out.to_host().unwrap()
 }
 

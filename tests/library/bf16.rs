@@ -42,7 +42,7 @@ fn solvers() -> [Solver; 2] {
     let (timesteps, interpolant) = (Timesteps::uniform(4).unwrap(), Interpolant::Linear);
     [
         EulerMaruyama::new(timesteps.clone(), interpolant, 0.9, 0.95).unwrap().into(),
-        Heun { timesteps, interpolant }.into(),
+        Heun::new(timesteps, interpolant).into(),
     ]
 }
 

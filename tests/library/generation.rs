@@ -220,10 +220,11 @@ fn every_ar_step_has_its_own_number_of_sampling_steps() {
         ..SamplingSettings::from(Preset::PLAIN).with_solver(SolverKind::AdamsBashforth)
     };
     let latents = |steps: &[usize]| {
-        let mut totals = Vec::new();
+        let (mut totals, mut fractions) = (Vec::new(), Vec::new());
         let mut noise = KeyedNoise::new(&cpu(), DType::F32, &[2, 9]);
         let mut observer = |progress: &Progress<'_, Cpu>| {
             let SamplingStep { ar_step, done, total, .. } = progress.step;
+            fractions.push(progress.fraction());
             if done == total {
                 assert_eq!(ar_step.index, totals.len());
                 totals.push(total);
@@ -233,6 +234,8 @@ fn every_ar_step_has_its_own_number_of_sampling_steps() {
         let sampling = settings(steps).build(4).unwrap();
         let made = Session::new(&model).generate(&[1, 2], &[], &sampling, &mut noise, &mut observer).unwrap();
         assert_eq!(totals, if steps.len() == 1 { vec![steps[0]; 4] } else { steps.to_vec() });
+        let all: usize = totals.iter().sum();
+        assert_eq!(fractions, (1..=all).map(|i| i as f64 / all as f64).collect::<Vec<_>>());
         made.references.iter().chain([&made.codes]).map(bits).collect::<Vec<_>>()
     };
     let plain = latents(&[3]);

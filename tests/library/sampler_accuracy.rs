@@ -85,7 +85,7 @@ proptest! {
         prop_assert!((bias_mean - mean).abs() <= 0.5 * se_mean, "bias of the mean {}", bias_mean - mean);
         prop_assert!((bias_var - std * std).abs() <= 0.5 * se_var, "bias of the variance {}", bias_var - std * std);
         let stochastic = EulerMaruyama::new(uniform, interpolant, 1.0, 1.0).unwrap();
-        let deterministic = Heun { timesteps: Timesteps::uniform(100).unwrap(), interpolant };
+        let deterministic = Heun::new(Timesteps::uniform(100).unwrap(), interpolant);
         for (m, v) in [
             draw(&Reference, DType::F64, &data, &stochastic, seed),
             draw(&Reference, DType::F64, &data, &deterministic, seed),
@@ -137,11 +137,7 @@ fn deterministic_solvers_have_their_order_of_convergence() {
         1.0,
         &errors(&|timesteps| Solver::Euler(Euler::new(timesteps, Interpolant::Linear))),
     );
-    assert_order(
-        "Heun",
-        2.0,
-        &errors(&|timesteps| Solver::Heun(Heun { timesteps, interpolant: Interpolant::Linear })),
-    );
+    assert_order("Heun", 2.0, &errors(&|timesteps| Solver::Heun(Heun::new(timesteps, Interpolant::Linear))));
 }
 
 /// The first step is Euler's, of whose error, of order 2 in the step, that of all orders is at last. Higher orders have smaller
@@ -157,7 +153,17 @@ fn adams_bashforth_converges_with_the_order_of_its_start() {
     for order in 2..=4 {
         assert_order(&format!("Adams–Bashforth {order}"), 2.0, &errors(order));
     }
-    // Steps that grow from a start of the fourth power of the others' length.
+    for n in [16, 32, 64, 128] {
+        let [euler, second, fourth] = [
+            logistic_error(&Euler::new(Timesteps::uniform(n).unwrap(), interpolant), |x| {
+                Logistic::exact(x, 0.0)
+            }),
+            error(2, Timesteps::uniform(n).unwrap()),
+            error(4, Timesteps::uniform(n).unwrap()),
+        ];
+        assert!(second < euler / 3.0 && fourth < second, "{n} steps: {euler} {second} {fourth}");
+    }
+    // Steps that grow from one whose length is that of the others to the power of the order.
     let started = |n: usize, order: usize| {
         let h = 1.0 / n as f64;
         let mut steps = vec![h.powi(order as i32)];
@@ -264,11 +270,24 @@ proptest! {
             let solver = ExponentialSde::new(Timesteps::listed(times).unwrap(), order, s0, s1).unwrap();
             exact_moments(&solver, &field, steps)
         };
+        // Against formulas of mean and variance that are written out for the step from 1 to the last time.
+        let (p, q) = (2.0 * s0, 4.0 * s0 - 2.0);
+        let drift = if p == 1.0 { s0 * last * last.ln() } else { s0 * (last - last.powf(p)) / (1.0 - p) };
+        let noise = match q {
+            0.0 => -2.0 * (s1 * last).powi(2) * last.ln(),
+            q => 2.0 * s1 * s1 * (last * last - last.powf(4.0 * s0)) / q,
+        };
+        let (exact_mean, exact_var) = (mean * (1.0 - last.powf(p) + drift), last.powf(2.0 * p) + noise);
         // All but the final step, against one step to the same time.
         let (m, v) = at(times.clone(), lengths.len() - 1);
         let (m1, v1) = at(vec![1.0, last, 0.0], 1);
         prop_assert!((m - m1).abs() <= 1e-12 * (1.0 + mean.abs()), "mean {m}, in one step {m1}");
         prop_assert!((v - v1).abs() <= 1e-12 * (1.0 + v1), "variance {v}, in one step {v1}");
+        // Where a denominator is small the formulas lose digits.
+        if (1.0 - p).abs() > 1e-3 {
+            prop_assert!((m - exact_mean).abs() <= 1e-9 * (1.0 + mean.abs()), "mean {m}, exact {exact_mean}");
+            prop_assert!((v - exact_var).abs() <= 1e-9, "variance {v}, exact {exact_var}");
+        }
         if unit {
             prop_assert!((m - (1.0 - last) * mean).abs() <= 1e-12 * (1.0 + mean.abs()), "mean {m}");
             prop_assert!((v - last * last).abs() <= 1e-12, "variance {v}, noise level {last}");
@@ -277,6 +296,55 @@ proptest! {
         let (m, v) = at(times, lengths.len());
         prop_assert!((m - mean).abs() <= 1e-12 * (1.0 + mean.abs()) && v <= 1e-24, "{m} {v}");
     }
+}
+
+/// κ extrapolates the predictions of data and noise from the third step on, from those of the step before as they were.
+#[test]
+fn extrapolated_euler_follows_its_formula() {
+    const KAPPA: f64 = 0.35;
+    for interpolant in [Interpolant::Linear, Interpolant::Cosine] {
+        let field = Gaussian { interpolant, mean: 0.7, std: 0.6 };
+        let times = [1.0, 0.8, 0.55, 0.3, 0.1, 0.0];
+        let (mut x, mut earlier) = (1.3, None::<[f64; 2]>);
+        for (i, pair) in times.windows(2).enumerate() {
+            let [t, next] = [pair[0], pair[1]];
+            // Posterior means of x₀ and ε, jointly normal with x.
+            let (mean, var) = field.marginal(t);
+            let data = field.mean + interpolant.alpha(t) * field.std.powi(2) * (x - mean) / var;
+            let noise = interpolant.sigma(t) * (x - mean) / var;
+            let [data_ahead, noise_ahead] = match earlier {
+                Some([data_before, noise_before]) if i >= 2 => {
+                    [data + KAPPA * (data - data_before), noise + KAPPA * (noise - noise_before)]
+                }
+                _ => [data, noise],
+            };
+            let predicted = interpolant.alpha(next) * data_ahead + interpolant.sigma(next) * noise_ahead;
+            // The first two steps are Euler's, which are the same on the linear interpolant.
+            let (c, k) = field.affine(t);
+            x = if i < 2 { x + (c + k * x) * (next - t) } else { predicted };
+            if i < 2 && interpolant == Interpolant::Linear {
+                assert!((x - predicted).abs() < 1e-12);
+            }
+            earlier = Some([data, noise]);
+        }
+        let solver = Euler::new(Timesteps::listed(times).unwrap(), interpolant).extrapolated(KAPPA).unwrap();
+        let start = Tensor::from_f64(&Reference, &[1, 1], vec![1.3], DType::F64).unwrap();
+        let out = solver.sample(&field, start, ONLY, &mut NoNoise, &mut NoopObserver).unwrap();
+        let out = out.to_f64().unwrap()[0];
+        assert!((out - x).abs() < 1e-12, "{interpolant:?}: {out}, expected {x}");
+    }
+}
+
+/// Numbers computed independently.
+#[test]
+fn warped_times_follow_their_formula() {
+    let times = |steps, warp| Timesteps::warped(steps, warp).unwrap().times().collect::<Vec<_>>();
+    let close =
+        |a: &[f64], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12);
+    let expected = [1.0, 0.8655029606318, 0.6599149254794237, 0.39545419221713185, 0.0];
+    assert!(close(&times(4, [1.17, 0.8, 1.1]), &expected), "{:?}", times(4, [1.17, 0.8, 1.1]));
+    let uniform: Vec<f64> = Timesteps::uniform(7).unwrap().times().collect();
+    assert!(close(&times(7, [1.0; 3]), &uniform));
 }
 
 /// With the paper's timesteps the final step, 0.04 → 0, does not shrink: the solvers converge, with their order, to the
@@ -294,6 +362,6 @@ fn the_papers_final_step_limits_convergence() {
         .map(|timesteps| logistic_error(&Euler::new(timesteps, interpolant), |x| limit(x, &euler)));
     assert_order("Euler", 1.0, &errors);
     let errors =
-        timesteps.map(|timesteps| logistic_error(&Heun { timesteps, interpolant }, |x| limit(x, &heun)));
+        timesteps.map(|timesteps| logistic_error(&Heun::new(timesteps, interpolant), |x| limit(x, &heun)));
     assert_order("Heun", 2.0, &errors);
 }

@@ -44,7 +44,7 @@ fn solvers(timesteps: &Timesteps, interpolant: Interpolant, order: usize, [s0, s
         ExponentialSde::new(timesteps(), order.min(2), s0, s1).unwrap().into(),
         Euler::new(timesteps(), interpolant).into(),
         Euler::new(timesteps(), interpolant).extrapolated(0.4).unwrap().into(),
-        Heun { timesteps: timesteps(), interpolant }.into(),
+        Heun::new(timesteps(), interpolant).into(),
         AdamsBashforth::new(timesteps(), interpolant, order.max(2)).unwrap().into(),
     ];
     let kinds: HashSet<SolverKind> = solvers.iter().map(Solver::kind).collect();

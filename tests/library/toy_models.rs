@@ -183,7 +183,8 @@ impl Generator<Cpu> for MeansGenerator {
         *noise = noise.affine(0.5, 0.0)?;
         *done += 1;
         let t = 1.0 - (*done - 1) as f64 / STEPS as f64;
-        let step = SamplingStep { ar_step: ArStep::ONLY, done: *done, total: STEPS, t };
+        let step =
+            SamplingStep { ar_step: ArStep::ONLY, done: *done, total: STEPS, before: 0, all: STEPS, t };
         Ok(if step.is_last() { Advance::Done(step) } else { Advance::More(step) })
     }
 

@@ -97,6 +97,37 @@ void outputs_have_the_sizes_of_the_model(const Model &model, Session &session) {
     EXPECT(expect_value(session.try_encode(floats, seeds)) != expect_value(session.try_encode(floats)));
 }
 
+void solvers_and_their_steps_are_set(Session &session) {
+    const auto latents = [&](auto change) {
+        auto options = options_for_two_images();
+        options.solver = Solver::euler;
+        change(options);
+        return expect_value(session.try_generate(options, all_outputs()));
+    };
+    const auto plain = latents([](GenerateOptions &) {});
+    // The same times in several notations.
+    const auto two = latents([](GenerateOptions &o) { o.steps = 2; }).latents;
+    EXPECT(two != plain.latents);
+    EXPECT(latents([](GenerateOptions &o) { o.times = {1.0, 0.5, 0.0}; }).latents == two);
+    EXPECT(latents([](GenerateOptions &o) { o.times = {1.0, 0.25, 0.0}; }).latents != two);
+    EXPECT(latents([](GenerateOptions &o) { o.steps = 2, o.warp = {1.0, 1.0, 1.0}; }).latents == two);
+    EXPECT(latents([](GenerateOptions &o) { o.steps = 2, o.warp = {1.17, 0.8, 1.1}; }).latents != two);
+    EXPECT(latents([](GenerateOptions &o) { o.ar_step_steps = {3, 3}; }).latents == plain.latents);
+    const auto last = latents([](GenerateOptions &o) { o.ar_step_steps = {3, 1}; });
+    EXPECT(last.references == plain.references && last.latents != plain.latents);
+    EXPECT(latents([](GenerateOptions &o) { o.extrapolation = 0.0; }).latents == plain.latents);
+    EXPECT(latents([](GenerateOptions &o) { o.extrapolation = 0.3; }).latents != plain.latents);
+    const auto exponential = [&](std::optional<std::uint32_t> order) {
+        return latents([&](GenerateOptions &o) { o.solver = Solver::exponential_sde, o.order = order, o.steps = 4; }).latents;
+    };
+    EXPECT(exponential(2) == exponential(std::nullopt) && exponential(1) != exponential(2));
+    EXPECT(latents([](GenerateOptions &o) { o.solver = Solver::adams_bashforth; }).latents != plain.latents);
+    auto options = options_for_two_images();
+    options.solver = Solver::adams_bashforth;
+    options.order = 5;
+    expect_error(session.try_generate(options, all_outputs()), Status::invalid_argument, "order");
+}
+
 void unconditional_features_affect_guidance(const Model &model, Session &session) {
     const auto &info = model.info();
     const std::vector<std::uint32_t> classes = {0, 2};
@@ -290,6 +321,7 @@ int main(int argc, char **argv) {
     auto session = expect_value(model->try_session());
     outputs_have_the_sizes_of_the_model(*model, session);
     features_are_truncated_and_spliced(*model, session);
+    solvers_and_their_steps_are_set(session);
     unconditional_features_affect_guidance(*model, session);
     errors_have_status_and_subject(*model, session, argv[1]);
     model_loads_from_memory(argv[1]);

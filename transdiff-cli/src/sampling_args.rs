@@ -1,7 +1,7 @@
 //! Command-line arguments of sampling, shared by the commands that generate images.
 
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use transdiff::diffusion::{Sampling, SamplingSettings, Schedule, SolverKind};
 use transdiff::models::GeneratorInfo;
 use transdiff_terminal::{MAX_COUNT, number, whole};
@@ -42,26 +42,28 @@ pub struct SamplingArgs {
     /// Number of sampling steps, 1 to 1000000. An MRAR model also takes one per AR step, comma-separated
     #[arg(long, value_name = "N", default_value = "100", value_delimiter = ',', value_parser = whole(1..=MAX_COUNT))]
     #[arg(allow_negative_numbers = true)]
-    #[serde(deserialize_with = "one_or_each")]
+    #[serde(with = "one_or_each")]
     pub steps: Vec<usize>,
     /// Solver for the integration from noise to image
     #[arg(long, value_name = "NAME", default_value = "euler-maruyama")]
     pub solver: SolverArg,
     /// Order of exponential-sde, 1 or 2, or of adams-bashforth, 2 to 4 [default: 2]
     #[arg(long, value_name = "N", value_parser = whole(1..=4_usize), allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<usize>,
     /// Times of the sampling steps instead of their number: all of them, falling from 1 (noise) to 0
     #[arg(long, value_name = "T,...", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
     #[arg(conflicts_with = "steps")]
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub times: Vec<f64>,
     /// Exponents that warp the times of the sampling steps to 1-(1-(1-u^A)^B)^C, with u from 0 to 1
     #[arg(long, value_name = "A,B,C", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
     #[arg(conflicts_with = "times")]
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warp: Vec<f64>,
-    /// Extrapolation of the predictions of euler, at least 0: 0.2 to 0.6 may make up for fewer steps
+    /// Extrapolation of the predictions of euler, at least 0 [default: 0]
     #[arg(long, value_name = "K", value_parser = number, allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub extrapolation: Option<f64>,
     /// Guidance scale, at least 1; 1 disables guidance. An MRAR model also takes one per AR step, comma-separated
     /// [default: the paper's for published models, otherwise 1]
@@ -79,18 +81,30 @@ pub struct SamplingArgs {
     pub noise_scale: Option<f64>,
 }
 
-/// A list, or a number in its place, as there was before AR steps could have their own.
-fn one_or_each<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<usize>, D::Error> {
-    #[derive(Deserialize)]
+/// A list as serialised data: as its element if it has one, the form of the time when there was always one.
+mod one_or_each {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize, Serialize)]
     #[serde(untagged)]
     enum OneOrEach {
         One(usize),
         Each(Vec<usize>),
     }
-    Ok(match OneOrEach::deserialize(deserializer)? {
-        OneOrEach::One(steps) => vec![steps],
-        OneOrEach::Each(steps) => steps,
-    })
+
+    pub fn serialize<S: Serializer>(list: &[usize], serializer: S) -> Result<S::Ok, S::Error> {
+        match *list {
+            [one] => OneOrEach::One(one).serialize(serializer),
+            ref each => OneOrEach::Each(each.to_vec()).serialize(serializer),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+        Ok(match OneOrEach::deserialize(deserializer)? {
+            OneOrEach::One(one) => vec![one],
+            OneOrEach::Each(each) => each,
+        })
+    }
 }
 
 impl SamplingArgs {
@@ -98,7 +112,10 @@ impl SamplingArgs {
     pub fn complete(&self, generator: &GeneratorInfo) -> Result<Self> {
         let settings = self.settings(generator)?;
         let (low, high) = settings.guidance_interval;
+        // As many steps as there are times, so that no other number stands beside them.
+        let steps = if self.times.is_empty() { self.steps.clone() } else { vec![self.times.len() - 1] };
         Ok(Self {
+            steps,
             order: settings.order,
             guidance: settings.guidance,
             guidance_interval: vec![low, high],
@@ -139,5 +156,22 @@ impl SamplingArgs {
         settings.drift_scale = self.drift_scale.or(settings.drift_scale);
         settings.noise_scale = self.noise_scale.or(settings.noise_scale);
         Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Manifests from before AR steps had numbers of steps of their own stay as they are, and so do their fingerprints.
+    #[test]
+    fn settings_of_one_number_of_steps_keep_their_form() {
+        let text = r#"{"steps":100,"solver":"heun","guidance":[1.0],"guidance_interval":[0.0,1.0],"drift_scale":null,"noise_scale":null}"#;
+        let settings: SamplingArgs = serde_json::from_str(text).unwrap();
+        assert_eq!(settings.steps, [100]);
+        assert_eq!(serde_json::to_string(&settings).unwrap(), text);
+        let each = text.replace("100", "[10,25]");
+        let settings: SamplingArgs = serde_json::from_str(&each).unwrap();
+        assert_eq!(serde_json::to_string(&settings).unwrap(), each);
     }
 }

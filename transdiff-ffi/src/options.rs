@@ -128,7 +128,7 @@ pub struct transcdiff_generate_options {
     pub progress: transcdiff_progress_callback,
     /// Preview callback, invoked after every `preview_interval` sampling steps, or NULL.
     pub preview: transcdiff_preview_callback,
-    /// Number of sampling steps between previews, at least 1.
+    /// Number of sampling steps of an AR step between previews, at least 1.
     pub preview_interval: usize,
     /// Callback for log messages, or NULL.
     pub log: transcdiff_log_callback,
@@ -143,11 +143,12 @@ pub struct transcdiff_generate_options {
     /// Number of elements of `ar_step_steps`: 0 or the number of AR steps, as for `ar_step_guidance_count`.
     pub ar_step_steps_count: usize,
     /// Times of the sampling steps of every AR step, [time_count], overriding `steps`: all of them, falling strictly from 1 (noise)
-    /// to 0. NULL: times that go with the solver.
+    /// to 0; without `ar_step_steps` and `warp`. NULL: times that go with the solver.
     pub times: *const f64,
     /// Number of elements of `times`: 0 or at least 2.
     pub time_count: usize,
-    /// Three exponents a, b, c above 0 that warp the times of n sampling steps to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with u = i/n, or NULL.
+    /// Three exponents a, b, c above 0 that warp the times of n sampling steps, at most 1000000, to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with
+    /// u = i/n, or NULL.
     pub warp: *const f64,
     /// Extrapolation of Euler's predictions, at least 0; ignored by other solvers.
     pub extrapolation: f64,

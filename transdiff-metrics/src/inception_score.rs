@@ -21,24 +21,24 @@ pub fn equal_splits(count: usize, splits: usize) -> Vec<Range<usize>> {
 }
 
 /// Inception Score exp(mean KL(p(y|x) ‖ p(y))) of `logits`, the scores of classes before the softmax, over `splits`, ranges of
-/// the images in the order `order`.
+/// the images in the order `permutation`.
 ///
 /// # Errors
-/// [`Error::Argument`] if there is no split or an empty one, a split ends after the last image, or `order` is no order of the
-/// images.
-pub fn inception_score(logits: &Rows, order: &[usize], splits: &[Range<usize>]) -> Result<Score> {
+/// [`Error::Argument`] if there is no split or an empty one, a split ends after the last image, or `permutation` is none of
+/// the images.
+pub fn inception_score(logits: &Rows, permutation: &[usize], splits: &[Range<usize>]) -> Result<Score> {
     let count = logits.len();
     if splits.is_empty() || splits.iter().any(|split| split.is_empty() || split.end > count) {
         let expected = format!("at least one range of 0..{count}, none of them empty");
         return Err(Error::argument("splits", expected, format!("{splits:?}")));
     }
     let mut seen = vec![false; count];
-    let is_order =
-        order.len() == count && order.iter().all(|&at| at < count && !std::mem::replace(&mut seen[at], true));
-    if !is_order {
-        return Err(Error::argument("order", format!("an order of {count} images"), "another"));
+    let is_permutation = permutation.len() == count
+        && permutation.iter().all(|&at| at < count && !std::mem::replace(&mut seen[at], true));
+    if !is_permutation {
+        return Err(Error::argument("permutation", format!("an order of {count} images"), "another"));
     }
-    let scores: Vec<f64> = splits.iter().map(|split| score(logits, &order[split.clone()])).collect();
+    let scores: Vec<f64> = splits.iter().map(|split| score(logits, &permutation[split.clone()])).collect();
     let count = scores.len() as f64;
     let mean = scores.iter().sum::<f64>() / count;
     let variance = scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / count;

@@ -37,6 +37,7 @@ fn suffix(generated: &Generated) -> String {
     }
     if sampling.solver != SolverArg::EulerMaruyama {
         suffix += &format!("_{}", SolverKind::from(sampling.solver).name());
+        suffix += &sampling.order.map_or(String::new(), |order| format!("{order}"));
     }
     suffix
 }

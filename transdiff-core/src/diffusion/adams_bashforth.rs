@@ -7,7 +7,8 @@ use crate::{Backend, Error, Result};
 /// x ← x + ∫ P(τ) dτ over the step, with P the polynomial through the velocities of the last `order` steps: one evaluation
 /// per step. Draws no noise.
 ///
-/// The integral is exact for any times. While fewer velocities are known, the polynomial goes through those. The first step
+/// The integral is exact for any times, but a long step after short ones extrapolates far: errors of velocities are multiplied by
+/// up to the ratio of the steps to the power order − 1. While fewer velocities are known, the polynomial goes through those. The first step
 /// is Euler's then, whose error is of order 2 in its length: on times whose steps all shrink alike the error at t = 0 falls
 /// like 1/n² for every order, with smaller factors for higher ones.
 #[derive(Clone, Debug, PartialEq)]

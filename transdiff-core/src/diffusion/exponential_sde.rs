@@ -107,7 +107,7 @@ impl<B: Backend> Sampler<B> for ExponentialSde {
         if let (Some(extrapolation), Some(previous)) = (extrapolation, previous) {
             moved = moved.add(&denoised(previous, -c * extrapolation).apply(&previous.v, &previous.x)?)?;
         }
-        let deviation = s1 * next * (2.0 * integral(2.0 - 2.0 * p)).sqrt();
+        let deviation = if s1 == 0.0 { 0.0 } else { s1 * next * (2.0 * integral(2.0 - 2.0 * p)).sqrt() };
         state.x = state.with_noise(moved, noise, i, deviation)?;
         Ok(())
     }

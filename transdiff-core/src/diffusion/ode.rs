@@ -57,10 +57,15 @@ impl Euler {
 /// The final step evaluates the field at t = 0, a time that networks meet in training, so it needs no exception.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heun {
-    /// Times of the steps.
-    pub timesteps: Timesteps,
-    /// Interpolant of the field, for previews.
-    pub interpolant: Interpolant,
+    pub(super) timesteps: Timesteps,
+    interpolant: Interpolant,
+}
+
+impl Heun {
+    /// The solver; `interpolant` is that of the field, for previews.
+    pub fn new(timesteps: Timesteps, interpolant: Interpolant) -> Self {
+        Self { timesteps, interpolant }
+    }
 }
 
 impl<B: Backend> Sampler<B> for Euler {

@@ -66,9 +66,12 @@ pub trait Sampler<B: Backend> {
     ) -> Result<Tensor<B>> {
         let timesteps = self.timesteps();
         let mut state = SolverState::new(x, ar_step)?;
-        for i in 0..timesteps.steps() {
+        let (total, ArStep { index, count, given }) = (timesteps.steps(), ar_step);
+        // The sampler of one AR step takes those of others to have as many steps.
+        let [before, all] = [index - given, count - given].map(|ar_steps| ar_steps.saturating_mul(total));
+        for i in 0..total {
             self.step(i, &mut state, field, noise)?;
-            let step = SamplingStep { ar_step, done: i + 1, total: timesteps.steps(), t: timesteps.time(i) };
+            let step = SamplingStep { ar_step, done: i + 1, total, before, all, t: timesteps.time(i) };
             let preview = || self.preview(&state);
             if let ControlFlow::Break(()) = observer.step(&Progress::new(step, &preview)) {
                 return Err(Error::Cancelled);

@@ -1,12 +1,11 @@
 //! Sampling settings: defaults, and their validation.
 
 use std::fmt::Display;
-use std::str::FromStr;
 
-use super::solver::one_or_each;
+use super::step::one_or_each;
 use super::{
     AdamsBashforth, Euler, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant, Sampling, Solver,
-    Timesteps,
+    SolverKind, Timesteps,
 };
 use crate::{Error, Result};
 
@@ -30,60 +29,6 @@ impl Preset {
     /// A preset of guidance scale, drift scale and noise scale.
     pub const fn new(guidance: f64, drift_scale: f64, noise_scale: f64) -> Self {
         Self { guidance, drift_scale, noise_scale }
-    }
-}
-
-/// Solver by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum SolverKind {
-    /// The paper's stochastic sampler with two scales, on the paper's timesteps.
-    #[default]
-    EulerMaruyama,
-    /// The paper's SDE with its linear part solved exactly, order 1 or 2, on the paper's timesteps.
-    ExponentialSde,
-    /// Deterministic, order 1, on uniform timesteps.
-    Euler,
-    /// Deterministic, order 2, on uniform timesteps; two evaluations per step.
-    Heun,
-    /// Deterministic, through the last 2, 3 or 4 velocities, on uniform timesteps.
-    AdamsBashforth,
-}
-
-impl SolverKind {
-    /// All solvers.
-    pub const ALL: [Self; 5] =
-        [Self::EulerMaruyama, Self::ExponentialSde, Self::Euler, Self::Heun, Self::AdamsBashforth];
-
-    /// Name of the solver, as [`FromStr`] parses it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::EulerMaruyama => "euler-maruyama",
-            Self::ExponentialSde => "exponential-sde",
-            Self::Euler => "euler",
-            Self::Heun => "heun",
-            Self::AdamsBashforth => "adams-bashforth",
-        }
-    }
-
-    /// Returns true if the solver draws noise, and so has a drift scale and a noise scale.
-    pub fn is_stochastic(self) -> bool {
-        matches!(self, Self::EulerMaruyama | Self::ExponentialSde)
-    }
-
-    /// Order of a solver that has a choice, unless the settings say another.
-    pub fn default_order(self) -> Option<usize> {
-        matches!(self, Self::ExponentialSde | Self::AdamsBashforth).then_some(2)
-    }
-}
-
-impl FromStr for SolverKind {
-    type Err = Error;
-
-    /// # Errors
-    /// [`Error::Argument`] for an unknown name.
-    fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
-        found.ok_or_else(|| Error::argument("solver", Self::ALL.map(Self::name).join(", "), name))
     }
 }
 
@@ -212,7 +157,7 @@ impl SamplingSettings {
             SolverKind::Euler => {
                 Euler::new(timesteps, interpolant).extrapolated(self.extrapolation.unwrap_or(0.0))?.into()
             }
-            SolverKind::Heun => Heun { timesteps, interpolant }.into(),
+            SolverKind::Heun => Heun::new(timesteps, interpolant).into(),
             SolverKind::AdamsBashforth => AdamsBashforth::new(timesteps, interpolant, order)?.into(),
         })
     }

@@ -1,10 +1,12 @@
 //! A solver chosen at run time, and the guidance that it runs under.
 
+use std::ops::Range;
+
 use super::{
     AdamsBashforth, ArStep, Euler, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant, NoiseSource,
     Sampler, SolverKind, SolverState, Timesteps, VelocityField,
 };
-use crate::{Backend, Error, Result};
+use crate::{Backend, Result};
 
 /// Declares [`Solver`] with a variant for each sampler.
 macro_rules! solvers {
@@ -117,23 +119,33 @@ impl Sampling {
     /// Solver of `ar_step`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is neither one solver nor one per AR step.
+    /// [`Error::Argument`](crate::Error::Argument) if there is neither one solver nor one per AR step.
     pub fn solver(&self, ar_step: ArStep) -> Result<&Solver> {
-        of_ar_step(&self.solvers, ar_step, "solvers", "solver")
+        ar_step.choose(&self.solvers, "solvers", "solver")
     }
 
     /// Guidance of `ar_step`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is neither one guidance nor one per AR step.
+    /// [`Error::Argument`](crate::Error::Argument) if there is neither one guidance nor one per AR step.
     pub fn guidance(&self, ar_step: ArStep) -> Result<Guidance> {
-        of_ar_step(&self.guidance, ar_step, "guidance", "scale").copied()
+        ar_step.choose(&self.guidance, "guidance", "scale").copied()
+    }
+
+    /// Number of steps of the AR steps `indices` of `ar_steps`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) if there is neither one solver nor one per AR step.
+    pub(crate) fn steps(&self, mut indices: Range<usize>, ar_steps: usize) -> Result<usize> {
+        let ar_step = |index| ArStep { index, count: ar_steps, given: 0 };
+        let steps = |index| Ok(self.solver(ar_step(index))?.timesteps().steps());
+        indices.try_fold(0usize, |sum, index| Ok(sum.saturating_add(steps(index)?)))
     }
 
     /// Work of a generation in `ar_steps` AR steps, the first `given` of which are given.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there are neither one nor `ar_steps` solvers, or guidances.
+    /// [`Error::Argument`](crate::Error::Argument) if there are neither one nor `ar_steps` solvers, or guidances.
     pub fn work(&self, ar_steps: usize, given: usize) -> Result<Work> {
         let mut work = Work { evaluations: 0, passes: 0 };
         for index in given..ar_steps {
@@ -151,22 +163,4 @@ impl Sampling {
     pub fn is_guided(&self) -> bool {
         self.guidance.iter().any(|guidance| guidance.scale() > 1.0)
     }
-}
-
-/// The element of `ar_step` of a list of one for all AR steps or one for each.
-fn of_ar_step<'a, T>(list: &'a [T], ar_step: ArStep, name: &'static str, each: &str) -> Result<&'a T> {
-    match list {
-        [one] => Ok(one),
-        list if list.len() == ar_step.count => Ok(&list[ar_step.index]),
-        _ => Err(one_or_each(name, each, ar_step.count, list.len())),
-    }
-}
-
-/// Error of a list that has neither one element nor one for each AR step.
-pub(super) fn one_or_each(name: &'static str, each: &str, ar_steps: usize, got: usize) -> Error {
-    let expected = match ar_steps {
-        1 => format!("1 {each}"),
-        n => format!("1 {each}, or {n} (one per AR step)"),
-    };
-    Error::argument(name, expected, got)
 }

@@ -53,7 +53,7 @@ impl<B: Backend> SolverState<B> {
     /// # Errors
     /// [`Error::Shape`] if the velocity does not have the shape of x, and those of the field.
     pub fn evaluate(&mut self, field: &dyn VelocityField<B>, t: f64, kept: usize) -> Result<Tensor<B>> {
-        // Before the evaluation, so that nothing is held during it that will not be read again.
+        // Before the evaluation, so that the state holds nothing during it that will not be read again.
         while self.history.len() >= kept.max(1) {
             self.history.pop_front();
         }

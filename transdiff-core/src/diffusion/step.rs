@@ -1,5 +1,7 @@
 //! Position of a step within a generation.
 
+use crate::{Error, Result};
+
 /// One autoregressive (AR) step of a generation: a 1-step model has one; with MRAR each but the last generates a
 /// reference, and given references replace the first of them. All start from the same initial noise; injected noise is
 /// fresh in each.
@@ -21,6 +23,27 @@ impl ArStep {
     pub fn is_last(&self) -> bool {
         self.index + 1 == self.count
     }
+
+    /// The element for this AR step of a list of one for all AR steps or one for each, whose elements are called `each`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for `name` if the list is neither.
+    pub(super) fn choose<'a, T>(&self, list: &'a [T], name: &'static str, each: &str) -> Result<&'a T> {
+        match list {
+            [one] => Ok(one),
+            list if list.len() == self.count && self.index < self.count => Ok(&list[self.index]),
+            _ => Err(one_or_each(name, each, self.count, list.len())),
+        }
+    }
+}
+
+/// Error of a list that has neither one element nor one for each AR step.
+pub(super) fn one_or_each(name: &'static str, each: &str, ar_steps: usize, got: usize) -> Error {
+    let expected = match ar_steps {
+        1 => format!("1 {each}"),
+        n => format!("1 {each}, or {n} (one per AR step)"),
+    };
+    Error::argument(name, expected, got)
 }
 
 /// A completed sampling step.
@@ -32,15 +55,18 @@ pub struct SamplingStep {
     pub done: usize,
     /// Number of steps of the AR step.
     pub total: usize,
+    /// Number of steps of all AR steps that were run before.
+    pub before: usize,
+    /// Number of steps of all AR steps that are run.
+    pub all: usize,
     /// Time in (0, 1] at which the step began.
     pub t: f64,
 }
 
 impl SamplingStep {
-    /// Completed share of the generation, in (0, 1]. Every AR step that is run counts alike.
+    /// Completed share of the steps of the generation, in (0, 1].
     pub fn fraction(&self) -> f64 {
-        let ArStep { index, count, given } = self.ar_step;
-        ((index - given) as f64 + self.done as f64 / self.total as f64) / (count - given) as f64
+        (self.before + self.done) as f64 / self.all as f64
     }
 
     /// Returns `true` if this is the last step of the generation.

@@ -6,6 +6,8 @@ use crate::{Error, Result};
 
 /// Length of the final step of the paper's sampler.
 const FINAL_STEP: f64 = 0.04;
+/// Length of the shortest step: shorter ones could vanish by rounding.
+const MIN_STEP: f64 = 1e-12;
 /// Largest number of warped times, which are held in memory.
 const MAX_WARPED: usize = 1_000_000;
 
@@ -57,13 +59,19 @@ impl Timesteps {
     /// Equal steps between n times from 1 to `last`, then from `last` to 0.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless 1 ≤ steps < 2³², and 0 < last < 1 (with one step: last ≤ 1).
+    /// [`Error::Argument`] unless 1 ≤ steps < 2³², and every step is longer than 10⁻¹².
     pub fn with_final_step(steps: usize, last: f64) -> Result<Self> {
         let steps = count(steps)?;
-        // Below this, times of so many steps could coincide.
-        let valid = last > 1e-12 && (last < 1.0 || (last == 1.0 && steps == 1));
-        if !valid {
-            return Err(Error::argument("last", "a length within (0, 1)", last));
+        let valid = match steps {
+            1 => last <= 1.0,
+            n => (1.0 - last) / f64::from(n - 1) > MIN_STEP,
+        };
+        if !valid || last.is_nan() || last <= MIN_STEP {
+            return Err(Error::argument(
+                "last",
+                "a length within (0, 1) that leaves time for the other steps",
+                last,
+            ));
         }
         Ok(Self(Times::FinalStep { steps, last }))
     }
@@ -71,7 +79,7 @@ impl Timesteps {
     /// Any times: that of every step, and the final 0.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless there are at least two times, which fall strictly from 1 to 0.
+    /// [`Error::Argument`] unless there are at least two times, which fall from 1 to 0 by more than 10⁻¹² each.
     pub fn listed(times: impl Into<Arc<[f64]>>) -> Result<Self> {
         let times = times.into();
         let refused =
@@ -82,11 +90,9 @@ impl Timesteps {
             [.., last] if last != 0.0 => return refused(format!("the last {last}")),
             _ => {}
         }
-        // NaN is not below any number.
-        match times
-            .windows(2)
-            .find(|pair| !matches!(pair[1].partial_cmp(&pair[0]), Some(std::cmp::Ordering::Less)))
-        {
+        // NaN is not longer than any length.
+        let is_long = |pair: &[f64]| pair[0] - pair[1] > MIN_STEP;
+        match times.windows(2).find(|pair| !is_long(pair)) {
             Some(pair) => refused(format!("{} after {}", pair[1], pair[0])),
             None => Ok(Self(Times::Listed(times))),
         }
@@ -96,7 +102,7 @@ impl Timesteps {
     /// (arXiv 2505.07447) shapes its times with. (1, 1, 1) is [`uniform`](Self::uniform) up to rounding.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless 1 ≤ steps ≤ 10⁶, all exponents are finite and above 0, and the times fall strictly.
+    /// [`Error::Argument`] unless 1 ≤ steps ≤ 10⁶, all exponents are finite and above 0, and every step is longer than 10⁻¹².
     pub fn warped(steps: usize, [a, b, c]: [f64; 3]) -> Result<Self> {
         if !(1..=MAX_WARPED).contains(&steps) {
             return Err(Error::argument("steps", format!("1 to {MAX_WARPED} for warped times"), steps));

@@ -160,6 +160,7 @@ fn generate(
     let from_features = input.byte().is_multiple_of(4);
     let other = input.byte() == 255;
     let given = |is: bool| if is { floats.cast_const() } else { ptr::null() };
+    let (mut times, warp) = ([1.0, 0.5, 0.25, 0.0, -1.0, f64::NAN], [1.0, 0.8, input.float()]);
     let options = transcdiff_generate_options {
         images: n,
         classes: if from_features != other { ptr::null() } else { scratch.classes.as_ptr() },
@@ -167,6 +168,9 @@ fn generate(
         steps: [1, 2, 3, 0, u32::MAX][input.below(5)],
         solver: input.code(4),
         order: input.below(6) as u32,
+        times: input.or_null(times.as_mut_ptr()),
+        time_count: if input.flip() { 0 } else { input.below(7) },
+        warp: if input.flip() { ptr::null() } else { warp.as_ptr() },
         extrapolation: input.float(),
         guidance: input.float(),
         ar_step_guidance: scratch.guidances.as_ptr(),

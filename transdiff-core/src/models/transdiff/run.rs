@@ -52,7 +52,8 @@ impl<B: Backend> Run<B> {
     /// first AR steps.
     ///
     /// # Errors
-    /// [`Error::Argument`] for no images, a label that is no class, too many references or a wrong number of guidances.
+    /// [`Error::Argument`] for no images, a label that is no class, too many references or a wrong number of
+    /// solvers or guidances.
     pub(super) fn new(
         model: &TransDiff<B>,
         token: &CancellationToken,
@@ -130,7 +131,10 @@ impl<B: Backend> Run<B> {
         let (i, total) = (integration.done, timesteps.steps());
         solver.step(i, &mut integration.state, &guided, noise)?;
         integration.done += 1;
-        let step = SamplingStep { ar_step, done: i + 1, total, t: timesteps.time(i) };
+        let ArStep { index, count, given } = ar_step;
+        let before = self.sampling.steps(given..index, count)?;
+        let all = self.sampling.steps(given..count, count)?;
+        let step = SamplingStep { ar_step, done: i + 1, total, before, all, t: timesteps.time(i) };
         if integration.done < total {
             self.latest = Some(integration.state.clone());
             self.integration = Some(integration);

@@ -1,0 +1,59 @@
+//! Names of the solvers.
+
+use std::str::FromStr;
+
+use crate::{Error, Result};
+
+/// Solver by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SolverKind {
+    /// The paper's stochastic sampler with two scales, on the paper's timesteps.
+    #[default]
+    EulerMaruyama,
+    /// The paper's SDE with its linear part solved exactly, order 1 or 2, on the paper's timesteps.
+    ExponentialSde,
+    /// Deterministic, order 1, on uniform timesteps.
+    Euler,
+    /// Deterministic, order 2, on uniform timesteps; two evaluations per step.
+    Heun,
+    /// Deterministic, through the last 2, 3 or 4 velocities, on uniform timesteps.
+    AdamsBashforth,
+}
+
+impl SolverKind {
+    /// All solvers.
+    pub const ALL: [Self; 5] =
+        [Self::EulerMaruyama, Self::ExponentialSde, Self::Euler, Self::Heun, Self::AdamsBashforth];
+
+    /// Name of the solver, as [`FromStr`] parses it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EulerMaruyama => "euler-maruyama",
+            Self::ExponentialSde => "exponential-sde",
+            Self::Euler => "euler",
+            Self::Heun => "heun",
+            Self::AdamsBashforth => "adams-bashforth",
+        }
+    }
+
+    /// Returns true if the solver draws noise, and so has a drift scale and a noise scale.
+    pub fn is_stochastic(self) -> bool {
+        matches!(self, Self::EulerMaruyama | Self::ExponentialSde)
+    }
+
+    /// Order of a solver that has a choice, unless the settings say another.
+    pub fn default_order(self) -> Option<usize> {
+        matches!(self, Self::ExponentialSde | Self::AdamsBashforth).then_some(2)
+    }
+}
+
+impl FromStr for SolverKind {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::Argument`] for an unknown name.
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        found.ok_or_else(|| Error::argument("solver", Self::ALL.map(Self::name).join(", "), name))
+    }
+}
