@@ -102,6 +102,26 @@
 #define TRANSCDIFF_SOLVER_ADAMS_BASHFORTH 4
 
 /**
+ * No quality: solver, steps and interval of guidance are those of the options.
+ */
+#define TRANSCDIFF_QUALITY_NONE 0
+
+/**
+ * Draft: Adams–Bashforth of order 2 in 8 steps, 6 for references, with guidance up to time 0.7.
+ */
+#define TRANSCDIFF_QUALITY_DRAFT 1
+
+/**
+ * Fast: Adams–Bashforth of order 2 in 16 steps, 10 for references, with guidance up to time 0.7.
+ */
+#define TRANSCDIFF_QUALITY_FAST 2
+
+/**
+ * Paper: Euler–Maruyama in 100 steps, with guidance at all times.
+ */
+#define TRANSCDIFF_QUALITY_PAPER 3
+
+/**
  * 8-bit RGB, height × width × channel (interleaved pixels).
  */
 #define TRANSCDIFF_RGB8_HWC 0
@@ -367,9 +387,10 @@ typedef struct transcdiff_generate_options {
      */
     uint32_t order;
     /**
-     * Reserved; must be 0.
+     * Tested combination of solver, order, numbers and times of steps, extrapolation and interval of guidance, which overrides
+     * these options: one of `TRANSCDIFF_QUALITY_…`.
      */
-    uint32_t reserved;
+    uint32_t quality;
     /**
      * Number of sampling steps per AR step, [ar_step_steps_count], overriding `steps`. NULL: `steps` for every AR step.
      */

@@ -121,6 +121,14 @@ enum class Solver : std::uint32_t {
     adams_bashforth = TRANSCDIFF_SOLVER_ADAMS_BASHFORTH,
 };
 
+/// Tested combination of solver, steps and interval of guidance.
+enum class Quality : std::uint32_t {
+    none = TRANSCDIFF_QUALITY_NONE,
+    draft = TRANSCDIFF_QUALITY_DRAFT,
+    fast = TRANSCDIFF_QUALITY_FAST,
+    paper = TRANSCDIFF_QUALITY_PAPER,
+};
+
 /// Weight set to load from a file.
 enum class WeightSet : std::uint32_t {
     automatic = TRANSCDIFF_WEIGHTS_AUTO,
@@ -461,6 +469,8 @@ struct GenerateOptions {
     LogFunction log = nullptr;
     /// Order of the solver: 1 or 2 for exponential_sde, 2 to 4 for adams_bashforth; ignored by other solvers.
     std::optional<std::uint32_t> order = std::nullopt;
+    /// Tested combination, which overrides solver, order, numbers and times of steps, extrapolation and interval of guidance.
+    std::optional<Quality> quality = std::nullopt;
     /// Number of sampling steps per AR step, [ar_steps], overriding `steps`.
     std::vector<std::uint32_t> ar_step_steps = {};
     /// Times of the sampling steps of every AR step, overriding `steps`: all of them, falling strictly from 1 (noise) to 0;
@@ -771,6 +781,7 @@ private:
         detail::set_if(to.drift_scale, from.drift_scale);
         detail::set_if(to.noise_scale, from.noise_scale);
         detail::set_if(to.order, from.order);
+        detail::set_if(to.quality, from.quality);
         to.ar_step_steps = detail::data_or_null(from.ar_step_steps);
         to.ar_step_steps_count = from.ar_step_steps.size();
         to.times = detail::data_or_null(from.times);

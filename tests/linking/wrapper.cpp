@@ -122,6 +122,10 @@ void solvers_and_their_steps_are_set(Session &session) {
     };
     EXPECT(exponential(2) == exponential(std::nullopt) && exponential(1) != exponential(2));
     EXPECT(latents([](GenerateOptions &o) { o.solver = Solver::adams_bashforth; }).latents != plain.latents);
+    EXPECT(latents([](GenerateOptions &o) { o.quality = Quality::draft; }).latents ==
+           latents([](GenerateOptions &o) {
+               o.solver = Solver::adams_bashforth, o.ar_step_steps = {6, 8}, o.guidance_high = 0.7;
+           }).latents);
     auto options = options_for_two_images();
     options.solver = Solver::adams_bashforth;
     options.order = 5;

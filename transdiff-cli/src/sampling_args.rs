@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
-use transdiff::diffusion::{Sampling, SamplingSettings, Schedule, SolverKind};
+use transdiff::diffusion::{Quality, Sampling, SamplingSettings, Schedule, SolverKind};
 use transdiff::models::GeneratorInfo;
 use transdiff_terminal::{MAX_COUNT, number, whole};
 
@@ -24,6 +24,18 @@ pub enum SolverArg {
     AdamsBashforth,
 }
 
+impl From<SolverKind> for SolverArg {
+    fn from(solver: SolverKind) -> Self {
+        match solver {
+            SolverKind::EulerMaruyama => Self::EulerMaruyama,
+            SolverKind::ExponentialSde => Self::ExponentialSde,
+            SolverKind::Euler => Self::Euler,
+            SolverKind::Heun => Self::Heun,
+            SolverKind::AdamsBashforth => Self::AdamsBashforth,
+        }
+    }
+}
+
 impl From<SolverArg> for SolverKind {
     fn from(solver: SolverArg) -> Self {
         match solver {
@@ -36,9 +48,36 @@ impl From<SolverArg> for SolverKind {
     }
 }
 
+/// Combination of solver, number of steps and interval of guidance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QualityArg {
+    /// A first look: 8 evaluations per image, or per AR step 6 and at last 8
+    Draft,
+    /// A fraction of the paper's time: 16 evaluations per image, or per AR step 10 and at last 16
+    Fast,
+    /// The paper's settings
+    Paper,
+}
+
+impl From<QualityArg> for Quality {
+    fn from(quality: QualityArg) -> Self {
+        match quality {
+            QualityArg::Draft => Self::Draft,
+            QualityArg::Fast => Self::Fast,
+            QualityArg::Paper => Self::Paper,
+        }
+    }
+}
+
 /// Solver and guidance.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct SamplingArgs {
+    /// Combination of solver, number of steps and interval of guidance, instead of the flags for them [default: paper]
+    #[arg(long, value_name = "NAME")]
+    #[arg(conflicts_with_all = ["steps", "solver", "order", "times", "warp", "extrapolation", "guidance_interval"])]
+    #[serde(skip)]
+    pub quality: Option<QualityArg>,
     /// Number of sampling steps, 1 to 1000000. An MRAR model also takes one per AR step, comma-separated
     #[arg(long, value_name = "N", default_value = "100", value_delimiter = ',', value_parser = whole(1..=MAX_COUNT))]
     #[arg(allow_negative_numbers = true)]
@@ -112,10 +151,14 @@ impl SamplingArgs {
     pub fn complete(&self, generator: &GeneratorInfo) -> Result<Self> {
         let settings = self.settings(generator)?;
         let (low, high) = settings.guidance_interval;
-        // As many steps as there are times, so that no other number stands beside them.
-        let steps = if self.times.is_empty() { self.steps.clone() } else { vec![self.times.len() - 1] };
         Ok(Self {
-            steps,
+            quality: None,
+            steps: match settings.schedule {
+                Schedule::Steps(steps) | Schedule::Warped(steps, _) => steps,
+                // As many as there are times, so that no other number stands beside them.
+                Schedule::Times(times) => vec![times.len().saturating_sub(1)],
+            },
+            solver: settings.solver.into(),
             order: settings.order,
             guidance: settings.guidance,
             guidance_interval: vec![low, high],
@@ -130,18 +173,28 @@ impl SamplingArgs {
         Ok(self.settings(generator)?.build(generator.ar_steps)?)
     }
 
-    fn settings(&self, generator: &GeneratorInfo) -> Result<SamplingSettings> {
-        let mut settings = SamplingSettings::from(generator.preset).with_solver(self.solver.into());
-        settings.schedule = match (&self.times[..], &self.warp[..]) {
+    fn schedule(&self) -> Result<Schedule> {
+        Ok(match (&self.times[..], &self.warp[..]) {
             ([], []) => Schedule::Steps(self.steps.clone()),
             ([], &[a, b, c]) => Schedule::Warped(self.steps.clone(), [a, b, c]),
             ([], warp) => {
                 return Err(format!("--warp: expected 3 numbers A,B,C, got {}", warp.len()).into());
             }
             (times, _) => Schedule::Times(times.to_vec()),
+        })
+    }
+
+    fn settings(&self, generator: &GeneratorInfo) -> Result<SamplingSettings> {
+        let preset = SamplingSettings::from(generator.preset);
+        let mut settings = match self.quality {
+            Some(quality) => Quality::from(quality).apply(preset, generator.ar_steps),
+            None => SamplingSettings {
+                schedule: self.schedule()?,
+                order: self.order.or(SolverKind::from(self.solver).default_order()),
+                extrapolation: self.extrapolation,
+                ..preset.with_solver(self.solver.into())
+            },
         };
-        settings.order = self.order.or(settings.solver.default_order());
-        settings.extrapolation = self.extrapolation;
         if !self.guidance.is_empty() {
             settings.guidance.clone_from(&self.guidance);
         }

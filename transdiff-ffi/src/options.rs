@@ -24,6 +24,15 @@ pub const TRANSCDIFF_SOLVER_EXPONENTIAL_SDE: u32 = 3;
 /// Adams–Bashforth: deterministic, through the velocities of the last 2 to 4 steps, on uniform timesteps, for fewer steps.
 pub const TRANSCDIFF_SOLVER_ADAMS_BASHFORTH: u32 = 4;
 
+/// No quality: solver, steps and interval of guidance are those of the options.
+pub const TRANSCDIFF_QUALITY_NONE: u32 = 0;
+/// Draft: Adams–Bashforth of order 2 in 8 steps, 6 for references, with guidance up to time 0.7.
+pub const TRANSCDIFF_QUALITY_DRAFT: u32 = 1;
+/// Fast: Adams–Bashforth of order 2 in 16 steps, 10 for references, with guidance up to time 0.7.
+pub const TRANSCDIFF_QUALITY_FAST: u32 = 2;
+/// Paper: Euler–Maruyama in 100 steps, with guidance at all times.
+pub const TRANSCDIFF_QUALITY_PAPER: u32 = 3;
+
 /// Progress of a generation after a sampling step.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -136,8 +145,9 @@ pub struct transcdiff_generate_options {
     pub user_data: *mut c_void,
     /// Order of the solver: 1 or 2 for the exponential integrator, 2 to 4 for Adams–Bashforth; 0 means 2. Ignored by other solvers.
     pub order: u32,
-    /// Reserved; must be 0.
-    pub reserved: u32,
+    /// Tested combination of solver, order, numbers and times of steps, extrapolation and interval of guidance, which overrides
+    /// these options: one of `TRANSCDIFF_QUALITY_…`.
+    pub quality: u32,
     /// Number of sampling steps per AR step, [ar_step_steps_count], overriding `steps`. NULL: `steps` for every AR step.
     pub ar_step_steps: *const u32,
     /// Number of elements of `ar_step_steps`: 0 or the number of AR steps, as for `ar_step_guidance_count`.
@@ -190,7 +200,7 @@ pub(crate) fn default_options(preset: Preset) -> transcdiff_generate_options {
         log: None,
         user_data: ptr::null_mut(),
         order: 0,
-        reserved: 0,
+        quality: TRANSCDIFF_QUALITY_NONE,
         ar_step_steps: ptr::null(),
         ar_step_steps_count: 0,
         times: ptr::null(),

@@ -3,13 +3,14 @@
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use transdiff::diffusion::{Sampling, SamplingSettings, Schedule, SolverKind};
+use transdiff::diffusion::{Quality, Sampling, SamplingSettings, Schedule, SolverKind};
 use transdiff::models::Conditioning;
 use transdiff::pipeline::{Info, OutputSelection, Progress, Request};
 use transdiff::{Error, HostTensor};
 
 use crate::input::{array, product, try_copy, try_map};
 use crate::options::{
+    TRANSCDIFF_QUALITY_DRAFT, TRANSCDIFF_QUALITY_FAST, TRANSCDIFF_QUALITY_NONE, TRANSCDIFF_QUALITY_PAPER,
     TRANSCDIFF_SOLVER_ADAMS_BASHFORTH, TRANSCDIFF_SOLVER_EULER, TRANSCDIFF_SOLVER_EULER_MARUYAMA,
     TRANSCDIFF_SOLVER_EXPONENTIAL_SDE, TRANSCDIFF_SOLVER_HEUN, transcdiff_generate_options,
     transcdiff_progress,
@@ -27,9 +28,6 @@ pub(crate) fn check(info: &Info, o: &transcdiff_generate_options) -> FfiResult {
     let ar_steps = if o.features.is_null() { info.generator.ar_steps } else { 1 };
     check_count("ar_step_guidance_count", o.ar_step_guidance_count, &[0, ar_steps])?;
     check_count("ar_step_steps_count", o.ar_step_steps_count, &[0, ar_steps])?;
-    if o.reserved != 0 {
-        return Err(FfiError::argument("reserved", "0", o.reserved));
-    }
     let max = info.generator.features.unwrap_or_default().count;
     match o.features.is_null() {
         true if !o.unconditional.is_null() => {
@@ -177,6 +175,13 @@ unsafe fn offset(from: *const f32, by: usize) -> *const f32 {
 /// # Safety
 /// As [`request`].
 unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sampling> {
+    let quality = match o.quality {
+        TRANSCDIFF_QUALITY_NONE => None,
+        TRANSCDIFF_QUALITY_DRAFT => Some(Quality::Draft),
+        TRANSCDIFF_QUALITY_FAST => Some(Quality::Fast),
+        TRANSCDIFF_QUALITY_PAPER => Some(Quality::Paper),
+        other => return Err(FfiError::argument("quality", "one of TRANSCDIFF_QUALITY_…", other)),
+    };
     let solver = match o.solver {
         TRANSCDIFF_SOLVER_EULER_MARUYAMA => SolverKind::EulerMaruyama,
         TRANSCDIFF_SOLVER_EULER => SolverKind::Euler,
@@ -198,9 +203,14 @@ unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sa
         drift_scale: Some(o.drift_scale),
         noise_scale: Some(o.noise_scale),
     };
-    let ar_steps = if o.features.is_null() { info.generator.ar_steps } else { 1 };
     // The struct always has all settings; solvers without one ignore it.
-    match settings.with_solver(solver).build(ar_steps) {
+    let settings = settings.with_solver(solver);
+    let ar_steps = if o.features.is_null() { info.generator.ar_steps } else { 1 };
+    let settings = match quality {
+        Some(quality) => quality.apply(settings, ar_steps),
+        None => settings,
+    };
+    match settings.build(ar_steps) {
         Err(Error::Argument { argument: "guidance", expected, got }) if !each.is_empty() => {
             Err(FfiError::argument("ar_step_guidance", expected, got))
         }

@@ -307,7 +307,7 @@ fn numbers_out_of_range_are_rejected() {
     for (solver, order) in [(TRANSCDIFF_SOLVER_EXPONENTIAL_SDE, 3), (TRANSCDIFF_SOLVER_ADAMS_BASHFORTH, 5)] {
         fixture.expect_error(ARGUMENT, "order", |o, _| (o.solver, o.order) = (solver, order));
     }
-    fixture.expect_error(ARGUMENT, "reserved", |o, _| o.reserved = 1);
+    fixture.expect_error(ARGUMENT, "quality", |o, _| o.quality = 4);
     for bad in [6, 7, u32::MAX] {
         fixture.expect_error(ARGUMENT, "solver", |o, _| o.solver = bad);
         fixture.expect_error(ARGUMENT, "pixel_format", |_, out| out.pixel_format = bad);

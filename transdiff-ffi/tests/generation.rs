@@ -11,7 +11,8 @@ use transcdiff::*;
 use transdiff::HostTensor;
 use transdiff::checkpoint::WeightFile;
 use transdiff::diffusion::{
-    EulerMaruyama, Guidance, Interpolant, Preset, Sampling, SamplingSettings, Schedule, SolverKind, Timesteps,
+    EulerMaruyama, Guidance, Interpolant, Preset, Quality, Sampling, SamplingSettings, Schedule, SolverKind,
+    Timesteps,
 };
 use transdiff::models::vae::VaeConfig;
 use transdiff::models::{CodecFile, Conditioning, LoadHints, Model as _};
@@ -384,6 +385,15 @@ fn solvers_and_their_steps_are_those_of_the_pipeline() {
             },
         ),
     ];
+    let fast = transcdiff_generate_options {
+        quality: TRANSCDIFF_QUALITY_FAST,
+        // Overridden.
+        steps: 1,
+        guidance_low: 0.9,
+        ..own
+    };
+    let own = SamplingSettings { guidance: vec![1.5], ..Preset::PLAIN.into() };
+    let cases = cases.into_iter().chain([(fast, Quality::Fast.apply(own, 4))]);
     for (options, settings) in cases {
         let mut want = pipeline_request(&request);
         want.sampling = settings.build(4).unwrap();

@@ -15,13 +15,14 @@ use crate::load_hints::{LoadHintArgs, PrecisionArg};
 use crate::sampling_args::SamplingArgs;
 
 /// Arguments that determine the images of a model.
-const GENERATION: [&str; 17] = [
+const GENERATION: [&str; 18] = [
     "total",
     "seed",
     "codec",
     "weights",
     "heads",
     "key",
+    "quality",
     "steps",
     "solver",
     "order",

@@ -135,6 +135,9 @@ fn sampling_flags_reach_the_solver() {
         let want = expected(&model, None, |_, request| request.sampling = settings.build(4).unwrap());
         assert_eq!(latents_with(flags), want.latents, "{flags:?}");
     }
+    let draft = ["--solver", "adams-bashforth", "--steps", "6,6,6,8", "--guidance-interval", "0,0.7"];
+    let guided = |flags: &[&str]| latents_with(&[flags, &["--guidance", "1.5"]].concat());
+    assert_eq!(guided(&["--quality", "draft"]), guided(&draft));
 }
 
 #[test]
@@ -233,7 +236,7 @@ fn invalid_settings_are_rejected_before_loading() {
     let with = |flags: &[&str]| {
         fail(&[&["sample", "--model", &model, "--class", "1", "--out", &out], flags].concat())
     };
-    let cases: [(&[&str], &str); 29] = [
+    let cases: [(&[&str], &str); 30] = [
         (&["--class", "10"], "--class: expected a class from 0 to 9, got 10"),
         (
             &["--class", "tabby"],
@@ -253,6 +256,10 @@ fn invalid_settings_are_rejected_before_loading() {
         (&["--batch", "9999999999", "--count", "1000001"], "--count: expected at most 1000000 images"),
         (&["--guidance", "0.5"], "error: --guidance: expected "),
         (&["--guidance", "1,2"], "--guidance: expected 1 scale, got 2"),
+        (
+            &["--quality", "fast", "--noise-scale", "1"],
+            "--noise-scale: expected no value, because the solver adams-bashforth has no scales, got 1",
+        ),
         (&["--steps", "3,4"], "--steps: expected 1 number, got 2"),
         (&["--times", "1,0.5"], "--times: expected times that fall strictly from 1 to 0, got the last 0.5"),
         (

@@ -168,6 +168,7 @@ fn generate(
         steps: [1, 2, 3, 0, u32::MAX][input.below(5)],
         solver: input.code(4),
         order: input.below(6) as u32,
+        quality: if input.byte() == 255 { 4 } else { 0 },
         times: input.or_null(times.as_mut_ptr()),
         time_count: if input.flip() { 0 } else { input.below(7) },
         warp: if input.flip() { ptr::null() } else { warp.as_ptr() },
