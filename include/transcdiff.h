@@ -155,7 +155,7 @@
  * Version of the ABI that this header describes. It increases when functions or fields are added; a compiled program keeps
  * working with every library of the same soname.
  */
-#define TRANSCDIFF_ABI_VERSION 2
+#define TRANSCDIFF_ABI_VERSION 3
 
 /**
  * Cancellation token: stops the calls that it is passed to. Created by `transcdiff_cancellation_new` and freed by
@@ -414,7 +414,7 @@ typedef struct transcdiff_generate_options {
      */
     const double *warp;
     /**
-     * Extrapolation of Euler's predictions, at least 0; ignored by other solvers.
+     * Extrapolation of Euler's predictions, from 0 to below 1; ignored by other solvers.
      */
     double extrapolation;
 } transcdiff_generate_options;

@@ -478,7 +478,7 @@ struct GenerateOptions {
     std::vector<double> times = {};
     /// Exponents a, b, c above 0 that warp the times of n sampling steps, at most 1000000, to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with u = i/n.
     std::optional<std::array<double, 3>> warp = std::nullopt;
-    /// Extrapolation of Euler's predictions, at least 0; ignored by other solvers.
+    /// Extrapolation of Euler's predictions, from 0 to below 1; ignored by other solvers.
     std::optional<double> extrapolation = std::nullopt;
 };
 

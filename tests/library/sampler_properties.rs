@@ -340,7 +340,9 @@ fn invalid_arguments_are_refused_by_name() {
         refused("noise_scale", EulerMaruyama::new(timesteps(), Interpolant::Linear, 1.0, bad));
         refused("drift_scale", ExponentialSde::new(timesteps(), 2, bad, 1.0));
         refused("noise_scale", ExponentialSde::new(timesteps(), 2, 1.0, bad));
-        refused("extrapolation", Euler::new(timesteps(), Interpolant::Linear).extrapolated(bad));
+        for bad in [bad, 1.0] {
+            refused("extrapolation", Euler::new(timesteps(), Interpolant::Linear).extrapolated(bad));
+        }
     }
     for order in [0, 3, usize::MAX] {
         refused("order", ExponentialSde::new(timesteps.clone(), order, 1.0, 1.0));

@@ -100,7 +100,7 @@ pub struct SamplingArgs {
     #[arg(conflicts_with = "times")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warp: Vec<f64>,
-    /// Extrapolation of the predictions of euler, at least 0 [default: 0]
+    /// Extrapolation of the predictions of euler, from 0 to below 1 [default: 0]
     #[arg(long, value_name = "K", value_parser = number, allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extrapolation: Option<f64>,

@@ -160,7 +160,7 @@ pub struct transcdiff_generate_options {
     /// Three exponents a, b, c above 0 that warp the times of n sampling steps, at most 1000000, to 1 − (1 − (1 − uᵃ)ᵇ)ᶜ with
     /// u = i/n, or NULL.
     pub warp: *const f64,
-    /// Extrapolation of Euler's predictions, at least 0; ignored by other solvers.
+    /// Extrapolation of Euler's predictions, from 0 to below 1; ignored by other solvers.
     pub extrapolation: f64,
 }
 

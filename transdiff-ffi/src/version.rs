@@ -6,7 +6,7 @@ use crate::status::guard_value;
 
 /// Version of the ABI that this header describes. It increases when functions or fields are added; a compiled program keeps
 /// working with every library of the same soname.
-pub const TRANSCDIFF_ABI_VERSION: u32 = 2;
+pub const TRANSCDIFF_ABI_VERSION: u32 = 3;
 
 const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
     Ok(version) => version,

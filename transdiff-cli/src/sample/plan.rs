@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use transdiff::HostTensor;
-use transdiff::diffusion::{Sampling, Solver, Work};
+use transdiff::diffusion::{Guidance, Sampling, Solver, Work};
 use transdiff::models::{ClassNames, CodecFile, CodecInfo, GeneratorInfo, StoredModel};
 use transdiff_terminal::MAX_COUNT;
 
@@ -105,6 +105,11 @@ impl fmt::Display for SamplePlan {
         let list = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(", ");
         let steps = list(&mut self.sampling.solvers.iter().map(|s| s.timesteps().steps().to_string()));
         let guidance = list(&mut self.sampling.guidance.iter().map(|g| g.scale().to_string()));
+        let interval = self.sampling.guidance.first().map_or((0.0, 1.0), Guidance::interval);
+        let guidance = match interval {
+            (0.0, 1.0) => guidance,
+            (low, high) => format!("{guidance} at times {low} to {high}"),
+        };
         let Work { evaluations, passes } = self.work;
         write!(
             f,

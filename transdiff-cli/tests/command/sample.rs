@@ -261,10 +261,13 @@ fn invalid_settings_are_rejected_before_loading() {
             "--noise-scale: expected no value, because the solver adams-bashforth has no scales, got 1",
         ),
         (&["--steps", "3,4"], "--steps: expected 1 number, got 2"),
-        (&["--times", "1,0.5"], "--times: expected times that fall strictly from 1 to 0, got the last 0.5"),
+        (
+            &["--times", "1,0.5"],
+            "--times: expected times that fall from 1 to 0 by more than 1e-12 each, got the last 0.5",
+        ),
         (
             &["--times", "1,0.5,0.5,0"],
-            "--times: expected times that fall strictly from 1 to 0, got 0.5 after 0.5",
+            "--times: expected times that fall from 1 to 0 by more than 1e-12 each, got 0.5 after 0.5",
         ),
         (&["--warp", "1,2"], "--warp: expected 3 numbers A,B,C, got 2"),
         (&["--warp", "1,0,1"], "--warp: expected finite exponents above 0, got 0"),

@@ -31,10 +31,10 @@ impl Euler {
     /// The solver with extrapolation κ.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless κ is finite and at least 0.
+    /// [`Error::Argument`] unless 0 ≤ κ < 1: from 1 on, errors grow from step to step.
     pub fn extrapolated(self, extrapolation: f64) -> Result<Self> {
-        if !(extrapolation.is_finite() && extrapolation >= 0.0) {
-            return Err(Error::argument("extrapolation", "a finite number, at least 0", extrapolation));
+        if !(0.0..1.0).contains(&extrapolation) {
+            return Err(Error::argument("extrapolation", "a number from 0 to below 1", extrapolation));
         }
         Ok(Self { extrapolation, ..self })
     }

@@ -52,7 +52,7 @@ pub struct SamplingSettings {
     pub order: Option<usize>,
     /// Numbers or times of the sampling steps.
     pub schedule: Schedule,
-    /// Extrapolation κ of euler ([`Euler::extrapolated`]), at least 0; `None` for none, and for other solvers.
+    /// Extrapolation κ of euler ([`Euler::extrapolated`]), from 0 to below 1; `None` for none, and for other solvers.
     pub extrapolation: Option<f64>,
     /// Guidance scales, at least 1 each: one for all AR steps, or one per AR step; 1 disables guidance.
     pub guidance: Vec<f64>,

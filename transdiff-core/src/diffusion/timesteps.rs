@@ -82,8 +82,9 @@ impl Timesteps {
     /// [`Error::Argument`] unless there are at least two times, which fall from 1 to 0 by more than 10⁻¹² each.
     pub fn listed(times: impl Into<Arc<[f64]>>) -> Result<Self> {
         let times = times.into();
-        let refused =
-            |got: String| Err(Error::argument("times", "times that fall strictly from 1 to 0", got));
+        let refused = |got: String| {
+            Err(Error::argument("times", "times that fall from 1 to 0 by more than 1e-12 each", got))
+        };
         match times[..] {
             [] | [_] => return refused(format!("{} of them", times.len())),
             [first, ..] if first != 1.0 => return refused(format!("the first {first}")),
