@@ -31,6 +31,8 @@ const REFERENCE_STEPS: usize = 400;
 /// Warp and extrapolation of UCGM's sampler (arXiv 2505.07447).
 const WARP: [f64; 3] = [1.17, 0.8, 1.1];
 const EXTRAPOLATION: f64 = 0.3;
+/// Highest Fréchet distance of the figure, as a multiple of the lowest.
+const CUT: f64 = 1.5;
 
 /// Measures the quality of every solver against its number of evaluations.
 #[derive(Parser)]
@@ -218,7 +220,7 @@ fn write_numbers(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     Ok(file.flush()?)
 }
 
-/// Fréchet distance over the number of evaluations, a line for each solver; above four times the lowest it is cut off.
+/// Fréchet distance over the number of evaluations, a line for each solver; above [`CUT`] times the lowest it is cut off.
 fn draw(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let distance = |row: &Row| mean(&row.frechet);
     let lowest = rows.iter().map(distance).fold(f64::INFINITY, f64::min);
@@ -231,7 +233,7 @@ fn draw(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(56)
-        .build_cartesian_2d((fewest..most * 1.02).log_scale(), 0.9 * lowest..4.0 * lowest)?;
+        .build_cartesian_2d((fewest..most * 1.02).log_scale(), 0.9 * lowest..CUT * lowest)?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -241,7 +243,7 @@ fn draw(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
         .draw()?;
     for (i, entry) in entries().iter().enumerate() {
         let colour = Palette99::pick(i).to_rgba();
-        let points = rows.iter().filter(|row| row.name == entry.name && distance(row) <= 4.0 * lowest);
+        let points = rows.iter().filter(|row| row.name == entry.name && distance(row) <= CUT * lowest);
         let points: Vec<_> = points.map(|row| (row.evaluations as f64, distance(row))).collect();
         chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))?;
         chart
