@@ -23,11 +23,13 @@ use transdiff::models::Model;
 use transdiff::models::transdiff::Session;
 use transdiff::{Cpu, DType, TransDiff};
 
-use digits::{CLASSES, Digits, Image, Latent, PIXELS, from_latent, quantized};
+use digits::{CLASSES, Digits, Image, LATENT_SIDE, Latent, PIXELS, from_latent, quantized};
 use evaluate::Evaluator;
 
 /// Steps of the solution that deterministic solvers are compared with.
 const REFERENCE_STEPS: usize = 400;
+/// Entry of that solution.
+const REFERENCE: &str = "adams-bashforth 4";
 /// Warp and extrapolation of UCGM's sampler (arXiv 2505.07447).
 const WARP: [f64; 3] = [1.17, 0.8, 1.1];
 const EXTRAPOLATION: f64 = 0.3;
@@ -47,7 +49,7 @@ struct Arguments {
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "8,12,16,25,50,100")]
     evaluations: Vec<usize>,
     /// Number of seeds, at least 1
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Number of digits per seed, a multiple of 10
     #[arg(long, value_name = "N", default_value_t = 1000)]
@@ -156,9 +158,18 @@ fn measure(
     evaluator: &Evaluator,
     arguments: &Arguments,
 ) -> Result<Vec<Row>, Box<dyn Error>> {
-    let ar_steps = model.config().groups();
+    let (config, ar_steps) = (model.config(), model.config().groups());
+    let [channels, side] = [config.latent_channels, config.latent_size];
+    if (channels * side * side, side) != (PIXELS, LATENT_SIDE) {
+        let path = arguments.model.display();
+        return Err(format!(
+            "{path}: expected the quickstart's model, latents of 4×{LATENT_SIDE}×{LATENT_SIDE}, got {channels}×{side}×{side}"
+        )
+        .into());
+    }
     let (images, entries) = (arguments.images, entries());
-    let reference = entries.iter().rfind(|entry| entry.name == "adams-bashforth 4").expect("it is listed");
+    let reference =
+        entries.iter().find(|entry| entry.name == REFERENCE).ok_or("no entry of the reference")?;
     let reference = reference.sampling(REFERENCE_STEPS, arguments, ar_steps)?;
     let reference = latents(model, &reference, images, 0)?;
     let mut rows = Vec::new();
