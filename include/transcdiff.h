@@ -102,6 +102,11 @@
 #define TRANSCDIFF_SOLVER_ADAMS_BASHFORTH 4
 
 /**
+ * Consistency: stochastic, for distilled models only, on uniform timesteps.
+ */
+#define TRANSCDIFF_SOLVER_CONSISTENCY 5
+
+/**
  * No quality: solver, steps and interval of guidance are those of the options.
  */
 #define TRANSCDIFF_QUALITY_NONE 0
@@ -317,11 +322,11 @@ typedef struct transcdiff_generate_options {
      */
     double guidance_high;
     /**
-     * Scale of the drift, s0 in the paper, at least 0; ignored by deterministic solvers.
+     * Scale of the drift, s0 in the paper, at least 0; ignored by solvers without scales.
      */
     double drift_scale;
     /**
-     * Scale of the injected noise, s1 in the paper, at least 0; ignored by deterministic solvers.
+     * Scale of the injected noise, s1 in the paper, at least 0; ignored by solvers without scales.
      */
     double noise_scale;
     /**
@@ -1022,7 +1027,8 @@ void transcdiff_model_free(struct transcdiff_model *model);
 
 /**
  * Sets every field of `options` to its default. The sampling settings are those of the paper's reported results for a
- * published model, and Euler–Maruyama without guidance for other models and NULL; 100 sampling steps. `struct_size` is
+ * published model, and Euler–Maruyama without guidance for other models and NULL, with 100 sampling steps; for a distilled model
+ * the consistency sampler with 2. `struct_size` is
  * sizeof(transcdiff_generate_options) in the caller's header.
  *
  * Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL options and `TRANSCDIFF_INVALID_STRUCT` for an invalid size.

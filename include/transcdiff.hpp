@@ -119,6 +119,7 @@ enum class Solver : std::uint32_t {
     heun = TRANSCDIFF_SOLVER_HEUN,
     exponential_sde = TRANSCDIFF_SOLVER_EXPONENTIAL_SDE,
     adams_bashforth = TRANSCDIFF_SOLVER_ADAMS_BASHFORTH,
+    consistency = TRANSCDIFF_SOLVER_CONSISTENCY,
 };
 
 /// Tested combination of solver, steps and interval of guidance.
@@ -444,7 +445,7 @@ struct GenerateOptions {
     std::vector<double> ar_step_guidance = {};
     /// Time interval [low, high] with guidance, within [0, 1].
     std::optional<double> guidance_low = std::nullopt, guidance_high = std::nullopt;
-    /// Scales of the drift and of the injected noise, s0 and s1 in the paper, at least 0; ignored by deterministic solvers.
+    /// Scales of the drift and of the injected noise, s0 and s1 in the paper, at least 0; ignored by solvers without scales.
     std::optional<double> drift_scale = std::nullopt, noise_scale = std::nullopt;
     /// Number of images per batch; 0 means all.
     std::size_t batch = 0;

@@ -104,6 +104,7 @@ fn losses<B: Backend>(backend: &B, compute: DType) -> Vec<f64> {
         latent_channels: 4,
         latent_size: LATENT_SIDE,
         mode: Mode::OneStep,
+        distilled: false,
     };
     let model = TransDiff::new(backend, &config, DType::F32, 0).unwrap();
     let lr = LrSchedule { peak: 1e-3, warmup: 20, total: 200, decay: LrDecay::Constant };

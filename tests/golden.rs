@@ -159,6 +159,7 @@ fn config_of(golden: &Golden) -> TransDiffConfig {
         latent_channels: golden.value("latent_channels"),
         latent_size: golden.value::<usize>("img_size") / 16,
         mode,
+        distilled: false,
     }
 }
 

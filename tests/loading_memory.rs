@@ -33,6 +33,7 @@ fn config() -> TransDiffConfig {
         latent_channels: 4,
         latent_size: 4,
         mode: Mode::OneStep,
+        distilled: false,
     }
 }
 

@@ -29,6 +29,7 @@ fn config() -> TransDiffConfig {
         latent_channels: 4,
         latent_size: 8,
         mode: Mode::OneStep,
+        distilled: false,
     }
 }
 

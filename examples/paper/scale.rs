@@ -83,6 +83,7 @@ impl Scale {
             latent_channels: self.patch * self.patch,
             latent_size: self.latent_size,
             mode,
+            distilled: false,
         }
     }
 

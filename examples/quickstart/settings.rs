@@ -98,6 +98,7 @@ pub fn model() -> TransDiffConfig {
         latent_channels: CHANNELS,
         latent_size: LATENT_SIDE,
         mode: Mode::OneStep,
+        distilled: false,
     }
 }
 

@@ -135,6 +135,7 @@ mod tests {
             latent_channels: 2,
             latent_size: 2,
             mode: Mode::MultiReference { groups: 4 },
+            distilled: false,
         };
         let vae = VaeConfig {
             image_channels: 3,

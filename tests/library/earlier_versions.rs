@@ -29,6 +29,7 @@ fn config() -> TransDiffConfig {
         latent_channels: 2,
         latent_size: 2,
         mode: Mode::OneStep,
+        distilled: false,
     }
 }
 

@@ -18,6 +18,7 @@ fn model(mode: Mode) -> TransDiffConfig {
         latent_channels: 3,
         latent_size: 4,
         mode,
+        distilled: false,
     }
 }
 

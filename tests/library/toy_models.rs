@@ -135,6 +135,7 @@ impl MeansGenerator {
             multi_reference: false,
             features: None,
             preset: Preset::PLAIN,
+            distilled: false,
         };
         Self { model: model.clone(), info, token: CancellationToken::new(), current: None }
     }

@@ -56,6 +56,7 @@ fn write_small(folder: &Path) -> Result<(), Box<dyn Error>> {
         latent_channels: 16,
         latent_size: 4,
         mode: Mode::MultiReference { groups: 2 },
+        distilled: false,
     };
     let vae =
         VaeConfig { channels: 32, multipliers: vec![1; 3], attention: vec![2], ..VaeConfig::published() };

@@ -50,6 +50,8 @@ enum Cli {
     Evaluate(Box<evaluate::EvaluateArgs>),
     /// Train a model on pictures
     Train(Box<train::TrainArgs>),
+    /// Distil a model into one that needs few steps and no guidance
+    Distill(Box<train::DistillArgs>),
     /// Generate shell completions
     Completions(CompletionsArgs),
 }
@@ -73,6 +75,7 @@ impl Cli {
             Self::Sample(args) => sample::run(args),
             Self::Evaluate(args) => evaluate::run(args),
             Self::Train(args) => train::run(args),
+            Self::Distill(args) => train::distill(args),
             Self::Completions(CompletionsArgs { shell }) => {
                 let mut script = Vec::new();
                 clap_complete::generate(*shell, &mut Self::command(), "transdiff", &mut script);

@@ -22,6 +22,8 @@ pub enum SolverArg {
     Heun,
     /// Deterministic, through the velocities of the last 2 to 4 steps, for fewer steps
     AdamsBashforth,
+    /// Stochastic, for distilled models
+    Consistency,
 }
 
 impl From<SolverKind> for SolverArg {
@@ -32,6 +34,7 @@ impl From<SolverKind> for SolverArg {
             SolverKind::Euler => Self::Euler,
             SolverKind::Heun => Self::Heun,
             SolverKind::AdamsBashforth => Self::AdamsBashforth,
+            SolverKind::Consistency => Self::Consistency,
         }
     }
 }
@@ -44,6 +47,7 @@ impl From<SolverArg> for SolverKind {
             SolverArg::Euler => Self::Euler,
             SolverArg::Heun => Self::Heun,
             SolverArg::AdamsBashforth => Self::AdamsBashforth,
+            SolverArg::Consistency => Self::Consistency,
         }
     }
 }
@@ -79,13 +83,14 @@ pub struct SamplingArgs {
     #[serde(skip)]
     pub quality: Option<QualityArg>,
     /// Number of sampling steps, 1 to 1000000. An MRAR model also takes one per AR step, comma-separated
-    #[arg(long, value_name = "N", default_value = "100", value_delimiter = ',', value_parser = whole(1..=MAX_COUNT))]
+    /// [default: 100, or 2 for a distilled model]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = whole(1..=MAX_COUNT))]
     #[arg(allow_negative_numbers = true)]
     #[serde(with = "one_or_each")]
     pub steps: Vec<usize>,
-    /// Solver for the integration from noise to image
-    #[arg(long, value_name = "NAME", default_value = "euler-maruyama")]
-    pub solver: SolverArg,
+    /// Solver for the integration from noise to image [default: euler-maruyama, or consistency for a distilled model]
+    #[arg(long, value_name = "NAME")]
+    pub solver: Option<SolverArg>,
     /// Order of exponential-sde, 1 or 2, or of adams-bashforth, 2 to 4 [default: 2]
     #[arg(long, value_name = "N", value_parser = whole(1..=4_usize), allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,7 +163,7 @@ impl SamplingArgs {
                 // As many as there are times, so that no other number stands beside them.
                 Schedule::Times(times) => vec![times.len().saturating_sub(1)],
             },
-            solver: settings.solver.into(),
+            solver: Some(settings.solver.into()),
             order: settings.order,
             guidance: settings.guidance,
             guidance_interval: vec![low, high],
@@ -170,30 +175,40 @@ impl SamplingArgs {
 
     /// The sampling of a generator: what is not given is that of its preset.
     pub fn build(&self, generator: &GeneratorInfo) -> Result<Sampling> {
-        Ok(self.settings(generator)?.build(generator.ar_steps)?)
+        let sampling = self.settings(generator)?.build(generator.ar_steps)?;
+        generator.check_sampling(&sampling)?;
+        Ok(sampling)
     }
 
-    fn schedule(&self) -> Result<Schedule> {
-        Ok(match (&self.times[..], &self.warp[..]) {
-            ([], []) => Schedule::Steps(self.steps.clone()),
-            ([], &[a, b, c]) => Schedule::Warped(self.steps.clone(), [a, b, c]),
-            ([], warp) => {
+    /// The given times or numbers of steps, the latter in place of those of `default`.
+    fn schedule(&self, default: Schedule) -> Result<Schedule> {
+        Ok(match (&self.times[..], &self.warp[..], default) {
+            ([], [], default) if self.steps.is_empty() => default,
+            ([], &[a, b, c], Schedule::Steps(steps)) if self.steps.is_empty() => {
+                Schedule::Warped(steps, [a, b, c])
+            }
+            ([], [], _) => Schedule::Steps(self.steps.clone()),
+            ([], &[a, b, c], _) => Schedule::Warped(self.steps.clone(), [a, b, c]),
+            ([], warp, _) => {
                 return Err(format!("--warp: expected 3 numbers A,B,C, got {}", warp.len()).into());
             }
-            (times, _) => Schedule::Times(times.to_vec()),
+            (times, ..) => Schedule::Times(times.to_vec()),
         })
     }
 
     fn settings(&self, generator: &GeneratorInfo) -> Result<SamplingSettings> {
-        let preset = SamplingSettings::from(generator.preset);
+        let default = generator.settings();
         let mut settings = match self.quality {
-            Some(quality) => Quality::from(quality).apply(preset, generator.ar_steps),
-            None => SamplingSettings {
-                schedule: self.schedule()?,
-                order: self.order.or(SolverKind::from(self.solver).default_order()),
-                extrapolation: self.extrapolation,
-                ..preset.with_solver(self.solver.into())
-            },
+            Some(quality) => Quality::from(quality).apply(default, generator.ar_steps),
+            None => {
+                let solver = self.solver.map_or(default.solver, SolverKind::from);
+                SamplingSettings {
+                    schedule: self.schedule(default.schedule.clone())?,
+                    order: self.order.or(solver.default_order()),
+                    extrapolation: self.extrapolation,
+                    ..default.with_solver(solver)
+                }
+            }
         };
         if !self.guidance.is_empty() {
             settings.guidance.clone_from(&self.guidance);

@@ -31,7 +31,7 @@ pub unsafe extern "C" fn transcdiff_session_generate(
         unsafe {
             let session = session_of(session)?;
             let info = session.info();
-            let o = versioned::read(options, "options", default_options(info.generator.preset))?;
+            let o = versioned::read(options, "options", default_options(Some(&info.generator)))?;
             let out = Buffers::new(versioned::read(outputs, "outputs", DEFAULT_OUTPUTS)?)?;
             check(info, &o)?;
             // Before anything is copied: buffers of the right size confirm that the image count fits in memory.

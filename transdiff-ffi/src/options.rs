@@ -3,7 +3,8 @@
 use std::ffi::c_void;
 use std::ptr;
 
-use transdiff::diffusion::Preset;
+use transdiff::diffusion::{Consistency, Preset};
+use transdiff::models::GeneratorInfo;
 
 use crate::cancellation::transcdiff_cancellation;
 use crate::log::transcdiff_log_callback;
@@ -23,6 +24,8 @@ pub const TRANSCDIFF_SOLVER_HEUN: u32 = 2;
 pub const TRANSCDIFF_SOLVER_EXPONENTIAL_SDE: u32 = 3;
 /// Adams–Bashforth: deterministic, through the velocities of the last 2 to 4 steps, on uniform timesteps, for fewer steps.
 pub const TRANSCDIFF_SOLVER_ADAMS_BASHFORTH: u32 = 4;
+/// Consistency: stochastic, for distilled models only, on uniform timesteps.
+pub const TRANSCDIFF_SOLVER_CONSISTENCY: u32 = 5;
 
 /// No quality: solver, steps and interval of guidance are those of the options.
 pub const TRANSCDIFF_QUALITY_NONE: u32 = 0;
@@ -109,9 +112,9 @@ pub struct transcdiff_generate_options {
     pub guidance_low: f64,
     /// Upper end of the time interval with guidance, in [0, 1].
     pub guidance_high: f64,
-    /// Scale of the drift, s0 in the paper, at least 0; ignored by deterministic solvers.
+    /// Scale of the drift, s0 in the paper, at least 0; ignored by solvers without scales.
     pub drift_scale: f64,
-    /// Scale of the injected noise, s1 in the paper, at least 0; ignored by deterministic solvers.
+    /// Scale of the injected noise, s1 in the paper, at least 0; ignored by solvers without scales.
     pub noise_scale: f64,
     /// Number of images per batch; 0 means all. Larger batches take more memory and give the same images.
     pub batch: usize,
@@ -169,15 +172,20 @@ unsafe impl Versioned for transcdiff_generate_options {
     const NAME: &'static str = "transcdiff_generate_options";
 }
 
-/// Options with the sampling settings of `preset`.
-pub(crate) fn default_options(preset: Preset) -> transcdiff_generate_options {
+/// Options with the default sampling settings of a model; `None` for those of any.
+pub(crate) fn default_options(model: Option<&GeneratorInfo>) -> transcdiff_generate_options {
+    let preset = model.map_or(Preset::PLAIN, |model| model.preset);
+    let (steps, solver) = match model {
+        Some(model) if model.distilled => (Consistency::STEPS, TRANSCDIFF_SOLVER_CONSISTENCY),
+        _ => (Preset::STEPS, TRANSCDIFF_SOLVER_EULER_MARUYAMA),
+    };
     transcdiff_generate_options {
         struct_size: size_of::<transcdiff_generate_options>(),
         images: 0,
         classes: ptr::null(),
         seeds: ptr::null(),
-        steps: Preset::STEPS as u32,
-        solver: TRANSCDIFF_SOLVER_EULER_MARUYAMA,
+        steps: steps as u32,
+        solver,
         guidance: preset.guidance,
         ar_step_guidance: ptr::null(),
         ar_step_guidance_count: 0,
@@ -266,7 +274,8 @@ pub(crate) const DEFAULT_OUTPUTS: transcdiff_outputs = transcdiff_outputs {
 };
 
 /// Sets every field of `options` to its default. The sampling settings are those of the paper's reported results for a
-/// published model, and Euler–Maruyama without guidance for other models and NULL; 100 sampling steps. `struct_size` is
+/// published model, and Euler–Maruyama without guidance for other models and NULL, with 100 sampling steps; for a distilled model
+/// the consistency sampler with 2. `struct_size` is
 /// sizeof(transcdiff_generate_options) in the caller's header.
 ///
 /// Fails with `TRANSCDIFF_INVALID_ARGUMENT` for NULL options and `TRANSCDIFF_INVALID_STRUCT` for an invalid size.
@@ -282,9 +291,9 @@ pub unsafe extern "C" fn transcdiff_generate_options_init(
 ) -> transcdiff_status {
     let body = || {
         // SAFETY: the caller promises it.
-        let preset = unsafe { model.as_ref() }.map_or(Preset::PLAIN, |m| m.pipeline.info().generator.preset);
+        let model = unsafe { model.as_ref() }.map(|model| &model.pipeline.info().generator);
         // SAFETY: the caller promises it.
-        unsafe { versioned::write(options, "options", struct_size, default_options(preset)) }
+        unsafe { versioned::write(options, "options", struct_size, default_options(model)) }
     };
     // SAFETY: there is no error pointer.
     unsafe { guard(ptr::null_mut(), body) }

@@ -11,9 +11,9 @@ use transdiff::{Error, HostTensor};
 use crate::input::{array, product, try_copy, try_map};
 use crate::options::{
     TRANSCDIFF_QUALITY_DRAFT, TRANSCDIFF_QUALITY_FAST, TRANSCDIFF_QUALITY_NONE, TRANSCDIFF_QUALITY_PAPER,
-    TRANSCDIFF_SOLVER_ADAMS_BASHFORTH, TRANSCDIFF_SOLVER_EULER, TRANSCDIFF_SOLVER_EULER_MARUYAMA,
-    TRANSCDIFF_SOLVER_EXPONENTIAL_SDE, TRANSCDIFF_SOLVER_HEUN, transcdiff_generate_options,
-    transcdiff_progress,
+    TRANSCDIFF_SOLVER_ADAMS_BASHFORTH, TRANSCDIFF_SOLVER_CONSISTENCY, TRANSCDIFF_SOLVER_EULER,
+    TRANSCDIFF_SOLVER_EULER_MARUYAMA, TRANSCDIFF_SOLVER_EXPONENTIAL_SDE, TRANSCDIFF_SOLVER_HEUN,
+    transcdiff_generate_options, transcdiff_progress,
 };
 use crate::status::{FfiError, FfiResult};
 
@@ -188,6 +188,7 @@ unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sa
         TRANSCDIFF_SOLVER_HEUN => SolverKind::Heun,
         TRANSCDIFF_SOLVER_EXPONENTIAL_SDE => SolverKind::ExponentialSde,
         TRANSCDIFF_SOLVER_ADAMS_BASHFORTH => SolverKind::AdamsBashforth,
+        TRANSCDIFF_SOLVER_CONSISTENCY => SolverKind::Consistency,
         other => return Err(FfiError::argument("solver", "one of TRANSCDIFF_SOLVER_…", other)),
     };
     // SAFETY: the caller promises it.

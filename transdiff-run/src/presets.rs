@@ -5,8 +5,9 @@ use toml::{Table, Value};
 use crate::settings::{KEYS, Layers, Result, SettingError};
 
 /// Names of all presets.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 11] = [
     "small",
+    "distill",
     "paper-base-1step",
     "paper-base-mrar",
     "paper-base-512",
@@ -65,7 +66,10 @@ mod tests {
     #[test]
     fn unknown_names_are_rejected_with_the_nearest() {
         let message = layers("paper-large-1-step").unwrap_err().to_string();
-        assert!(message.starts_with("--preset: expected one of small, paper-base-1step, "), "{message}");
+        assert!(
+            message.starts_with("--preset: expected one of small, distill, paper-base-1step, "),
+            "{message}"
+        );
         assert!(message.ends_with("; did you mean paper-large-1step?"), "{message}");
         for name in ["", "paper", "defaults", "paper-large", "small-large", "paper-1step-large"] {
             assert!(layers(name).is_err(), "{name}");

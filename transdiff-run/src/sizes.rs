@@ -17,7 +17,7 @@
 //! proportional to the width: 2e-3 for a step of 64 samples.
 
 use transdiff_core::DType;
-use transdiff_core::models::transdiff::{FlowObjective, Mode, TransDiffConfig};
+use transdiff_core::models::transdiff::{ConsistencyObjective, FlowObjective, Mode, TransDiffConfig};
 use transdiff_core::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
 
 use crate::settings::{
@@ -113,6 +113,7 @@ impl RunConfig {
             latent_channels: required("model.latent_channels", model.latent_channels)?,
             latent_size: required("model.latent_size", model.latent_size)?,
             mode: if groups == 1 { Mode::OneStep } else { Mode::MultiReference { groups } },
+            distilled: self.distill.teacher.is_some(),
         };
         config.validate().map_err(|e| match e {
             transdiff_core::Error::Config { field, expected, got } => {
@@ -169,6 +170,17 @@ impl RunConfig {
             Decay::Linear => LrDecay::Linear { from: train.decay_from },
         };
         Ok(LrSchedule { peak, warmup: warmup.min(total), total, decay })
+    }
+
+    /// Settings of the loss of a distillation.
+    pub fn consistency_objective(&self) -> ConsistencyObjective {
+        let [low, high] = self.distill.guidance_interval;
+        ConsistencyObjective {
+            batch_mul: self.train.batch_mul,
+            guidance: self.distill.guidance.unwrap_or(1.0),
+            guidance_interval: (low, high),
+            huber: self.distill.huber,
+        }
     }
 
     /// Settings of the trainer, for data with `samples` samples per epoch, on `ranks` devices. `gpu` resolves the type

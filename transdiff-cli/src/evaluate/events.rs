@@ -35,8 +35,8 @@ fn suffix(generated: &Generated) -> String {
         let scales: Vec<String> = sampling.guidance.iter().map(|scale| format!("{scale:?}")).collect();
         suffix += &format!("_cfg{}", scales.join(","));
     }
-    if sampling.solver != SolverArg::EulerMaruyama {
-        suffix += &format!("_{}", SolverKind::from(sampling.solver).name());
+    if let Some(solver) = sampling.solver.filter(|&solver| solver != SolverArg::EulerMaruyama) {
+        suffix += &format!("_{}", SolverKind::from(solver).name());
         suffix += &sampling.order.map_or(String::new(), |order| format!("{order}"));
     }
     suffix

@@ -100,7 +100,7 @@ impl fmt::Display for SamplePlan {
                 write!(f, ", extrapolation {}", s.extrapolation())?
             }
             Solver::AdamsBashforth(s) => write!(f, " of order {}", s.order())?,
-            Solver::Euler(_) | Solver::Heun(_) => {}
+            Solver::Euler(_) | Solver::Heun(_) | Solver::Consistency(_) => {}
         }
         let list = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(", ");
         let steps = list(&mut self.sampling.solvers.iter().map(|s| s.timesteps().steps().to_string()));

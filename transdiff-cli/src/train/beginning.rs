@@ -4,16 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use transdiff::checkpoint::{WeightFile, sha256_of};
+use transdiff::checkpoint::sha256_of;
 use transdiff::distributed::Collectives;
-use transdiff::models::transdiff::TransDiffConfig;
-use transdiff::models::{Codec, LoadHints, Model, WeightSet};
-use transdiff::nn::Module;
+use transdiff::models::Codec;
 use transdiff::train::{Distribution, Trainer};
-use transdiff::{Backend, DType, Tensor, TransDiff};
-use transdiff_run::settings::{GradientType, InitWeights};
+use transdiff::{Backend, DType, Tensor};
+use transdiff_run::settings::GradientType;
 
 use super::plan::Plan;
+use super::run_model::RunModel;
 use crate::failure::Result;
 use crate::output::print_to_stderr;
 
@@ -34,7 +33,7 @@ struct Newest {
 
 impl<B: Backend> Beginning<'_, B> {
     /// The trainer: of the newest checkpoint, or of a new run. Rank 0 chooses, and the others read the same file.
-    pub fn trainer(&self) -> Result<Trainer<B>> {
+    pub fn trainer<M: RunModel<B>>(&self) -> Result<Trainer<B, M>> {
         let job = self.plan.job;
         let mut own = None;
         let newest: Option<Newest> = job.made_by_main(|| {
@@ -49,7 +48,7 @@ impl<B: Backend> Beginning<'_, B> {
                     Trainer::resume_distributed(self.backend, &newest.path, self.distribution())?,
                     newest,
                 )?,
-                (None, None) => self.new_trainer()?.with_distribution(self.distribution())?,
+                (None, None) => M::begin(self.plan, self.backend)?.with_distribution(self.distribution())?,
             };
             let trainer = trainer.with_images(self.plan.data.images.clone());
             Ok(match &self.codec {
@@ -63,7 +62,7 @@ impl<B: Backend> Beginning<'_, B> {
 
     /// Fails, on all ranks alike, if a rank has other weights, or another place in the run, than rank 0: it may have read another
     /// file of the same name.
-    fn check_equal(&self, trainer: &Trainer<B>) -> Result<()> {
+    fn check_equal<M: RunModel<B>>(&self, trainer: &Trainer<B, M>) -> Result<()> {
         let job = self.plan.job;
         if job.size() == 1 {
             return Ok(());
@@ -102,7 +101,7 @@ impl<B: Backend> Beginning<'_, B> {
     }
 
     /// The newest checkpoint in the run's directory, and the trainer of rank 0 that it gives.
-    fn newest(&self) -> Result<Option<(Newest, Trainer<B>)>> {
+    fn newest<M: RunModel<B>>(&self) -> Result<Option<(Newest, Trainer<B, M>)>> {
         let directory = self.plan.directory.as_ref().expect("rank 0 has the run's directory");
         let resume = |path: &PathBuf| Trainer::resume_distributed(self.backend, path, self.distribution());
         match directory.load_newest(|file| resume(&file.path), print_to_stderr)? {
@@ -127,41 +126,16 @@ impl<B: Backend> Beginning<'_, B> {
     }
 
     /// The trainer of a checkpoint, if it is of the run's model, with the run's settings.
-    fn of_this_model(&self, mut trainer: Trainer<B>, newest: &Newest) -> Result<Trainer<B>> {
+    fn of_this_model<M: RunModel<B>>(
+        &self,
+        mut trainer: Trainer<B, M>,
+        newest: &Newest,
+    ) -> Result<Trainer<B, M>> {
         if trainer.model().config() != &self.plan.settings.transdiff_config()? {
             let path = newest.path.display();
             return Err(format!("{path}: a checkpoint of a model of other sizes than config.toml").into());
         }
-        trainer.reconfigure(self.plan.train.clone())?;
-        Ok(trainer)
-    }
-
-    fn new_trainer(&self) -> Result<Trainer<B>> {
-        let (settings, backend) = (&self.plan.settings.train, self.backend);
-        let config: TransDiffConfig = self.plan.settings.transdiff_config()?;
-        let (seed, train) = (settings.seed, self.plan.train.clone());
-        let Some(path) = &settings.init else {
-            return Ok(Trainer::new(TransDiff::new(backend, &config, DType::F32, seed)?, train)?);
-        };
-        let file = WeightFile::open(path)?;
-        let load = |set: Option<WeightSet>| -> Result<TransDiff<B>> {
-            let hints = LoadHints { weights: set, ..LoadHints::default() };
-            let (model, new) =
-                TransDiff::from_file(backend, &file, DType::F32, &hints)?.initialise(&config, seed)?;
-            let which = set.map_or(String::new(), |set| format!(", {}", set.describe()));
-            let kept = match new.is_empty() {
-                true => "all weights taken over".to_owned(),
-                false => format!("new tensors: {}", new.join(", ")),
-            };
-            print_to_stderr(&format!("{path}{which}: {kept}"));
-            Ok(model)
-        };
-        Ok(match settings.init_weights {
-            InitWeights::Ema => Trainer::new(load(None)?, train)?,
-            InitWeights::Raw => Trainer::new(load(Some(WeightSet::Raw))?, train)?,
-            InitWeights::Published => {
-                Trainer::with_ema(load(Some(WeightSet::Raw))?, load(Some(WeightSet::Ema))?, train)?
-            }
-        })
+        trainer.reconfigure(M::train_config(self.plan))?;
+        M::resume(self.plan, trainer)
     }
 }

@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use transdiff::backend::Summation;
-use transdiff::models::transdiff::TransDiffConfig;
+use transdiff::models::Model;
+use transdiff::models::transdiff::{Distillation, TransDiffConfig};
 use transdiff::train::{TrainConfig, TrainingEstimate};
 use transdiff::{Backend, DType, DeviceTask, OpenDevice, Tensor, TransDiff};
+use transdiff_run::settings::RunConfig;
 use transdiff_terminal::bytes;
 
 use super::data::TrainingData;
@@ -20,7 +22,7 @@ const PRODUCTS: u32 = 8;
 
 /// Prints the estimate.
 pub fn print_estimate(
-    model: &TransDiffConfig,
+    settings: &RunConfig,
     train: &TrainConfig,
     data: &TrainingData,
     device: OpenDevice,
@@ -28,7 +30,16 @@ pub fn print_estimate(
 ) -> Result<()> {
     let choice = device.choice().to_owned();
     let (rate, summation) = device.run(ProductRate { dtype: train.compute })?;
-    let whole = TrainingEstimate::new::<TransDiff<_>>(model, train, summation)?;
+    let config = settings.transdiff_config()?;
+    let whole = match settings.distill.teacher {
+        None => TrainingEstimate::new::<TransDiff<_>>(&config, train, summation)?,
+        Some(_) => {
+            let teacher = TransDiffConfig { distilled: false, ..config };
+            let make = |meter: &_| Distillation::new(&TransDiff::zeros(meter, &teacher, DType::F32)?);
+            let train = train.clone().with_objective(settings.consistency_objective());
+            TrainingEstimate::of_model(make, &train, summation)?
+        }
+    };
     let estimate = whole.divided_among(shards);
     let mut rows = vec![
         ("weights", bytes(estimate.weights)),

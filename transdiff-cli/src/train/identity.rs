@@ -10,7 +10,7 @@ use transdiff::rng::{Purpose, StreamKey};
 use transdiff::{Backend, DeviceTask, OpenDevice};
 use transdiff_run::settings::RunConfig;
 
-use super::args::{Shard, TrainArgs};
+use super::args::{RunArgs, Shard};
 use super::data::TrainingData;
 use crate::failure::{Failure, Result};
 use crate::job::Job;
@@ -35,7 +35,7 @@ pub struct Identity {
 
 impl Identity {
     pub fn of(
-        args: &TrainArgs,
+        args: &RunArgs,
         settings: &RunConfig,
         data: &TrainingData,
         device: &OpenDevice,
@@ -97,13 +97,14 @@ fn program() -> Result<String> {
 }
 
 /// Arguments and settings by name. The same file may have another path on another machine.
-fn of_settings(args: &TrainArgs, settings: &RunConfig) -> Result<Vec<(String, String)>> {
+fn of_settings(args: &RunArgs, settings: &RunConfig) -> Result<Vec<(String, String)>> {
     let kind = if args.resume.is_some() { "resumed" } else { "new" };
     let shard = args.shard.map_or("none", |Shard::Optimizer| "optimizer");
     let mut all = vec![("kind of run", kind.to_owned()), ("--shard", shard.to_owned())];
     for (key, value) in settings.entries() {
         let file = match key {
             "train.init" => settings.train.init.as_deref(),
+            "distill.teacher" => settings.distill.teacher.as_deref(),
             "data.mrar_index" => settings.data.mrar_index.as_deref(),
             _ => None,
         };

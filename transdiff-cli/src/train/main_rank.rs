@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use transdiff::Backend;
+use transdiff::models::Trainable;
 use transdiff::train::{Snapshot, StepReport, Trainer};
 use transdiff_run::settings::RunConfig;
 use transdiff_run::{Report, RunDirectory};
@@ -25,10 +26,10 @@ pub struct MainRank<'a> {
 impl<'a> MainRank<'a> {
     /// Opens the files of a run that begins, or goes on, with `trainer`, and writes its settings: now that all is open, the
     /// directory of a run that could not begin can be given again.
-    pub fn open<B: Backend>(
+    pub fn open<B: Backend, M: Trainable<B>>(
         directory: &'a RunDirectory,
         settings: &RunConfig,
-        trainer: &Trainer<B>,
+        trainer: &Trainer<B, M>,
     ) -> Result<Self> {
         let (steps, done) = (trainer.config().lr.total, trainer.steps_done());
         let reports = Reports::open(directory, done)?;

@@ -1,4 +1,4 @@
-//! `transdiff train`: trains on a folder of pictures or a latent cache.
+//! `transdiff train` and `transdiff distill`: trains on a folder of pictures or a latent cache.
 
 mod args;
 mod beginning;
@@ -10,6 +10,7 @@ mod main_rank;
 mod plan;
 mod reports;
 mod run;
+mod run_model;
 mod samples;
 
 use std::fs;
@@ -22,9 +23,10 @@ use transdiff_run::settings::RunConfig;
 use transdiff_run::{CONFIG_FILE, RunDirectory};
 use transdiff_terminal::StopSignals;
 
-pub use args::TrainArgs;
+pub use args::{DistillArgs, TrainArgs};
 pub use data::{check_apart, keep_codec};
 
+use args::{RunArgs, RunSettings};
 use data::TrainingData;
 use identity::Identity;
 use plan::Plan;
@@ -37,20 +39,34 @@ use crate::output::{log_aside, print, print_to_stderr};
 /// Directory of the messages of ranks other than 0, in that of the run.
 const LOGS: &str = "logs";
 
+/// Runs `transdiff train`.
 pub fn run(args: &TrainArgs) -> Result<()> {
-    Job::of_training(&args.job, args.device)?.run(|job| train(args, job))
+    start(&args.run, || Ok(args.settings()))
+}
+
+/// Runs `transdiff distill`.
+pub fn distill(args: &DistillArgs) -> Result<()> {
+    start(&args.run, || Ok(args.settings()?))
+}
+
+fn start<'a>(args: &RunArgs, settings: impl Fn() -> Result<RunSettings<'a>>) -> Result<()> {
+    Job::of_training(&args.job, args.device)?.run(|job| {
+        let settings = job.each(&settings)?;
+        train(&settings, job)
+    })
 }
 
 /// Trains as one rank of `job`.
-fn train(args: &TrainArgs, job: &Job) -> Result<()> {
+fn train(given: &RunSettings<'_>, job: &Job) -> Result<()> {
+    let args = given.args;
     let ranks = args.ranks.unwrap_or(job.size());
     // Before the data is read, which may take minutes: a signal then ends the process, and nothing is lost.
     let (settings, data) = job.each(|| {
-        let settings = args.resolved()?;
+        let settings = given.resolved()?;
         let data = TrainingData::open(&settings, args.resume.as_deref())?;
-        let given = args.given(&settings)?;
-        let settings = settings.complete(&data.facts)?.on_ranks(ranks, given)?;
-        args.print_changes(&settings)?;
+        let passes = given.given(&settings)?;
+        let settings = settings.complete(&data.facts)?.on_ranks(ranks, passes)?;
+        given.print_changes(&settings)?;
         Ok((settings, data))
     })?;
     if args.dry_run {
@@ -64,7 +80,7 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
     })?;
     if args.estimate {
         let ranks = [ranks, if args.shard.is_some() { ranks } else { 1 }];
-        return estimate::print_estimate(&settings.transdiff_config()?, &train, &data, device, ranks);
+        return estimate::print_estimate(&settings, &train, &data, device, ranks);
     }
     if job.size() > 1 {
         Identity::check_equal(Identity::of(args, &settings, &data, &device), job)?;
@@ -96,7 +112,7 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
     let shard_optimizer = args.shard.is_some();
     let plan = Plan { job, settings, data, directory: own, train, shard_optimizer };
     let run = Run { plan, signals, threads };
-    let resume = format!("go on with transdiff train --resume {}", path.display());
+    let resume = format!("go on with transdiff {} --resume {}", given.command, path.display());
     device.run_distributed(Arc::clone(job.communicator()), job.timeout, run)?.map_err(
         |failure| match failure {
             Failure::Stopped(reason, message) => Failure::Stopped(reason, format!("{message}; {resume}")),
@@ -111,7 +127,7 @@ fn train(args: &TrainArgs, job: &Job) -> Result<()> {
 }
 
 /// The run's directory, with the codec's file.
-fn directory(args: &TrainArgs, settings: &RunConfig, data: &TrainingData) -> Result<RunDirectory> {
+fn directory(args: &RunArgs, settings: &RunConfig, data: &TrainingData) -> Result<RunDirectory> {
     let directory = match (&args.resume, &args.out) {
         (Some(path), _) => RunDirectory::resume(path)?,
         (None, Some(path)) => {

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use transdiff::data::{DataLoader, LoaderOptions, Shuffle};
 use transdiff::distributed::Collectives;
 use transdiff::models::Codec;
-use transdiff::models::transdiff::SampleDraws;
+use transdiff::models::transdiff::{Distillation, SampleDraws};
 use transdiff::train::{StepReport, Trainer};
-use transdiff::{Backend, DType, DistributedTask, Error};
+use transdiff::{Backend, DType, DistributedTask, Error, TransDiff};
 use transdiff_run::settings::{self, OnNonFinite};
 use transdiff_run::{RankTimes, Report};
 use transdiff_terminal::{StopReason, StopSignals};
@@ -19,6 +19,7 @@ use super::beginning::Beginning;
 use super::main_rank::MainRank;
 use super::plan::Plan;
 use super::reports::BrokenPictures;
+use super::run_model::RunModel;
 use super::samples::SampleGrid;
 use crate::failure::{Failure, Result};
 use crate::output::print_to_stderr;
@@ -48,12 +49,19 @@ impl DistributedTask for Run<'_> {
         backend: B,
         collectives: Arc<dyn Collectives<B>>,
     ) -> transdiff::Result<Result<()>> {
-        Ok(self.train(&backend, collectives))
+        Ok(match self.plan.settings.distill.teacher {
+            None => self.train::<B, TransDiff<B>>(&backend, collectives),
+            Some(_) => self.train::<B, Distillation<B>>(&backend, collectives),
+        })
     }
 }
 
 impl Run<'_> {
-    fn train<B: Backend>(&self, backend: &B, collectives: Arc<dyn Collectives<B>>) -> Result<()> {
+    fn train<B: Backend, M: RunModel<B>>(
+        &self,
+        backend: &B,
+        collectives: Arc<dyn Collectives<B>>,
+    ) -> Result<()> {
         let open = || -> Result<Option<Arc<dyn Codec<B>>>> {
             Ok(match &self.plan.data.codec {
                 Some(codec) => Some(codec.load(backend, DType::F32)?.into()),
@@ -62,7 +70,7 @@ impl Run<'_> {
         };
         let codec = self.plan.job.each(open)?;
         let beginning = Beginning { plan: &self.plan, backend, codec: codec.clone(), collectives };
-        let trainer = beginning.trainer()?;
+        let trainer = beginning.trainer::<M>()?;
         let open = || {
             let data = trainer.loader(self.plan.data.set.clone(), self.loading())?;
             let held_out = match &self.plan.data.held_out {
@@ -149,7 +157,7 @@ struct Pulse {
 }
 
 /// A run while it trains.
-struct Progress<'a, B: Backend> {
+struct Progress<'a, B: Backend, M: RunModel<B>> {
     run: &'a Run<'a>,
     beginning: Beginning<'a, B>,
     codec: Option<Arc<dyn Codec<B>>>,
@@ -157,13 +165,13 @@ struct Progress<'a, B: Backend> {
     held_out: Option<DataLoader<SampleDraws>>,
     /// The reports and the files, on rank 0.
     main: Option<MainRank<'a>>,
-    trainer: Trainer<B>,
+    trainer: Trainer<B, M>,
     times: Times,
     broken: BrokenPictures,
     rollbacks: u32,
 }
 
-impl<B: Backend> Progress<'_, B> {
+impl<B: Backend, M: RunModel<B>> Progress<'_, B, M> {
     fn steps(&mut self) -> Result<()> {
         let (steps, settings) = (self.run.plan.train.lr.total, &self.run.plan.settings.train);
         while self.trainer.steps_done() < steps {
@@ -301,7 +309,7 @@ impl<B: Backend> Progress<'_, B> {
         let grid = SampleGrid { steps: settings.sample_steps, guidance: settings.sample_guidance };
         let model = self.trainer.whole_ema()?;
         let Some(main) = &mut self.main else { return Ok(()) };
-        match grid.draw(&model, self.codec.as_deref())? {
+        match grid.draw(model.generator(), self.codec.as_deref())? {
             Some(png) => main.image(self.trainer.steps_done(), &png),
             None => Ok(()),
         }

@@ -2,7 +2,7 @@
 
 use transdiff::diffusion::{KeyedNoise, NoopObserver, Preset, SamplingSettings};
 use transdiff::models::transdiff::Session;
-use transdiff::models::{Codec, Model};
+use transdiff::models::{Codec, GeneratorInfo, Model};
 use transdiff::pipeline::Output;
 use transdiff::{Backend, CancellationToken, DType, TransDiff};
 
@@ -42,7 +42,8 @@ impl SampleGrid {
         let classes = config.classes.min(CLASSES);
         let labels: Vec<usize> = (0..classes * PER_CLASS).map(|i| i / PER_CLASS).collect();
         let seeds: Vec<u64> = (0..labels.len()).map(|i| (i % PER_CLASS) as u64).collect();
-        let settings = SamplingSettings { guidance: vec![self.guidance], ..Preset::PLAIN.into() };
+        let generator = GeneratorInfo { preset: Preset::PLAIN, ..config.generator_info() };
+        let settings = SamplingSettings { guidance: vec![self.guidance], ..generator.settings() };
         let sampling = settings.with_steps(self.steps).build(config.groups())?;
         let mut noise = KeyedNoise::new(model.backend(), DType::F32, &seeds);
         let mut session = Session::new(model);

@@ -82,6 +82,7 @@ pub fn one_step() -> TransDiffConfig {
         latent_channels: 4,
         latent_size: 4,
         mode: Mode::OneStep,
+        distilled: false,
     }
 }
 

@@ -107,6 +107,12 @@ impl<B: Backend> Context<B> {
         Self { wide: true, dropout: None, ..self.recomputation(self.tape.clone()) }
     }
 
+    /// The same pass without a tape and without dropout: what it computes is a constant of this one.
+    #[must_use]
+    pub fn without_gradients(&self) -> Self {
+        Self { dropout: None, ..self.recomputation(None) }
+    }
+
     /// The next dropout of the pass.
     pub fn next_dropout(&self) -> Option<Dropout> {
         let dropout = self.dropout?;

@@ -9,6 +9,7 @@
 //! Source: arXiv 2506.09482, Eq. 3–4 (flow) and Appendix F, Eq. 16–18 (reverse SDE, Euler–Maruyama, two scales).
 
 mod adams_bashforth;
+mod consistency;
 mod euler_maruyama;
 mod exponential_sde;
 mod field;
@@ -28,6 +29,7 @@ mod step;
 mod timesteps;
 
 pub use adams_bashforth::AdamsBashforth;
+pub use consistency::Consistency;
 pub use euler_maruyama::EulerMaruyama;
 pub use exponential_sde::ExponentialSde;
 pub use field::{ConditionalField, VelocityField};

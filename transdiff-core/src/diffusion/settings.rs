@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use super::step::one_or_each;
 use super::{
-    AdamsBashforth, Euler, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant, Sampling, Solver,
-    SolverKind, Timesteps,
+    AdamsBashforth, Consistency, Euler, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant, Sampling,
+    Solver, SolverKind, Timesteps,
 };
 use crate::{Error, Result};
 
@@ -58,9 +58,9 @@ pub struct SamplingSettings {
     pub guidance: Vec<f64>,
     /// Lowest and highest time in [0, 1] at which guidance acts.
     pub guidance_interval: (f64, f64),
-    /// Drift scale s₀, at least 0; `None` for deterministic solvers.
+    /// Drift scale s₀, at least 0; `None` for solvers without scales.
     pub drift_scale: Option<f64>,
-    /// Noise scale s₁, at least 0; `None` for deterministic solvers.
+    /// Noise scale s₁, at least 0; `None` for solvers without scales.
     pub noise_scale: Option<f64>,
 }
 
@@ -88,8 +88,8 @@ impl SamplingSettings {
             solver,
             order: self.order.filter(|_| solver.default_order().is_some()),
             extrapolation: self.extrapolation.filter(|_| solver == SolverKind::Euler),
-            drift_scale: self.drift_scale.filter(|_| solver.is_stochastic()),
-            noise_scale: self.noise_scale.filter(|_| solver.is_stochastic()),
+            drift_scale: self.drift_scale.filter(|_| solver.has_scales()),
+            noise_scale: self.noise_scale.filter(|_| solver.has_scales()),
             ..self
         }
     }
@@ -113,7 +113,7 @@ impl SamplingSettings {
                 return Err(one_or_each("steps", "number", ar_steps, steps.len()));
             }
             Schedule::Steps(steps) => {
-                let spaced = if self.solver.is_stochastic() { Timesteps::paper } else { Timesteps::uniform };
+                let spaced = if self.solver.has_scales() { Timesteps::paper } else { Timesteps::uniform };
                 steps.iter().map(|&steps| spaced(steps)).collect::<Result<_>>()?
             }
             Schedule::Warped(steps, warp) => {
@@ -132,7 +132,7 @@ impl SamplingSettings {
             Err(Error::argument(name, expected, value))
         };
         for (name, scale) in [("drift_scale", self.drift_scale), ("noise_scale", self.noise_scale)] {
-            if let (Some(scale), false) = (scale, self.solver.is_stochastic()) {
+            if let (Some(scale), false) = (scale, self.solver.has_scales()) {
                 return refused(name, "scales", &scale);
             }
         }
@@ -159,6 +159,7 @@ impl SamplingSettings {
             }
             SolverKind::Heun => Heun::new(timesteps, interpolant).into(),
             SolverKind::AdamsBashforth => AdamsBashforth::new(timesteps, interpolant, order)?.into(),
+            SolverKind::Consistency => Consistency::new(timesteps, interpolant).into(),
         })
     }
 

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{
-    AdamsBashforth, ArStep, Euler, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant, NoiseSource,
-    Sampler, SolverKind, SolverState, Timesteps, VelocityField,
+    AdamsBashforth, ArStep, Consistency, Euler, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant,
+    NoiseSource, Sampler, SolverKind, SolverState, Timesteps, VelocityField,
 };
 use crate::{Backend, Result};
 
@@ -51,6 +51,8 @@ solvers! {
     Heun,
     /// Deterministic, through earlier velocities.
     AdamsBashforth,
+    /// For distilled models.
+    Consistency,
 }
 
 impl Solver {
@@ -62,6 +64,7 @@ impl Solver {
             Self::Euler(_) => SolverKind::Euler,
             Self::Heun(_) => SolverKind::Heun,
             Self::AdamsBashforth(_) => SolverKind::AdamsBashforth,
+            Self::Consistency(_) => SolverKind::Consistency,
         }
     }
 

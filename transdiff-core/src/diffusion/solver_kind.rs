@@ -18,12 +18,20 @@ pub enum SolverKind {
     Heun,
     /// Deterministic, through the last 2, 3 or 4 velocities, on uniform timesteps.
     AdamsBashforth,
+    /// Stochastic, for distilled models, on uniform timesteps.
+    Consistency,
 }
 
 impl SolverKind {
     /// All solvers.
-    pub const ALL: [Self; 5] =
-        [Self::EulerMaruyama, Self::ExponentialSde, Self::Euler, Self::Heun, Self::AdamsBashforth];
+    pub const ALL: [Self; 6] = [
+        Self::EulerMaruyama,
+        Self::ExponentialSde,
+        Self::Euler,
+        Self::Heun,
+        Self::AdamsBashforth,
+        Self::Consistency,
+    ];
 
     /// Name of the solver, as [`FromStr`] parses it.
     pub fn name(self) -> &'static str {
@@ -33,12 +41,18 @@ impl SolverKind {
             Self::Euler => "euler",
             Self::Heun => "heun",
             Self::AdamsBashforth => "adams-bashforth",
+            Self::Consistency => "consistency",
         }
     }
 
-    /// Returns true if the solver draws noise, and so has a drift scale and a noise scale.
-    pub fn is_stochastic(self) -> bool {
+    /// Returns true if the solver integrates the paper's SDE, and so has a drift scale and a noise scale.
+    pub fn has_scales(self) -> bool {
         matches!(self, Self::EulerMaruyama | Self::ExponentialSde)
+    }
+
+    /// Returns true if the solver draws noise in its steps.
+    pub fn is_stochastic(self) -> bool {
+        self.has_scales() || self == Self::Consistency
     }
 
     /// Order of a solver that has a choice, unless the settings say another.

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use super::Features;
-use crate::diffusion::{Preset, Sampling, SamplingStep};
+use crate::diffusion::{Consistency, Preset, Sampling, SamplingSettings, SamplingStep, Solver, SolverKind};
 use crate::{Backend, CancellationToken, Error, Precision, Result, Tensor};
 
 /// Shape of a model's semantic features.
@@ -33,8 +33,10 @@ pub struct GeneratorInfo {
     pub multi_reference: bool,
     /// Shape of the semantic features; none if the model has no features.
     pub features: Option<FeatureShape>,
-    /// Default sampling settings.
+    /// Guidance and scales of the published model, or else plain ones.
     pub preset: Preset,
+    /// True for a model that was distilled into a consistency function, which needs the solver of one, and no guidance.
+    pub distilled: bool,
 }
 
 impl GeneratorInfo {
@@ -47,6 +49,38 @@ impl GeneratorInfo {
     /// Largest number of references that can be given.
     pub fn max_references(&self) -> usize {
         if self.multi_reference { self.ar_steps - 1 } else { 0 }
+    }
+
+    /// Default sampling settings: the paper's, or for a distilled model [`Consistency::STEPS`] steps.
+    pub fn settings(&self) -> SamplingSettings {
+        let settings = SamplingSettings::from(self.preset);
+        match self.distilled {
+            true => settings.with_solver(SolverKind::Consistency).with_steps(Consistency::STEPS),
+            false => settings,
+        }
+    }
+
+    /// Checks that `sampling` goes with the model.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another solver than [`Consistency`], or guidance, if the model is distilled; for that solver if it
+    /// is not.
+    pub fn check_sampling(&self, sampling: &Sampling) -> Result<()> {
+        let mut kinds = sampling.solvers.iter().map(Solver::kind);
+        let expected = match self.distilled {
+            true => "consistency, because the model is distilled",
+            false => "one that integrates velocities, because the model is not distilled",
+        };
+        if let Some(kind) = kinds.find(|&kind| (kind == SolverKind::Consistency) != self.distilled) {
+            return Err(Error::argument("solver", expected, kind.name()));
+        }
+        match sampling.guidance.iter().find(|guidance| guidance.scale() > 1.0) {
+            Some(guidance) if self.distilled => {
+                let expected = "1, because guidance is part of the distilled model";
+                Err(Error::argument("guidance", expected, guidance.scale()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Shape of the semantic features.

@@ -155,6 +155,7 @@ mod tests {
             latent_channels: 4,
             latent_size: 2,
             mode: Mode::OneStep,
+            distilled: false,
         };
         config.generator_info()
     }

@@ -29,6 +29,19 @@ pub trait Model<B: Backend>: Module<B> + Clone {
     /// [`Error::Config`](crate::Error::Config) if the sizes do not fit together.
     fn placeholder(backend: &B, config: &Self::Config, precision: impl Into<Precision>) -> Result<Self>;
 
+    /// A model whose weights are all 0, to count what it needs.
+    ///
+    /// # Errors
+    /// As [`placeholder`](Self::placeholder); [`Error::OutOfMemory`].
+    fn zeros(backend: &B, config: &Self::Config, dtype: DType) -> Result<Self> {
+        let mut model = Self::placeholder(backend, config, dtype)?;
+        for (_, param) in model.params_mut() {
+            let (shape, dtype) = (param.value().shape().to_vec(), param.value().dtype());
+            param.set(&Tensor::zeros(backend, &shape, dtype)?)?;
+        }
+        Ok(model)
+    }
+
     /// Checks `config` against the tensors of a file, before anything of the sizes that it claims is allocated.
     ///
     /// # Errors

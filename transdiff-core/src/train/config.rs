@@ -163,6 +163,27 @@ impl<O: Default> TrainConfig<O> {
 }
 
 impl<O> TrainConfig<O> {
+    /// The same settings with those of another loss.
+    pub fn with_objective<P>(self, objective: P) -> TrainConfig<P> {
+        TrainConfig {
+            seed: self.seed,
+            batch: self.batch,
+            accumulate: self.accumulate,
+            accumulate_as: self.accumulate_as,
+            dropout: self.dropout,
+            objective,
+            lr: self.lr,
+            betas: self.betas,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+            ema: self.ema,
+            trainable_prefixes: self.trainable_prefixes,
+            gradient_checkpointing: self.gradient_checkpointing,
+            compute: self.compute,
+        }
+    }
+
     /// Checks every setting but those of the loss.
     ///
     /// # Errors

@@ -49,7 +49,19 @@ impl TrainingEstimate {
         train: &TrainConfig<M::Objective>,
         summation: Summation,
     ) -> Result<Self> {
-        let estimate = Self::of_two_passes::<M>(config, train)?;
+        Self::of_model(|meter| M::zeros(meter, config, DType::F32), train, summation)
+    }
+
+    /// The estimate for the model that `make` makes on the metering backend.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and those of `make`.
+    pub fn of_model<M: Trainable<Meter>>(
+        make: impl Fn(&Meter) -> Result<M>,
+        train: &TrainConfig<M::Objective>,
+        summation: Summation,
+    ) -> Result<Self> {
+        let estimate = Self::of_two_passes(&make, train)?;
         let sums = summation.kept(train.accumulate).max(1) as u64;
         Ok(Self { gradients: estimate.gradients.saturating_mul(sums), ..estimate })
     }
@@ -63,14 +75,14 @@ impl TrainingEstimate {
 
     /// The estimate of a step of two passes, beside which more passes keep more sums of gradients.
     fn of_two_passes<M: Trainable<Meter>>(
-        config: &M::Config,
+        make: &impl Fn(&Meter) -> Result<M>,
         train: &TrainConfig<M::Objective>,
     ) -> Result<Self> {
         if train.batch <= METERED {
-            return Self::metered::<M>(config, train);
+            return Self::metered(make, train);
         }
         train.validate()?;
-        let of = |batch| Self::metered::<M>(config, &TrainConfig { batch, ..train.clone() });
+        let of = |batch| Self::metered(make, &TrainConfig { batch, ..train.clone() });
         let (half, whole) = (of(METERED / 2)?, of(METERED)?);
         let more = (train.batch - METERED) as u64;
         let grown = |half: u64, whole: u64| {
@@ -85,13 +97,12 @@ impl TrainingEstimate {
     }
 
     /// Runs the steps.
-    fn metered<M: Trainable<Meter>>(config: &M::Config, train: &TrainConfig<M::Objective>) -> Result<Self> {
+    fn metered<M: Trainable<Meter>>(
+        make: &impl Fn(&Meter) -> Result<M>,
+        train: &TrainConfig<M::Objective>,
+    ) -> Result<Self> {
         let meter = Meter::default();
-        let mut model = M::placeholder(&meter, config, DType::F32)?;
-        for (_, param) in model.params_mut() {
-            let (shape, dtype) = (param.value().shape().to_vec(), param.value().dtype());
-            param.set(&Tensor::zeros(&meter, &shape, dtype)?)?;
-        }
+        let model = make(&meter)?;
         let weights = meter.live_bytes();
         // Two passes show the gradients of the first beside the activations of the second.
         let passes = train.accumulate.min(2);
@@ -125,6 +136,7 @@ fn batch<M: Trainable<Meter>>(model: &M, train: &TrainConfig<M::Objective>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::Model;
     use crate::models::transdiff::{Mode, TransDiff, TransDiffConfig};
 
     #[test]
@@ -141,17 +153,18 @@ mod tests {
             latent_channels: 2,
             latent_size: 2,
             mode: Mode::OneStep,
+            distilled: false,
         };
         let train = |batch| TrainConfig { accumulate: 3, ..TrainConfig::new(batch, 10) };
+        let make = |meter: &Meter| TransDiff::zeros(meter, &config, DType::F32);
         let (whole, exact) = (
-            TrainingEstimate::of_two_passes::<TransDiff<_>>(&config, &train(200)).unwrap(),
-            TrainingEstimate::metered::<TransDiff<_>>(&config, &train(200)).unwrap(),
+            TrainingEstimate::of_two_passes(&make, &train(200)).unwrap(),
+            TrainingEstimate::metered(&make, &train(200)).unwrap(),
         );
         let ratio = |a: u64, b: u64| (a as f64 / b as f64 - 1.0).abs();
         assert!(ratio(whole.total(), exact.total()) < 0.01, "{whole:?} {exact:?}");
         assert!(ratio(whole.flops_per_step, exact.flops_per_step) < 0.01, "{whole:?} {exact:?}");
-        let largest =
-            TrainingEstimate::of_two_passes::<TransDiff<_>>(&config, &train(u32::MAX as usize)).unwrap();
+        let largest = TrainingEstimate::of_two_passes(&make, &train(u32::MAX as usize)).unwrap();
         assert!(largest.total() > 1 << 40, "{largest:?}");
     }
 }

@@ -3,6 +3,7 @@
 
 mod buckets;
 mod config;
+mod distillation;
 mod estimate;
 mod optimizer;
 mod passes;

@@ -360,6 +360,7 @@ mod tests {
             latent_channels: 2,
             latent_size: 4,
             mode,
+            distilled: false,
         };
         TransDiff::new(&Reference, &config, DType::F32, 1).unwrap()
     }

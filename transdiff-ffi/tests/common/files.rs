@@ -25,6 +25,7 @@ pub fn one_step() -> TransDiffConfig {
         latent_channels: 2,
         latent_size: 2,
         mode: Mode::OneStep,
+        distilled: false,
     }
 }
 

@@ -80,6 +80,9 @@ const SIZE: Kind = Kind::Whole(1, 1 << 20);
 /// Limit of counts that take part in 32-bit positions.
 const SMALL_COUNT: Kind = Kind::Whole(1, u32::MAX as u64);
 
+/// Values of guidance scales.
+const SCALE: Kind = Kind::Number(|x| x >= 1.0, "a number of at least 1");
+
 settings! {
     /// Sizes of the model.
     model: ModelSettings {
@@ -208,7 +211,19 @@ settings! {
         /// Sampling steps of a grid
         sample_steps: usize = Kind::Whole(1, 1_000_000), Free;
         /// Guidance scale of a grid; 1 disables guidance
-        sample_guidance: f64 = Kind::Number(|x| x >= 1.0, "a number of at least 1"), Free;
+        sample_guidance: f64 = SCALE, Free;
+    }
+
+    /// Distillation of a model into one that needs few evaluations and no guidance.
+    distill: DistillSettings {
+        /// Model that is distilled, in place of training from data alone
+        teacher: Option<String> = Kind::Text, Fixed;
+        /// Guidance scale that the student learns; default: that of the published model, or 1
+        guidance: Option<f64> = SCALE, Fixed;
+        /// Lowest and highest time at which the teacher is guided
+        guidance_interval: [f64; 2] = Kind::Pair(|t| (0.0..=1.0).contains(&t), "two numbers from 0 to 1"), Fixed;
+        /// Scale of the pseudo-Huber loss: steps of that size and beyond count alike
+        huber: f64 = Kind::POSITIVE, Free;
     }
 }
 

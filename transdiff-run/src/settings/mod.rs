@@ -9,14 +9,16 @@ mod text;
 use std::fmt;
 
 pub use keys::{
-    Changes, Compute, DataSettings, Decay, Fit, GradientType, InitWeights, KEYS, Key, LearningRate,
-    LearningRateRule, ModelSettings, OnBroken, OnNonFinite, RunConfig, Shuffle, TrainSettings, Validation,
+    Changes, Compute, DataSettings, Decay, DistillSettings, Fit, GradientType, InitWeights, KEYS, Key,
+    LearningRate, LearningRateRule, ModelSettings, OnBroken, OnNonFinite, RunConfig, Shuffle, TrainSettings,
+    Validation,
 };
 pub use kind::Kind;
 pub use layers::Layers;
 pub use resume::Change;
 pub use text::markdown_table;
 pub(crate) use text::required;
+pub use toml::Value;
 
 /// Error in a setting, with the place that it comes from: a file, an argument, or a preset.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +29,8 @@ pub struct SettingError {
 }
 
 impl SettingError {
-    pub(crate) fn new(origin: impl fmt::Display, message: impl Into<String>) -> Self {
+    /// An error in what `origin` gives.
+    pub fn new(origin: impl fmt::Display, message: impl Into<String>) -> Self {
         Self { origin: origin.to_string(), message: message.into() }
     }
 }

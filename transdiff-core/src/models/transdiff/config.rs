@@ -31,7 +31,7 @@ pub enum Size {
     Huge,
 }
 
-/// Configuration of a model: every size. Two models with equal configurations have the same parameters.
+/// Configuration of a model: every size, and the kind of its decoder. Two models with equal configurations have the same parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransDiffConfig {
     /// Width D of AR transformer and decoder.
@@ -56,6 +56,10 @@ pub struct TransDiffConfig {
     pub latent_size: usize,
     /// One step or multi-reference autoregression.
     pub mode: Mode,
+    /// True for a model whose decoder was [distilled](super::Distillation) into a consistency function: generation takes a few steps
+    /// of the solver [`Consistency`](crate::diffusion::Consistency), without guidance.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub distilled: bool,
 }
 
 impl TransDiffConfig {
@@ -87,6 +91,7 @@ impl TransDiffConfig {
             latent_channels: 16,
             latent_size: resolution / 16,
             mode,
+            distilled: false,
         };
         config.validate()?;
         Ok(config)
@@ -228,6 +233,7 @@ impl TransDiffConfig {
                 width: self.width,
             }),
             preset: self.preset().unwrap_or(Preset::PLAIN),
+            distilled: self.distilled,
         }
     }
 

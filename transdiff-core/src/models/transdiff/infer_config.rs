@@ -30,6 +30,7 @@ pub(super) fn config(tensors: &WeightView<'_>, heads: Option<usize>) -> Result<T
         latent_channels,
         latent_size: shapes.latent_size()?,
         mode: Mode::OneStep,
+        distilled: false,
     };
     config.mode = shapes.mode(&config)?;
     let args = Args::of(tensors);

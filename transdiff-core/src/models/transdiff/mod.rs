@@ -3,6 +3,7 @@
 mod ar_transformer;
 mod config;
 mod diffusion_decoder;
+mod distillation;
 mod field;
 mod generator;
 mod infer_config;
@@ -19,6 +20,7 @@ mod transdiff;
 pub use ar_transformer::{ArTransformer, EncoderBlock, PrefixCache};
 pub use config::{Mode, Size, TransDiffConfig};
 pub use diffusion_decoder::{Condition, DecoderBlock, DiffusionDecoder, TimeEmbedding};
+pub use distillation::{ConsistencyObjective, Distillation};
 pub use objective::{FlowBatch, FlowDraws, FlowObjective, SampleDraws};
 pub use patch::{latent_tokens, patchify, unpatchify};
 pub use session::Session;

@@ -6,7 +6,7 @@ use super::field::TIME_SCALE;
 use super::{TransDiff, TransDiffConfig, latent_tokens};
 use crate::autograd::{Context, Var};
 use crate::models::{Model, ParamGroup, SampleKey, SampleShape, Samples, Trainable, cosine_mean};
-use crate::rng::Purpose;
+use crate::rng::{Philox, Purpose};
 use crate::{Backend, Error, Result, Tensor};
 
 /// Settings of the flow-matching loss. The default has the paper's values for 1-step models.
@@ -36,6 +36,24 @@ pub struct SampleDraws {
     targets: Vec<(Vec<f64>, Vec<f32>)>,
 }
 
+impl SampleDraws {
+    /// Draws for `mul` copies of each latent, with timesteps from `timestep`; the class is kept.
+    pub(super) fn new(
+        shape: &SampleShape,
+        mul: usize,
+        key: SampleKey,
+        timestep: impl Fn(&mut Philox) -> f64,
+    ) -> Self {
+        let [c, h, w] = shape.latent;
+        let targets = (0..shape.latents_per_sample).map(|target| {
+            let mut stream = key.stream(Purpose::Timestep, target).stream();
+            let timesteps = (0..mul).map(|_| timestep(&mut stream)).collect();
+            (timesteps, key.stream(Purpose::TrainingNoise, target).normals(mul * c * h * w))
+        });
+        Self { dropped: false, targets: targets.collect() }
+    }
+}
+
 /// Random draws for one target latent: `mul` noised copies of each of B samples, tiled (all samples, all samples, …):
 /// copy m of sample b is row m·B + b.
 #[derive(Clone, Debug)]
@@ -58,6 +76,18 @@ pub struct FlowBatch<B: Backend> {
     pub latents: Vec<Tensor<B>>,
     /// Draws for each of `latents`.
     pub draws: Vec<FlowDraws<B>>,
+}
+
+impl<B: Backend> FlowBatch<B> {
+    /// Checks that there are latents and draws for each group.
+    pub(super) fn check_groups(&self, config: &TransDiffConfig) -> Result<()> {
+        let groups = config.groups();
+        if self.latents.len() == groups && self.draws.len() == groups {
+            return Ok(());
+        }
+        let got = format!("{} latents, {} sets of draws", self.latents.len(), self.draws.len());
+        Err(Error::argument("batch", format!("{groups} of each"), got))
+    }
 }
 
 impl<B: Backend> Trainable<B> for TransDiff<B> {
@@ -86,15 +116,9 @@ impl<B: Backend> Trainable<B> for TransDiff<B> {
 
     /// Timesteps ⌊1000·sigmoid(N(0, 1))⌋, noise, and whether the class is dropped.
     fn draw(shape: &SampleShape, objective: &FlowObjective, key: SampleKey) -> SampleDraws {
-        let (mul, [c, h, w]) = (objective.batch_mul, shape.latent);
-        let targets = (0..shape.latents_per_sample).map(|target| {
-            let mut stream = key.stream(Purpose::Timestep, target).stream();
-            let timestep = |_| (1000.0 / (1.0 + libm::exp(-stream.normal()))).floor();
-            let timesteps = (0..mul).map(timestep).collect();
-            (timesteps, key.stream(Purpose::TrainingNoise, target).normals(mul * c * h * w))
-        });
+        let timestep = |stream: &mut Philox| (1000.0 / (1.0 + libm::exp(-stream.normal()))).floor();
         let dropped = key.stream(Purpose::LabelDrop, 0).stream().uniform() < objective.label_drop;
-        SampleDraws { dropped, targets: targets.collect() }
+        SampleDraws { dropped, ..SampleDraws::new(shape, objective.batch_mul, key, timestep) }
     }
 
     /// Copy m of sample b is row m·B + b of the draws.
@@ -128,11 +152,8 @@ impl<B: Backend> Trainable<B> for TransDiff<B> {
     /// The mean over the groups of the flow loss of decoding a latent from the features of its group and all earlier
     /// ones, plus `diversity` times the mean cosine of the features.
     fn loss(&self, ctx: &Context<B>, batch: &FlowBatch<B>, objective: &FlowObjective) -> Result<Var<B>> {
+        batch.check_groups(self.config())?;
         let groups = self.config().groups();
-        if batch.latents.len() != groups || batch.draws.len() != groups {
-            let got = format!("{} latents, {} sets of draws", batch.latents.len(), batch.draws.len());
-            return Err(Error::argument("batch", format!("{groups} of each"), got));
-        }
         let class = self.ar().dropped_embedding(ctx, &batch.labels, &batch.dropped)?;
         let features = self.ar().features(ctx, &class, &batch.latents[..groups - 1])?;
         let z = self.ar().conditioning(ctx, &features)?;
@@ -163,9 +184,6 @@ fn applies_weight_decay(name: &str, rank: usize) -> bool {
 }
 
 /// mean (v(x_t, t, z) − (ε − x₀))² with x_t = x₀ + t (ε − x₀), over all noised copies.
-///
-/// Copies are ordered by sample here (b·mul + m), so that the copies of one sample are one row of queries to its
-/// keys and values, which are computed once.
 fn flow_loss<B: Backend>(
     model: &TransDiff<B>,
     ctx: &Context<B>,
@@ -173,29 +191,48 @@ fn flow_loss<B: Backend>(
     latent: &Tensor<B>,
     draws: &FlowDraws<B>,
 ) -> Result<Var<B>> {
-    let b = z.dim(0);
-    latent.expect_shape("loss", "a latent", &model.config().latent_shape(b))?;
-    // The target is a difference, and the loss a sum of small squares.
-    let wide = latent.dtype().accumulator();
-    let x0 = latent_tokens(latent)?.cast(wide)?;
-    let (s, c) = (x0.dim(1), x0.dim(2));
-    let rows = draws.timesteps.len();
-    if rows == 0 || !rows.is_multiple_of(b) {
-        return Err(Error::argument("timesteps", format!("a multiple of the {b} samples"), rows));
-    }
-    draws.noise.expect_shape("loss", "noise", &[rows, s, c])?;
-    let mul = rows / b;
-    let noise = draws.noise.cast(wide)?.reshape(&[mul, b, s, c])?.permute(&[1, 0, 2, 3])?;
-    let timesteps: Vec<f64> = (0..rows).map(|row| draws.timesteps[row % mul * b + row / mul]).collect();
-    let times = timesteps.iter().map(|t| t / TIME_SCALE).collect();
-    let t = Tensor::from_f64(x0.backend(), &[b, mul, 1, 1], times, x0.dtype())?;
-    let x0 = x0.reshape(&[b, 1, s, c])?;
-    let target = noise.sub(&x0)?;
-    let noised = target.mul(&t)?.add(&x0)?.reshape(&[rows, s, c])?;
+    let Noised { timesteps, x, target } = Noised::new(model.config(), latent, draws, z.dim(0))?;
     let time = model.decoder().time(ctx, &timesteps)?;
     let condition = model.decoder().condition(ctx, z)?;
-    let v = model.decoder().velocity(ctx, &noised.into(), &time, &condition)?;
-    v.cast(wide)?.mse(&target.reshape(&[rows, s, c])?)
+    let v = model.decoder().velocity(ctx, &x.into(), &time, &condition)?;
+    v.cast(target.dtype())?.mse(&target)
+}
+
+/// Noised copies of a batch of latents, in the type of the accumulator: targets are differences, and losses sums of small squares.
+///
+/// Copies are ordered by sample here (b·mul + m), so that the copies of one sample are one row of queries to its
+/// keys and values, which are computed once.
+pub(super) struct Noised<B: Backend> {
+    /// Timesteps on the 0..1000 scale, [b·mul].
+    pub timesteps: Vec<f64>,
+    /// x_t = x₀ + t (ε − x₀), [b·mul, S, C].
+    pub x: Tensor<B>,
+    /// ε − x₀, [b·mul, S, C].
+    pub target: Tensor<B>,
+}
+
+impl<B: Backend> Noised<B> {
+    /// Copies of `latent` [b, C, h, w].
+    pub fn new(config: &TransDiffConfig, latent: &Tensor<B>, draws: &FlowDraws<B>, b: usize) -> Result<Self> {
+        latent.expect_shape("loss", "a latent", &config.latent_shape(b))?;
+        let wide = latent.dtype().accumulator();
+        let x0 = latent_tokens(latent)?.cast(wide)?;
+        let (s, c) = (x0.dim(1), x0.dim(2));
+        let rows = draws.timesteps.len();
+        if rows == 0 || !rows.is_multiple_of(b) {
+            return Err(Error::argument("timesteps", format!("a multiple of the {b} samples"), rows));
+        }
+        draws.noise.expect_shape("loss", "noise", &[rows, s, c])?;
+        let mul = rows / b;
+        let noise = draws.noise.cast(wide)?.reshape(&[mul, b, s, c])?.permute(&[1, 0, 2, 3])?;
+        let timesteps: Vec<f64> = (0..rows).map(|row| draws.timesteps[row % mul * b + row / mul]).collect();
+        let times = timesteps.iter().map(|t| t / TIME_SCALE).collect();
+        let t = Tensor::from_f64(x0.backend(), &[b, mul, 1, 1], times, x0.dtype())?;
+        let x0 = x0.reshape(&[b, 1, s, c])?;
+        let target = noise.sub(&x0)?;
+        let x = target.mul(&t)?.add(&x0)?.reshape(&[rows, s, c])?;
+        Ok(Self { timesteps, x, target: target.reshape(&[rows, s, c])? })
+    }
 }
 
 #[cfg(test)]

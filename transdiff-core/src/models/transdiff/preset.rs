@@ -23,9 +23,12 @@ impl Preset {
 }
 
 impl TransDiffConfig {
-    /// Settings of the published model of these sizes, if there is one. Models for 512 px have those of the one that was
+    /// Settings of the published model of these sizes, if there is one; none for a distilled model. Models for 512 px have those of the one that was
     /// published, whatever their size.
     pub fn preset(&self) -> Option<Preset> {
+        if self.distilled {
+            return None;
+        }
         let published = |size| TransDiffConfig::published(size, 16 * self.latent_size, self.mode);
         let is = |size: &Size| {
             published(*size).is_ok_and(|c| (c.width, c.encoder_blocks) == (self.width, self.encoder_blocks))

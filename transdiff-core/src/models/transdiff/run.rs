@@ -53,7 +53,7 @@ impl<B: Backend> Run<B> {
     ///
     /// # Errors
     /// [`Error::Argument`] for no images, a label that is no class, too many references or a wrong number of
-    /// solvers or guidances.
+    /// solvers or guidances, or those that do not go with the model.
     pub(super) fn new(
         model: &TransDiff<B>,
         token: &CancellationToken,
@@ -90,6 +90,7 @@ impl<B: Backend> Run<B> {
         }
         let given = references.len();
         let ar_step = ArStep { index: given, count, given };
+        model.config().generator_info().check_sampling(sampling)?;
         sampling.guidance(ar_step)?;
         sampling.solver(ar_step)?;
         Ok(Self {

@@ -107,6 +107,11 @@ impl<B: Backend> TransDiff<B> {
         Ok((model, new))
     }
 
+    /// The same weights as a model of `config`, which has the same sizes.
+    pub(super) fn with_config(self, config: TransDiffConfig) -> Self {
+        Self { config, ..self }
+    }
+
     /// The autoregressive transformer.
     pub fn ar(&self) -> &ArTransformer<B> {
         &self.ar
