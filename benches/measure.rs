@@ -13,11 +13,14 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
+use transdiff::diffusion::Quality;
 use transdiff::models::Model;
 use transdiff::models::transdiff::{Mode, Session, Size, TransDiffConfig};
 use transdiff::models::vae::VaeConfig;
 use transdiff::{Backend, DType, Device, DeviceTask, Precision, Result, TransDiff};
-use workloads::{Codec, DecoderStep, TRAIN_BATCH, TRAIN_MUL, Training, features, flops, preset, sample};
+use workloads::{
+    Codec, DecoderStep, TRAIN_BATCH, TRAIN_MUL, Training, features, flops, generate, preset, sample,
+};
 
 /// A pass that is measured.
 #[derive(Clone, Copy, ValueEnum)]
@@ -34,6 +37,8 @@ enum Pass {
     Mrar,
     /// Training step
     Train,
+    /// Images of each named quality, labels to images with the KL-VAE; a line for each, with its time as a share of the paper's
+    Qualities,
     /// KL-VAE decoder, latents to images
     Vae,
     /// KL-VAE encoder, images to latents
@@ -147,6 +152,8 @@ impl Options {
             Pass::ArConditional => flops::features(config, batch),
             Pass::Step => flops::velocity(config, 2 * batch, config.feature_tokens),
             Pass::Sample | Pass::Mrar => flops::generation(config, batch, self.steps),
+            // Each line has its own passes.
+            Pass::Qualities => flops::decoding(&vae, batch, self.res),
             Pass::Train => flops::training(config, self.train_batch, TRAIN_MUL),
             Pass::Vae => flops::decoding(&vae, batch, self.res),
             Pass::VaeEncode => flops::encoding(&vae, batch, self.res),
@@ -161,6 +168,7 @@ impl Options {
             Pass::Sample | Pass::Mrar => json!({"steps": self.steps, "cfg": preset(config).guidance}),
             Pass::Train => json!({"batch": self.train_batch, "mul": TRAIN_MUL}),
             Pass::Vae | Pass::VaeEncode => json!({"preset": "kl-16"}),
+            Pass::Qualities => json!({"cfg": preset(config).guidance}),
         }
     }
 
@@ -206,6 +214,10 @@ impl DeviceTask for Measurement {
         for &pass in &self.options.passes {
             match pass {
                 Pass::Vae | Pass::VaeEncode => self.measure_codec(&backend, pass)?,
+                Pass::Qualities => {
+                    let kept = self.model(&backend, pass, model.take())?;
+                    self.measure_qualities(model.insert(kept))?;
+                }
                 _ => {
                     let kept = self.model(&backend, pass, model.take())?;
                     self.measure(pass, model.insert(kept))?;
@@ -256,6 +268,47 @@ impl Measurement {
             }
         };
         self.report(pass, model.config(), &seconds);
+        Ok(())
+    }
+
+    /// Times the qualities in alternation, after a warm-up image of the fastest.
+    fn measure_qualities<B: Backend>(&self, model: &TransDiff<B>) -> Result<()> {
+        let (options, config) = (&self.options, model.config());
+        let codec = Codec::new(model.backend(), options.batch, options.res, options.dtype())?;
+        let mut session = Session::new(model);
+        let mut image = |quality: Quality| -> Result<f64> {
+            let started = Instant::now();
+            let settings = quality.apply(preset(config).into(), config.groups());
+            generate(&mut session, options.batch, &settings.build(config.groups())?)?;
+            codec.decode()?;
+            model.backend().sync()?;
+            Ok(started.elapsed().as_secs_f64())
+        };
+        image(Quality::Draft)?;
+        let mut seconds = Quality::ALL.map(|_| Vec::new());
+        for _ in 0..options.repeat.max(1) {
+            for (seconds, quality) in seconds.iter_mut().zip(Quality::ALL) {
+                seconds.push(image(quality)?);
+            }
+        }
+        let medians = seconds.map(|mut seconds| {
+            seconds.sort_by(f64::total_cmp);
+            seconds[seconds.len() / 2]
+        });
+        let paper = medians[Quality::ALL.len() - 1];
+        for (quality, median) in Quality::ALL.into_iter().zip(medians) {
+            let settings = quality.apply(preset(config).into(), config.groups());
+            let work = settings.build(config.groups())?.work(config.groups(), 0)?;
+            let (batch, tokens) = (options.batch, config.feature_tokens);
+            let decoder = work.passes * flops::velocity(config, batch, tokens);
+            let vae = flops::decoding(&VaeConfig::published(), batch, options.res);
+            let tflop = (flops::features(config, 2 * batch) + decoder + vae) as f64 / 1e12;
+            let results = json!({
+                "tflop": tflop, "quality": quality.name(), "evaluations": work.evaluations, "passes": work.passes,
+                "device": self.device, "median_s": median, "times_faster_than_paper": paper / median,
+            });
+            self.options.report(Pass::Qualities, config, results);
+        }
         Ok(())
     }
 

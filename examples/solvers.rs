@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release --example solvers`, after the quickstart. Several seeds, with the same initial noise for all solvers:
 //! Fréchet distance and accuracy as the quickstart measures them, and for deterministic solvers the distance of the latents to a
-//! solution in many steps. Writes `solvers.csv` and `solvers.svg`, and prints a table.
+//! solution in many steps. With `--student`, a model that was distilled from it, too. Writes `solvers.csv` and `solvers.svg`, and
+//! prints a table.
 
 #[path = "quickstart/digits.rs"]
 #[allow(dead_code)]
@@ -33,6 +34,9 @@ const REFERENCE: &str = "adams-bashforth 4";
 /// Warp and extrapolation of UCGM's sampler (arXiv 2505.07447).
 const WARP: [f64; 3] = [1.17, 0.8, 1.1];
 const EXTRAPOLATION: f64 = 0.3;
+/// Entry of a distilled model, and its numbers of evaluations per AR step.
+const STUDENT: &str = "distilled";
+const STUDENT_EVALUATIONS: [usize; 3] = [1, 2, 4];
 /// Highest Fréchet distance of the figure, as a multiple of the lowest.
 const CUT: f64 = 1.5;
 
@@ -42,12 +46,21 @@ struct Arguments {
     /// Model of the quickstart
     #[arg(long, value_name = "FILE", default_value = "out/quickstart/model.safetensors")]
     model: PathBuf,
+    /// Model that was distilled from it
+    #[arg(long, value_name = "FILE")]
+    student: Option<PathBuf>,
+    /// Names of the solvers to measure, comma-separated [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    solvers: Vec<String>,
     /// Folder for the figure and the numbers
     #[arg(long, value_name = "DIR", default_value = "out/solvers")]
     out: PathBuf,
-    /// Numbers of evaluations per AR step
+    /// Numbers of evaluations for the image
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "8,12,16,25,50,100")]
     evaluations: Vec<usize>,
+    /// Number of evaluations for each reference of an MRAR model [default: as many as for the image]
+    #[arg(long, value_name = "N")]
+    references: Option<usize>,
     /// Number of seeds, at least 1
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
@@ -96,14 +109,16 @@ impl Entry {
         !self.settings.solver.is_stochastic()
     }
 
-    /// The sampling in `evaluations` evaluations per AR step.
+    /// The sampling in `evaluations` evaluations, and in each AR step before the last in as many or those of the arguments.
     fn sampling(
         &self,
         evaluations: usize,
         arguments: &Arguments,
         ar_steps: usize,
     ) -> transdiff::Result<Sampling> {
-        let steps = vec![evaluations / self.per_step];
+        let references = arguments.references.unwrap_or(evaluations) / self.per_step;
+        let mut steps = vec![references; ar_steps - 1];
+        steps.push(evaluations / self.per_step);
         let [low, high] = arguments.guidance_interval[..] else {
             return Err(transdiff::Error::argument(
                 "guidance_interval",
@@ -167,30 +182,47 @@ fn measure(
         )
         .into());
     }
-    let (images, entries) = (arguments.images, entries());
-    let reference =
-        entries.iter().find(|entry| entry.name == REFERENCE).ok_or("no entry of the reference")?;
+    let (images, all) = (arguments.images, entries());
+    let names: Vec<&str> = all.iter().map(|entry| entry.name).collect();
+    if let Some(unknown) = arguments.solvers.iter().find(|name| !names.contains(&name.as_str())) {
+        return Err(format!("--solvers: expected some of {}, got {unknown}", names.join(", ")).into());
+    }
+    let student = arguments.student.as_ref().map(|path| TransDiff::load(model.backend(), path, DType::F32));
+    let student = student.transpose()?;
+    let reference = all.iter().find(|entry| entry.name == REFERENCE).ok_or("no entry of the reference")?;
     let reference = reference.sampling(REFERENCE_STEPS, arguments, ar_steps)?;
     let reference = latents(model, &reference, images, 0)?;
-    let mut rows = Vec::new();
-    for entry in &entries {
+    let chosen = |entry: &&Entry| {
+        arguments.solvers.is_empty() || arguments.solvers.iter().any(|name| name == entry.name)
+    };
+    let mut cases = Vec::new();
+    for entry in all.iter().filter(chosen) {
         for &evaluations in &arguments.evaluations {
             let sampling = entry.sampling(evaluations, arguments, ar_steps)?;
-            let mut row =
-                Row { name: entry.name, evaluations, frechet: Vec::new(), accuracy: Vec::new(), rmse: None };
-            for seed in 0..arguments.seeds {
-                let made = latents(model, &sampling, images, seed)?;
-                if seed == 0 && entry.is_deterministic() {
-                    let sum: f64 = made.iter().zip(&reference).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-                    row.rmse = Some((sum / made.len() as f64).sqrt());
-                }
-                let quality = evaluator.quality(&digits_of(&made), &labels(images))?;
-                row.frechet.push(quality.frechet_distance);
-                row.accuracy.push(quality.accuracy);
-            }
-            println!("{}", row.line());
-            rows.push(row);
+            cases.push((model, entry.name, evaluations, sampling, entry.is_deterministic()));
         }
+    }
+    for student in student.iter() {
+        for evaluations in STUDENT_EVALUATIONS {
+            let settings = student.config().generator_info().settings().with_steps(evaluations);
+            cases.push((student, STUDENT, evaluations, settings.build(ar_steps)?, false));
+        }
+    }
+    let mut rows = Vec::new();
+    for (model, name, evaluations, sampling, is_deterministic) in cases {
+        let mut row = Row { name, evaluations, frechet: Vec::new(), accuracy: Vec::new(), rmse: None };
+        for seed in 0..arguments.seeds {
+            let made = latents(model, &sampling, images, seed)?;
+            if seed == 0 && is_deterministic {
+                let sum: f64 = made.iter().zip(&reference).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+                row.rmse = Some((sum / made.len() as f64).sqrt());
+            }
+            let quality = evaluator.quality(&digits_of(&made), &labels(images))?;
+            row.frechet.push(quality.frechet_distance);
+            row.accuracy.push(quality.accuracy);
+        }
+        println!("{}", row.line());
+        rows.push(row);
     }
     Ok(rows)
 }
@@ -248,18 +280,20 @@ fn draw(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
-        .x_desc("evaluations per image")
+        .x_desc("evaluations")
         .y_desc("Fréchet distance")
         .x_label_formatter(&|x| format!("{x:.0}"))
         .draw()?;
-    for (i, entry) in entries().iter().enumerate() {
+    let mut names: Vec<&'static str> = rows.iter().map(|row| row.name).collect();
+    names.dedup();
+    for (i, name) in names.into_iter().enumerate() {
         let colour = Palette99::pick(i).to_rgba();
-        let points = rows.iter().filter(|row| row.name == entry.name && distance(row) <= CUT * lowest);
+        let points = rows.iter().filter(|row| row.name == name && distance(row) <= CUT * lowest);
         let points: Vec<_> = points.map(|row| (row.evaluations as f64, distance(row))).collect();
         chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))?;
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            .label(entry.name)
+            .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
     chart.configure_series_labels().background_style(WHITE).border_style(BLACK.mix(0.3)).draw()?;

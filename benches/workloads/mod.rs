@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use transdiff::autograd::{Context, Var};
 use transdiff::data::{DataLoader, LoaderOptions, MemoryDataset};
-use transdiff::diffusion::{KeyedNoise, NoopObserver, Preset, SamplingSettings};
+use transdiff::diffusion::{KeyedNoise, NoopObserver, Preset, Sampling, SamplingSettings};
 use transdiff::models::Model;
 use transdiff::models::transdiff::{
     Condition, FlowObjective, Mode, SampleDraws, Session, Size, TimeEmbedding, TransDiff, TransDiffConfig,
@@ -120,13 +120,17 @@ pub fn preset(config: &TransDiffConfig) -> Preset {
 
 /// Generation with guidance, from labels to latents.
 pub fn sample<B: Backend>(session: &mut Session<B>, batch: usize, steps: usize) -> Result<()> {
+    let preset = preset(session.model().config());
+    generate(session, batch, &SamplingSettings::from(preset).with_steps(steps).build(1)?)
+}
+
+/// Generation, from labels to latents.
+pub fn generate<B: Backend>(session: &mut Session<B>, batch: usize, sampling: &Sampling) -> Result<()> {
     let config = session.model().config();
     let labels: Vec<usize> = (0..batch).map(|i| i % config.classes).collect();
     let seeds: Vec<u64> = (0..batch as u64).collect();
-    let preset = preset(config);
-    let sampling = SamplingSettings::from(preset).with_steps(steps).build(1)?;
     let mut noise = KeyedNoise::new(session.model().backend(), DType::F32, &seeds);
-    session.generate(&labels, &[], &sampling, &mut noise, &mut NoopObserver)?;
+    session.generate(&labels, &[], sampling, &mut noise, &mut NoopObserver)?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod thread_ranks;
 
 mod bf16;
 mod checkpoints;
+mod distillation;
 mod distributed;
 mod earlier_versions;
 mod generation;

@@ -6,8 +6,8 @@ use crate::common::cases;
 use crate::common::sampling::{Gaussian, Logistic, NoNoise, any_interpolant};
 use proptest::prelude::*;
 use transdiff_core::diffusion::{
-    AdamsBashforth, ArStep, Euler, EulerMaruyama, ExponentialSde, Heun, Interpolant, KeyedNoise, NoiseSource,
-    NoopObserver, RecordedNoise, Sampler, Solver, SolverState, Timesteps,
+    AdamsBashforth, ArStep, Consistency, Euler, EulerMaruyama, ExponentialSde, Heun, Interpolant, KeyedNoise,
+    NoiseSource, NoopObserver, RecordedNoise, Sampler, Solver, SolverState, Timesteps, VelocityField,
 };
 use transdiff_core::reference::Reference;
 use transdiff_core::{Backend, DType, Tensor};
@@ -364,4 +364,38 @@ fn the_papers_final_step_limits_convergence() {
     let errors =
         timesteps.map(|timesteps| logistic_error(&Heun::new(timesteps, interpolant), |x| limit(x, &heun)));
     assert_order("Heun", 2.0, &errors);
+}
+
+/// Field F of the consistency function of Gaussian data, f(x, t) = x − t F(x, t) (linear interpolant): trajectories keep their place
+/// among the standard deviations, so that f = mean + std · (x − μ_t) / σ_t.
+struct ConsistencyOf(Gaussian);
+
+impl<B: Backend> VelocityField<B> for ConsistencyOf {
+    fn velocity(&self, x: &Tensor<B>, t: f64) -> transdiff_core::Result<Tensor<B>> {
+        let (mean, var) = self.0.marginal(t);
+        let k = self.0.std / var.sqrt();
+        x.affine((1.0 - k) / t, (k * mean - self.0.mean) / t)
+    }
+}
+
+#[test]
+fn consistency_sampling_is_exact_in_any_number_of_steps() {
+    let data = Gaussian { interpolant: Interpolant::Linear, mean: 0.4, std: 0.7 };
+    for steps in [1, 2, 5] {
+        let sampler = Consistency::new(Timesteps::uniform(steps).unwrap(), Interpolant::Linear);
+        let mut noise = KeyedNoise::new(&Reference, DType::F64, &[3, 4]);
+        let x = noise.initial(&[2, 4 * DRAWS]).unwrap();
+        let made = sampler.sample(&ConsistencyOf(data), x, ONLY, &mut noise, &mut NoopObserver).unwrap();
+        let (mean, var) = moments(&made.to_f64().unwrap());
+        let (mean_error, var_error) = standard_errors(0.49, 8 * DRAWS);
+        assert!((mean - 0.4).abs() < 4.0 * mean_error, "{steps} steps: mean {mean}");
+        assert!((var - 0.49).abs() < 4.0 * var_error, "{steps} steps: variance {var}");
+    }
+    // The exact consistency function of one step, from given noise.
+    let sampler = Consistency::new(Timesteps::uniform(1).unwrap(), Interpolant::Linear);
+    let x = Tensor::from_f64(&Reference, &[1, 3], vec![-1.0, 0.0, 2.0], DType::F64).unwrap();
+    let made = sampler.sample(&ConsistencyOf(data), x, ONLY, &mut NoNoise, &mut NoopObserver).unwrap();
+    for (got, x) in made.to_f64().unwrap().into_iter().zip([-1.0, 0.0, 2.0]) {
+        assert!((got - (0.4 + 0.7 * x)).abs() < 1e-12);
+    }
 }

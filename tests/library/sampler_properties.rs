@@ -9,9 +9,9 @@ use crate::common::cases;
 use crate::common::sampling::{Field, Gaussian, Network, NoNoise, any_interpolant};
 use proptest::prelude::*;
 use transdiff_core::diffusion::{
-    AdamsBashforth, ArStep, ConditionalField, Euler, EulerMaruyama, ExponentialSde, Guidance, GuidedField,
-    Heun, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Preset, Progress, RecordedNoise, Sampler,
-    Sampling, SamplingSettings, Schedule, Solver, SolverKind, Timesteps, VelocityField, Work,
+    AdamsBashforth, ArStep, ConditionalField, Consistency, Euler, EulerMaruyama, ExponentialSde, Guidance,
+    GuidedField, Heun, Interpolant, KeyedNoise, NoiseSource, NoopObserver, Preset, Progress, RecordedNoise,
+    Sampler, Sampling, SamplingSettings, Schedule, Solver, SolverKind, Timesteps, VelocityField, Work,
 };
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Purpose, StreamKey, philox4x32};
@@ -46,6 +46,7 @@ fn solvers(timesteps: &Timesteps, interpolant: Interpolant, order: usize, [s0, s
         Euler::new(timesteps(), interpolant).extrapolated(0.4).unwrap().into(),
         Heun::new(timesteps(), interpolant).into(),
         AdamsBashforth::new(timesteps(), interpolant, order.max(2)).unwrap().into(),
+        Consistency::new(timesteps(), interpolant).into(),
     ];
     let kinds: HashSet<SolverKind> = solvers.iter().map(Solver::kind).collect();
     assert_eq!(kinds.len(), SolverKind::ALL.len());
@@ -126,7 +127,9 @@ proptest! {
         let timesteps = Timesteps::paper(steps).unwrap();
         let field = network(&Reference, seed, DType::F32);
         let field = GuidedField::new(&field, Guidance::NONE);
-        for solver in solvers(&timesteps, interpolant, 2, [s0, 0.0]) {
+        // The noise of consistency has no scale.
+        let with_scales = |solver: &Solver| solver.kind() != SolverKind::Consistency;
+        for solver in solvers(&timesteps, interpolant, 2, [s0, 0.0]).into_iter().filter(with_scales) {
             let x = KeyedNoise::new(&Reference, DType::F32, &[seed]).initial(&[1, TOKENS, CHANNELS]).unwrap();
             let silent = solver.sample(&field, x.clone(), ONLY, &mut NoNoise, &mut NoopObserver).unwrap();
             // Nor does the stream matter.

@@ -11,9 +11,10 @@ use transcdiff::*;
 use transdiff::HostTensor;
 use transdiff::checkpoint::WeightFile;
 use transdiff::diffusion::{
-    EulerMaruyama, Guidance, Interpolant, Preset, Quality, Sampling, SamplingSettings, Schedule, SolverKind,
-    Timesteps,
+    Consistency, EulerMaruyama, Guidance, Interpolant, Preset, Quality, Sampling, SamplingSettings, Schedule,
+    SolverKind, Timesteps,
 };
+use transdiff::models::transdiff::TransDiffConfig;
 use transdiff::models::vae::VaeConfig;
 use transdiff::models::{CodecFile, Conditioning, LoadHints, Model as _};
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, Request};
@@ -325,6 +326,40 @@ fn guidance_is_set_per_ar_step() {
     assert_eq!(last.references, all.references, "the last group's guidance comes after the references");
     assert_ne!(last.latents, all.latents);
     assert_eq!(with(&[1.5; 3]).unwrap_err().subject, "ar_step_guidance_count");
+}
+
+/// A distilled model is sampled as it was made for, and what does not go with it is named.
+#[test]
+fn distilled_models_take_the_consistency_sampler_without_guidance() {
+    let bytes: &'static [u8] = Vec::leak(files::model(&TransDiffConfig { distilled: true, ..files::mrar() }));
+    let model = Model::from_memory(bytes, None);
+    let session = model.session();
+    let request = GenerationRequest::new(2, 3);
+    let mut own = request.options(&model);
+    let mut defaults = own;
+    // SAFETY: both pointers are valid.
+    let status = unsafe {
+        transcdiff_generate_options_init(model.0, &mut defaults, size_of::<transcdiff_generate_options>())
+    };
+    assert_eq!(status, TRANSCDIFF_OK);
+    assert_eq!((defaults.solver, defaults.steps), (TRANSCDIFF_SOLVER_CONSISTENCY, 2));
+    assert_eq!(defaults.guidance, 1.0);
+    (own.solver, own.steps, own.guidance) = (defaults.solver, 3, 1.0);
+    let mut want = pipeline_request(&request);
+    let sampler = Consistency::new(Timesteps::uniform(3).unwrap(), Interpolant::Linear);
+    want.sampling = Sampling::new(sampler, Guidance::NONE);
+    assert_eq!(session.generate(&own).unwrap(), expected(&pipeline(bytes, None), want));
+    for (options, subject) in [
+        (transcdiff_generate_options { solver: TRANSCDIFF_SOLVER_EULER, ..own }, "solver"),
+        (transcdiff_generate_options { quality: TRANSCDIFF_QUALITY_FAST, ..own }, "solver"),
+        (transcdiff_generate_options { guidance: 1.5, ..own }, "guidance"),
+    ] {
+        let error = session.generate(&options).unwrap_err();
+        assert_eq!(error.subject, subject, "{error:?}");
+    }
+    let plain = Model::from_memory(&shared().mrar, None);
+    let own = transcdiff_generate_options { solver: TRANSCDIFF_SOLVER_CONSISTENCY, ..own };
+    assert_eq!(plain.session().generate(&own).unwrap_err().subject, "solver");
 }
 
 /// Number and times of steps, order, warp and extrapolation are those of the pipeline.

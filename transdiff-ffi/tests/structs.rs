@@ -221,7 +221,7 @@ impl Numbers {
                 && self.unconditional_images.is_none_or(|n| n == 1 || n == self.images));
         (1..4).contains(&self.images)
             && self.steps > 0
-            && self.solver <= TRANSCDIFF_SOLVER_ADAMS_BASHFORTH
+            && self.solver <= TRANSCDIFF_SOLVER_ADAMS_BASHFORTH // The last is for distilled models.
             && (self.ar_step_guidance_count == 1 || (self.guidance.is_finite() && self.guidance >= 1.0))
             && self.ar_step_guidance_count <= 1
             && within(low)

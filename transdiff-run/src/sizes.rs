@@ -91,6 +91,7 @@ impl RunConfig {
         let base = 8e-3 * 96.0 / config.model.width.unwrap_or(width) as f64;
         config.train.base_lr.get_or_insert(base);
         config.transdiff_config()?;
+        config.consistency_objective()?;
         Ok(config)
     }
 
@@ -173,14 +174,21 @@ impl RunConfig {
     }
 
     /// Settings of the loss of a distillation.
-    pub fn consistency_objective(&self) -> ConsistencyObjective {
+    ///
+    /// # Errors
+    /// [`SettingError`] for an interval of guidance that ends before it begins.
+    pub fn consistency_objective(&self) -> Result<ConsistencyObjective> {
         let [low, high] = self.distill.guidance_interval;
-        ConsistencyObjective {
+        if low > high {
+            let message = format!("expected the lower time first, got {low}, {high}");
+            return Err(SettingError::new("distill.guidance_interval", message));
+        }
+        Ok(ConsistencyObjective {
             batch_mul: self.train.batch_mul,
             guidance: self.distill.guidance.unwrap_or(1.0),
             guidance_interval: (low, high),
             huber: self.distill.huber,
-        }
+        })
     }
 
     /// Settings of the trainer, for data with `samples` samples per epoch, on `ranks` devices. `gpu` resolves the type

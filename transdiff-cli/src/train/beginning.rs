@@ -135,7 +135,7 @@ impl<B: Backend> Beginning<'_, B> {
             let path = newest.path.display();
             return Err(format!("{path}: a checkpoint of a model of other sizes than config.toml").into());
         }
-        trainer.reconfigure(M::train_config(self.plan))?;
+        trainer.reconfigure(M::train_config(self.plan)?)?;
         M::resume(self.plan, trainer)
     }
 }

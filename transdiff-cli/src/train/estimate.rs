@@ -36,7 +36,7 @@ pub fn print_estimate(
         Some(_) => {
             let teacher = TransDiffConfig { distilled: false, ..config };
             let make = |meter: &_| Distillation::new(&TransDiff::zeros(meter, &teacher, DType::F32)?);
-            let train = train.clone().with_objective(settings.consistency_objective());
+            let train = train.clone().with_objective(settings.consistency_objective()?);
             TrainingEstimate::of_model(make, &train, summation)?
         }
     };

@@ -14,7 +14,7 @@ use crate::output::print_to_stderr;
 /// A model that a run trains.
 pub trait RunModel<B: Backend>: Trainable<B, Config = TransDiffConfig, Draws = SampleDraws> {
     /// Settings of the trainer.
-    fn train_config(plan: &Plan<'_>) -> TrainConfig<Self::Objective>;
+    fn train_config(plan: &Plan<'_>) -> Result<TrainConfig<Self::Objective>>;
 
     /// Trainer of a new run.
     fn begin(plan: &Plan<'_>, backend: &B) -> Result<Trainer<B, Self>>;
@@ -27,8 +27,8 @@ pub trait RunModel<B: Backend>: Trainable<B, Config = TransDiffConfig, Draws = S
 }
 
 impl<B: Backend> RunModel<B> for TransDiff<B> {
-    fn train_config(plan: &Plan<'_>) -> TrainConfig {
-        plan.train.clone()
+    fn train_config(plan: &Plan<'_>) -> Result<TrainConfig> {
+        Ok(plan.train.clone())
     }
 
     fn begin(plan: &Plan<'_>, backend: &B) -> Result<Trainer<B>> {
@@ -70,13 +70,13 @@ impl<B: Backend> RunModel<B> for TransDiff<B> {
 }
 
 impl<B: Backend> RunModel<B> for Distillation<B> {
-    fn train_config(plan: &Plan<'_>) -> TrainConfig<Self::Objective> {
-        plan.train.clone().with_objective(plan.settings.consistency_objective())
+    fn train_config(plan: &Plan<'_>) -> Result<TrainConfig<Self::Objective>> {
+        Ok(plan.train.clone().with_objective(plan.settings.consistency_objective()?))
     }
 
     fn begin(plan: &Plan<'_>, backend: &B) -> Result<Trainer<B, Self>> {
         let model = Distillation::new(&teacher(plan, backend)?)?;
-        Ok(Trainer::new(model, Self::train_config(plan))?)
+        Ok(Trainer::new(model, Self::train_config(plan)?)?)
     }
 
     fn resume(plan: &Plan<'_>, trainer: Trainer<B, Self>) -> Result<Trainer<B, Self>> {

@@ -13,6 +13,7 @@ mod described;
 #[allow(dead_code)] // the quickstart uses the rest
 #[path = "../../../examples/quickstart/digits.rs"]
 mod digits;
+mod distill;
 mod drawing;
 mod evaluate;
 mod files;

@@ -23,7 +23,7 @@ fn done(args: &[&str]) -> RunResult {
 }
 
 /// Runs the command, which must fail while it runs, and returns the last line on stderr.
-fn failed(args: &[&str]) -> String {
+pub fn failed(args: &[&str]) -> String {
     let done = run(args);
     assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""), "{}", done.stderr);
     done.stderr.lines().last().expect("a message").to_owned()

@@ -20,7 +20,7 @@ use crate::rng::Philox;
 use crate::{Backend, DType, Error, Precision, Result, Tensor};
 
 /// Half of the interval of the finite differences.
-const EPSILON: f64 = 0.005;
+const EPSILON: f64 = 0.02;
 /// First parameter of the distribution of the times, Beta(a, 1).
 const TIME_SHAPE: f64 = 0.8;
 

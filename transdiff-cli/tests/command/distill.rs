@@ -1,0 +1,109 @@
+//! `transdiff distill`: from a trained model to images of its student.
+
+use std::fs;
+
+use crate::drawing::{cache, tiles, train};
+use crate::files::Folder;
+use crate::process::{fail, run, succeed};
+use crate::training::failed;
+
+/// Settings of a tiny distillation, in place of the preset's.
+const SMALL: [&str; 6] =
+    ["--set", "train.batch=4", "--set", "train.checkpoint_every=2", "--set", "train.sample_every=2"];
+
+/// A cache of latents, and a model that was trained on them.
+fn trained(folder: &Folder) -> (String, String) {
+    let (data, latents, run) =
+        (tiles(folder, "pictures", &["a", "b"], 8), folder.path("cache"), folder.path("run"));
+    succeed(&cache(&data, "16", &latents));
+    succeed(&train(&latents, &run, "2", &["train.lr=1e-2"]));
+    (latents, format!("{run}/model.safetensors"))
+}
+
+#[test]
+fn students_are_made_resumed_and_sampled() {
+    let folder = Folder::new();
+    let (latents, teacher) = trained(&folder);
+    let distil = |out: &str, steps: &str| {
+        let args = ["distill", "--teacher", &teacher, "--guidance", "1.5", "--data", &latents, "--out", out];
+        succeed(&[&args[..], &["--steps", steps], &SMALL].concat())
+    };
+    let (whole, begun) = (folder.path("whole"), folder.path("begun"));
+    distil(&whole, "4");
+    distil(&begun, "2");
+    // The learning rate is that of a run of four steps in both.
+    succeed(&["distill", "--resume", &begun, "--steps", "4"]);
+    for run in [&whole, &begun] {
+        let settings = fs::read_to_string(format!("{run}/config.toml")).unwrap();
+        assert!(settings.contains("[distill]") && settings.contains("guidance = 1.5"), "{settings}");
+        assert!(fs::exists(format!("{run}/samples/00000004.png")).unwrap(), "{run}");
+    }
+    let model = format!("{whole}/model.safetensors");
+    assert!(succeed(&["inspect", &model]).contains("distilled"));
+    let sampled = |model: &str, out: &str, flags: &[&str]| {
+        let out = folder.path(out);
+        let args = ["sample", "--model", model, "--class", "b", "--count", "2", "--out", &out];
+        run(&[&args[..], flags].concat())
+    };
+    let line = sampled(&model, "images", &[]).stderr;
+    assert!(
+        line.contains("solver: consistency, 2 steps; guidance: 1; 2 evaluations, 2 network passes"),
+        "{line}"
+    );
+    assert!(sampled(&model, "more", &["--steps", "4"]).stderr.contains("4 evaluations"));
+    for (model, flags, message) in [
+        (
+            &model,
+            ["--guidance", "1.3"],
+            "guidance: expected 1, because guidance is part of the distilled model",
+        ),
+        (
+            &model,
+            ["--solver", "heun"],
+            "solver: expected consistency, because the model is distilled, got heun",
+        ),
+        (&model, ["--quality", "fast"], "solver: expected consistency, because the model is distilled"),
+        (&teacher, ["--solver", "consistency"], "because the model is not distilled, got consistency"),
+    ] {
+        let done = sampled(model, "none", &flags);
+        assert!(done.code == Some(1) && done.stderr.contains(message), "{}", done.stderr);
+    }
+}
+
+#[test]
+fn what_cannot_be_distilled_is_named() {
+    let folder = Folder::new();
+    let (latents, teacher) = trained(&folder);
+    let out = folder.path("student");
+    let distil = |teacher: &str, out: &str, more: &[&str]| {
+        let args = ["distill", "--teacher", teacher, "--data", &latents, "--out", out, "--steps", "2"];
+        failed(&[&args[..], &SMALL, more].concat())
+    };
+    let missing = distil("none.safetensors", &out, &[]);
+    assert!(missing.starts_with("error: --teacher: none.safetensors"), "{missing}");
+    let width = distil(&teacher, &out, &["--set", "model.width=48"]);
+    assert!(width.contains("expected a model of the sizes in [model]"), "{width}");
+    let interval = distil(&teacher, &out, &["--set", "distill.guidance_interval=[0.5, 0.2]"]);
+    assert!(
+        interval.contains("distill.guidance_interval: expected the lower time first, got 0.5, 0.2"),
+        "{interval}"
+    );
+    // Runs go on with the command that began them.
+    let args = ["distill", "--teacher", &teacher, "--data", &latents, "--out", &out, "--steps", "2"];
+    succeed(&[&args[..], &SMALL].concat());
+    let line = fail(&["train", "--resume", &out, "--steps", "4"]);
+    assert!(line.contains("expected settings of transdiff train, got some of transdiff distill"), "{line}");
+    let line = fail(&["distill", "--resume", &folder.path("run"), "--steps", "4"]);
+    assert!(line.contains("expected settings of transdiff distill, got some of transdiff train"), "{line}");
+    let student = format!("{out}/model.safetensors");
+    let again = distil(&student, &folder.path("again"), &[]);
+    assert!(again.contains("expected a model that is not distilled"), "{again}");
+    let other = folder.path("other");
+    succeed(&cache(&tiles(&folder, "others", &["a", "c"], 8), "16", &other));
+    let args = ["distill", "--teacher", &teacher, "--data", &other, "--out", &folder.path("mixed")];
+    let line = failed(&[&args[..], &SMALL].concat());
+    assert!(
+        line.contains("expected a model that was trained with the codec and the classes of the data"),
+        "{line}"
+    );
+}
