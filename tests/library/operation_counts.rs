@@ -1,6 +1,7 @@
 //! Operation counts of the benchmarks against counts by hand.
 
 use crate::flops;
+use transdiff::diffusion::{Preset, SamplingSettings};
 use transdiff::models::transdiff::{Mode, TransDiffConfig};
 use transdiff::models::vae::VaeConfig;
 
@@ -83,4 +84,26 @@ fn vae_counts_match() {
     let fine = 16 * (k3(3, 32) + 2 * k3(32, 32)) + 4 * k3(32, 32);
     let coarse = 4 * (k3(32, 64) + k3(64, 64) + 32 * 64) + attention + middle + 4 * (k3(64, 4) + 4 * 4);
     assert_eq!(flops::encoding(&config, 3, 4), 2 * 3 * (fine + coarse));
+}
+
+/// The count of the code that runs. Time embeddings are computed for the final time, too.
+#[test]
+fn counts_of_a_generation_are_those_by_hand() {
+    let config = model(Mode::OneStep);
+    let sampling = |scale: f64, ar_steps: usize| {
+        let settings = SamplingSettings { guidance: vec![scale], ..Preset::PLAIN.into() };
+        settings.with_steps(10).build(ar_steps).unwrap()
+    };
+    let by_hand = flops::features(&config, 1)
+        + flops::condition(&config, 1, 4)
+        + 10 * flops::velocity(&config, 1, 4)
+        + 11 * 2 * TIME;
+    let plain = config.generation_flops(&sampling(1.0, 1), 0).unwrap();
+    assert_eq!(plain, by_hand as u64);
+    // Both branches of guidance share the decoder up to the first cross-attention.
+    let guided = config.generation_flops(&sampling(1.3, 1), 0).unwrap();
+    assert!(guided < 2 * plain && guided > 3 * plain / 2, "{guided} {plain}");
+    let config = model(Mode::MultiReference { groups: 4 });
+    let [all, fewer] = [0, 1].map(|given| config.generation_flops(&sampling(1.0, 4), given).unwrap());
+    assert!(fewer < 4 * all / 5, "{fewer} {all}");
 }

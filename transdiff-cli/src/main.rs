@@ -12,6 +12,7 @@ mod interrupt;
 mod job;
 mod load_hints;
 mod output;
+mod product_rate;
 mod sample;
 mod sampling_args;
 mod train;

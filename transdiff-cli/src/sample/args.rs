@@ -110,7 +110,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "N", value_parser = whole(1..=usize::MAX), allow_negative_numbers = true)]
     #[arg(help_heading = "Execution")]
     pub threads: Option<usize>,
-    /// Print an estimate of the memory needed and exit
+    /// Print an estimate of memory, work and time and exit
     #[arg(long, help_heading = "Execution")]
     pub estimate: bool,
 

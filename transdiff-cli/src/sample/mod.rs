@@ -17,17 +17,21 @@ use std::time::Instant;
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::{CodecFile, StoredModel};
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PipelineSession, Progress, Request};
-use transdiff::{Error, HostTensor};
+use transdiff::{Error, HostTensor, Precision};
 
 use crate::failure::{Failure, Result};
 use crate::format::{self, Align};
 use crate::interrupt;
 use crate::output::{print, print_to_stderr};
+use crate::product_rate::ProductRate;
 use args::CodecArg;
 pub use args::SampleArgs;
 use output_writer::OutputWriter;
 use plan::SamplePlan;
 pub use progress::GenerationBar;
+
+/// Side of the matrices whose product is timed: a hundredth of a second on two cores.
+const SIDE: usize = 512;
 
 pub fn run(args: &SampleArgs) -> Result<()> {
     let model = WeightFile::open(&args.model)?;
@@ -35,13 +39,16 @@ pub fn run(args: &SampleArgs) -> Result<()> {
     let codec = open_codec(args, &model, &stored)?;
     let plan = SamplePlan::new(args, &stored, codec.as_ref())?;
     if args.estimate {
-        return print_estimate(args, &model, codec.as_ref(), &plan);
+        return print_estimate(args, &model, &stored, codec.as_ref(), &plan);
     }
     let files = model.paths().chain(codec.iter().flat_map(CodecFile::paths));
     let inputs: Vec<&Path> = files.chain(args.references.iter().map(PathBuf::as_path)).collect();
     let writer = OutputWriter::new(args, &plan, stored.info().code_shape, &inputs)?;
     let pipeline = load(args, &model, codec.as_ref())?;
     print_to_stderr(&plan.to_string());
+    if let Some(seconds) = seconds_per_image(args, &stored, &plan)? {
+        print_to_stderr(&format!("at least {seconds:.2} s per image, by the rate of matrix products"));
+    }
     if writer.images() > 0 {
         print_to_stderr(&format!("resuming: {}", writer.summary()));
     }
@@ -79,10 +86,11 @@ fn unsupported(expected: &str, got: impl Display) -> Failure {
     format!("--dtype {got}: expected {expected}; f32 is supported by every device").into()
 }
 
-/// Prints the memory estimate for loading and generating.
+/// Prints the estimate of memory, work and time.
 fn print_estimate(
     args: &SampleArgs,
     model: &WeightFile,
+    stored: &StoredModel<'_>,
     codec: Option<&CodecFile>,
     plan: &SamplePlan,
 ) -> Result<()> {
@@ -98,8 +106,30 @@ fn print_estimate(
         ("peak", memory.weights.saturating_add(memory.loading.max(memory.generation))),
     ]
     .map(|(label, count)| [label.to_owned(), format::bytes(count)]);
-    let table = format::table([Align::Left, Align::Right], &rows);
-    print(format!("memory estimate, device {}\n{table}", device.choice()))
+    let mut table = format::table([Align::Left, Align::Right], &rows);
+    let mut work = vec![
+        ("evaluations per image", plan.work.evaluations.to_string()),
+        ("network passes per image", plan.work.passes.to_string()),
+    ];
+    if let Some(seconds) = seconds_per_image(args, stored, plan)? {
+        work.push(("seconds per image at least, by the rate of matrix products", format!("{seconds:.2}")));
+    }
+    let work: Vec<_> = work.into_iter().map(|(label, value)| [label.to_owned(), value]).collect();
+    table += &format::table([Align::Left, Align::Right], &work);
+    print(format!("estimate, device {}\n{table}", device.choice()))
+}
+
+/// Seconds of an image's generation, decoding aside, if its matrix products and attentions took as long as products of
+/// [`SIDE`] × [`SIDE`]: a lower limit. `None` for 8-bit integers, whose products are others.
+fn seconds_per_image(args: &SampleArgs, model: &StoredModel<'_>, plan: &SamplePlan) -> Result<Option<f64>> {
+    let precision = Precision::from(args.dtype);
+    if precision.is_int8() {
+        return Ok(None);
+    }
+    let flops = model.generation_flops(&plan.sampling, plan.references.len())?;
+    let device = args.device.open(args.threads)?;
+    let (rate, _) = device.run(ProductRate { dtype: precision.dtype(), side: SIDE })?;
+    Ok(rate.map(|rate| flops as f64 / rate))
 }
 
 /// Generation in progress.

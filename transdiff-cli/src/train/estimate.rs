@@ -1,12 +1,9 @@
 //! `transdiff train --estimate`: memory and time of a run.
 
-use std::time::Instant;
-
-use transdiff::backend::Summation;
 use transdiff::models::Model;
 use transdiff::models::transdiff::{Distillation, TransDiffConfig};
 use transdiff::train::{TrainConfig, TrainingEstimate};
-use transdiff::{Backend, DType, DeviceTask, OpenDevice, Tensor, TransDiff};
+use transdiff::{DType, OpenDevice, TransDiff};
 use transdiff_run::settings::RunConfig;
 use transdiff_terminal::bytes;
 
@@ -14,11 +11,10 @@ use super::data::TrainingData;
 use crate::failure::Result;
 use crate::format::{Align, table};
 use crate::output::print;
+use crate::product_rate::ProductRate;
 
 /// Side of the matrices whose product is timed.
 const SIDE: usize = 1024;
-/// Products that are timed, after one that is not.
-const PRODUCTS: u32 = 8;
 
 /// Prints the estimate.
 pub fn print_estimate(
@@ -29,7 +25,7 @@ pub fn print_estimate(
     [ranks, shards]: [usize; 2],
 ) -> Result<()> {
     let choice = device.choice().to_owned();
-    let (rate, summation) = device.run(ProductRate { dtype: train.compute })?;
+    let (rate, summation) = device.run(ProductRate { dtype: train.compute, side: SIDE })?;
     let config = settings.transdiff_config()?;
     let whole = match settings.distill.teacher {
         None => TrainingEstimate::new::<TransDiff<_>>(&config, train, summation)?,
@@ -74,30 +70,5 @@ fn duration(seconds: f64) -> String {
         s if s < 7200.0 => format!("{:.0} min", s / 60.0),
         s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
         s => format!("{:.1} days", s / 86_400.0),
-    }
-}
-
-/// Measurement of the floating-point operations per second of a matrix product: an upper limit of what training reaches.
-/// `None` on a device that does not compute in the type. And the order of the device's sums of passes.
-struct ProductRate {
-    dtype: DType,
-}
-
-impl DeviceTask for ProductRate {
-    type Output = (Option<f64>, Summation);
-
-    fn run<B: Backend>(self, backend: B) -> transdiff::Result<Self::Output> {
-        let summation = backend.summation();
-        if !backend.supports(self.dtype) {
-            return Ok((None, summation));
-        }
-        let a = Tensor::full(&backend, &[SIDE, SIDE], 0.5, self.dtype)?;
-        a.matmul(&a)?;
-        backend.sync()?;
-        let started = Instant::now();
-        (0..PRODUCTS).try_for_each(|_| a.matmul(&a).map(drop))?;
-        backend.sync()?;
-        let work = 2.0 * (SIDE as f64).powi(3) * f64::from(PRODUCTS);
-        Ok((Some(work / started.elapsed().as_secs_f64()), summation))
     }
 }

@@ -183,7 +183,8 @@ fn estimate_generates_nothing() {
     let (model, vae) = (folder.model("model.safetensors", &one_step()), folder.vae("vae.safetensors"));
     let out = folder.path("out");
     let stdout = succeed(&["sample", "--model", &model, "--codec", &vae, "--estimate", "--out", &out]);
-    assert!(stdout.starts_with("memory estimate, device cpu") && stdout.contains("peak"), "{stdout}");
+    assert!(stdout.starts_with("estimate, device cpu") && stdout.contains("peak"), "{stdout}");
+    assert!(stdout.contains("network passes per image") && stdout.contains("seconds per image"), "{stdout}");
     assert_eq!(folder.names(""), ["model.safetensors", "vae.safetensors"]);
 }
 

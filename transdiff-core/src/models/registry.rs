@@ -7,6 +7,7 @@ use super::stored::{StoredConfig, check, whole};
 use super::transdiff::{Session, StoredTransDiff, TransDiff, TransDiffConfig};
 use super::{ClassNames, ElementCount, Generator, GeneratorInfo, ImageSpec, LoadHints, WeightSet};
 use crate::checkpoint::{WeightFile, WeightView};
+use crate::diffusion::Sampling;
 use crate::reference::Reference;
 use crate::{Backend, Precision, Result};
 
@@ -99,6 +100,16 @@ impl<'a> StoredModel<'a> {
     pub fn generation_elements(&self) -> ElementCount {
         match self {
             Self::TransDiff(stored) => stored.config().generation_elements(),
+        }
+    }
+
+    /// Floating-point operations of the matrix products and attentions of an image with the first `given` references given.
+    ///
+    /// # Errors
+    /// Those of [`TransDiffConfig::generation_flops`].
+    pub fn generation_flops(&self, sampling: &Sampling, given: usize) -> Result<u64> {
+        match self {
+            Self::TransDiff(stored) => stored.config().generation_flops(sampling, given),
         }
     }
 

@@ -9,6 +9,7 @@ mod generator;
 mod infer_config;
 mod memory;
 mod objective;
+mod operations;
 mod patch;
 mod preset;
 mod run;
