@@ -298,11 +298,11 @@ impl Measurement {
         let paper = medians[Quality::ALL.len() - 1];
         for (quality, median) in Quality::ALL.into_iter().zip(medians) {
             let settings = quality.apply(preset(config).into(), config.groups());
-            let work = settings.build(config.groups())?.work(config.groups(), 0)?;
-            let (batch, tokens) = (options.batch, config.feature_tokens);
-            let decoder = work.passes * flops::velocity(config, batch, tokens);
-            let vae = flops::decoding(&VaeConfig::published(), batch, options.res);
-            let tflop = (flops::features(config, 2 * batch) + decoder + vae) as f64 / 1e12;
+            let sampling = settings.build(config.groups())?;
+            let work = sampling.work(config.groups(), 0)?;
+            let latents = config.generation_flops(&sampling, 0)? as f64 * options.batch as f64;
+            let vae = flops::decoding(&VaeConfig::published(), options.batch, options.res);
+            let tflop = (latents + vae as f64) / 1e12;
             let results = json!({
                 "tflop": tflop, "quality": quality.name(), "evaluations": work.evaluations, "passes": work.passes,
                 "device": self.device, "median_s": median, "times_faster_than_paper": paper / median,

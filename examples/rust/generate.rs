@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use transdiff::checkpoint::{WeightFile, write_bytes_atomic};
-use transdiff::diffusion::SamplingSettings;
+use transdiff::diffusion::Schedule;
 use transdiff::models::{CodecSource, LoadHints, StoredModel};
 use transdiff::pipeline::{LoadOptions, OutputSelection, Pipeline, PixelFormat, Request, to_pixels};
 use transdiff::{CancellationToken, HostTensor};
@@ -35,10 +35,9 @@ struct Arguments {
     /// Seed of each image [default: i for image i]
     #[arg(long, value_delimiter = ',', value_parser = whole(0..=u64::MAX), allow_hyphen_values = true)]
     seeds: Vec<u64>,
-    /// Sampling steps per AR step, 1 to 1000000
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = whole(1..=MAX_COUNT))]
-    #[arg(allow_negative_numbers = true)]
-    steps: usize,
+    /// Sampling steps per AR step, 1 to 1000000 [default: 100, or 2 for a distilled model]
+    #[arg(long, value_name = "N", value_parser = whole(1..=MAX_COUNT), allow_negative_numbers = true)]
+    steps: Option<usize>,
     /// Guidance scale; 1 disables guidance [default: the paper's for a published model, otherwise 1]
     #[arg(long, value_name = "G", value_parser = number, allow_negative_numbers = true)]
     guidance: Option<f64>,
@@ -85,7 +84,8 @@ fn generate(arguments: &Arguments, token: &CancellationToken) -> Result<Images, 
     let pipeline = Pipeline::load(&model, codec.as_ref(), &options, &mut |_, line| eprintln!("{line}"))?;
 
     let generator = &pipeline.info().generator;
-    let mut settings = SamplingSettings::from(generator.preset).with_steps(arguments.steps);
+    let mut settings = generator.settings();
+    settings.schedule = arguments.steps.map_or(settings.schedule, |steps| Schedule::Steps(vec![steps]));
     settings.guidance = arguments.guidance.map_or(settings.guidance, |scale| vec![scale]);
     let sampling = settings.build(generator.ar_steps)?;
     let seeds = match arguments.seeds.is_empty() {

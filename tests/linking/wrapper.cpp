@@ -128,7 +128,7 @@ void solvers_and_their_steps_are_set(Session &session) {
            }).latents);
     auto options = options_for_two_images();
     options.solver = Solver::consistency;
-    expect_error(session.generate(options), Status::invalid_argument, "solver");
+    expect_error(session.try_generate(options, all_outputs()), Status::invalid_argument, "solver");
     options.solver = Solver::adams_bashforth;
     options.order = 5;
     expect_error(session.try_generate(options, all_outputs()), Status::invalid_argument, "order");

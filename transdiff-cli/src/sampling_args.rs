@@ -77,7 +77,7 @@ impl From<QualityArg> for Quality {
 /// Solver and guidance.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct SamplingArgs {
-    /// Combination of solver, number of steps and interval of guidance, instead of the flags for them [default: paper]
+    /// Combination of solver, number of steps and interval of guidance, instead of the flags for them
     #[arg(long, value_name = "NAME")]
     #[arg(conflicts_with_all = ["steps", "solver", "order", "times", "warp", "extrapolation", "guidance_interval"])]
     #[serde(skip)]
@@ -117,10 +117,10 @@ pub struct SamplingArgs {
     /// [default: 0,1]
     #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
     pub guidance_interval: Vec<f64>,
-    /// Drift scale s0 of stochastic solvers, at least 0 [default: the paper's for published models, otherwise 1]
+    /// Drift scale s0 of euler-maruyama and exponential-sde, at least 0 [default: the paper's for published models, otherwise 1]
     #[arg(long, value_name = "S", value_parser = number, allow_negative_numbers = true)]
     pub drift_scale: Option<f64>,
-    /// Noise scale s1 of stochastic solvers, at least 0 [default: the paper's for published models, otherwise 1]
+    /// Noise scale s1 of euler-maruyama and exponential-sde, at least 0 [default: the paper's for published models, otherwise 1]
     #[arg(long, value_name = "S", value_parser = number, allow_negative_numbers = true)]
     pub noise_scale: Option<f64>,
 }
@@ -182,17 +182,17 @@ impl SamplingArgs {
 
     /// The given times or numbers of steps, the latter in place of those of `default`.
     fn schedule(&self, default: Schedule) -> Result<Schedule> {
-        Ok(match (&self.times[..], &self.warp[..], default) {
-            ([], [], default) if self.steps.is_empty() => default,
-            ([], &[a, b, c], Schedule::Steps(steps)) if self.steps.is_empty() => {
-                Schedule::Warped(steps, [a, b, c])
-            }
-            ([], [], _) => Schedule::Steps(self.steps.clone()),
-            ([], &[a, b, c], _) => Schedule::Warped(self.steps.clone(), [a, b, c]),
-            ([], warp, _) => {
+        let steps = match default {
+            Schedule::Steps(steps) if self.steps.is_empty() => steps,
+            _ => self.steps.clone(),
+        };
+        Ok(match (&self.times[..], &self.warp[..]) {
+            ([], []) => Schedule::Steps(steps),
+            ([], &[a, b, c]) => Schedule::Warped(steps, [a, b, c]),
+            ([], warp) => {
                 return Err(format!("--warp: expected 3 numbers A,B,C, got {}", warp.len()).into());
             }
-            (times, ..) => Schedule::Times(times.to_vec()),
+            (times, _) => Schedule::Times(times.to_vec()),
         })
     }
 

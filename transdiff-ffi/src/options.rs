@@ -175,6 +175,7 @@ unsafe impl Versioned for transcdiff_generate_options {
 /// Options with the default sampling settings of a model; `None` for those of any.
 pub(crate) fn default_options(model: Option<&GeneratorInfo>) -> transcdiff_generate_options {
     let preset = model.map_or(Preset::PLAIN, |model| model.preset);
+    // As `GeneratorInfo::settings`.
     let (steps, solver) = match model {
         Some(model) if model.distilled => (Consistency::STEPS, TRANSCDIFF_SOLVER_CONSISTENCY),
         _ => (Preset::STEPS, TRANSCDIFF_SOLVER_EULER_MARUYAMA),

@@ -92,6 +92,10 @@ impl RunConfig {
         config.train.base_lr.get_or_insert(base);
         config.transdiff_config()?;
         config.consistency_objective()?;
+        if let (Some(_), Some(init)) = (&config.distill.teacher, &config.train.init) {
+            let message = format!("expected none, because a student begins as its teacher, got {init}");
+            return Err(SettingError::new("train.init", message));
+        }
         Ok(config)
     }
 

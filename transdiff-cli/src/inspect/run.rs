@@ -17,7 +17,9 @@ use crate::format::bytes;
 use crate::output;
 
 /// Settings that the summary shows, beside those of the model.
-const SHOWN: [&str; 22] = [
+const SHOWN: [&str; 24] = [
+    "distill.teacher",
+    "distill.guidance",
     "data.path",
     "data.codec",
     "data.size",
@@ -76,7 +78,8 @@ impl<'a> RunSummary<'a> {
         let checkpoints: Vec<_> =
             listed.filter_map(|file| size(&file.path).map(|bytes| (file, bytes))).collect();
         let newest = checkpoints.last().and_then(|(file, _)| WeightFile::open(&file.path).ok());
-        let train: Option<TrainConfig> =
+        // Of any objective.
+        let train: Option<TrainConfig<Value>> =
             newest.as_ref().and_then(|file| recorded(file, TrainConfig::METADATA_KEY));
         let images = newest.as_ref().and_then(|file| recorded(file, ImageSpec::METADATA_KEY));
         Ok(Self {

@@ -46,8 +46,11 @@ pub fn run(args: &SampleArgs) -> Result<()> {
     let writer = OutputWriter::new(args, &plan, stored.info().code_shape, &inputs)?;
     let pipeline = load(args, &model, codec.as_ref())?;
     print_to_stderr(&plan.to_string());
-    if let Some(seconds) = seconds_per_image(args, &stored, &plan)? {
-        print_to_stderr(&format!("at least {seconds:.2} s per image, by the rate of matrix products"));
+    // A GPU would be opened twice.
+    if pipeline.info().device == "cpu"
+        && let Some(seconds) = seconds_per_image(args, &stored, &plan)?
+    {
+        print_to_stderr(&format!("about {seconds:.2} s per image, by the rate of matrix products"));
     }
     if writer.images() > 0 {
         print_to_stderr(&format!("resuming: {}", writer.summary()));
@@ -112,23 +115,25 @@ fn print_estimate(
         ("network passes per image", plan.work.passes.to_string()),
     ];
     if let Some(seconds) = seconds_per_image(args, stored, plan)? {
-        work.push(("seconds per image at least, by the rate of matrix products", format!("{seconds:.2}")));
+        work.push(("seconds per image, by the rate of matrix products", format!("{seconds:.2}")));
     }
     let work: Vec<_> = work.into_iter().map(|(label, value)| [label.to_owned(), value]).collect();
     table += &format::table([Align::Left, Align::Right], &work);
     print(format!("estimate, device {}\n{table}", device.choice()))
 }
 
-/// Seconds of an image's generation, decoding aside, if its matrix products and attentions took as long as products of
-/// [`SIDE`] × [`SIDE`]: a lower limit. `None` for 8-bit integers, whose products are others.
+/// Seconds of an image's generation, decoding aside, if its matrix products and attentions take as long as products of
+/// [`SIDE`] × [`SIDE`]. `None` for 8-bit integers, whose products are others.
 fn seconds_per_image(args: &SampleArgs, model: &StoredModel<'_>, plan: &SamplePlan) -> Result<Option<f64>> {
     let precision = Precision::from(args.dtype);
     if precision.is_int8() {
         return Ok(None);
     }
+    // A file may claim any sizes.
+    model.check()?;
     let flops = model.generation_flops(&plan.sampling, plan.references.len())?;
     let device = args.device.open(args.threads)?;
-    let (rate, _) = device.run(ProductRate { dtype: precision.dtype(), side: SIDE })?;
+    let rate = device.run(ProductRate { dtype: precision.dtype(), side: SIDE })?;
     Ok(rate.map(|rate| flops as f64 / rate))
 }
 

@@ -124,7 +124,7 @@ pub struct TrainArgs {
 /// Arguments of `transdiff distill`.
 #[derive(Args)]
 #[command(
-    after_help = "Settings come from the preset distill, the file of --config, the flags, and --set, in this order; \
+    after_help = "Settings come from the preset distill, sizes and guidance of the teacher, the file of --config, the flags, and --set, in this order; \
 docs/training.md lists the keys. The run's directory keeps them in config.toml.
 
 Examples:
@@ -231,8 +231,11 @@ impl RunSettings<'_> {
                 after
             }
         };
+        if (self.command, self.preset) == ("train", "distill") {
+            return Err(SettingError::new("--preset", "distill is the preset of transdiff distill"));
+        }
         let command = if settings.distill.teacher.is_some() { "distill" } else { "train" };
-        if command == self.command && (command == self.preset || self.preset != "distill") {
+        if command == self.command {
             return Ok(settings);
         }
         let message =

@@ -1,9 +1,10 @@
-//! `transdiff train --estimate`: memory and time of a run.
+//! `--estimate` of `transdiff train` and `transdiff distill`: memory and time of a run.
 
+use transdiff::backend::Summation;
 use transdiff::models::Model;
 use transdiff::models::transdiff::{Distillation, TransDiffConfig};
 use transdiff::train::{TrainConfig, TrainingEstimate};
-use transdiff::{DType, OpenDevice, TransDiff};
+use transdiff::{Backend, DType, DeviceTask, OpenDevice, TransDiff};
 use transdiff_run::settings::RunConfig;
 use transdiff_terminal::bytes;
 
@@ -25,7 +26,8 @@ pub fn print_estimate(
     [ranks, shards]: [usize; 2],
 ) -> Result<()> {
     let choice = device.choice().to_owned();
-    let (rate, summation) = device.run(ProductRate { dtype: train.compute, side: SIDE })?;
+    let summation = device.clone().run(SummationOf)?;
+    let rate = device.run(ProductRate { dtype: train.compute, side: SIDE })?;
     let config = settings.transdiff_config()?;
     let whole = match settings.distill.teacher {
         None => TrainingEstimate::new::<TransDiff<_>>(&config, train, summation)?,
@@ -70,5 +72,16 @@ fn duration(seconds: f64) -> String {
         s if s < 7200.0 => format!("{:.0} min", s / 60.0),
         s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
         s => format!("{:.1} days", s / 86_400.0),
+    }
+}
+
+/// Order of the device's sums of passes.
+struct SummationOf;
+
+impl DeviceTask for SummationOf {
+    type Output = Summation;
+
+    fn run<B: Backend>(self, backend: B) -> transdiff::Result<Summation> {
+        Ok(backend.summation())
     }
 }

@@ -110,7 +110,7 @@ fn train(given: &RunSettings<'_>, job: &Job) -> Result<()> {
     }
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let shard_optimizer = args.shard.is_some();
-    let plan = Plan { job, settings, data, directory: own, train, shard_optimizer };
+    let plan = Plan { job, settings, data, path: path.clone(), directory: own, train, shard_optimizer };
     let run = Run { plan, signals, threads };
     let resume = format!("go on with transdiff {} --resume {}", given.command, path.display());
     device.run_distributed(Arc::clone(job.communicator()), job.timeout, run)?.map_err(

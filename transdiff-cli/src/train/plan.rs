@@ -1,5 +1,7 @@
 //! Everything that a run is made of before it has a device.
 
+use std::path::PathBuf;
+
 use transdiff::train::TrainConfig;
 use transdiff_run::RunDirectory;
 use transdiff_run::settings::RunConfig;
@@ -12,6 +14,8 @@ pub struct Plan<'a> {
     pub job: &'a Job,
     pub settings: RunConfig,
     pub data: TrainingData,
+    /// Path of the run's directory.
+    pub path: PathBuf,
     /// Directory of the run, on rank 0, which alone writes to it.
     pub directory: Option<RunDirectory>,
     /// Settings of the trainer.

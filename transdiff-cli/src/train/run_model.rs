@@ -1,5 +1,7 @@
 //! The models that runs train: those of `transdiff train`, and students of `transdiff distill`.
 
+use std::path::Path;
+
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::transdiff::{Distillation, SampleDraws, StoredTransDiff, TransDiffConfig};
 use transdiff::models::{LoadHints, Model, Trainable, WeightSet};
@@ -10,6 +12,9 @@ use transdiff_run::settings::InitWeights;
 use super::plan::Plan;
 use crate::failure::Result;
 use crate::output::print_to_stderr;
+
+/// File of the teacher in the directory of a run.
+const TEACHER_FILE: &str = "teacher.safetensors";
 
 /// A model that a run trains.
 pub trait RunModel<B: Backend>: Trainable<B, Config = TransDiffConfig, Draws = SampleDraws> {
@@ -39,6 +44,9 @@ impl<B: Backend> RunModel<B> for TransDiff<B> {
             return Ok(Trainer::new(TransDiff::new(backend, &config, DType::F32, seed)?, train)?);
         };
         let file = WeightFile::open(path)?;
+        if StoredTransDiff::find(&file, &LoadHints::default()).is_ok_and(|stored| stored.config().distilled) {
+            return Err(format!("{path}: expected a model that is not distilled, got one that is").into());
+        }
         let load = |set: Option<WeightSet>| -> Result<TransDiff<B>> {
             let hints = LoadHints { weights: set, ..LoadHints::default() };
             let (model, new) =
@@ -75,8 +83,12 @@ impl<B: Backend> RunModel<B> for Distillation<B> {
     }
 
     fn begin(plan: &Plan<'_>, backend: &B) -> Result<Trainer<B, Self>> {
-        let model = Distillation::new(&teacher(plan, backend)?)?;
-        Ok(Trainer::new(model, Self::train_config(plan)?)?)
+        let teacher = teacher(plan, backend)?;
+        if let Some(directory) = &plan.directory {
+            // The run goes on with this one, whatever becomes of the file.
+            teacher.save(directory.path().join(TEACHER_FILE))?;
+        }
+        Ok(Trainer::new(Distillation::new(&teacher)?, Self::train_config(plan)?)?)
     }
 
     fn resume(plan: &Plan<'_>, trainer: Trainer<B, Self>) -> Result<Trainer<B, Self>> {
@@ -89,23 +101,28 @@ impl<B: Backend> RunModel<B> for Distillation<B> {
     }
 }
 
-/// The teacher, of the sizes of the run's model, whose latents are those of the data.
+/// The teacher, of the sizes of the run's model, whose latents are those of the data: that in the run's directory, or before the
+/// run has begun that of the settings.
 fn teacher<B: Backend>(plan: &Plan<'_>, backend: &B) -> Result<TransDiff<B>> {
-    let path = plan.settings.distill.teacher.as_deref().unwrap_or_default();
+    let given = Path::new(plan.settings.distill.teacher.as_deref().unwrap_or_default());
+    let kept = plan.path.join(TEACHER_FILE);
+    let path = if kept.is_file() { &kept } else { given };
+    let refused = |message: &str| Err(format!("{}: expected a model {message}", path.display()).into());
     let file = WeightFile::open(path)?;
     let stored = StoredTransDiff::find(&file, &LoadHints::default())?;
-    let student = plan.settings.transdiff_config()?;
     if stored.config().distilled {
-        return Err(format!("{path}: expected a model that is not distilled, got one that is").into());
+        return refused("that is not distilled, got one that is");
     }
+    let student = plan.settings.transdiff_config()?;
     if *stored.config() != (TransDiffConfig { distilled: false, ..student }) {
-        return Err(format!("{path}: expected a model of the sizes in [model], got another").into());
+        return refused("of the sizes in [model] of config.toml, got another");
     }
-    let (made, data) = (stored.images(), &plan.data.images);
-    if made.is_some_and(|made| made.codec != data.codec || made.classes != data.classes) {
-        let message =
-            "expected a model that was trained with the codec and the classes of the data, got another";
-        return Err(format!("{path}: {message}").into());
+    let data = &plan.data.images;
+    match stored.images() {
+        Some(made) if made.codec != data.codec => refused("trained with the codec of the data, got another"),
+        Some(made) if made.classes != data.classes => {
+            refused("trained on the classes of the data, got another")
+        }
+        _ => Ok(stored.load(backend, DType::F32)?),
     }
-    Ok(stored.load(backend, DType::F32)?)
 }

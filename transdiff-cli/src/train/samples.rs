@@ -43,7 +43,9 @@ impl SampleGrid {
         let labels: Vec<usize> = (0..classes * PER_CLASS).map(|i| i / PER_CLASS).collect();
         let seeds: Vec<u64> = (0..labels.len()).map(|i| (i % PER_CLASS) as u64).collect();
         let generator = GeneratorInfo { preset: Preset::PLAIN, ..config.generator_info() };
-        let settings = SamplingSettings { guidance: vec![self.guidance], ..generator.settings() };
+        // Guidance is part of a distilled model.
+        let guidance = if generator.distilled { 1.0 } else { self.guidance };
+        let settings = SamplingSettings { guidance: vec![guidance], ..generator.settings() };
         let sampling = settings.with_steps(self.steps).build(config.groups())?;
         let mut noise = KeyedNoise::new(model.backend(), DType::F32, &seeds);
         let mut session = Session::new(model);

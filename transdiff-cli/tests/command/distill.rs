@@ -8,8 +8,22 @@ use crate::process::{fail, run, succeed};
 use crate::training::failed;
 
 /// Settings of a tiny distillation, in place of the preset's.
-const SMALL: [&str; 6] =
-    ["--set", "train.batch=4", "--set", "train.checkpoint_every=2", "--set", "train.sample_every=2"];
+const SMALL: [&str; 12] = [
+    "--set",
+    "train.batch=4",
+    "--set",
+    "train.checkpoint_every=2",
+    "--set",
+    "train.sample_every=2",
+    // The same for any number of steps.
+    "--set",
+    "train.warmup=0",
+    "--set",
+    "train.decay=constant",
+    // Without effect: guidance is part of the student.
+    "--set",
+    "train.sample_guidance=1.3",
+];
 
 /// A cache of latents, and a model that was trained on them.
 fn trained(folder: &Folder) -> (String, String) {
@@ -31,8 +45,16 @@ fn students_are_made_resumed_and_sampled() {
     let (whole, begun) = (folder.path("whole"), folder.path("begun"));
     distil(&whole, "4");
     distil(&begun, "2");
-    // The learning rate is that of a run of four steps in both.
+    // With its own teacher.
+    let moved = folder.path("moved.safetensors");
+    fs::rename(&teacher, &moved).unwrap();
     succeed(&["distill", "--resume", &begun, "--steps", "4"]);
+    fs::rename(&moved, &teacher).unwrap();
+    let [whole_model, resumed] =
+        [&whole, &begun].map(|run| fs::read(format!("{run}/model.safetensors")).unwrap());
+    assert!(whole_model == resumed);
+    assert!(succeed(&["inspect", &begun]).contains("distill.guidance"));
+    assert!(succeed(&["distill", "--teacher", &teacher, "--data", &latents, "--estimate"]).contains("TFLOP"));
     for run in [&whole, &begun] {
         let settings = fs::read_to_string(format!("{run}/config.toml")).unwrap();
         assert!(settings.contains("[distill]") && settings.contains("guidance = 1.5"), "{settings}");
@@ -82,7 +104,7 @@ fn what_cannot_be_distilled_is_named() {
     let missing = distil("none.safetensors", &out, &[]);
     assert!(missing.starts_with("error: --teacher: none.safetensors"), "{missing}");
     let width = distil(&teacher, &out, &["--set", "model.width=48"]);
-    assert!(width.contains("expected a model of the sizes in [model]"), "{width}");
+    assert!(width.contains("expected a model of the sizes in [model] of config.toml"), "{width}");
     let interval = distil(&teacher, &out, &["--set", "distill.guidance_interval=[0.5, 0.2]"]);
     assert!(
         interval.contains("distill.guidance_interval: expected the lower time first, got 0.5, 0.2"),
@@ -102,8 +124,13 @@ fn what_cannot_be_distilled_is_named() {
     succeed(&cache(&tiles(&folder, "others", &["a", "c"], 8), "16", &other));
     let args = ["distill", "--teacher", &teacher, "--data", &other, "--out", &folder.path("mixed")];
     let line = failed(&[&args[..], &SMALL].concat());
-    assert!(
-        line.contains("expected a model that was trained with the codec and the classes of the data"),
-        "{line}"
-    );
+    assert!(line.contains("expected a model trained on the classes of the data, got another"), "{line}");
+    let plain = folder.path("plain");
+    let line = failed(&["train", "--init", &student, "--data", &latents, "--out", &plain]);
+    assert!(line.contains("expected a model that is not distilled"), "{line}");
+    let line = fail(&["train", "--preset", "distill", "--data", &latents, "--out", &plain]);
+    assert!(line.contains("--preset: distill is the preset of transdiff distill"), "{line}");
+    let args = ["distill", "--teacher", &teacher, "--data", &latents, "--out", &plain];
+    let line = fail(&[&args[..], &["--set", "train.init=x"]].concat());
+    assert!(line.contains("train.init: expected none, because a student begins as its teacher"), "{line}");
 }

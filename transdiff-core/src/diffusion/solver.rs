@@ -152,12 +152,23 @@ impl Sampling {
     pub fn work(&self, ar_steps: usize, given: usize) -> Result<Work> {
         let mut work = Work { evaluations: 0, passes: 0 };
         for index in given..ar_steps {
-            let ar_step = ArStep { index, count: ar_steps, given };
-            let (solver, guidance) = (self.solver(ar_step)?, self.guidance(ar_step)?);
-            for t in (0..solver.timesteps().steps()).flat_map(|i| solver.evaluation_times(i)) {
-                work.evaluations += 1;
-                work.passes += 1 + usize::from(guidance.is_active(t));
-            }
+            let of_step = self.work_of(ArStep { index, count: ar_steps, given })?;
+            work.evaluations += of_step.evaluations;
+            work.passes += of_step.passes;
+        }
+        Ok(work)
+    }
+
+    /// Work of one AR step.
+    ///
+    /// # Errors
+    /// As [`work`](Self::work).
+    pub(crate) fn work_of(&self, ar_step: ArStep) -> Result<Work> {
+        let (solver, guidance) = (self.solver(ar_step)?, self.guidance(ar_step)?);
+        let mut work = Work { evaluations: 0, passes: 0 };
+        for t in (0..solver.timesteps().steps()).flat_map(|i| solver.evaluation_times(i)) {
+            work.evaluations += 1;
+            work.passes += 1 + usize::from(guidance.is_active(t));
         }
         Ok(work)
     }

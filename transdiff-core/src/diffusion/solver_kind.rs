@@ -45,7 +45,7 @@ impl SolverKind {
         }
     }
 
-    /// Returns true if the solver integrates the paper's SDE, and so has a drift scale and a noise scale.
+    /// Returns true if the solver integrates the paper's SDE, and so has its two scales and its times.
     pub fn has_scales(self) -> bool {
         matches!(self, Self::EulerMaruyama | Self::ExponentialSde)
     }

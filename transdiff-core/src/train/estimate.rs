@@ -103,7 +103,7 @@ impl TrainingEstimate {
     ) -> Result<Self> {
         let meter = Meter::default();
         let model = make(&meter)?;
-        let weights = meter.live_bytes();
+        let (weights, before) = (meter.live_bytes(), meter.flops());
         // Two passes show the gradients of the first beside the activations of the second.
         let passes = train.accumulate.min(2);
         let mut trainer = Trainer::new(model, TrainConfig { accumulate: passes, ..train.clone() })?;
@@ -117,7 +117,8 @@ impl TrainingEstimate {
         let ema = meter.live_bytes() - weights - optimizer;
         // The EMA weights take their memory in the first update, after the peak of the first step.
         let activations = meter.peak_bytes().saturating_sub(weights + optimizer + gradients);
-        let flops_per_step = (meter.flops() / passes as u64).saturating_mul(train.accumulate as u64);
+        let flops_per_step =
+            ((meter.flops() - before) / passes as u64).saturating_mul(train.accumulate as u64);
         Ok(Self { weights, optimizer, ema, gradients, activations, flops_per_step })
     }
 }
@@ -137,7 +138,7 @@ fn batch<M: Trainable<Meter>>(model: &M, train: &TrainConfig<M::Objective>) -> R
 mod tests {
     use super::*;
     use crate::models::Model;
-    use crate::models::transdiff::{Mode, TransDiff, TransDiffConfig};
+    use crate::models::transdiff::{ConsistencyObjective, Distillation, Mode, TransDiff, TransDiffConfig};
 
     #[test]
     fn counts_of_large_batches_are_extrapolated() {
@@ -166,5 +167,29 @@ mod tests {
         assert!(ratio(whole.flops_per_step, exact.flops_per_step) < 0.01, "{whole:?} {exact:?}");
         let largest = TrainingEstimate::of_two_passes(&make, &train(u32::MAX as usize)).unwrap();
         assert!(largest.total() > 1 << 40, "{largest:?}");
+    }
+
+    #[test]
+    fn the_conditioning_of_a_teacher_is_no_work_of_a_step() {
+        let flops = |classes| {
+            let config = TransDiffConfig {
+                width: 16,
+                heads: 2,
+                encoder_blocks: 1,
+                decoder_blocks: 1,
+                mlp_ratio: 2,
+                classes,
+                buffer_size: 2,
+                feature_tokens: 4,
+                latent_channels: 2,
+                latent_size: 2,
+                mode: Mode::OneStep,
+                distilled: false,
+            };
+            let make = |meter: &Meter| Distillation::new(&TransDiff::zeros(meter, &config, DType::F32)?);
+            let train = TrainConfig::<ConsistencyObjective>::new(4, 10);
+            TrainingEstimate::metered(&make, &train).unwrap().flops_per_step
+        };
+        assert_eq!(flops(3), flops(300));
     }
 }

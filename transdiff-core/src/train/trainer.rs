@@ -407,5 +407,9 @@ pub(super) fn prepare<B: Backend, M: Trainable<B>>(
         let named = prefixes.is_empty() || prefixes.iter().any(|prefix| name.starts_with(&**prefix));
         param.set_trainable(named && !group.frozen);
     }
+    if !model.params().iter().any(|(_, param)| param.is_trainable()) {
+        let expected = "a prefix of parameters that the model trains";
+        return Err(Error::config("trainable_prefixes", expected, format!("{prefixes:?}")));
+    }
     Ok(())
 }

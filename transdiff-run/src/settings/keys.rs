@@ -222,7 +222,7 @@ settings! {
         guidance: Option<f64> = SCALE, Fixed;
         /// Lowest and highest time at which the teacher is guided
         guidance_interval: [f64; 2] = Kind::Pair(|t| (0.0..=1.0).contains(&t), "two numbers from 0 to 1"), Fixed;
-        /// Scale of the pseudo-Huber loss: steps of that size and beyond count alike
+        /// Scale at which the pseudo-Huber loss turns from quadratic to linear
         huber: f64 = Kind::POSITIVE, Free;
     }
 }

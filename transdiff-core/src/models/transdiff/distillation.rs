@@ -33,7 +33,7 @@ pub struct ConsistencyObjective {
     pub guidance: f64,
     /// Lowest and highest time at which the teacher is guided.
     pub guidance_interval: (f64, f64),
-    /// Scale of the pseudo-Huber loss, above 0.
+    /// Scale c of the pseudo-Huber loss, above 0, at which it turns from quadratic to linear.
     pub huber: f64,
 }
 
@@ -308,12 +308,13 @@ impl<B: Backend> Distillation<B> {
         let decoder = self.student.decoder();
         let Noised { timesteps, x, .. } = noised;
         let times: Vec<f64> = timesteps.iter().map(|t| t / TIME_SCALE).collect();
-        let slope = slope(decoder, frozen, x, &times, v, z)?;
+        let exact = frozen.without_gradients().with_compute_dtype(self.dtype());
+        let tangent = tangent(decoder, &exact, x, &times, v, z)?;
         let weight = |t: &f64| if *t == 0.0 { 4.0 / FRAC_PI_2 } else { 4.0 * t / libm::sin(FRAC_PI_2 * t) };
-        let step = slope.mul(&per_row(x, times.iter().map(weight).collect())?)?;
-        // F − target is −step, whatever F is: the pseudo-Huber loss has the gradient of a square with a factor for each copy.
+        let update = tangent.mul(&per_row(x, times.iter().map(weight).collect())?)?;
+        // F − target is −update, whatever F is: the pseudo-Huber loss has the gradient of a square with a factor for each copy.
         let elements = (x.dim(1) * x.dim(2)) as f64;
-        let squares = step.unary(UnaryOp::Square)?.sum(&[1, 2])?.affine(1.0 / elements, huber * huber)?;
+        let squares = update.unary(UnaryOp::Square)?.sum(&[1, 2])?.affine(1.0 / elements, huber * huber)?;
         let squares = squares.reshape(&[x.dim(0), 1, 1])?;
         let root = squares.mul(&squares.unary(UnaryOp::Rsqrt)?)?.unary(UnaryOp::Rsqrt)?;
         let cosine = |t: &f64| (0.5 * libm::cos(FRAC_PI_2 * t).max(0.0)).sqrt();
@@ -321,13 +322,14 @@ impl<B: Backend> Distillation<B> {
         let time = decoder.time(ctx, timesteps)?;
         let condition = decoder.condition(ctx, z)?;
         let f = decoder.velocity(ctx, &x.clone().into(), &time, &condition)?.cast(x.dtype())?;
-        let target = f.value().add(&step)?.mul(&factor)?;
+        let target = f.value().add(&update)?.mul(&factor)?;
         f.mul(&Var::constant(factor))?.mse(&target)
     }
 }
 
-/// df/dt of f(x, t) = x − t·F(x, t) along dx = v dt, by a difference over t ± ε within [0, 1].
-fn slope<B: Backend>(
+/// The tangent df/dt of f(x, t) = x − t·F(x, t) along dx = v dt, by a difference over t ± ε within [0, 1]. Roundings of F are
+/// divided by 2ε, so that `ctx` computes in the type of the weights.
+fn tangent<B: Backend>(
     decoder: &DiffusionDecoder<B>,
     ctx: &Context<B>,
     x: &Tensor<B>,

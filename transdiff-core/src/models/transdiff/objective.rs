@@ -153,6 +153,9 @@ impl<B: Backend> Trainable<B> for TransDiff<B> {
     /// ones, plus `diversity` times the mean cosine of the features.
     fn loss(&self, ctx: &Context<B>, batch: &FlowBatch<B>, objective: &FlowObjective) -> Result<Var<B>> {
         batch.check_groups(self.config())?;
+        if self.config().distilled {
+            return Err(Error::argument("model", "one that is not distilled", "one that is"));
+        }
         let groups = self.config().groups();
         let class = self.ar().dropped_embedding(ctx, &batch.labels, &batch.dropped)?;
         let features = self.ar().features(ctx, &class, &batch.latents[..groups - 1])?;
