@@ -38,7 +38,7 @@ const EXTRAPOLATION: f64 = 0.3;
 const STUDENT: &str = "distilled";
 const STUDENT_EVALUATIONS: [usize; 3] = [1, 2, 4];
 /// Highest Fréchet distance of the figure, as a multiple of the lowest.
-const CUT: f64 = 1.5;
+const CUT: f64 = 1.6;
 
 /// Measures the quality of every solver against its number of evaluations.
 #[derive(Parser)]
@@ -296,7 +296,12 @@ fn draw(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
-    chart.configure_series_labels().background_style(WHITE).border_style(BLACK.mix(0.3)).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE)
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
     Ok(area.present()?)
 }
 

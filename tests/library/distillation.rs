@@ -173,7 +173,23 @@ fn loss_and_gradient_are_those_of_the_formulas() {
     }
 }
 
-/// Latents of eight images in one step, and root mean square of their differences to `others`.
+/// Passes in bf16 round, and the differences, which would be lost in it, are in f32.
+#[test]
+fn loss_in_bf16_is_close() {
+    for config in [tiny::one_step(), tiny::mrar()] {
+        let teacher = tiny::model(&cpu(), &config, DType::F32);
+        let batch = tiny::batch(&teacher, &[false; 3], 2, 5);
+        let loss = |compute| {
+            let objective = ConsistencyObjective { guidance: 1.7, ..ConsistencyObjective::default() };
+            let settings = TrainConfig { compute, ..settings(objective) };
+            Run::new(student(&teacher), settings).unwrap().gradients(std::slice::from_ref(&batch)).unwrap().0
+        };
+        let (exact, rounded) = (loss(DType::F32), loss(DType::BF16));
+        assert!(exact != rounded && (rounded / exact - 1.0).abs() < 0.02, "{exact} {rounded}");
+    }
+}
+
+/// Latents of 24 images in one step, and root mean square of their differences to `others`.
 fn in_one_step(model: &TransDiff<Cpu>, others: &[f64]) -> f64 {
     let timesteps = Timesteps::uniform(1).unwrap();
     let sampling = match model.config().distilled {

@@ -9,7 +9,9 @@ use crate::thread_ranks::ThreadRank;
 use transdiff_core::checkpoint::WeightFile;
 use transdiff_core::data::{Dataset, LoaderOptions};
 use transdiff_core::distributed::{Collectives, Communicator, HostCollectives, even_counts};
-use transdiff_core::models::transdiff::{FlowObjective, TransDiffConfig};
+use transdiff_core::models::transdiff::{
+    ConsistencyObjective, Distillation, FlowObjective, TransDiff, TransDiffConfig,
+};
 use transdiff_core::nn::Module;
 use transdiff_core::rng::Philox;
 use transdiff_core::train::{Distribution, EmaConfig, LrDecay, LrSchedule, TrainConfig, Trainer};
@@ -58,14 +60,19 @@ impl Case {
         Trainer::new(tiny::model(&cpu(), &self.config, DType::F32), self.settings()).unwrap()
     }
 
-    /// The run on the ranks of `communicator`, from `checkpoint` if there is one. Most parameters have a bucket of their own.
-    fn trainer(&self, communicator: Arc<ThreadRank>, checkpoint: Option<&Path>) -> Run {
-        let distribution = Distribution {
+    /// Most parameters have a bucket of their own.
+    fn distribution(&self, communicator: Arc<ThreadRank>) -> Distribution<Cpu> {
+        Distribution {
             shard_optimizer: self.shard,
             gradient_dtype: self.dtype,
             bucket_bytes: 200,
             ..Distribution::new(Arc::new(HostCollectives::new(communicator).unwrap()))
-        };
+        }
+    }
+
+    /// The run on the ranks of `communicator`, from `checkpoint` if there is one.
+    fn trainer(&self, communicator: Arc<ThreadRank>, checkpoint: Option<&Path>) -> Run {
+        let distribution = self.distribution(communicator);
         match checkpoint {
             Some(path) => {
                 let mut run = Run::resume_distributed(&cpu(), path, distribution).unwrap();
@@ -82,13 +89,37 @@ impl Case {
     }
 
     fn run_from<T: Send>(&self, checkpoint: Option<&Path>, rank: impl Fn(Run) -> T + Sync) -> Vec<T> {
+        self.on_ranks(|communicator| rank(self.trainer(communicator, checkpoint)))
+    }
+
+    /// Calls `rank` in a thread per rank. Returns the results in the order of the ranks.
+    fn on_ranks<T: Send>(&self, rank: impl Fn(Arc<ThreadRank>) -> T + Sync) -> Vec<T> {
         let rank = &rank;
-        let start = |communicator| move || rank(self.trainer(communicator, checkpoint));
         std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                ThreadRank::all(self.ranks).into_iter().map(|rank| scope.spawn(start(rank))).collect();
+            let start = |communicator| scope.spawn(move || rank(communicator));
+            let threads: Vec<_> = ThreadRank::all(self.ranks).into_iter().map(start).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         })
+    }
+
+    /// Distils for some steps. Returns the losses and the student with the EMA weights, which are those of all ranks.
+    fn distil(&self) -> (Vec<u64>, TransDiff<Cpu>) {
+        let teacher = tiny::model(&cpu(), &self.config, DType::F32);
+        let set = tiny::set(&self.config, 7);
+        let objective = ConsistencyObjective { guidance: 1.3, ..ConsistencyObjective::default() };
+        let settings = TrainConfig { dropout: 0.0, ..self.settings() }.with_objective(objective);
+        let students = self.on_ranks(|communicator| {
+            let run = Trainer::new(Distillation::new(&teacher).unwrap(), settings.clone()).unwrap();
+            let mut run = run.with_distribution(self.distribution(communicator)).unwrap();
+            let mut data = run.loader(set.clone(), LoaderOptions::default()).unwrap();
+            let losses: Vec<u64> = (0..STEPS).map(|_| run.step(&mut data).unwrap().loss.to_bits()).collect();
+            (losses, run.whole_ema().unwrap().student().clone())
+        });
+        let (losses, student) = students[0].clone();
+        for (of_rank, other) in &students {
+            assert_eq!((of_rank, tiny::differing(other, &student)), (&losses, vec![]), "{self:?}");
+        }
+        (losses, student)
     }
 
     /// Trains for some steps. Returns loss, gradient norm and validation loss per step, which are those of all ranks, and writes
@@ -162,6 +193,18 @@ fn weights_do_not_depend_on_the_number_of_ranks() {
                 assert_eq!(case.train(None, STEPS, &other), reports, "{case:?}");
                 assert_eq!(differing(&whole, &other), [""; 0], "{case:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn students_do_not_depend_on_the_number_of_ranks() {
+    for config in [tiny::one_step(), tiny::mrar()] {
+        let (losses, student) = Case::on(&config, 1).distil();
+        for (ranks, shard) in [(2, false), (2, true), (4, true)] {
+            let case = Case { shard, ..Case::on(&config, ranks) };
+            let (others, other) = case.distil();
+            assert_eq!((others, tiny::differing(&other, &student)), (losses.clone(), vec![]), "{case:?}");
         }
     }
 }

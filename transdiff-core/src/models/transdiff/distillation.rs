@@ -309,7 +309,7 @@ impl<B: Backend> Distillation<B> {
         let Noised { timesteps, x, .. } = noised;
         let times: Vec<f64> = timesteps.iter().map(|t| t / TIME_SCALE).collect();
         let exact = frozen.without_gradients().with_compute_dtype(self.dtype());
-        let tangent = tangent(decoder, &exact, x, &times, v, z)?;
+        let tangent = tangent(decoder, &exact, x, &times, v, &z.cast(self.dtype())?)?;
         let weight = |t: &f64| if *t == 0.0 { 4.0 / FRAC_PI_2 } else { 4.0 * t / libm::sin(FRAC_PI_2 * t) };
         let update = tangent.mul(&per_row(x, times.iter().map(weight).collect())?)?;
         // F − target is −update, whatever F is: the pseudo-Huber loss has the gradient of a square with a factor for each copy.
