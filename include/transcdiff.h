@@ -301,7 +301,7 @@ typedef struct transcdiff_generate_options {
      */
     uint32_t solver;
     /**
-     * Guidance scale, at least 1; 1 disables guidance.
+     * Guidance scale, at least 1; 1 disables guidance, and is all that a distilled model takes.
      */
     double guidance;
     /**
@@ -393,7 +393,7 @@ typedef struct transcdiff_generate_options {
     uint32_t order;
     /**
      * Tested combination of solver, order, numbers and times of steps, extrapolation and interval of guidance, which overrides
-     * these options: one of `TRANSCDIFF_QUALITY_…`.
+     * these options: one of `TRANSCDIFF_QUALITY_…`; none for distilled models.
      */
     uint32_t quality;
     /**

@@ -22,7 +22,7 @@ pub enum SolverArg {
     Heun,
     /// Deterministic, through the velocities of the last 2 to 4 steps, for fewer steps
     AdamsBashforth,
-    /// Stochastic, for distilled models
+    /// Stochastic, for distilled models only
     Consistency,
 }
 
@@ -77,7 +77,8 @@ impl From<QualityArg> for Quality {
 /// Solver and guidance.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct SamplingArgs {
-    /// Combination of solver, number of steps and interval of guidance, instead of the flags for them
+    /// Combination of solver, number of steps and interval of guidance, instead of the flags for them; not for distilled
+    /// models
     #[arg(long, value_name = "NAME")]
     #[arg(conflicts_with_all = ["steps", "solver", "order", "times", "warp", "extrapolation", "guidance_interval"])]
     #[serde(skip)]
@@ -109,7 +110,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "K", value_parser = number, allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extrapolation: Option<f64>,
-    /// Guidance scale, at least 1; 1 disables guidance. An MRAR model also takes one per AR step, comma-separated
+    /// Guidance scale, at least 1; 1 disables guidance, and is all that a distilled model takes. An MRAR model also takes one per AR step, comma-separated
     /// [default: the paper's for published models, otherwise 1]
     #[arg(long, value_name = "W", value_delimiter = ',', value_parser = number, allow_hyphen_values = true)]
     pub guidance: Vec<f64>,
@@ -175,6 +176,11 @@ impl SamplingArgs {
 
     /// The sampling of a generator: what is not given is that of its preset.
     pub fn build(&self, generator: &GeneratorInfo) -> Result<Sampling> {
+        if self.quality.is_some() && generator.distilled {
+            let message =
+                "--quality: expected none, because the model is distilled; --steps sets its evaluations";
+            return Err(message.to_owned().into());
+        }
         let sampling = self.settings(generator)?.build(generator.ar_steps)?;
         generator.check_sampling(&sampling)?;
         Ok(sampling)

@@ -101,7 +101,7 @@ pub struct transcdiff_generate_options {
     pub steps: u32,
     /// Solver: one of `TRANSCDIFF_SOLVER_…`.
     pub solver: u32,
-    /// Guidance scale, at least 1; 1 disables guidance.
+    /// Guidance scale, at least 1; 1 disables guidance, and is all that a distilled model takes.
     pub guidance: f64,
     /// Guidance scale per AR step, [ar_step_guidance_count], overriding `guidance`. NULL: `guidance` for every AR step.
     pub ar_step_guidance: *const f64,
@@ -149,7 +149,7 @@ pub struct transcdiff_generate_options {
     /// Order of the solver: 1 or 2 for the exponential integrator, 2 to 4 for Adams–Bashforth; 0 means 2. Ignored by other solvers.
     pub order: u32,
     /// Tested combination of solver, order, numbers and times of steps, extrapolation and interval of guidance, which overrides
-    /// these options: one of `TRANSCDIFF_QUALITY_…`.
+    /// these options: one of `TRANSCDIFF_QUALITY_…`; none for distilled models.
     pub quality: u32,
     /// Number of sampling steps per AR step, [ar_step_steps_count], overriding `steps`. NULL: `steps` for every AR step.
     pub ar_step_steps: *const u32,

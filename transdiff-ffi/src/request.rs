@@ -191,6 +191,10 @@ unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sa
         TRANSCDIFF_SOLVER_CONSISTENCY => SolverKind::Consistency,
         other => return Err(FfiError::argument("solver", "one of TRANSCDIFF_SOLVER_…", other)),
     };
+    if quality.is_some() && info.generator.distilled {
+        let expected = "TRANSCDIFF_QUALITY_NONE, because the model is distilled";
+        return Err(FfiError::argument("quality", expected, o.quality));
+    }
     // SAFETY: the caller promises it.
     let each = unsafe { array(o.ar_step_guidance, o.ar_step_guidance_count, "ar_step_guidance") }?;
     let settings = SamplingSettings {

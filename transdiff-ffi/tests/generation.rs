@@ -351,7 +351,7 @@ fn distilled_models_take_the_consistency_sampler_without_guidance() {
     assert_eq!(session.generate(&own).unwrap(), expected(&pipeline(bytes, None), want));
     for (options, subject) in [
         (transcdiff_generate_options { solver: TRANSCDIFF_SOLVER_EULER, ..own }, "solver"),
-        (transcdiff_generate_options { quality: TRANSCDIFF_QUALITY_FAST, ..own }, "solver"),
+        (transcdiff_generate_options { quality: TRANSCDIFF_QUALITY_FAST, ..own }, "quality"),
         (transcdiff_generate_options { guidance: 1.5, ..own }, "guidance"),
     ] {
         let error = session.generate(&options).unwrap_err();

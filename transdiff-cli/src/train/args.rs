@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use transdiff::Device;
 use transdiff::checkpoint::WeightFile;
 use transdiff::diffusion::Preset;
-use transdiff::models::LoadHints;
 use transdiff::models::transdiff::StoredTransDiff;
+use transdiff::models::{CodecRecord, LoadHints};
 use transdiff_run::settings::{InitWeights, Layers, Result, RunConfig, SettingError, Value};
 use transdiff_run::{Given, presets};
 use transdiff_terminal::{number, whole};
@@ -129,17 +129,17 @@ docs/training.md lists the keys. The run's directory keeps them in config.toml.
 
 Examples:
   transdiff distill --teacher model.safetensors --data CACHE --out RUN
-  transdiff distill --teacher model.safetensors --guidance 1.3 --data CACHE --out RUN --steps 500
-  transdiff distill --resume RUN --steps 1000
+  transdiff distill --teacher model.safetensors --guidance 1.3 --data CACHE --out RUN
+  transdiff distill --resume RUN
   transdiff sample --model RUN/model.safetensors --class 3 --count 4"
 )]
 pub struct DistillArgs {
-    /// Model to distil: distill.teacher
+    /// Model to distil, a model file or checkpoint, of which the EMA weights are taken: distill.teacher
     #[arg(long, value_name = "FILE", conflicts_with = "resume", required_unless_present = "resume")]
     #[arg(help_heading = "Settings")]
     pub teacher: Option<String>,
-    /// Guidance scale that the student learns, at least 1: distill.guidance [default: the paper's for published models,
-    /// otherwise 1]
+    /// Guidance scale that the student learns, at least 1: distill.guidance [default: the paper's for models of the
+    /// published sizes, otherwise 1]
     #[arg(long, value_name = "W", value_parser = number, allow_negative_numbers = true, conflicts_with = "resume")]
     #[arg(help_heading = "Settings")]
     pub guidance: Option<f64>,
@@ -206,6 +206,13 @@ impl DistillArgs {
                 ("model.latent_size", config.latent_size),
             ] {
                 defaults.push((key, Value::from(size as i64), TEACHER));
+            }
+            if let Some(images) = stored.images() {
+                defaults.push(("data.size", Value::from(images.size as i64), TEACHER));
+                defaults.push(("data.channels", Value::from(images.channels as i64), TEACHER));
+                if let CodecRecord::Patch(side) = images.codec {
+                    defaults.push(("data.codec", Value::from(format!("patch:{side}")), TEACHER));
+                }
             }
             let guidance = config.preset().unwrap_or(Preset::PLAIN).guidance;
             defaults.push(("distill.guidance", guidance.into(), TEACHER));

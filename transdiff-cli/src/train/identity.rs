@@ -109,8 +109,8 @@ fn of_settings(args: &RunArgs, settings: &RunConfig) -> Result<Vec<(String, Stri
             _ => None,
         };
         match (key, file) {
-            // A resumed run does not read the initial weights.
-            ("train.init", _) if args.resume.is_some() => {}
+            // A resumed run does not read the initial weights, and has its teacher in its directory.
+            ("train.init" | "distill.teacher", _) if args.resume.is_some() => {}
             // Its contents are compared.
             ("data.path", _) => {}
             (_, Some(path)) => all.push((key, checksum(Path::new(path))?)),

@@ -60,6 +60,10 @@ fn students_are_made_resumed_and_sampled() {
         assert!(settings.contains("[distill]") && settings.contains("guidance = 1.5"), "{settings}");
         assert!(fs::exists(format!("{run}/samples/00000004.png")).unwrap(), "{run}");
     }
+    // On pictures, size and codec are those of the teacher.
+    let pictures = folder.path("pictures");
+    let args = ["distill", "--teacher", &teacher, "--data", &pictures, "--out", &folder.path("on-pictures")];
+    succeed(&[&args[..], &["--steps", "2"], &SMALL].concat());
     let model = format!("{whole}/model.safetensors");
     assert!(succeed(&["inspect", &model]).contains("distilled"));
     let sampled = |model: &str, out: &str, flags: &[&str]| {
@@ -84,7 +88,7 @@ fn students_are_made_resumed_and_sampled() {
             ["--solver", "heun"],
             "solver: expected consistency, because the model is distilled, got heun",
         ),
-        (&model, ["--quality", "fast"], "solver: expected consistency, because the model is distilled"),
+        (&model, ["--quality", "fast"], "--quality: expected none, because the model is distilled"),
         (&teacher, ["--solver", "consistency"], "because the model is not distilled, got consistency"),
     ] {
         let done = sampled(model, "none", &flags);

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// `docs/fewer-evaluations.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Quality {
-    /// A first look: adams-bashforth of order 2 in 8 steps, references in 6.
+    /// A first look: adams-bashforth of order 2 in 8 steps, references in 6, guidance up to t = 0.7.
     Draft,
     /// A seventh of the network passes: adams-bashforth of order 2 in 16 steps, references in 10, guidance up to t = 0.7.
     Fast,
