@@ -29,6 +29,7 @@
 //!     latent_channels: 4,
 //!     latent_size: 4,
 //!     mode: Mode::OneStep,
+//!     distilled: false,
 //! };
 //! // Random weights; trained ones come from `TransDiff::load(&backend, "model.safetensors", DType::F32)`.
 //! let model = TransDiff::new(&backend, &config, DType::F32, 0)?;
