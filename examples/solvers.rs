@@ -95,12 +95,12 @@ fn entries() -> Vec<Entry> {
         entry("exponential-sde 1", SolverKind::ExponentialSde, Some(1), None, None),
         entry("exponential-sde 2", SolverKind::ExponentialSde, Some(2), None, None),
         entry("euler", SolverKind::Euler, None, None, None),
-        entry("euler, extrapolated", SolverKind::Euler, None, Some(EXTRAPOLATION), None),
-        entry("euler, extrapolated, warped", SolverKind::Euler, None, Some(EXTRAPOLATION), Some(WARP)),
+        entry("euler extrapolated", SolverKind::Euler, None, Some(EXTRAPOLATION), None),
+        entry("euler extrapolated warped", SolverKind::Euler, None, Some(EXTRAPOLATION), Some(WARP)),
         entry("heun", SolverKind::Heun, None, None, None),
         entry("adams-bashforth 2", SolverKind::AdamsBashforth, Some(2), None, None),
         entry("adams-bashforth 4", SolverKind::AdamsBashforth, Some(4), None, None),
-        entry("adams-bashforth 4, warped", SolverKind::AdamsBashforth, Some(4), None, Some(WARP)),
+        entry("adams-bashforth 4 warped", SolverKind::AdamsBashforth, Some(4), None, Some(WARP)),
     ]
 }
 
