@@ -83,7 +83,8 @@ impl<B: Backend> RunModel<B> for Distillation<B> {
     }
 
     fn begin(plan: &Plan<'_>, backend: &B) -> Result<Trainer<B, Self>> {
-        let teacher = teacher(plan, backend)?;
+        let given = plan.settings.distill.teacher.as_deref().unwrap_or_default();
+        let teacher = teacher(plan, backend, Path::new(given))?;
         if let Some(directory) = &plan.directory {
             // The run goes on with this one, whatever becomes of the file.
             teacher.save(directory.path().join(TEACHER_FILE))?;
@@ -92,7 +93,7 @@ impl<B: Backend> RunModel<B> for Distillation<B> {
     }
 
     fn resume(plan: &Plan<'_>, trainer: Trainer<B, Self>) -> Result<Trainer<B, Self>> {
-        let teacher = teacher(plan, trainer.model().backend())?;
+        let teacher = teacher(plan, trainer.model().backend(), &plan.path.join(TEACHER_FILE))?;
         Ok(trainer.with_teacher(&teacher)?)
     }
 
@@ -101,12 +102,8 @@ impl<B: Backend> RunModel<B> for Distillation<B> {
     }
 }
 
-/// The teacher, of the sizes of the run's model, whose latents are those of the data: that in the run's directory, or before the
-/// run has begun that of the settings.
-fn teacher<B: Backend>(plan: &Plan<'_>, backend: &B) -> Result<TransDiff<B>> {
-    let given = Path::new(plan.settings.distill.teacher.as_deref().unwrap_or_default());
-    let kept = plan.path.join(TEACHER_FILE);
-    let path = if kept.is_file() { &kept } else { given };
+/// The teacher at `path`, of the sizes of the run's model, whose latents are those of the data.
+fn teacher<B: Backend>(plan: &Plan<'_>, backend: &B, path: &Path) -> Result<TransDiff<B>> {
     let refused = |message: &str| Err(format!("{}: expected a model {message}", path.display()).into());
     let file = WeightFile::open(path)?;
     let stored = StoredTransDiff::find(&file, &LoadHints::default())?;

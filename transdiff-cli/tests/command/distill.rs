@@ -53,6 +53,13 @@ fn students_are_made_resumed_and_sampled() {
     let [whole_model, resumed] =
         [&whole, &begun].map(|run| fs::read(format!("{run}/model.safetensors")).unwrap());
     assert!(whole_model == resumed);
+    // Before the first checkpoint, a run begins with the teacher that was given, not with what an earlier attempt left.
+    for file in ["checkpoint-00000002.safetensors", "checkpoint-00000004.safetensors", "model.safetensors"] {
+        fs::remove_file(format!("{begun}/{file}")).unwrap();
+    }
+    fs::write(format!("{begun}/teacher.safetensors"), "of an earlier attempt").unwrap();
+    succeed(&["distill", "--resume", &begun]);
+    assert!(whole_model == fs::read(format!("{begun}/model.safetensors")).unwrap());
     assert!(succeed(&["inspect", &begun]).contains("distill.guidance"));
     assert!(succeed(&["distill", "--teacher", &teacher, "--data", &latents, "--estimate"]).contains("TFLOP"));
     for run in [&whole, &begun] {
