@@ -1,12 +1,14 @@
 //! The paper's claims about the experiments, as numbers that are positive where a claim holds.
 
+use transdiff::diffusion::{Preset, SolverKind};
+
 use crate::experiments::{
     Column, Condition, Experiment, FEW, MANY, PAPER_GUIDANCE, PAPER_SCALES, of, scaled,
 };
 use crate::judge::Measures;
 use crate::scale::Scale;
 use crate::statistics::rank_correlation;
-use crate::units::{Content, ImageSet, ModelName};
+use crate::units::{Content, ImageSet, ModelName, Sampled};
 
 /// Number computed from the measures of one seed.
 pub type Difference = Box<dyn Fn(&[Measures]) -> f64>;
@@ -71,6 +73,27 @@ impl Experiment {
                 let few = of_model(ModelName::Mrar(FEW));
                 let others = [ModelName::OneStep, ModelName::Mrar(MANY)];
                 others.map(|other| less(paper, Column::Distance, few, of_model(other), &conditions)).into()
+            }
+            Self::Evaluations => {
+                let paper =
+                    "The paper takes 100 steps of Euler–Maruyama for each image; fewer have a higher FID.";
+                let full = |groups| {
+                    let of_paper = |&index: &usize| {
+                        let set = conditions[index].set;
+                        let by_paper = Sampled::By {
+                            solver: SolverKind::EulerMaruyama,
+                            references: Preset::STEPS,
+                            image: Preset::STEPS,
+                        };
+                        set.model.groups() == groups && set.sampled == by_paper
+                    };
+                    (0..conditions.len()).find(of_paper).expect("the paper's steps are a condition")
+                };
+                let against_full = |index: usize| {
+                    let full = full(conditions[index].set.model.groups());
+                    (index != full).then(|| less(paper, Column::Distance, full, index, &conditions))
+                };
+                (0..conditions.len()).filter_map(against_full).collect()
             }
         }
     }
@@ -170,6 +193,9 @@ mod tests {
         check(Experiment::Mrar, |set| set.model == ModelName::OneStep, &[-0.75, -0.75]);
         check(Experiment::References, |set| set.model == ModelName::Mrar(4), &[0.75, 0.75]);
         check(Experiment::References, |set| set.model == ModelName::Mrar(16), &[0.0, -0.75]);
+        let in_100 = |set: &ImageSet| matches!(set.sampled, Sampled::By { image: 100, .. });
+        check(Experiment::Evaluations, in_100, &[0.75; 22]);
+        check(Experiment::Evaluations, |set| !in_100(set), &[-0.75; 22]);
         check(Experiment::Diversity, |set| set.model == ModelName::Base, &[1.0, 1.0]);
         check(Experiment::Diversity, |_| true, &[0.0, 0.0]);
     }

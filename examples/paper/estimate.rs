@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use transdiff::data::LoaderOptions;
 use transdiff::models::Trainable;
+use transdiff::models::transdiff::Distillation;
 use transdiff::train::{TrainConfig, Trainer};
 use transdiff::{Backend, DType, Result, TransDiff};
 
@@ -26,10 +27,10 @@ const GUIDANCE: f64 = 2.0;
 #[derive(Clone, Debug, Default)]
 pub struct Speeds {
     classifier: f64,
-    /// A training step, by the number of AR steps.
-    training: BTreeMap<usize, f64>,
-    /// An evaluation of the decoder per image, by the number of AR steps.
-    evaluation: BTreeMap<usize, f64>,
+    /// A training step, by the number of AR steps, of students and others.
+    training: BTreeMap<(usize, bool), f64>,
+    /// A pass through the decoder per image, by the number of AR steps.
+    pass: BTreeMap<usize, f64>,
 }
 
 impl Speeds {
@@ -42,14 +43,20 @@ impl Speeds {
                     let config = study.scale.classifier.config(1, 0);
                     speeds.classifier = training_step(study, study.new_classifier()?, None, config)?;
                 }
-                Unit::Train { model, .. } if !speeds.training.contains_key(&model.groups()) => {
+                Unit::Train { model, .. } if !speeds.training.contains_key(&kind(*model)) => {
                     let network = network(study, *model)?;
                     let (config, codec) = (study.training_config(*model, 0), study.trainer_codec());
-                    let seconds = training_step(study, network, Some(codec), config)?;
-                    speeds.training.insert(model.groups(), seconds);
+                    let seconds = match model {
+                        ModelName::Student(_) => {
+                            let config = config.with_objective(study.consistency());
+                            training_step(study, Distillation::new(&network)?, Some(codec), config)?
+                        }
+                        _ => training_step(study, network, Some(codec), config)?,
+                    };
+                    speeds.training.insert(kind(*model), seconds);
                 }
-                Unit::Measure { set, .. } if !speeds.evaluation.contains_key(&set.model.groups()) => {
-                    speeds.evaluation.insert(set.model.groups(), evaluation(study, set.model)?);
+                Unit::Measure { set, .. } if !speeds.pass.contains_key(&set.model.groups()) => {
+                    speeds.pass.insert(set.model.groups(), pass(study, set.model)?);
                 }
                 _ => {}
             }
@@ -58,24 +65,24 @@ impl Speeds {
     }
 
     /// Seconds of a whole unit.
-    fn whole<B: Backend>(&self, study: &Study<'_, B>, unit: &Unit) -> f64 {
-        match unit {
+    fn whole<B: Backend>(&self, study: &Study<'_, B>, unit: &Unit) -> Result<f64> {
+        Ok(match unit {
             Unit::Classifier => self.classifier * study.scale.classifier.steps as f64,
             Unit::Train { seed, model } => {
                 let steps = study.training_config(*model, *seed).lr.total;
-                self.training[&model.groups()] * steps as f64
+                self.training[&kind(*model)] * steps as f64
             }
             Unit::Measure { set, .. } => {
                 let groups = set.model.groups();
-                let steps = study.scale.images * groups * study.scale.sampling_steps;
-                self.evaluation[&groups] * (steps * branches(set.guidance)) as f64
+                let work = set.sampling(study.scale.sampling_steps)?.work(groups, 0)?;
+                self.pass[&groups] * (study.scale.images * work.passes) as f64
             }
-        }
+        })
     }
 
     /// Seconds of a whole unit, and of the part of it that is done.
     fn seconds<B: Backend>(&self, study: &Study<'_, B>, unit: &Unit) -> Result<[f64; 2]> {
-        let whole = self.whole(study, unit);
+        let whole = self.whole(study, unit)?;
         if study.is_done(unit) {
             return Ok([whole, whole]);
         }
@@ -110,8 +117,13 @@ fn training_step<B: Backend, M: Trainable<B>>(
     Ok(started.elapsed().as_secs_f64() / f64::from(TRAINING_STEPS))
 }
 
-/// Seconds of an evaluation of the decoder for an image.
-fn evaluation<B: Backend>(study: &Study<'_, B>, model: ModelName) -> Result<f64> {
+/// Key of the speed of a model's training.
+fn kind(model: ModelName) -> (usize, bool) {
+    (model.groups(), matches!(model, ModelName::Student(_)))
+}
+
+/// Seconds of a pass through the decoder for an image.
+fn pass<B: Backend>(study: &Study<'_, B>, model: ModelName) -> Result<f64> {
     let network = network(study, model)?;
     let interrupted = AtomicBool::new(false);
     let sampler =
@@ -119,13 +131,8 @@ fn evaluation<B: Backend>(study: &Study<'_, B>, model: ModelName) -> Result<f64>
     let set = ImageSet::new(model, GUIDANCE);
     let started = Instant::now();
     sampler.generate(&set, IMAGES, 0)?;
-    let evaluations = IMAGES * model.groups() * SAMPLING_STEPS * branches(GUIDANCE);
-    Ok(started.elapsed().as_secs_f64() / evaluations as f64)
-}
-
-/// Evaluations of the decoder per sampling step: with class, and without it if there is guidance.
-fn branches(guidance: f64) -> usize {
-    if guidance > 1.0 { 2 } else { 1 }
+    let passes = IMAGES * set.sampling(SAMPLING_STEPS)?.work(model.groups(), 0)?.passes;
+    Ok(started.elapsed().as_secs_f64() / passes as f64)
 }
 
 /// A model with random weights.

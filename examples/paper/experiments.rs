@@ -1,9 +1,11 @@
 //! The experiments: sets of images, tables and plots.
 
+use transdiff::diffusion::{Preset, Quality, SolverKind};
+
 use crate::judge::Measures;
 use crate::plots::{Panel, Series};
 use crate::scale::Scale;
-use crate::units::{Content, ImageSet, ModelName};
+use crate::units::{Content, ImageSet, ModelName, Sampled};
 
 /// Guidance scales of the sweep.
 const GUIDANCE: [f64; 6] = [1.0, 1.15, 1.3, 1.6, 2.0, 3.0];
@@ -18,6 +20,21 @@ pub const PAPER_SCALES: [f64; 2] = [0.87, 0.91];
 pub const FEW: usize = 4;
 /// Larger number of AR steps.
 pub const MANY: usize = 16;
+/// Solvers whose evaluations are counted; the last is that of students.
+const SOLVERS: [SolverKind; 4] = [
+    SolverKind::EulerMaruyama,
+    SolverKind::ExponentialSde,
+    SolverKind::AdamsBashforth,
+    SolverKind::Consistency,
+];
+/// Their numbers of evaluations for each reference, which the base model does not have, and for the image: of the base model,
+/// and of MRAR.
+const EVALUATIONS: [[&[[usize; 2]]; 2]; 4] = [
+    [&[[Preset::STEPS; 2], [25; 2], [16; 2]], &[[Preset::STEPS; 2], [10, 25]]],
+    [&[[25; 2], [16; 2], [8; 2]], &[[10, 25], [6, 8]]],
+    [&[[25; 2], [16; 2], [8; 2]], &[[10, 25], [6, 8]]],
+    [&[[4; 2], [2; 2], [1; 2]], &[[4; 2], [2; 2]]],
+];
 
 /// An experiment of the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +51,8 @@ pub enum Experiment {
     Mrar,
     /// Number of references.
     References,
+    /// Number of evaluations.
+    Evaluations,
 }
 
 /// A row of an experiment's table.
@@ -95,8 +114,15 @@ impl Column {
 
 impl Experiment {
     /// All experiments, in their order.
-    pub const ALL: [Self; 6] =
-        [Self::Guidance, Self::Scales, Self::Diversity, Self::Features, Self::Mrar, Self::References];
+    pub const ALL: [Self; 7] = [
+        Self::Guidance,
+        Self::Scales,
+        Self::Diversity,
+        Self::Features,
+        Self::Mrar,
+        Self::References,
+        Self::Evaluations,
+    ];
 
     /// Name in arguments and files.
     pub fn name(self) -> &'static str {
@@ -107,6 +133,7 @@ impl Experiment {
             Self::Features => "features",
             Self::Mrar => "mrar",
             Self::References => "references",
+            Self::Evaluations => "evaluations",
         }
     }
 
@@ -121,12 +148,13 @@ impl Experiment {
             Self::References => {
                 "Number of AR steps, each of which refers to the earlier ones (Figure 7, Appendix E)"
             }
+            Self::Evaluations => "Fewer evaluations than the paper's 100 for each image",
         }
     }
 
     /// Explanation of what is compared.
     pub fn note(self, scale: &Scale) -> String {
-        let Scale { further, sampling_steps, .. } = scale;
+        let Scale { further, distillation, sampling_steps, .. } = scale;
         match self {
             Self::Guidance => format!("The base model, in {sampling_steps} steps of the sampler with both scales 1."),
             Self::Scales => format!(
@@ -144,6 +172,12 @@ impl Experiment {
                 "All models start from the EMA weights of the base model and are trained for {} steps of {} images: the same \
                  number of images, each of which is decoded as often. A sample of MRAR is as many images as it has AR steps.",
                 further.steps, further.batch
+            ),
+            Self::Evaluations => format!(
+                "The base model and MRAR in {FEW} AR steps, with guidance {PAPER_GUIDANCE} and both scales 1; numbers are \
+                 evaluations, of MRAR for all images together. Solvers are of order 2 where they have orders. Students were \
+                 distilled from these models, with that guidance, in {} steps of {} images.",
+                distillation.steps, distillation.batch
             ),
         }
     }
@@ -171,6 +205,7 @@ impl Experiment {
             Self::Features => contents(scale),
             Self::Mrar => models(&[ModelName::Base, ModelName::OneStep, ModelName::Mrar(FEW)]),
             Self::References => models(&[ModelName::OneStep, ModelName::Mrar(FEW), ModelName::Mrar(MANY)]),
+            Self::Evaluations => evaluations(),
         }
     }
 
@@ -178,7 +213,7 @@ impl Experiment {
     pub fn columns(self) -> &'static [Column] {
         use Column::{Accuracy, Confidence, Distance, MeanCosine, Partner, RootMeanSquare, Score};
         match self {
-            Self::Guidance | Self::Scales => &[Distance, Score, Accuracy],
+            Self::Guidance | Self::Scales | Self::Evaluations => &[Distance, Score, Accuracy],
             Self::Features => &[Accuracy, Partner, Confidence, Distance],
             Self::Diversity | Self::Mrar | Self::References => {
                 &[Distance, Score, Accuracy, RootMeanSquare, MeanCosine]
@@ -242,6 +277,19 @@ impl Experiment {
                     .into()
             }
             Self::References => vec![panel("AR steps", true, Column::Distance, one(Column::Distance))],
+            Self::Evaluations => [(1, "evaluations"), (FEW, "evaluations, MRAR")]
+                .map(|(groups, title)| {
+                    let by = |kind: SolverKind| {
+                        let keep = move |condition: &Condition| {
+                            let set = condition.set;
+                            let solved = matches!(set.sampled, Sampled::By { solver, .. } if solver == kind);
+                            solved && set.model.groups() == groups
+                        };
+                        series(kind.name(), Column::Distance, &keep)
+                    };
+                    panel(title, true, Column::Distance, SOLVERS.map(by).into())
+                })
+                .into(),
         }
     }
 }
@@ -284,6 +332,37 @@ fn contents(scale: &Scale) -> Vec<Condition> {
     cut.into_iter().chain([whole]).chain(mixed).collect()
 }
 
+fn evaluations() -> Vec<Condition> {
+    let mut conditions = Vec::new();
+    let mut add = |groups: usize, sampled: Sampled| {
+        let (model, guidance) = match (sampled, groups) {
+            // A student has learnt its guidance.
+            (Sampled::By { solver: SolverKind::Consistency, .. }, _) => (ModelName::Student(groups), 1.0),
+            (_, 1) => (ModelName::Base, PAPER_GUIDANCE),
+            _ => (ModelName::Mrar(groups), PAPER_GUIDANCE),
+        };
+        let set = ImageSet { sampled, ..ImageSet::new(model, guidance) };
+        let name = match sampled {
+            Sampled::By { solver, .. } => solver.name(),
+            Sampled::As(quality) => quality.name(),
+            Sampled::InSteps => "",
+        };
+        let work = set.sampling(Preset::STEPS).and_then(|sampling| sampling.work(groups, 0));
+        let total = work.expect("settings of the experiment are valid").evaluations;
+        let mrar = if groups > 1 { "MRAR, " } else { "" };
+        conditions.push(Condition { label: format!("{mrar}{name}, {total}"), x: total as f64, set });
+    };
+    for (index, groups) in [1, FEW].into_iter().enumerate() {
+        for (solver, steps) in SOLVERS.into_iter().zip(EVALUATIONS) {
+            steps[index]
+                .iter()
+                .for_each(|&[references, image]| add(groups, Sampled::By { solver, references, image }));
+        }
+        [Quality::Fast, Quality::Draft].into_iter().for_each(|quality| add(groups, Sampled::As(quality)));
+    }
+    conditions
+}
+
 fn label(model: ModelName, scale: &Scale) -> String {
     let references = |groups: usize| format!("{groups} AR steps, up to {} references", groups - 1);
     match model {
@@ -291,6 +370,7 @@ fn label(model: ModelName, scale: &Scale) -> String {
         ModelName::BaseAt(step) => format!("base, step {step} of {}", scale.base.steps),
         ModelName::OneStep => "1-step".to_owned(),
         ModelName::Mrar(groups) => format!("MRAR, {}", references(groups)),
+        ModelName::Student(groups) => format!("student, {groups} AR steps"),
     }
 }
 

@@ -10,7 +10,7 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 52.0;
-const COLOURS: [&str; 3] = ["#173f6e", "#c0392b", "#3b7d4f"];
+const COLOURS: [&str; 4] = ["#173f6e", "#c0392b", "#3b7d4f", "#8e5ea2"];
 
 /// A panel of a plot.
 #[derive(Clone, Debug)]

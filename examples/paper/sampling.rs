@@ -3,14 +3,14 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use transdiff::diffusion::{KeyedNoise, Preset, Progress, Sampling, SamplingSettings};
+use transdiff::diffusion::{KeyedNoise, Preset, Progress, Sampling, SamplingSettings, Schedule};
 use transdiff::models::transdiff::Session;
 use transdiff::models::{Codec, Features, Model};
 use transdiff::{Backend, CancellationToken, DType, Error, Result, Tensor, TransDiff};
 
 use crate::judge::{Cosines, partner};
 use crate::pictures::{CLASSES, to_pixel};
-use crate::units::{Content, ImageSet};
+use crate::units::{Content, ImageSet, Sampled};
 
 /// Images that are generated at a time.
 const BATCH: usize = 250;
@@ -32,7 +32,7 @@ pub struct Sampler<'a, B: Backend> {
     pub model: &'a TransDiff<B>,
     /// Codec of its latents.
     pub codec: &'a dyn Codec<B>,
-    /// Sampling steps per AR step.
+    /// Sampling steps per AR step, for sets without a solver of their own.
     pub steps: usize,
     /// Set on Ctrl-C.
     pub interrupted: &'a AtomicBool,
@@ -73,7 +73,7 @@ impl<B: Backend> Sampler<'_, B> {
         labels: &[usize],
         seeds: &[u64],
     ) -> Result<(Tensor<B>, Features<B>)> {
-        let sampling = self.sampling(set)?;
+        let sampling = set.sampling(self.steps)?;
         let mut noise = KeyedNoise::new(self.model.backend(), DType::F32, seeds);
         let mut observer = |_: &Progress<'_, B>| match self.interrupted.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
@@ -93,10 +93,23 @@ impl<B: Backend> Sampler<'_, B> {
         };
         Ok((session.decode(&features, &sampling, &mut noise, &mut observer)?, features))
     }
+}
 
-    fn sampling(&self, set: &ImageSet) -> Result<Sampling> {
-        let [drift, noise] = set.scales;
-        let settings = SamplingSettings::from(Preset::new(set.guidance, drift, noise));
-        settings.with_steps(self.steps).build(set.model.groups())
+impl ImageSet {
+    /// Solvers and guidance; `steps` of Euler–Maruyama per AR step where the set has no solver of its own.
+    pub fn sampling(&self, steps: usize) -> Result<Sampling> {
+        let ([drift, noise], groups) = (self.scales, self.model.groups());
+        let settings = SamplingSettings::from(Preset::new(self.guidance, drift, noise));
+        let settings = match self.sampled {
+            Sampled::InSteps => settings.with_steps(steps),
+            Sampled::By { solver, references, image } => {
+                let mut steps = vec![references; groups - 1];
+                steps.push(image);
+                let (order, schedule) = (solver.default_order(), Schedule::Steps(steps));
+                SamplingSettings { order, schedule, ..settings.with_solver(solver) }
+            }
+            Sampled::As(quality) => quality.apply(settings, groups),
+        };
+        settings.build(groups)
     }
 }

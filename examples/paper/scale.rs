@@ -23,6 +23,8 @@ pub struct Scale {
     pub base: Recipe,
     /// Training of the models that start from the base model.
     pub further: Recipe,
+    /// Distillation of the students.
+    pub distillation: Recipe,
     /// Steps after which the base model is measured, before its last one.
     pub snapshots: Vec<u64>,
     /// Images per set, a multiple of the number of classes.
@@ -53,6 +55,7 @@ impl Scale {
             classifier: Recipe { steps: 4000, batch: 128, peak: 1e-3 },
             base: Recipe { steps: 3000, batch: 32, peak: 2e-3 },
             further: Recipe { steps: 1000, batch: 32, peak: 1e-3 },
+            distillation: Recipe { steps: 250, batch: 32, peak: 1e-4 },
             snapshots: vec![200, 400, 800, 1600],
             images: 1000,
             sampling_steps: 20,
@@ -92,6 +95,15 @@ impl Scale {
     pub fn training(&self, recipe: Recipe, groups: usize, seed: u64) -> TrainConfig {
         let objective = FlowObjective { batch_mul: 2, ..FlowObjective::default() };
         TrainConfig { objective, ..recipe.config(groups, seed) }
+    }
+
+    /// Settings of the distillation of a model in `groups` AR steps; the objective is that of a training.
+    pub fn distillation(&self, groups: usize, seed: u64) -> TrainConfig {
+        TrainConfig {
+            max_grad_norm: 0.1,
+            ema: EmaConfig { decay: 0.99, warmup: true },
+            ..self.training(self.distillation, groups, seed)
+        }
     }
 }
 

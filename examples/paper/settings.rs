@@ -28,7 +28,8 @@ pub struct Arguments {
     /// Folder with the four idx files of Fashion-MNIST, plain or with the ending .gz
     #[arg(long, value_name = "DIR", default_value = "/usr/share/datasets/fashion-mnist")]
     pub data: PathBuf,
-    /// Experiments: all, or names separated by commas: guidance, scales, diversity, features, mrar, references
+    /// Experiments: all, or names separated by commas: guidance, scales, diversity, features, mrar, references,
+    /// evaluations
     #[arg(long, value_name = "LIST", default_value = "all")]
     pub experiments: Experiments,
     /// Number of seeds, 1 to 100: each trains models of its own; a verdict needs at least 2
@@ -70,7 +71,7 @@ mod tests {
     #[test]
     fn experiments_are_a_list_of_names() {
         let parse = |list: &str| Experiments::from_str(list);
-        assert_eq!(parse("all").unwrap().0.len(), 6);
+        assert_eq!(parse("all").unwrap().0.len(), 7);
         let two = parse("mrar,guidance,mrar").unwrap();
         assert!(two.0.into_iter().eq([Experiment::Guidance, Experiment::Mrar]));
         for wrong in ["", "mrar,", "Mrar", "mrar, scales"] {

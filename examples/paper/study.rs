@@ -1,16 +1,19 @@
 //! The study: works off its units.
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::patch::PatchCodec;
+use transdiff::models::transdiff::{ConsistencyObjective, Distillation};
 use transdiff::models::{Codec, Model};
-use transdiff::train::TrainConfig;
+use transdiff::train::{TrainConfig, Trainer};
 use transdiff::{Backend, Cpu, DType, TransDiff};
 
 use crate::classifier::{Classifier, ClassifierConfig};
+use crate::experiments::PAPER_GUIDANCE;
 use crate::folder::Folder;
 use crate::grids::strip;
 use crate::judge::{Judge, Measures};
@@ -89,8 +92,17 @@ impl<B: Backend> Study<'_, B> {
 
     /// Settings of a model's training.
     pub fn training_config(&self, model: ModelName, seed: u64) -> TrainConfig {
-        let recipe = if model.starts_from_base() { self.scale.further } else { self.scale.base };
+        let recipe = match model {
+            ModelName::Base | ModelName::BaseAt(_) => self.scale.base,
+            ModelName::OneStep | ModelName::Mrar(_) => self.scale.further,
+            ModelName::Student(_) => return self.scale.distillation(model.groups(), seed),
+        };
         self.scale.training(recipe, model.groups(), seed)
+    }
+
+    /// Objective of the students, which learn the paper's guidance.
+    pub fn consistency(&self) -> ConsistencyObjective {
+        ConsistencyObjective { batch_mul: 2, guidance: PAPER_GUIDANCE, ..ConsistencyObjective::default() }
     }
 
     /// Codec of the models, for the trainer.
@@ -106,15 +118,19 @@ impl<B: Backend> Study<'_, B> {
     fn train_classifier(&self, unit: &Unit) -> Result<bool, Box<dyn Error>> {
         let config = self.scale.classifier.config(1, CLASSIFIER_SEED);
         let training = self.training(unit, "classifier".to_owned());
-        training.run(self.backend, &self.train, None, config, || self.new_classifier(), |_, _| Ok(()))
+        let trainer = |checkpoint: Option<&Path>| match checkpoint {
+            Some(path) => Trainer::resume(self.backend, path),
+            None => Trainer::new(self.new_classifier()?, config),
+        };
+        training.run(&self.train, None, trainer, |_, _| Ok(()))
     }
 
     fn train(&self, unit: &Unit, seed: u64, model: ModelName) -> Result<bool, Box<dyn Error>> {
         let config = self.training_config(model, seed);
         let sizes = self.scale.model(model.mode());
-        let initial = || match model.starts_from_base() {
-            false => TransDiff::new(self.backend, &sizes, DType::F32, seed),
-            true => Ok(self.load(ModelName::Base, seed)?.initialise(&sizes, seed)?.0),
+        let initial = || match model.start() {
+            None => TransDiff::new(self.backend, &sizes, DType::F32, seed),
+            Some(start) => Ok(self.load(start, seed)?.initialise(&sizes, seed)?.0),
         };
         // Snapshots of an interrupted training are written again, with the same weights.
         let visit = |step, ema: &TransDiff<B>| match model {
@@ -127,7 +143,22 @@ impl<B: Backend> Study<'_, B> {
         if let Some(folder) = training.file.parent() {
             std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         }
-        training.run(self.backend, &self.train, Some(self.trainer_codec()), config, initial, visit)
+        let codec = Some(self.trainer_codec());
+        let ModelName::Student(_) = model else {
+            let trainer = |checkpoint: Option<&Path>| match checkpoint {
+                Some(path) => Trainer::resume(self.backend, path),
+                None => Trainer::new(initial()?, config),
+            };
+            return training.run(&self.train, codec, trainer, visit);
+        };
+        // A student has the sizes of its teacher: `initial` is the teacher.
+        let student = |checkpoint: Option<&Path>| match checkpoint {
+            Some(path) => {
+                Trainer::<B, Distillation<B>>::resume(self.backend, path)?.with_teacher(&initial()?)
+            }
+            None => Trainer::new(Distillation::new(&initial()?)?, config.with_objective(self.consistency())),
+        };
+        training.run(&self.train, codec, student, |_, _| Ok(()))
     }
 
     fn load(&self, model: ModelName, seed: u64) -> transdiff::Result<TransDiff<B>> {

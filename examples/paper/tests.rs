@@ -22,6 +22,7 @@ fn tiny() -> Scale {
         classifier: recipe(6, 8),
         base: recipe(5, 4),
         further: recipe(2, 16),
+        distillation: recipe(2, 16),
         snapshots: vec![1, 3],
         images: 20,
         sampling_steps: 2,

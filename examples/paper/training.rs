@@ -1,7 +1,7 @@
 //! Training that resumes from its checkpoint, and leaves the EMA weights in a file.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +9,7 @@ use transdiff::Backend;
 use transdiff::checkpoint::WeightFile;
 use transdiff::data::LoaderOptions;
 use transdiff::models::{Codec, Trainable};
-use transdiff::train::{StepReport, TrainConfig, Trainer};
+use transdiff::train::{StepReport, Trainer};
 use transdiff_terminal::{StepProgress, TrainingBar};
 
 use crate::pictures::Pictures;
@@ -35,7 +35,7 @@ pub struct Training<'a> {
 }
 
 /// Number of steps that the checkpoint at `path` has done; 0 without one.
-pub fn steps_done(path: &std::path::Path) -> transdiff::Result<u64> {
+pub fn steps_done(path: &Path) -> transdiff::Result<u64> {
     if !path.exists() {
         return Ok(0);
     }
@@ -44,21 +44,17 @@ pub fn steps_done(path: &std::path::Path) -> transdiff::Result<u64> {
 }
 
 impl Training<'_> {
-    /// Trains to the end of the schedule of `config`; `initial` makes the model of a training without a checkpoint.
+    /// Trains to the end of the schedule; `trainer` makes the trainer, or that of a checkpoint that is there.
     /// `visit` is called with the number of steps and the EMA weights after each step. Returns false if the user interrupted it.
     pub fn run<B: Backend, M: Trainable<B>>(
         &self,
-        backend: &B,
         pictures: &Arc<Pictures>,
         codec: ModelCodec<B>,
-        config: TrainConfig<M::Objective>,
-        initial: impl FnOnce() -> transdiff::Result<M>,
+        trainer: impl FnOnce(Option<&Path>) -> transdiff::Result<Trainer<B, M>>,
         visit: impl Fn(u64, &M) -> transdiff::Result<()>,
     ) -> Result<bool, Box<dyn Error>> {
-        let trainer = match self.checkpoint.exists() {
-            true => Trainer::resume(backend, &self.checkpoint)?,
-            false => Trainer::new(initial()?, config)?,
-        };
+        let checkpoint = Some(self.checkpoint.as_path()).filter(|path| path.exists());
+        let trainer = trainer(checkpoint)?;
         let mut trainer = match codec {
             Some(codec) => trainer.with_codec(codec),
             None => trainer,

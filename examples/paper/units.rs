@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use transdiff::diffusion::{Quality, SolverKind};
 use transdiff::models::transdiff::Mode;
 
 use crate::experiments::Experiment;
@@ -19,6 +20,8 @@ pub enum ModelName {
     OneStep,
     /// The base model, trained further in this number of AR steps.
     Mrar(usize),
+    /// The student of the base model, or of the model in this number of AR steps.
+    Student(usize),
 }
 
 impl ModelName {
@@ -29,6 +32,7 @@ impl ModelName {
             Self::BaseAt(step) => format!("base-at-{step}"),
             Self::OneStep => "one-step".to_owned(),
             Self::Mrar(groups) => format!("mrar-{groups}"),
+            Self::Student(groups) => format!("student-{groups}"),
         }
     }
 
@@ -36,6 +40,7 @@ impl ModelName {
     pub fn mode(self) -> Mode {
         match self {
             Self::Mrar(groups) => Mode::MultiReference { groups },
+            Self::Student(groups) if groups > 1 => Mode::MultiReference { groups },
             _ => Mode::OneStep,
         }
     }
@@ -53,9 +58,13 @@ impl ModelName {
         if let Self::BaseAt(_) = self { Self::Base } else { self }
     }
 
-    /// Returns whether the training starts from the base model.
-    pub fn starts_from_base(self) -> bool {
-        self.trained_as() != Self::Base
+    /// Model that the training starts from.
+    pub fn start(self) -> Option<Self> {
+        match self {
+            Self::Base | Self::BaseAt(_) => None,
+            Self::OneStep | Self::Mrar(_) | Self::Student(1) => Some(Self::Base),
+            Self::Student(groups) => Some(Self::Mrar(groups)),
+        }
     }
 }
 
@@ -70,6 +79,24 @@ pub enum Content {
     Mixed(usize),
 }
 
+/// Solver of a set, and its evaluations.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sampled {
+    /// Euler–Maruyama in the study's number of steps.
+    InSteps,
+    /// A solver, of order 2 where it has orders.
+    By {
+        /// The solver.
+        solver: SolverKind,
+        /// Steps for each reference.
+        references: usize,
+        /// Steps for the image.
+        image: usize,
+    },
+    /// A combination by name.
+    As(Quality),
+}
+
 /// A set of images: the same classes and noise in each set of a seed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ImageSet {
@@ -81,12 +108,14 @@ pub struct ImageSet {
     pub guidance: f64,
     /// Drift scale and noise scale.
     pub scales: [f64; 2],
+    /// Solver and evaluations.
+    pub sampled: Sampled,
 }
 
 impl ImageSet {
     /// Images of all classes with `guidance`, and both scales 1.
     pub fn new(model: ModelName, guidance: f64) -> Self {
-        Self { model, content: Content::Class, guidance, scales: [1.0, 1.0] }
+        Self { model, content: Content::Class, guidance, scales: [1.0, 1.0], sampled: Sampled::InSteps }
     }
 
     /// Name of the set's files.
@@ -97,7 +126,16 @@ impl ImageSet {
             Content::Mixed(count) => format!("-mixed-{count}"),
         };
         let [drift, noise] = self.scales;
-        format!("{}{content}-guidance-{}-drift-{drift}-noise-{noise}", self.model.stem(), self.guidance)
+        let sampled = match self.sampled {
+            Sampled::InSteps => String::new(),
+            Sampled::By { solver, references, image } => format!("-{}-{references}-{image}", solver.name()),
+            Sampled::As(quality) => format!("-{}", quality.name()),
+        };
+        format!(
+            "{}{content}-guidance-{}-drift-{drift}-noise-{noise}{sampled}",
+            self.model.stem(),
+            self.guidance
+        )
     }
 
     /// File of the measures of a seed.
@@ -201,7 +239,9 @@ pub fn plan(experiments: &BTreeSet<Experiment>, seeds: u64, scale: &Scale) -> Ve
             for condition in experiment.conditions(scale) {
                 let set = condition.set;
                 let model = set.model.trained_as();
-                add(Part::Experiment(experiment), Unit::Train { seed, model });
+                for model in model.start().into_iter().chain([model]) {
+                    add(Part::Experiment(experiment), Unit::Train { seed, model });
+                }
                 add(Part::Experiment(experiment), Unit::Measure { seed, set });
             }
         }
@@ -222,7 +262,14 @@ mod tests {
             if let Unit::Measure { seed, set } = unit {
                 seeds.push(*seed);
                 let model = set.model.trained_as();
-                assert!(place(&Unit::Train { seed: *seed, model }).unwrap() < index);
+                let mut trained = place(&Unit::Train { seed: *seed, model }).unwrap();
+                assert!(trained < index);
+                let mut model = model;
+                while let Some(start) = model.start() {
+                    let before = place(&Unit::Train { seed: *seed, model: start }).unwrap();
+                    assert!(before < trained, "{model:?}");
+                    (trained, model) = (before, start);
+                }
             }
             assert_eq!(place(unit), Some(index), "{unit:?} is there once");
         }
