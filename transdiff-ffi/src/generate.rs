@@ -39,7 +39,10 @@ pub unsafe extern "C" fn transcdiff_session_generate(
             let mut pipeline = session.lock(o.cancellation)?;
             let request = request(info, &o, out.selection())?;
             let log = Log { callback: o.log, user_data: o.user_data };
-            log.message(LogLevel::Info, &format!("generating {} images in {} steps", o.images, o.steps));
+            let ar_steps = if o.features.is_null() { info.generator.ar_steps } else { 1 };
+            let evaluations = request.sampling.work(ar_steps, o.reference_count)?.evaluations;
+            let message = format!("generating {} images in {evaluations} evaluations each", o.images);
+            log.message(LogLevel::Info, &message);
             let output = pipeline.generate(&request, &mut |progress| report(&o, progress))?;
             out.write(&output)
         }

@@ -62,6 +62,10 @@ pub struct transcdiff_model_info {
     pub image_channels: usize,
     /// Number of class names: `classes`, or 0 if the classes have no names.
     pub class_names: usize,
+    /// 1 for a distilled model, which `TRANSCDIFF_SOLVER_CONSISTENCY` goes with, and 0 for others.
+    pub distilled: u32,
+    /// Reserved; 0.
+    pub reserved: u32,
 }
 
 // SAFETY: repr(C) without padding, begins with its size; every bit pattern is a valid integer.
@@ -219,5 +223,7 @@ fn info_of(pipeline: &Pipeline) -> transcdiff_model_info {
         codec_parameters: info.codec_param_count as u64,
         image_channels: info.image_channels().unwrap_or_default(),
         class_names: info.class_names.names().len(),
+        distilled: generator.distilled.into(),
+        reserved: 0,
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ptr;
 
-use transdiff::diffusion::{Consistency, Preset};
+use transdiff::diffusion::{Preset, SamplingSettings, Schedule, SolverKind};
 use transdiff::models::GeneratorInfo;
 
 use crate::cancellation::transcdiff_cancellation;
@@ -26,6 +26,16 @@ pub const TRANSCDIFF_SOLVER_EXPONENTIAL_SDE: u32 = 3;
 pub const TRANSCDIFF_SOLVER_ADAMS_BASHFORTH: u32 = 4;
 /// Consistency: stochastic, for distilled models only, on uniform timesteps.
 pub const TRANSCDIFF_SOLVER_CONSISTENCY: u32 = 5;
+
+/// Codes of all solvers.
+pub(crate) const SOLVERS: [(u32, SolverKind); 6] = [
+    (TRANSCDIFF_SOLVER_EULER_MARUYAMA, SolverKind::EulerMaruyama),
+    (TRANSCDIFF_SOLVER_EULER, SolverKind::Euler),
+    (TRANSCDIFF_SOLVER_HEUN, SolverKind::Heun),
+    (TRANSCDIFF_SOLVER_EXPONENTIAL_SDE, SolverKind::ExponentialSde),
+    (TRANSCDIFF_SOLVER_ADAMS_BASHFORTH, SolverKind::AdamsBashforth),
+    (TRANSCDIFF_SOLVER_CONSISTENCY, SolverKind::Consistency),
+];
 
 /// No quality: solver, steps and interval of guidance are those of the options.
 pub const TRANSCDIFF_QUALITY_NONE: u32 = 0;
@@ -174,26 +184,26 @@ unsafe impl Versioned for transcdiff_generate_options {
 
 /// Options with the default sampling settings of a model; `None` for those of any.
 pub(crate) fn default_options(model: Option<&GeneratorInfo>) -> transcdiff_generate_options {
-    let preset = model.map_or(Preset::PLAIN, |model| model.preset);
-    // As `GeneratorInfo::settings`.
-    let (steps, solver) = match model {
-        Some(model) if model.distilled => (Consistency::STEPS, TRANSCDIFF_SOLVER_CONSISTENCY),
-        _ => (Preset::STEPS, TRANSCDIFF_SOLVER_EULER_MARUYAMA),
+    let settings = model.map_or(SamplingSettings::from(Preset::PLAIN), GeneratorInfo::settings);
+    let solver = SOLVERS.iter().find(|(_, kind)| *kind == settings.solver).map_or(u32::MAX, |(code, _)| *code);
+    let steps = match &settings.schedule {
+        Schedule::Steps(steps) => steps.first().map_or(0, |&steps| steps as u32),
+        Schedule::Warped(..) | Schedule::Times(_) => 0,
     };
     transcdiff_generate_options {
         struct_size: size_of::<transcdiff_generate_options>(),
         images: 0,
         classes: ptr::null(),
         seeds: ptr::null(),
-        steps: steps as u32,
+        steps,
         solver,
-        guidance: preset.guidance,
+        guidance: settings.guidance.first().copied().unwrap_or(1.0),
         ar_step_guidance: ptr::null(),
         ar_step_guidance_count: 0,
-        guidance_low: 0.0,
-        guidance_high: 1.0,
-        drift_scale: preset.drift_scale,
-        noise_scale: preset.noise_scale,
+        guidance_low: settings.guidance_interval.0,
+        guidance_high: settings.guidance_interval.1,
+        drift_scale: settings.drift_scale.unwrap_or(1.0),
+        noise_scale: settings.noise_scale.unwrap_or(1.0),
         batch: 0,
         features: ptr::null(),
         feature_count: 0,

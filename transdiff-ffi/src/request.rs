@@ -182,15 +182,9 @@ unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sa
         TRANSCDIFF_QUALITY_PAPER => Some(Quality::Paper),
         other => return Err(FfiError::argument("quality", "one of TRANSCDIFF_QUALITY_…", other)),
     };
-    let solver = match o.solver {
-        TRANSCDIFF_SOLVER_EULER_MARUYAMA => SolverKind::EulerMaruyama,
-        TRANSCDIFF_SOLVER_EULER => SolverKind::Euler,
-        TRANSCDIFF_SOLVER_HEUN => SolverKind::Heun,
-        TRANSCDIFF_SOLVER_EXPONENTIAL_SDE => SolverKind::ExponentialSde,
-        TRANSCDIFF_SOLVER_ADAMS_BASHFORTH => SolverKind::AdamsBashforth,
-        TRANSCDIFF_SOLVER_CONSISTENCY => SolverKind::Consistency,
-        other => return Err(FfiError::argument("solver", "one of TRANSCDIFF_SOLVER_…", other)),
-    };
+    let solver = SOLVERS.iter().find(|(code, _)| *code == o.solver);
+    let &(_, solver) =
+        solver.ok_or_else(|| FfiError::argument("solver", "one of TRANSCDIFF_SOLVER_…", o.solver))?;
     if quality.is_some() && info.generator.distilled {
         let expected = "TRANSCDIFF_QUALITY_NONE, because the model is distilled";
         return Err(FfiError::argument("quality", expected, o.quality));

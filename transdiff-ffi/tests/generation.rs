@@ -333,6 +333,7 @@ fn guidance_is_set_per_ar_step() {
 fn distilled_models_take_the_consistency_sampler_without_guidance() {
     let bytes: &'static [u8] = Vec::leak(files::model(&TransDiffConfig { distilled: true, ..files::mrar() }));
     let model = Model::from_memory(bytes, None);
+    assert_eq!((model.info().distilled, Model::from_memory(&shared().mrar, None).info().distilled), (1, 0));
     let session = model.session();
     let request = GenerationRequest::new(2, 3);
     let mut own = request.options(&model);
