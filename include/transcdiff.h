@@ -658,6 +658,14 @@ typedef struct transcdiff_model_info {
      * Number of class names: `classes`, or 0 if the classes have no names.
      */
     size_t class_names;
+    /**
+     * 1 for a distilled model, which `TRANSCDIFF_SOLVER_CONSISTENCY` goes with, and 0 for others.
+     */
+    uint32_t distilled;
+    /**
+     * Reserved; 0.
+     */
+    uint32_t reserved;
 } transcdiff_model_info;
 
 /**

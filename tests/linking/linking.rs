@@ -26,8 +26,8 @@ use evaluate::Evaluator;
 /// Writes small models and classifies digits
 #[derive(Parser)]
 enum Command {
-    /// Writes model.safetensors and vae.safetensors with random weights, for images of 16 × 16 pixels, and
-    /// described.safetensors, whose file describes grey images of 8 × 8 pixels
+    /// Writes model.safetensors and vae.safetensors with random weights, for images of 16 × 16 pixels, student.safetensors, a
+    /// distilled model, and described.safetensors, whose file describes grey images of 8 × 8 pixels
     Small { folder: PathBuf },
     /// Prints the fraction of digits in a PNG that are recognised; digit i should be i % 10
     Recognise { picture: PathBuf },
@@ -64,6 +64,8 @@ fn write_small(folder: &Path) -> Result<(), Box<dyn Error>> {
     create_dir_all(folder)?;
     model(&backend, &config)?.save(folder.join("model.safetensors"))?;
     Vae::new(&backend, &vae, DType::F32, 3)?.save(folder.join("vae.safetensors"))?;
+    let student = TransDiffConfig { distilled: true, ..config.clone() };
+    model(&backend, &student)?.save(folder.join("student.safetensors"))?;
     let config = TransDiffConfig { feature_tokens: 16, latent_channels: 4, mode: Mode::OneStep, ..config };
     let classes = ["trouser", "Ankle boot", "bag"].map(String::from).to_vec();
     let images = ImageSpec { codec: CodecRecord::Patch(2), channels: 1, size: 8, classes };

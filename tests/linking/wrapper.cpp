@@ -134,6 +134,28 @@ void solvers_and_their_steps_are_set(Session &session) {
     expect_error(session.try_generate(options, all_outputs()), Status::invalid_argument, "order");
 }
 
+void distilled_models_have_their_own_settings(const Model &model, const Model &student) {
+    EXPECT(model.info().distilled == 0 && student.info().distilled == 1);
+    auto session = expect_value(student.try_session());
+    GenerateOptions options;
+    options.classes = {0, 2};
+    options.seeds = {5, 6};
+    const auto own = expect_value(session.try_generate(options, latents_only())).latents;
+    options.solver = Solver::consistency;
+    options.steps = 2;
+    EXPECT(expect_value(session.try_generate(options, latents_only())).latents == own);
+    options.steps = 3;
+    EXPECT(expect_value(session.try_generate(options, latents_only())).latents != own);
+    options.guidance = 1.5;
+    expect_error(session.try_generate(options, latents_only()), Status::invalid_argument, "guidance");
+    options.guidance = 1.0;
+    options.quality = Quality::fast;
+    expect_error(session.try_generate(options, latents_only()), Status::invalid_argument, "quality");
+    options.quality = std::nullopt;
+    options.solver = Solver::euler;
+    expect_error(session.try_generate(options, latents_only()), Status::invalid_argument, "solver");
+}
+
 void unconditional_features_affect_guidance(const Model &model, Session &session) {
     const auto &info = model.info();
     const std::vector<std::uint32_t> classes = {0, 2};
@@ -319,7 +341,7 @@ void callback_exceptions_are_rethrown(Session &session, const char *path) {
 } // namespace
 
 int main(int argc, char **argv) {
-    EXPECT(argc == 4);
+    EXPECT(argc == 5);
     EXPECT(abi_version() >= TRANSCDIFF_ABI_VERSION && !version().empty() && !name(Status::busy).empty());
     LoadOptions options{argv[1], argv[2]};
     options.device = "cpu";
@@ -334,6 +356,7 @@ int main(int argc, char **argv) {
     const auto described = expect_value(Model::try_load({argv[3]}));
     classes_are_found_by_name(described, *model);
     grey_images_need_no_codec_file(described, argv[3]);
+    distilled_models_have_their_own_settings(*model, expect_value(Model::try_load({argv[4]})));
     callbacks_receive_every_step_and_cancel(session);
 #if TRANSCDIFF_EXCEPTIONS
     callback_exceptions_are_rethrown(session, argv[1]);

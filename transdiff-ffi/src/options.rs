@@ -185,7 +185,8 @@ unsafe impl Versioned for transcdiff_generate_options {
 /// Options with the default sampling settings of a model; `None` for those of any.
 pub(crate) fn default_options(model: Option<&GeneratorInfo>) -> transcdiff_generate_options {
     let settings = model.map_or(SamplingSettings::from(Preset::PLAIN), GeneratorInfo::settings);
-    let solver = SOLVERS.iter().find(|(_, kind)| *kind == settings.solver).map_or(u32::MAX, |(code, _)| *code);
+    let solver =
+        SOLVERS.iter().find(|(_, kind)| *kind == settings.solver).map_or(u32::MAX, |(code, _)| *code);
     let steps = match &settings.schedule {
         Schedule::Steps(steps) => steps.first().map_or(0, |&steps| steps as u32),
         Schedule::Warped(..) | Schedule::Times(_) => 0,

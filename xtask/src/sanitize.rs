@@ -93,7 +93,7 @@ impl Mode {
         let small = format!("{ROOT}/small");
         cargo(&["run", "--locked", "--example=linking", "--", "small", &small]).run()?;
         let program = self.program("tests/linking/wrapper.cpp", library)?;
-        let files = ["model", "vae", "described"].map(|of| format!("{small}/{of}.safetensors"));
+        let files = ["model", "vae", "described", "student"].map(|of| format!("{small}/{of}.safetensors"));
         Process::new(&program).args(&files.each_ref().map(String::as_str)).run()
     }
 

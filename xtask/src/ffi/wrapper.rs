@@ -25,9 +25,11 @@ pub fn check(folder: &Path, installed: &Path, small: &Path) -> Result {
     };
     run_all(CONFIGURATIONS.iter().enumerate().map(compile).collect())?;
     for index in 0..CONFIGURATIONS.len() {
-        let test = ["model", "vae", "described"].iter().fold(Process::new(program(index)), |test, name| {
-            test.arg(small.join(name).with_extension("safetensors"))
-        });
+        let test = ["model", "vae", "described", "student"]
+            .iter()
+            .fold(Process::new(program(index)), |test, name| {
+                test.arg(small.join(name).with_extension("safetensors"))
+            });
         test.env("LD_LIBRARY_PATH", &lib).run()?;
     }
     println!("the C++ header passes its test in {} build configurations", CONFIGURATIONS.len());
