@@ -84,6 +84,7 @@ impl Experiment {
                             solver: SolverKind::EulerMaruyama,
                             references: Preset::STEPS,
                             image: Preset::STEPS,
+                            guided_until: 1.0,
                         };
                         set.model.groups() == groups && set.sampled == by_paper
                     };

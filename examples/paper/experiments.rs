@@ -1,6 +1,6 @@
 //! The experiments: sets of images, tables and plots.
 
-use transdiff::diffusion::{Preset, Quality, SolverKind};
+use transdiff::diffusion::{Preset, SolverKind};
 
 use crate::judge::Measures;
 use crate::plots::{Panel, Series};
@@ -31,10 +31,12 @@ const SOLVERS: [SolverKind; 4] = [
 /// and of MRAR.
 const EVALUATIONS: [[&[[usize; 2]]; 2]; 4] = [
     [&[[Preset::STEPS; 2], [25; 2], [16; 2]], &[[Preset::STEPS; 2], [10, 25]]],
-    [&[[25; 2], [16; 2], [8; 2]], &[[10, 25], [6, 8]]],
-    [&[[25; 2], [16; 2], [8; 2]], &[[10, 25], [6, 8]]],
+    [&[[25; 2], [16; 2], [8; 2]], &[[10, 25], [10, 16], [6, 8]]],
+    [&[[25; 2], [16; 2], [8; 2]], &[[10, 25], [10, 16], [6, 8]]],
     [&[[4; 2], [2; 2], [1; 2]], &[[4; 2], [2; 2]]],
 ];
+/// Highest times with guidance that are compared with guidance at all times, for the base model in 16 evaluations.
+const GUIDED_UNTIL: [f64; 2] = [0.7, 0.9];
 
 /// An experiment of the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,7 +178,7 @@ impl Experiment {
             Self::Evaluations => format!(
                 "The base model and MRAR in {FEW} AR steps, with guidance {PAPER_GUIDANCE} and both scales 1; numbers are \
                  evaluations, of MRAR for all images together. Solvers are of order 2 where they have orders. Students were \
-                 distilled from these models, with that guidance, in {} steps of {} images.",
+                 distilled from these models, with that guidance, in {} steps of {} images, and need none.",
                 distillation.steps, distillation.batch
             ),
         }
@@ -282,8 +284,8 @@ impl Experiment {
                     let by = |kind: SolverKind| {
                         let keep = move |condition: &Condition| {
                             let set = condition.set;
-                            let solved = matches!(set.sampled, Sampled::By { solver, .. } if solver == kind);
-                            solved && set.model.groups() == groups
+                            let Sampled::By { solver, guided_until, .. } = set.sampled else { return false };
+                            solver == kind && guided_until == 1.0 && set.model.groups() == groups
                         };
                         series(kind.name(), Column::Distance, &keep)
                     };
@@ -334,32 +336,30 @@ fn contents(scale: &Scale) -> Vec<Condition> {
 
 fn evaluations() -> Vec<Condition> {
     let mut conditions = Vec::new();
-    let mut add = |groups: usize, sampled: Sampled| {
-        let (model, guidance) = match (sampled, groups) {
+    let mut add = |groups: usize, solver: SolverKind, [references, image]: [usize; 2], guided_until: f64| {
+        let (model, guidance) = match (solver, groups) {
             // A student has learnt its guidance.
-            (Sampled::By { solver: SolverKind::Consistency, .. }, _) => (ModelName::Student(groups), 1.0),
+            (SolverKind::Consistency, _) => (ModelName::Student(groups), 1.0),
             (_, 1) => (ModelName::Base, PAPER_GUIDANCE),
             _ => (ModelName::Mrar(groups), PAPER_GUIDANCE),
         };
-        let set = ImageSet { sampled, ..ImageSet::new(model, guidance) };
-        let name = match sampled {
-            Sampled::By { solver, .. } => solver.name(),
-            Sampled::As(quality) => quality.name(),
-            Sampled::InSteps => "",
-        };
-        let work = set.sampling(Preset::STEPS).and_then(|sampling| sampling.work(groups, 0));
-        let total = work.expect("settings of the experiment are valid").evaluations;
+        let total = (groups - 1) * references + image;
         let mrar = if groups > 1 { "MRAR, " } else { "" };
-        conditions.push(Condition { label: format!("{mrar}{name}, {total}"), x: total as f64, set });
+        let until =
+            if guided_until < 1.0 { format!(", guided for t ≤ {guided_until}") } else { String::new() };
+        let sampled = Sampled::By { solver, references, image, guided_until };
+        conditions.push(Condition {
+            label: format!("{mrar}{}, {total}{until}", solver.name()),
+            x: total as f64,
+            set: ImageSet { sampled, ..ImageSet::new(model, guidance) },
+        });
     };
     for (index, groups) in [1, FEW].into_iter().enumerate() {
         for (solver, steps) in SOLVERS.into_iter().zip(EVALUATIONS) {
-            steps[index]
-                .iter()
-                .for_each(|&[references, image]| add(groups, Sampled::By { solver, references, image }));
+            steps[index].iter().for_each(|&steps| add(groups, solver, steps, 1.0));
         }
-        [Quality::Fast, Quality::Draft].into_iter().for_each(|quality| add(groups, Sampled::As(quality)));
     }
+    GUIDED_UNTIL.into_iter().for_each(|until| add(1, SolverKind::AdamsBashforth, [16; 2], until));
     conditions
 }
 

@@ -102,7 +102,7 @@ impl<B: Backend> Study<'_, B> {
 
     /// Objective of the students, which learn the paper's guidance.
     pub fn consistency(&self) -> ConsistencyObjective {
-        ConsistencyObjective { batch_mul: 2, guidance: PAPER_GUIDANCE, ..ConsistencyObjective::default() }
+        ConsistencyObjective { batch_mul: 3, guidance: PAPER_GUIDANCE, ..ConsistencyObjective::default() }
     }
 
     /// Codec of the models, for the trainer.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use transdiff::diffusion::{Quality, SolverKind};
+use transdiff::diffusion::SolverKind;
 use transdiff::models::transdiff::Mode;
 
 use crate::experiments::Experiment;
@@ -92,9 +92,9 @@ pub enum Sampled {
         references: usize,
         /// Steps for the image.
         image: usize,
+        /// Highest time with guidance.
+        guided_until: f64,
     },
-    /// A combination by name.
-    As(Quality),
 }
 
 /// A set of images: the same classes and noise in each set of a seed.
@@ -128,8 +128,10 @@ impl ImageSet {
         let [drift, noise] = self.scales;
         let sampled = match self.sampled {
             Sampled::InSteps => String::new(),
-            Sampled::By { solver, references, image } => format!("-{}-{references}-{image}", solver.name()),
-            Sampled::As(quality) => format!("-{}", quality.name()),
+            Sampled::By { solver, references, image, guided_until } => {
+                let until = if guided_until < 1.0 { format!("-until-{guided_until}") } else { String::new() };
+                format!("-{}-{references}-{image}{until}", solver.name())
+            }
         };
         format!(
             "{}{content}-guidance-{}-drift-{drift}-noise-{noise}{sampled}",
