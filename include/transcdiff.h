@@ -107,22 +107,22 @@
 #define TRANSCDIFF_SOLVER_CONSISTENCY 5
 
 /**
- * No quality: solver, steps and interval of guidance are those of the options.
+ * No quality: solver and steps are those of the options.
  */
 #define TRANSCDIFF_QUALITY_NONE 0
 
 /**
- * Draft: Adams–Bashforth of order 2 in 8 steps, 6 for references, with guidance up to time 0.7.
+ * Draft: the exponential integrator of order 2 in 8 steps, 6 for references.
  */
 #define TRANSCDIFF_QUALITY_DRAFT 1
 
 /**
- * Fast: Adams–Bashforth of order 2 in 16 steps, 10 for references, with guidance up to time 0.7.
+ * Fast: the exponential integrator of order 2 in 16 steps, 10 for references.
  */
 #define TRANSCDIFF_QUALITY_FAST 2
 
 /**
- * Paper: Euler–Maruyama in 100 steps, with guidance at all times.
+ * Paper: Euler–Maruyama in 100 steps.
  */
 #define TRANSCDIFF_QUALITY_PAPER 3
 
@@ -392,8 +392,8 @@ typedef struct transcdiff_generate_options {
      */
     uint32_t order;
     /**
-     * Tested combination of solver, order, numbers and times of steps, extrapolation and interval of guidance, which overrides
-     * these options: one of `TRANSCDIFF_QUALITY_…`; none for distilled models.
+     * Tested combination of solver, order, and numbers and times of steps, which overrides these options and the extrapolation:
+     * one of `TRANSCDIFF_QUALITY_…`; none for distilled models.
      */
     uint32_t quality;
     /**

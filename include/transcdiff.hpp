@@ -470,8 +470,7 @@ struct GenerateOptions {
     LogFunction log = nullptr;
     /// Order of the solver: 1 or 2 for exponential_sde, 2 to 4 for adams_bashforth; ignored by other solvers.
     std::optional<std::uint32_t> order = std::nullopt;
-    /// Tested combination, which overrides solver, order, numbers and times of steps, extrapolation and interval of guidance; not
-    /// for distilled models.
+    /// Tested combination, which overrides solver, order, numbers and times of steps, and extrapolation; not for distilled models.
     std::optional<Quality> quality = std::nullopt;
     /// Number of sampling steps per AR step, [ar_steps], overriding `steps`.
     std::vector<std::uint32_t> ar_step_steps = {};

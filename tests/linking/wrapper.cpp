@@ -124,7 +124,7 @@ void solvers_and_their_steps_are_set(Session &session) {
     EXPECT(latents([](GenerateOptions &o) { o.solver = Solver::adams_bashforth; }).latents != plain.latents);
     EXPECT(latents([](GenerateOptions &o) { o.quality = Quality::draft; }).latents ==
            latents([](GenerateOptions &o) {
-               o.solver = Solver::adams_bashforth, o.ar_step_steps = {6, 8}, o.guidance_high = 0.7;
+               o.solver = Solver::exponential_sde, o.ar_step_steps = {6, 8};
            }).latents);
     auto options = options_for_two_images();
     options.solver = Solver::consistency;

@@ -52,7 +52,7 @@ impl From<SolverArg> for SolverKind {
     }
 }
 
-/// Combination of solver, number of steps and interval of guidance.
+/// Combination of solver and number of steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QualityArg {
@@ -77,10 +77,9 @@ impl From<QualityArg> for Quality {
 /// Solver and guidance.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct SamplingArgs {
-    /// Combination of solver, number of steps and interval of guidance, instead of the flags for them; not for distilled
-    /// models
+    /// Combination of solver and number of steps, instead of the flags for them; not for distilled models
     #[arg(long, value_name = "NAME")]
-    #[arg(conflicts_with_all = ["steps", "solver", "order", "times", "warp", "extrapolation", "guidance_interval"])]
+    #[arg(conflicts_with_all = ["steps", "solver", "order", "times", "warp", "extrapolation"])]
     #[serde(skip)]
     pub quality: Option<QualityArg>,
     /// Number of sampling steps, 1 to 1000000. An MRAR model also takes one per AR step, comma-separated

@@ -5,7 +5,7 @@ use transdiff::pipeline::LogLevel;
 use crate::buffers::Buffers;
 use crate::log::Log;
 use crate::options::{DEFAULT_OUTPUTS, default_options, transcdiff_generate_options, transcdiff_outputs};
-use crate::request::{check, report, request};
+use crate::request::{ar_steps, check, report, request};
 use crate::session::{session_of, transcdiff_session};
 use crate::status::{guard, transcdiff_error, transcdiff_status};
 use crate::versioned;
@@ -39,8 +39,7 @@ pub unsafe extern "C" fn transcdiff_session_generate(
             let mut pipeline = session.lock(o.cancellation)?;
             let request = request(info, &o, out.selection())?;
             let log = Log { callback: o.log, user_data: o.user_data };
-            let ar_steps = if o.features.is_null() { info.generator.ar_steps } else { 1 };
-            let evaluations = request.sampling.work(ar_steps, o.reference_count)?.evaluations;
+            let evaluations = request.sampling.work(ar_steps(info, &o), o.reference_count)?.evaluations;
             let message = format!("generating {} images in {evaluations} evaluations each", o.images);
             log.message(LogLevel::Info, &message);
             let output = pipeline.generate(&request, &mut |progress| report(&o, progress))?;

@@ -27,23 +27,25 @@ pub const TRANSCDIFF_SOLVER_ADAMS_BASHFORTH: u32 = 4;
 /// Consistency: stochastic, for distilled models only, on uniform timesteps.
 pub const TRANSCDIFF_SOLVER_CONSISTENCY: u32 = 5;
 
-/// Codes of all solvers.
-pub(crate) const SOLVERS: [(u32, SolverKind); 6] = [
-    (TRANSCDIFF_SOLVER_EULER_MARUYAMA, SolverKind::EulerMaruyama),
-    (TRANSCDIFF_SOLVER_EULER, SolverKind::Euler),
-    (TRANSCDIFF_SOLVER_HEUN, SolverKind::Heun),
-    (TRANSCDIFF_SOLVER_EXPONENTIAL_SDE, SolverKind::ExponentialSde),
-    (TRANSCDIFF_SOLVER_ADAMS_BASHFORTH, SolverKind::AdamsBashforth),
-    (TRANSCDIFF_SOLVER_CONSISTENCY, SolverKind::Consistency),
-];
+/// Code of a solver.
+pub(crate) fn solver_code(solver: SolverKind) -> u32 {
+    match solver {
+        SolverKind::EulerMaruyama => TRANSCDIFF_SOLVER_EULER_MARUYAMA,
+        SolverKind::Euler => TRANSCDIFF_SOLVER_EULER,
+        SolverKind::Heun => TRANSCDIFF_SOLVER_HEUN,
+        SolverKind::ExponentialSde => TRANSCDIFF_SOLVER_EXPONENTIAL_SDE,
+        SolverKind::AdamsBashforth => TRANSCDIFF_SOLVER_ADAMS_BASHFORTH,
+        SolverKind::Consistency => TRANSCDIFF_SOLVER_CONSISTENCY,
+    }
+}
 
-/// No quality: solver, steps and interval of guidance are those of the options.
+/// No quality: solver and steps are those of the options.
 pub const TRANSCDIFF_QUALITY_NONE: u32 = 0;
-/// Draft: Adams–Bashforth of order 2 in 8 steps, 6 for references, with guidance up to time 0.7.
+/// Draft: the exponential integrator of order 2 in 8 steps, 6 for references.
 pub const TRANSCDIFF_QUALITY_DRAFT: u32 = 1;
-/// Fast: Adams–Bashforth of order 2 in 16 steps, 10 for references, with guidance up to time 0.7.
+/// Fast: the exponential integrator of order 2 in 16 steps, 10 for references.
 pub const TRANSCDIFF_QUALITY_FAST: u32 = 2;
-/// Paper: Euler–Maruyama in 100 steps, with guidance at all times.
+/// Paper: Euler–Maruyama in 100 steps.
 pub const TRANSCDIFF_QUALITY_PAPER: u32 = 3;
 
 /// Progress of a generation after a sampling step.
@@ -158,8 +160,8 @@ pub struct transcdiff_generate_options {
     pub user_data: *mut c_void,
     /// Order of the solver: 1 or 2 for the exponential integrator, 2 to 4 for Adams–Bashforth; 0 means 2. Ignored by other solvers.
     pub order: u32,
-    /// Tested combination of solver, order, numbers and times of steps, extrapolation and interval of guidance, which overrides
-    /// these options: one of `TRANSCDIFF_QUALITY_…`; none for distilled models.
+    /// Tested combination of solver, order, and numbers and times of steps, which overrides these options and the extrapolation:
+    /// one of `TRANSCDIFF_QUALITY_…`; none for distilled models.
     pub quality: u32,
     /// Number of sampling steps per AR step, [ar_step_steps_count], overriding `steps`. NULL: `steps` for every AR step.
     pub ar_step_steps: *const u32,
@@ -185,10 +187,9 @@ unsafe impl Versioned for transcdiff_generate_options {
 /// Options with the default sampling settings of a model; `None` for those of any.
 pub(crate) fn default_options(model: Option<&GeneratorInfo>) -> transcdiff_generate_options {
     let settings = model.map_or(SamplingSettings::from(Preset::PLAIN), GeneratorInfo::settings);
-    let solver =
-        SOLVERS.iter().find(|(_, kind)| *kind == settings.solver).map_or(u32::MAX, |(code, _)| *code);
+    // A test holds these options to be those settings: they have one number of steps and one guidance scale.
     let steps = match &settings.schedule {
-        Schedule::Steps(steps) => steps.first().map_or(0, |&steps| steps as u32),
+        Schedule::Steps(steps) => steps[0],
         Schedule::Warped(..) | Schedule::Times(_) => 0,
     };
     transcdiff_generate_options {
@@ -196,9 +197,9 @@ pub(crate) fn default_options(model: Option<&GeneratorInfo>) -> transcdiff_gener
         images: 0,
         classes: ptr::null(),
         seeds: ptr::null(),
-        steps,
-        solver,
-        guidance: settings.guidance.first().copied().unwrap_or(1.0),
+        steps: steps as u32,
+        solver: solver_code(settings.solver),
+        guidance: settings.guidance[0],
         ar_step_guidance: ptr::null(),
         ar_step_guidance_count: 0,
         guidance_low: settings.guidance_interval.0,

@@ -11,9 +11,7 @@ use transdiff::{Error, HostTensor};
 use crate::input::{array, product, try_copy, try_map};
 use crate::options::{
     TRANSCDIFF_QUALITY_DRAFT, TRANSCDIFF_QUALITY_FAST, TRANSCDIFF_QUALITY_NONE, TRANSCDIFF_QUALITY_PAPER,
-    TRANSCDIFF_SOLVER_ADAMS_BASHFORTH, TRANSCDIFF_SOLVER_CONSISTENCY, TRANSCDIFF_SOLVER_EULER,
-    TRANSCDIFF_SOLVER_EULER_MARUYAMA, TRANSCDIFF_SOLVER_EXPONENTIAL_SDE, TRANSCDIFF_SOLVER_HEUN,
-    transcdiff_generate_options, transcdiff_progress,
+    solver_code, transcdiff_generate_options, transcdiff_progress,
 };
 use crate::status::{FfiError, FfiResult};
 
@@ -172,6 +170,11 @@ unsafe fn offset(from: *const f32, by: usize) -> *const f32 {
     if from.is_null() { from } else { unsafe { from.add(by) } }
 }
 
+/// Number of AR steps of a generation: those of the model, or one from features.
+pub(crate) fn ar_steps(info: &Info, o: &transcdiff_generate_options) -> usize {
+    if o.features.is_null() { info.generator.ar_steps } else { 1 }
+}
+
 /// # Safety
 /// As [`request`].
 unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sampling> {
@@ -182,8 +185,8 @@ unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sa
         TRANSCDIFF_QUALITY_PAPER => Some(Quality::Paper),
         other => return Err(FfiError::argument("quality", "one of TRANSCDIFF_QUALITY_…", other)),
     };
-    let solver = SOLVERS.iter().find(|(code, _)| *code == o.solver);
-    let &(_, solver) =
+    let solver = SolverKind::ALL.into_iter().find(|&kind| solver_code(kind) == o.solver);
+    let solver =
         solver.ok_or_else(|| FfiError::argument("solver", "one of TRANSCDIFF_SOLVER_…", o.solver))?;
     if quality.is_some() && info.generator.distilled {
         let expected = "TRANSCDIFF_QUALITY_NONE, because the model is distilled";
@@ -204,7 +207,7 @@ unsafe fn sampling(info: &Info, o: &transcdiff_generate_options) -> FfiResult<Sa
     };
     // The struct always has all settings; solvers without one ignore it.
     let settings = settings.with_solver(solver);
-    let ar_steps = if o.features.is_null() { info.generator.ar_steps } else { 1 };
+    let ar_steps = ar_steps(info, o);
     let settings = match quality {
         Some(quality) => quality.apply(settings, ar_steps),
         None => settings,

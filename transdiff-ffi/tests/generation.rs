@@ -336,13 +336,7 @@ fn distilled_models_take_the_consistency_sampler_without_guidance() {
     assert_eq!((model.info().distilled, Model::from_memory(&shared().mrar, None).info().distilled), (1, 0));
     let session = model.session();
     let request = GenerationRequest::new(2, 3);
-    let mut own = request.options(&model);
-    let mut defaults = own;
-    // SAFETY: both pointers are valid.
-    let status = unsafe {
-        transcdiff_generate_options_init(model.0, &mut defaults, size_of::<transcdiff_generate_options>())
-    };
-    assert_eq!(status, TRANSCDIFF_OK);
+    let (mut own, defaults) = (request.options(&model), model.generate_options());
     assert_eq!((defaults.solver, defaults.steps), (TRANSCDIFF_SOLVER_CONSISTENCY, 2));
     assert_eq!(defaults.guidance, 1.0);
     (own.solver, own.steps, own.guidance) = (defaults.solver, 3, 1.0);
@@ -350,6 +344,15 @@ fn distilled_models_take_the_consistency_sampler_without_guidance() {
     let sampler = Consistency::new(Timesteps::uniform(3).unwrap(), Interpolant::Linear);
     want.sampling = Sampling::new(sampler, Guidance::NONE);
     assert_eq!(session.generate(&own).unwrap(), expected(&pipeline(bytes, None), want));
+    // Initialised options are the model's own settings.
+    for bytes in [bytes, &shared().mrar] {
+        let (model, pipeline) = (Model::from_memory(bytes, None), pipeline(bytes, None));
+        let transcdiff_generate_options { images, classes, seeds, .. } = request.options(&model);
+        let options = transcdiff_generate_options { images, classes, seeds, ..model.generate_options() };
+        let mut want = pipeline_request(&request);
+        want.sampling = pipeline.info().generator.settings().build(4).unwrap();
+        assert_eq!(model.session().generate(&options).unwrap(), expected(&pipeline, want));
+    }
     for (options, subject) in [
         (transcdiff_generate_options { solver: TRANSCDIFF_SOLVER_EULER, ..own }, "solver"),
         (transcdiff_generate_options { quality: TRANSCDIFF_QUALITY_FAST, ..own }, "quality"),
@@ -425,7 +428,6 @@ fn solvers_and_their_steps_are_those_of_the_pipeline() {
         quality: TRANSCDIFF_QUALITY_FAST,
         // Overridden.
         steps: 1,
-        guidance_low: 0.9,
         ..own
     };
     let own = SamplingSettings { guidance: vec![1.5], ..Preset::PLAIN.into() };

@@ -135,7 +135,7 @@ fn sampling_flags_reach_the_solver() {
         let want = expected(&model, None, |_, request| request.sampling = settings.build(4).unwrap());
         assert_eq!(latents_with(flags), want.latents, "{flags:?}");
     }
-    let draft = ["--solver", "adams-bashforth", "--steps", "6,6,6,8", "--guidance-interval", "0,0.7"];
+    let draft = ["--solver", "exponential-sde", "--steps", "6,6,6,8"];
     let guided = |flags: &[&str]| latents_with(&[flags, &["--guidance", "1.5"]].concat());
     assert_eq!(guided(&["--quality", "draft"]), guided(&draft));
 }

@@ -1,19 +1,19 @@
-//! Tested combinations of solver, number of steps and interval of guidance.
+//! Tested combinations of solver and number of steps.
 
 use std::str::FromStr;
 
 use super::{SamplingSettings, Schedule, SolverKind};
 use crate::{Error, Result};
 
-/// Combination of solver, number of steps and interval of guidance, by name. What it costs in quality on trained models is in
+/// Combination of solver and number of steps, by name. What it costs in quality on trained models is in
 /// `docs/fewer-evaluations.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Quality {
-    /// A first look: adams-bashforth of order 2 in 8 steps, references in 6, guidance up to t = 0.7.
+    /// A first look: exponential-sde of order 2 in 8 steps, references in 6.
     Draft,
-    /// A seventh of the network passes: adams-bashforth of order 2 in 16 steps, references in 10, guidance up to t = 0.7.
+    /// A sixth of the evaluations: exponential-sde of order 2 in 16 steps, references in 10.
     Fast,
-    /// The paper's: euler-maruyama in 100 steps with guidance at all times.
+    /// The paper's: euler-maruyama in 100 steps.
     Paper,
 }
 
@@ -30,13 +30,13 @@ impl Quality {
         }
     }
 
-    /// `settings` with the solver, the steps and the interval of guidance of this combination, for a generation in `ar_steps` AR
-    /// steps. Scales of guidance are kept; those of drift and noise where the solver has them.
+    /// `settings` with the solver and the steps of this combination, for a generation in `ar_steps` AR steps. Guidance and scales
+    /// are kept.
     pub fn apply(self, settings: SamplingSettings, ar_steps: usize) -> SamplingSettings {
-        let (solver, references, last, high) = match self {
-            Self::Draft => (SolverKind::AdamsBashforth, 6, 8, 0.7),
-            Self::Fast => (SolverKind::AdamsBashforth, 10, 16, 0.7),
-            Self::Paper => (SolverKind::EulerMaruyama, 100, 100, 1.0),
+        let (solver, references, last) = match self {
+            Self::Draft => (SolverKind::ExponentialSde, 6, 8),
+            Self::Fast => (SolverKind::ExponentialSde, 10, 16),
+            Self::Paper => (SolverKind::EulerMaruyama, 100, 100),
         };
         let mut steps = vec![references; ar_steps.saturating_sub(1)];
         steps.push(last);
@@ -44,7 +44,6 @@ impl Quality {
             order: solver.default_order(),
             schedule: Schedule::Steps(steps),
             extrapolation: None,
-            guidance_interval: (0.0, high),
             ..settings.with_solver(solver)
         }
     }
@@ -68,17 +67,18 @@ mod tests {
 
     #[test]
     fn combinations_take_the_evaluations_that_they_say() {
-        for (quality, ar_steps, evaluations, passes) in [
-            // Guided from the first time that is at most 0.7: i/8 ≥ 0.3 and i/16 ≥ 0.3.
-            (Quality::Draft, 1, 8, 8 + 5),
-            (Quality::Fast, 1, 16, 16 + 11),
-            (Quality::Paper, 1, 100, 200),
-            (Quality::Fast, 4, 3 * 10 + 16, 3 * (10 + 7) + 16 + 11),
-            (Quality::Paper, 4, 400, 800),
+        for (quality, ar_steps, evaluations) in [
+            (Quality::Draft, 1, 8),
+            (Quality::Fast, 1, 16),
+            (Quality::Paper, 1, 100),
+            (Quality::Draft, 4, 3 * 6 + 8),
+            (Quality::Fast, 4, 3 * 10 + 16),
+            (Quality::Paper, 4, 400),
         ] {
             let settings = quality.apply(Preset::BASE.into(), ar_steps);
             let sampling = settings.build(ar_steps).unwrap();
-            assert_eq!(sampling.work(ar_steps, 0).unwrap(), Work { evaluations, passes }, "{quality:?}");
+            let work = Work { evaluations, passes: 2 * evaluations };
+            assert_eq!(sampling.work(ar_steps, 0).unwrap(), work, "{quality:?}");
             assert_eq!(quality.name().parse::<Quality>().unwrap(), quality);
         }
         let paper = Quality::Paper.apply(Preset::BASE.into(), 1);
