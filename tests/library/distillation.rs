@@ -180,7 +180,8 @@ fn loss_in_bf16_is_close() {
         let teacher = tiny::model(&cpu(), &config, DType::F32);
         let batch = tiny::batch(&teacher, &[false; 3], 2, 5);
         let loss = |compute| {
-            let objective = ConsistencyObjective { guidance: 1.7, ..ConsistencyObjective::default() };
+            let objective =
+                ConsistencyObjective { guidance: 1.7, huber: 0.7, ..ConsistencyObjective::default() };
             let settings = TrainConfig { compute, ..settings(objective) };
             Run::new(student(&teacher), settings).unwrap().gradients(std::slice::from_ref(&batch)).unwrap().0
         };
@@ -233,8 +234,8 @@ fn students_learn_the_ends_of_guided_trajectories() {
         trainer.step(&mut data).unwrap();
     }
     let after = in_one_step(trainer.model().student(), &ends);
-    // A network of this width gets no nearer than three quarters.
-    assert!(after < 0.8 * before, "{before} before, {after} after");
+    // To 0.69 with a network of this width.
+    assert!(after < 0.75 * before, "{before} before, {after} after");
 }
 
 #[test]

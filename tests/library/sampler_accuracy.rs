@@ -108,12 +108,21 @@ proptest! {
     }
 }
 
-/// Largest error over a few initial states of the logistic field, against `exact`.
-fn logistic_error(solver: &dyn Sampler<Reference>, exact: impl Fn(f64) -> f64) -> f64 {
+/// Largest error over a few initial states of the logistic field.
+fn logistic_error(solver: &dyn Sampler<Reference>) -> f64 {
+    largest_error(solver, &Logistic, |x| Logistic::exact(x, 0.0))
+}
+
+/// Largest error over a few initial states of `field`, against `exact`.
+fn largest_error(
+    solver: &dyn Sampler<Reference>,
+    field: &dyn VelocityField<Reference>,
+    exact: impl Fn(f64) -> f64,
+) -> f64 {
     let start = vec![0.1, 0.3, 0.5, 0.7, 0.9, 1.1];
     let expected: Vec<f64> = start.iter().map(|&x| exact(x)).collect();
     let x = Tensor::from_f64(&Reference, &[start.len(), 1], start, DType::F64).unwrap();
-    let out = solver.sample(&Logistic, x, ONLY, &mut NoNoise, &mut NoopObserver).unwrap().to_f64().unwrap();
+    let out = solver.sample(field, x, ONLY, &mut NoNoise, &mut NoopObserver).unwrap().to_f64().unwrap();
     assert_eq!(out.len(), expected.len());
     // NaN is the largest in this order.
     out.iter().zip(expected).map(|(a, b)| (a - b).abs()).max_by(f64::total_cmp).unwrap_or(0.0)
@@ -130,7 +139,7 @@ fn assert_order(what: &str, order: f64, errors: &[f64]) {
 fn deterministic_solvers_have_their_order_of_convergence() {
     let errors = |solver: &dyn Fn(Timesteps) -> Solver| -> Vec<f64> {
         let timesteps = [32, 64, 128, 256].map(|n| Timesteps::uniform(n).unwrap());
-        timesteps.into_iter().map(|s| logistic_error(&solver(s), |x| Logistic::exact(x, 0.0))).collect()
+        timesteps.into_iter().map(|s| logistic_error(&solver(s))).collect()
     };
     assert_order(
         "Euler",
@@ -140,6 +149,29 @@ fn deterministic_solvers_have_their_order_of_convergence() {
     assert_order("Heun", 2.0, &errors(&|timesteps| Solver::Heun(Heun::new(timesteps, Interpolant::Linear))));
 }
 
+/// On Gaussian data, whose velocities take x to mean + deviation · x.
+#[test]
+fn deterministic_solvers_have_their_order_on_gaussian_data() {
+    for interpolant in [Interpolant::Linear, Interpolant::Cosine] {
+        let field = Gaussian { interpolant, mean: 0.4, std: 0.6 };
+        let errors = |solver: &dyn Fn(Timesteps) -> Solver, counts: [usize; 3]| {
+            let solver = |n| solver(Timesteps::uniform(n).unwrap());
+            counts.map(|n| largest_error(&solver(n), &field, |x| field.mean + field.std * x))
+        };
+        let euler = |timesteps| Euler::new(timesteps, interpolant);
+        let counts = [256, 512, 1024];
+        assert_order("Euler", 1.0, &errors(&|times| euler(times).into(), counts));
+        let extrapolated = |times| euler(times).extrapolated(0.3).unwrap().into();
+        assert_order("extrapolated Euler", 1.0, &errors(&extrapolated, counts));
+        assert_order("Heun", 2.0, &errors(&|times| Heun::new(times, interpolant).into(), counts));
+        for order in 2..=4 {
+            let solver = |times| AdamsBashforth::new(times, interpolant, order).unwrap().into();
+            // Of the start, which is Euler's.
+            assert_order(&format!("Adams–Bashforth {order}"), 2.0, &errors(&solver, [2048, 4096, 8192]));
+        }
+    }
+}
+
 /// The first step is Euler's, of whose error, of order 2 in the step, that of all orders is at last. Higher orders have smaller
 /// errors, and on times whose first steps are short, as short as that error asks for, they have their own order.
 #[test]
@@ -147,7 +179,7 @@ fn adams_bashforth_converges_with_the_order_of_its_start() {
     let interpolant = Interpolant::Linear;
     let error = |order, timesteps| {
         let solver = AdamsBashforth::new(timesteps, interpolant, order).unwrap();
-        logistic_error(&solver, |x| Logistic::exact(x, 0.0))
+        logistic_error(&solver)
     };
     let errors = |order| [2048, 4096, 8192].map(|n| error(order, Timesteps::uniform(n).unwrap()));
     for order in 2..=4 {
@@ -155,9 +187,7 @@ fn adams_bashforth_converges_with_the_order_of_its_start() {
     }
     for n in [16, 32, 64, 128] {
         let [euler, second, fourth] = [
-            logistic_error(&Euler::new(Timesteps::uniform(n).unwrap(), interpolant), |x| {
-                Logistic::exact(x, 0.0)
-            }),
+            logistic_error(&Euler::new(Timesteps::uniform(n).unwrap(), interpolant)),
             error(2, Timesteps::uniform(n).unwrap()),
             error(4, Timesteps::uniform(n).unwrap()),
         ];
@@ -231,21 +261,55 @@ fn stochastic_solvers_have_their_error_of_the_standard_deviation() {
     }
 }
 
-/// The bias of the exponential integrator falls with its order.
+/// Mean and variance at `end` of the paper's SDE with scales s₀ and s₁, dx = s₀ (2 x − (2 − t) x̂₀)/t dt + s₁ √(2t) dW, from
+/// N(0, 1) at 1, on the linear interpolant: their equations by the classical Runge–Kutta method in steps enough for 1e-12.
+fn continuous_moments(data: &Gaussian, s0: f64, s1: f64, end: f64) -> (f64, f64) {
+    const STEPS: usize = 4000;
+    // x̂₀ = x − t v with v = c + k x; time falls, so that noise adds to the variance.
+    let slopes = |t: f64, [mean, var]: [f64; 2]| {
+        let (c, k) = data.affine(t);
+        let a = s0 * (2.0 - (2.0 - t) * (1.0 - t * k)) / t;
+        [a * mean + s0 * (2.0 - t) * c, 2.0 * a * var - 2.0 * t * s1 * s1]
+    };
+    let h = (end - 1.0) / STEPS as f64;
+    let mut state = [0.0, 1.0];
+    for i in 0..STEPS {
+        let t = 1.0 + i as f64 * h;
+        let along = |slope: [f64; 2], h: f64| [state[0] + h * slope[0], state[1] + h * slope[1]];
+        let first = slopes(t, state);
+        let second = slopes(t + h / 2.0, along(first, h / 2.0));
+        let third = slopes(t + h / 2.0, along(second, h / 2.0));
+        let fourth = slopes(t + h, along(third, h));
+        for j in 0..2 {
+            state[j] += h / 6.0 * (first[j] + 2.0 * second[j] + 2.0 * third[j] + fourth[j]);
+        }
+    }
+    (state[0], state[1])
+}
+
+/// The bias of the exponential integrator against the continuous SDE with its scales falls with its order.
 #[test]
 fn exponential_sde_converges_with_its_order() {
-    for (mean, std) in [(0.4, 1.0), (-2.0, 0.3), (1.0, 0.7)] {
+    let data = [(0.4, 1.0), (-2.0, 0.3), (1.0, 0.7)];
+    // With s₀ = ½, p = 1 and q = 0.
+    let scales = [(1.0, 1.0), (0.87, 0.91), (0.5, 0.7)];
+    for ((mean, std), (s0, s1)) in data.into_iter().flat_map(|data| scales.map(|scales| (data, scales))) {
         let field = Gaussian { interpolant: Interpolant::Linear, mean, std };
         // To 0.5, so that the last step, which is of order 1, is left out.
-        let (exact_mean, exact_var) = field.marginal(0.5);
+        let (exact_mean, exact_var) = continuous_moments(&field, s0, s1, 0.5);
+        if (s0, s1) == (1.0, 1.0) {
+            let (mean, var) = field.marginal(0.5);
+            assert!((exact_mean - mean).abs() < 1e-11 && (exact_var - var).abs() < 1e-11);
+        }
         for order in 1..=2 {
             let errors = [64, 128, 256, 512].map(|n| {
                 let timesteps = Timesteps::uniform(2 * n).unwrap();
-                let solver = ExponentialSde::new(timesteps, order, 1.0, 1.0).unwrap();
+                let solver = ExponentialSde::new(timesteps, order, s0, s1).unwrap();
                 let (mean, var) = exact_moments(&solver, &field, n);
                 (mean - exact_mean).hypot(var - exact_var)
             });
-            assert_order(&format!("mean {mean}, deviation {std}, order {order}"), order as f64, &errors);
+            let what = format!("mean {mean}, deviation {std}, scales {s0} and {s1}, order {order}");
+            assert_order(&what, order as f64, &errors);
         }
     }
 }
@@ -359,10 +423,10 @@ fn the_papers_final_step_limits_convergence() {
     let limit = |x: f64, step: &dyn Fn(f64) -> f64| step(Logistic::exact(x, LAST));
     let errors = timesteps
         .clone()
-        .map(|timesteps| logistic_error(&Euler::new(timesteps, interpolant), |x| limit(x, &euler)));
+        .map(|timesteps| largest_error(&Euler::new(timesteps, interpolant), &Logistic, |x| limit(x, &euler)));
     assert_order("Euler", 1.0, &errors);
-    let errors =
-        timesteps.map(|timesteps| logistic_error(&Heun::new(timesteps, interpolant), |x| limit(x, &heun)));
+    let errors = timesteps
+        .map(|timesteps| largest_error(&Heun::new(timesteps, interpolant), &Logistic, |x| limit(x, &heun)));
     assert_order("Heun", 2.0, &errors);
 }
 

@@ -183,7 +183,7 @@ struct CallbackLog {
     steps: Vec<transcdiff_progress>,
     previews: Vec<(usize, usize, usize)>,
     last_preview: Vec<f32>,
-    messages: usize,
+    messages: Vec<String>,
 }
 
 unsafe extern "C" fn record_step(progress: *const transcdiff_progress, record: *mut c_void) -> i32 {
@@ -213,8 +213,8 @@ unsafe extern "C" fn record_message(level: u32, message: *const std::ffi::c_char
     assert_eq!(level, TRANSCDIFF_LOG_INFO);
     // SAFETY: as above.
     unsafe {
-        assert_ne!(*message, 0);
-        (*record.cast::<CallbackLog>()).messages += 1;
+        let message = std::ffi::CStr::from_ptr(message).to_str().unwrap().to_owned();
+        (*record.cast::<CallbackLog>()).messages.push(message);
     }
 }
 
@@ -255,7 +255,23 @@ fn callbacks_receive_every_step_in_order() {
         .map(|&(first, images, .., step, _)| (first, step, images * session.latent()))
         .collect();
     assert_eq!(record.previews, previews);
-    assert!(record.messages > 0);
+    assert_eq!(record.messages, [format!("generating 5 images in {} evaluations each", 7 * ar_steps)]);
+    // Of a quality, which overrides the steps, and without a reference that is given.
+    let reference = vec![0.5; 5 * session.latent()];
+    record.messages.clear();
+    let o = transcdiff_generate_options {
+        quality: TRANSCDIFF_QUALITY_DRAFT,
+        references: reference.as_ptr(),
+        reference_count: 1,
+        progress: None,
+        preview: None,
+        ..o
+    };
+    session.generate(&o).unwrap();
+    assert_eq!(
+        record.messages,
+        [format!("generating 5 images in {} evaluations each", 6 * (ar_steps - 2) + 8)]
+    );
 }
 
 /// AR steps replaced by given references do not count.

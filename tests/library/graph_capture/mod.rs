@@ -8,8 +8,8 @@ use crate::common::tiny::{self, bits};
 use capturing_backend::CapturingBackend;
 use transdiff_core::diffusion::Sampling;
 use transdiff_core::diffusion::{
-    AdamsBashforth, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant, KeyedNoise, NoopObserver,
-    Progress, Timesteps,
+    AdamsBashforth, Consistency, Euler, EulerMaruyama, ExponentialSde, Guidance, Heun, Interpolant,
+    KeyedNoise, NoopObserver, Progress, SolverKind, Timesteps,
 };
 use transdiff_core::models::transdiff::{Session, TransDiffConfig};
 use transdiff_core::reference::Reference;
@@ -28,7 +28,8 @@ fn generate<B: Backend>(
     dtype: DType,
     sampling: &Sampling,
 ) -> Vec<Vec<u64>> {
-    let model = tiny::model(backend, config, dtype);
+    let distilled = sampling.solvers[0].kind() == SolverKind::Consistency;
+    let model = tiny::model(backend, &TransDiffConfig { distilled, ..config.clone() }, dtype);
     let mut noise = KeyedNoise::new(backend, DType::F32, &[3, 4]);
     let made = Session::new(&model).generate(&[0, 2], &[], sampling, &mut noise, &mut NoopObserver).unwrap();
     made.references.iter().chain([&made.codes]).map(bits).collect()
@@ -42,7 +43,9 @@ fn graph_launches_are_bitwise_identical_to_eager_evaluation() {
     let euler_maruyama = EulerMaruyama::new(timesteps.clone(), interpolant, 0.9, 0.95).unwrap();
     let heun = Heun::new(timesteps.clone(), interpolant);
     let exponential = ExponentialSde::new(timesteps.clone(), 2, 0.9, 0.95).unwrap();
-    let adams_bashforth = AdamsBashforth::new(timesteps, interpolant, 4).unwrap();
+    let adams_bashforth = AdamsBashforth::new(timesteps.clone(), interpolant, 4).unwrap();
+    let extrapolated = Euler::new(timesteps.clone(), interpolant).extrapolated(0.3).unwrap();
+    let consistency = Consistency::new(timesteps, interpolant);
     // Heun's times are 1, ¾, ¾, ½, ½, ¼, ¼ and 0.
     let half = Guidance::within(1.4, 0.5, 1.0).unwrap();
     let cases = [
@@ -55,6 +58,8 @@ fn graph_launches_are_bitwise_identical_to_eager_evaluation() {
         (Sampling::new(exponential, half), 1, 2),
         (Sampling::new(adams_bashforth.clone(), Guidance::NONE), 1, 3),
         (Sampling::new(adams_bashforth, Guidance::new(1.4).unwrap()), 1, 3),
+        (Sampling::new(extrapolated, Guidance::new(1.4).unwrap()), 1, 3),
+        (Sampling::new(consistency, Guidance::NONE), 1, 3),
     ];
     for (config, dtype) in configs().into_iter().zip([DType::F32, DType::BF16]) {
         for (sampling, captures, launches) in &cases {
