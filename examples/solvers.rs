@@ -3,7 +3,7 @@
 //! `cargo run --release --example solvers`, after the quickstart. Several seeds, with the same initial noise for all solvers:
 //! Fréchet distance and accuracy as the quickstart measures them, and for deterministic solvers the distance of the latents to a
 //! solution in many steps. With `--student`, a model that was distilled from it, too. Writes `solvers.csv` and `solvers.svg`, and
-//! prints a table.
+//! prints tables.
 
 #[path = "quickstart/digits.rs"]
 #[allow(dead_code)]
@@ -34,6 +34,8 @@ const REFERENCE: &str = "adams-bashforth 4";
 /// Warp and extrapolation of UCGM's sampler (arXiv 2505.07447).
 const WARP: [f64; 3] = [1.17, 0.8, 1.1];
 const EXTRAPOLATION: f64 = 0.3;
+/// Number of evaluations whose distance to that solution is in the table.
+const COMPARED: usize = 25;
 /// Entry of a distilled model, and its numbers of evaluations per AR step.
 const STUDENT: &str = "distilled";
 const STUDENT_EVALUATIONS: [usize; 3] = [1, 2, 4];
@@ -189,13 +191,16 @@ fn measure(
     }
     let student = arguments.student.as_ref().map(|path| TransDiff::load(model.backend(), path, DType::F32));
     let student = student.transpose()?;
-    let reference = all.iter().find(|entry| entry.name == REFERENCE).ok_or("no entry of the reference")?;
-    let reference = reference.sampling(REFERENCE_STEPS, arguments, ar_steps)?;
-    let reference = latents(model, &reference, images, 0)?;
     let chosen = |entry: &&Entry| {
         arguments.solvers.is_empty() || arguments.solvers.iter().any(|name| name == entry.name)
     };
     let mut cases = Vec::new();
+    let reference = match all.iter().find(|entry| entry.name == REFERENCE) {
+        Some(entry) if all.iter().filter(chosen).any(Entry::is_deterministic) => {
+            latents(model, &entry.sampling(REFERENCE_STEPS, arguments, ar_steps)?, images, 0)?
+        }
+        _ => Vec::new(),
+    };
     for entry in all.iter().filter(chosen) {
         for &evaluations in &arguments.evaluations {
             let sampling = entry.sampling(evaluations, arguments, ar_steps)?;
@@ -221,7 +226,7 @@ fn measure(
             row.frechet.push(quality.frechet_distance);
             row.accuracy.push(quality.accuracy);
         }
-        println!("{}", row.line());
+        eprintln!("{name}, {evaluations}: {}", row.cell());
         rows.push(row);
     }
     Ok(rows)
@@ -238,15 +243,38 @@ fn deviation(values: &[f64]) -> f64 {
 }
 
 impl Row {
-    /// A line of the table.
-    fn line(&self) -> String {
-        let rmse = self.rmse.map_or(String::new(), |rmse| format!("{rmse:.4}"));
+    /// Mean and standard deviation of the distance, and mean accuracy.
+    fn cell(&self) -> String {
         let (frechet, spread, accuracy) =
             (mean(&self.frechet), deviation(&self.frechet), mean(&self.accuracy));
-        format!(
-            "| {} | {} | {frechet:.1} ± {spread:.1} | {accuracy:.3} | {rmse} |",
-            self.name, self.evaluations
-        )
+        format!("{frechet:.1} ± {spread:.1}, {accuracy:.3}")
+    }
+}
+
+/// Tables of the solvers and of the student: a line for each, a column for each of its numbers of evaluations.
+fn print_tables(rows: &[Row]) {
+    for of_student in [false, true] {
+        let rows: Vec<&Row> = rows.iter().filter(|row| (row.name == STUDENT) == of_student).collect();
+        let mut columns: Vec<usize> = rows.iter().map(|row| row.evaluations).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        let mut names: Vec<&str> = rows.iter().map(|row| row.name).collect();
+        names.dedup();
+        if names.is_empty() {
+            continue;
+        }
+        let heads: Vec<String> = columns.iter().map(usize::to_string).collect();
+        println!("| solver | {} | RMSE in {COMPARED} |", heads.join(" | "));
+        println!("|---|{}---|", "---|".repeat(columns.len()));
+        for name in names {
+            let row =
+                |evaluations| rows.iter().find(|row| (row.name, row.evaluations) == (name, evaluations));
+            let cells = columns.iter().map(|&column| row(column).map_or(String::new(), |row| row.cell()));
+            let rmse =
+                row(COMPARED).and_then(|row| row.rmse).map_or(String::new(), |rmse| format!("{rmse:.4}"));
+            println!("| {name} | {} | {rmse} |", cells.collect::<Vec<_>>().join(" | "));
+        }
+        println!();
     }
 }
 
@@ -311,8 +339,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let evaluator = Evaluator::new(&train, &test)?;
     let model = TransDiff::load(&Cpu::new(None)?, &arguments.model, DType::F32)?;
     fs::create_dir_all(&arguments.out)?;
-    println!("| solver | evaluations | Fréchet distance | accuracy | RMSE |\n|---|---|---|---|---|");
     let rows = measure(&model, &evaluator, &arguments)?;
+    print_tables(&rows);
     write_numbers(&arguments.out.join("solvers.csv"), &rows)?;
     let figure = arguments.out.join("solvers.svg");
     draw(&figure, &rows)?;

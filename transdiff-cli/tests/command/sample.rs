@@ -137,7 +137,10 @@ fn sampling_flags_reach_the_solver() {
     }
     let draft = ["--solver", "exponential-sde", "--steps", "6,6,6,8"];
     let guided = |flags: &[&str]| latents_with(&[flags, &["--guidance", "1.5"]].concat());
-    assert_eq!(guided(&["--quality", "draft"]), guided(&draft));
+    for interval in [&[][..], &["--guidance-interval", "0,0.5"]] {
+        let with_interval = |flags: &[&str]| guided(&[flags, interval].concat());
+        assert_eq!(with_interval(&["--quality", "draft"]), with_interval(&draft));
+    }
 }
 
 #[test]
@@ -258,7 +261,7 @@ fn invalid_settings_are_rejected_before_loading() {
         (&["--guidance", "0.5"], "error: --guidance: expected "),
         (&["--guidance", "1,2"], "--guidance: expected 1 scale, got 2"),
         (
-            &["--quality", "fast", "--noise-scale", "1"],
+            &["--solver", "adams-bashforth", "--noise-scale", "1"],
             "--noise-scale: expected no value, because the solver adams-bashforth has no scales, got 1",
         ),
         (&["--steps", "3,4"], "--steps: expected 1 number, got 2"),
