@@ -76,7 +76,7 @@ impl Experiment {
             }
             Self::Evaluations => {
                 let paper =
-                    "The paper takes 100 steps of Euler–Maruyama for each image; fewer have a higher FID.";
+                    "100 steps of Euler–Maruyama, as the paper takes, are better than fewer evaluations.";
                 let full = |groups| {
                     let of_paper = |&index: &usize| {
                         let set = conditions[index].set;

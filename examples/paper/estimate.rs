@@ -27,7 +27,7 @@ const GUIDANCE: f64 = 2.0;
 #[derive(Clone, Debug, Default)]
 pub struct Speeds {
     classifier: f64,
-    /// A training step, by the number of AR steps, of students and others.
+    /// A training step, by [`kind`].
     training: BTreeMap<(usize, bool), f64>,
     /// A pass through the decoder per image, by the number of AR steps.
     pass: BTreeMap<usize, f64>,
@@ -45,13 +45,13 @@ impl Speeds {
                 }
                 Unit::Train { model, .. } if !speeds.training.contains_key(&kind(*model)) => {
                     let network = network(study, *model)?;
-                    let (config, codec) = (study.training_config(*model, 0), study.trainer_codec());
+                    let (scale, codec) = (study.scale, Some(study.trainer_codec()));
                     let seconds = match model {
                         ModelName::Student(_) => {
-                            let config = config.with_objective(study.consistency());
-                            training_step(study, Distillation::new(&network)?, Some(codec), config)?
+                            let student = Distillation::new(&network)?;
+                            training_step(study, student, codec, scale.distilling(*model, 0))?
                         }
-                        _ => training_step(study, network, Some(codec), config)?,
+                        _ => training_step(study, network, codec, scale.training(*model, 0))?,
                     };
                     speeds.training.insert(kind(*model), seconds);
                 }
@@ -68,9 +68,8 @@ impl Speeds {
     fn whole<B: Backend>(&self, study: &Study<'_, B>, unit: &Unit) -> Result<f64> {
         Ok(match unit {
             Unit::Classifier => self.classifier * study.scale.classifier.steps as f64,
-            Unit::Train { seed, model } => {
-                let steps = study.training_config(*model, *seed).lr.total;
-                self.training[&kind(*model)] * steps as f64
+            Unit::Train { model, .. } => {
+                self.training[&kind(*model)] * study.scale.recipe(*model).steps as f64
             }
             Unit::Measure { set, .. } => {
                 let groups = set.model.groups();
@@ -88,7 +87,7 @@ impl Speeds {
         }
         let steps = match unit {
             Unit::Classifier => study.scale.classifier.steps,
-            Unit::Train { seed, model } => study.training_config(*model, *seed).lr.total,
+            Unit::Train { model, .. } => study.scale.recipe(*model).steps,
             Unit::Measure { .. } => return Ok([whole, 0.0]),
         };
         let done = steps_done(&study.folder.path(&unit.checkpoint()))?;
@@ -117,7 +116,7 @@ fn training_step<B: Backend, M: Trainable<B>>(
     Ok(started.elapsed().as_secs_f64() / f64::from(TRAINING_STEPS))
 }
 
-/// Key of the speed of a model's training.
+/// Key of the speed of a model's training: number of AR steps, and whether it is a student.
 fn kind(model: ModelName) -> (usize, bool) {
     (model.groups(), matches!(model, ModelName::Student(_)))
 }

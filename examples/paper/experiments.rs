@@ -178,8 +178,9 @@ impl Experiment {
             Self::Evaluations => format!(
                 "The base model and MRAR in {FEW} AR steps, with guidance {PAPER_GUIDANCE} and both scales 1; numbers are \
                  evaluations, of MRAR for all images together. Solvers are of order 2 where they have orders. Students were \
-                 distilled from these models, with that guidance, in {} steps of {} images, and need none.",
-                distillation.steps, distillation.batch
+                 distilled from the guided models in {} steps of {} images with a learning rate of {}, and are sampled without \
+                 guidance, in two evaluations at the times 1 and 0.7.",
+                distillation.steps, distillation.batch, distillation.peak
             ),
         }
     }
@@ -370,13 +371,30 @@ fn label(model: ModelName, scale: &Scale) -> String {
         ModelName::BaseAt(step) => format!("base, step {step} of {}", scale.base.steps),
         ModelName::OneStep => "1-step".to_owned(),
         ModelName::Mrar(groups) => format!("MRAR, {}", references(groups)),
-        ModelName::Student(groups) => format!("student, {groups} AR steps"),
+        ModelName::Student(_) => "student".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use transdiff::diffusion::{Quality, SamplingSettings};
+
     use super::*;
+
+    #[test]
+    fn qualities_are_among_the_numbers_of_evaluations() {
+        for (groups, quality) in
+            [(1, Quality::Fast), (1, Quality::Draft), (FEW, Quality::Fast), (FEW, Quality::Draft)]
+        {
+            let settings = SamplingSettings::from(Preset::new(PAPER_GUIDANCE, 1.0, 1.0));
+            let expected = quality.apply(settings, groups).build(groups).unwrap();
+            let same = |condition: &Condition| {
+                let set = condition.set;
+                set.model.groups() == groups && set.sampling(1).unwrap() == expected
+            };
+            assert!(evaluations().iter().any(same), "{quality:?} of {groups}");
+        }
+    }
 
     #[test]
     fn lines_run_from_left_to_right() {

@@ -1,10 +1,12 @@
 //! Sizes and recipes of the study.
 
 use serde::Serialize;
-use transdiff::models::transdiff::{FlowObjective, Mode, TransDiffConfig};
+use transdiff::models::transdiff::{ConsistencyObjective, FlowObjective, Mode, TransDiffConfig};
 use transdiff::train::{EmaConfig, LrDecay, LrSchedule, TrainConfig};
 
+use crate::experiments::PAPER_GUIDANCE;
 use crate::pictures::CLASSES;
+use crate::units::ModelName;
 
 /// Sizes and recipes. Results of different scales cannot be compared, so a directory holds those of one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -90,19 +92,35 @@ impl Scale {
         }
     }
 
-    /// Settings of the training by `recipe` of a model in `groups` AR steps. A sample is an image per AR step, so that a
-    /// step takes as many images with every number of AR steps.
-    pub fn training(&self, recipe: Recipe, groups: usize, seed: u64) -> TrainConfig {
-        let objective = FlowObjective { batch_mul: 2, ..FlowObjective::default() };
-        TrainConfig { objective, ..recipe.config(groups, seed) }
+    /// Recipe of a model.
+    pub fn recipe(&self, model: ModelName) -> Recipe {
+        match model {
+            ModelName::Base | ModelName::BaseAt(_) => self.base,
+            ModelName::OneStep | ModelName::Mrar(_) => self.further,
+            ModelName::Student(_) => self.distillation,
+        }
     }
 
-    /// Settings of the distillation of a model in `groups` AR steps; the objective is that of a training.
-    pub fn distillation(&self, groups: usize, seed: u64) -> TrainConfig {
+    /// Settings of the training of `model`. A sample is an image per AR step, so that a step takes as many images with every
+    /// number of AR steps.
+    pub fn training(&self, model: ModelName, seed: u64) -> TrainConfig {
+        let objective = FlowObjective { batch_mul: 2, ..FlowObjective::default() };
+        TrainConfig { objective, ..self.recipe(model).config(model.groups(), seed) }
+    }
+
+    /// Settings of the distillation of the student `model`.
+    pub fn distilling(&self, model: ModelName, seed: u64) -> TrainConfig<ConsistencyObjective> {
+        let Recipe { steps, batch, peak } = self.recipe(model);
+        let settings = TrainConfig::distillation((batch / model.groups()).max(1), steps);
         TrainConfig {
-            max_grad_norm: 0.1,
-            ema: EmaConfig { decay: 0.99, warmup: true },
-            ..self.training(self.distillation, groups, seed)
+            seed,
+            objective: ConsistencyObjective {
+                batch_mul: 3,
+                guidance: PAPER_GUIDANCE,
+                ..ConsistencyObjective::default()
+            },
+            lr: LrSchedule { peak, ..settings.lr },
+            ..settings
         }
     }
 }

@@ -7,13 +7,12 @@ use std::sync::atomic::AtomicBool;
 
 use transdiff::checkpoint::WeightFile;
 use transdiff::models::patch::PatchCodec;
-use transdiff::models::transdiff::{ConsistencyObjective, Distillation};
+use transdiff::models::transdiff::Distillation;
 use transdiff::models::{Codec, Model};
-use transdiff::train::{TrainConfig, Trainer};
+use transdiff::train::Trainer;
 use transdiff::{Backend, Cpu, DType, TransDiff};
 
 use crate::classifier::{Classifier, ClassifierConfig};
-use crate::experiments::PAPER_GUIDANCE;
 use crate::folder::Folder;
 use crate::grids::strip;
 use crate::judge::{Judge, Measures};
@@ -90,21 +89,6 @@ impl<B: Backend> Study<'_, B> {
         Classifier::new(self.backend, &self.classifier_config(), CLASSIFIER_SEED)
     }
 
-    /// Settings of a model's training.
-    pub fn training_config(&self, model: ModelName, seed: u64) -> TrainConfig {
-        let recipe = match model {
-            ModelName::Base | ModelName::BaseAt(_) => self.scale.base,
-            ModelName::OneStep | ModelName::Mrar(_) => self.scale.further,
-            ModelName::Student(_) => return self.scale.distillation(model.groups(), seed),
-        };
-        self.scale.training(recipe, model.groups(), seed)
-    }
-
-    /// Objective of the students, which learn the paper's guidance.
-    pub fn consistency(&self) -> ConsistencyObjective {
-        ConsistencyObjective { batch_mul: 3, guidance: PAPER_GUIDANCE, ..ConsistencyObjective::default() }
-    }
-
     /// Codec of the models, for the trainer.
     pub fn trainer_codec(&self) -> Arc<dyn Codec<B>> {
         Arc::new(self.codec)
@@ -126,11 +110,29 @@ impl<B: Backend> Study<'_, B> {
     }
 
     fn train(&self, unit: &Unit, seed: u64, model: ModelName) -> Result<bool, Box<dyn Error>> {
-        let config = self.training_config(model, seed);
         let sizes = self.scale.model(model.mode());
         let initial = || match model.start() {
             None => TransDiff::new(self.backend, &sizes, DType::F32, seed),
             Some(start) => Ok(self.load(start, seed)?.initialise(&sizes, seed)?.0),
+        };
+        let training = self.training(unit, format!("{} {seed}", model.stem()));
+        if let Some(folder) = training.file.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        }
+        let codec = Some(self.trainer_codec());
+        if let ModelName::Student(_) = model {
+            // A student has the sizes of its teacher: `initial` is the teacher.
+            let trainer = |checkpoint: Option<&Path>| match checkpoint {
+                Some(path) => {
+                    Trainer::<B, Distillation<B>>::resume(self.backend, path)?.with_teacher(&initial()?)
+                }
+                None => Trainer::new(Distillation::new(&initial()?)?, self.scale.distilling(model, seed)),
+            };
+            return training.run(&self.train, codec, trainer, |_, _| Ok(()));
+        }
+        let trainer = |checkpoint: Option<&Path>| match checkpoint {
+            Some(path) => Trainer::resume(self.backend, path),
+            None => Trainer::new(initial()?, self.scale.training(model, seed)),
         };
         // Snapshots of an interrupted training are written again, with the same weights.
         let visit = |step, ema: &TransDiff<B>| match model {
@@ -139,26 +141,7 @@ impl<B: Backend> Study<'_, B> {
             }
             _ => Ok(()),
         };
-        let training = self.training(unit, format!("{} {seed}", model.stem()));
-        if let Some(folder) = training.file.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        }
-        let codec = Some(self.trainer_codec());
-        let ModelName::Student(_) = model else {
-            let trainer = |checkpoint: Option<&Path>| match checkpoint {
-                Some(path) => Trainer::resume(self.backend, path),
-                None => Trainer::new(initial()?, config),
-            };
-            return training.run(&self.train, codec, trainer, visit);
-        };
-        // A student has the sizes of its teacher: `initial` is the teacher.
-        let student = |checkpoint: Option<&Path>| match checkpoint {
-            Some(path) => {
-                Trainer::<B, Distillation<B>>::resume(self.backend, path)?.with_teacher(&initial()?)
-            }
-            None => Trainer::new(Distillation::new(&initial()?)?, config.with_objective(self.consistency())),
-        };
-        training.run(&self.train, codec, student, |_, _| Ok(()))
+        training.run(&self.train, codec, trainer, visit)
     }
 
     fn load(&self, model: ModelName, seed: u64) -> transdiff::Result<TransDiff<B>> {

@@ -2,6 +2,7 @@
 
 use toml::Table;
 use transdiff_core::models::transdiff::{Mode, Size, TransDiffConfig};
+use transdiff_core::train::TrainConfig;
 use transdiff_run::DataFacts;
 use transdiff_run::presets;
 use transdiff_run::settings::{Fit, RunConfig};
@@ -31,6 +32,24 @@ fn every_value_of_a_paper_preset_is_in_the_table() {
         let settings = Table::try_from(preset(name)).unwrap();
         assert_eq!(flat(&settings), expected, "{name}");
     }
+}
+
+#[test]
+fn distillations_have_the_settings_of_the_library() {
+    let data = DataFacts {
+        pictures: 1200,
+        classes: 10,
+        latent: [4, 4, 4],
+        codec: "patch:2".to_owned(),
+        size: 8,
+        channels: 1,
+        fit: Fit::Pad,
+        flip: false,
+    };
+    let config = preset("distill").complete(&data).unwrap();
+    let settings = config.train_config(1200, 1, true).unwrap();
+    let settings = settings.with_objective(config.consistency_objective().unwrap());
+    assert_eq!(settings, TrainConfig::distillation(settings.batch, 250));
 }
 
 #[test]

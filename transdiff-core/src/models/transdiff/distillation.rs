@@ -39,7 +39,7 @@ pub struct ConsistencyObjective {
 
 impl Default for ConsistencyObjective {
     fn default() -> Self {
-        Self { batch_mul: 4, guidance: 1.0, guidance_interval: (0.0, 1.0), huber: 5.0 }
+        Self { batch_mul: 2, guidance: 1.0, guidance_interval: (0.0, 1.0), huber: 5.0 }
     }
 }
 
@@ -295,7 +295,8 @@ impl<B: Backend> Teacher<B> {
 
 impl<B: Backend> Distillation<B> {
     /// Loss of f(x, t) = x − t·F(x, t) along the teacher's velocity `v`: pseudo-Huber of F − (sg F + w(t)·df/dt) with
-    /// w(t) = 4t / sin(πt/2), times cos(πt/2), up to a factor that makes its gradient exact.
+    /// w(t) = 4t / sin(πt/2), times cos(πt/2). It has the gradient of that loss; its value is ½ m/√(m + c²) in place of
+    /// √(m + c²) − c, with m the mean square and c the scale, so that losses of different scales do not compare.
     fn consistency_loss(
         &self,
         ctx: &Context<B>,
