@@ -57,7 +57,7 @@ impl Scale {
             classifier: Recipe { steps: 4000, batch: 128, peak: 1e-3 },
             base: Recipe { steps: 3000, batch: 32, peak: 2e-3 },
             further: Recipe { steps: 1000, batch: 32, peak: 1e-3 },
-            distillation: Recipe { steps: 250, batch: 32, peak: 3e-4 },
+            distillation: Recipe { steps: 250, batch: 32, peak: 2e-4 },
             snapshots: vec![200, 400, 800, 1600],
             images: 1000,
             sampling_steps: 20,

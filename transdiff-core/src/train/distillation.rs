@@ -16,7 +16,6 @@ impl TrainConfig<ConsistencyObjective> {
                 total,
                 decay: LrDecay::Linear { from: 0.5 },
             },
-            betas: [0.9, 0.99],
             weight_decay: 0.0,
             max_grad_norm: 0.1,
             ema: EmaConfig { decay: 0.99, warmup: true },

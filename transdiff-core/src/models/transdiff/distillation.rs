@@ -39,7 +39,7 @@ pub struct ConsistencyObjective {
 
 impl Default for ConsistencyObjective {
     fn default() -> Self {
-        Self { batch_mul: 2, guidance: 1.0, guidance_interval: (0.0, 1.0), huber: 5.0 }
+        Self { batch_mul: 2, guidance: 1.0, guidance_interval: (0.0, 1.0), huber: 10.0 }
     }
 }
 
