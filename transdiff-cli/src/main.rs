@@ -3,6 +3,7 @@
 mod bitmap;
 mod cache;
 mod convert;
+mod differences;
 mod evaluate;
 mod failure;
 mod format;

@@ -16,7 +16,8 @@ use transdiff::{Cpu, Error, HostData, HostTensor};
 
 use super::machine::Machine;
 use super::preset::{Measured, Reference};
-use super::settings::{Generated, MANIFEST_FILE, Settings, differences};
+use super::settings::{Generated, MANIFEST_FILE, Settings};
+use crate::differences::differences;
 use crate::failure::Result;
 
 /// Names of the files with the settings, and with the features of the reference's pictures.

@@ -11,7 +11,8 @@ use transdiff::models::Diversity;
 use super::directory::Results;
 use super::machine::Machine;
 use super::preset::Quality;
-use super::settings::{Images, MANIFEST_FILE, Settings, differences};
+use super::settings::{Images, MANIFEST_FILE, Settings};
+use crate::differences::differences;
 use crate::failure::Result;
 
 /// Version of its format.

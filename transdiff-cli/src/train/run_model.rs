@@ -10,6 +10,7 @@ use transdiff::{Backend, DType, TransDiff};
 use transdiff_run::settings::InitWeights;
 
 use super::plan::Plan;
+use crate::differences::differences;
 use crate::failure::Result;
 use crate::output::print_to_stderr;
 
@@ -110,9 +111,11 @@ fn teacher<B: Backend>(plan: &Plan<'_>, backend: &B, path: &Path) -> Result<Tran
     if stored.config().distilled {
         return refused("that is not distilled, got one that is");
     }
-    let student = plan.settings.transdiff_config()?;
-    if *stored.config() != (TransDiffConfig { distilled: false, ..student }) {
-        return refused("of the sizes in [model] of config.toml, got another");
+    let expected = TransDiffConfig { distilled: false, ..plan.settings.transdiff_config()? };
+    let differing = differences(stored.config(), &expected);
+    if !differing.is_empty() {
+        let differing = differing.join(", ");
+        return refused(&format!("of the sizes in [model] of config.toml, got another: {differing}"));
     }
     let data = &plan.data.images;
     match stored.images() {

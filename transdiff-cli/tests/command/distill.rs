@@ -84,6 +84,10 @@ fn students_are_made_resumed_and_sampled() {
         "{line}"
     );
     assert!(sampled(&model, "more", &["--steps", "4"]).stderr.contains("4 evaluations"));
+    // A converted file is that of a student, too.
+    let converted = folder.path("converted.safetensors");
+    succeed(&["convert", &model, &converted, "--dtype", "bf16"]);
+    assert!(sampled(&converted, "converted", &[]).stderr.contains("solver: consistency, 2 steps"));
     for (model, flags, message) in [
         (
             &model,
@@ -115,7 +119,9 @@ fn what_cannot_be_distilled_is_named() {
     let missing = distil("none.safetensors", &out, &[]);
     assert!(missing.starts_with("error: --teacher: none.safetensors"), "{missing}");
     let width = distil(&teacher, &out, &["--set", "model.width=48"]);
-    assert!(width.contains("expected a model of the sizes in [model] of config.toml"), "{width}");
+    let named =
+        "expected a model of the sizes in [model] of config.toml, got another: width is 48 there and 8 here";
+    assert!(width.contains(named), "{width}");
     let interval = distil(&teacher, &out, &["--set", "distill.guidance_interval=[0.5, 0.2]"]);
     assert!(
         interval.contains("distill.guidance_interval: expected the lower time first, got 0.5, 0.2"),
