@@ -10,6 +10,8 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 52.0;
+/// Width of the number of a place.
+const NUMBER: f64 = 20.0;
 const COLOURS: [&str; 4] = ["#173f6e", "#c0392b", "#3b7d4f", "#8e5ea2"];
 
 /// A panel of a plot.
@@ -85,14 +87,19 @@ impl Axes {
             let (x, y) = (LEFT - 8.0, y + 4.0);
             writeln!(svg, "<text x=\"{x}\" y=\"{y:.1}\" text-anchor=\"end\">{}</text>", rounded(value))?;
         }
-        // Values are few: each place has its number.
+        // Values are few: each place has its number, unless that of another is too near.
         let mut places: Vec<f64> =
             panel.series.iter().flat_map(|series| series.points.iter().map(|(x, _)| *x)).collect();
         places.sort_by(f64::total_cmp);
         places.dedup();
+        let mut last = f64::NEG_INFINITY;
         for value in places {
             let (x, y) = (self.left(value), bottom + 19.0);
             writeln!(svg, "<path d=\"M{x:.1} {bottom}v5\" stroke=\"#444\"/>")?;
+            if x < last + NUMBER {
+                continue;
+            }
+            last = x;
             writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{}</text>", rounded(value))?;
         }
         writeln!(svg, "<path d=\"M{LEFT} {TOP}V{bottom}H{right}\" fill=\"none\" stroke=\"#444\"/>")?;
@@ -111,7 +118,8 @@ impl Axes {
 
     fn draw_series(&self, svg: &mut String, series: &Series, index: usize) -> std::fmt::Result {
         let colour = COLOURS[index % COLOURS.len()];
-        let (x, y) = (LEFT + 8.0, TOP - 24.0 + 14.0 * index as f64);
+        // Names above the axes, in columns of two.
+        let (x, y) = (LEFT + 8.0 + 140.0 * (index / 2) as f64, TOP - 24.0 + 14.0 * (index % 2) as f64);
         writeln!(svg, "<text x=\"{x}\" y=\"{y}\" fill=\"{colour}\">{}</text>", series.name)?;
         let known = || series.points.iter().filter(|(_, values)| !values.is_empty());
         write!(svg, "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\" points=\"")?;
