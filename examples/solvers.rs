@@ -195,11 +195,10 @@ fn measure(
         arguments.solvers.is_empty() || arguments.solvers.iter().any(|name| name == entry.name)
     };
     let mut cases = Vec::new();
-    let reference = match all.iter().find(|entry| entry.name == REFERENCE) {
-        Some(entry) if all.iter().filter(chosen).any(Entry::is_deterministic) => {
-            latents(model, &entry.sampling(REFERENCE_STEPS, arguments, ar_steps)?, images, 0)?
-        }
-        _ => Vec::new(),
+    let reference = all.iter().find(|entry| entry.name == REFERENCE).ok_or("no entry of the reference")?;
+    let reference = match all.iter().filter(chosen).any(Entry::is_deterministic) {
+        true => latents(model, &reference.sampling(REFERENCE_STEPS, arguments, ar_steps)?, images, 0)?,
+        false => Vec::new(),
     };
     for entry in all.iter().filter(chosen) {
         for &evaluations in &arguments.evaluations {

@@ -77,18 +77,15 @@ impl Experiment {
             Self::Evaluations => {
                 let paper =
                     "100 steps of Euler–Maruyama, as the paper takes, are better than fewer evaluations.";
+                let sampled = Sampled::By {
+                    solver: SolverKind::EulerMaruyama,
+                    references: Preset::STEPS,
+                    image: Preset::STEPS,
+                    guided_until: 1.0,
+                };
                 let full = |groups| {
-                    let of_paper = |&index: &usize| {
-                        let set = conditions[index].set;
-                        let by_paper = Sampled::By {
-                            solver: SolverKind::EulerMaruyama,
-                            references: Preset::STEPS,
-                            image: Preset::STEPS,
-                            guided_until: 1.0,
-                        };
-                        set.model.groups() == groups && set.sampled == by_paper
-                    };
-                    (0..conditions.len()).find(of_paper).expect("the paper's steps are a condition")
+                    let model = if groups == 1 { ModelName::Base } else { ModelName::Mrar(groups) };
+                    place(ImageSet { sampled, ..ImageSet::new(model, PAPER_GUIDANCE) })
                 };
                 let against_full = |index: usize| {
                     let full = full(conditions[index].set.model.groups());
