@@ -87,7 +87,7 @@ fn rows(group: &mut Group<'_>, inputs: &mut Inputs) {
     bench(group, name("norm_modulate"), 2 * bytes, || x.norm_modulate(affine, m, 1e-6, false));
     let stats = x.norm_modulate(affine, m, 1e-6, true).unwrap().stats.unwrap();
     bench(group, name("norm_modulate backward"), 3 * bytes, || {
-        x.norm_modulate_backward(affine, m, 1e-6, &stats, &dy, [true; 3])
+        x.norm_modulate_backward(affine, m, 1e-6, &stats, &dy, None, [true; 3])
     });
     bench(group, name("gated_residual"), 3 * bytes, || x.gated_residual(&u, Some(&gate), None));
     bench(group, name("gated_residual backward"), 3 * bytes, || {
@@ -153,7 +153,14 @@ fn training(group: &mut Group<'_>, inputs: &mut Inputs) {
             .iter_mut()
             .zip(&grads)
             .zip(&mut moments)
-            .map(|((param, grad), (m, v))| AdamWParam { param, grad: Some(grad), m, v, weight_decay: 0.02 })
+            .map(|((param, grad), (m, v))| AdamWParam {
+                param,
+                grad: Some(grad),
+                m,
+                v,
+                cast: None,
+                weight_decay: 0.02,
+            })
             .collect();
         Tensor::adamw_step(&backend, &hyper, &mut slots)
     });

@@ -79,6 +79,10 @@ fn backward<B: Backend>(case: &mut Case<'_, B>, [q, k, v]: [&Input<B>; 3], how: 
     let dy = case.distinct(q.ours.shape(), |z| z);
     check!(case, "attention_backward", [q, k, v, y, lse, dy] =>
         q.attention_backward(k, v, how, y, lse, dy).map(Vec::from));
+    if q.ours.shape() == k.ours.shape() {
+        check!(case, "attention_backward", [q, k, v, y, lse, dy] =>
+            q.self_attention_backward(k, v, how, y, lse, dy));
+    }
 }
 
 /// Scores in the hundreds, whose exponentials overflow.

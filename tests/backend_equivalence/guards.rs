@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use transdiff_core::backend::{Activation, AdamW, BinaryOp, Pooling, Storage, UnaryOp, ViewMut, Windows};
 use transdiff_core::reference::Reference;
-use transdiff_core::rng::{Dropout, Purpose, StreamKey};
 use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
 use transdiff_core::{DType, HostTensor, Int8Weight, Layout, Result};
 use transdiff_cpu::Cpu;
@@ -42,16 +41,12 @@ const OPERATIONS: &[Operation] = &[
         let (x, w, row, stats) = (of(b, &[2, 3, 4]), of(b, &[4]), of(b, &[2, 1, 4]), of(b, &[2, 3, 2]));
         let modulation = Modulation { scale: row.clone(), shift: row };
         let (affine, modulation) = (Some((&w, &w)), Some(&modulation));
-        x.norm_modulate_backward(affine, modulation, 1e-6, &stats, &x, [true; 3]).map(drop)
+        x.norm_modulate_backward(affine, modulation, 1e-6, &stats, &x, None, [true; 3]).map(drop)
     }),
     ("gated_residual", "y", |b| of(b, &[2, 3, 4]).gated_residual(&of(b, &[2, 3, 4]), None, None).map(drop)),
     ("gated_residual_backward", "du, dgate", |b| {
         let (u, gate) = (of(b, &[2, 3, 4]), of(b, &[2, 1, 4]));
         u.gated_residual_backward(Some(&gate), None, &u, true).map(drop)
-    }),
-    ("dropout", "y", |b| {
-        let key = StreamKey::new(1, Purpose::Dropout, 0, 0);
-        of(b, &[3]).dropout(Dropout { rate: 0.5, key, samples: 3 }).map(drop)
     }),
     ("attention", "y, lse", |b| {
         let (q, k) = (of(b, &[1, 3, 2, 4]), of(b, &[1, 5, 2, 4]));
@@ -60,6 +55,10 @@ const OPERATIONS: &[Operation] = &[
     ("attention_backward", "dq, dk, dv", |b| {
         let (q, k, lse) = (of(b, &[1, 3, 2, 4]), of(b, &[1, 5, 2, 4]), of(b, &[1, 2, 3]));
         q.attention_backward(&k, &k, &Attention::default(), &q, &lse, &q).map(drop)
+    }),
+    ("attention_backward", "joint", |b| {
+        let (q, lse) = (of(b, &[1, 3, 2, 4]), of(b, &[1, 2, 3]));
+        q.self_attention_backward(&q, &q, &Attention::default(), &q, &lse, &q).map(drop)
     }),
     ("embedding", "out", |b| of(b, &[3, 2]).embedding(&[2, 0]).map(drop)),
     ("embedding_backward", "dtable", |b| of(b, &[2, 3]).embedding_backward(&[2, 0], 4).map(drop)),
@@ -85,8 +84,14 @@ const OPERATIONS: &[Operation] = &[
     ("adamw_step", "param, m, v", |b| {
         let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, grad_scale: 1.0 };
         let [mut param, grad, mut m, mut v] = [(); 4].map(|()| of(b, &[3]));
-        let adamw =
-            AdamWParam { param: &mut param, grad: Some(&grad), m: &mut m, v: &mut v, weight_decay: 0.1 };
+        let adamw = AdamWParam {
+            param: &mut param,
+            grad: Some(&grad),
+            m: &mut m,
+            v: &mut v,
+            cast: None,
+            weight_decay: 0.1,
+        };
         Tensor::adamw_step(b, &hyper, &mut [adamw])
     }),
     ("ema_step", "average", |b| Tensor::ema_step(b, 0.9, &mut [(&mut of(b, &[3]), &of(b, &[3]))])),

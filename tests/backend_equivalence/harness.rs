@@ -255,6 +255,7 @@ impl<B: Backend> Case<'_, B> {
         let family = op.split(',').next().unwrap_or(op);
         let is_wide = match (family, i) {
             ("norm_modulate" | "attention", 1) | ("group_norm", 0) => true,
+            ("adamw", _) => op.ends_with(", mixed"),
             ("gated_residual" | "norm_modulate_backward", 0) => op.ends_with(", stream"),
             _ => false,
         };

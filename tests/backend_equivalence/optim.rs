@@ -8,6 +8,7 @@ use crate::harness::{Case, Suite, check};
 
 pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("adamw", 40, adamw);
+    suite.cases("adamw of mixed types", 20, mixed_types);
     suite.cases("ema", 40, ema);
     suite.cases("in place", 10, in_place);
     suite.cases("squared norms", 40, squared_norms);
@@ -32,10 +33,38 @@ fn adamw<B: Backend>(case: &mut Case<'_, B>) {
         let mut params = Vec::new();
         for (i, ((p, m), v)) in p.iter_mut().zip(&mut m).zip(&mut v).enumerate() {
             let grad = (i != 1).then_some(grad[i]);
-            params.push(AdamWParam { param: p, grad, m, v, weight_decay: 0.1 * (i % 4) as f64 });
+            params.push(AdamWParam { param: p, grad, m, v, cast: None, weight_decay: 0.1 * (i % 4) as f64 });
         }
         Tensor::adamw_step(param[0].backend(), &hyper, &mut params).map(|()| [p, m, v].concat())
     });
+}
+
+/// Parameters of the accumulator's type, with gradients as the pass computes them, and casts to its type. Casts have other
+/// memory orders before the step than the parameter.
+fn mixed_types<B: Backend>(case: &mut Case<'_, B>) {
+    fn step<B: Backend>([param, grad, m, v]: [&[&Tensor<B>]; 4]) -> Result<Vec<Tensor<B>>> {
+        let wide = |t: &&Tensor<B>| t.transpose()?.copy()?.transpose()?.cast(t.dtype().accumulator());
+        let own = |list: &[&Tensor<B>]| list.iter().map(wide).collect::<Result<Vec<_>>>();
+        let (mut p, mut m, mut v) = (own(param)?, own(m)?, own(v)?);
+        let mut casts = grad.iter().map(|grad| grad.zeros_like()).collect::<Result<Vec<_>>>()?;
+        let hyper = AdamW { lr: 0.5, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale: 0.7 };
+        let mut params = Vec::new();
+        let all = p.iter_mut().zip(&mut m).zip(v.iter_mut().zip(&mut casts)).zip(grad);
+        for (i, (((param, m), (v, cast)), grad)) in all.enumerate() {
+            let cast = (i != 1 && cast.dtype() != param.dtype()).then_some(cast);
+            params.push(AdamWParam { param, grad: Some(grad), m, v, cast, weight_decay: 0.1 });
+        }
+        Tensor::adamw_step(grad[0].backend(), &hyper, &mut params)?;
+        for i in (0..3).filter(|&i| i != 1 && casts[i].dtype() != p[i].dtype()) {
+            let want = p[i].cast(casts[i].dtype())?.to_f64()?;
+            assert!(casts[i].to_f64()? == want, "a cast is the parameter, rounded: {:?}", casts[i].shape());
+        }
+        Ok([p, m, v].concat())
+    }
+    let shapes: Vec<_> = (0..3).map(|_| [case.pick(&[1, 3, 70]), case.pick(&[1, 5, 200])]).collect();
+    let mut inputs = |f: fn(f64) -> f64| shapes.iter().map(|s| case.input(s, f)).collect::<Vec<_>>();
+    let (param, grad, m, v) = (inputs(|z| z), inputs(|z| z), inputs(|z| z), inputs(f64::abs));
+    check!(case, "adamw, mixed", [param, grad, m, v] => step([&param, &grad, &m, &v]));
 }
 
 fn ema<B: Backend>(case: &mut Case<'_, B>) {
@@ -58,7 +87,8 @@ fn in_place<B: Backend>(case: &mut Case<'_, B>) {
         let (mut p, mut m, mut v) = (turned(p)?, turned(m)?, turned(v)?);
         let hyper = AdamW { lr: 0.5, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 3, grad_scale: 1.0 };
         let before = std::ptr::from_ref(p.view().buffer);
-        let param = AdamWParam { param: &mut p, grad: Some(g), m: &mut m, v: &mut v, weight_decay: 0.1 };
+        let param =
+            AdamWParam { param: &mut p, grad: Some(g), m: &mut m, v: &mut v, cast: None, weight_decay: 0.1 };
         Tensor::adamw_step(g.backend(), &hyper, &mut [param])?;
         Tensor::ema_step(g.backend(), 0.9, &mut [(&mut p, &m)])?;
         assert_eq!(before, std::ptr::from_ref(p.view().buffer));

@@ -58,6 +58,10 @@ fn linear<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
     let (y, _) = x.linear(&w, Some(&b), act, false)?;
     for len in [1, 5, m.div_ceil(2)] {
         parts(&y, 0, len, |cut| Ok(cut(&x)?.linear(&w, Some(&b), act, false)?.0))?;
+        let dropout = Dropout { samples: m, ..case.dropout(m) };
+        samples(dropout, len, |cut, dropout| {
+            Ok(cut(&x)?.linear(&w, Some(&b), Activation::GeluDropout(dropout), false)?.0)
+        })?;
     }
     Ok(())
 }
@@ -77,7 +81,6 @@ fn norms<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
         })?;
         parts(&sum, 0, len, |cut| cut(&x)?.gated_residual(&cut(&u)?, Some(&cut(&gate)?), None))?;
         let dropout = Dropout { samples: g, ..case.dropout(g) };
-        samples(dropout, len, |cut, dropout| cut(&x)?.dropout(dropout))?;
         samples(dropout, len, |cut, dropout| cut(&x)?.gated_residual(&cut(&u)?, None, Some(dropout)))?;
         samples(dropout, len, |cut, dropout| {
             cut(&x)?.gated_residual(&cut(&u)?, Some(&cut(&gate)?), Some(dropout))

@@ -338,11 +338,12 @@ impl<B: Backend> NnOps for Guarded<B> {
         grads: NormGrads<'_, Self>,
     ) -> Result<()> {
         let (inputs, stats, dy) = (NormInputs::new(self, args), self.read(stats), self.read(dy));
-        let mut dx = grads.dx.map(|dx| self.write(dx));
+        let (mut dx, residual) = (grads.dx.map(|dx| self.write(dx)), grads.residual.map(|x| self.read(x)));
         let [mut dweight, mut dbias] = self.write_pair(grads.daffine);
         let [mut dscale, mut dshift] = self.write_pair(grads.dmodulation);
         let grads = NormGrads {
             dx: view_mut(&mut dx),
+            residual: view(&residual),
             daffine: view_mut(&mut dweight).zip(view_mut(&mut dbias)),
             dmodulation: view_mut(&mut dscale).zip(view_mut(&mut dshift)),
         };
@@ -394,12 +395,6 @@ impl<B: Backend> NnOps for Guarded<B> {
         self.check("gated_residual_backward", [("du", Some(&du)), ("dgate", dgate.as_ref())])
     }
 
-    fn dropout(&self, x: In<'_, B>, dropout: Dropout, y: Out<'_, B>) -> Result<()> {
-        let mut y = self.write(y);
-        self.inner.dropout(self.read(x).view(), dropout, y.view())?;
-        self.check("dropout", [("y", Some(&y))])
-    }
-
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_, B>, lse: Option<Out<'_, B>>) -> Result<()> {
         let inputs = AttentionInputs::new(self, args);
         let (mut y, mut lse) = (self.write(y), lse.map(|lse| self.write(lse)));
@@ -417,10 +412,21 @@ impl<B: Backend> NnOps for Guarded<B> {
     ) -> Result<()> {
         let inputs = AttentionInputs::new(self, args);
         let (y, lse, dy) = (self.read(y), self.read(lse), self.read(dy));
-        let [mut dq, mut dk, mut dv] = [grads.dq, grads.dk, grads.dv].map(|out| self.write(out));
-        let grads = AttentionGrads { dq: dq.view(), dk: dk.view(), dv: dv.view() };
-        self.inner.attention_backward(inputs.args(), y.view(), lse.view(), dy.view(), grads)?;
-        self.check("attention_backward", [("dq", Some(&dq)), ("dk", Some(&dk)), ("dv", Some(&dv))])
+        let backward = |grads: AttentionGrads<'_, B>| {
+            self.inner.attention_backward(inputs.args(), y.view(), lse.view(), dy.view(), grads)
+        };
+        match grads {
+            AttentionGrads::Separate { dq, dk, dv } => {
+                let [mut dq, mut dk, mut dv] = [dq, dk, dv].map(|out| self.write(out));
+                backward(AttentionGrads::Separate { dq: dq.view(), dk: dk.view(), dv: dv.view() })?;
+                self.check("attention_backward", [("dq", Some(&dq)), ("dk", Some(&dk)), ("dv", Some(&dv))])
+            }
+            AttentionGrads::Joint(joint) => {
+                let mut joint = self.write(joint);
+                backward(AttentionGrads::Joint(joint.view()))?;
+                self.check("attention_backward", [("joint", Some(&joint))])
+            }
+        }
     }
 
     fn embedding(&self, table: In<'_, B>, ids: In<'_, B>, out: Out<'_, B>) -> Result<()> {
@@ -542,17 +548,21 @@ impl<B: Backend> TrainOps for Guarded<B> {
             .iter_mut()
             .map(|args| {
                 let written = [&mut args.param, &mut args.m, &mut args.v].map(|out| self.reborrow(out));
-                (written, args.grad.map(|grad| self.read(grad)), args.weight_decay)
+                let cast = args.cast.as_mut().map(|out| self.reborrow(out));
+                (written, cast, args.grad.map(|grad| self.read(grad)), args.weight_decay)
             })
             .collect();
         let mut inner = Vec::with_capacity(guarded.len());
-        for ([param, m, v], grad, weight_decay) in &mut guarded {
+        for ([param, m, v], cast, grad, weight_decay) in &mut guarded {
             let (param, m, v) = (param.view(), m.view(), v.view());
-            inner.push(AdamWArgs { param, grad: view(grad), m, v, weight_decay: *weight_decay });
+            let cast = view_mut(cast);
+            inner.push(AdamWArgs { param, grad: view(grad), m, v, cast, weight_decay: *weight_decay });
         }
         self.inner.adamw_step(hyper, &mut inner)?;
-        let outputs = guarded.iter().flat_map(|([param, m, v], ..)| [("param", param), ("m", m), ("v", v)]);
-        self.check("adamw_step", outputs.map(|(name, out)| (name, Some(out))))
+        let outputs = guarded.iter().flat_map(|([param, m, v], cast, ..)| {
+            [("param", Some(param)), ("m", Some(m)), ("v", Some(v)), ("cast", cast.as_ref())]
+        });
+        self.check("adamw_step", outputs)
     }
 
     fn ema_step(&self, decay: f64, pairs: &mut [(Out<'_, B>, In<'_, B>)]) -> Result<()> {

@@ -208,10 +208,6 @@ impl NnOps for Meter {
         Ok(())
     }
 
-    fn dropout(&self, _: In<'_>, _: Dropout, _: Out<'_>) -> Result<()> {
-        Ok(())
-    }
-
     /// Scores, and their weighted sums of values.
     fn attention(&self, args: AttentionArgs<'_, Self>, _: Out<'_>, _: Option<Out<'_>>) -> Result<()> {
         self.count(&[2, args.q.layout.numel(), args.k.layout.shape()[1]]);

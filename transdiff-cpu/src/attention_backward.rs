@@ -4,11 +4,11 @@
 //! dv = (P∘M)ᵀ dy, dS = P∘(M∘(dy vᵀ) − D), dq = scale·dS k, dk = scale·dSᵀ q.
 //! A task computes a whole head, so that dk and dv are summed in one order.
 
-use transdiff_core::Result;
-use transdiff_core::backend::{AttentionArgs, AttentionGrads, View, ViewMut};
+use transdiff_core::backend::{AttentionArgs, AttentionGrads, View, thirds};
+use transdiff_core::{Layout, Result};
 
 use crate::attention::{Heads, KEYS, Problem, QUERIES, pad, split, transpose};
-use crate::buffer::Stored;
+use crate::buffer::{Buffer, Stored};
 use crate::device::Cpu;
 use crate::disjoint_slice::DisjointSlice;
 use crate::element::Real;
@@ -25,10 +25,26 @@ struct Target<'a, T> {
 }
 
 impl<'a, T: Stored> Target<'a, T> {
-    fn new(view: ViewMut<'a, Cpu>) -> Self {
-        let s = view.layout.strides();
-        let (offset, strides) = (view.layout.offset(), [s[0], s[1], s[2]]);
-        Self { data: DisjointSlice::new(T::slice_mut(view.buffer)), offset, strides }
+    fn new(buffer: &'a mut Buffer, layout: &Layout) -> Self {
+        Self::in_slice(DisjointSlice::new(T::slice_mut(buffer)), layout)
+    }
+
+    fn in_slice(data: DisjointSlice<'a, T>, layout: &Layout) -> Self {
+        let s = layout.strides();
+        Self { data, offset: layout.offset(), strides: [s[0], s[1], s[2]] }
+    }
+
+    /// dq, dk and dv.
+    fn all(grads: AttentionGrads<'a, Cpu>) -> [Self; 3] {
+        match grads {
+            AttentionGrads::Separate { dq, dk, dv } => {
+                [dq, dk, dv].map(|view| Self::new(view.buffer, view.layout))
+            }
+            AttentionGrads::Joint(joint) => {
+                let data = DisjointSlice::new(T::slice_mut(joint.buffer));
+                thirds(joint.layout).map(|layout| Self::in_slice(data, &layout))
+            }
+        }
     }
 }
 
@@ -148,7 +164,7 @@ pub(crate) fn backward<T: Float>(
 ) -> Result<()> {
     let p = Problem::<T>::new(cpu, &args);
     let saved = Saved { y: Heads::new(&y), dy: Heads::new(&dy), lse: input::<T::Real>(&lse) };
-    let [dq, dk, dv] = [grads.dq, grads.dk, grads.dv].map(Target::<T>::new);
+    let [dq, dk, dv] = Target::<T>::all(grads);
     cpu.run(p.images * p.heads, p.cost(5), |task| {
         let place = [task / p.heads, task % p.heads];
         T::Real::with_scratch(Tiles::lengths(&p).iter().sum(), |scratch| {
@@ -260,7 +276,7 @@ fn write<T: Float>(
     let [by_image, by_row, by_head] = target.strides;
     for (i, values) in values.chunks_exact(p.padded().max(1)).take(rows).enumerate() {
         let at = target.offset + image * by_image + (first + i) * by_row + head * by_head;
-        // SAFETY: rows of one head belong to one task, and rows of a gradient do not overlap.
+        // SAFETY: rows of one head belong to one task, and rows of the gradients do not overlap.
         let out = unsafe { target.data.part(at, p.size) };
         for (out, &x) in out.iter_mut().zip(values) {
             *out = T::rounded(x * factor);

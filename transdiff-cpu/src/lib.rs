@@ -157,7 +157,7 @@ impl NnOps for Cpu {
         grads: LinearGrads<'_, Self>,
     ) -> Result<()> {
         debug_assert_eq!(pre.is_some(), act != Activation::None);
-        with_float!("linear_backward", x.dtype, T => linear::backward::<T>(self, x, w, pre, dy, grads))
+        with_float!("linear_backward", x.dtype, T => linear::backward::<T>(self, x, w, act, pre, dy, grads))
     }
 
     fn norm_modulate(
@@ -208,10 +208,6 @@ impl NnOps for Cpu {
         with_stream!("gated_residual_backward", dy.dtype, u.dtype, S, T => {
             residual::backward::<S, T>(self, u, gate, dropout, dy, du, dgate)
         })
-    }
-
-    fn dropout(&self, x: View<'_, Self>, dropout: Dropout, y: ViewMut<'_, Self>) -> Result<()> {
-        with_float!("dropout", x.dtype, T => random::dropout::<T>(self, x, dropout, y))
     }
 
     fn attention(

@@ -12,8 +12,13 @@ use crate::disjoint_slice::DisjointSlice;
 use crate::element::Real;
 use crate::gemm::{Epilogue, Gemm, NoEpilogue, Operand};
 use crate::int8_panels::Int8Panels;
+use crate::random::scale_by_mask;
 use crate::reduce::column_sums;
-use crate::view::{Float, input, output, store};
+use crate::scratch::Scratch;
+use crate::view::{Float, input, load, output, store};
+
+/// Elements per task of an elementwise pass.
+const CHUNK: usize = 1 << 13;
 
 simd! {
     fn add_bias<T: Float>(y: &mut [T::Real], bias: &[T]) {
@@ -43,9 +48,9 @@ simd! {
 }
 
 simd! {
-    fn gelu_backward<T: Float>(pre: &[T], dy: &[T], g: &mut [T]) {
+    fn gelu_backward<T: Float>(pre: &[T], dy: &[T::Real], g: &mut [T]) {
         for ((g, &x), &dy) in g.iter_mut().zip(pre).zip(dy) {
-            *g = T::rounded(gelu_slope(x.real()) * dy.real());
+            *g = T::rounded(gelu_slope(x.real()) * dy);
         }
     }
 }
@@ -86,7 +91,8 @@ impl<T: Float> Epilogue<T::Real> for BiasActivation<'_, T> {
         // SAFETY: the same part as `y` is of the product, which no other thread writes.
         let mut pre = self.pre.map(|pre| unsafe { pre.part(row * self.width + columns.start, y.len()) });
         let bias = self.bias.map(|bias| &bias[columns]);
-        if let (Some(bias), Some(pre), Activation::Gelu) = (bias, pre.as_deref_mut(), self.activation) {
+        let gelu = self.activation != Activation::None;
+        if let (Some(bias), Some(pre), true) = (bias, pre.as_deref_mut(), gelu) {
             return bias_gelu(y, bias, pre);
         }
         if let Some(bias) = bias {
@@ -95,7 +101,7 @@ impl<T: Float> Epilogue<T::Real> for BiasActivation<'_, T> {
         if let Some(pre) = pre {
             store(y, pre);
         }
-        if self.activation == Activation::Gelu {
+        if gelu {
             gelu_in_place(y);
         }
     }
@@ -107,7 +113,7 @@ pub(crate) fn forward<T: Gemm>(
     w: View<'_, Cpu>,
     b: Option<View<'_, Cpu>>,
     act: Activation,
-    y: ViewMut<'_, Cpu>,
+    mut y: ViewMut<'_, Cpu>,
     pre: Option<ViewMut<'_, Cpu>>,
 ) -> Result<()> {
     let (m, k, n) = (x.layout.shape()[0], x.layout.shape()[1], w.layout.shape()[0]);
@@ -118,24 +124,42 @@ pub(crate) fn forward<T: Gemm>(
         width: n,
     };
     if let Some(panels) = quantized(&w) {
-        T::gemm_int8(cpu, m, input(&x), panels, output(y), &epilogue);
-        return Ok(());
+        T::gemm_int8(cpu, m, input(&x), panels, output(reborrow(&mut y)), &epilogue);
+    } else {
+        let x = Operand::rows(input(&x), k);
+        T::gemm(cpu, [m, k, n], x, weight(&w).transposed(), output(reborrow(&mut y)), &epilogue)?;
     }
-    let x = Operand::rows(input(&x), k);
-    T::gemm(cpu, [m, k, n], x, weight(&w).transposed(), output(y), &epilogue)
+    if let Some(dropout) = act.dropout() {
+        // In a pass of its own: the tiles of a product are narrower than what the mask is computed for at a time.
+        let y = output::<T>(y);
+        let len = y.len();
+        cpu.chunks(y, CHUNK, len, |from, y| {
+            T::Real::with_scratch(y.len(), |dropped| {
+                load(y, dropped);
+                scale_by_mask(&dropout, len, from, dropped);
+                store(dropped, y);
+            });
+        });
+    }
+    Ok(())
+}
+
+fn reborrow<'a>(out: &'a mut ViewMut<'_, Cpu>) -> ViewMut<'a, Cpu> {
+    ViewMut { buffer: &mut *out.buffer, layout: out.layout, dtype: out.dtype }
 }
 
 pub(crate) fn backward<T: Gemm>(
     cpu: &Cpu,
     x: View<'_, Cpu>,
     w: View<'_, Cpu>,
+    act: Activation,
     pre: Option<View<'_, Cpu>>,
     dy: View<'_, Cpu>,
     grads: LinearGrads<'_, Cpu>,
 ) -> Result<()> {
     let (m, k, n) = (x.layout.shape()[0], x.layout.shape()[1], w.layout.shape()[0]);
     let dy = input::<T>(&dy);
-    let scratch = pre.map(|pre| slope_times(cpu, pre.dtype, input(&pre), dy)).transpose()?;
+    let scratch = pre.map(|pre| slope_times(cpu, pre.dtype, act, input(&pre), dy)).transpose()?;
     let g = Operand::rows(scratch.as_ref().map_or(dy, T::slice), n);
     if let Some(dx) = grads.dx {
         T::gemm(cpu, [m, n, k], g, weight(&w), output(dx), &NoEpilogue)?;
@@ -156,10 +180,16 @@ pub(crate) fn backward<T: Gemm>(
 }
 
 /// act′(pre) · dy.
-fn slope_times<T: Float>(cpu: &Cpu, dtype: DType, pre: &[T], dy: &[T]) -> Result<Buffer> {
+fn slope_times<T: Float>(cpu: &Cpu, dtype: DType, act: Activation, pre: &[T], dy: &[T]) -> Result<Buffer> {
     let mut g = cpu.alloc(dtype, dy.len())?;
-    cpu.chunks(T::slice_mut(&mut g), 1 << 13, dy.len(), |from, g| {
-        gelu_backward(&pre[from..from + g.len()], &dy[from..from + g.len()], g);
+    cpu.chunks(T::slice_mut(&mut g), CHUNK, dy.len(), |from, g| {
+        T::Real::with_scratch(g.len(), |dropped| {
+            load(&dy[from..from + g.len()], dropped);
+            if let Some(dropout) = act.dropout() {
+                scale_by_mask(&dropout, dy.len(), from, dropped);
+            }
+            gelu_backward(&pre[from..from + g.len()], dropped, g);
+        });
     });
     Ok(g)
 }

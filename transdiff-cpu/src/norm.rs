@@ -163,6 +163,7 @@ struct Chunk<'a, S, T: Float> {
     stats: &'a [T::Real],
     weight: Option<&'a [T]>,
     scale: Option<&'a [T]>,
+    residual: Option<&'a [S]>,
 }
 
 simd! {
@@ -171,7 +172,8 @@ simd! {
         let width = g.len();
         let over = T::Real::ONE / T::Real::of(width as f64);
         let rows = chunk.x.chunks_exact(width).zip(chunk.dy.chunks_exact(width));
-        for (((x, dy), stats), dx) in rows.zip(chunk.stats.chunks_exact(2)).zip(dx.chunks_exact_mut(width)) {
+        let rows = rows.zip(chunk.stats.chunks_exact(2)).zip(dx.chunks_exact_mut(width));
+        for (i, (((x, dy), stats), dx)) in rows.enumerate() {
             let (mean, rstd) = (stats[0], stats[1]);
             for (g, &dy) in g.iter_mut().zip(dy) {
                 *g = dy.real();
@@ -190,6 +192,11 @@ simd! {
             let mean_gx = sum2(g, x, |g, x: S| g * ((x.real() - mean) * rstd)) * over;
             for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
                 *dx = S::rounded(rstd * (g - mean_g - (x.real() - mean) * rstd * mean_gx));
+            }
+            if let Some(residual) = chunk.residual {
+                for (dx, residual) in dx.iter_mut().zip(&residual[i * width..]) {
+                    *dx = S::rounded(dx.real() + residual.real());
+                }
             }
         }
     }
@@ -226,6 +233,7 @@ pub(crate) fn backward<S: Float<Real = T::Real>, T: Float>(
     let (x, dy, stats) = (input::<S>(&args.x), input::<T>(&dy), input::<T::Real>(&stats));
     let affine = args.affine.as_ref().map(|(w, b)| (input::<T>(w), input::<T>(b)));
     let scale = args.modulation.as_ref().map(|(s, _)| PerGroup::<T>::new(s));
+    let residual = grads.residual.as_ref().map(|residual| input::<S>(residual));
     let dx = optional(grads.dx.map(|dx| groups.split(output::<S>(dx), width)));
     let summed = grads.daffine.is_some() || grads.dmodulation.is_some();
     let mut sums =
@@ -239,6 +247,7 @@ pub(crate) fn backward<S: Float<Real = T::Real>, T: Float>(
             stats: &stats[2 * row..][..2 * rows],
             weight: affine.map(|(w, _)| w),
             scale: scale.map(|s| s.row(group)),
+            residual: residual.map(|residual| &residual[row * width..][..rows * width]),
         };
         if width == 0 {
             return;

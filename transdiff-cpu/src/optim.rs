@@ -1,5 +1,6 @@
 //! Updates of parameters by an optimiser: one pass over memory for all tensors.
 
+use half::bf16;
 use transdiff_core::backend::{AdamW, AdamWArgs, View, ViewMut};
 use transdiff_core::{DType, Result};
 
@@ -50,11 +51,22 @@ impl<T: Real> Coefficients<T> {
 }
 
 simd! {
-    fn adamw<T: Float>(f: &Coefficients<T::Real>, p: &mut [T], g: Option<&[T]>, m: &mut [T], v: &mut [T]) {
+    fn adamw<T: Float, G: Float<Real = T::Real>>(
+        f: &Coefficients<T::Real>, p: &mut [T], g: Option<&[G]>, m: &mut [T], v: &mut [T]
+    ) {
         let state = p.iter_mut().zip(m).zip(v);
         match g {
             Some(g) => state.zip(g).for_each(|(((p, m), v), &g)| f.update(p, f.grad_scale * g.real(), m, v)),
             None => state.for_each(|((p, m), v)| f.update(p, T::Real::ZERO, m, v)),
+        }
+    }
+}
+
+simd! {
+    /// out ← x, rounded.
+    fn round<T: Float, C: Float<Real = T::Real>>(x: &[T], out: &mut [C]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = C::rounded(x.real());
         }
     }
 }
@@ -79,13 +91,20 @@ fn of_type<S>(items: &mut [S], dtype: impl Fn(&S) -> DType, wanted: DType) -> Ve
 }
 
 pub(crate) fn adamw_step(cpu: &Cpu, hyper: &AdamW, slots: &mut [AdamWArgs<'_, Cpu>]) -> Result<()> {
-    for dtype in TYPES {
-        let slots = of_type(slots, |s| s.param.dtype, dtype);
-        with_float!("adamw_step", dtype, T => {
-            adamw_of::<T>(cpu, hyper, slots);
-            Ok(())
-        })?;
+    // By the types of the parameter and of the gradient.
+    macro_rules! update {
+        ($wanted:expr, $T:ty, $G:ty, $C:ty) => {
+            let of_types = slots.iter_mut().filter(|slot| {
+                let param = slot.param.dtype;
+                [param, slot.grad.as_ref().map_or(param, |grad| grad.dtype)] == $wanted
+            });
+            adamw_of::<$T, $G, $C>(cpu, hyper, of_types.collect());
+        };
     }
+    update!([DType::F32; 2], f32, f32, bf16);
+    update!([DType::F32, DType::BF16], f32, bf16, bf16);
+    update!([DType::F64; 2], f64, f64, f64);
+    update!([DType::BF16; 2], bf16, bf16, bf16);
     Ok(())
 }
 
@@ -94,19 +113,32 @@ fn reborrow<'a, T: Float>(view: &'a mut ViewMut<'_, Cpu>) -> &'a mut [T] {
     output(ViewMut { buffer: &mut *view.buffer, layout: view.layout, dtype: view.dtype })
 }
 
-fn adamw_of<T: Float>(cpu: &Cpu, hyper: &AdamW, slots: Vec<&mut AdamWArgs<'_, Cpu>>) {
+/// Parameters of type T with gradients of type G, and casts to C.
+fn adamw_of<T: Float, G: Float<Real = T::Real>, C: Float<Real = T::Real>>(
+    cpu: &Cpu,
+    hyper: &AdamW,
+    slots: Vec<&mut AdamWArgs<'_, Cpu>>,
+) {
     let total = slots.iter().map(|s| s.param.layout.numel()).sum();
     let parts = slots.into_iter().flat_map(|slot| {
         let coefficients = Coefficients::<T::Real>::new(hyper, slot.weight_decay);
-        let mut grad = slot.grad.as_ref().map(|g| input::<T>(g).chunks(CHUNK));
+        let mut grad = slot.grad.as_ref().map(|g| input::<G>(g).chunks(CHUNK));
+        let mut cast = slot.cast.as_mut().map(|cast| reborrow::<C>(cast).chunks_mut(CHUNK));
         let p = reborrow::<T>(&mut slot.param).chunks_mut(CHUNK);
         let (m, v) =
             (reborrow::<T>(&mut slot.m).chunks_mut(CHUNK), reborrow::<T>(&mut slot.v).chunks_mut(CHUNK));
-        p.zip(m)
-            .zip(v)
-            .map(move |((p, m), v)| (coefficients, p, grad.as_mut().and_then(Iterator::next), m, v))
+        p.zip(m).zip(v).map(move |((p, m), v)| {
+            let (grad, cast) =
+                (grad.as_mut().and_then(Iterator::next), cast.as_mut().and_then(Iterator::next));
+            (coefficients, p, grad, m, v, cast)
+        })
     });
-    cpu.for_each(parts, total, |(coefficients, p, grad, m, v)| adamw(&coefficients, p, grad, m, v));
+    cpu.for_each(parts, total, |(coefficients, p, grad, m, v, cast)| {
+        adamw(&coefficients, p, grad, m, v);
+        if let Some(cast) = cast {
+            round(p, cast);
+        }
+    });
 }
 
 pub(crate) fn ema_step(cpu: &Cpu, rate: f64, pairs: &mut [(ViewMut<'_, Cpu>, View<'_, Cpu>)]) -> Result<()> {

@@ -1,13 +1,8 @@
 //! Dropout masks: Philox blocks, several side by side in vectors.
 
-use transdiff_core::Result;
-use transdiff_core::backend::{View, ViewMut};
 use transdiff_core::rng::{Dropout, StreamKey};
 
-use crate::device::Cpu;
 use crate::element::Real;
-use crate::scratch::Scratch;
-use crate::view::{Float, input, load, output, store};
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
@@ -78,23 +73,6 @@ simd! {
             (x, step, element) = (rest, step.wrapping_add(1), 0);
         }
     }
-}
-
-pub(crate) fn dropout<T: Float>(
-    cpu: &Cpu,
-    x: View<'_, Cpu>,
-    dropout: Dropout,
-    y: ViewMut<'_, Cpu>,
-) -> Result<()> {
-    let (x, y) = (input::<T>(&x), output::<T>(y));
-    cpu.chunks(y, 1 << 12, x.len(), |from, y| {
-        T::Real::with_scratch(y.len(), |dropped| {
-            load(&x[from..from + y.len()], dropped);
-            scale_by_mask(&dropout, x.len(), from, dropped);
-            store(dropped, y);
-        });
-    });
-    Ok(())
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ fn norm_case(name: &'static str, [g, r, d]: [usize; 3]) -> Case {
             let out = i[0].norm_modulate(affine, Some(&modulation), 1e-6, true)?;
             let stats = out.stats.unwrap();
             let grads =
-                i[0].norm_modulate_backward(affine, Some(&modulation), 1e-6, &stats, dy, [true; 3])?;
+                i[0].norm_modulate_backward(affine, Some(&modulation), 1e-6, &stats, dy, None, [true; 3])?;
             Ok(grads.into_iter().flatten().collect())
         }),
     }
@@ -348,7 +348,8 @@ fn optimiser_steps_match_their_formulas() {
     let t = |i: u32| noise(&cpu, &[300, 150], i, DType::F64);
     let (mut p, g, mut m, mut v) = (t(0), t(1), t(2), t(3).mul(&t(3)).unwrap());
     let [p0, g0, m0, v0] = [&p, &g, &m, &v].map(|x| x.to_f64().unwrap());
-    let slot = AdamWParam { param: &mut p, grad: Some(&g), m: &mut m, v: &mut v, weight_decay: 0.1 };
+    let slot =
+        AdamWParam { param: &mut p, grad: Some(&g), m: &mut m, v: &mut v, cast: None, weight_decay: 0.1 };
     T::adamw_step(&cpu, &hyper, &mut [slot]).unwrap();
     for (i, got) in p.to_f64().unwrap().into_iter().enumerate() {
         let g = 0.5 * g0[i];

@@ -16,11 +16,22 @@ struct BiasActivationParams {
     // x and y [M, N] may alias; `bias` [N] may be 0.
     uint64_t x, bias, y;
     RowPartition partition;
+    Dropout dropout;
     // True if GELU is applied.
     uint32_t gelu;
 };
 
-// y ← act(x + bias). Grid: see RowPartition.
+// Multiplies V elements from `at` on of a tensor of the partition's shape by their dropout factors.
+template <int V>
+DEVICE void drop(const Dropout &dropout, const RowPartition &p, const RowChunk &chunk, uint64_t at, float (&x)[V]) {
+    if (!dropout.active) return;
+    float factor[V];
+    dropout_factors_at<V>(dropout, sample_of(dropout, p, chunk), at, factor);
+#pragma unroll
+    for (int j = 0; j < V; j++) x[j] *= factor[j];
+}
+
+// y ← dropout(act(x + bias)). Grid: see RowPartition.
 template <typename T, int V>
 DEVICE void bias_activation(const BiasActivationParams &p) {
     const RowChunk chunk = row_chunk<V>(p.partition);
@@ -40,7 +51,9 @@ DEVICE void bias_activation(const BiasActivationParams &p) {
             const float sum = v[i][j] + bias[j];
             v[i][j] = p.gelu ? gelu(sum) : sum;
         }
-        store_floats(reinterpret_cast<T *>(p.y) + (chunk.row + i) * p.partition.width + chunk.column, v[i]);
+        const uint64_t at = (chunk.row + i) * p.partition.width + chunk.column;
+        drop<V>(p.dropout, p.partition, chunk, at, v[i]);
+        store_floats(reinterpret_cast<T *>(p.y) + at, v[i]);
     }
 }
 
@@ -48,9 +61,10 @@ struct GeluBackwardParams {
     // pre, dy, g [M, N]; `sums` [chunks, N] are f32, or 0.
     uint64_t pre, dy, g, sums;
     RowPartition partition;
+    Dropout dropout;
 };
 
-// g ← gelu′(pre) · dy, and the sums over the rows of a chunk of the values as rounded in g.
+// g ← gelu′(pre) · dropout(dy), and the sums over the rows of a chunk of the values as rounded in g.
 template <typename T, int V>
 DEVICE void gelu_backward(const GeluBackwardParams &p) {
     const RowChunk chunk = row_chunk<V>(p.partition);
@@ -69,12 +83,14 @@ DEVICE void gelu_backward(const GeluBackwardParams &p) {
 #pragma unroll
         for (int i = 0; i < LINEAR_ROWS; i++) {
             if (row + i >= chunk.rows) break;
+            const uint64_t at = (chunk.row + row + i) * p.partition.width + chunk.column;
+            drop<V>(p.dropout, p.partition, chunk, at, b[i]);
 #pragma unroll
             for (int j = 0; j < V; j++) {
                 b[i][j] = to_float(from_float<T>(gelu_gradient(a[i][j]) * b[i][j]));
                 sums[j] += b[i][j];
             }
-            store_floats(reinterpret_cast<T *>(p.g) + (chunk.row + row + i) * p.partition.width + chunk.column, b[i]);
+            store_floats(reinterpret_cast<T *>(p.g) + at, b[i]);
         }
     }
     if (p.sums == 0) return;

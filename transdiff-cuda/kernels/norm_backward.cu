@@ -10,8 +10,9 @@
 constexpr int NORM_BACKWARD_THREADS = 512;
 
 struct NormBackwardParams {
-    // `weight`, `scale`, `dx` and `sums` may be 0. `sums` [chunks, 2, D] are f32.
-    uint64_t x, dy, stats, weight, scale, dx, sums;
+    // `weight`, `scale`, `dx`, `residual` and `sums` may be 0. `residual` is added to dx, of its type. `sums` [chunks, 2, D] are
+    // f32.
+    uint64_t x, dy, stats, weight, scale, dx, residual, sums;
     uint64_t scale_stride;
     // Rows per group.
     uint64_t rows;
@@ -118,6 +119,12 @@ DEVICE void norm_backward(const NormBackwardParams &p) {
             float dx[V];
 #pragma unroll
             for (int j = 0; j < V; j++) dx[j] = rstd * (g[i][j] - mean_g - x[i][j] * mean_gx);
+            if (p.residual != 0) {
+                float residual[V];
+                load_floats<V>(residual, reinterpret_cast<const S *>(p.residual) + row * p.width + column);
+#pragma unroll
+                for (int j = 0; j < V; j++) dx[j] += residual[j];
+            }
             store_floats(reinterpret_cast<S *>(p.dx) + row * p.width + column, dx);
         }
     }
@@ -175,8 +182,10 @@ DEVICE void norm_backward_long_dx(const NormBackwardParams &p) {
     for (uint32_t column = threadIdx.x; column < p.width; column += blockDim.x) {
         norm_factors<T, 1>(p, chunk.group, column, factor);
         const float g = to_float(dy[column]) * factor[0], normed = (to_float(x[column]) - mean) * rstd;
-        const float dx = rstd * (g - mean_g - normed * mean_gx);
-        reinterpret_cast<S *>(p.dx)[chunk.row * p.width + column] = from_float<S>(dx);
+        float dx = rstd * (g - mean_g - normed * mean_gx);
+        const uint64_t at = chunk.row * p.width + column;
+        if (p.residual != 0) dx += to_float(reinterpret_cast<const S *>(p.residual)[at]);
+        reinterpret_cast<S *>(p.dx)[at] = from_float<S>(dx);
     }
 }
 

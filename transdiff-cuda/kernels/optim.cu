@@ -65,8 +65,9 @@ DEVICE T *slot_address(const Slots<N> &s, uint32_t slot, int which) {
 // g = grad_scale · grad.
 
 struct AdamWParams {
-    // Parameter, first and second moment, gradient; an absent gradient has address 0.
-    Slots<4> slots;
+    // Parameter, first and second moment of type T, gradient of type G, and the parameter rounded to bf16; the last two
+    // may be 0.
+    Slots<5> slots;
     // 1 − lr · weight decay.
     float weight_factor[OPTIM_SLOTS];
     float grad_scale, beta1, beta2, one_minus_beta1, one_minus_beta2;
@@ -74,11 +75,12 @@ struct AdamWParams {
     float step_size, root_correction, eps;
 };
 
-template <typename T>
+template <typename T, typename G>
 struct AdamWStep {
     const AdamWParams &p;
     T *param, *m, *v;
-    const T *grad;
+    const G *grad;
+    bf16 *cast;
     float weight_factor;
 
     template <int V>
@@ -98,14 +100,17 @@ struct AdamWStep {
         store_floats(param + at, w);
         store_floats(m + at, a);
         store_floats(v + at, b);
+        if (cast != nullptr) store_floats(cast + at, w);
     }
 };
 
-template <typename T>
+template <typename T, typename G>
 DEVICE void adamw(const AdamWParams &p) {
     const Span s = block_span<T>(p.slots);
     const auto address = [&](int which) { return slot_address<T>(p.slots, s.slot, which); };
-    for_each_in_span<T>(s, AdamWStep<T>{p, address(0), address(1), address(2), address(3), p.weight_factor[s.slot]});
+    G *const grad = slot_address<G>(p.slots, s.slot, 3);
+    bf16 *const cast = slot_address<bf16>(p.slots, s.slot, 4);
+    for_each_in_span<T>(s, AdamWStep<T, G>{p, address(0), address(1), address(2), grad, cast, p.weight_factor[s.slot]});
 }
 
 // ---- EMA: average ← decay · average + (1 − decay) · param ----
@@ -170,8 +175,9 @@ DEVICE void squared_norm(const SquaredNormParams &p) {
     if (threadIdx.x == 0) reinterpret_cast<double *>(p.sums)[blockIdx.x] = sum;
 }
 
-KERNEL(adamw_f32, AdamWParams, p) { adamw<float>(p); }
-KERNEL(adamw_bf16, AdamWParams, p) { adamw<bf16>(p); }
+KERNEL(adamw_f32, AdamWParams, p) { adamw<float, float>(p); }
+KERNEL(adamw_bf16, AdamWParams, p) { adamw<bf16, bf16>(p); }
+KERNEL(adamw_mixed_bf16, AdamWParams, p) { adamw<float, bf16>(p); }
 KERNEL(ema_f32, EmaParams, p) { ema<float>(p); }
 KERNEL(ema_bf16, EmaParams, p) { ema<bf16>(p); }
 KERNEL(squared_norm_f32, SquaredNormParams, p) { squared_norm<float>(p); }

@@ -1,7 +1,7 @@
 //! Launches of `kernels/attention_backward.cu`: gradients of attention.
 
 use transdiff_core::Result;
-use transdiff_core::backend::{AttentionArgs, AttentionGrads};
+use transdiff_core::backend::{AttentionArgs, AttentionGrads, thirds};
 
 use crate::attention::{AttentionProblem, AttentionTiling, Heads, kernel_of_size};
 use crate::device::{Address, Cuda, In};
@@ -39,7 +39,12 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let &[images, queries, heads, size] = args.q.layout.shape() else { unreachable!("core checks the rank") };
     let [y, dy] = [y, dy].map(|x| Heads::new(&x, x.layout));
-    let [dq, dk, dv] = [grads.dq, grads.dk, grads.dv].map(|x| Heads::new(&x, x.layout));
+    let [dq, dk, dv] = match grads {
+        AttentionGrads::Separate { dq, dk, dv } => [dq, dk, dv].map(|x| Heads::new(&x, x.layout)),
+        AttentionGrads::Joint(joint) => thirds(joint.layout).map(|layout| {
+            Heads::new(&In { buffer: joint.buffer, layout: &layout, dtype: joint.dtype }, &layout)
+        }),
+    };
     let problem = AttentionProblem::new(OP, &args, &[y, dy, dq, dk, dv])?;
     let deltas = cuda.scratch(OP, images * heads * queries * size_of::<f32>())?;
     let (lse, delta) = (lse.address(), deltas.address());

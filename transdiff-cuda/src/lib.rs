@@ -66,7 +66,6 @@ mod norm;
 mod norm_backward;
 mod optim;
 mod pool;
-mod random;
 mod reduce;
 mod residual;
 mod row_partition;
@@ -143,7 +142,7 @@ impl NnOps for Cuda {
         grads: LinearGrads<'_, Self>,
     ) -> Result<()> {
         debug_assert_eq!(pre.is_some(), act != Activation::None);
-        linear::backward(self, x, w, pre, dy, grads)
+        linear::backward(self, x, w, act, pre, dy, grads)
     }
 
     fn norm_modulate(&self, args: NormArgs<'_, Self>, y: Out<'_>, stats: Option<Out<'_>>) -> Result<()> {
@@ -181,10 +180,6 @@ impl NnOps for Cuda {
         dgate: Option<Out<'_>>,
     ) -> Result<()> {
         residual::backward(self, u, gate, dropout, dy, du, dgate)
-    }
-
-    fn dropout(&self, x: In<'_>, dropout: Dropout, y: Out<'_>) -> Result<()> {
-        random::dropout(self, x, dropout, y)
     }
 
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {

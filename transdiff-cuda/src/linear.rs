@@ -29,7 +29,8 @@ pub(crate) fn forward(
     if m == 0 || n == 0 {
         return Ok(());
     }
-    let (y, bias, gelu) = (y.address(), b.as_ref().map(Address::address), act == Activation::Gelu);
+    let (y, bias) = (y.address(), b.as_ref().map(Address::address));
+    let (gelu, dropout) = (act != Activation::None, act.dropout());
     // Destination of product and bias, which the activation reads.
     let sum = pre.as_ref().map_or(y, Address::address);
     if k == 0 {
@@ -39,12 +40,12 @@ pub(crate) fn forward(
     } else {
         let (a, b) = (Operand::new(x.address(), m, k), weight(w.address(), w.layout).t());
         let gemm = Gemm { dtype: x.dtype, result: x.dtype, a, b, c: Operand::new(sum, m, n), batch: 1 };
-        if gelu && pre.is_none() && with_tanh_gelu(&gemm, cuda, bias)? {
+        if act == Activation::Gelu && pre.is_none() && with_tanh_gelu(&gemm, cuda, bias)? {
             return Ok(());
         }
         with_bias(&gemm, cuda, bias)?;
     }
-    if gelu { epilogue::gelu(cuda, x.dtype, m * n, sum, y) } else { Ok(()) }
+    if gelu { epilogue::gelu(cuda, x.dtype, m * n, dropout, [sum, y]) } else { Ok(()) }
 }
 
 /// Computes GELU(product + bias) with cuBLASLt's epilogue, the tanh form, which differs from the exact form by up to
@@ -74,6 +75,7 @@ pub(crate) fn backward(
     cuda: &Cuda,
     x: In<'_>,
     w: In<'_>,
+    act: Activation,
     pre: Option<In<'_>>,
     dy: In<'_>,
     grads: LinearGrads<'_, Cuda>,
@@ -92,7 +94,8 @@ pub(crate) fn backward(
     // g = act′(pre) · dy, and in the same pass its sums over rows.
     let gelu = pre.as_ref().map(|_| cuda.scratch(OP, m * n * size)).transpose()?;
     if let (Some(pre), Some(g)) = (&pre, &gelu) {
-        epilogue::gelu_backward(cuda, dtype, [m, n], [pre.address(), dy.address()], g.address(), db.take())?;
+        let addresses = [pre.address(), dy.address(), g.address()];
+        epilogue::gelu_backward(cuda, dtype, [m, n], act.dropout(), addresses, db.take())?;
     }
     let g = gelu.as_ref().map_or_else(|| dy.address(), |g| g.address());
     if m > 0 && n > 0 && k > 0 {

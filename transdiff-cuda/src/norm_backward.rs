@@ -25,6 +25,7 @@ struct NormBackwardParams {
     weight: u64,
     scale: u64,
     dx: u64,
+    residual: u64,
     sums: u64,
     scale_stride: u64,
     rows: u64,
@@ -110,6 +111,7 @@ pub(crate) fn backward(
         weight: address_of(weight.as_ref()),
         scale: address_of(scale.as_ref()),
         dx: address_of(grads.dx.as_ref()),
+        residual: address_of(grads.residual.as_ref()),
         sums: sums.as_ref().map_or(0, Memory::address),
         scale_stride: group_stride(scale.as_ref()),
         rows: chunks.rows as u64,
@@ -121,7 +123,7 @@ pub(crate) fn backward(
     if thread_group == ThreadGroup::LongRow {
         long_rows(cuda, [stream, dtype], chunks, params)?;
     } else {
-        let addresses = [params.x, params.dy, params.weight, params.scale, params.dx];
+        let addresses = [params.x, params.dy, params.weight, params.scale, params.dx, params.residual];
         let wide = vectorizable(&addresses, width, &[params.scale_stride], lanes(dtype));
         let kernel = match thread_group {
             ThreadGroup::Warp => {

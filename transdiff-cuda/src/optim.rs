@@ -14,9 +14,6 @@ const THREADS: u32 = 256;
 const UPDATE_ELEMENTS: usize = 1 << 13;
 const SUM_ELEMENTS: usize = 1 << 16;
 
-/// Types that the kernels are compiled for.
-const TYPES: [DType; 2] = [DType::F32, DType::BF16];
-
 /// `Slots` of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +44,7 @@ impl<const N: usize> Slots<N> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct AdamWParams {
-    slots: Slots<4>,
+    slots: Slots<5>,
     /// 1 − lr · weight decay, per slot.
     weight_factor: [f32; SLOTS],
     grad_scale: f32,
@@ -85,34 +82,42 @@ struct SquaredNormParams {
 // SAFETY: same layout as `SquaredNormParams` in optim.cu.
 unsafe impl Params for SquaredNormParams {}
 
-/// Splits items into batches of one type, each with its kernel; a call may mix types.
-fn batches<T>(
-    items: &[T],
-    dtype: impl Fn(&T) -> DType,
-    kernel: impl Fn(DType) -> Result<Kernel>,
-) -> Result<Vec<(Kernel, Vec<&T>)>> {
-    items.iter().try_for_each(|item| kernel(dtype(item)).map(drop))?;
-    let mut out = Vec::new();
-    for wanted in TYPES {
-        let of_type: Vec<&T> = items.iter().filter(|item| dtype(item) == wanted).collect();
-        for batch in of_type.chunks(SLOTS) {
-            out.push((kernel(wanted)?, batch.to_vec()));
+/// Splits items into batches for one launch of one kernel, as indices; `kernel` returns that of an item. A call may mix types.
+fn batches<T>(items: &[T], kernel: impl Fn(&T) -> Result<Kernel>) -> Result<Vec<(Kernel, Vec<usize>)>> {
+    let mut kernels: Vec<(Kernel, Vec<usize>)> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let kernel = kernel(item)?;
+        match kernels.iter_mut().find(|(known, _)| known.name == kernel.name) {
+            Some((_, indices)) => indices.push(index),
+            None => kernels.push((kernel, vec![index])),
         }
     }
-    Ok(out)
+    let split = |(kernel, indices): (Kernel, Vec<usize>)| {
+        indices.chunks(SLOTS).map(|batch| (kernel, batch.to_vec())).collect::<Vec<_>>()
+    };
+    Ok(kernels.into_iter().flat_map(split).collect())
 }
 
 fn launch_config(blocks: u32) -> LaunchConfig {
     LaunchConfig { grid: [blocks, 1, 1], block: THREADS, shared: 0 }
 }
 
+/// Kernel for a parameter and its gradient, which may be in bf16 beside an f32 parameter.
+fn adamw_kernel(slot: &AdamWArgs<'_, Cuda>) -> Result<Kernel> {
+    match (slot.param.dtype, slot.grad.as_ref().map(|grad| grad.dtype)) {
+        (DType::F32, Some(DType::BF16)) => Ok(Kernel { module: "optim", name: "adamw_mixed_bf16" }),
+        (dtype, _) => kernel!("adamw_step", "optim", "adamw", dtype),
+    }
+}
+
 pub(crate) fn adamw_step(cuda: &Cuda, hyper: &AdamW, slots: &mut [AdamWArgs<'_, Cuda>]) -> Result<()> {
     const OP: &str = "adamw_step";
     let correction = |beta: f64| 1.0 - beta.powf(hyper.step as f64);
-    for (kernel, batch) in batches(slots, |s| s.param.dtype, |t| kernel!(OP, "optim", "adamw", t))? {
+    for (kernel, batch) in batches(slots, adamw_kernel)? {
+        let batch: Vec<&AdamWArgs<'_, Cuda>> = batch.into_iter().map(|index| &slots[index]).collect();
         let tensors = batch.iter().map(|s| {
-            let address = [s.param.address(), s.m.address(), s.v.address(), address_of(s.grad.as_ref())];
-            (address, s.param.layout.numel())
+            let [grad, cast] = [address_of(s.grad.as_ref()), address_of(s.cast.as_ref())];
+            ([s.param.address(), s.m.address(), s.v.address(), grad, cast], s.param.layout.numel())
         });
         let (slots, blocks) = Slots::new(tensors, UPDATE_ELEMENTS);
         let mut weight_factor = [1.0; SLOTS];
@@ -136,8 +141,11 @@ pub(crate) fn adamw_step(cuda: &Cuda, hyper: &AdamW, slots: &mut [AdamWArgs<'_, 
 
 pub(crate) fn ema_step(cuda: &Cuda, decay: f64, pairs: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
     const OP: &str = "ema_step";
-    for (kernel, batch) in batches(pairs, |p| p.0.dtype, |t| kernel!(OP, "optim", "ema", t))? {
-        let tensors = batch.iter().map(|p| ([p.0.address(), p.1.address()], p.0.layout.numel()));
+    for (kernel, batch) in batches(pairs, |p| kernel!(OP, "optim", "ema", p.0.dtype))? {
+        let tensors = batch.into_iter().map(|index| {
+            let (average, param) = &pairs[index];
+            ([average.address(), param.address()], average.layout.numel())
+        });
         let (slots, blocks) = Slots::new(tensors, UPDATE_ELEMENTS);
         let params = EmaParams { slots, decay: decay as f32, one_minus_decay: (1.0 - decay) as f32 };
         cuda.launch_kernel(OP, kernel, launch_config(blocks), &params)?;
@@ -149,7 +157,7 @@ pub(crate) fn squared_norms(cuda: &Cuda, tensors: &[In<'_>]) -> Result<Vec<f64>>
     const OP: &str = "squared_norms";
     const SIZE: u64 = size_of::<f64>() as u64;
     let blocks = |t: &In<'_>| t.layout.numel().div_ceil(SUM_ELEMENTS);
-    // The partial sums of the blocks, in the order of the launches: tensors of one type after those of the other.
+    // The partial sums of the blocks, in the order of the launches.
     let layout = Layout::contiguous(&[tensors.iter().map(blocks).sum()]);
     if layout.numel() == 0 {
         return Ok(vec![0.0; tensors.len()]);
@@ -157,18 +165,17 @@ pub(crate) fn squared_norms(cuda: &Cuda, tensors: &[In<'_>]) -> Result<Vec<f64>>
     let buffer = cuda.alloc(DType::F64, layout.numel())?;
     let partials = View { buffer: &buffer, layout: &layout, dtype: DType::F64 };
     let mut next = partials.address();
-    for (kernel, batch) in batches(tensors, |t| t.dtype, |t| kernel!(OP, "optim", "squared_norm", t))? {
-        let (slots, blocks) =
-            Slots::new(batch.iter().map(|t| ([t.address()], t.layout.numel())), SUM_ELEMENTS);
-        cuda.launch_kernel(OP, kernel, launch_config(blocks), &SquaredNormParams { slots, sums: next })?;
+    let batches = batches(tensors, |t| kernel!(OP, "optim", "squared_norm", t.dtype))?;
+    for (kernel, batch) in &batches {
+        let of_batch = batch.iter().map(|&index| ([tensors[index].address()], tensors[index].layout.numel()));
+        let (slots, blocks) = Slots::new(of_batch, SUM_ELEMENTS);
+        cuda.launch_kernel(OP, *kernel, launch_config(blocks), &SquaredNormParams { slots, sums: next })?;
         next += u64::from(blocks) * SIZE;
     }
     let partials = cuda.to_host(partials)?.to_f64();
     let (mut rest, mut norms) = (&partials[..], vec![0.0; tensors.len()]);
-    for wanted in TYPES {
-        for (norm, tensor) in norms.iter_mut().zip(tensors).filter(|(_, tensor)| tensor.dtype == wanted) {
-            *norm = rest.split_off(..blocks(tensor)).into_iter().flatten().sum();
-        }
+    for index in batches.into_iter().flat_map(|(_, batch)| batch) {
+        norms[index] = rest.split_off(..blocks(&tensors[index])).into_iter().flatten().sum();
     }
     Ok(norms)
 }

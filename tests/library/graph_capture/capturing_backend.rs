@@ -254,10 +254,6 @@ impl NnOps for CapturingBackend {
         unreachable!("{UNUSED}")
     }
 
-    fn dropout(&self, _: In<'_>, _: Dropout, _: Out<'_>) -> Result<()> {
-        unreachable!("{UNUSED}")
-    }
-
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {
         assert!(lse.is_none(), "{UNUSED}");
         let (scale, dropout, ends) = (args.scale, args.dropout, args.segment_ends.map(<[_]>::to_vec));

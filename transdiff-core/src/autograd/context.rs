@@ -80,13 +80,13 @@ impl<B: Backend> Context<B> {
         self.cancellation.check()
     }
 
-    /// The parameter as a variable of this pass.
+    /// The parameter as a variable of this pass, in the type that it computes in. So is the gradient.
     pub fn param(&self, param: &Param<B>) -> Result<Var<B>> {
-        let var = match &self.tape {
-            Some(tape) if param.is_trainable() => tape.leaf(param.key(), param.value().clone()),
-            _ => Var::constant(param.value().clone()),
-        };
-        var.cast(self.type_for(param.value()))
+        let dtype = self.type_for(param.value());
+        Ok(match &self.tape {
+            Some(tape) if param.is_trainable() => tape.leaf(param.key(), param.in_type(dtype)?),
+            _ => Var::constant(param.value().cast(dtype)?),
+        })
     }
 
     /// Data as a constant of this pass.

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::gradients::Gradients;
-use super::tape::{Tape, Vjp};
+use super::tape::{Inputs, Tape, Vjp};
 use super::var::Var;
 use crate::{Backend, Result, Tensor};
 
@@ -39,15 +39,15 @@ where
     fn backward(
         self: Box<Self>,
         dy: Tensor<B>,
-        wanted: &[bool],
+        inputs: &mut Inputs<'_, B>,
         grads: &mut Gradients<B>,
     ) -> Result<Vec<Option<Tensor<B>>>> {
         let tape = Tape::new();
         let (vars, keys): (Vec<_>, Vec<_>) = self
             .inputs
             .into_iter()
-            .zip(wanted)
-            .map(|(value, &wanted)| match wanted {
+            .enumerate()
+            .map(|(i, value)| match inputs.is_wanted(i) {
                 true => {
                     let (var, key) = tape.input(value);
                     (var, Some(key))

@@ -74,18 +74,21 @@ impl<B: Backend> Gradients<B> {
         Self { receiver: Some(Receiver { expected, receive: Box::new(receive) }), ..Self::new() }
     }
 
-    /// Adds `grad` to the gradient for `key`.
+    /// Adds `grad` to the gradient for `key`. A sum is of the [accumulator](crate::DType::accumulator)'s type; the first
+    /// gradient keeps its own.
     ///
     /// # Errors
     /// Those of the addition and of the receiver.
     pub fn add(&mut self, key: GradKey, grad: Tensor<B>) -> Result<()> {
-        let (mut value, contributions) = match self.sums.remove(&key) {
+        let (value, contributions) = match self.sums.remove(&key) {
             Some(Sum { value, contributions, .. }) => (Some(value), contributions + 1),
             None => (None, 1),
         };
-        accumulate(&mut value, grad)?;
+        let value = match value {
+            Some(value) => total(value, grad)?,
+            None => grad,
+        };
         self.added += 1;
-        let Some(value) = value else { return Ok(()) };
         if let Some(receiver) = &mut self.receiver
             && receiver.expected.get(&key) == Some(&contributions)
         {
@@ -137,6 +140,12 @@ impl<B: Backend> FromIterator<(GradKey, Tensor<B>)> for Gradients<B> {
         let sum = |(key, value)| (key, Sum { value, contributions: 1, completed: 0 });
         Self { sums: gradients.into_iter().map(sum).collect(), added: 0, receiver: None }
     }
+}
+
+/// a + b in the accumulator's type: the terms may have been rounded to the type of a pass, their sum is not.
+pub(crate) fn total<B: Backend>(a: Tensor<B>, b: Tensor<B>) -> Result<Tensor<B>> {
+    let wide = a.dtype().accumulator();
+    a.cast(wide)?.add(&b.cast(wide)?)
 }
 
 /// sum ← sum + grad.

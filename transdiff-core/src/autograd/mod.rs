@@ -14,7 +14,8 @@ mod vjp;
 
 pub use context::Context;
 pub use gradient_checkpointing::gradient_checkpoint;
+pub(crate) use gradients::total;
 pub use gradients::{Contributions, GradKey, Gradients};
 pub use param::Param;
-pub use tape::{Tape, Vjp};
+pub use tape::{Inputs, Tape, Vjp};
 pub use var::Var;

@@ -1,7 +1,9 @@
 //! Parameters.
 
+use std::sync::{Arc, OnceLock};
+
 use super::gradients::GradKey;
-use crate::{Backend, Error, HostTensor, Int8Weight, Result, Tensor};
+use crate::{Backend, DType, Error, HostTensor, Int8Weight, Result, Tensor};
 
 /// Model parameter: a tensor, and the key of its gradient.
 ///
@@ -10,6 +12,9 @@ use crate::{Backend, Error, HostTensor, Int8Weight, Result, Tensor};
 pub struct Param<B: Backend> {
     key: GradKey,
     value: Tensor<B>,
+    /// The value in the type that training computes in, if the value has its accumulator's: written by the optimiser, so that
+    /// steps need not cast.
+    cast: Arc<OnceLock<Tensor<B>>>,
     is_weight: bool,
     is_quantized: bool,
     trainable: bool,
@@ -18,7 +23,14 @@ pub struct Param<B: Backend> {
 impl<B: Backend> Param<B> {
     /// A trainable parameter.
     pub fn new(value: Tensor<B>) -> Self {
-        Self { key: GradKey::unique(), value, is_weight: false, is_quantized: false, trainable: true }
+        Self {
+            key: GradKey::unique(),
+            value,
+            cast: Arc::default(),
+            is_weight: false,
+            is_quantized: false,
+            trainable: true,
+        }
     }
 
     /// A trainable weight [outputs, inputs, ..] of a linear layer or a convolution, kept in the form that products of
@@ -50,9 +62,29 @@ impl<B: Backend> Param<B> {
         &self.value
     }
 
-    /// The tensor, for the steps of an optimiser.
+    /// The tensor, for writing.
     pub fn value_mut(&mut self) -> &mut Tensor<B> {
+        self.cast = Arc::default();
         &mut self.value
+    }
+
+    /// The tensor in the type `dtype`. One whose accumulator's the value has is kept for the next time.
+    pub(super) fn in_type(&self, dtype: DType) -> Result<Tensor<B>> {
+        if dtype == self.value.dtype() || dtype.accumulator() != self.value.dtype() {
+            return self.value.cast(dtype);
+        }
+        match self.cast.get() {
+            Some(cast) => Ok(cast.clone()),
+            None => {
+                let cast = self.value.cast(dtype)?;
+                Ok(self.cast.get_or_init(|| cast).clone())
+            }
+        }
+    }
+
+    /// The tensor, and the one that is kept in another type: an optimiser writes both.
+    pub(crate) fn values_mut(&mut self) -> (&mut Tensor<B>, Option<&mut Tensor<B>>) {
+        (&mut self.value, Arc::make_mut(&mut self.cast).get_mut())
     }
 
     /// Returns true if training changes the parameter.
@@ -72,7 +104,7 @@ impl<B: Backend> Param<B> {
         }
         let value = value.cast(self.value.dtype())?;
         self.is_quantized = false;
-        self.value = if self.is_weight { value.prepared_weight()? } else { value.contiguous()? };
+        *self.value_mut() = if self.is_weight { value.prepared_weight()? } else { value.contiguous()? };
         Ok(())
     }
 
@@ -85,7 +117,7 @@ impl<B: Backend> Param<B> {
         if value.shape() != *self.value.shape() {
             return Err(Error::shape("Param::set_int8", format!("{:?}", self.value.shape()), &value.shape()));
         }
-        self.value = Tensor::quantized_weight(self.value.backend(), value, self.value.dtype())?;
+        *self.value_mut() = Tensor::quantized_weight(self.value.backend(), value, self.value.dtype())?;
         Ok(())
     }
 

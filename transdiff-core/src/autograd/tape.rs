@@ -7,16 +7,43 @@ use crate::{Backend, Result, Tensor};
 
 /// Backward pass of a recorded operation: the tensors that it saved, and the vector-Jacobian product.
 pub trait Vjp<B: Backend>: Send {
-    /// Gradients of the inputs from the gradient `dy` of the output. Called once; saved tensors are freed on return.
+    /// Gradients of the inputs from the gradient `dy` of the output; entry i of the result may be `None` where that of input i
+    /// is not wanted. Called once; saved tensors are freed on return.
     ///
-    /// `wanted[i]` says whether input i needs a gradient; entry i of the result may be `None` where it does not.
     /// An operation with hidden parameters (gradient checkpointing) adds their gradients to `grads`.
     fn backward(
         self: Box<Self>,
         dy: Tensor<B>,
-        wanted: &[bool],
+        inputs: &mut Inputs<'_, B>,
         grads: &mut Gradients<B>,
     ) -> Result<Vec<Option<Tensor<B>>>>;
+}
+
+/// Inputs of a recorded operation, during its backward pass.
+#[derive(Debug)]
+pub struct Inputs<'a, B: Backend> {
+    /// Their nodes; `None` for constants.
+    nodes: &'a [Option<usize>],
+    /// Gradients of all nodes, as far as they have been computed.
+    pending: &'a mut [Option<Tensor<B>>],
+}
+
+impl<B: Backend> Inputs<'_, B> {
+    /// Number of inputs.
+    pub fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Returns whether the gradient of input `i` is wanted; false if there is no such input.
+    pub fn is_wanted(&self, i: usize) -> bool {
+        self.nodes.get(i).is_some_and(Option::is_some)
+    }
+
+    /// Takes the gradient of input `i` from the operations that were recorded after this one. The operation adds its own
+    /// contribution, which saves a pass over memory, and returns the sum.
+    pub fn take_sum(&mut self, i: usize) -> Option<Tensor<B>> {
+        self.pending[self.nodes[i]?].take()
+    }
 }
 
 enum Node<B: Backend> {
@@ -102,8 +129,8 @@ impl<B: Backend> Tape<B> {
             match node {
                 Node::Leaf(key) => grads.add(key, dy)?,
                 Node::Op { inputs, vjp } => {
-                    let wanted: Vec<bool> = inputs.iter().map(Option::is_some).collect();
-                    let found = vjp.backward(dy, &wanted, grads)?;
+                    let found =
+                        vjp.backward(dy, &mut Inputs { nodes: &inputs, pending: &mut pending }, grads)?;
                     debug_assert_eq!(found.len(), inputs.len(), "a vjp returns an entry per input");
                     for (input, grad) in inputs.into_iter().zip(found) {
                         if let (Some(input), Some(grad)) = (input, grad) {

@@ -1,16 +1,29 @@
 //! Fused operations of models, each with its backward pass.
 
 use super::storage::{Storage, View, ViewMut};
-use crate::Result;
 use crate::rng::Dropout;
+use crate::{Layout, Result};
 
 /// Activation of a linear layer's output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// The identity.
     None,
     /// x·Φ(x) with the exact (erf) Φ.
     Gelu,
+    /// [`Gelu`](Self::Gelu), then [`Dropout`], whose element is the row-major index in the output, and whose number of samples
+    /// divides that of the rows.
+    GeluDropout(Dropout),
+}
+
+impl Activation {
+    /// The dropout, if there is one.
+    pub fn dropout(self) -> Option<Dropout> {
+        match self {
+            Self::GeluDropout(dropout) => Some(dropout),
+            Self::None | Self::Gelu => None,
+        }
+    }
 }
 
 /// Outputs of [`NnOps::linear_backward`]; `None` where a gradient is not wanted.
@@ -46,11 +59,13 @@ impl<S: Storage> Clone for NormArgs<'_, S> {
 
 impl<S: Storage> Copy for NormArgs<'_, S> {}
 
-/// Outputs of [`NnOps::norm_modulate_backward`], all contiguous; `None` where a gradient is not wanted.
+/// Outputs of [`NnOps::norm_modulate_backward`], all contiguous; `None` where a gradient is not wanted. And what is added to one.
 #[derive(Debug)]
 pub struct NormGrads<'a, S: Storage> {
     /// [G, R, D].
     pub dx: Option<ViewMut<'a, S>>,
+    /// Added to dx, [G, R, D], contiguous, of its type: the gradient of x from other operations.
+    pub residual: Option<View<'a, S>>,
     /// Gradients of weight and bias, each `[D]`.
     pub daffine: Option<(ViewMut<'a, S>, ViewMut<'a, S>)>,
     /// Gradients of scale and shift, each [G, D].
@@ -84,15 +99,27 @@ impl<S: Storage> Clone for AttentionArgs<'_, S> {
 
 impl<S: Storage> Copy for AttentionArgs<'_, S> {}
 
-/// Outputs of [`NnOps::attention_backward`], in the shapes of q, k and v; the last stride is 1.
+/// Outputs of [`NnOps::attention_backward`]; the last stride is 1.
 #[derive(Debug)]
-pub struct AttentionGrads<'a, S: Storage> {
-    /// [B, Nq, H, E].
-    pub dq: ViewMut<'a, S>,
-    /// [B, Nkv, H, E].
-    pub dk: ViewMut<'a, S>,
-    /// [B, Nkv, H, E].
-    pub dv: ViewMut<'a, S>,
+pub enum AttentionGrads<'a, S: Storage> {
+    /// One output for each input, in its shape.
+    Separate {
+        /// [B, Nq, H, E].
+        dq: ViewMut<'a, S>,
+        /// [B, Nkv, H, E].
+        dk: ViewMut<'a, S>,
+        /// [B, Nkv, H, E].
+        dv: ViewMut<'a, S>,
+    },
+    /// One output [B, N, 3, H, E] for queries, keys and values that are thirds of one tensor.
+    Joint(ViewMut<'a, S>),
+}
+
+/// Layouts [B, N, H, E] of the thirds of a layout [B, N, 3, H, E]; see [`AttentionGrads::Joint`].
+pub fn thirds(joint: &Layout) -> [Layout; 3] {
+    let (shape, strides) = (joint.shape(), joint.strides());
+    let without = |sizes: &[usize]| [sizes[0], sizes[1], sizes[3], sizes[4]];
+    [0, 1, 2].map(|i| Layout::new(&without(shape), &without(strides), joint.offset() + i * strides[2]))
 }
 
 /// Visible length: number of leading keys that query `i` of `nq` attends to under a block-causal mask; see
@@ -176,10 +203,6 @@ pub trait NnOps: Storage {
         du: ViewMut<'_, Self>,
         dgate: Option<ViewMut<'_, Self>>,
     ) -> Result<()>;
-
-    /// y ← dropout(x), both contiguous; its own backward pass. The [`Dropout`]'s element is the row-major index in x, and
-    /// its number of samples divides the number of elements.
-    fn dropout(&self, x: View<'_, Self>, dropout: Dropout, y: ViewMut<'_, Self>) -> Result<()>;
 
     /// y ← dropout(softmax(scale · q kᵀ)) v, y [B, Nq, H, E] contiguous; lse ← ln Σ exp(scale · q kᵀ) per query,
     /// [B, H, Nq] contiguous, of the [accumulator's](crate::DType::accumulator) type, if it is given. Tiled

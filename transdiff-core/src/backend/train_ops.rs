@@ -20,18 +20,22 @@ pub struct AdamW {
     pub grad_scale: f64,
 }
 
-/// Arguments of [`TrainOps::adamw_step`] for one parameter. All four tensors have the same shape and the same order in
-/// memory, without gaps.
+/// Arguments of [`TrainOps::adamw_step`] for one parameter. All tensors have the same shape and the same order in memory,
+/// without gaps, and the type of the parameter, except where another is documented.
 #[derive(Debug)]
 pub struct AdamWArgs<'a, S: Storage> {
     /// The parameter.
     pub param: ViewMut<'a, S>,
-    /// Its gradient; `None` is a gradient of zero (moments and weight decay still apply).
+    /// Its gradient, also of a type whose [accumulator](crate::DType::accumulator)'s the parameter has; `None` is a gradient of
+    /// zero (moments and weight decay still apply).
     pub grad: Option<View<'a, S>>,
     /// First moment.
     pub m: ViewMut<'a, S>,
     /// Second moment.
     pub v: ViewMut<'a, S>,
+    /// Receives the new parameter, rounded to a type whose [accumulator](crate::DType::accumulator)'s it has: the type that
+    /// training computes in.
+    pub cast: Option<ViewMut<'a, S>>,
     /// Weight decay of this parameter.
     pub weight_decay: f64,
 }

@@ -24,7 +24,8 @@ impl<B: Backend> Mlp<B> {
 
     /// [.., D] → [.., D].
     pub fn forward(&self, ctx: &Context<B>, x: &Var<B>) -> Result<Var<B>> {
-        let hidden = self.fc1.forward_act(ctx, x, Activation::Gelu)?.dropout(ctx.next_dropout())?;
+        let activation = ctx.next_dropout().map_or(Activation::Gelu, Activation::GeluDropout);
+        let hidden = self.fc1.forward_act(ctx, x, activation)?;
         self.fc2.forward(ctx, &hidden)
     }
 }

@@ -1,7 +1,7 @@
 //! Multi-head attention.
 
 use super::{In, Out, Reference, gather, gather_contiguous, kept, scatter, scatter_contiguous};
-use crate::backend::{AttentionArgs, AttentionGrads, visible_len};
+use crate::backend::{AttentionArgs, AttentionGrads, thirds, visible_len};
 use crate::rng::Dropout;
 
 /// Inputs of an attention, gathered.
@@ -135,8 +135,15 @@ pub(super) fn backward(
             add(&mut dv[key..][..e], p * inputs.kept(row, j), dy);
         }
     });
-    for (out, values) in [(grads.dq, dq), (grads.dk, dk), (grads.dv, dv)] {
-        scatter(out, values);
+    match grads {
+        AttentionGrads::Separate { dq: to_q, dk: to_k, dv: to_v } => {
+            [(to_q, dq), (to_k, dk), (to_v, dv)].into_iter().for_each(|(out, values)| scatter(out, values));
+        }
+        AttentionGrads::Joint(joint) => {
+            for (layout, values) in thirds(joint.layout).iter().zip([dq, dk, dv]) {
+                scatter(Out { buffer: &mut *joint.buffer, layout, dtype: joint.dtype }, values);
+            }
+        }
     }
     debug_assert_eq!(inputs.k.len(), b * nkv * h * e);
 }

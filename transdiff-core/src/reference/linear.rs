@@ -1,6 +1,6 @@
 //! Linear layers.
 
-use super::{In, Out, gather, gather_contiguous, scatter, scatter_contiguous};
+use super::{In, Out, gather, gather_contiguous, kept, scatter, scatter_contiguous};
 use crate::backend::{Activation, LinearGrads};
 
 /// Φ(x), the standard normal distribution function.
@@ -11,7 +11,7 @@ fn phi(x: f64) -> f64 {
 fn activate(act: Activation, x: f64) -> f64 {
     match act {
         Activation::None => x,
-        Activation::Gelu => x * phi(x),
+        Activation::Gelu | Activation::GeluDropout(_) => x * phi(x),
     }
 }
 
@@ -19,7 +19,7 @@ fn derivative(act: Activation, x: f64) -> f64 {
     let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
     match act {
         Activation::None => 1.0,
-        Activation::Gelu => phi(x) + x * density,
+        Activation::Gelu | Activation::GeluDropout(_) => phi(x) + x * density,
     }
 }
 
@@ -51,7 +51,8 @@ pub(super) fn forward(
     if let Some(pre) = pre {
         scatter_contiguous(pre, &[m, n], out.iter().copied());
     }
-    scatter_contiguous(y, &[m, n], out.into_iter().map(|v| activate(act, v)));
+    let kept = |i| kept(act.dropout(), i, m * n);
+    scatter_contiguous(y, &[m, n], out.into_iter().enumerate().map(|(i, v)| activate(act, v) * kept(i)));
 }
 
 pub(super) fn backward(
@@ -66,8 +67,8 @@ pub(super) fn backward(
     assert_eq!(pre.is_some(), act != Activation::None);
     let (x, mut g) = (gather_contiguous(x, &[m, k]), gather_contiguous(dy, &[m, n]));
     if let Some(pre) = pre {
-        for (g, pre) in g.iter_mut().zip(gather_contiguous(pre, &[m, n])) {
-            *g *= derivative(act, pre);
+        for (i, (g, pre)) in g.iter_mut().zip(gather_contiguous(pre, &[m, n])).enumerate() {
+            *g *= derivative(act, pre) * kept(act.dropout(), i, m * n);
         }
     }
     let (mut dx, mut dw, mut db) = (vec![0.0; m * k], vec![0.0; n * k], vec![0.0; n]);

@@ -73,11 +73,6 @@ impl NnOps for Reference {
         Ok(())
     }
 
-    fn dropout(&self, x: In<'_>, dropout: Dropout, y: Out<'_>) -> Result<()> {
-        norm::dropout(x, dropout, y);
-        Ok(())
-    }
-
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {
         attention::forward(args, y, lse);
         Ok(())

@@ -1,4 +1,4 @@
-//! LayerNorm with modulation, gated residual connections and dropout.
+//! LayerNorm with modulation, and gated residual connections.
 
 use super::{In, Out, Reference, gather, gather_contiguous, kept, scatter_contiguous};
 use crate::backend::{NormArgs, NormGrads};
@@ -98,6 +98,10 @@ pub(super) fn backward(
             dx[row * d + c] = rstd * (dnormed[c] - mean_d - normed[c] * along);
         }
     }
+    if let Some(residual) = grads.residual {
+        let residual = gather_contiguous(residual, &[g, r, d]);
+        dx.iter_mut().zip(residual).for_each(|(dx, residual)| *dx += residual);
+    }
     if let Some(out) = grads.dx {
         scatter_contiguous(out, &[g, r, d], dx);
     }
@@ -156,12 +160,6 @@ pub(super) fn gated_residual_backward(
     }
 }
 
-pub(super) fn dropout(x: In<'_>, dropout: Dropout, y: Out<'_>) {
-    let shape = y.layout.shape();
-    let x = gather_contiguous(x, shape);
-    scatter_contiguous(y, shape, (0..x.len()).map(|i| x[i] * kept(Some(dropout), i, x.len())));
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{assert_close, tensor};
@@ -182,8 +180,9 @@ mod tests {
         assert_close(&x.norm_modulate(None, None, 3.0, false).unwrap().y, &[-0.5, 0.5]);
 
         let dy = row(&[1.0, 2.0]);
-        let grads =
-            x.norm_modulate_backward(Some((&w, &b)), Some(&modulation), 0.0, &stats, &dy, [true; 3]).unwrap();
+        let grads = x
+            .norm_modulate_backward(Some((&w, &b)), Some(&modulation), 0.0, &stats, &dy, None, [true; 3])
+            .unwrap();
         let [dx, dw, db, dscale, dshift] = grads.map(Option::unwrap);
         // With two channels x̂ cannot change but by swapping sides.
         assert_close(&dx, &[0.0, 0.0]);
@@ -199,7 +198,8 @@ mod tests {
         let x = tensor(&[3], &[-1.0, 0.0, 1.0]);
         let stats = x.norm_modulate(None, None, 0.0, true).unwrap().stats.unwrap();
         let dy = tensor(&[3], &[1.0, 0.0, 0.0]);
-        let [dx, ..] = x.norm_modulate_backward(None, None, 0.0, &stats, &dy, [true, false, false]).unwrap();
+        let [dx, ..] =
+            x.norm_modulate_backward(None, None, 0.0, &stats, &dy, None, [true, false, false]).unwrap();
         let rstd = 1.5f64.sqrt();
         assert_close(&dx.unwrap(), &[rstd / 6.0, -rstd / 3.0, rstd / 6.0]);
     }
@@ -217,7 +217,6 @@ mod tests {
         let ones = tensor(&[1, 8, 1], &[1.0; 8]);
         let mask: Vec<f64> = (0..8).map(|e| f64::from(dropout.factor(e, 8))).collect();
         assert!(mask.contains(&0.0) && mask.contains(&2.0));
-        assert_close(&ones.dropout(dropout).unwrap(), &mask);
         let with = ones.gated_residual(&ones, None, Some(dropout)).unwrap();
         assert_close(&with.affine(1.0, -1.0).unwrap(), &mask);
 
@@ -227,6 +226,8 @@ mod tests {
             [dropout, next].iter().flat_map(|d| (0..4).map(|e| f64::from(d.factor(e, 4)))).collect();
         assert_ne!(both, mask);
         let pair = tensor(&[2, 4, 1], &[1.0; 8]);
-        assert_close(&pair.dropout(Dropout { samples: 2, ..dropout }).unwrap(), &both);
+        let of_two = Some(Dropout { samples: 2, ..dropout });
+        let with = pair.gated_residual(&pair, None, of_two).unwrap();
+        assert_close(&with.affine(1.0, -1.0).unwrap(), &both);
     }
 }

@@ -22,6 +22,7 @@ impl TrainOps for Reference {
         for args in params {
             let mut layouts = vec![args.param.layout, args.m.layout, args.v.layout];
             layouts.extend(args.grad.map(|g| g.layout));
+            layouts.extend(args.cast.as_ref().map(|cast| cast.layout));
             assert_same_order(&layouts);
             let values = |t: &Out<'_>| read(t.buffer, t.layout, t.dtype);
             let (mut p, mut m, mut v) = (values(&args.param), values(&args.m), values(&args.v));
@@ -36,6 +37,10 @@ impl TrainOps for Reference {
                 p[i] -= lr * m_hat / (v_hat.sqrt() + eps);
             }
             scatter(reborrow(&mut args.param), p);
+            if let Some(cast) = &mut args.cast {
+                // Of the parameter as it was rounded.
+                scatter(reborrow(cast), read(args.param.buffer, args.param.layout, args.param.dtype));
+            }
             scatter(reborrow(&mut args.m), m);
             scatter(reborrow(&mut args.v), v);
         }
@@ -70,13 +75,21 @@ mod tests {
         let (mut p, mut m, mut v) = (tensor(&[1], &[2.0]), tensor(&[1], &[0.0]), tensor(&[1], &[0.0]));
         let grad = tensor(&[1], &[8.0]);
         let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1.0, step: 1, grad_scale: 0.5 };
-        let param = AdamWParam { param: &mut p, grad: Some(&grad), m: &mut m, v: &mut v, weight_decay: 0.5 };
+        let param = AdamWParam {
+            param: &mut p,
+            grad: Some(&grad),
+            m: &mut m,
+            v: &mut v,
+            cast: None,
+            weight_decay: 0.5,
+        };
         Tensor::adamw_step(&Reference, &hyper, &mut [param]).unwrap();
         // g = 4; after bias correction m̂ = 4 and v̂ = 16; p = 2·0.95 − 0.1·4/(4 + 1).
         assert_close(&m, &[0.4]);
         assert_close(&v, &[0.16]);
         assert_close(&p, &[1.82]);
-        let param = AdamWParam { param: &mut p, grad: None, m: &mut m, v: &mut v, weight_decay: 0.0 };
+        let param =
+            AdamWParam { param: &mut p, grad: None, m: &mut m, v: &mut v, cast: None, weight_decay: 0.0 };
         Tensor::adamw_step(&Reference, &AdamW { step: 2, ..hyper }, &mut [param]).unwrap();
         assert_close(&m, &[0.36]);
         assert_close(&v, &[0.1584]);

@@ -40,6 +40,15 @@ impl<B: Backend> Output<B> {
         Ok(Self { buffer: backend.alloc(dtype, layout.numel())?, layout, dtype })
     }
 
+    /// An output of the shape of `like`, in its memory order if that has no gaps.
+    pub(super) fn like(like: &Tensor<B>, dtype: DType) -> Result<Self> {
+        let mut out = Self::new(&like.backend, dtype, like.shape())?;
+        if like.is_dense() {
+            out.layout = like.dense_layout()?;
+        }
+        Ok(out)
+    }
+
     pub(super) fn view(&mut self) -> ViewMut<'_, B> {
         ViewMut { buffer: &mut self.buffer, layout: &self.layout, dtype: self.dtype }
     }

@@ -40,22 +40,31 @@ impl<B: Backend> Tensor<B> {
         lse: &Self,
         dy: &Self,
     ) -> Result<[Self; 3]> {
-        const OP: &str = "attention_backward";
         let [q, k, v] = self.attention_inputs(k, v, how)?;
-        for other in [y, dy] {
-            self.expect_dtype(OP, other)?;
-        }
-        self.expect_saved(OP, lse)?;
-        y.expect_shape(OP, "y", q.shape())?;
-        dy.expect_shape(OP, "dy", q.shape())?;
-        lse.expect_shape(OP, "lse", &[q.dim(0), q.dim(2), q.dim(1)])?;
-        let (y, lse, dy) = (y.contiguous()?, lse.contiguous()?, dy.contiguous()?);
-        let new = |shape: &[usize]| Output::new(&self.backend, self.dtype, shape);
-        let (mut dq, mut dk, mut dv) = (new(q.shape())?, new(k.shape())?, new(v.shape())?);
-        let grads = AttentionGrads { dq: dq.view(), dk: dk.view(), dv: dv.view() };
-        let args = attention_args(&q, &k, &v, how);
-        self.backend.attention_backward(args, y.view(), lse.view(), dy.view(), grads)?;
+        let new = |like: &Self| Output::new(&self.backend, self.dtype, like.shape());
+        let (mut dq, mut dk, mut dv) = (new(&q)?, new(&k)?, new(&v)?);
+        let grads = AttentionGrads::Separate { dq: dq.view(), dk: dk.view(), dv: dv.view() };
+        attention_gradients([&q, &k, &v], how, [y, lse, dy], grads)?;
         Ok([dq, dk, dv].map(|o| o.finish(&self.backend)))
+    }
+
+    /// Gradients of [`attention`](Self::attention) as thirds of one tensor [B, N, 3, H, E], for q, k and v that are thirds of one
+    /// tensor, too.
+    pub fn self_attention_backward(
+        &self,
+        k: &Self,
+        v: &Self,
+        how: &Attention,
+        y: &Self,
+        lse: &Self,
+        dy: &Self,
+    ) -> Result<Self> {
+        let [q, k, v] = self.attention_inputs(k, v, how)?;
+        let &[b, n, h, e] = q.shape() else { unreachable!("attention_inputs checks the rank") };
+        k.expect_shape("attention_backward", "keys", q.shape())?;
+        let mut joint = Output::new(&self.backend, self.dtype, &[b, n, 3, h, e])?;
+        attention_gradients([&q, &k, &v], how, [y, lse, dy], AttentionGrads::Joint(joint.view()))?;
+        Ok(joint.finish(&self.backend))
     }
 
     fn attention_inputs(&self, k: &Self, v: &Self, how: &Attention) -> Result<[Self; 3]> {
@@ -82,6 +91,25 @@ impl<B: Backend> Tensor<B> {
         }
         Ok(out)
     }
+}
+
+/// Computes `grads` from the inputs, the results and the gradient of the result.
+fn attention_gradients<B: Backend>(
+    [q, k, v]: [&Tensor<B>; 3],
+    how: &Attention,
+    [y, lse, dy]: [&Tensor<B>; 3],
+    grads: AttentionGrads<'_, B>,
+) -> Result<()> {
+    const OP: &str = "attention_backward";
+    for other in [y, dy] {
+        q.expect_dtype(OP, other)?;
+    }
+    q.expect_saved(OP, lse)?;
+    y.expect_shape(OP, "y", q.shape())?;
+    dy.expect_shape(OP, "dy", q.shape())?;
+    lse.expect_shape(OP, "lse", &[q.dim(0), q.dim(2), q.dim(1)])?;
+    let (y, lse, dy) = (y.contiguous()?, lse.contiguous()?, dy.contiguous()?);
+    q.backend.attention_backward(attention_args(q, k, v, how), y.view(), lse.view(), dy.view(), grads)
 }
 
 fn attention_args<'a, B: Backend>(

@@ -24,13 +24,17 @@ impl<B: Backend> Tensor<B> {
         Ok(out.finish(&self.backend))
     }
 
-    /// Applies `op` to the elements of two tensors, broadcast against each other.
+    /// Applies `op` to the elements of two tensors, broadcast against each other. The result is in their memory order if
+    /// they have the same, without gaps.
     pub fn binary(&self, op: BinaryOp, other: &Self) -> Result<Self> {
         self.expect_float("binary")?;
         self.expect_dtype("binary", other)?;
         let shape = broadcast_shape("binary", self.shape(), other.shape())?;
         let (a, b) = (self.broadcast_to(&shape)?, other.broadcast_to(&shape)?);
-        let mut out = Output::new(&self.backend, self.dtype, &shape)?;
+        let mut out = match a.is_dense() && b.steps_as(&a.dense_layout()?) {
+            true => Output::like(&a, self.dtype)?,
+            false => Output::new(&self.backend, self.dtype, &shape)?,
+        };
         self.backend.binary(op, a.view(), b.view(), out.view())?;
         Ok(out.finish(&self.backend))
     }

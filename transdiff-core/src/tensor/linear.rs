@@ -2,6 +2,7 @@
 
 use super::array::{Output, Tensor};
 use super::optional::{Grad, finish, view_of};
+use super::residual::check_dropout;
 use crate::backend::{Activation, Backend, LinearGrads};
 use crate::{Error, Result};
 
@@ -15,7 +16,7 @@ impl<B: Backend> Tensor<B> {
     }
 
     /// act(self · wᵀ + b), and the pre-activation, if there is an activation and `save` is set.
-    /// self [.., K], w [N, K], b `[N]` → [.., N].
+    /// self [.., K], w [N, K], b `[N]` → [.., N]. The samples of a dropout are equal parts of the leading axis.
     pub fn linear(&self, w: &Self, b: Option<&Self>, act: Activation, save: bool) -> Result<(Self, Grad<B>)> {
         self.expect_float("linear")?;
         self.expect_dtype("linear", w)?;
@@ -28,6 +29,7 @@ impl<B: Backend> Tensor<B> {
             self.expect_dtype("linear", b)?;
             b.expect_shape("linear", "a bias", &[n])?;
         }
+        check_dropout("linear", act.dropout(), &[&self.shape()[..self.shape().len() - 1], &[n]].concat())?;
         let (w, b) = (w.dense()?, b.map(Self::contiguous).transpose()?);
         let mut y = Output::new(&self.backend, self.dtype, &[x.dim(0), n])?;
         let mut pre = self.output_if(save && act != Activation::None, &[x.dim(0), n])?;
@@ -52,6 +54,7 @@ impl<B: Backend> Tensor<B> {
         for other in [Some(w), pre, Some(dy)].into_iter().flatten() {
             self.expect_dtype(OP, other)?;
         }
+        check_dropout(OP, act.dropout(), dy.shape())?;
         let (x, dy) = (self.as_rows(OP)?, dy.as_rows(OP)?);
         let &[n, k] = w.shape() else { return Err(Error::shape(OP, "a weight [N, K]", w.shape())) };
         x.expect_shape(OP, "input", &[dy.dim(0), k])?;

@@ -102,7 +102,8 @@ impl<B: Backend> Tensor<B> {
         Self::written_by(&self.backend, self.shape(), self.dtype, |out| self.backend.copy(self.view(), out))
     }
 
-    /// The same values in another float type; a clone if it is the same type.
+    /// The same values in another float type, in the memory order of `self` if that has no gaps; a clone if it is the same
+    /// type.
     pub fn cast(&self, dtype: DType) -> Result<Self> {
         if self.dtype == dtype {
             return Ok(self.clone());
@@ -112,7 +113,7 @@ impl<B: Backend> Tensor<B> {
                 return Err(Error::DType { op: "cast", expected: "float types".into(), got: found });
             }
         }
-        let mut out = Output::new(&self.backend, dtype, self.shape())?;
+        let mut out = Output::like(self, dtype)?;
         self.backend.cast(self.view(), out.view())?;
         Ok(out.finish(&self.backend))
     }

@@ -61,8 +61,8 @@ impl<B: Backend> Tensor<B> {
     }
 
     /// Gradients (dx, dweight, dbias, dscale, dshift) of [`norm_modulate`](Self::norm_modulate) from its
-    /// `stats`; dscale and dshift are [G, 1, D]. `wanted`: of the input, of weight and bias, of scale and
-    /// shift.
+    /// `stats`; dscale and dshift are [G, 1, D]. `residual`, of the shape and type of the input, is added to dx. `wanted`: of the
+    /// input, of weight and bias, of scale and shift.
     pub fn norm_modulate_backward(
         &self,
         affine: Option<(&Self, &Self)>,
@@ -70,6 +70,7 @@ impl<B: Backend> Tensor<B> {
         eps: f64,
         stats: &Self,
         dy: &Self,
+        residual: Option<&Self>,
         wanted: [bool; 3],
     ) -> Result<[Grad<B>; 5]> {
         const OP: &str = "norm_modulate_backward";
@@ -78,6 +79,12 @@ impl<B: Backend> Tensor<B> {
         prepared.like().expect_dtype(OP, dy)?;
         dy.expect_shape(OP, "dy", self.shape())?;
         let [g, r, d] = prepared.dims;
+        let rows = |x: &Self| {
+            self.expect_dtype(OP, x)?;
+            x.expect_shape(OP, "residual", self.shape())?;
+            x.contiguous()?.reshape(&[g, r, d])
+        };
+        let residual = residual.filter(|_| wanted[0]).map(rows).transpose()?;
         stats.expect_shape(OP, "stats", &[g, r, 2])?;
         let (stats, dy) = (stats.contiguous()?, dy.contiguous()?);
         let mut dx = self.output_if(wanted[0], &[g, r, d])?;
@@ -87,6 +94,7 @@ impl<B: Backend> Tensor<B> {
         let (mut ds, mut dt) = (dy.output_if(mod_wanted, &[g, d])?, dy.output_if(mod_wanted, &[g, d])?);
         let grads = NormGrads {
             dx: view_of(&mut dx),
+            residual: residual.as_ref().map(Self::view),
             daffine: view_of(&mut dw).zip(view_of(&mut db)),
             dmodulation: view_of(&mut ds).zip(view_of(&mut dt)),
         };

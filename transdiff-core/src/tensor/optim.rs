@@ -4,17 +4,21 @@ use super::array::Tensor;
 use crate::backend::{AdamW, AdamWArgs, Backend};
 use crate::{Error, Result};
 
-/// One parameter of an AdamW step, with its gradient and moments.
+/// One parameter of an AdamW step, with its gradient and moments, of its shape and type, except where another type is
+/// documented.
 #[derive(Debug)]
 pub struct AdamWParam<'a, B: Backend> {
     /// The parameter.
     pub param: &'a mut Tensor<B>,
-    /// Its gradient; `None` is zero.
+    /// Its gradient, of any float type; `None` is zero.
     pub grad: Option<&'a Tensor<B>>,
     /// First moment.
     pub m: &'a mut Tensor<B>,
     /// Second moment.
     pub v: &'a mut Tensor<B>,
+    /// Another tensor that receives the new parameter, rounded to its type, whose
+    /// [accumulator](crate::DType::accumulator)'s the parameter has.
+    pub cast: Option<&'a mut Tensor<B>>,
     /// Weight decay.
     pub weight_decay: f64,
 }
@@ -22,18 +26,30 @@ pub struct AdamWParam<'a, B: Backend> {
 impl<B: Backend> Tensor<B> {
     /// One step of AdamW over many parameters; see [`crate::backend::TrainOps::adamw_step`].
     pub fn adamw_step(backend: &B, hyper: &AdamW, params: &mut [AdamWParam<'_, B>]) -> Result<()> {
+        const OP: &str = "adamw_step";
         let mut grads = Vec::with_capacity(params.len());
         for entry in params.iter() {
-            entry.param.expect_float("adamw_step")?;
-            for other in [Some(&*entry.m), Some(&*entry.v), entry.grad].into_iter().flatten() {
-                entry.param.expect_dtype("adamw_step", other)?;
-                other.expect_shape("adamw_step", "a tensor like the parameter", entry.param.shape())?;
+            let param = &*entry.param;
+            param.expect_float(OP)?;
+            let moments = [Some(&*entry.m), Some(&*entry.v)];
+            for other in moments.into_iter().chain([entry.grad, entry.cast.as_deref()]).flatten() {
+                other.expect_shape(OP, "a tensor like the parameter", param.shape())?;
             }
-            grads.push(entry.grad.map(|g| g.ordered_like(entry.param)).transpose()?);
+            moments.into_iter().flatten().try_for_each(|moment| param.expect_dtype(OP, moment))?;
+            entry.cast.iter().try_for_each(|cast| cast.expect_saved(OP, param))?;
+            if let Some(cast) = entry.cast.as_deref().filter(|cast| cast.dtype == param.dtype) {
+                let expected = format!("a type whose sums are {}", param.dtype);
+                return Err(Error::DType { op: OP, expected, got: cast.dtype });
+            }
+            let ordered = |grad: &Self| {
+                let accumulates = grad.dtype.accumulator() == param.dtype;
+                if accumulates { grad.clone() } else { grad.cast(param.dtype)? }.ordered_like(param)
+            };
+            grads.push(entry.grad.map(ordered).transpose()?);
         }
         let mut out = Vec::with_capacity(params.len());
         for (entry, grad) in params.iter_mut().zip(&grads) {
-            for state in [&mut *entry.m, &mut *entry.v] {
+            for state in [&mut *entry.m, &mut *entry.v].into_iter().chain(entry.cast.as_deref_mut()) {
                 *state = state.ordered_like(entry.param)?;
             }
             out.push(AdamWArgs {
@@ -41,6 +57,7 @@ impl<B: Backend> Tensor<B> {
                 grad: grad.as_ref().map(Tensor::view),
                 m: entry.m.make_mut()?,
                 v: entry.v.make_mut()?,
+                cast: entry.cast.as_deref_mut().map(Tensor::make_mut).transpose()?,
                 weight_decay: entry.weight_decay,
             });
         }

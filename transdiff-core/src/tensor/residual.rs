@@ -61,15 +61,4 @@ impl<B: Backend> Tensor<B> {
         let dgate = finish(dgate, &self.backend).map(|t| t.reshape(&[dims[0], 1, dims[2]])).transpose()?;
         Ok([Some(du.finish(&self.backend).reshape(self.shape())?), dgate])
     }
-
-    /// dropout(self); its samples are equal parts of the leading axis.
-    pub fn dropout(&self, dropout: Dropout) -> Result<Self> {
-        const OP: &str = "dropout";
-        self.expect_float(OP)?;
-        check_dropout(OP, Some(dropout), self.shape())?;
-        let x = self.contiguous()?;
-        let mut y = Output::new(&self.backend, self.dtype, self.shape())?;
-        self.backend.dropout(x.view(), dropout, y.view())?;
-        Ok(y.finish(&self.backend))
-    }
 }

@@ -89,11 +89,13 @@ impl<B: Backend> Optimizer<B> {
                 if group.lr_factor != factor {
                     continue;
                 }
+                let (param, cast) = param.values_mut();
                 slots.push(AdamWParam {
                     grad: grad.as_ref(),
-                    param: param.value_mut(),
+                    param,
                     m,
                     v,
+                    cast,
                     weight_decay: if group.weight_decay { config.weight_decay } else { 0.0 },
                 });
             }

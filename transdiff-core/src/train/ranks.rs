@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::buckets::{Bucket, Buckets, Slot, concatenated, divided, owners};
-use crate::autograd::{Contributions, GradKey, Gradients, Param, Tape, Var};
+use crate::autograd::{Contributions, GradKey, Gradients, Param, Tape, Var, total};
 use crate::distributed::{Collectives, Communicator, Pending};
 use crate::nn::Module;
 use crate::{Backend, DType, Error, Result, Tensor};
@@ -278,7 +278,7 @@ impl<B: Backend> Reduction<B> {
     ) -> Result<Option<Tensor<B>>> {
         for earlier in self.partial.iter_mut().rev() {
             grad = match (earlier.remove(key), grad) {
-                (Some(earlier), Some(grad)) => Some(earlier.add(&grad)?),
+                (Some(earlier), Some(grad)) => Some(total(earlier, grad)?),
                 (earlier, grad) => earlier.or(grad),
             };
         }
@@ -288,8 +288,8 @@ impl<B: Backend> Reduction<B> {
     /// Starts to sum the next bucket, whose slots have the gradients `grads`.
     fn start(&mut self, grads: Vec<Tensor<B>>) -> Result<()> {
         let (ranks, bucket) = (&self.ranks, &self.buckets.list[self.pending.len()]);
-        let flat: Vec<Tensor<B>> =
-            bucket.slots.iter().zip(&grads).map(|(slot, grad)| slot.flat(grad)).collect::<Result<_>>()?;
+        let flat = bucket.slots.iter().zip(&grads).map(|(slot, grad)| slot.flat(&grad.cast(ranks.dtype)?));
+        let flat: Vec<Tensor<B>> = flat.collect::<Result<_>>()?;
         drop(grads);
         // The only owner of its memory, which a device may then sum in place.
         let flat = concatenated(flat)?.expect("buckets have slots");

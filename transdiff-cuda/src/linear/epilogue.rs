@@ -1,9 +1,10 @@
 //! Launches of `kernels/linear.cu`: bias and activation of a linear layer, where cuBLASLt does not fuse them, and their
 //! backward pass.
 
+use transdiff_core::rng::Dropout;
 use transdiff_core::{DType, Result};
 
-use crate::device::{Cuda, Memory, lanes, vectorizable};
+use crate::device::{Cuda, DropoutParams, Memory, lanes, vectorizable};
 use crate::driver::Params;
 use crate::reduce::Columns;
 use crate::row_partition::{RowPartition, rows_per_partial_sum};
@@ -17,6 +18,7 @@ struct BiasActivationParams {
     /// x, bias, y.
     address: [u64; 3],
     partition: RowPartition,
+    dropout: DropoutParams,
     gelu: u32,
 }
 
@@ -29,6 +31,7 @@ struct GeluBackwardParams {
     /// pre, dy, g, sums.
     address: [u64; 4],
     partition: RowPartition,
+    dropout: DropoutParams,
 }
 
 // SAFETY: same layout as `GeluBackwardParams` in linear.cu.
@@ -37,14 +40,15 @@ unsafe impl Params for GeluBackwardParams {}
 fn bias_activation(
     cuda: &Cuda,
     dtype: DType,
-    [rows, width]: [usize; 2],
+    size: [usize; 3],
     address: [u64; 3],
-    gelu: bool,
+    (gelu, dropout): (bool, Option<Dropout>),
 ) -> Result<()> {
     const OP: &str = "linear";
-    let wide = vectorizable(&address, width, &[], lanes(dtype));
-    let partition = RowPartition::new([1, rows, width], if wide { lanes(dtype) } else { 1 }, ROWS);
-    let params = BiasActivationParams { address, partition, gelu: u32::from(gelu) };
+    let wide = vectorizable(&address, size[2], &[], lanes(dtype));
+    let partition = RowPartition::new(size, if wide { lanes(dtype) } else { 1 }, ROWS);
+    let dropout = DropoutParams::new(OP, dropout, size[0])?;
+    let params = BiasActivationParams { address, partition, dropout, gelu: u32::from(gelu) };
     cuda.launch_kernel(
         OP,
         vector_kernel!(OP, "linear", "bias_activation", wide, dtype)?,
@@ -53,33 +57,48 @@ fn bias_activation(
     )
 }
 
-/// y ← gelu(x), the exact form, of `len` elements; x and y may alias.
-pub(crate) fn gelu(cuda: &Cuda, dtype: DType, len: usize, x: u64, y: u64) -> Result<()> {
-    bias_activation(cuda, dtype, [1, len], [x, 0, y], true)
+/// y ← dropout(gelu(x)), the exact form, of `len` elements; x and y may alias.
+pub(crate) fn gelu(
+    cuda: &Cuda,
+    dtype: DType,
+    len: usize,
+    dropout: Option<Dropout>,
+    [x, y]: [u64; 2],
+) -> Result<()> {
+    let samples = dropout.map_or(1, |dropout| dropout.samples);
+    bias_activation(cuda, dtype, [samples, 1, len / samples], [x, 0, y], (true, dropout))
 }
 
 /// y ← y + bias. y [M, N], bias `[N]`.
-pub(crate) fn add_bias(cuda: &Cuda, dtype: DType, size: [usize; 2], bias: u64, y: u64) -> Result<()> {
-    bias_activation(cuda, dtype, size, [y, bias, y], false)
+pub(crate) fn add_bias(
+    cuda: &Cuda,
+    dtype: DType,
+    [rows, width]: [usize; 2],
+    bias: u64,
+    y: u64,
+) -> Result<()> {
+    bias_activation(cuda, dtype, [1, rows, width], [y, bias, y], (false, None))
 }
 
-/// g ← gelu′(pre) · dy, all [M, N], and db ← Σ_M g if requested.
+/// g ← gelu′(pre) · dropout(dy), all [M, N], and db ← Σ_M g if requested.
 pub(crate) fn gelu_backward(
     cuda: &Cuda,
     dtype: DType,
-    size: [usize; 2],
-    [pre, dy]: [u64; 2],
-    g: u64,
+    [m, n]: [usize; 2],
+    dropout: Option<Dropout>,
+    [pre, dy, g]: [u64; 3],
     db: Option<u64>,
 ) -> Result<()> {
     const OP: &str = "linear_backward";
-    let [rows, width] = if db.is_some() { size } else { [1, size[0] * size[1]] };
+    let samples = dropout.map_or(1, |dropout| dropout.samples);
+    let [rows, width] = if db.is_some() { [m / samples, n] } else { [1, m * n / samples] };
     let wide = vectorizable(&[pre, dy, g], width, &[], lanes(dtype));
-    let per_chunk = if db.is_some() { rows_per_partial_sum(rows) } else { ROWS };
-    let partition = RowPartition::new([1, rows, width], if wide { lanes(dtype) } else { 1 }, per_chunk);
+    let per_chunk = if db.is_some() { rows_per_partial_sum(m) } else { ROWS };
+    let partition = RowPartition::new([samples, rows, width], if wide { lanes(dtype) } else { 1 }, per_chunk);
     let sums = db.map(|_| cuda.scratch(OP, partition.chunks() * width * size_of::<f32>())).transpose()?;
     let sums_address = sums.as_ref().map_or(0, Memory::address);
-    let params = GeluBackwardParams { address: [pre, dy, g, sums_address], partition };
+    let dropout = DropoutParams::new(OP, dropout, samples)?;
+    let params = GeluBackwardParams { address: [pre, dy, g, sums_address], partition, dropout };
     cuda.launch_kernel(
         OP,
         vector_kernel!(OP, "linear", "gelu_backward", wide, dtype)?,

@@ -46,7 +46,7 @@ impl Inputs<'_> {
         x.unary(UnaryOp::Silu)?.add(&x)?;
         let dropout =
             Dropout { rate: 0.3, key: StreamKey::new(1, Purpose::Dropout, 0, 0), samples: x.dim(0) };
-        x.dropout(dropout)?.mse_backward(&x, &x.mse(&x)?)?;
+        x.mse_backward(&x, &x.mse(&x)?)?;
         for stream in self.streams() {
             let sum = stream.of(&[3, 40])?.gated_residual(&x, None, Some(dropout))?;
             x.gated_residual_backward(None, Some(dropout), &sum, false)?;
@@ -88,7 +88,15 @@ impl Inputs<'_> {
                 let x = stream.of(&[2, 3, width])?;
                 let stats = x.norm_modulate(Some((&w, &w)), Some(&modulation), 1e-6, true)?.stats;
                 let stats = stats.expect("requested");
-                x.norm_modulate_backward(Some((&w, &w)), Some(&modulation), 1e-6, &stats, &y, [true; 3])?;
+                x.norm_modulate_backward(
+                    Some((&w, &w)),
+                    Some(&modulation),
+                    1e-6,
+                    &stats,
+                    &y,
+                    Some(&x),
+                    [true; 3],
+                )?;
             }
         }
         Ok(())
@@ -126,11 +134,17 @@ impl Inputs<'_> {
 
     fn optimiser(&self) -> Result<()> {
         let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, grad_scale: 1.0 };
-        let [mut param, mut m, mut v, mut average] = [(); 4].map(|()| self.of(&[50]).unwrap());
-        let slot = AdamWParam { param: &mut param, grad: None, m: &mut m, v: &mut v, weight_decay: 0.0 };
-        Tensor::adamw_step(self.cuda, &hyper, &mut [slot])?;
-        Tensor::ema_step(self.cuda, 0.9, &mut [(&mut average, &param)])?;
-        Tensor::squared_norm(self.cuda, &[&param]).map(drop)
+        let grad = self.of(&[50])?;
+        for stream in self.streams() {
+            let [mut param, mut m, mut v, mut average] = [(); 4].map(|()| stream.of(&[50]).unwrap());
+            let mut cast = grad.copy()?;
+            let cast = (stream.dtype != self.dtype).then_some(&mut cast);
+            let grad = Some(&grad);
+            let slot = AdamWParam { param: &mut param, grad, m: &mut m, v: &mut v, cast, weight_decay: 0.0 };
+            Tensor::adamw_step(self.cuda, &hyper, &mut [slot])?;
+            Tensor::ema_step(self.cuda, 0.9, &mut [(&mut average, &param)])?;
+        }
+        Tensor::squared_norm(self.cuda, &[&grad]).map(drop)
     }
 }
 

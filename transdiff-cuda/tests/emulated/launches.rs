@@ -16,7 +16,7 @@ fn adamw(cuda: &Cuda, sizes: &[usize]) {
     let mut states: Vec<_> = sizes.iter().map(|&n| [(); 3].map(|()| zeros(cuda, &[n], DType::F32))).collect();
     let mut slots: Vec<_> = states
         .iter_mut()
-        .map(|[param, m, v]| AdamWParam { param, grad: None, m, v, weight_decay: 0.0 })
+        .map(|[param, m, v]| AdamWParam { param, grad: None, m, v, cast: None, weight_decay: 0.0 })
         .collect();
     Tensor::adamw_step(cuda, &hyper, &mut slots).unwrap();
 }

@@ -3,6 +3,7 @@
 //!
 //! `LD_LIBRARY_PATH` has to name the folder of the emulator. With any other driver, or none, the tests print SKIPPED.
 
+mod counts;
 mod emulator;
 mod every_kernel;
 mod failures;

@@ -55,7 +55,14 @@ fn adamw(cuda: &Cuda) -> Result<Tensor<Cuda>> {
     let (mut param, grad) = (input(cuda, &[20], 7)?, input(cuda, &[20], 8)?);
     let (mut m, mut v) = (param.zeros_like()?, param.zeros_like()?);
     let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, grad_scale: 1.0 };
-    let slot = AdamWParam { param: &mut param, grad: Some(&grad), m: &mut m, v: &mut v, weight_decay: 0.1 };
+    let slot = AdamWParam {
+        param: &mut param,
+        grad: Some(&grad),
+        m: &mut m,
+        v: &mut v,
+        cast: None,
+        weight_decay: 0.1,
+    };
     Tensor::adamw_step(cuda, &hyper, &mut [slot])?;
     Ok(param)
 }

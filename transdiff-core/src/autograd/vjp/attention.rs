@@ -1,7 +1,7 @@
 //! Multi-head attention.
 
 use crate::autograd::gradients::Gradients;
-use crate::autograd::tape::Vjp;
+use crate::autograd::tape::{Inputs, Vjp};
 use crate::autograd::var::{Var, record, recorded};
 use crate::tensor::Attention;
 use crate::{Backend, Error, Result, Tensor};
@@ -18,15 +18,10 @@ struct AttentionOp<B: Backend> {
     lse: Tensor<B>,
 }
 
-impl<B: Backend> AttentionOp<B> {
-    fn grads(&self, dy: &Tensor<B>) -> Result<[Tensor<B>; 3]> {
-        self.q.attention_backward(&self.k, &self.v, &self.how, &self.y, &self.lse, dy)
-    }
-}
-
 impl<B: Backend> Vjp<B> for AttentionOp<B> {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
-        let [dq, dk, dv] = self.grads(&dy)?;
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
+        let Self { q, k, v, how, y, lse } = &*self;
+        let [dq, dk, dv] = q.attention_backward(k, v, how, y, lse, &dy)?;
         let dk = dk.sum_to(self.k.shape())?;
         let dv = dv.sum_to(self.v.shape())?;
         Ok(vec![Some(dq), Some(dk), Some(dv)])
@@ -37,12 +32,11 @@ impl<B: Backend> Vjp<B> for AttentionOp<B> {
 struct SelfAttentionOp<B: Backend>(AttentionOp<B>);
 
 impl<B: Backend> Vjp<B> for SelfAttentionOp<B> {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         let &[b, n, h, e] = dy.shape() else { unreachable!("the result of an attention has four axes") };
-        let thirds = self.0.grads(&dy)?;
-        let [dq, dk, dv] = thirds.map(|t| t.reshape(&[b, n, 1, h * e]));
-        let joined = Tensor::cat(&[&dq?, &dk?, &dv?], 2)?;
-        Ok(vec![Some(joined.reshape(&[b, n, 3 * h * e])?)])
+        let AttentionOp { q, k, v, how, y, lse } = &self.0;
+        let joint = q.self_attention_backward(k, v, how, y, lse, &dy)?;
+        Ok(vec![Some(joint.reshape(&[b, n, 3 * h * e])?)])
     }
 }
 

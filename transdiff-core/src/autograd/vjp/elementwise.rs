@@ -1,7 +1,7 @@
 //! Elementwise arithmetic, sums and matrix products.
 
 use crate::autograd::gradients::Gradients;
-use crate::autograd::tape::Vjp;
+use crate::autograd::tape::{Inputs, Vjp};
 use crate::autograd::var::{Var, record};
 use crate::backend::{BinaryOp, UnaryOp};
 use crate::{Backend, Result, Tensor};
@@ -14,7 +14,7 @@ struct Unary<B: Backend> {
 }
 
 impl<B: Backend> Vjp<B> for Unary<B> {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         Ok(vec![Some(self.x.unary_backward(self.op, &dy)?)])
     }
 }
@@ -27,9 +27,14 @@ struct Binary<B: Backend> {
 }
 
 impl<B: Backend> Vjp<B> for Binary<B> {
-    fn backward(self: Box<Self>, dy: Tensor<B>, wanted: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(
+        self: Box<Self>,
+        dy: Tensor<B>,
+        inputs: &mut Inputs<'_, B>,
+        _: &mut Gradients<B>,
+    ) -> Grads<B> {
         let side = |i: usize| -> Result<Option<Tensor<B>>> {
-            if !wanted[i] {
+            if !inputs.is_wanted(i) {
                 return Ok(None);
             }
             let full = match (&self.operands, self.op) {
@@ -48,7 +53,7 @@ struct Affine {
 }
 
 impl<B: Backend> Vjp<B> for Affine {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         Ok(vec![Some(dy.affine(self.mul, 0.0)?)])
     }
 }
@@ -58,7 +63,7 @@ struct Sum {
 }
 
 impl<B: Backend> Vjp<B> for Sum {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         Ok(vec![Some(dy.broadcast_to(&self.shape)?)])
     }
 }
@@ -69,10 +74,15 @@ struct MatMul<B: Backend> {
 }
 
 impl<B: Backend> Vjp<B> for MatMul<B> {
-    fn backward(self: Box<Self>, dy: Tensor<B>, wanted: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(
+        self: Box<Self>,
+        dy: Tensor<B>,
+        inputs: &mut Inputs<'_, B>,
+        _: &mut Gradients<B>,
+    ) -> Grads<B> {
         let da = || dy.matmul(&self.b.transpose()?)?.sum_to(self.a.shape());
         let db = || self.a.transpose()?.matmul(&dy)?.sum_to(self.b.shape());
-        Ok(vec![wanted[0].then(da).transpose()?, wanted[1].then(db).transpose()?])
+        Ok(vec![inputs.is_wanted(0).then(da).transpose()?, inputs.is_wanted(1).then(db).transpose()?])
     }
 }
 

@@ -1,7 +1,7 @@
 //! Views, concatenation and casts.
 
 use crate::autograd::gradients::Gradients;
-use crate::autograd::tape::Vjp;
+use crate::autograd::tape::{Inputs, Vjp};
 use crate::autograd::var::{Var, record};
 use crate::{Backend, DType, Result, Tensor};
 
@@ -12,7 +12,7 @@ struct Reshape {
 }
 
 impl<B: Backend> Vjp<B> for Reshape {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         Ok(vec![Some(dy.reshape(&self.shape)?)])
     }
 }
@@ -22,7 +22,7 @@ struct Permute {
 }
 
 impl<B: Backend> Vjp<B> for Permute {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         let mut back = vec![0; self.axes.len()];
         for (place, &axis) in self.axes.iter().enumerate() {
             back[axis] = place;
@@ -38,7 +38,7 @@ struct Narrow {
 }
 
 impl<B: Backend> Vjp<B> for Narrow {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         Ok(vec![Some(dy.pad_into(&self.shape, self.axis, self.start)?)])
     }
 }
@@ -48,7 +48,7 @@ struct Broadcast {
 }
 
 impl<B: Backend> Vjp<B> for Broadcast {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         Ok(vec![Some(dy.sum_to(&self.shape)?)])
     }
 }
@@ -59,7 +59,7 @@ struct Cat {
 }
 
 impl<B: Backend> Vjp<B> for Cat {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         let mut start = 0;
         let part = |&size: &usize| {
             let part = dy.narrow(self.axis, start, size)?;
@@ -75,7 +75,7 @@ struct Cast {
 }
 
 impl<B: Backend> Vjp<B> for Cast {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
+    fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         Ok(vec![Some(dy.cast(self.dtype)?)])
     }
 }

@@ -1,7 +1,7 @@
 //! Linear layers.
 
 use crate::autograd::gradients::Gradients;
-use crate::autograd::tape::Vjp;
+use crate::autograd::tape::{Inputs, Vjp};
 use crate::autograd::var::{Var, record, recorded};
 use crate::backend::Activation;
 use crate::{Backend, Result, Tensor};
@@ -18,13 +18,12 @@ impl<B: Backend> Vjp<B> for Linear<B> {
     fn backward(
         self: Box<Self>,
         dy: Tensor<B>,
-        wanted: &[bool],
+        inputs: &mut Inputs<'_, B>,
         _: &mut Gradients<B>,
     ) -> Result<Vec<Option<Tensor<B>>>> {
-        let bias = wanted.get(2).copied().unwrap_or(false);
-        let wanted_grads = [wanted[0], wanted[1], bias];
-        let grads = self.x.linear_backward(&self.w, self.act, self.pre.as_ref(), &dy, wanted_grads)?;
-        Ok(grads.into_iter().take(wanted.len()).collect())
+        let wanted = [0, 1, 2].map(|i| inputs.is_wanted(i));
+        let grads = self.x.linear_backward(&self.w, self.act, self.pre.as_ref(), &dy, wanted)?;
+        Ok(grads.into_iter().take(inputs.count()).collect())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Mean squared error.
 
 use crate::autograd::gradients::Gradients;
-use crate::autograd::tape::Vjp;
+use crate::autograd::tape::{Inputs, Vjp};
 use crate::autograd::var::{Var, record};
 use crate::{Backend, Result, Tensor};
 
@@ -14,7 +14,7 @@ impl<B: Backend> Vjp<B> for Mse<B> {
     fn backward(
         self: Box<Self>,
         dy: Tensor<B>,
-        _: &[bool],
+        _: &mut Inputs<'_, B>,
         _: &mut Gradients<B>,
     ) -> Result<Vec<Option<Tensor<B>>>> {
         Ok(vec![Some(self.a.mse_backward(&self.target, &dy)?)])

@@ -1,7 +1,7 @@
 //! LayerNorm with optional weight and bias and optional modulation.
 
 use crate::autograd::gradients::Gradients;
-use crate::autograd::tape::Vjp;
+use crate::autograd::tape::{Inputs, Vjp};
 use crate::autograd::var::{Var, record, recorded};
 use crate::tensor::Modulation;
 use crate::{Backend, Result, Tensor};
@@ -19,20 +19,23 @@ impl<B: Backend> Vjp<B> for Norm<B> {
     fn backward(
         self: Box<Self>,
         dy: Tensor<B>,
-        wanted: &[bool],
+        inputs: &mut Inputs<'_, B>,
         _: &mut Gradients<B>,
     ) -> Result<Vec<Option<Tensor<B>>>> {
         let affine = self.affine.as_ref().map(|(w, b)| (w, b));
         let (has_affine, has_mod) = (affine.is_some(), self.modulation.is_some());
         let first_mod = if has_affine { 3 } else { 1 };
-        let pair = |present: bool, at: usize| present && (wanted[at] || wanted[at + 1]);
-        let wanted = [wanted[0], pair(has_affine, 1), pair(has_mod, first_mod)];
+        let pair = |present: bool, at: usize| present && (inputs.is_wanted(at) || inputs.is_wanted(at + 1));
+        let wanted = [inputs.is_wanted(0), pair(has_affine, 1), pair(has_mod, first_mod)];
+        // Of the residual connection around the block that the norm begins.
+        let residual = inputs.take_sum(0);
         let [dx, dw, db, dscale, dshift] = self.x.norm_modulate_backward(
             affine,
             self.modulation.as_ref(),
             self.eps,
             &self.stats,
             &dy,
+            residual.as_ref(),
             wanted,
         )?;
         let mut out = vec![dx];

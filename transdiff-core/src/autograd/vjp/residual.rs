@@ -1,7 +1,7 @@
-//! Residual connections and dropout.
+//! Residual connections.
 
 use crate::autograd::gradients::Gradients;
-use crate::autograd::tape::Vjp;
+use crate::autograd::tape::{Inputs, Vjp};
 use crate::autograd::var::{Var, record};
 use crate::rng::Dropout;
 use crate::{Backend, Result, Tensor};
@@ -16,8 +16,13 @@ struct GatedResidual<B: Backend> {
 }
 
 impl<B: Backend> Vjp<B> for GatedResidual<B> {
-    fn backward(self: Box<Self>, dy: Tensor<B>, wanted: &[bool], _: &mut Gradients<B>) -> Grads<B> {
-        let gate_wanted = wanted.get(2).copied().unwrap_or(false);
+    fn backward(
+        self: Box<Self>,
+        dy: Tensor<B>,
+        inputs: &mut Inputs<'_, B>,
+        _: &mut Gradients<B>,
+    ) -> Grads<B> {
+        let gate_wanted = inputs.is_wanted(2);
         let [du, dgate] =
             self.u.gated_residual_backward(self.gate.as_ref(), self.dropout, &dy, gate_wanted)?;
         let mut out = vec![Some(dy), du];
@@ -26,16 +31,6 @@ impl<B: Backend> Vjp<B> for GatedResidual<B> {
             out.push(dgate.map(|g| g.sum_to(gate.shape())).transpose()?);
         }
         Ok(out)
-    }
-}
-
-struct DropoutOp {
-    dropout: Dropout,
-}
-
-impl<B: Backend> Vjp<B> for DropoutOp {
-    fn backward(self: Box<Self>, dy: Tensor<B>, _: &[bool], _: &mut Gradients<B>) -> Grads<B> {
-        Ok(vec![Some(dy.dropout(self.dropout)?)])
     }
 }
 
@@ -49,13 +44,5 @@ impl<B: Backend> Var<B> {
             gate: gate.map(|g| g.value().clone()),
             dropout,
         })
-    }
-
-    /// dropout(self), or self without dropout.
-    pub fn dropout(&self, dropout: Option<Dropout>) -> Result<Self> {
-        match dropout {
-            Some(dropout) => record(self.value().dropout(dropout)?, &[self], || DropoutOp { dropout }),
-            None => Ok(self.clone()),
-        }
     }
 }
