@@ -249,9 +249,14 @@ impl<'a, B: Backend> Case<'a, B> {
             self.model.decoder().clone(),
             self.conditioning(),
         );
-        let time = decoder.time(&ctx, &self.golden.tensor("in.t").to_f64()).unwrap();
+        let timesteps = self.golden.tensor("in.t").to_f64();
+        let time = decoder.time(&ctx, &timesteps).unwrap();
         self.close("out.temb", time.temb.value(), self.limits.activation);
-        self.close("out.timestep_proj", time.modulation.value(), self.limits.activation);
+        self.close(
+            "out.timestep_proj",
+            decoder.shared_time(&ctx, &timesteps).unwrap().1.value(),
+            self.limits.activation,
+        );
         let x = ctx.input(&self.tensor("in.x")).unwrap();
         let recorded = self.golden.under("out.velocity_");
         let mut counts: Vec<usize> = recorded.map(|(k, _)| k.parse().unwrap()).collect();
@@ -267,7 +272,7 @@ impl<'a, B: Backend> Case<'a, B> {
             if k == last {
                 let h = decoder.embed(&ctx, &x).unwrap();
                 let block = &decoder.blocks()[0];
-                let h = block.forward(&ctx, &h, 1, &time.modulation, condition.layer(0)).unwrap();
+                let h = block.forward(&ctx, &h, 1, &time.modulations[0], condition.layer(0)).unwrap();
                 self.close("act.decoder_block0", h.value(), self.limits.activation);
             }
         }

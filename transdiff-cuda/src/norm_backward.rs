@@ -184,38 +184,37 @@ fn finish(
     grads: NormGrads<'_, Cuda>,
 ) -> Result<()> {
     let Chunks { groups, width, .. } = chunks;
+    let scale = args.modulation.map(|(scale, _)| scale);
+    // Sums over rows [.., 2, D] to the gradients of bias and weight.
+    let affine = |from: &Memory, rows: usize| -> Result<()> {
+        let Some((dweight, dbias)) = grads.daffine else { return Ok(()) };
+        for (part, out) in [dbias, dweight].into_iter().enumerate() {
+            let x = from.address() + (part * width * size_of::<f32>()) as u64;
+            let columns = Columns { strides: [0, 2 * width], ..Columns::new(x, [1, rows, width]) };
+            columns.sum(cuda, OP, out.address(), out.dtype)?;
+        }
+        Ok(())
+    };
+    if scale.is_none() {
+        return affine(sums, chunks.count());
+    }
     let group_sums = cuda.scratch(OP, groups * 2 * width * size_of::<f32>())?;
     let columns = Columns::new(sums.address(), [groups, chunks.per_group(), 2 * width]);
     columns.sum(cuda, OP, group_sums.address(), DType::F32)?;
     let (weight, bias) = args.affine.unzip();
-    let scale = args.modulation.map(|(scale, _)| scale);
-    if scale.is_some() {
-        let (dscale, dshift) = grads.dmodulation.unzip();
-        let params = FinishParams {
-            sums: group_sums.address(),
-            weight: address_of(weight.as_ref()),
-            bias: address_of(bias.as_ref()),
-            scale: address_of(scale.as_ref()),
-            dscale: address_of(dscale.as_ref()),
-            dshift: address_of(dshift.as_ref()),
-            scale_stride: group_stride(scale.as_ref()),
-            groups: groups as u64,
-            width: width as u64,
-        };
-        let launch =
-            LaunchConfig { grid: [(groups * width).div_ceil(256) as u32, 1, 1], block: 256, shared: 0 };
-        cuda.launch_kernel(
-            OP,
-            kernel!(OP, "norm_backward", "norm_backward_finish", dtype)?,
-            launch,
-            &params,
-        )?;
-    }
-    let Some((dweight, dbias)) = grads.daffine else { return Ok(()) };
-    for (part, out) in [dbias, dweight].into_iter().enumerate() {
-        let x = group_sums.address() + (part * width * size_of::<f32>()) as u64;
-        let columns = Columns { strides: [0, 2 * width], ..Columns::new(x, [1, groups, width]) };
-        columns.sum(cuda, OP, out.address(), out.dtype)?;
-    }
-    Ok(())
+    let (dscale, dshift) = grads.dmodulation.unzip();
+    let params = FinishParams {
+        sums: group_sums.address(),
+        weight: address_of(weight.as_ref()),
+        bias: address_of(bias.as_ref()),
+        scale: address_of(scale.as_ref()),
+        dscale: address_of(dscale.as_ref()),
+        dshift: address_of(dshift.as_ref()),
+        scale_stride: group_stride(scale.as_ref()),
+        groups: groups as u64,
+        width: width as u64,
+    };
+    let launch = LaunchConfig { grid: [(groups * width).div_ceil(256) as u32, 1, 1], block: 256, shared: 0 };
+    cuda.launch_kernel(OP, kernel!(OP, "norm_backward", "norm_backward_finish", dtype)?, launch, &params)?;
+    affine(&group_sums, groups)
 }

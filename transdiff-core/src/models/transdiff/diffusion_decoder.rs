@@ -53,7 +53,7 @@ impl<B: Backend> DecoderBlock<B> {
         })
     }
 
-    /// h [R, N, D], modulation [R or 1, 6, D], keys and values of the conditioning → [copies·R, N, D]. Up to the
+    /// h [R, N, D], modulation of this block [R or 1, 6, D], keys and values of the conditioning → [copies·R, N, D]. Up to the
     /// cross-attention the copies are equal, and computed once; several need a modulation of one row.
     pub fn forward(
         &self,
@@ -63,8 +63,7 @@ impl<B: Backend> DecoderBlock<B> {
         modulation: &Var<B>,
         conditioning: &KeyValue<Var<B>>,
     ) -> Result<Var<B>> {
-        let rows = ctx.param(&self.scale_shift_table)?.add(modulation)?;
-        let row = |i: usize| rows.narrow(1, i, 1);
+        let row = |i: usize| modulation.narrow(1, i, 1);
         let (shift1, scale1, gate1) = (row(0)?, row(1)?, row(2)?);
         let (shift2, scale2, gate2) = (row(3)?, row(4)?, row(5)?);
         let x = self.norm1.forward_modulated(ctx, h, Some((&scale1, &shift1)))?;
@@ -103,16 +102,8 @@ module!(FinalLayer { "linear" => linear, "scale_shift_table" => scale_shift_tabl
 pub struct TimeEmbedding<B: Backend> {
     /// [T, D].
     pub temb: Var<B>,
-    /// Shifts, scales and gates of the blocks, [T, 6, D].
-    pub modulation: Var<B>,
-}
-
-impl<B: Backend> TimeEmbedding<B> {
-    /// Embedding of the timestep `index`, for all images.
-    pub fn at(&self, index: usize) -> Result<Self> {
-        let row = |v: &Var<B>| v.narrow(0, index, 1);
-        Ok(Self { temb: row(&self.temb)?, modulation: row(&self.modulation)? })
-    }
+    /// Shifts, scales and gates of each block, [T, 6, D]: the shared ones plus the block's table.
+    pub modulations: Vec<Var<B>>,
 }
 
 /// Condition of the decoder: keys and values of every cross-attention, each [B, n, H, E], which depend on the features
@@ -224,9 +215,16 @@ impl<B: Backend> DiffusionDecoder<B> {
         &self.res_blocks
     }
 
-    /// Embeddings of timesteps on the 0..1000 scale. The angles are computed in f64: in f32 the one with
-    /// the highest frequency would lose its last digits.
+    /// Embeddings of timesteps on the 0..1000 scale.
     pub fn time(&self, ctx: &Context<B>, timesteps: &[f64]) -> Result<TimeEmbedding<B>> {
+        let (temb, shared) = self.shared_time(ctx, timesteps)?;
+        let of_block = |block: &DecoderBlock<B>| ctx.param(&block.scale_shift_table)?.add(&shared);
+        Ok(TimeEmbedding { temb, modulations: self.res_blocks.iter().map(of_block).collect::<Result<_>>()? })
+    }
+
+    /// The part of [`time`](Self::time) that all blocks share: embeddings [T, D], and their projections to shifts, scales and
+    /// gates, [T, 6, D]. The angles are computed in f64: in f32 the one with the highest frequency would lose its last digits.
+    pub fn shared_time(&self, ctx: &Context<B>, timesteps: &[f64]) -> Result<(Var<B>, Var<B>)> {
         let half = TIME_FEATURES / 2;
         let frequency = |k: usize| libm::exp(-libm::log(10_000.0) * k as f64 / half as f64);
         let frequencies: Vec<f64> = (0..half).map(frequency).collect();
@@ -241,8 +239,7 @@ impl<B: Backend> DiffusionDecoder<B> {
         let hidden = self.time_embed.linear_1.forward(ctx, &waves)?.unary(UnaryOp::Silu)?;
         let temb = self.time_embed.linear_2.forward(ctx, &hidden)?;
         let modulation = self.time_embed.time_proj.forward(ctx, &temb.unary(UnaryOp::Silu)?)?;
-        let modulation = modulation.reshape(&[timesteps.len(), 6, self.width])?;
-        Ok(TimeEmbedding { temb, modulation })
+        Ok((temb, modulation.reshape(&[timesteps.len(), 6, self.width])?))
     }
 
     /// Keys and values of every cross-attention for the conditioning z [B, n, D], n ≥ 1.
@@ -275,10 +272,11 @@ impl<B: Backend> DiffusionDecoder<B> {
         condition: &Condition<B>,
     ) -> Result<Var<B>> {
         let mut h = self.embed(ctx, x)?;
-        for (block, kv) in self.res_blocks.iter().zip(&condition.layers) {
+        for ((block, kv), modulation) in self.res_blocks.iter().zip(&condition.layers).zip(&time.modulations)
+        {
             ctx.check_cancelled()?;
             let (block, copies) = (block.clone(), repetitions(h.dim(0), condition, time)?);
-            h = gradient_checkpoint(ctx, &[&h, &time.modulation, &kv.k, &kv.v], move |ctx, inputs| {
+            h = gradient_checkpoint(ctx, &[&h, modulation, &kv.k, &kv.v], move |ctx, inputs| {
                 let kv = KeyValue { k: inputs[2].clone(), v: inputs[3].clone() };
                 block.forward(ctx, &inputs[0], copies, &inputs[1], &kv)
             })?;

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::{Condition, DiffusionDecoder, TimeEmbedding};
-use crate::autograd::Context;
+use crate::autograd::{Context, Var};
 use crate::diffusion::{ConditionalField, Timesteps};
 use crate::tensor::GraphCache;
 use crate::{Backend, Result, Tensor};
@@ -11,11 +11,44 @@ use crate::{Backend, Result, Tensor};
 /// Upper end of the network's time scale.
 pub(crate) const TIME_SCALE: f64 = 1000.0;
 
-/// Number of timesteps up to which all time embeddings are computed at once.
-const TABLE_LIMIT: usize = 1000;
+/// Number of timesteps up to which all time embeddings are computed at once. They take up to 100 MiB in a published model.
+const TABLE_LIMIT: usize = 250;
 
 /// Cached evaluation of the decoder, as a function of latents and the two time embeddings.
 type Evaluation<B> = RefCell<GraphCache<B, 3>>;
+
+/// Time embeddings of T timesteps.
+#[derive(Debug)]
+struct TimeTable<B: Backend> {
+    /// [T, D].
+    temb: Tensor<B>,
+    /// Modulations of the L blocks, [T, L, 6, D].
+    modulations: Tensor<B>,
+}
+
+impl<B: Backend> TimeTable<B> {
+    fn new(decoder: &DiffusionDecoder<B>, ctx: &Context<B>, times: &[f64]) -> Result<Self> {
+        let timesteps: Vec<f64> = times.iter().map(|t| t * TIME_SCALE).collect();
+        let TimeEmbedding { temb, modulations } = decoder.time(ctx, &timesteps)?;
+        let of_block = |v: &Var<B>| v.value().reshape(&[v.dim(0), 1, v.dim(1), v.dim(2)]);
+        let modulations: Vec<Tensor<B>> = modulations.iter().map(of_block).collect::<Result<_>>()?;
+        let modulations = Tensor::cat(&modulations.iter().collect::<Vec<_>>(), 1)?;
+        Ok(Self { temb: temb.into_value(), modulations })
+    }
+
+    /// The row `index`.
+    fn at(&self, index: usize) -> Result<Self> {
+        let row = |v: &Tensor<B>| v.narrow(0, index, 1);
+        Ok(Self { temb: row(&self.temb)?, modulations: row(&self.modulations)? })
+    }
+
+    fn embedding(&self) -> Result<TimeEmbedding<B>> {
+        let &[t, blocks, rows, d] = self.modulations.shape() else { unreachable!("four axes, as by `new`") };
+        let of_block = |i| Ok(self.modulations.narrow(1, i, 1)?.reshape(&[t, rows, d])?.into());
+        let modulations = (0..blocks).map(of_block).collect::<Result<_>>()?;
+        Ok(TimeEmbedding { temb: self.temb.clone().into(), modulations })
+    }
+}
 
 /// Velocity of a batch of n latents, as tokens [n, S, C], in the type of the latents.
 #[derive(Debug)]
@@ -25,7 +58,7 @@ pub(super) struct DecoderField<B: Backend> {
     condition: Condition<B>,
     images: usize,
     times: Vec<f64>,
-    table: Option<TimeEmbedding<B>>,
+    table: Option<TimeTable<B>>,
     /// The conditional branch alone, and both branches.
     conditional: Evaluation<B>,
     both: Evaluation<B>,
@@ -52,20 +85,15 @@ impl<B: Backend> DecoderField<B> {
         let mut field = Self { decoder, condition, images, times, table, conditional, both, ctx };
         if timesteps.steps() <= TABLE_LIMIT {
             field.times = timesteps.times().collect();
-            field.table = Some(field.embed(&field.times)?);
+            field.table = Some(TimeTable::new(&field.decoder, &field.ctx, &field.times)?);
         }
         Ok(field)
     }
 
-    fn embed(&self, times: &[f64]) -> Result<TimeEmbedding<B>> {
-        let timesteps: Vec<f64> = times.iter().map(|t| t * TIME_SCALE).collect();
-        self.decoder.time(&self.ctx, &timesteps)
-    }
-
-    fn time(&self, t: f64) -> Result<TimeEmbedding<B>> {
+    fn time(&self, t: f64) -> Result<TimeTable<B>> {
         match (&self.table, self.times.iter().position(|&known| known == t)) {
             (Some(table), Some(index)) => table.at(index),
-            _ => self.embed(&[t]),
+            _ => TimeTable::new(&self.decoder, &self.ctx, &[t]),
         }
     }
 
@@ -80,10 +108,9 @@ impl<B: Backend> DecoderField<B> {
         // The blocks check too, but a launched graph runs none of their code.
         self.ctx.check_cancelled()?;
         let time = self.time(t)?;
-        let inputs = [x, time.temb.value(), time.modulation.value()];
-        evaluation.borrow_mut().run(inputs, |[x, temb, modulation]| {
-            let time = TimeEmbedding { temb: temb.clone().into(), modulation: modulation.clone().into() };
-            work(x, &time)
+        evaluation.borrow_mut().run([x, &time.temb, &time.modulations], |[x, temb, modulations]| {
+            let time = TimeTable { temb: temb.clone(), modulations: modulations.clone() };
+            work(x, &time.embedding()?)
         })
     }
 
@@ -107,7 +134,7 @@ impl<B: Backend> ConditionalField<B> for DecoderField<B> {
 
     fn unconditional(&self, x: &Tensor<B>, t: f64) -> Result<Tensor<B>> {
         self.ctx.check_cancelled()?;
-        self.velocity(x, &self.time(t)?, &self.condition.narrow(self.images, self.images)?)
+        self.velocity(x, &self.time(t)?.embedding()?, &self.condition.narrow(self.images, self.images)?)
     }
 
     fn both(&self, x: &Tensor<B>, t: f64) -> Result<(Tensor<B>, Tensor<B>)> {
