@@ -19,7 +19,7 @@ use transdiff::models::transdiff::{Mode, Session, Size, TransDiffConfig};
 use transdiff::models::vae::VaeConfig;
 use transdiff::{Backend, DType, Device, DeviceTask, Precision, Result, TransDiff};
 use workloads::{
-    Codec, DecoderStep, TRAIN_BATCH, TRAIN_MUL, Training, features, flops, generate, preset, sample,
+    Codec, DecoderStep, TRAIN_BATCH, TRAIN_MUL, Training, features, flops, generate, preset, random, sample,
 };
 
 /// A pass that is measured.
@@ -88,9 +88,12 @@ struct Options {
     /// Sampling steps per AR step
     #[arg(long, default_value_t = 4)]
     steps: usize,
-    /// Timed runs, after a warm-up run
+    /// Timed runs, after a warm-up run; half as many of `sample` and `mrar`
     #[arg(long, default_value_t = 3)]
     repeat: usize,
+    /// Time a single run after the warm-up, without a graph, within the range of `ncu --profile-from-start off`
+    #[arg(long)]
+    profile: bool,
     /// CPU threads [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
@@ -142,6 +145,12 @@ impl Options {
             ModelSize::Large => published(Size::Large)?,
             ModelSize::Huge => published(Size::Huge)?,
         })
+    }
+
+    /// Number of timed runs: half as many of whole generations, which take as long as many of the other passes.
+    fn runs(&self, pass: Pass) -> usize {
+        let repeat = if let Pass::Sample | Pass::Mrar = pass { self.repeat / 2 } else { self.repeat };
+        repeat.max(1)
     }
 
     /// Floating-point operations of a run.
@@ -239,9 +248,8 @@ impl Measurement {
         }
         let model = match &self.options.model {
             Some(path) => TransDiff::load(backend, path, precision)?,
-            None => TransDiff::new(backend, &config, precision.dtype(), 0)?,
+            None => random::<B, TransDiff<B>>(backend, &config, precision)?,
         };
-        let model = if model.precision() == precision { model } else { model.to_precision(precision)? };
         if let Some(path) = &self.options.save {
             model.save(path)?;
         }
@@ -252,19 +260,22 @@ impl Measurement {
         let (options, backend) = (&self.options, model.backend());
         let batch = options.batch;
         let seconds = match pass {
-            Pass::Ar => self.timed(backend, || features(model, 2 * batch))?,
-            Pass::ArConditional => self.timed(backend, || features(model, batch))?,
+            Pass::Ar => self.timed(pass, backend, || features(model, 2 * batch))?,
+            Pass::ArConditional => self.timed(pass, backend, || features(model, batch))?,
             Pass::Step => {
-                let step = DecoderStep::new(model, batch)?;
-                self.timed(backend, || step.run())?
+                let step = match options.profile {
+                    true => DecoderStep::eager(model, batch)?,
+                    false => DecoderStep::new(model, batch)?,
+                };
+                self.timed(pass, backend, || step.run())?
             }
             Pass::Train => {
                 let mut training = Training::new(model.clone(), options.train_batch, options.dtype())?;
-                self.timed(backend, || training.run())?
+                self.timed(pass, backend, || training.run())?
             }
             _ => {
                 let mut session = Session::new(model);
-                self.timed(backend, || sample(&mut session, batch, options.steps))?
+                self.timed(pass, backend, || sample(&mut session, batch, options.steps))?
             }
         };
         self.report(pass, model.config(), &seconds);
@@ -286,7 +297,7 @@ impl Measurement {
         };
         image(Quality::Draft)?;
         let mut seconds = Quality::ALL.map(|_| Vec::new());
-        for _ in 0..options.repeat.max(1) {
+        for _ in 0..options.runs(Pass::Qualities) {
             for (seconds, quality) in seconds.iter_mut().zip(Quality::ALL) {
                 seconds.push(image(quality)?);
             }
@@ -316,23 +327,31 @@ impl Measurement {
         let options = &self.options;
         let workload = Codec::new(backend, options.batch, options.res, options.dtype())?;
         let seconds = match pass {
-            Pass::VaeEncode => self.timed(backend, || workload.encode())?,
-            _ => self.timed(backend, || workload.decode())?,
+            Pass::VaeEncode => self.timed(pass, backend, || workload.encode())?,
+            _ => self.timed(pass, backend, || workload.decode())?,
         };
         self.report(pass, &options.config(pass)?, &seconds);
         Ok(())
     }
 
     /// Seconds of each run after a warm-up run, in ascending order.
-    fn timed<B: Backend>(&self, backend: &B, mut run: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
-        let mut once = || {
+    fn timed<B: Backend>(
+        &self,
+        pass: Pass,
+        backend: &B,
+        mut run: impl FnMut() -> Result<()>,
+    ) -> Result<Vec<f64>> {
+        let mut once = || -> Result<f64> {
             let started = Instant::now();
             run()?;
             backend.sync()?;
             Ok(started.elapsed().as_secs_f64())
         };
         once()?;
-        let mut seconds = (0..self.options.repeat.max(1)).map(|_| once()).collect::<Result<Vec<_>>>()?;
+        if self.options.profile {
+            return profiler::profiled(self.options.device, once).map(|seconds| vec![seconds]);
+        }
+        let mut seconds = (0..self.options.runs(pass)).map(|_| once()).collect::<Result<Vec<_>>>()?;
         seconds.sort_by(f64::total_cmp);
         Ok(seconds)
     }
@@ -351,4 +370,70 @@ fn peak_mib() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()? / 1024)
+}
+
+/// The range that Nsight Compute measures.
+mod profiler {
+    use transdiff::Device;
+
+    #[cfg(feature = "cuda")]
+    use driver::Range;
+
+    /// Calls `work`, on a GPU within the range of `ncu --profile-from-start off`.
+    pub fn profiled<T>(device: Device, work: impl FnOnce() -> T) -> T {
+        #[cfg(feature = "cuda")]
+        let _range = match device {
+            Device::Cpu => None,
+            Device::Cuda(ordinal) => Some(Range::start(ordinal)),
+            _ => Some(Range::start(0)),
+        };
+        #[cfg(not(feature = "cuda"))]
+        let _ = device;
+        work()
+    }
+
+    #[cfg(feature = "cuda")]
+    mod driver {
+        use std::ffi::{c_int, c_uint, c_void};
+        use std::ptr;
+
+        // Of the driver, by way of the forwarders in transdiff-cuda.
+        unsafe extern "C" {
+            fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_uint;
+            fn cuDevicePrimaryCtxRetain(context: *mut *mut c_void, device: c_int) -> c_uint;
+            fn cuCtxSetCurrent(context: *mut c_void) -> c_uint;
+            fn cuProfilerStart() -> c_uint;
+            fn cuProfilerStop() -> c_uint;
+        }
+
+        /// A range that ends when it is dropped.
+        pub struct Range;
+
+        impl Range {
+            /// Starts profiling on a GPU that is open, whose context becomes the current one of this thread.
+            pub fn start(ordinal: u32) -> Self {
+                let (mut device, mut context) = (0, ptr::null_mut());
+                // SAFETY: the pointers are valid, and each call uses what the one before it returned.
+                let code = unsafe {
+                    [
+                        cuDeviceGet(&mut device, ordinal as c_int),
+                        cuDevicePrimaryCtxRetain(&mut context, device),
+                        cuCtxSetCurrent(context),
+                        cuProfilerStart(),
+                    ]
+                };
+                if code != [0; 4] {
+                    eprintln!("warning: profiling does not start: errors {code:?} of the driver");
+                }
+                Self
+            }
+        }
+
+        impl Drop for Range {
+            fn drop(&mut self) {
+                // SAFETY: the function has no arguments. A failure leaves profiling on, until the process ends.
+                unsafe { cuProfilerStop() };
+            }
+        }
+    }
 }

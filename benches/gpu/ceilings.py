@@ -23,7 +23,8 @@ def median_s(run, repeat=20):
 
 
 def report(what, **figures):
-    print(json.dumps({"impl": "ceiling", "what": what, "device": torch.cuda.get_device_name(), **figures}), flush=True)
+    device = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    print(json.dumps({"impl": "ceiling", "what": what, **device, **figures}), flush=True)
 
 
 def main():

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Table of a benchmark run, from JSON lines of `measure`, `peer_pytorch.py` and `ceilings.py`.
+"""Table of measurements, from JSON lines of `measure`, `peer_pytorch.py` and `ceilings.py`.
 
   table.py FILE...      prints the table
   table.py --self-test  checks the arithmetic
 
-Seconds are medians over rounds. A ratio is PyTorch's seconds divided by ours in the same round, and the median of these
-over rounds. TFLOP/s are the operations of the model's definition divided by our seconds; the share is relative to the
-measured peak of a matrix product.
+Seconds are medians over rounds, which have numbers or names. A ratio is PyTorch's seconds divided by ours in the same round,
+and the median of these over rounds. TFLOP/s are the operations of the model's definition divided by our seconds; the share is
+relative to the measured peak of a matrix product.
 """
 import json
 import statistics
@@ -88,7 +88,7 @@ def self_test():
         ]),
         line("mrar", OURS, round=1, batch=64, median_s=8.0, tflop=1600.0),
         # Ours failed.
-        line("train", STRONG, round=1, batch=64, median_s=0.5, peak_gib=None),
+        line("train", STRONG, round="second", batch=64, median_s=0.5, peak_gib=None),
     ]
     sample, mrar, train = rows(read(lines))
     assert sample == ("sample", 64, 4, 3.0, 3.5, None, 1.5, None, 1200.0, 400.0, 0.5), sample

@@ -1,6 +1,7 @@
 //! Workloads of whole models: a preset and the published KL-VAE, on any backend, with random weights.
 //!
-//! Time does not depend on the values of the weights: no kernel skips zeros, and no subnormal numbers occur.
+//! Time does not depend on the values of random weights: no subnormal numbers occur. Weights of zeros would not do, because a GPU
+//! multiplies them faster.
 
 pub mod flops;
 
@@ -16,7 +17,7 @@ use transdiff::models::transdiff::{
 use transdiff::models::vae::{Vae, VaeConfig};
 use transdiff::rng::{Purpose, StreamKey};
 use transdiff::train::{TrainConfig, Trainer};
-use transdiff::{Backend, CancellationToken, DType, Result, Tensor};
+use transdiff::{Backend, CancellationToken, DType, HostTensor, Precision, Result, Tensor};
 
 /// Default number of samples per training step.
 pub const TRAIN_BATCH: usize = 2;
@@ -27,6 +28,40 @@ pub const TRAIN_MUL: usize = 4;
 pub fn noise<B: Backend>(backend: &B, shape: &[usize], dtype: DType, index: u32) -> Result<Tensor<B>> {
     let values = StreamKey::new(0, Purpose::TrainingNoise, index, 0).normals(shape.iter().product());
     Tensor::from_f32(backend, shape, values, dtype)
+}
+
+/// A model of random weights that are cheap to draw: hundreds of millions of normal values take longer than the passes to be
+/// timed on a GPU. Weights are uniform with variance 1 / fan-in, scales of norms are 1, and biases 0.
+pub fn random<B: Backend, M: Model<B>>(backend: &B, config: &M::Config, precision: Precision) -> Result<M> {
+    let mut model = M::placeholder(backend, config, precision)?;
+    for (seed, (name, param)) in (0..).zip(model.params_mut()) {
+        let shape = param.value().shape().to_vec();
+        let count = shape.iter().product();
+        let values = match shape.get(1..) {
+            Some(inputs) if !inputs.is_empty() => {
+                let inputs: usize = inputs.iter().product();
+                uniform(seed, (3.0 / inputs as f32).sqrt(), count)
+            }
+            _ => vec![if name.ends_with("weight") { 1.0 } else { 0.0 }; count],
+        };
+        param.set_host(HostTensor::f32(&shape, values)?)?;
+    }
+    Ok(model)
+}
+
+/// Values uniform within ±`bound`, the same in every run, in about 1 ns each.
+///
+/// The generator is SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
+fn uniform(seed: u64, bound: f32, count: usize) -> Vec<f32> {
+    let value = |i: u64| {
+        let state = (seed << 40).wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        // The highest 24 bits, which f32 represents exactly.
+        let bits = (mixed ^ (mixed >> 31)) >> 40;
+        bound * (bits as f32 / (1 << 23) as f32 - 1.0)
+    };
+    (0..count as u64).map(value).collect()
 }
 
 /// Base preset for 256 px, 1-step, in f32.
@@ -54,6 +89,15 @@ pub struct DecoderStep<'a, B: Backend> {
 
 impl<'a, B: Backend> DecoderStep<'a, B> {
     pub fn new(model: &'a TransDiff<B>, batch: usize) -> Result<Self> {
+        let mut step = Self::eager(model, batch)?;
+        // One-time preparations of the device must not be captured.
+        step.evaluate()?;
+        step.graph = model.backend().capture(&mut || step.evaluate())?;
+        Ok(step)
+    }
+
+    /// Like [`new`](Self::new), but never with a graph.
+    pub fn eager(model: &'a TransDiff<B>, batch: usize) -> Result<Self> {
         let (config, backend) = (model.config(), model.backend());
         let labels: Vec<usize> = (0..batch).map(|i| i % config.classes).collect();
         let ctx = model.inference();
@@ -63,11 +107,7 @@ impl<'a, B: Backend> DecoderStep<'a, B> {
         let shape = [batch, config.decoder_tokens(), config.latent_channels];
         let time = model.decoder().time(&Context::inference(), &[500.0])?;
         let x = Var::from(noise(backend, &shape, model.dtype(), 0)?);
-        let mut step = Self { model, x, time, condition, graph: None };
-        // One-time preparations of the device must not be captured.
-        step.evaluate()?;
-        step.graph = backend.capture(&mut || step.evaluate())?;
-        Ok(step)
+        Ok(Self { model, x, time, condition, graph: None })
     }
 
     fn evaluate(&self) -> Result<()> {
@@ -144,7 +184,7 @@ pub struct Codec<B: Backend> {
 impl<B: Backend> Codec<B> {
     /// Random weights and inputs for `batch` images of side `resolution`.
     pub fn new(backend: &B, batch: usize, resolution: usize, dtype: DType) -> Result<Self> {
-        let vae = Vae::new(backend, &VaeConfig::published(), dtype, 0)?;
+        let vae = random::<B, Vae<B>>(backend, &VaeConfig::published(), dtype.into())?;
         let (config, side) = (vae.config(), resolution / vae.downsampling());
         let latents = noise(backend, &[batch, config.latent_channels, side, side], dtype, 0)?;
         let images = noise(backend, &[batch, config.image_channels, resolution, resolution], dtype, 1)?;

@@ -28,10 +28,25 @@ const TESTS: [(&str, &[&str]); 2] = [
 ];
 
 /// Files that are copied unchanged.
-const FILES: [&str; 4] =
-    ["benches/gpu/run.sh", "benches/gpu/table.py", "benches/gpu/ceilings.py", "benches/peer/peer_pytorch.py"];
-/// The golden values.
-const GOLDEN: &str = "tests/golden";
+const FILES: &[&str] = &[
+    "benches/gpu/run.sh",
+    "benches/gpu/table.py",
+    "benches/gpu/kernels.py",
+    "benches/gpu/ceilings.py",
+    "benches/gpu/planted_race.cu",
+    "benches/peer/peer_pytorch.py",
+];
+/// The golden values of the tests.
+const GOLDEN: &[&str] = &[
+    "tests/golden/onestep_256.safetensors",
+    "tests/golden/onestep_512.safetensors",
+    "tests/golden/mrar_256.safetensors",
+    "tests/golden/sampler.safetensors",
+    "tests/golden/solvers.safetensors",
+    "tests/golden/vae.safetensors",
+];
+/// Archive of the programs, which `run.sh` unpacks.
+const PROGRAMS: &str = "programs.tar.gz";
 
 /// Shared libraries that every Linux system with glibc has.
 const LIBRARIES: [&str; 4] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"];
@@ -40,15 +55,15 @@ const LIBRARIES: [&str; 4] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-lin
 const GLIBC: (u32, u32) = (2, 34);
 
 /// Maximum size of the bundle in bytes, so that it is quick to transfer.
-const LIMIT: u64 = 64 << 20;
+const LIMIT: u64 = 40 << 20;
 
 #[derive(Args)]
 pub struct Options {
     /// Output folder; replaced if it exists
     #[arg(long, value_name = "DIR", default_value = "target/gpu")]
     out: PathBuf,
-    /// Architectures of the kernels; by default Hopper, and PTX for all others, to keep the bundle small
-    #[arg(long, value_name = "LIST", default_value = "sm_90a,compute_80")]
+    /// Architectures of the kernels; by default Hopper alone, to keep the bundle small
+    #[arg(long, value_name = "LIST", default_value = "sm_90a")]
     architectures: String,
 }
 
@@ -75,15 +90,11 @@ pub fn run(options: &Options) -> Result {
         fs::remove_dir_all(out)?;
     }
     fs::create_dir_all(out.join("golden"))?;
-    let copied = programs.iter().map(|(name, built)| strip(built, &out.join(name)));
-    let mut size = copied.sum::<Result<u64>>()?;
-    for file in FILES.iter().map(PathBuf::from) {
-        size += fs::copy(&file, out.join(file.file_name().unwrap_or_default()))?;
-    }
-    for entry in fs::read_dir(GOLDEN)? {
-        let file = entry?.path();
-        if file.extension().is_some_and(|e| e == "safetensors") {
-            size += fs::copy(&file, out.join("golden").join(file.file_name().unwrap_or_default()))?;
+    programs.iter().try_for_each(|(name, built)| strip(built, &out.join(name)))?;
+    let mut size = pack(out)?;
+    for (files, to) in [(FILES, out.clone()), (GOLDEN, out.join("golden"))] {
+        for file in files.iter().map(Path::new) {
+            size += fs::copy(file, to.join(file.file_name().unwrap_or_default()))?;
         }
     }
     println!("{}: {:.1} MiB", out.display(), size as f64 / f64::from(1 << 20));
@@ -133,14 +144,23 @@ fn distinct(programs: Vec<(String, PathBuf)>) -> Result<BTreeMap<String, PathBuf
     Ok(by_name)
 }
 
-/// Copies a program without debug information and checks its dependencies; returns its size.
-fn strip(built: &Path, to: &Path) -> Result<u64> {
+/// Moves the programs in `out` to an archive; returns its size.
+fn pack(out: &Path) -> Result<u64> {
+    let archive = out.join(PROGRAMS);
+    let tar = Process::new("tar").arg("-C").arg(out).arg("-czf").arg(&archive);
+    tar.args(&["measure", "tests"]).run()?;
+    fs::remove_file(out.join("measure"))?;
+    fs::remove_dir_all(out.join("tests"))?;
+    Ok(fs::metadata(archive)?.len())
+}
+
+/// Copies a program without debug information and checks its dependencies.
+fn strip(built: &Path, to: &Path) -> Result {
     to.parent().map_or(Ok(()), fs::create_dir_all)?;
     Process::new("strip").arg("-o").arg(to).arg(built).run()?;
     let needs = Needs::of(to)?;
     println!("{}: {needs}", to.display());
-    needs.check(to)?;
-    Ok(fs::metadata(to)?.len())
+    needs.check(to)
 }
 
 /// Requirements of a program on the dynamic linker.
