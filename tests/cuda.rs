@@ -13,12 +13,13 @@ use common::cuda::device;
 use common::golden::relative_error;
 use common::tiny;
 use digits::{CLASSES, Digits, LATENT_SIDE, to_latent};
+use transdiff::backend::{Activation, Storage};
 use transdiff::data::{LoaderOptions, MemoryDataset};
 use transdiff::diffusion::{EulerMaruyama, Guidance, Interpolant, Sampling, Timesteps};
 use transdiff::models::transdiff::{FlowObjective, Mode, TransDiffConfig};
 use transdiff::pipeline::{LoadOptions, Output, OutputSelection, Pipeline, Request};
 use transdiff::train::{LrDecay, LrSchedule, TrainConfig, Trainer};
-use transdiff::{Backend, Cpu, DType, Device, HostTensor, TransDiff};
+use transdiff::{Backend, Cpu, DType, Device, HostTensor, Tensor, TransDiff};
 
 /// Error bound in f32, which accumulates over sampling steps.
 const F32_BOUND: f64 = 1e-4;
@@ -45,7 +46,7 @@ fn assert_near(what: &str, got: &HostTensor, want: &HostTensor, bound: f64) {
     assert_eq!(got.shape(), want.shape(), "{what}");
     let error = relative_error(&got.to_f64(), &want.to_f64());
     println!("{what}: {error:.1e} of {bound:.0e}");
-    assert!(error <= bound, "{what}: {error:e}");
+    assert!(error <= bound, "{what}: {error:e} is above {bound:e}");
 }
 
 #[test]
@@ -80,6 +81,35 @@ fn auto_reports_the_chosen_device() {
     }
     let (cpu, _) = generate(&tiny::one_step(), Device::Cpu, DType::F32);
     assert_near("latents", &output.latents, &cpu.latents, F32_BOUND);
+}
+
+/// Products of one shape share a descriptor, which holds the address of a bias: a graph has to keep that of each.
+#[test]
+fn graph_keeps_the_biases_of_equal_shapes() {
+    let Some(cuda) = device() else { return };
+    for dtype in [DType::F32, DType::BF16] {
+        let tensor = |shape: &[usize], seed: usize| {
+            let values = (0..shape.iter().product()).map(|i: usize| ((i * 7 + seed * 5) % 11) as f32 - 5.0);
+            Tensor::from_f32(&cuda, shape, values.collect(), dtype).unwrap()
+        };
+        let (x, w) = (tensor(&[64, 128], 1), tensor(&[256, 128], 2));
+        let biases = [3, 4].map(|seed| tensor(&[256], seed));
+        let layers = |act| biases.each_ref().map(|b| x.linear(&w, Some(b), act, false).unwrap().0);
+        for act in [Activation::None, Activation::Gelu] {
+            let want = layers(act).map(|y| tiny::bits(&y));
+            assert_ne!(want[0], want[1]);
+            let mut captured = None;
+            let graph = cuda.capture(&mut || {
+                captured = Some(layers(act));
+                Ok(())
+            });
+            let (graph, captured) = (graph.unwrap().expect("CUDA supports graphs"), captured.unwrap());
+            for _ in 0..2 {
+                cuda.launch(&graph).unwrap();
+                assert_eq!(captured.each_ref().map(tiny::bits), want, "{dtype}, {act:?}");
+            }
+        }
+    }
 }
 
 /// Number of training steps; `TRANSDIFF_TRAINING_STEPS` overrides the default.

@@ -10,7 +10,8 @@ use std::process::Command;
 /// Machine code for Ampere and Hopper, and PTX that the driver compiles for later GPUs.
 const ARCHITECTURES: &str = "sm_80,sm_90a,compute_80";
 
-/// Set to 1 during development of kernels. By default a warning of a newer nvcc does not fail the build.
+/// Set to 1 during development of kernels, to fail on warnings and on register spilling. By default a warning of a newer nvcc does
+/// not fail the build.
 const WARNINGS_ARE_ERRORS: &str = "TRANSDIFF_CUDA_WERROR";
 
 fn main() {
@@ -111,8 +112,9 @@ fn compile(nvcc: &OsString, targets: &[String], source: &Path, out: &Path) -> Re
     let to = out.join(source.file_stem().unwrap_or_default()).with_extension("fatbin");
     let mut command = Command::new(nvcc);
     command.args(["-O3", "-std=c++17", "-fatbin", "-lineinfo"]);
-    if env::var_os(WARNINGS_ARE_ERRORS).is_some_and(|value| value == "1") {
-        command.args(["-Werror", "all-warnings"]);
+    let strict = env::var_os(WARNINGS_ARE_ERRORS).is_some_and(|value| value == "1");
+    if strict {
+        command.args(["-Werror", "all-warnings", "--resource-usage"]);
     }
     // Compress machine code too, not only PTX: a tenth of the size in every program. The driver decompresses it.
     command.args(["-Xfatbin", "-compress-all"]);
@@ -124,8 +126,34 @@ fn compile(nvcc: &OsString, targets: &[String], source: &Path, out: &Path) -> Re
             nvcc.to_string_lossy()
         )
     })?;
-    if ran.status.success() {
-        return Ok(());
+    let printed = String::from_utf8_lossy(&ran.stderr);
+    let checked = match ran.status.success() {
+        true if strict => check_resources(&printed),
+        true => Ok(()),
+        false => Err(printed.into_owned()),
+    };
+    checked.map_err(|error| format!("{}: {error}", source.display()))
+}
+
+/// Checks the compiler's report on the kernels of a file: none uses the stack, where spilled registers and arrays with indices
+/// unknown to the compiler are, and none that blocks of 1,024 threads run takes more than 64 registers.
+fn check_resources(printed: &str) -> Result<(), String> {
+    let number = |line: &str, before: &str| -> Option<u32> {
+        line.split_once(before)?.0.split_whitespace().next_back()?.parse().ok()
+    };
+    let (mut kernel, mut checked) = ("", 0);
+    for line in printed.lines() {
+        if let Some((_, found)) = line.split_once("Compiling entry function") {
+            kernel = found.trim();
+        }
+        if number(line, " bytes stack frame").is_some_and(|bytes| bytes > 0) {
+            return Err(format!("{kernel} uses the stack: {}", line.trim()));
+        }
+        let Some(registers) = number(line, " registers") else { continue };
+        checked += 1;
+        if registers > 64 && kernel.contains("'norm_block") {
+            return Err(format!("{kernel} takes {registers} registers, blocks of 1,024 threads have 64"));
+        }
     }
-    Err(format!("{}: {}", source.display(), String::from_utf8_lossy(&ran.stderr)))
+    if checked == 0 { Err(format!("the compiler reports no registers: {printed}")) } else { Ok(()) }
 }

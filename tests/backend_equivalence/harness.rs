@@ -18,6 +18,8 @@ pub struct Report {
     pub worst: BTreeMap<&'static str, f64>,
     /// Digest of the bits of every output, with its case.
     pub digests: Vec<(String, u64)>,
+    /// Errors above their bounds, with their cases. They are collected, so that one run on another device shows all.
+    violations: Vec<String>,
 }
 
 /// A backend under test.
@@ -30,6 +32,25 @@ pub struct Suite<'a, B: Backend> {
 }
 
 impl<B: Backend> Suite<'_, B> {
+    /// Ends the checks.
+    ///
+    /// # Panics
+    /// If an error was above its bound; lists all.
+    pub fn finish(self) -> Report {
+        let report = self.report.into_inner();
+        if !report.violations.is_empty() {
+            for (op, error) in &report.worst {
+                println!("{op:36} {} {error:.1e} of {:.1e}", self.dtype, (self.bound)(op));
+            }
+            panic!(
+                "{} errors above their bounds:\n{}",
+                report.violations.len(),
+                report.violations.join("\n")
+            );
+        }
+        report
+    }
+
     /// Runs `check` on `count` random cases, or on `TRANSDIFF_CASES` of them if that is less; 7 excludes the large shapes,
     /// which sanitizers are too slow for.
     pub fn cases(&self, family: &'static str, count: u32, check: impl Fn(&mut Case<'_, B>)) {
@@ -294,8 +315,13 @@ impl<B: Backend> Case<'_, B> {
         let scale = if size > 1e-30 && size.is_finite() { size } else { (want.len().max(1) as f64).sqrt() };
         let error = distance / scale;
         let bound = (self.suite.bound)(op);
-        assert!(error <= bound, "{op}: error {error:e} is above {bound:e}");
         let mut report = self.suite.report.borrow_mut();
+        // NaN is above any bound.
+        if error.is_nan() || error > bound {
+            report
+                .violations
+                .push(format!("{op}: error {error:e} is above {bound:e} in case {}", self.notes));
+        }
         let worst = report.worst.entry(op).or_default();
         *worst = worst.max(error);
     }

@@ -43,7 +43,7 @@ fn check_all<B: Backend>(backend: &B, dtype: DType, bound: impl Fn(&str) -> f64)
     image::check_all(&suite);
     optim::check_all(&suite);
     errors::check_all(backend, dtype);
-    suite.report.into_inner()
+    suite.finish()
 }
 
 /// The reference is bitwise identical for all layouts, which tests the harness and core's views.
@@ -164,7 +164,9 @@ fn check_cpu(dtype: DType, bound: impl Fn(&str) -> f64) {
         for (op, error) in report.worst {
             println!("{op:36} {dtype} {set} {error:.1e} of {:.1e}", bound(op));
         }
-        rows::check_all(&Suite { backend: &two, dtype, bound: &bound, report: RefCell::default() });
+        let suite = Suite { backend: &two, dtype, bound: &bound, report: RefCell::default() };
+        rows::check_all(&suite);
+        suite.finish();
     }
 }
 

@@ -307,20 +307,20 @@ DEVICE void backward_keys(const AttentionBackwardParams &p) {
 
 }  // namespace scalar
 
-#define BACKWARD(part, E, blocks)                                                                                      \
+#define BACKWARD(part, E, blocks, f32_blocks)                                                                                \
     KERNEL_BOUNDED(attention_backward_##part##_##E##_bf16, AttentionBackwardParams, p, tensor_core::THREADS, blocks) { \
         tensor_core::backward_##part<E>(p);                                                                            \
     }                                                                                                                  \
-    KERNEL_BOUNDED(attention_backward_##part##_##E##_f32, AttentionBackwardParams, p, scalar::THREADS, 2) {            \
+    KERNEL_BOUNDED(attention_backward_##part##_##E##_f32, AttentionBackwardParams, p, scalar::THREADS, f32_blocks) {   \
         scalar::backward_##part<E>(p);                                                                                 \
     }
 
-// `blocks`: resident blocks per multiprocessor, as many as fit without register spilling.
-BACKWARD(queries, 32, 4)
-BACKWARD(queries, 64, 3)
-BACKWARD(queries, 80, 3)
-BACKWARD(queries, 128, 2)
-BACKWARD(keys, 32, 4)
-BACKWARD(keys, 64, 3)
-BACKWARD(keys, 80, 2)
-BACKWARD(keys, 128, 2)
+// `blocks`: resident blocks per multiprocessor in bf16, and in f32: as many as fit without register spilling.
+BACKWARD(queries, 32, 4, 2)
+BACKWARD(queries, 64, 3, 1)
+BACKWARD(queries, 80, 3, 2)
+BACKWARD(queries, 128, 2, 2)
+BACKWARD(keys, 32, 4, 2)
+BACKWARD(keys, 64, 3, 2)
+BACKWARD(keys, 80, 2, 2)
+BACKWARD(keys, 128, 2, 2)

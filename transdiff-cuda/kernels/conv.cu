@@ -158,10 +158,11 @@ DEVICE void convolve(const ConvParams &p) {
     store_tile<T, M, N, THREADS>(p, at, results);
 }
 
-// Tile sizes and threads per block are duplicated in the launcher, which chooses the kernel.
+// Tile sizes and threads per block are duplicated in the launcher, which chooses the kernel. As many resident blocks as fit
+// without register spilling.
 KERNEL_BOUNDED(conv_wide_bf16, ConvParams, p, 128, 2) { convolve<bf16, 128, 128>(p); }
 KERNEL_BOUNDED(conv_small_bf16, ConvParams, p, 128, 4) { convolve<bf16, 64, 64>(p); }
 KERNEL_BOUNDED(conv_narrow_bf16, ConvParams, p, 128, 4) { convolve<bf16, 128, 16>(p); }
-KERNEL_BOUNDED(conv_wide_f32, ConvParams, p, 256, 2) { convolve<float, 128, 128>(p); }
+KERNEL_BOUNDED(conv_wide_f32, ConvParams, p, 256, 1) { convolve<float, 128, 128>(p); }
 KERNEL_BOUNDED(conv_small_f32, ConvParams, p, 256, 3) { convolve<float, 64, 64>(p); }
-KERNEL_BOUNDED(conv_narrow_f32, ConvParams, p, 256, 2) { convolve<float, 128, 16>(p); }
+KERNEL_BOUNDED(conv_narrow_f32, ConvParams, p, 256, 1) { convolve<float, 128, 16>(p); }

@@ -7,6 +7,7 @@
 mod library;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::ptr;
@@ -37,12 +38,24 @@ pub(crate) enum Epilogue {
 }
 
 impl Epilogue {
-    /// Returns whether a status means that the library does not support the epilogue for a product. Which of two it
-    /// returns depends on its version and on the function.
-    fn is_unsupported(self, status: Status) -> bool {
-        self != Self::None && matches!(status, values::INVALID_VALUE | values::NOT_SUPPORTED)
+    /// Returns whether the epilogue is worth timing against separate kernels. A bias is one vector, which costs nothing.
+    pub(crate) fn is_timed(self) -> bool {
+        matches!(self, Self::BiasGelu | Self::RowSumsA | Self::ColumnSumsB)
     }
 }
+
+/// Returns whether a status means that the library refuses a product or an algorithm, and others may be tried: which of
+/// these it returns depends on its version and on the function.
+fn is_refusal(status: Status) -> bool {
+    matches!(status, values::INVALID_VALUE | values::ARCH_MISMATCH | values::NOT_SUPPORTED)
+}
+
+/// Factor by which a fused product has to be slower for its parts to be computed apart. Noise must not decide: the two
+/// differ in their last bits, and results should be those of the last run.
+const MARGIN: f32 = 1.25;
+
+/// Algorithms that are asked for. The first that the library accepts is used.
+const CANDIDATES: usize = 8;
 
 /// A row-major matrix or its transpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +99,14 @@ pub(crate) struct MatmulProblem {
     pub(crate) epilogue: Epilogue,
 }
 
+impl fmt::Display for MatmulProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |m: &Matrix| format!("[{}, {}]{}", m.rows, m.cols, if m.transposed { "^T" } else { "" });
+        write!(f, "{:?} of {} x {} in {}", self.epilogue, of(&self.a), of(&self.b), self.dtype)?;
+        if self.batch > 1 { write!(f, ", {} times", self.batch) } else { Ok(()) }
+    }
+}
+
 /// Device addresses of the matrices and of the epilogue's vector, all multiples of 16, which algorithms are chosen for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses {
@@ -97,8 +118,9 @@ pub(crate) struct Addresses {
 
 /// The library, with a cache of plans.
 pub(crate) struct CublasLt {
-    /// `None` for a product that the library does not support.
-    plans: Mutex<HashMap<MatmulProblem, Option<MatmulPlan>>>,
+    plans: Mutex<HashMap<MatmulProblem, MatmulPlan>>,
+    /// Milliseconds of products with their epilogues, and of the same computed apart.
+    times: Mutex<HashMap<MatmulProblem, [f32; 2]>>,
     handle: Handle,
     functions: Functions,
 }
@@ -108,14 +130,13 @@ unsafe impl Send for CublasLt {}
 // SAFETY: as above.
 unsafe impl Sync for CublasLt {}
 
-/// The algorithm for a product, and its descriptors. Creating these costs more than enqueueing the product.
-#[derive(Clone, Copy)]
+/// The algorithms for a product, and its descriptors. Creating these costs more than enqueueing the product.
 struct MatmulPlan {
     desc: Handle,
     /// Layouts of the library's A, B and C, which are our B, A and C.
     layouts: [Handle; 3],
-    algorithm: Algorithm,
-    workspace: usize,
+    /// Algorithms that the library has not refused, the best last; empty if it does not support the product.
+    algorithms: Vec<Heuristic>,
 }
 
 impl CublasLt {
@@ -141,7 +162,30 @@ impl CublasLt {
         if status != 0 {
             return Err(format!("{name}: {}", functions.message("cublasLtCreate", status)));
         }
-        Ok(Self { plans: Mutex::default(), handle, functions })
+        Ok(Self { plans: Mutex::default(), times: Mutex::default(), handle, functions })
+    }
+
+    /// Returns whether a product is computed with its epilogue; `None` if that has not been timed.
+    pub(crate) fn is_fused(&self, problem: &MatmulProblem) -> Option<bool> {
+        self.times.lock().get(problem).map(|&times| is_fused(times))
+    }
+
+    /// Stores the milliseconds of a product with its epilogue, and of the same computed apart; returns whether it is computed
+    /// with the epilogue from now on.
+    pub(crate) fn set_times(&self, problem: MatmulProblem, fused: f32, apart: f32) -> bool {
+        self.times.lock().insert(problem, [fused, apart]);
+        is_fused([fused, apart])
+    }
+
+    /// Descriptions of the products that are computed apart because their epilogues are slower.
+    pub(crate) fn unfused_products(&self) -> Vec<String> {
+        let times = self.times.lock();
+        let unfused = times.iter().filter(|&(_, &times)| !is_fused(times));
+        let mut lines: Vec<String> = unfused
+            .map(|(problem, [fused, apart])| format!("{problem}: {fused:.3} ms fused, {apart:.3} ms apart"))
+            .collect();
+        lines.sort();
+        lines
     }
 
     /// Enqueues C ← A B with its epilogue on `stream`, with [`WORKSPACE`] bytes at `workspace`. Returns false if the
@@ -156,48 +200,48 @@ impl CublasLt {
     ) -> Result<bool> {
         debug_assert!(workspace.is_multiple_of(WORKSPACE_ALIGNMENT));
         let mut plans = self.plans.lock();
-        let plan = match plans.get(problem) {
-            Some(plan) => *plan,
-            None => *plans.entry(*problem).or_insert(self.plan(op, problem)?),
+        let plan = match plans.entry(*problem) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(self.plan(op, problem)?),
         };
-        let Some(plan) = plan else { return Ok(false) };
-        if problem.epilogue != Epilogue::None {
+        if problem.epilogue != Epilogue::None && !plan.algorithms.is_empty() {
             // The descriptor belongs to the cached plan: the lock is held until the product is enqueued.
             let set = self.functions.desc_set;
             self.set(op, set, plan.desc, values::DESC_BIAS, &at.vector)?;
         }
         let (one, zero) = (1.0f32, 0.0f32);
         let [b, a, c] = plan.layouts;
-        // SAFETY: handles of this library, the caller's addresses, host scalars of the scale type.
-        let status = unsafe {
-            (self.functions.matmul)(
-                self.handle,
-                plan.desc,
-                ptr::from_ref(&one).cast(),
-                at.b,
-                b,
-                at.a,
-                a,
-                ptr::from_ref(&zero).cast(),
-                at.c,
-                c,
-                at.c,
-                c,
-                &plan.algorithm,
-                workspace,
-                plan.workspace,
-                stream,
-            )
-        };
-        if problem.epilogue.is_unsupported(status) {
-            plans.insert(*problem, None);
-            self.discard(plan);
-            return Ok(false);
+        while let Some(found) = plan.algorithms.last() {
+            // SAFETY: handles of this library, the caller's addresses, host scalars of the scale type.
+            let status = unsafe {
+                (self.functions.matmul)(
+                    self.handle,
+                    plan.desc,
+                    ptr::from_ref(&one).cast(),
+                    at.b,
+                    b,
+                    at.a,
+                    a,
+                    ptr::from_ref(&zero).cast(),
+                    at.c,
+                    c,
+                    at.c,
+                    c,
+                    &found.algorithm,
+                    workspace,
+                    found.workspace,
+                    stream,
+                )
+            };
+            if !is_refusal(status) {
+                return self.check(op, "cublasLtMatmul", status).map(|()| true);
+            }
+            plan.algorithms.pop();
         }
-        self.check(op, "cublasLtMatmul", status).map(|()| true)
+        Ok(false)
     }
 
-    fn plan(&self, op: &'static str, problem: &MatmulProblem) -> Result<Option<MatmulPlan>> {
+    fn plan(&self, op: &'static str, problem: &MatmulProblem) -> Result<MatmulPlan> {
         let f = &self.functions;
         let data_type = |dtype| if dtype == DType::BF16 { values::R_16BF } else { values::R_32F };
         let (dtype, result) = (data_type(problem.dtype), data_type(problem.result));
@@ -234,24 +278,14 @@ impl CublasLt {
             self.set(op, f.layout_set, *layout, values::LAYOUT_BATCH, &(problem.batch as i32))?;
             self.set(op, f.layout_set, *layout, values::LAYOUT_BATCH_STRIDE, &(matrix.batch_stride as i64))?;
         }
-        let Some(found) = self.heuristic(op, &descriptors, problem.epilogue)? else { return Ok(None) };
-        let plan = MatmulPlan {
-            desc: descriptors.desc,
-            layouts: descriptors.layouts,
-            algorithm: found.algorithm,
-            workspace: found.workspace,
-        };
+        let algorithms = self.algorithms(op, &descriptors)?;
+        let plan = MatmulPlan { desc: descriptors.desc, layouts: descriptors.layouts, algorithms };
         std::mem::forget(descriptors); // owned by the plan
-        Ok(Some(plan))
+        Ok(plan)
     }
 
-    /// The library's first choice of an algorithm; `None` if it has none.
-    fn heuristic(
-        &self,
-        op: &'static str,
-        descriptors: &Descriptors<'_>,
-        epilogue: Epilogue,
-    ) -> Result<Option<Heuristic>> {
+    /// Algorithms for a product, the library's first choice last; none if it does not support the product.
+    fn algorithms(&self, op: &'static str, descriptors: &Descriptors<'_>) -> Result<Vec<Heuristic>> {
         let f = &self.functions;
         let mut preference = ptr::null_mut();
         // SAFETY: the pointer is valid.
@@ -272,9 +306,9 @@ impl CublasLt {
                 waves: 0.0,
                 reserved: [0; 4],
             };
-            let (mut found, mut count) = (empty, 0);
+            let (mut found, mut count) = ([empty; CANDIDATES], 0);
             let [lb, la, lc] = descriptors.layouts;
-            // SAFETY: handles of this library, pointers to one result.
+            // SAFETY: handles of this library, pointers to as many results as are asked for, and to their number.
             let status = unsafe {
                 (f.heuristic)(
                     self.handle,
@@ -284,16 +318,17 @@ impl CublasLt {
                     lc,
                     lc,
                     preference,
-                    1,
-                    &mut found,
+                    CANDIDATES as c_int,
+                    found.as_mut_ptr(),
                     &mut count,
                 )
             };
-            let unsupported = status == values::NOT_SUPPORTED || epilogue.is_unsupported(status);
-            if unsupported || (status == 0 && (count < 1 || found.state != 0)) {
-                return Ok(None);
+            if is_refusal(status) {
+                return Ok(Vec::new());
             }
-            self.check(op, "cublasLtMatmulAlgoGetHeuristic", status).map(|()| Some(found))
+            self.check(op, "cublasLtMatmulAlgoGetHeuristic", status)?;
+            let found = found.into_iter().take(count.max(0) as usize).filter(|found| found.state == 0);
+            Ok(found.rev().collect())
         };
         let found = query();
         // SAFETY: descriptors above, and not used again.
@@ -326,10 +361,15 @@ impl CublasLt {
     }
 }
 
+/// Returns whether a product with these times is computed with its epilogue.
+fn is_fused([fused, apart]: [f32; 2]) -> bool {
+    fused <= MARGIN * apart
+}
+
 impl Drop for CublasLt {
     fn drop(&mut self) {
         let plans = std::mem::take(self.plans.get_mut());
-        plans.into_values().flatten().for_each(|plan| self.discard(plan));
+        plans.into_values().for_each(|plan| self.discard(plan));
         // SAFETY: descriptors by `open`, and not used again.
         unsafe { (self.functions.destroy)(self.handle) };
     }

@@ -171,11 +171,22 @@ impl Cuda {
     /// thread has ended when the lock is acquired.
     pub(crate) fn lock_outside_capture(&self, op: &'static str) -> Result<LockGuard<'_>> {
         let guard = self.lock(op)?;
-        if self.device.capture_arena.lock().is_some() {
+        if self.is_capturing() {
             let message = "it waits for the device, which is not possible during a graph capture".into();
             return Err(Error::Backend { op, message });
         }
         Ok(guard)
+    }
+
+    /// Products for which fusing a step (bias and GELU, or a bias gradient) into the product turned out to be slower than
+    /// computing it apart, with both times: one line each. They are timed when a shape first occurs outside of a graph capture.
+    pub fn unfused_products(&self) -> Vec<String> {
+        self.device.blas.unfused_products()
+    }
+
+    /// Returns whether a graph is being captured.
+    pub(crate) fn is_capturing(&self) -> bool {
+        self.device.capture_arena.lock().is_some()
     }
 
     pub(crate) fn multiprocessors(&self) -> u32 {

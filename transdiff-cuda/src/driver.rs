@@ -213,6 +213,22 @@ impl Driver {
         Ok(event)
     }
 
+    /// Milliseconds that the work which `work` enqueues takes: the shortest of three times after a first one.
+    pub(crate) fn time(&self, op: &'static str, work: impl Fn() -> Result<()>) -> Result<f32> {
+        const REPEATS: usize = 3;
+        let [start, end] = [Event::new(op, Event::TIMED)?, Event::new(op, Event::TIMED)?];
+        work()?;
+        let mut shortest = f32::INFINITY;
+        for _ in 0..REPEATS {
+            self.stream.record(op, &start)?;
+            work()?;
+            self.stream.record(op, &end)?;
+            end.wait(op)?;
+            shortest = shortest.min(end.milliseconds_since(op, &start)?);
+        }
+        Ok(shortest)
+    }
+
     /// Enqueues a copy of the first `bytes` bytes of `from` to the device.
     pub(crate) fn upload(&self, op: &'static str, from: &PinnedBuffer, bytes: usize, to: u64) -> Result<()> {
         let source = from.memory.as_slice()[..bytes].as_ptr();

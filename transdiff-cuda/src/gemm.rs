@@ -45,15 +45,53 @@ impl Operand {
 }
 
 impl Gemm {
-    /// Enqueues the product with an epilogue and its vector (address and length). Returns false, with nothing enqueued,
-    /// if cuBLASLt does not support the epilogue for this product. No size may be 0.
-    pub(crate) fn run(
+    fn problem(&self, cuda: &Cuda, epilogue: Epilogue) -> MatmulProblem {
+        MatmulProblem {
+            dtype: self.dtype,
+            result: self.result,
+            tf32: self.dtype == DType::F32 && cuda.tf32(),
+            a: self.a.matrix,
+            b: self.b.matrix,
+            c: self.c.matrix,
+            batch: self.batch,
+            epilogue,
+        }
+    }
+
+    /// Enqueues the product with an epilogue and its vector (address and length), or calls `apart`, which enqueues the product and
+    /// other kernels that write the same outputs, if cuBLASLt does not support the epilogue for this product. An epilogue
+    /// that reads or writes much more than the product alone is timed against `apart` when the product first occurs outside
+    /// of a capture; there are reports of such that are slower. No size may be 0.
+    pub(crate) fn run_or(
         &self,
         cuda: &Cuda,
         op: &'static str,
         epilogue: Epilogue,
         vector: (u64, usize),
-    ) -> Result<bool> {
+        apart: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        // No other thread enqueues work while products are timed.
+        let _guard = cuda.lock(op)?;
+        let (problem, blas) = (self.problem(cuda, epilogue), &cuda.device.blas);
+        let known = blas.is_fused(&problem);
+        if known == Some(false) || !self.run(cuda, op, epilogue, vector)? {
+            return apart();
+        }
+        if known.is_some() || !epilogue.is_timed() || cuda.is_capturing() {
+            return Ok(());
+        }
+        let driver = &cuda.device.driver;
+        let fused = driver.time(op, || self.run(cuda, op, epilogue, vector).map(drop))?;
+        if blas.set_times(problem, fused, driver.time(op, &apart)?) {
+            // `apart` has overwritten the outputs.
+            self.run(cuda, op, epilogue, vector)?;
+        }
+        Ok(())
+    }
+
+    /// Enqueues the product with an epilogue and its vector. Returns false, with nothing enqueued, if cuBLASLt does not support
+    /// the epilogue for this product.
+    fn run(&self, cuda: &Cuda, op: &'static str, epilogue: Epilogue, vector: (u64, usize)) -> Result<bool> {
         let bytes = |operand: &Operand, dtype: DType| operand.extent(self.batch) * dtype.size();
         // Algorithms are chosen for aligned addresses. A model's tensors are aligned; a view may begin anywhere.
         let reads_vector = matches!(epilogue, Epilogue::Bias | Epilogue::BiasGelu);
@@ -63,16 +101,7 @@ impl Gemm {
         let b = Aligned::new(cuda, op, self.b.address, bytes(&self.b, self.dtype), true)?;
         let c = Aligned::new(cuda, op, self.c.address, bytes(&self.c, self.result), c_has_gaps)?;
         let v = Aligned::new(cuda, op, vector.0, vector.1 * self.result.size(), reads_vector)?;
-        let problem = MatmulProblem {
-            dtype: self.dtype,
-            result: self.result,
-            tf32: self.dtype == DType::F32 && cuda.tf32(),
-            a: self.a.matrix,
-            b: self.b.matrix,
-            c: self.c.matrix,
-            batch: self.batch,
-            epilogue,
-        };
+        let problem = self.problem(cuda, epilogue);
         let at = Addresses { a: a.address(), b: b.address(), c: c.address(), vector: v.address() };
         let _guard = cuda.lock(op)?;
         let (driver, blas) = (&cuda.device.driver, &cuda.device.blas);
@@ -86,7 +115,7 @@ impl Gemm {
         Ok(true)
     }
 
-    /// Enqueues the product without an epilogue.
+    /// Enqueues the product without an epilogue. No size may be 0.
     pub(crate) fn run_default(&self, cuda: &Cuda, op: &'static str) -> Result<()> {
         if self.run(cuda, op, Epilogue::None, (0, 0))? {
             return Ok(());

@@ -40,35 +40,31 @@ pub(crate) fn forward(
     } else {
         let (a, b) = (Operand::new(x.address(), m, k), weight(w.address(), w.layout).t());
         let gemm = Gemm { dtype: x.dtype, result: x.dtype, a, b, c: Operand::new(sum, m, n), batch: 1 };
-        if act == Activation::Gelu && pre.is_none() && with_tanh_gelu(&gemm, cuda, bias)? {
-            return Ok(());
-        }
-        with_bias(&gemm, cuda, bias)?;
+        let exact = || {
+            with_bias(&gemm, cuda, bias)?;
+            if gelu { epilogue::gelu(cuda, x.dtype, m * n, dropout, [sum, y]) } else { Ok(()) }
+        };
+        return match bias {
+            // cuBLASLt's epilogue is the tanh form, which differs from the exact form by up to 5e-4. That is below the
+            // rounding of bf16 for values above 0.13, so it is used in bf16 where only the result is needed.
+            Some(bias) if act == Activation::Gelu && pre.is_none() && x.dtype == DType::BF16 => {
+                gemm.run_or(cuda, OP, Epilogue::BiasGelu, (bias, n), exact)
+            }
+            _ => exact(),
+        };
     }
     if gelu { epilogue::gelu(cuda, x.dtype, m * n, dropout, [sum, y]) } else { Ok(()) }
 }
 
-/// Computes GELU(product + bias) with cuBLASLt's epilogue, the tanh form, which differs from the exact form by up to
-/// 5e-4. That is below the rounding of bf16 for values above 0.13, so it is used in bf16 where only the result is
-/// needed. Returns false, with nothing enqueued, if it does not apply.
-fn with_tanh_gelu(gemm: &Gemm, cuda: &Cuda, bias: Option<u64>) -> Result<bool> {
-    match bias {
-        Some(bias) if gemm.dtype == DType::BF16 => {
-            gemm.run(cuda, "linear", Epilogue::BiasGelu, (bias, gemm.c.matrix.cols))
-        }
-        _ => Ok(false),
-    }
-}
-
+/// Product, and bias if there is one.
 fn with_bias(gemm: &Gemm, cuda: &Cuda, bias: Option<u64>) -> Result<()> {
     const OP: &str = "linear";
     let Some(bias) = bias else { return gemm.run_default(cuda, OP) };
     let (m, n) = (gemm.c.matrix.rows, gemm.c.matrix.cols);
-    if gemm.run(cuda, OP, Epilogue::Bias, (bias, n))? {
-        return Ok(());
-    }
-    gemm.run_default(cuda, OP)?;
-    epilogue::add_bias(cuda, gemm.dtype, [m, n], bias, gemm.c.address)
+    gemm.run_or(cuda, OP, Epilogue::Bias, (bias, n), || {
+        gemm.run_default(cuda, OP)?;
+        epilogue::add_bias(cuda, gemm.dtype, [m, n], bias, gemm.c.address)
+    })
 }
 
 pub(crate) fn backward(
@@ -111,7 +107,7 @@ pub(crate) fn backward(
                 Operand::new(g, m, n),
                 Operand::new(x.address(), m, k),
                 dw,
-                &mut db,
+                db.take(),
             )?;
         }
     }
@@ -121,14 +117,14 @@ pub(crate) fn backward(
     }
 }
 
-/// dw ← gᵀ x, in the memory order of the weight. Takes `db` if the epilogue computes it too.
+/// dw ← gᵀ x, in the memory order of the weight, and db ← Σ_M g if requested.
 fn weight_gradient(
     cuda: &Cuda,
     dtype: DType,
     g: Operand,
     x: Operand,
     dw: &Out<'_>,
-    db: &mut Option<u64>,
+    db: Option<u64>,
 ) -> Result<()> {
     const OP: &str = "linear_backward";
     let (n, k) = (g.matrix.cols, x.matrix.cols);
@@ -139,11 +135,9 @@ fn weight_gradient(
         (x.t(), g, k, n, Epilogue::ColumnSumsB)
     };
     let gemm = Gemm { dtype, result: dtype, a, b, c: Operand::new(dw.address(), rows, cols), batch: 1 };
-    if let Some(address) = *db
-        && gemm.run(cuda, OP, sums, (address, n))?
-    {
-        *db = None;
-        return Ok(());
-    }
-    gemm.run_default(cuda, OP)
+    let Some(db) = db else { return gemm.run_default(cuda, OP) };
+    gemm.run_or(cuda, OP, sums, (db, n), || {
+        gemm.run_default(cuda, OP)?;
+        epilogue::column_sum(cuda, dtype, [g.matrix.rows, n], g.address, db)
+    })
 }

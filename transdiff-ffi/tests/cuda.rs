@@ -43,7 +43,7 @@ fn cuda_matches_cpu_or_is_unavailable() {
         match on(c"cuda", dtype) {
             Ok(model) => {
                 let found = distance(&latents(&model), &cpu);
-                assert!(found <= bound, "{found:e}");
+                assert!(found <= bound, "{found:e} is above {bound:e}");
             }
             Err(failed) => {
                 assert_eq!((failed.status, &*failed.subject), (TRANSCDIFF_DEVICE_UNAVAILABLE, "cuda:0"));

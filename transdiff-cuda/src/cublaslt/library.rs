@@ -50,6 +50,7 @@ pub(super) mod values {
     use std::ffi::c_int;
 
     pub(crate) const INVALID_VALUE: c_int = 7;
+    pub(crate) const ARCH_MISMATCH: c_int = 8;
     pub(crate) const NOT_SUPPORTED: c_int = 15;
     pub(crate) const R_32F: c_int = 0;
     pub(crate) const R_16BF: c_int = 14;

@@ -1,5 +1,6 @@
 //! CUDA graphs: work that is captured once and launched many times.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fmt, ptr};
 
 use cust::sys;
@@ -11,35 +12,35 @@ use super::stream::{Event, Stream};
 /// A capture in progress. Dropped before its end, it discards what was captured.
 pub(crate) struct Capture<'a> {
     stream: &'a Stream,
-    /// Event of the future graph; `None` once the capture has ended.
-    previous_launch: Option<Event>,
+    /// Events of the future graph; `None` once the capture has ended.
+    launches: Option<[Event; 2]>,
 }
 
 impl<'a> Capture<'a> {
     /// Starts to capture what is enqueued on the stream, instead of executing it.
     pub(super) fn begin(op: &'static str, stream: &'a Stream) -> Result<Self> {
-        let previous_launch = Event::new(op, Event::BLOCKING_SYNC)?;
+        let launches = [Event::new(op, Event::BLOCKING_SYNC)?, Event::new(op, Event::BLOCKING_SYNC)?];
         // Relaxed: the allocator may still have to allocate device memory.
         let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the handle is valid.
         check(op, unsafe { sys::cuStreamBeginCapture_v2(stream.raw(), mode) })?;
-        Ok(Self { stream, previous_launch: Some(previous_launch) })
+        Ok(Self { stream, launches: Some(launches) })
     }
 
     /// Ends the capture and instantiates the graph, which must be dropped before the driver.
     pub(crate) fn end(mut self, op: &'static str) -> Result<ExecGraph> {
-        let previous_launch = self.previous_launch.take().expect("a capture ends once");
+        let launches = self.launches.take().expect("a capture ends once");
         let captured = CapturedGraph::end_capture(op, self.stream)?;
         let mut exec = ptr::null_mut();
         // SAFETY: the handles are valid.
         let code = unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, captured.0, 0) };
-        check(op, code).map(|()| ExecGraph { exec, previous_launch })
+        check(op, code).map(|()| ExecGraph { exec, launches, latest: AtomicUsize::new(0) })
     }
 }
 
 impl Drop for Capture<'_> {
     fn drop(&mut self) {
-        if self.previous_launch.is_some() {
+        if self.launches.is_some() {
             // The captured work failed, and its error is reported to the caller.
             let _ = CapturedGraph::end_capture("capture", self.stream);
         }
@@ -69,8 +70,10 @@ impl Drop for CapturedGraph {
 /// An executable graph.
 pub(crate) struct ExecGraph {
     exec: sys::CUgraphExec,
-    /// Recorded before every launch: complete when the launch before it is.
-    previous_launch: Event,
+    /// Recorded after launches, in turn: complete when the launch is.
+    launches: [Event; 2],
+    /// Index of the last launch's event.
+    latest: AtomicUsize,
 }
 
 // SAFETY: a handle, which the driver accepts from any thread.
@@ -82,14 +85,16 @@ impl ExecGraph {
     /// Waits for the last launch but one. Without it a caller that enqueues faster than the device executes would see
     /// its cancellation take effect late.
     pub(crate) fn wait(&self, op: &'static str) -> Result<()> {
-        self.previous_launch.wait(op)
+        self.launches[1 - self.latest.load(Ordering::Relaxed)].wait(op)
     }
 
     /// Enqueues the captured work.
     pub(super) fn launch(&self, op: &'static str, stream: &Stream) -> Result<()> {
-        stream.record(op, &self.previous_launch)?;
         // SAFETY: the handles are valid.
-        check(op, unsafe { sys::cuGraphLaunch(self.exec, stream.raw()) })
+        check(op, unsafe { sys::cuGraphLaunch(self.exec, stream.raw()) })?;
+        let next = 1 - self.latest.load(Ordering::Relaxed);
+        self.latest.store(next, Ordering::Relaxed);
+        stream.record(op, &self.launches[next])
     }
 }
 
@@ -101,8 +106,9 @@ impl fmt::Debug for ExecGraph {
 
 impl Drop for ExecGraph {
     fn drop(&mut self) {
-        // SAFETY: the handle is valid and not used again. The driver keeps what a launch in progress needs, and the
-        // graph's memory is reused only after that launch.
+        // A launch in progress needs the graph: not every driver keeps it until then. Of a failed device nothing is in progress.
+        let _ = self.launches[self.latest.load(Ordering::Relaxed)].wait("drop");
+        // SAFETY: the handle is valid and not used again.
         unsafe { sys::cuGraphExecDestroy(self.exec) };
     }
 }

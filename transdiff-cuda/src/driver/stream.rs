@@ -69,6 +69,8 @@ impl Event {
     pub(crate) const BLOCKING_SYNC: EventFlags = EventFlags::DISABLE_TIMING.union(EventFlags::BLOCKING_SYNC);
     /// Threads that wait for the event spin. For short waits.
     pub(super) const SPINNING: EventFlags = EventFlags::DISABLE_TIMING;
+    /// The event has a time.
+    pub(super) const TIMED: EventFlags = EventFlags::DEFAULT;
 
     /// An event that is complete until it is recorded.
     pub(crate) fn new(op: &'static str, flags: EventFlags) -> Result<Self> {
@@ -82,6 +84,14 @@ impl Event {
     pub(crate) fn wait(&self, op: &'static str) -> Result<()> {
         // SAFETY: the handle is valid.
         check(op, unsafe { sys::cuEventSynchronize(self.0) })
+    }
+
+    /// Milliseconds from `start` to this event; both are complete and [timed](Self::TIMED).
+    pub(super) fn milliseconds_since(&self, op: &'static str, start: &Self) -> Result<f32> {
+        let mut elapsed = 0.0;
+        // SAFETY: the handles and the pointer are valid.
+        check(op, unsafe { sys::cuEventElapsedTime(&mut elapsed, start.0, self.0) })?;
+        Ok(elapsed)
     }
 
     /// Returns whether the event is complete.

@@ -112,7 +112,7 @@ fn failure_of_any_call_is_reported_and_recoverable() {
         }
     }
     // Dropping a graph; and opening the device, where the context is restored at once.
-    let expected = ["cuCtxGetCurrent", "cuCtxPushCurrent_v2", "cuCtxSetCurrent"];
+    let expected = ["cuCtxGetCurrent", "cuCtxPushCurrent_v2", "cuCtxSetCurrent", "cuEventSynchronize"];
     assert_eq!(unreported, expected, "failures without an error");
 }
 

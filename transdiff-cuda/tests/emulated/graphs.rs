@@ -202,3 +202,18 @@ fn capture_contains_only_work_of_its_thread() {
     cuda.launch(&graph).unwrap();
     assert_eq!(emulator.log().len(), before + 2, "the graph has the work of its thread alone");
 }
+
+/// The driver may not keep what a launch in progress needs once its graph is destroyed.
+#[test]
+fn dropped_graph_waits_for_its_last_launch() {
+    let Some(emulator) = emulator() else { return };
+    let cuda = Cuda::new(0).unwrap();
+    let x = input(&cuda, &[10], 1).unwrap();
+    for launches in [0, 1, 2, 3] {
+        let graph = capture(&cuda, || x.add(&x).map(drop)).unwrap();
+        (0..launches).for_each(|_| cuda.launch(&graph).unwrap());
+        emulator.reset();
+        drop(graph);
+        assert_eq!((emulator.count("cuEventSynchronize"), emulator.count("cuGraphExecDestroy")), (1, 1));
+    }
+}

@@ -30,6 +30,9 @@ struct Preference {
     uint32_t alignment[4] = {256, 256, 256, 256};   // of A, B, C, D
 };
 
+// Algorithms that are found for a problem; all do the same.
+constexpr int kAlgorithms = 2;
+
 // An algorithm, valid only for the problem that it was found for.
 struct Algorithm {
     uint64_t magic;
@@ -294,8 +297,8 @@ API unsigned cublasLtMatmulAlgoGetHeuristic(void* handle, void* description_hand
         if (alignment < gemm::bytes_of(all[i]->type) || (alignment & (alignment - 1)) != 0) return kNotSupported;
         result.algorithm.alignment[i] = static_cast<uint16_t>(std::min(alignment, 256u));
     }
-    results[0] = result;
-    *found = 1;
+    *found = std::min(requested, kAlgorithms);
+    std::fill(results, results + *found, result);
     return kOk;
 }
 
@@ -325,6 +328,7 @@ API unsigned cublasLtMatmul(void* handle, void* description_handle, const float*
         }
         scratch = algorithm->workspace;
     }
+    if (description->epilogue != gemm::kDefault) driver::clock() += 1000 * driver::setting("EMULATED_CUBLASLT_EPILOGUE", 0);
     const unsigned code = driver::submit(stream, [=] {
         if (scratch > 0) std::memset(workspace, 0xFF, scratch);
         gemm::run(problem);

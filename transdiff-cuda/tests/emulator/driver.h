@@ -1,6 +1,7 @@
 // Shared by the parts of the driver: error codes, entry checks of API functions, and streams.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -94,6 +95,8 @@ struct Graph {
 
 // Executes the work, unless work before it is not done; or adds it to the graph if the stream captures.
 unsigned submit(StreamHandle stream, Work work);
+// Nanoseconds of a device whose work takes 1 us each, which events record: times are the same in every run.
+std::atomic<uint64_t>& clock();
 // Has work that waits for other processes executed while the caller goes on.
 unsigned enqueue(StreamHandle stream, Work work);
 // Waits for the work of all streams.

@@ -1,4 +1,5 @@
 // Streams, events and graphs. Work is executed when it is submitted, unless it has to wait for other work (queue.h).
+#include <atomic>
 #include <thread>
 
 #include "driver.h"
@@ -34,6 +35,7 @@ struct Stream {
 struct Event {
     std::shared_ptr<Capture> capture; // of the stream where it was last recorded
     Position position;
+    uint64_t time = 0;
 };
 
 struct Exec {
@@ -126,6 +128,7 @@ unsigned record_event(void* handle, StreamHandle stream_handle) {
     if (event == nullptr || stream == nullptr) return driver::kInvalidHandle;
     const std::lock_guard<std::mutex> lock(all().mutex);
     event->capture = stream->capture;
+    event->time = driver::clock();
     event->position = stream->capture != nullptr ? Position{} : Position{stream->queue, stream->queue->pushed()};
     return driver::kSuccess;
 }
@@ -182,9 +185,15 @@ unsigned wait_for_event(StreamHandle handle, void* event) {
 
 namespace driver {
 
+std::atomic<uint64_t>& clock() {
+    static std::atomic<uint64_t> nanoseconds{0};
+    return nanoseconds;
+}
+
 unsigned submit(StreamHandle handle, Work work) {
     Stream* stream = find(handle);
     if (stream == nullptr) return kInvalidHandle;
+    clock() += 1000;
     {
         const std::lock_guard<std::mutex> lock(all().mutex);
         if (stream->capture != nullptr) return capture_work(*stream, std::move(work));
@@ -284,6 +293,16 @@ API unsigned cuEventQuery(void* handle) {
     Position position;
     if (const unsigned code = position_of(handle, position)) return code;
     return position.done() ? driver::context_error() : driver::kNotReady;
+}
+
+API unsigned cuEventElapsedTime(float* milliseconds, void* start, void* end) {
+    ENTER_CONTEXT;
+    const Event *from = all().events.find(start), *to = all().events.find(end);
+    if (from == nullptr || to == nullptr) return driver::kInvalidHandle;
+    const std::lock_guard<std::mutex> lock(all().mutex);
+    if (!from->position.done() || !to->position.done()) return driver::kNotReady;
+    *milliseconds = float(to->time - from->time) / 1e6f;
+    return driver::kSuccess;
 }
 
 API unsigned cuStreamWaitEvent(StreamHandle stream, void* event, unsigned flags) {
