@@ -157,14 +157,16 @@ fn max_relative_difference(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs() / b).fold(0.0, f64::max)
 }
 
-/// Dropout, noise and samples are identical and only rounding differs, so the losses stay close.
+/// Dropout, noise and samples are identical and only rounding differs, so the losses stay close. In bf16 the GPU rounds where
+/// the CPU does: on the CPU rounding moves the losses of 200 steps by 2.1e-3 to 4.9e-3 with the seeds 0 to 5 (3.5e-3 on average,
+/// with a deviation of 1.0e-3), and the band is twice the largest.
 #[test]
 fn training_losses_match_the_cpu() {
     let Some(cuda) = device() else { return };
     let cpu = losses(&Cpu::new(None).unwrap(), DType::F32);
-    for (compute, band) in [(DType::F32, 1e-3), (DType::BF16, 2e-2)] {
+    for (compute, band) in [(DType::F32, 1e-3), (DType::BF16, 1e-2)] {
         let found = max_relative_difference(&losses(&cuda, compute), &cpu);
         println!("{} steps in {compute}: losses differ by {found:.1e} of {band:.0e}", cpu.len());
-        assert!(found <= band, "{compute}: {found:e}");
+        assert!(found <= band, "{compute}: {found:e} is above {band:e}");
     }
 }

@@ -144,7 +144,9 @@ impl<B: Backend> Training<B> {
             ..TrainConfig::new(batch, 1000)
         };
         let trainer = Trainer::new(model, config)?;
-        let data = trainer.loader(Arc::new(dataset), LoaderOptions::default())?;
+        // A thread draws samples and noise ahead, as in `transdiff train`.
+        let loading = LoaderOptions { threads: 1, ahead: 2 * batch, ..LoaderOptions::default() };
+        let data = trainer.loader(Arc::new(dataset), loading)?;
         Ok(Self { trainer, data })
     }
 

@@ -12,7 +12,7 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     });
     // Rows that exceed the registers of a warp, and of a thread block.
     suite.cases("norms of long rows", 24, |case| {
-        let dims = [2, 9, case.pick(&[1104, 4097, 4104, 8200, 8201])];
+        let dims = [2, 9, case.pick(&[768, 1023, 1104, 1280, 1281, 4104, 8200, 8201])];
         norms(case, dims);
     });
     suite.cases("norms of rows far from zero", 10, far_from_zero);
@@ -80,7 +80,7 @@ fn gated_residuals<B: Backend>(case: &mut Case<'_, B>) {
 /// The input, and its gradient, in the accumulator's type.
 fn norms_of_stream<B: Backend>(case: &mut Case<'_, B>) {
     let (g, r) = (case.pick(&[1, 2, 3]), case.pick(&[1, 2, 5, 70]));
-    let d = case.pick(&[3, 8, 17, 64, 257, 1104, 4104, 8200]);
+    let d = case.pick(&[3, 8, 17, 64, 257, 768, 1104, 1288, 4104, 8200]);
     // The output is of the type of either.
     let [affine, modulated] = case.pick(&[[true, true], [true, false], [false, true]]);
     let images = case.pick(&[1, g]);

@@ -45,9 +45,10 @@ DEVICE void store_stats(const NormParams &p, uint64_t row, float mean, float rst
     stats[1] = rstd;
 }
 
-// One row per thread group (warp or block), held in registers.
-template <typename S, typename T, int V, bool block>
+// One row per thread group (warp or block), held in registers, C channels per thread.
+template <typename S, typename T, int V, int C, bool block>
 DEVICE void norm_modulate(const NormParams &p) {
+    constexpr int VECTORS = C / V;
     __shared__ float scratch[WARP];
     const ThreadGroup<block> group{scratch};
     const uint64_t row = group.index();
@@ -55,17 +56,17 @@ DEVICE void norm_modulate(const NormParams &p) {
     const S *const from = reinterpret_cast<const S *>(p.x) + row * p.width;
     T *const to = reinterpret_cast<T *>(p.y) + row * p.width;
     const int rank = group.rank(), size = group.size();
-    float x[CHANNELS_PER_THREAD / V][V], mean[1] = {}, variance[1] = {};
-    load_row<S, V>(x, from, p.width, rank, size);
+    float x[VECTORS][V], mean[1] = {}, variance[1] = {};
+    load_row<S, V, VECTORS>(x, from, p.width, rank, size);
 #pragma unroll
-    for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
+    for (int i = 0; i < VECTORS; i++) {
 #pragma unroll
         for (int j = 0; j < V; j++) mean[0] += x[i][j];
     }
     group.all_sum(mean);
     mean[0] /= float(p.width);
 #pragma unroll
-    for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
+    for (int i = 0; i < VECTORS; i++) {
         if (row_column<V>(rank, size, i) >= p.width) break;
 #pragma unroll
         for (int j = 0; j < V; j++) variance[0] = fmaf(x[i][j] - mean[0], x[i][j] - mean[0], variance[0]);
@@ -74,7 +75,7 @@ DEVICE void norm_modulate(const NormParams &p) {
     const float rstd = 1.0f / sqrtf(variance[0] / float(p.width) + p.eps);
     const NormRow<T> row_params(p, row);
 #pragma unroll
-    for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
+    for (int i = 0; i < VECTORS; i++) {
         const uint32_t column = row_column<V>(rank, size, i);
         if (column >= p.width) break;
         row_params.finish(p, x[i], column, mean[0], rstd);
@@ -113,9 +114,19 @@ DEVICE void norm_modulate_long(const NormParams &p) {
     if (threadIdx.x == 0) store_stats(p, row, mean, rstd);
 }
 
-#define NORM(type, S, T, V, suffix)                                                                                  \
-    KERNEL_BOUNDED(norm_warp##suffix##_##type, NormParams, p, ROW_THREADS, 1) { norm_modulate<S, T, V, false>(p); }  \
-    KERNEL_BOUNDED(norm_block##suffix##_##type, NormParams, p, NORM_THREADS, 1) { norm_modulate<S, T, V, true>(p); } \
+#define NORM_WARP(type, S, T, V, suffix, C)                                             \
+    KERNEL_BOUNDED(norm_warp_##C##suffix##_##type, NormParams, p, ROW_THREADS, 1) {   \
+        norm_modulate<S, T, V, C, false>(p);                                          \
+    }
+
+// Warps for rows of up to 256, 1,024 and 1,280 channels.
+#define NORM(type, S, T, V, suffix)                                                     \
+    NORM_WARP(type, S, T, V, suffix, 8)                                               \
+    NORM_WARP(type, S, T, V, suffix, 32)                                              \
+    NORM_WARP(type, S, T, V, suffix, 40)                                              \
+    KERNEL_BOUNDED(norm_block##suffix##_##type, NormParams, p, NORM_THREADS, 1) {     \
+        norm_modulate<S, T, V, CHANNELS_PER_THREAD, true>(p);                         \
+    }                                                                                 \
     KERNEL_BOUNDED(norm_long##suffix##_##type, NormParams, p, NORM_LONG_THREADS, 1) { norm_modulate_long<S, T, V>(p); }
 
 NORM(f32, float, float, 1, )

@@ -2,10 +2,10 @@
 #pragma once
 #include "common.cuh"
 
-// Channels per thread, in vectors of V; consecutive vectors of a thread are one thread group apart.
+// Channels per thread of a block that holds a row, in vectors of V; consecutive vectors of a thread are one thread group apart.
 constexpr int CHANNELS_PER_THREAD = 8;
-// Threads per block if its warps are the thread groups.
-constexpr int ROW_THREADS = 256;
+// Threads per block if its warps are the thread groups: few, so that a small batch occupies all multiprocessors.
+constexpr int ROW_THREADS = 128;
 
 template <bool block>
 struct ThreadGroup {
@@ -36,11 +36,11 @@ DEVICE uint32_t row_column(int rank, int size, int i) {
     return uint32_t(i * size + rank) * V;
 }
 
-// Loads a thread's part of a row; zeros past its end.
-template <typename T, int V>
-DEVICE void load_row(float (&to)[CHANNELS_PER_THREAD / V][V], const T *row, uint32_t width, int rank, int size) {
+// Loads a thread's part of a row, N vectors; zeros past its end.
+template <typename T, int V, int N>
+DEVICE void load_row(float (&to)[N][V], const T *row, uint32_t width, int rank, int size) {
 #pragma unroll
-    for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
+    for (int i = 0; i < N; i++) {
         const uint32_t column = row_column<V>(rank, size, i);
         if (column < width) {
             load_floats<V>(to[i], row + column);

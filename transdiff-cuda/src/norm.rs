@@ -8,9 +8,9 @@ use crate::driver::{LaunchConfig, Params};
 
 /// Channels per thread, in registers: `CHANNELS_PER_THREAD` of thread_group.cuh.
 const CHANNELS: usize = 8;
-/// Longest row of a warp, and warps per block.
+/// Longest row of a warp with as many channels per thread, and warps per block.
 const WARP_ROW: usize = 32 * CHANNELS;
-const WARPS: usize = 8;
+const WARPS: usize = 4;
 /// Largest block that holds a row in registers: `NORM_THREADS` of norm.cu.
 const THREADS: usize = 1024;
 /// Threads per longer row: `NORM_LONG_THREADS` of norm.cu.
@@ -86,11 +86,17 @@ pub(crate) fn forward(
     let (x, y) = (args.x.address(), y.address());
     let addresses = [x, y, weight_at, bias_at, scale_at, shift_at];
     let wide = vectorizable(&addresses, width, &strides, lanes(dtype));
-    let group = ThreadGroup::new(width, THREADS);
-    let kernel = match group {
-        ThreadGroup::Warp => stream_kernel!(OP, "norm", "norm_warp", wide, stream, dtype),
-        ThreadGroup::Block => stream_kernel!(OP, "norm", "norm_block", wide, stream, dtype),
-        ThreadGroup::LongRow => stream_kernel!(OP, "norm", "norm_long", wide, stream, dtype),
+    // A warp needs no barriers; the published models' rows fit in its registers.
+    let (group, kernel) = match width {
+        ..=256 => (ThreadGroup::Warp, stream_kernel!(OP, "norm", "norm_warp_8", wide, stream, dtype)),
+        ..=1024 => (ThreadGroup::Warp, stream_kernel!(OP, "norm", "norm_warp_32", wide, stream, dtype)),
+        ..=1280 => (ThreadGroup::Warp, stream_kernel!(OP, "norm", "norm_warp_40", wide, stream, dtype)),
+        _ => match ThreadGroup::new(width, THREADS) {
+            ThreadGroup::LongRow => {
+                (ThreadGroup::LongRow, stream_kernel!(OP, "norm", "norm_long", wide, stream, dtype))
+            }
+            _ => (ThreadGroup::Block, stream_kernel!(OP, "norm", "norm_block", wide, stream, dtype)),
+        },
     };
     let params = NormParams {
         address: [x, y, address_of(stats.as_ref()), weight_at, bias_at, scale_at, shift_at],

@@ -67,7 +67,7 @@ struct Chunks {
 impl Chunks {
     fn new(shape: &[usize], thread_group: ThreadGroup, summed: bool) -> Self {
         let &[groups, rows, width] = shape else { unreachable!("core checks the rank") };
-        // A warp is an eighth of a block, so there are eight times as many thread groups to occupy.
+        // A warp is a fraction of a block, so there are more thread groups to occupy.
         let all = groups * rows / if thread_group == ThreadGroup::Warp { 8 } else { 1 };
         Self { groups, rows, width, per_chunk: if summed { rows_per_partial_sum(all) } else { ROWS } }
     }

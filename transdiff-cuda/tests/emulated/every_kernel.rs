@@ -81,7 +81,7 @@ impl Inputs<'_> {
     }
 
     fn norms(&self) -> Result<()> {
-        for width in [64, 1104, 8200] {
+        for width in [64, 768, 1104, 1288, 8200] {
             let (y, w) = (self.of(&[2, 3, width])?, self.of(&[width])?);
             let modulation = Modulation { scale: self.of(&[2, 1, width])?, shift: self.of(&[2, 1, width])? };
             for stream in self.streams() {

@@ -38,7 +38,7 @@ fn convolve(cuda: &Cuda, [h, w, c, o]: [usize; 4]) {
 type Case = (&'static str, fn(&Cuda));
 
 /// Expected last launch of each operation.
-const CASES: [Case; 12] = [
+const CASES: [Case; 14] = [
     // 256 threads, with two vectors of 4 elements each.
     ("fill_16 grid 2 1 1 block 256 1 1 shared 0", |cuda| drop(zeros(cuda, &[2052], DType::F32))),
     ("unary_wide_f32 grid 3 1 1 block 256 1 1 shared 0", |cuda| {
@@ -48,10 +48,12 @@ const CASES: [Case; 12] = [
     ("unary_bf16 grid 1 1 1 block 256 1 1 shared 0", |cuda| {
         zeros(cuda, &[7, 73], DType::BF16).unary(UnaryOp::Silu).unwrap();
     }),
-    // One warp per row, 8 warps per block.
-    ("norm_warp_wide_f32 grid 3 1 1 block 256 1 1 shared 0", |cuda| norm(cuda, 17, 256, DType::F32)),
-    // One block per row, 8 elements per thread, whole warps: 1104 / 8 = 138.
-    ("norm_block_wide_bf16 grid 17 1 1 block 160 1 1 shared 0", |cuda| norm(cuda, 17, 1104, DType::BF16)),
+    // One warp per row, 4 warps per block.
+    ("norm_warp_8_wide_f32 grid 5 1 1 block 128 1 1 shared 0", |cuda| norm(cuda, 17, 256, DType::F32)),
+    ("norm_warp_32_wide_bf16 grid 5 1 1 block 128 1 1 shared 0", |cuda| norm(cuda, 17, 1024, DType::BF16)),
+    ("norm_warp_40_bf16 grid 5 1 1 block 128 1 1 shared 0", |cuda| norm(cuda, 17, 1271, DType::BF16)),
+    // One block per row, 8 elements per thread, whole warps: 1288 / 8 = 161.
+    ("norm_block_wide_bf16 grid 17 1 1 block 192 1 1 shared 0", |cuda| norm(cuda, 17, 1288, DType::BF16)),
     ("norm_long_f32 grid 2 1 1 block 512 1 1 shared 0", |cuda| norm(cuda, 2, 8193, DType::F32)),
     // 8192 elements per block, and one tensor per block.
     ("adamw_f32 grid 4 1 1 block 256 1 1 shared 0", |cuda| adamw(cuda, &[10, 8192, 8193])),
