@@ -46,6 +46,7 @@ fn estimate_is_within_a_tenth_of_the_peak() {
         (config(), TrainConfig { accumulate: 3, batch: 4, ..settings.clone() }),
         (config(), TrainConfig { gradient_checkpointing: true, batch: 16, ..settings.clone() }),
         (config(), TrainConfig { trainable_prefixes: vec!["diffdecoder.".into()], ..settings.clone() }),
+        (config(), TrainConfig { compute: DType::BF16, ..settings.clone() }),
         (mrar, TrainConfig { batch: 4, ..settings }),
     ];
     for (config, settings) in cases {

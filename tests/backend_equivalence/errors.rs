@@ -147,6 +147,8 @@ fn norm<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
     }
     // Three samples cannot share two images, whatever the number of elements.
     shape(new(&[2, 3]).linear(&w, None, Activation::GeluDropout(dropout(0.5, 3)), false));
+    // One row, whatever its number of outputs.
+    shape(new(&[3]).linear(&w, None, Activation::GeluDropout(dropout(0.5, 2)), false));
     shape(new(&[2, 3, 3]).gated_residual(&new(&[2, 3, 3]), None, Some(dropout(0.5, 3))));
     shape(new(&[2, 3, 3]).gated_residual_backward(None, Some(dropout(0.5, 3)), &new(&[2, 3, 3]), false));
 }
@@ -246,6 +248,16 @@ fn others<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
 }
 
 fn optimiser<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
+    let copied = |cast: &Tensor<B>| {
+        let ([mut p, mut m, mut v], mut cast) = ([(); 3].map(|()| new(&[2, 3])), cast.clone());
+        let hyper = AdamW { lr: 1.0, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, grad_scale: 1.0 };
+        let (backend, cast) = (p.backend().clone(), Some(&mut cast));
+        let param = AdamWParam { param: &mut p, grad: None, m: &mut m, v: &mut v, cast, weight_decay: 0.0 };
+        Tensor::adamw_step(&backend, &hyper, &mut [param])
+    };
+    // A copy is of a narrower type.
+    dtype(copied(&new(&[2, 3])));
+    shape(copied(&new(&[3, 2])));
     let step = |param: &[usize], grad: &Tensor<B>, m: &[usize]| {
         let (mut p, mut m, mut v) = (new(param), new(m), new(param));
         let hyper = AdamW { lr: 1.0, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1, grad_scale: 1.0 };

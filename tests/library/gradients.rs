@@ -7,7 +7,7 @@ use transdiff_core::models::cosine_mean;
 use transdiff_core::reference::Reference;
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
 use transdiff_core::tensor::Attention;
-use transdiff_core::{Backend, DType, Error, Tensor};
+use transdiff_core::{Backend, DType, Error, Result, Tensor};
 use transdiff_cpu::Cpu;
 
 #[test]
@@ -157,9 +157,29 @@ fn linear<B: Backend>() -> Vec<Case<B>> {
     cases
 }
 
+/// x + norm(x).
+fn residual_norm<B: Backend>(x: &Var<B>) -> Result<Var<B>> {
+    x.gated_residual(&x.norm_modulate(None, None, EPS)?, None, None)
+}
+
 fn norm<B: Backend>() -> Vec<Case<B>> {
     let mut cases = vec![
         case("norm", &[&[3, 5]], |x| x[0].norm_modulate(None, None, EPS)),
+        // The backward pass of the norm adds the gradient of the residual connection, a view in some of the cases.
+        case("norm in a residual branch", &[&[3, 5]], |x| residual_norm(&x[0])),
+        case("norm of a reshaped stream", &[&[15]], |x| {
+            residual_norm(&x[0].reshape(&[3, 5])?)?.reshape(&[5, 3])
+        }),
+        case("norm of a part of a stream", &[&[6, 5]], |x| {
+            let part = residual_norm(&x[0].narrow(0, 1, 3)?)?;
+            Var::cat(&[&part, &x[0].narrow(0, 0, 2)?], 0)
+        }),
+        case("norm of a repeated stream", &[&[1, 5]], |x| {
+            residual_norm(&x[0].broadcast_to(&[3, 5])?)?.permute(&[1, 0])
+        }),
+        case("two norms of a stream", &[&[3, 5]], |x| {
+            residual_norm(&x[0])?.add(&x[0].norm_modulate(None, None, EPS)?)
+        }),
         case("norm of one row", &[&[5]], |x| x[0].norm_modulate(None, None, EPS)),
         case("norm of no rows", &[&[0, 5], &[5], &[5]], |x| {
             x[0].norm_modulate(Some((&x[1], &x[2])), None, EPS)

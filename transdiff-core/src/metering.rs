@@ -1,4 +1,5 @@
-//! A backend that computes nothing: it counts the memory and the floating-point operations of whatever runs on it.
+//! A backend that computes nothing: it counts the memory, the floating-point operations and the bytes that are read and written
+//! of whatever runs on it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,9 +10,11 @@ use crate::backend::{
     NnOps, NormArgs, NormGrads, Pooling, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut, Windows,
 };
 use crate::rng::Dropout;
-use crate::{DType, HostData, Result};
+use crate::{DType, HostData, Layout, Result};
 
 /// The metering backend. Buffers have a size and no contents; what is read from them is zero. Its clones count together.
+///
+/// Bytes are those of the elements of all inputs and outputs of an operation, each once, as if nothing stayed in a cache.
 ///
 /// The operations counted are those of matrix products and of attention, where a multiply-add is two; with a block-causal mask
 /// as if there were none.
@@ -23,6 +26,7 @@ struct Counts {
     live: AtomicU64,
     peak: AtomicU64,
     flops: AtomicU64,
+    moved: AtomicU64,
 }
 
 /// Memory of [`Meter`].
@@ -57,10 +61,36 @@ impl Meter {
         self.0.flops.load(Ordering::Relaxed)
     }
 
+    /// Bytes that operations have read and written so far.
+    pub fn moved_bytes(&self) -> u64 {
+        self.0.moved.load(Ordering::Relaxed)
+    }
+
+    /// Counts the bytes of tensors that an operation reads or writes.
+    fn moves<'a>(&self, tensors: impl IntoIterator<Item = Option<(&'a Layout, DType)>>) {
+        let bytes = |(layout, dtype): (&Layout, DType)| layout.numel() as u64 * dtype.size() as u64;
+        let total = tensors.into_iter().flatten().map(bytes).sum();
+        self.0.moved.fetch_add(total, Ordering::Relaxed);
+    }
+
     fn count(&self, sizes: &[usize]) {
         let product = sizes.iter().fold(1, |product: u64, &size| product.saturating_mul(size as u64));
         self.0.flops.fetch_add(product.saturating_mul(2), Ordering::Relaxed);
     }
+}
+
+/// Layout and type of an input.
+fn read<'a>(x: In<'a>) -> Option<(&'a Layout, DType)> {
+    Some((x.layout, x.dtype))
+}
+
+/// Layout and type of an output.
+fn written<'a>(out: &Out<'a>) -> Option<(&'a Layout, DType)> {
+    Some((out.layout, out.dtype))
+}
+
+fn read_pair<'a>(pair: Option<(In<'a>, In<'a>)>) -> [Option<(&'a Layout, DType)>; 2] {
+    [pair.and_then(|(first, _)| read(first)), pair.and_then(|(_, second)| read(second))]
 }
 
 impl Storage for Meter {
@@ -90,15 +120,18 @@ impl Storage for Meter {
         Ok(HostData::from_f64(vec![0.0; x.layout.numel()], x.dtype))
     }
 
-    fn fill(&self, _: f64, _: Out<'_>) -> Result<()> {
+    fn fill(&self, _: f64, out: Out<'_>) -> Result<()> {
+        self.moves([written(&out)]);
         Ok(())
     }
 
-    fn copy(&self, _: In<'_>, _: Out<'_>) -> Result<()> {
+    fn copy(&self, x: In<'_>, out: Out<'_>) -> Result<()> {
+        self.moves([read(x), written(&out)]);
         Ok(())
     }
 
-    fn cast(&self, _: In<'_>, _: Out<'_>) -> Result<()> {
+    fn cast(&self, x: In<'_>, out: Out<'_>) -> Result<()> {
+        self.moves([read(x), written(&out)]);
         Ok(())
     }
 
@@ -116,27 +149,33 @@ impl Storage for Meter {
 }
 
 impl TensorOps for Meter {
-    fn unary(&self, _: UnaryOp, _: In<'_>, _: Out<'_>) -> Result<()> {
+    fn unary(&self, _: UnaryOp, x: In<'_>, out: Out<'_>) -> Result<()> {
+        self.moves([read(x), written(&out)]);
         Ok(())
     }
 
-    fn unary_backward(&self, _: UnaryOp, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
+    fn unary_backward(&self, _: UnaryOp, x: In<'_>, dy: In<'_>, dx: Out<'_>) -> Result<()> {
+        self.moves([read(x), read(dy), written(&dx)]);
         Ok(())
     }
 
-    fn binary(&self, _: BinaryOp, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
+    fn binary(&self, _: BinaryOp, a: In<'_>, b: In<'_>, out: Out<'_>) -> Result<()> {
+        self.moves([read(a), read(b), written(&out)]);
         Ok(())
     }
 
-    fn affine(&self, _: In<'_>, _: f64, _: f64, _: Out<'_>) -> Result<()> {
+    fn affine(&self, x: In<'_>, _: f64, _: f64, out: Out<'_>) -> Result<()> {
+        self.moves([read(x), written(&out)]);
         Ok(())
     }
 
-    fn sum(&self, _: In<'_>, _: Out<'_>) -> Result<()> {
+    fn sum(&self, x: In<'_>, out: Out<'_>) -> Result<()> {
+        self.moves([read(x), written(&out)]);
         Ok(())
     }
 
-    fn matmul(&self, a: In<'_>, _: In<'_>, out: Out<'_>) -> Result<()> {
+    fn matmul(&self, a: In<'_>, b: In<'_>, out: Out<'_>) -> Result<()> {
+        self.moves([read(a), read(b), written(&out)]);
         let inner = a.layout.shape().last().copied().unwrap_or(0);
         self.count(&[out.layout.numel(), inner]);
         Ok(())
@@ -148,11 +187,12 @@ impl NnOps for Meter {
         &self,
         x: In<'_>,
         w: In<'_>,
-        _: Option<In<'_>>,
+        b: Option<In<'_>>,
         _: Activation,
-        _: Out<'_>,
-        _: Option<Out<'_>>,
+        y: Out<'_>,
+        pre: Option<Out<'_>>,
     ) -> Result<()> {
+        self.moves([read(x), read(w), b.and_then(read), written(&y), pre.as_ref().and_then(written)]);
         self.count(&[x.layout.shape()[0], w.layout.numel()]);
         Ok(())
     }
@@ -162,54 +202,72 @@ impl NnOps for Meter {
         x: In<'_>,
         w: In<'_>,
         _: Activation,
-        _: Option<In<'_>>,
-        _: In<'_>,
+        pre: Option<In<'_>>,
+        dy: In<'_>,
         grads: LinearGrads<'_, Self>,
     ) -> Result<()> {
+        let outputs = [&grads.dx, &grads.dw, &grads.db].map(|out| out.as_ref().and_then(written));
+        self.moves([read(x), read(w), pre.and_then(read), read(dy)].into_iter().chain(outputs));
         let products = usize::from(grads.dx.is_some()) + usize::from(grads.dw.is_some());
         self.count(&[products, x.layout.shape()[0], w.layout.numel()]);
         Ok(())
     }
 
-    fn norm_modulate(&self, _: NormArgs<'_, Self>, _: Out<'_>, _: Option<Out<'_>>) -> Result<()> {
+    fn norm_modulate(&self, args: NormArgs<'_, Self>, y: Out<'_>, stats: Option<Out<'_>>) -> Result<()> {
+        let parameters = read_pair(args.affine).into_iter().chain(read_pair(args.modulation));
+        let rows = [read(args.x), written(&y), stats.as_ref().and_then(written)];
+        self.moves(rows.into_iter().chain(parameters));
         Ok(())
     }
 
     fn norm_modulate_backward(
         &self,
-        _: NormArgs<'_, Self>,
-        _: In<'_>,
-        _: In<'_>,
-        _: NormGrads<'_, Self>,
+        args: NormArgs<'_, Self>,
+        stats: In<'_>,
+        dy: In<'_>,
+        grads: NormGrads<'_, Self>,
     ) -> Result<()> {
+        let parameters = read_pair(args.affine).into_iter().chain(read_pair(args.modulation));
+        let rows = [read(args.x), read(stats), read(dy), grads.residual.and_then(read)];
+        let pairs = [&grads.daffine, &grads.dmodulation].map(|pair| pair.as_ref());
+        let sums = pairs.into_iter().flatten().flat_map(|(a, b)| [written(a), written(b)]);
+        let dx = grads.dx.as_ref().and_then(written);
+        self.moves(rows.into_iter().chain(parameters).chain(sums).chain([dx]));
         Ok(())
     }
 
     fn gated_residual(
         &self,
-        _: In<'_>,
-        _: In<'_>,
-        _: Option<In<'_>>,
+        x: In<'_>,
+        u: In<'_>,
+        gate: Option<In<'_>>,
         _: Option<Dropout>,
-        _: Out<'_>,
+        y: Out<'_>,
     ) -> Result<()> {
+        self.moves([read(x), read(u), gate.and_then(read), written(&y)]);
         Ok(())
     }
 
+    /// The branch is read only for the gradient of its gate.
     fn gated_residual_backward(
         &self,
-        _: In<'_>,
-        _: Option<In<'_>>,
+        u: In<'_>,
+        gate: Option<In<'_>>,
         _: Option<Dropout>,
-        _: In<'_>,
-        _: Out<'_>,
-        _: Option<Out<'_>>,
+        dy: In<'_>,
+        du: Out<'_>,
+        dgate: Option<Out<'_>>,
     ) -> Result<()> {
+        let dgate = dgate.as_ref().and_then(written);
+        let u = read(u).filter(|_| dgate.is_some());
+        self.moves([u, gate.and_then(read), read(dy), written(&du), dgate]);
         Ok(())
     }
 
     /// Scores, and their weighted sums of values.
-    fn attention(&self, args: AttentionArgs<'_, Self>, _: Out<'_>, _: Option<Out<'_>>) -> Result<()> {
+    fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {
+        let inputs = [args.q, args.k, args.v].map(read);
+        self.moves(inputs.into_iter().chain([written(&y), lse.as_ref().and_then(written)]));
         self.count(&[2, args.q.layout.numel(), args.k.layout.shape()[1]]);
         Ok(())
     }
@@ -218,28 +276,38 @@ impl NnOps for Meter {
     fn attention_backward(
         &self,
         args: AttentionArgs<'_, Self>,
-        _: In<'_>,
-        _: In<'_>,
-        _: In<'_>,
-        _: AttentionGrads<'_, Self>,
+        y: In<'_>,
+        lse: In<'_>,
+        dy: In<'_>,
+        grads: AttentionGrads<'_, Self>,
     ) -> Result<()> {
+        let outputs = match &grads {
+            AttentionGrads::Separate { dq, dk, dv } => [written(dq), written(dk), written(dv)],
+            AttentionGrads::Joint(joint) => [written(joint), None, None],
+        };
+        self.moves([args.q, args.k, args.v, y, lse, dy].map(read).into_iter().chain(outputs));
         self.count(&[5, args.q.layout.numel(), args.k.layout.shape()[1]]);
         Ok(())
     }
 
-    fn embedding(&self, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
+    /// As many rows of the table are read as are written.
+    fn embedding(&self, _: In<'_>, ids: In<'_>, out: Out<'_>) -> Result<()> {
+        self.moves([read(ids), written(&out), written(&out)]);
         Ok(())
     }
 
-    fn embedding_backward(&self, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
+    fn embedding_backward(&self, ids: In<'_>, dy: In<'_>, dtable: Out<'_>) -> Result<()> {
+        self.moves([read(ids), read(dy), written(&dtable)]);
         Ok(())
     }
 
-    fn mse(&self, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
+    fn mse(&self, a: In<'_>, b: In<'_>, loss: Out<'_>) -> Result<()> {
+        self.moves([read(a), read(b), written(&loss)]);
         Ok(())
     }
 
-    fn mse_backward(&self, _: In<'_>, _: In<'_>, _: In<'_>, _: Out<'_>) -> Result<()> {
+    fn mse_backward(&self, a: In<'_>, b: In<'_>, dloss: In<'_>, da: Out<'_>) -> Result<()> {
+        self.moves([read(a), read(b), read(dloss), written(&da)]);
         Ok(())
     }
 }
@@ -249,31 +317,54 @@ impl ImageOps for Meter {
         1
     }
 
-    fn group_norm(&self, _: In<'_>, _: (In<'_>, In<'_>), _: usize, _: f64, _: Out<'_>) -> Result<()> {
+    fn group_norm(
+        &self,
+        x: In<'_>,
+        affine: (In<'_>, In<'_>),
+        _: usize,
+        _: f64,
+        scale_shift: Out<'_>,
+    ) -> Result<()> {
+        self.moves([read(x), read(affine.0), read(affine.1), written(&scale_shift)]);
         Ok(())
     }
 
     fn conv2d(&self, args: ConvArgs<'_, Self>, y: Out<'_>) -> Result<()> {
+        let scale_shift = args.scale_shift.and_then(|(scale_shift, _)| read(scale_shift));
+        let residual = args.residual.and_then(read);
+        self.moves([read(args.x), read(args.w), read(args.b), scale_shift, residual, written(&y)]);
         let per_output: usize = args.w.layout.shape()[..3].iter().product();
         self.count(&[y.layout.numel(), per_output]);
         Ok(())
     }
 
-    fn pool2d(&self, _: In<'_>, _: Pooling, _: Windows, _: Out<'_>) -> Result<()> {
+    fn pool2d(&self, x: In<'_>, _: Pooling, _: Windows, y: Out<'_>) -> Result<()> {
+        self.moves([read(x), written(&y)]);
         Ok(())
     }
 }
 
 impl TrainOps for Meter {
-    fn adamw_step(&self, _: &AdamW, _: &mut [AdamWArgs<'_, Self>]) -> Result<()> {
+    /// Parameter and moments are read and written.
+    fn adamw_step(&self, _: &AdamW, params: &mut [AdamWArgs<'_, Self>]) -> Result<()> {
+        for args in params {
+            let updated = [written(&args.param), written(&args.m), written(&args.v)];
+            let others = [args.grad.and_then(read), args.cast.as_ref().and_then(written)];
+            self.moves(updated.into_iter().chain(updated).chain(others));
+        }
         Ok(())
     }
 
-    fn ema_step(&self, _: f64, _: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
+    /// The average is read and written.
+    fn ema_step(&self, _: f64, pairs: &mut [(Out<'_>, In<'_>)]) -> Result<()> {
+        pairs.iter().for_each(|(average, param)| {
+            self.moves([written(average), written(average), read(*param)]);
+        });
         Ok(())
     }
 
     fn squared_norms(&self, tensors: &[In<'_>]) -> Result<Vec<f64>> {
+        self.moves(tensors.iter().map(|&x| read(x)));
         Ok(vec![0.0; tensors.len()])
     }
 }
@@ -291,6 +382,8 @@ mod tests {
         assert_eq!(meter.live_bytes(), 4 * (15 + 35));
         let c = a.matmul(&b).unwrap();
         assert_eq!(meter.flops(), 2 * 3 * 5 * 7);
+        // The zeros are written.
+        assert_eq!(meter.moved_bytes(), 2 * 4 * (15 + 35) + 4 * 21);
         drop((a, b));
         assert_eq!((meter.live_bytes(), meter.peak_bytes()), (4 * 21, 4 * (15 + 35 + 21)));
         assert_eq!(c.to_f64().unwrap(), [0.0; 21]);

@@ -4,7 +4,7 @@
 //! dv = (P∘M)ᵀ dy, dS = P∘(M∘(dy vᵀ) − D), dq = scale·dS k, dk = scale·dSᵀ q.
 //! A task computes a whole head, so that dk and dv are summed in one order.
 
-use transdiff_core::backend::{AttentionArgs, AttentionGrads, View, thirds};
+use transdiff_core::backend::{AttentionArgs, AttentionGrads, View, qkv_layouts};
 use transdiff_core::{Layout, Result};
 
 use crate::attention::{Heads, KEYS, Problem, QUERIES, pad, split, transpose};
@@ -42,7 +42,7 @@ impl<'a, T: Stored> Target<'a, T> {
             }
             AttentionGrads::Joint(joint) => {
                 let data = DisjointSlice::new(T::slice_mut(joint.buffer));
-                thirds(joint.layout).map(|layout| Self::in_slice(data, &layout))
+                qkv_layouts(joint.layout).map(|layout| Self::in_slice(data, &layout))
             }
         }
     }

@@ -190,12 +190,17 @@ simd! {
             }
             let mean_g = sum1(g, |v| v) * over;
             let mean_gx = sum2(g, x, |g, x: S| g * ((x.real() - mean) * rstd)) * over;
-            for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
-                *dx = S::rounded(rstd * (g - mean_g - (x.real() - mean) * rstd * mean_gx));
-            }
-            if let Some(residual) = chunk.residual {
-                for (dx, residual) in dx.iter_mut().zip(&residual[i * width..]) {
-                    *dx = S::rounded(dx.real() + residual.real());
+            let gradient = |g: T::Real, x: S| rstd * (g - mean_g - (x.real() - mean) * rstd * mean_gx);
+            match chunk.residual.map(|residual| &residual[i * width..][..width]) {
+                Some(residual) => {
+                    for (((dx, &g), &x), residual) in dx.iter_mut().zip(&*g).zip(x).zip(residual) {
+                        *dx = S::rounded(gradient(g, x) + residual.real());
+                    }
+                }
+                None => {
+                    for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
+                        *dx = S::rounded(gradient(g, x));
+                    }
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Launches of `kernels/attention_backward.cu`: gradients of attention.
 
 use transdiff_core::Result;
-use transdiff_core::backend::{AttentionArgs, AttentionGrads, thirds};
+use transdiff_core::backend::{AttentionArgs, AttentionGrads, qkv_layouts};
 
 use crate::attention::{AttentionProblem, AttentionTiling, Heads, kernel_of_size};
 use crate::device::{Address, Cuda, In};
@@ -41,7 +41,7 @@ pub(crate) fn backward(
     let [y, dy] = [y, dy].map(|x| Heads::new(&x, x.layout));
     let [dq, dk, dv] = match grads {
         AttentionGrads::Separate { dq, dk, dv } => [dq, dk, dv].map(|x| Heads::new(&x, x.layout)),
-        AttentionGrads::Joint(joint) => thirds(joint.layout).map(|layout| {
+        AttentionGrads::Joint(joint) => qkv_layouts(joint.layout).map(|layout| {
             Heads::new(&In { buffer: joint.buffer, layout: &layout, dtype: joint.dtype }, &layout)
         }),
     };

@@ -50,8 +50,8 @@ fn is_refusal(status: Status) -> bool {
     matches!(status, values::INVALID_VALUE | values::ARCH_MISMATCH | values::NOT_SUPPORTED)
 }
 
-/// Factor by which a fused product has to be slower for its parts to be computed apart. Noise must not decide: the two
-/// differ in their last bits, and results should be those of the last run.
+/// Factor by which a fused product has to be slower than the unfused one to be replaced by it. Noise must not decide: results
+/// differ, by rounding or, with GELU, by its tanh form.
 const MARGIN: f32 = 1.25;
 
 /// Algorithms that are asked for. The first that the library accepts is used.
@@ -119,7 +119,7 @@ pub(crate) struct Addresses {
 /// The library, with a cache of plans.
 pub(crate) struct CublasLt {
     plans: Mutex<HashMap<MatmulProblem, MatmulPlan>>,
-    /// Milliseconds of products with their epilogues, and of the same computed apart.
+    /// Milliseconds of fused and unfused products.
     times: Mutex<HashMap<MatmulProblem, [f32; 2]>>,
     handle: Handle,
     functions: Functions,
@@ -137,6 +137,8 @@ struct MatmulPlan {
     layouts: [Handle; 3],
     /// Algorithms that the library has not refused, the best last; empty if it does not support the product.
     algorithms: Vec<Heuristic>,
+    /// Status of the last refusal.
+    refusal: Option<Status>,
 }
 
 impl CublasLt {
@@ -170,19 +172,26 @@ impl CublasLt {
         self.times.lock().get(problem).map(|&times| is_fused(times))
     }
 
-    /// Stores the milliseconds of a product with its epilogue, and of the same computed apart; returns whether it is computed
-    /// with the epilogue from now on.
-    pub(crate) fn set_times(&self, problem: MatmulProblem, fused: f32, apart: f32) -> bool {
-        self.times.lock().insert(problem, [fused, apart]);
-        is_fused([fused, apart])
+    /// Stores the milliseconds of a fused and of an unfused product; returns whether it is fused from now on.
+    pub(crate) fn set_times(&self, problem: MatmulProblem, fused: f32, unfused: f32) -> bool {
+        self.times.lock().insert(problem, [fused, unfused]);
+        is_fused([fused, unfused])
     }
 
-    /// Descriptions of the products that are computed apart because their epilogues are slower.
+    /// Message of the last refusal of a product.
+    pub(crate) fn refusal(&self, problem: &MatmulProblem) -> Option<String> {
+        let refusal = self.plans.lock().get(problem)?.refusal?;
+        Some(self.functions.message("the last refusal", refusal))
+    }
+
+    /// Descriptions of the products that are not fused because their epilogues are slower.
     pub(crate) fn unfused_products(&self) -> Vec<String> {
         let times = self.times.lock();
         let unfused = times.iter().filter(|&(_, &times)| !is_fused(times));
         let mut lines: Vec<String> = unfused
-            .map(|(problem, [fused, apart])| format!("{problem}: {fused:.3} ms fused, {apart:.3} ms apart"))
+            .map(|(problem, [fused, unfused])| {
+                format!("{problem}: {fused:.3} ms fused, {unfused:.3} ms unfused")
+            })
             .collect();
         lines.sort();
         lines
@@ -237,6 +246,7 @@ impl CublasLt {
                 return self.check(op, "cublasLtMatmul", status).map(|()| true);
             }
             plan.algorithms.pop();
+            plan.refusal = Some(status);
         }
         Ok(false)
     }
@@ -278,14 +288,21 @@ impl CublasLt {
             self.set(op, f.layout_set, *layout, values::LAYOUT_BATCH, &(problem.batch as i32))?;
             self.set(op, f.layout_set, *layout, values::LAYOUT_BATCH_STRIDE, &(matrix.batch_stride as i64))?;
         }
-        let algorithms = self.algorithms(op, &descriptors)?;
-        let plan = MatmulPlan { desc: descriptors.desc, layouts: descriptors.layouts, algorithms };
+        let (algorithms, refusal) = match self.algorithms(op, &descriptors)? {
+            Ok(algorithms) => (algorithms, None),
+            Err(refusal) => (Vec::new(), Some(refusal)),
+        };
+        let plan = MatmulPlan { desc: descriptors.desc, layouts: descriptors.layouts, algorithms, refusal };
         std::mem::forget(descriptors); // owned by the plan
         Ok(plan)
     }
 
-    /// Algorithms for a product, the library's first choice last; none if it does not support the product.
-    fn algorithms(&self, op: &'static str, descriptors: &Descriptors<'_>) -> Result<Vec<Heuristic>> {
+    /// Algorithms for a product, the library's first choice last, or the status with which it refuses the product.
+    fn algorithms(
+        &self,
+        op: &'static str,
+        descriptors: &Descriptors<'_>,
+    ) -> Result<Result<Vec<Heuristic>, Status>> {
         let f = &self.functions;
         let mut preference = ptr::null_mut();
         // SAFETY: the pointer is valid.
@@ -324,11 +341,11 @@ impl CublasLt {
                 )
             };
             if is_refusal(status) {
-                return Ok(Vec::new());
+                return Ok(Err(status));
             }
             self.check(op, "cublasLtMatmulAlgoGetHeuristic", status)?;
             let found = found.into_iter().take(count.max(0) as usize).filter(|found| found.state == 0);
-            Ok(found.rev().collect())
+            Ok(Ok(found.rev().collect()))
         };
         let found = query();
         // SAFETY: descriptors above, and not used again.
@@ -362,8 +379,8 @@ impl CublasLt {
 }
 
 /// Returns whether a product with these times is computed with its epilogue.
-fn is_fused([fused, apart]: [f32; 2]) -> bool {
-    fused <= MARGIN * apart
+fn is_fused([fused, unfused]: [f32; 2]) -> bool {
+    fused <= MARGIN * unfused
 }
 
 impl Drop for CublasLt {

@@ -298,8 +298,7 @@ impl Driver {
 
     /// Waits until all enqueued work is done.
     pub(crate) fn synchronize(&self, op: &'static str) -> Result<()> {
-        // SAFETY: the handle is valid.
-        check(op, unsafe { sys::cuStreamSynchronize(self.stream.raw()) })
+        self.stream.synchronize(op)
     }
 
     /// Starts to capture work instead of executing it.

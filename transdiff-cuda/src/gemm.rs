@@ -58,35 +58,41 @@ impl Gemm {
         }
     }
 
-    /// Enqueues the product with an epilogue and its vector (address and length), or calls `apart`, which enqueues the product and
-    /// other kernels that write the same outputs, if cuBLASLt does not support the epilogue for this product. An epilogue
-    /// that reads or writes much more than the product alone is timed against `apart` when the product first occurs outside
-    /// of a capture; there are reports of such that are slower. No size may be 0.
-    pub(crate) fn run_or(
+    /// Enqueues the product with an epilogue and its vector (address and length), or calls `unfused`, which enqueues the product
+    /// and other kernels that write the same outputs, if cuBLASLt does not support the epilogue for this product. An epilogue
+    /// that does more than add a bias is timed against `unfused` when the product first occurs outside of a capture, because
+    /// some are reported to be slower. No size may be 0.
+    pub(crate) fn run_fused_or(
         &self,
         cuda: &Cuda,
         op: &'static str,
         epilogue: Epilogue,
         vector: (u64, usize),
-        apart: impl Fn() -> Result<()>,
+        unfused: impl Fn() -> Result<()>,
     ) -> Result<()> {
+        let run = || self.run(cuda, op, epilogue, vector);
+        if !epilogue.is_timed() {
+            return if run()? { Ok(()) } else { unfused() };
+        }
         // No other thread enqueues work while products are timed.
         let _guard = cuda.lock(op)?;
         let (problem, blas) = (self.problem(cuda, epilogue), &cuda.device.blas);
         let known = blas.is_fused(&problem);
-        if known == Some(false) || !self.run(cuda, op, epilogue, vector)? {
-            return apart();
+        if known == Some(false) || !run()? {
+            return unfused();
         }
-        if known.is_some() || !epilogue.is_timed() || cuda.is_capturing() {
+        if known.is_some() || cuda.is_capturing() {
             return Ok(());
         }
         let driver = &cuda.device.driver;
-        let fused = driver.time(op, || self.run(cuda, op, epilogue, vector).map(drop))?;
-        if blas.set_times(problem, fused, driver.time(op, &apart)?) {
-            // `apart` has overwritten the outputs.
-            self.run(cuda, op, epilogue, vector)?;
-        }
-        Ok(())
+        let fused = driver.time(op, || run().map(drop))?;
+        let unfused = match driver.time(op, &unfused) {
+            // There is no memory for what the other kernels store in between.
+            Err(Error::OutOfMemory { .. }) => f32::INFINITY,
+            milliseconds => milliseconds?,
+        };
+        // The kernels of `unfused` have overwritten the outputs.
+        if blas.set_times(problem, fused, unfused) { run().map(drop) } else { Ok(()) }
     }
 
     /// Enqueues the product with an epilogue and its vector. Returns false, with nothing enqueued, if cuBLASLt does not support
@@ -121,9 +127,16 @@ impl Gemm {
             return Ok(());
         }
         let [a, b] = [self.a.matrix, self.b.matrix];
+        let refusal = cuda.device.blas.refusal(&self.problem(cuda, Epilogue::None));
         let message = format!(
-            "cuBLASLt has no algorithm for {} products [{}, {}] x [{}, {}] in {}",
-            self.batch, a.rows, a.cols, b.rows, b.cols, self.dtype
+            "cuBLASLt has no algorithm for {} products [{}, {}] x [{}, {}] in {}{}",
+            self.batch,
+            a.rows,
+            a.cols,
+            b.rows,
+            b.cols,
+            self.dtype,
+            refusal.map(|refusal| format!(": {refusal}")).unwrap_or_default()
         );
         Err(Error::Backend { op, message })
     }

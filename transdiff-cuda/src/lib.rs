@@ -3,7 +3,8 @@
 //!
 //! Computes in f32, and in bf16 with f32 accumulation; stores the other types. Like every backend it trusts its
 //! arguments, which core has checked. Deterministic: the same call on the same GPU gives bitwise identical results,
-//! because no kernel uses atomic additions.
+//! because no kernel uses atomic additions. One choice is timed, at the first call of a shape, and holds for the process: see
+//! [`Cuda::unfused_products`].
 
 /// The kernel `$name` of `$stem` for a type, whose name is its suffix.
 macro_rules! kernel {

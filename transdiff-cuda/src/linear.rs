@@ -48,7 +48,7 @@ pub(crate) fn forward(
             // cuBLASLt's epilogue is the tanh form, which differs from the exact form by up to 5e-4. That is below the
             // rounding of bf16 for values above 0.13, so it is used in bf16 where only the result is needed.
             Some(bias) if act == Activation::Gelu && pre.is_none() && x.dtype == DType::BF16 => {
-                gemm.run_or(cuda, OP, Epilogue::BiasGelu, (bias, n), exact)
+                gemm.run_fused_or(cuda, OP, Epilogue::BiasGelu, (bias, n), exact)
             }
             _ => exact(),
         };
@@ -61,7 +61,7 @@ fn with_bias(gemm: &Gemm, cuda: &Cuda, bias: Option<u64>) -> Result<()> {
     const OP: &str = "linear";
     let Some(bias) = bias else { return gemm.run_default(cuda, OP) };
     let (m, n) = (gemm.c.matrix.rows, gemm.c.matrix.cols);
-    gemm.run_or(cuda, OP, Epilogue::Bias, (bias, n), || {
+    gemm.run_fused_or(cuda, OP, Epilogue::Bias, (bias, n), || {
         gemm.run_default(cuda, OP)?;
         epilogue::add_bias(cuda, gemm.dtype, [m, n], bias, gemm.c.address)
     })
@@ -136,7 +136,7 @@ fn weight_gradient(
     };
     let gemm = Gemm { dtype, result: dtype, a, b, c: Operand::new(dw.address(), rows, cols), batch: 1 };
     let Some(db) = db else { return gemm.run_default(cuda, OP) };
-    gemm.run_or(cuda, OP, sums, (db, n), || {
+    gemm.run_fused_or(cuda, OP, sums, (db, n), || {
         gemm.run_default(cuda, OP)?;
         epilogue::column_sum(cuda, dtype, [g.matrix.rows, n], g.address, db)
     })

@@ -80,12 +80,13 @@ impl<B: Backend> Context<B> {
         self.cancellation.check()
     }
 
-    /// The parameter as a variable of this pass, in the type that it computes in. So is the gradient.
+    /// The parameter as a variable of this pass, in the type that it computes in, as is its gradient.
     pub fn param(&self, param: &Param<B>) -> Result<Var<B>> {
         let dtype = self.type_for(param.value());
         Ok(match &self.tape {
-            Some(tape) if param.is_trainable() => tape.leaf(param.key(), param.in_type(dtype)?),
-            _ => Var::constant(param.value().cast(dtype)?),
+            Some(tape) if param.is_trainable() => tape.leaf(param.key(), param.in_type(dtype, true)?),
+            // Passes of inference do not make copies that stay.
+            tape => Var::constant(param.in_type(dtype, tape.is_some())?),
         })
     }
 

@@ -85,7 +85,7 @@ impl<B: Backend> Gradients<B> {
             None => (None, 1),
         };
         let value = match value {
-            Some(value) => total(value, grad)?,
+            Some(value) => add_wide(value, grad)?,
             None => grad,
         };
         self.added += 1;
@@ -143,7 +143,7 @@ impl<B: Backend> FromIterator<(GradKey, Tensor<B>)> for Gradients<B> {
 }
 
 /// a + b in the accumulator's type: the terms may have been rounded to the type of a pass, their sum is not.
-pub(crate) fn total<B: Backend>(a: Tensor<B>, b: Tensor<B>) -> Result<Tensor<B>> {
+pub(crate) fn add_wide<B: Backend>(a: Tensor<B>, b: Tensor<B>) -> Result<Tensor<B>> {
     let wide = a.dtype().accumulator();
     a.cast(wide)?.add(&b.cast(wide)?)
 }

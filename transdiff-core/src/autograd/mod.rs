@@ -14,7 +14,7 @@ mod vjp;
 
 pub use context::Context;
 pub use gradient_checkpointing::gradient_checkpoint;
-pub(crate) use gradients::total;
+pub(crate) use gradients::add_wide;
 pub use gradients::{Contributions, GradKey, Gradients};
 pub use param::Param;
 pub use tape::{Inputs, Tape, Vjp};

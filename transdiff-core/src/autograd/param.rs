@@ -12,9 +12,9 @@ use crate::{Backend, DType, Error, HostTensor, Int8Weight, Result, Tensor};
 pub struct Param<B: Backend> {
     key: GradKey,
     value: Tensor<B>,
-    /// The value in the type that training computes in, if the value has its accumulator's: written by the optimiser, so that
-    /// steps need not cast.
-    cast: Arc<OnceLock<Tensor<B>>>,
+    /// Copy of the value in a narrower type, that of training passes, whose accumulator's type is the value's. Optimisers write it
+    /// too, so that steps need not cast.
+    compute_copy: Arc<OnceLock<Tensor<B>>>,
     is_weight: bool,
     is_quantized: bool,
     trainable: bool,
@@ -26,7 +26,7 @@ impl<B: Backend> Param<B> {
         Self {
             key: GradKey::unique(),
             value,
-            cast: Arc::default(),
+            compute_copy: Arc::default(),
             is_weight: false,
             is_quantized: false,
             trainable: true,
@@ -64,27 +64,32 @@ impl<B: Backend> Param<B> {
 
     /// The tensor, for writing.
     pub fn value_mut(&mut self) -> &mut Tensor<B> {
-        self.cast = Arc::default();
+        self.compute_copy = Arc::default();
         &mut self.value
     }
 
-    /// The tensor in the type `dtype`. One whose accumulator's the value has is kept for the next time.
-    pub(super) fn in_type(&self, dtype: DType) -> Result<Tensor<B>> {
+    /// The tensor in the type `dtype`. A copy in a narrower type is used if there is one, and kept if `keep` is set.
+    pub(super) fn in_type(&self, dtype: DType, keep: bool) -> Result<Tensor<B>> {
         if dtype == self.value.dtype() || dtype.accumulator() != self.value.dtype() {
             return self.value.cast(dtype);
         }
-        match self.cast.get() {
-            Some(cast) => Ok(cast.clone()),
-            None => {
-                let cast = self.value.cast(dtype)?;
-                Ok(self.cast.get_or_init(|| cast).clone())
-            }
+        if let Some(copy) = self.compute_copy.get().filter(|copy| copy.dtype() == dtype) {
+            return Ok(copy.clone());
         }
+        let copy = self.value.cast(dtype)?;
+        Ok(if keep { self.compute_copy.get_or_init(|| copy).clone() } else { copy })
     }
 
-    /// The tensor, and the one that is kept in another type: an optimiser writes both.
+    /// The tensor and its copy in a narrower type, if there is one: an optimiser writes both.
     pub(crate) fn values_mut(&mut self) -> (&mut Tensor<B>, Option<&mut Tensor<B>>) {
-        (&mut self.value, Arc::make_mut(&mut self.cast).get_mut())
+        (&mut self.value, Arc::make_mut(&mut self.compute_copy).get_mut())
+    }
+
+    /// Overwrites the elements in place, those of a copy in a narrower type too.
+    pub(crate) fn assign(&mut self, value: &Tensor<B>) -> Result<()> {
+        let (own, copy) = self.values_mut();
+        own.assign(value)?;
+        copy.map_or(Ok(()), |copy| copy.assign(&value.cast(copy.dtype())?))
     }
 
     /// Returns true if training changes the parameter.
@@ -95,6 +100,8 @@ impl<B: Backend> Param<B> {
     /// Sets whether training changes the parameter. That of a model with [quantised](Self::quantize) parameters is refused.
     pub fn set_trainable(&mut self, trainable: bool) {
         self.trainable = trainable;
+        // Clones that are not trained keep no copy.
+        self.compute_copy = Arc::default();
     }
 
     /// Assigns a tensor of the same shape, cast to the type of the parameter, which is no longer quantised then.
@@ -152,6 +159,57 @@ mod tests {
         weight.set(&tensor(&other)).unwrap();
         assert_eq!(weight.value().to_f64().unwrap(), other);
         assert_eq!(weight.value().layout().strides(), strides);
+    }
+
+    fn param(value: f64) -> Param<Reference> {
+        Param::new(Tensor::full(&Reference, &[2], value, DType::F32).unwrap())
+    }
+
+    fn copy_of(param: &Param<Reference>) -> Vec<f64> {
+        param.in_type(DType::BF16, true).unwrap().to_f64().unwrap()
+    }
+
+    #[test]
+    fn copies_follow_all_writes() {
+        let mut param = param(1.0);
+        let other = Tensor::full(&Reference, &[2], 2.0, DType::F32).unwrap();
+        assert_eq!(copy_of(&param), [1.0; 2]);
+        *param.value_mut() = other.clone();
+        assert_eq!(copy_of(&param), [2.0; 2]);
+        param.set(&other.affine(2.0, 0.0).unwrap()).unwrap();
+        assert_eq!(copy_of(&param), [4.0; 2]);
+        param.set_host(other.affine(4.0, 0.0).unwrap().to_host().unwrap()).unwrap();
+        assert_eq!(copy_of(&param), [8.0; 2]);
+        param.assign(&other).unwrap();
+        assert_eq!((copy_of(&param), param.value().to_f64().unwrap()), (vec![2.0; 2], vec![2.0; 2]));
+        let (value, copy) = param.values_mut();
+        let copy = copy.unwrap();
+        *value = value.affine(3.0, 0.0).unwrap();
+        *copy = value.cast(copy.dtype()).unwrap();
+        assert_eq!(copy_of(&param), [6.0; 2]);
+    }
+
+    #[test]
+    fn copies_of_clones_diverge() {
+        let first = param(1.0);
+        let (mut second, third) = (first.clone(), first.clone());
+        // Clones share a copy, whichever of them makes it.
+        assert_eq!(copy_of(&first), [1.0; 2]);
+        assert!(Arc::ptr_eq(&first.compute_copy, &second.compute_copy));
+        second.assign(&Tensor::full(&Reference, &[2], 5.0, DType::F32).unwrap()).unwrap();
+        assert_eq!([&first, &second, &third].map(copy_of), [[1.0; 2], [5.0; 2], [1.0; 2]]);
+        let mut trained = first.clone();
+        trained.set_trainable(true);
+        assert!(trained.compute_copy.get().is_none() && first.compute_copy.get().is_some());
+    }
+
+    /// Wider types are cast each time, and so is what inference reads.
+    #[test]
+    fn copies_are_kept_for_training_alone() {
+        let param = param(1.0);
+        param.in_type(DType::F64, true).unwrap();
+        param.in_type(DType::BF16, false).unwrap();
+        assert!(param.compute_copy.get().is_none());
     }
 
     #[test]

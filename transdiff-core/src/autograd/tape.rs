@@ -41,7 +41,7 @@ impl<B: Backend> Inputs<'_, B> {
 
     /// Takes the gradient of input `i` from the operations that were recorded after this one. The operation adds its own
     /// contribution, which saves a pass over memory, and returns the sum.
-    pub fn take_sum(&mut self, i: usize) -> Option<Tensor<B>> {
+    pub fn take_pending(&mut self, i: usize) -> Option<Tensor<B>> {
         self.pending[self.nodes[i]?].take()
     }
 }

@@ -59,7 +59,8 @@ impl<S: Storage> Clone for NormArgs<'_, S> {
 
 impl<S: Storage> Copy for NormArgs<'_, S> {}
 
-/// Outputs of [`NnOps::norm_modulate_backward`], all contiguous; `None` where a gradient is not wanted. And what is added to one.
+/// Outputs of [`NnOps::norm_modulate_backward`], all contiguous, and a term of one of them; `None` where a gradient is not
+/// wanted.
 #[derive(Debug)]
 pub struct NormGrads<'a, S: Storage> {
     /// [G, R, D].
@@ -116,7 +117,7 @@ pub enum AttentionGrads<'a, S: Storage> {
 }
 
 /// Layouts [B, N, H, E] of the thirds of a layout [B, N, 3, H, E]; see [`AttentionGrads::Joint`].
-pub fn thirds(joint: &Layout) -> [Layout; 3] {
+pub fn qkv_layouts(joint: &Layout) -> [Layout; 3] {
     let (shape, strides) = (joint.shape(), joint.strides());
     let without = |sizes: &[usize]| [sizes[0], sizes[1], sizes[3], sizes[4]];
     [0, 1, 2].map(|i| Layout::new(&without(shape), &without(strides), joint.offset() + i * strides[2]))

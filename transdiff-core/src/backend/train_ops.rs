@@ -26,15 +26,15 @@ pub struct AdamW {
 pub struct AdamWArgs<'a, S: Storage> {
     /// The parameter.
     pub param: ViewMut<'a, S>,
-    /// Its gradient, also of a type whose [accumulator](crate::DType::accumulator)'s the parameter has; `None` is a gradient of
-    /// zero (moments and weight decay still apply).
+    /// Its gradient, also in a narrower type whose [accumulator](crate::DType::accumulator)'s type is the parameter's; `None` is a
+    /// gradient of zero (moments and weight decay still apply).
     pub grad: Option<View<'a, S>>,
     /// First moment.
     pub m: ViewMut<'a, S>,
     /// Second moment.
     pub v: ViewMut<'a, S>,
-    /// Receives the new parameter, rounded to a type whose [accumulator](crate::DType::accumulator)'s it has: the type that
-    /// training computes in.
+    /// Copy of the new parameter in a narrower type, that of training passes, whose
+    /// [accumulator](crate::DType::accumulator)'s type is the parameter's.
     pub cast: Option<ViewMut<'a, S>>,
     /// Weight decay of this parameter.
     pub weight_decay: f64,

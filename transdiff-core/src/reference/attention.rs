@@ -1,7 +1,7 @@
 //! Multi-head attention.
 
 use super::{In, Out, Reference, gather, gather_contiguous, kept, scatter, scatter_contiguous};
-use crate::backend::{AttentionArgs, AttentionGrads, thirds, visible_len};
+use crate::backend::{AttentionArgs, AttentionGrads, qkv_layouts, visible_len};
 use crate::rng::Dropout;
 
 /// Inputs of an attention, gathered.
@@ -140,7 +140,7 @@ pub(super) fn backward(
             [(to_q, dq), (to_k, dk), (to_v, dv)].into_iter().for_each(|(out, values)| scatter(out, values));
         }
         AttentionGrads::Joint(joint) => {
-            for (layout, values) in thirds(joint.layout).iter().zip([dq, dk, dv]) {
+            for (layout, values) in qkv_layouts(joint.layout).iter().zip([dq, dk, dv]) {
                 scatter(Out { buffer: &mut *joint.buffer, layout, dtype: joint.dtype }, values);
             }
         }

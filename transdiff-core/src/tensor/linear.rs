@@ -15,6 +15,11 @@ impl<B: Backend> Tensor<B> {
         self.contiguous()?.reshape(&[lead.iter().product(), last])
     }
 
+    /// All axes but the last.
+    fn leading(&self) -> &[usize] {
+        self.shape().split_last().map_or(&[], |(_, leading)| leading)
+    }
+
     /// act(self · wᵀ + b), and the pre-activation, if there is an activation and `save` is set.
     /// self [.., K], w [N, K], b `[N]` → [.., N]. The samples of a dropout are equal parts of the leading axis.
     pub fn linear(&self, w: &Self, b: Option<&Self>, act: Activation, save: bool) -> Result<(Self, Grad<B>)> {
@@ -29,7 +34,7 @@ impl<B: Backend> Tensor<B> {
             self.expect_dtype("linear", b)?;
             b.expect_shape("linear", "a bias", &[n])?;
         }
-        check_dropout("linear", act.dropout(), &[&self.shape()[..self.shape().len() - 1], &[n]].concat())?;
+        check_dropout("linear", act.dropout(), self.leading())?;
         let (w, b) = (w.dense()?, b.map(Self::contiguous).transpose()?);
         let mut y = Output::new(&self.backend, self.dtype, &[x.dim(0), n])?;
         let mut pre = self.output_if(save && act != Activation::None, &[x.dim(0), n])?;
@@ -54,7 +59,7 @@ impl<B: Backend> Tensor<B> {
         for other in [Some(w), pre, Some(dy)].into_iter().flatten() {
             self.expect_dtype(OP, other)?;
         }
-        check_dropout(OP, act.dropout(), dy.shape())?;
+        check_dropout(OP, act.dropout(), dy.leading())?;
         let (x, dy) = (self.as_rows(OP)?, dy.as_rows(OP)?);
         let &[n, k] = w.shape() else { return Err(Error::shape(OP, "a weight [N, K]", w.shape())) };
         x.expect_shape(OP, "input", &[dy.dim(0), k])?;

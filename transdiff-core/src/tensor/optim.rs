@@ -16,8 +16,7 @@ pub struct AdamWParam<'a, B: Backend> {
     pub m: &'a mut Tensor<B>,
     /// Second moment.
     pub v: &'a mut Tensor<B>,
-    /// Another tensor that receives the new parameter, rounded to its type, whose
-    /// [accumulator](crate::DType::accumulator)'s the parameter has.
+    /// Copy of the new parameter in a narrower type, whose [accumulator](crate::DType::accumulator)'s type is the parameter's.
     pub cast: Option<&'a mut Tensor<B>>,
     /// Weight decay.
     pub weight_decay: f64,
@@ -38,7 +37,7 @@ impl<B: Backend> Tensor<B> {
             moments.into_iter().flatten().try_for_each(|moment| param.expect_dtype(OP, moment))?;
             entry.cast.iter().try_for_each(|cast| cast.expect_saved(OP, param))?;
             if let Some(cast) = entry.cast.as_deref().filter(|cast| cast.dtype == param.dtype) {
-                let expected = format!("a type whose sums are {}", param.dtype);
+                let expected = format!("a type narrower than {}", param.dtype);
                 return Err(Error::DType { op: OP, expected, got: cast.dtype });
             }
             let ordered = |grad: &Self| {

@@ -1,4 +1,4 @@
-//! Gated residual connections and dropout.
+//! Gated residual connections.
 
 use super::array::{Output, Tensor};
 use super::optional::{Grad, finish, view_of};

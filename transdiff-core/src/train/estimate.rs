@@ -114,7 +114,8 @@ impl TrainingEstimate {
         let gradients = trained.map(|(_, param)| bytes(param.value())).sum();
         trainer.update(loss, &grads, 0)?;
         drop(grads);
-        let ema = meter.live_bytes() - weights - optimizer;
+        // Of the trained weights. Copies of weights in the type that passes compute in are among the activations.
+        let ema = gradients;
         // The EMA weights take their memory in the first update, after the peak of the first step.
         let activations = meter.peak_bytes().saturating_sub(weights + optimizer + gradients);
         let flops_per_step =

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::buckets::{Bucket, Buckets, Slot, concatenated, divided, owners};
-use crate::autograd::{Contributions, GradKey, Gradients, Param, Tape, Var, total};
+use crate::autograd::{Contributions, GradKey, Gradients, Param, Tape, Var, add_wide};
 use crate::distributed::{Collectives, Communicator, Pending};
 use crate::nn::Module;
 use crate::{Backend, DType, Error, Result, Tensor};
@@ -24,7 +24,7 @@ pub struct Distribution<B: Backend> {
     pub collectives: Arc<dyn Collectives<B>>,
     /// Divides the optimiser's state: each rank keeps moments and EMA of some of the parameters, and updates them alone.
     pub shard_optimizer: bool,
-    /// Type in which gradients are sent. `None`: that of the gradients. bf16 halves the bytes and rounds each rank's sum, and
+    /// Type in which gradients are sent. `None`: that of the parameters. bf16 halves the bytes and rounds each rank's sum, and
     /// the sum of all, to 8 bits.
     pub gradient_dtype: Option<DType>,
     /// Bytes of the gradients that are sent at a time, at least; the last part has fewer.
@@ -278,7 +278,7 @@ impl<B: Backend> Reduction<B> {
     ) -> Result<Option<Tensor<B>>> {
         for earlier in self.partial.iter_mut().rev() {
             grad = match (earlier.remove(key), grad) {
-                (Some(earlier), Some(grad)) => Some(total(earlier, grad)?),
+                (Some(earlier), Some(grad)) => Some(add_wide(earlier, grad)?),
                 (earlier, grad) => earlier.or(grad),
             };
         }
@@ -288,15 +288,12 @@ impl<B: Backend> Reduction<B> {
     /// Starts to sum the next bucket, whose slots have the gradients `grads`.
     fn start(&mut self, grads: Vec<Tensor<B>>) -> Result<()> {
         let (ranks, bucket) = (&self.ranks, &self.buckets.list[self.pending.len()]);
-        let flat = bucket.slots.iter().zip(&grads).map(|(slot, grad)| slot.flat(&grad.cast(ranks.dtype)?));
+        let dtype = ranks.distribution.gradient_dtype.unwrap_or(ranks.dtype);
+        let flat = bucket.slots.iter().zip(&grads).map(|(slot, grad)| slot.flat(&grad.cast(dtype)?));
         let flat: Vec<Tensor<B>> = flat.collect::<Result<_>>()?;
         drop(grads);
         // The only owner of its memory, which a device may then sum in place.
-        let flat = concatenated(flat)?.expect("buckets have slots");
-        let sent = match ranks.distribution.gradient_dtype {
-            Some(dtype) => flat.cast(dtype)?,
-            None => flat,
-        };
+        let sent = concatenated(flat)?.expect("buckets have slots");
         let collectives = &ranks.distribution.collectives;
         self.pending.push(match ranks.is_sharded() {
             true => collectives.reduce_scatter(sent, &bucket.owned)?,

@@ -295,7 +295,7 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
             ranks.gather(
                 |index| Ok(params.borrow()[index].1.value().clone()),
                 |index, value| match ranks.is_updated_elsewhere(index) {
-                    true => params.borrow_mut()[index].1.value_mut().assign(&value),
+                    true => params.borrow_mut()[index].1.assign(&value),
                     false => Ok(()),
                 },
             )?;
@@ -306,7 +306,8 @@ impl<B: Backend, M: Trainable<B>> Trainer<B, M> {
         Ok(StepReport { step, loss, grad_norm, lr })
     }
 
-    /// The loss averaged over the `batches` of all ranks, and its gradients, combined as the settings say; nothing moves. With a
+    /// The loss averaged over the `batches` of all ranks, and its gradients, combined as the settings say; nothing moves. Gradients
+    /// are of the type that the passes compute in, sums of several of its accumulator's. With a
     /// divided optimiser, the gradients are those of the parameters that this rank updates.
     ///
     /// # Errors

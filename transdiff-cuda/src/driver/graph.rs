@@ -93,8 +93,13 @@ impl ExecGraph {
         // SAFETY: the handles are valid.
         check(op, unsafe { sys::cuGraphLaunch(self.exec, stream.raw()) })?;
         let next = 1 - self.latest.load(Ordering::Relaxed);
+        if let Err(error) = stream.record(op, &self.launches[next]) {
+            // Without the event the end of the launch is unknown later, so wait for it now.
+            let _ = stream.synchronize(op);
+            return Err(error);
+        }
         self.latest.store(next, Ordering::Relaxed);
-        stream.record(op, &self.launches[next])
+        Ok(())
     }
 }
 
@@ -106,7 +111,7 @@ impl fmt::Debug for ExecGraph {
 
 impl Drop for ExecGraph {
     fn drop(&mut self) {
-        // A launch in progress needs the graph: not every driver keeps it until then. Of a failed device nothing is in progress.
+        // A launch in progress needs the graph: not every driver keeps it until then. A failed device has no launch in progress.
         let _ = self.launches[self.latest.load(Ordering::Relaxed)].wait("drop");
         // SAFETY: the handle is valid and not used again.
         unsafe { sys::cuGraphExecDestroy(self.exec) };

@@ -42,6 +42,12 @@ impl Stream {
         check(op, unsafe { sys::cuEventRecord(event.0, self.0) })
     }
 
+    /// Waits until all enqueued work is done.
+    pub(super) fn synchronize(&self, op: &'static str) -> Result<()> {
+        // SAFETY: the handle is valid.
+        check(op, unsafe { sys::cuStreamSynchronize(self.0) })
+    }
+
     /// Enqueues a wait for `event`, as it was recorded last.
     pub(super) fn wait_for(&self, op: &'static str, event: &Event) -> Result<()> {
         // SAFETY: the handles are valid.

@@ -88,7 +88,7 @@ fn epilogues_are_timed_once() {
     let want = layer(&cuda);
     assert_eq!(cuda.unfused_products(), [""; 0]);
     let timed = emulator.count("cuEventElapsedTime");
-    // Two products, each fused and apart, three times.
+    // Two products, each fused and unfused, three times.
     assert_eq!(timed, 12);
     assert_eq!(layer(&cuda), want);
     assert_eq!(emulator.count("cuEventElapsedTime"), timed, "known products are not timed again");
@@ -97,8 +97,8 @@ fn epilogues_are_timed_once() {
 /// An epilogue that takes 5 us longer than the 1 us of any other work. A layer with GELU has the epilogue of its bias in both
 /// forms, and stays fused.
 #[test]
-fn slow_epilogues_are_computed_apart() {
-    let test = "matmul::slow_epilogues_are_computed_apart";
+fn slow_epilogues_are_not_fused() {
+    let test = "matmul::slow_epilogues_are_not_fused";
     if !in_own_process(test, |command| command.env("EMULATED_CUBLASLT_EPILOGUE", "5")) {
         return;
     }
@@ -106,7 +106,7 @@ fn slow_epilogues_are_computed_apart() {
     let cuda = Cuda::new(0).unwrap();
     let first = layer(&cuda);
     let unfused = cuda.unfused_products();
-    assert_eq!(unfused, ["RowSumsA of [3, 16]^T x [3, 8] in bf16: 0.006 ms fused, 0.002 ms apart"]);
+    assert_eq!(unfused, ["RowSumsA of [3, 16]^T x [3, 8] in bf16: 0.006 ms fused, 0.002 ms unfused"]);
     emulator.reset();
     assert_eq!(layer(&cuda), first);
     let launched = |name: &str| emulator.log().iter().filter(|line| line.starts_with(name)).count();

@@ -28,7 +28,7 @@ impl<B: Backend> Vjp<B> for Norm<B> {
         let pair = |present: bool, at: usize| present && (inputs.is_wanted(at) || inputs.is_wanted(at + 1));
         let wanted = [inputs.is_wanted(0), pair(has_affine, 1), pair(has_mod, first_mod)];
         // Of the residual connection around the block that the norm begins.
-        let residual = inputs.take_sum(0);
+        let residual = inputs.take_pending(0);
         let [dx, dw, db, dscale, dshift] = self.x.norm_modulate_backward(
             affine,
             self.modulation.as_ref(),

@@ -271,6 +271,11 @@ impl<B: Backend> DiffusionDecoder<B> {
         time: &TimeEmbedding<B>,
         condition: &Condition<B>,
     ) -> Result<Var<B>> {
+        let blocks = self.res_blocks.len();
+        if time.modulations.len() != blocks {
+            let expected = format!("modulations of {blocks} blocks");
+            return Err(Error::argument("time", expected, time.modulations.len()));
+        }
         let mut h = self.embed(ctx, x)?;
         for ((block, kv), modulation) in self.res_blocks.iter().zip(&condition.layers).zip(&time.modulations)
         {
