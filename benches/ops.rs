@@ -87,7 +87,7 @@ fn rows(group: &mut Group<'_>, inputs: &mut Inputs) {
     bench(group, name("norm_modulate"), 2 * bytes, || x.norm_modulate(affine, m, 1e-6, false));
     let stats = x.norm_modulate(affine, m, 1e-6, true).unwrap().stats.unwrap();
     bench(group, name("norm_modulate backward"), 3 * bytes, || {
-        x.norm_modulate_backward(affine, m, 1e-6, &stats, &dy, None, [true; 3])
+        x.norm_modulate_backward(affine, m, 1e-6, &stats, (&dy, None), [true; 3])
     });
     bench(group, name("gated_residual"), 3 * bytes, || x.gated_residual(&u, Some(&gate), None));
     bench(group, name("gated_residual backward"), 3 * bytes, || {

@@ -124,14 +124,14 @@ fn norm<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {
     dtype(x.norm_modulate(None, Some(&modulation(ids)), 1e-6, false));
     dtype(ids.norm_modulate(None, None, 1e-6, false));
     let stats = saved(&new(&[1, 8, 2]));
-    shape(x.norm_modulate_backward(None, None, 1e-6, &stats, &row, None, [true; 3]));
-    shape(x.norm_modulate_backward(None, None, 1e-6, &saved(&row), &x, None, [true; 3]));
-    dtype(x.norm_modulate_backward(None, None, 1e-6, &stats, ids, None, [true; 3]));
-    dtype(x.norm_modulate_backward(None, None, 1e-6, ids, &x, None, [true; 3]));
-    shape(x.norm_modulate_backward(None, None, 1e-6, &stats, &x, Some(&row), [true; 3]));
-    dtype(x.norm_modulate_backward(None, None, 1e-6, &stats, &x, Some(ids), [true; 3]));
+    shape(x.norm_modulate_backward(None, None, 1e-6, &stats, (&row, None), [true; 3]));
+    shape(x.norm_modulate_backward(None, None, 1e-6, &saved(&row), (&x, None), [true; 3]));
+    dtype(x.norm_modulate_backward(None, None, 1e-6, &stats, (ids, None), [true; 3]));
+    dtype(x.norm_modulate_backward(None, None, 1e-6, ids, (&x, None), [true; 3]));
+    shape(x.norm_modulate_backward(None, None, 1e-6, &stats, (&x, Some(&row)), [true; 3]));
+    dtype(x.norm_modulate_backward(None, None, 1e-6, &stats, (&x, Some(ids)), [true; 3]));
     if stats.dtype() != x.dtype() {
-        dtype(x.norm_modulate_backward(None, None, 1e-6, &new(&[1, 8, 2]), &x, None, [true; 3]));
+        dtype(x.norm_modulate_backward(None, None, 1e-6, &new(&[1, 8, 2]), (&x, None), [true; 3]));
     }
 
     shape(x.gated_residual(&row, None, None));

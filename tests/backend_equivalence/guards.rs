@@ -41,7 +41,7 @@ const OPERATIONS: &[Operation] = &[
         let (x, w, row, stats) = (of(b, &[2, 3, 4]), of(b, &[4]), of(b, &[2, 1, 4]), of(b, &[2, 3, 2]));
         let modulation = Modulation { scale: row.clone(), shift: row };
         let (affine, modulation) = (Some((&w, &w)), Some(&modulation));
-        x.norm_modulate_backward(affine, modulation, 1e-6, &stats, &x, None, [true; 3]).map(drop)
+        x.norm_modulate_backward(affine, modulation, 1e-6, &stats, (&x, None), [true; 3]).map(drop)
     }),
     ("gated_residual", "y", |b| of(b, &[2, 3, 4]).gated_residual(&of(b, &[2, 3, 4]), None, None).map(drop)),
     ("gated_residual_backward", "du, dgate", |b| {

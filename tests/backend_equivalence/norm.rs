@@ -55,7 +55,7 @@ fn norms<B: Backend>(case: &mut Case<'_, B>, [g, r, d]: [usize; 3]) {
     let wanted = case.pick(&[[true; 3], [true, false, false], [false, true, true]]);
     let residual = if case.one_in(2) { Some(case.normal(&[g, r, d])) } else { None };
     check!(case, "norm_modulate_backward", [x, w, b, s, t, stats, dy, residual] =>
-        x.norm_modulate_backward(w.zip(b), modulation(s, t).as_ref(), eps, stats, dy, residual, wanted));
+        x.norm_modulate_backward(w.zip(b), modulation(s, t).as_ref(), eps, stats, (dy, residual), wanted));
 }
 
 /// Inputs for which mean(x²) − mean(x)² has no digit left.
@@ -97,7 +97,7 @@ fn norms_of_stream<B: Backend>(case: &mut Case<'_, B>) {
     let residual = if case.one_in(2) { Some(case.stream(&[g, r, d], |z| z)) } else { None };
     check!(case, "norm_modulate_backward, stream", [x, w, b, s, t, stats, dy, residual] => {
         let modulation = modulation(s, t);
-        x.norm_modulate_backward(w.zip(b), modulation.as_ref(), 1e-6, stats, dy, residual, wanted)
+        x.norm_modulate_backward(w.zip(b), modulation.as_ref(), 1e-6, stats, (dy, residual), wanted)
     });
 }
 

@@ -101,7 +101,7 @@ fn norm_case(name: &'static str, [g, r, d]: [usize; 3]) -> Case {
             let out = i[0].norm_modulate(affine, Some(&modulation), 1e-6, true)?;
             let stats = out.stats.unwrap();
             let grads =
-                i[0].norm_modulate_backward(affine, Some(&modulation), 1e-6, &stats, dy, None, [true; 3])?;
+                i[0].norm_modulate_backward(affine, Some(&modulation), 1e-6, &stats, (dy, None), [true; 3])?;
             Ok(grads.into_iter().flatten().collect())
         }),
     }

@@ -8,8 +8,9 @@ use crate::driver::{LaunchConfig, Params};
 
 /// Channels per thread, in registers: `CHANNELS_PER_THREAD` of thread_group.cuh.
 const CHANNELS: usize = 8;
-/// Longest row of a warp with as many channels per thread, and warps per block.
-const WARP_ROW: usize = 32 * CHANNELS;
+/// Longest rows of warps with 8, 32 and 40 channels per thread: `NORM_WARP` of norm.cu.
+const WARP_ROWS: [usize; 3] = [32 * CHANNELS, 32 * 32, 32 * 40];
+/// Warps per block: those of `ROW_THREADS` of thread_group.cuh.
 const WARPS: usize = 4;
 /// Largest block that holds a row in registers: `NORM_THREADS` of norm.cu.
 const THREADS: usize = 1024;
@@ -43,10 +44,12 @@ pub(crate) enum ThreadGroup {
 impl ThreadGroup {
     /// Thread group for rows of `width` channels and blocks of at most `threads` threads.
     pub(crate) fn new(width: usize, threads: usize) -> Self {
-        match width {
-            ..=WARP_ROW => Self::Warp,
-            _ if width <= threads * CHANNELS => Self::Block,
-            _ => Self::LongRow,
+        if width <= WARP_ROWS[0] {
+            Self::Warp
+        } else if width <= threads * CHANNELS {
+            Self::Block
+        } else {
+            Self::LongRow
         }
     }
 
@@ -87,16 +90,17 @@ pub(crate) fn forward(
     let addresses = [x, y, weight_at, bias_at, scale_at, shift_at];
     let wide = vectorizable(&addresses, width, &strides, lanes(dtype));
     // A warp needs no barriers; the published models' rows fit in its registers.
-    let (group, kernel) = match width {
-        ..=256 => (ThreadGroup::Warp, stream_kernel!(OP, "norm", "norm_warp_8", wide, stream, dtype)),
-        ..=1024 => (ThreadGroup::Warp, stream_kernel!(OP, "norm", "norm_warp_32", wide, stream, dtype)),
-        ..=1280 => (ThreadGroup::Warp, stream_kernel!(OP, "norm", "norm_warp_40", wide, stream, dtype)),
-        _ => match ThreadGroup::new(width, THREADS) {
-            ThreadGroup::LongRow => {
-                (ThreadGroup::LongRow, stream_kernel!(OP, "norm", "norm_long", wide, stream, dtype))
-            }
-            _ => (ThreadGroup::Block, stream_kernel!(OP, "norm", "norm_block", wide, stream, dtype)),
-        },
+    let group = if width <= WARP_ROWS[2] { ThreadGroup::Warp } else { ThreadGroup::new(width, THREADS) };
+    let kernel = match group {
+        ThreadGroup::Warp if width <= WARP_ROWS[0] => {
+            stream_kernel!(OP, "norm", "norm_warp_8", wide, stream, dtype)
+        }
+        ThreadGroup::Warp if width <= WARP_ROWS[1] => {
+            stream_kernel!(OP, "norm", "norm_warp_32", wide, stream, dtype)
+        }
+        ThreadGroup::Warp => stream_kernel!(OP, "norm", "norm_warp_40", wide, stream, dtype),
+        ThreadGroup::Block => stream_kernel!(OP, "norm", "norm_block", wide, stream, dtype),
+        ThreadGroup::LongRow => stream_kernel!(OP, "norm", "norm_long", wide, stream, dtype),
     };
     let params = NormParams {
         address: [x, y, address_of(stats.as_ref()), weight_at, bias_at, scale_at, shift_at],

@@ -46,7 +46,7 @@ const GOLDEN: &[&str] = &[
     "tests/golden/vae.safetensors",
 ];
 /// Archive of the programs, which `run.sh` unpacks.
-const PROGRAMS: &str = "programs.tar.gz";
+const PROGRAMS: &str = "programs.tar.xz";
 
 /// Shared libraries that every Linux system with glibc has.
 const LIBRARIES: [&str; 4] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"];
@@ -147,7 +147,7 @@ fn distinct(programs: Vec<(String, PathBuf)>) -> Result<BTreeMap<String, PathBuf
 /// Moves the programs in `out` to an archive; returns its size.
 fn pack(out: &Path) -> Result<u64> {
     let archive = out.join(PROGRAMS);
-    let tar = Process::new("tar").arg("-C").arg(out).arg("-czf").arg(&archive);
+    let tar = Process::new("tar").arg("-C").arg(out).arg("-cJf").arg(&archive);
     tar.args(&["measure", "tests"]).run()?;
     fs::remove_file(out.join("measure"))?;
     fs::remove_dir_all(out.join("tests"))?;

@@ -14,7 +14,7 @@
 //! - it writes all elements of its outputs and nothing else;
 //! - results are batch invariant: the result for a row (token, image) does not depend on the other rows of the call. On the
 //!   CPU it is bitwise identical, elsewhere within the stated error;
-//! - calls are deterministic: equal calls give bitwise identical results for any number of threads.
+//! - calls are deterministic: equal calls in a process give bitwise identical results for any number of threads.
 
 mod image_ops;
 mod nn_ops;

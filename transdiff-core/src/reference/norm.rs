@@ -181,7 +181,7 @@ mod tests {
 
         let dy = row(&[1.0, 2.0]);
         let grads = x
-            .norm_modulate_backward(Some((&w, &b)), Some(&modulation), 0.0, &stats, &dy, None, [true; 3])
+            .norm_modulate_backward(Some((&w, &b)), Some(&modulation), 0.0, &stats, (&dy, None), [true; 3])
             .unwrap();
         let [dx, dw, db, dscale, dshift] = grads.map(Option::unwrap);
         // With two channels x̂ cannot change but by swapping sides.
@@ -199,7 +199,7 @@ mod tests {
         let stats = x.norm_modulate(None, None, 0.0, true).unwrap().stats.unwrap();
         let dy = tensor(&[3], &[1.0, 0.0, 0.0]);
         let [dx, ..] =
-            x.norm_modulate_backward(None, None, 0.0, &stats, &dy, None, [true, false, false]).unwrap();
+            x.norm_modulate_backward(None, None, 0.0, &stats, (&dy, None), [true, false, false]).unwrap();
         let rstd = 1.5f64.sqrt();
         assert_close(&dx.unwrap(), &[rstd / 6.0, -rstd / 3.0, rstd / 6.0]);
     }

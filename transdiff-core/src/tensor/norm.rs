@@ -69,8 +69,7 @@ impl<B: Backend> Tensor<B> {
         modulation: Option<&Modulation<B>>,
         eps: f64,
         stats: &Self,
-        dy: &Self,
-        residual: Option<&Self>,
+        (dy, residual): (&Self, Option<&Self>),
         wanted: [bool; 3],
     ) -> Result<[Grad<B>; 5]> {
         const OP: &str = "norm_modulate_backward";

@@ -93,8 +93,7 @@ impl Inputs<'_> {
                     Some(&modulation),
                     1e-6,
                     &stats,
-                    &y,
-                    Some(&x),
+                    (&y, Some(&x)),
                     [true; 3],
                 )?;
             }

@@ -34,8 +34,7 @@ impl<B: Backend> Vjp<B> for Norm<B> {
             self.modulation.as_ref(),
             self.eps,
             &self.stats,
-            &dy,
-            residual.as_ref(),
+            (&dy, residual.as_ref()),
             wanted,
         )?;
         let mut out = vec![dx];
