@@ -222,6 +222,13 @@ impl<B: Backend> DiffusionDecoder<B> {
         Ok(TimeEmbedding { temb, modulations: self.res_blocks.iter().map(of_block).collect::<Result<_>>()? })
     }
 
+    /// Modulation tables of all blocks, [L, 6, D].
+    pub(super) fn tables(&self, ctx: &Context<B>) -> Result<Var<B>> {
+        let tables = self.res_blocks.iter().map(|block| ctx.param(&block.scale_shift_table));
+        let tables: Vec<Var<B>> = tables.collect::<Result<_>>()?;
+        Var::cat(&tables.iter().collect::<Vec<_>>(), 0)
+    }
+
     /// The part of [`time`](Self::time) that all blocks share: embeddings [T, D], and their projections to shifts, scales and
     /// gates, [T, 6, D]. The angles are computed in f64: in f32 the one with the highest frequency would lose its last digits.
     pub fn shared_time(&self, ctx: &Context<B>, timesteps: &[f64]) -> Result<(Var<B>, Var<B>)> {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::{Condition, DiffusionDecoder, TimeEmbedding};
-use crate::autograd::{Context, Var};
+use crate::autograd::Context;
 use crate::diffusion::{ConditionalField, Timesteps};
 use crate::tensor::GraphCache;
 use crate::{Backend, Result, Tensor};
@@ -11,41 +11,39 @@ use crate::{Backend, Result, Tensor};
 /// Upper end of the network's time scale.
 pub(crate) const TIME_SCALE: f64 = 1000.0;
 
-/// Number of timesteps up to which all time embeddings are computed at once: 148 MiB for the huge preset in f32.
-const TABLE_LIMIT: usize = 250;
+/// Number of timesteps up to which all time embeddings are computed at once.
+const TABLE_LIMIT: usize = 1000;
 
 /// Cached evaluation of the decoder, as a function of latents and the two time embeddings.
 type Evaluation<B> = RefCell<GraphCache<B, 3>>;
 
-/// Time embeddings of T timesteps.
+/// Time embeddings of T timesteps, as far as all blocks share them.
 #[derive(Debug)]
 struct TimeTable<B: Backend> {
     /// [T, D].
     temb: Tensor<B>,
-    /// Modulations of the L blocks, [T, L, 6, D].
-    modulations: Tensor<B>,
+    /// [T, 6, D].
+    shared: Tensor<B>,
 }
 
 impl<B: Backend> TimeTable<B> {
     fn new(decoder: &DiffusionDecoder<B>, ctx: &Context<B>, times: &[f64]) -> Result<Self> {
         let timesteps: Vec<f64> = times.iter().map(|t| t * TIME_SCALE).collect();
-        let TimeEmbedding { temb, modulations } = decoder.time(ctx, &timesteps)?;
-        let of_block = |v: &Var<B>| v.value().reshape(&[v.dim(0), 1, v.dim(1), v.dim(2)]);
-        let modulations: Vec<Tensor<B>> = modulations.iter().map(of_block).collect::<Result<_>>()?;
-        let modulations = Tensor::cat(&modulations.iter().collect::<Vec<_>>(), 1)?;
-        Ok(Self { temb: temb.into_value(), modulations })
+        let (temb, shared) = decoder.shared_time(ctx, &timesteps)?;
+        Ok(Self { temb: temb.into_value(), shared: shared.into_value() })
     }
 
     /// The row `index`.
     fn at(&self, index: usize) -> Result<Self> {
         let row = |v: &Tensor<B>| v.narrow(0, index, 1);
-        Ok(Self { temb: row(&self.temb)?, modulations: row(&self.modulations)? })
+        Ok(Self { temb: row(&self.temb)?, shared: row(&self.shared)? })
     }
 
-    fn embedding(&self) -> Result<TimeEmbedding<B>> {
-        let &[t, blocks, rows, d] = self.modulations.shape() else { unreachable!("four axes, as by `new`") };
-        let of_block = |i| Ok(self.modulations.narrow(1, i, 1)?.reshape(&[t, rows, d])?.into());
-        let modulations = (0..blocks).map(of_block).collect::<Result<_>>()?;
+    /// Embedding of the only timestep. One sum makes the modulations of all blocks from their tables [L, 6, D].
+    fn embedding(&self, tables: &Tensor<B>) -> Result<TimeEmbedding<B>> {
+        let rows = tables.add(&self.shared)?;
+        let modulations =
+            (0..rows.dim(0)).map(|i| Ok(rows.narrow(0, i, 1)?.into())).collect::<Result<_>>()?;
         Ok(TimeEmbedding { temb: self.temb.clone().into(), modulations })
     }
 }
@@ -59,6 +57,8 @@ pub(super) struct DecoderField<B: Backend> {
     images: usize,
     times: Vec<f64>,
     table: Option<TimeTable<B>>,
+    /// Modulation tables of the blocks, [L, 6, D].
+    tables: Tensor<B>,
     /// The conditional branch alone, and both branches.
     conditional: Evaluation<B>,
     both: Evaluation<B>,
@@ -82,7 +82,8 @@ impl<B: Backend> DecoderField<B> {
         };
         let [conditional, both] = [(); 2].map(|()| RefCell::new(GraphCache::Cold));
         let (times, table) = (Vec::new(), None);
-        let mut field = Self { decoder, condition, images, times, table, conditional, both, ctx };
+        let tables = decoder.tables(&ctx)?.into_value();
+        let mut field = Self { decoder, condition, images, times, table, tables, conditional, both, ctx };
         if timesteps.steps() <= TABLE_LIMIT {
             field.times = timesteps.times().collect();
             field.table = Some(TimeTable::new(&field.decoder, &field.ctx, &field.times)?);
@@ -108,9 +109,9 @@ impl<B: Backend> DecoderField<B> {
         // The blocks check too, but a launched graph runs none of their code.
         self.ctx.check_cancelled()?;
         let time = self.time(t)?;
-        evaluation.borrow_mut().run([x, &time.temb, &time.modulations], |[x, temb, modulations]| {
-            let time = TimeTable { temb: temb.clone(), modulations: modulations.clone() };
-            work(x, &time.embedding()?)
+        evaluation.borrow_mut().run([x, &time.temb, &time.shared], |[x, temb, shared]| {
+            let time = TimeTable { temb: temb.clone(), shared: shared.clone() };
+            work(x, &time.embedding(&self.tables)?)
         })
     }
 
@@ -134,7 +135,11 @@ impl<B: Backend> ConditionalField<B> for DecoderField<B> {
 
     fn unconditional(&self, x: &Tensor<B>, t: f64) -> Result<Tensor<B>> {
         self.ctx.check_cancelled()?;
-        self.velocity(x, &self.time(t)?.embedding()?, &self.condition.narrow(self.images, self.images)?)
+        self.velocity(
+            x,
+            &self.time(t)?.embedding(&self.tables)?,
+            &self.condition.narrow(self.images, self.images)?,
+        )
     }
 
     fn both(&self, x: &Tensor<B>, t: f64) -> Result<(Tensor<B>, Tensor<B>)> {

@@ -22,9 +22,9 @@ impl TransDiffConfig {
             Mode::OneStep => 0,
             Mode::MultiReference { .. } => 2 * sequence * 2 * d * self.encoder_blocks as u64,
         };
-        // Time embeddings: two layers, and the shifts, scales and gates of all blocks, which are there twice while their table
-        // is made.
-        let times = (Preset::STEPS as u64 + 1) * (8 + 2 * 6 * self.decoder_blocks as u64) * d;
+        // Time embeddings: two layers, and the shifts, scales and gates that all blocks share; and those of each block, with its
+        // table.
+        let times = ((Preset::STEPS as u64 + 1) * 8 + 2 * 6 * self.decoder_blocks as u64) * d;
         ElementCount { fixed: condition + times, per_image: prefix + encoder.max(3 * condition + decoder) }
     }
 }
