@@ -6,16 +6,17 @@
 #
 # first      the tests that use the device, then our passes and PyTorch plain; at most 330 s  [Python with PyTorch]
 # second     our passes and PyTorch strong in alternation; at most 300 s                      [Python with PyTorch]
-# profile    kernels of one decoder step and of one training step                             [ncu]
+# profile    kernels of one decoder step and of one training step; as root                    [ncu, Python]
 # sanitize   memcheck and racecheck with few cases, and a planted race     [compute-sanitizer, nvcc]
 # initcheck  initcheck with few cases, for information: it reports reads by cuBLASLt that are intended [compute-sanitizer]
 # tests      all tests of the programs, also those on the CPU
-# bench      ceilings, then all passes of ours, PyTorch plain and strong, in rounds           [Python with PyTorch]
+# bench      ceilings, then passes of ours, PyTorch plain and strong, in rounds  [Python with PyTorch and safetensors]
 #
 # A failure does not stop what follows. The last lines list each failure with the command that repeats it alone, and the
 # seconds of each part; the exit code is 0 only if nothing failed. The folder OUT (default: logs, beside this file) receives
 # the output as PARTS.log, measurements as PART.jsonl, failures as `failed`, and kernels as kernels-PASS.csv. table.md, the table of
-# all measurements in OUT, is rewritten after each one, so that a run that is cut off leaves what it measured.
+# all measurements in OUT, is rewritten after each one, so that a run that is cut off leaves what it measured. A part replaces
+# its own earlier measurements; other sizes belong in another OUT.
 #
 # PYTHON   Python with PyTorch (python3)
 # DEADLINE seconds of `first` (330) or `second` (300); what does not fit is skipped and listed
@@ -69,7 +70,8 @@ record() {
     local line
     while IFS= read -r line || [[ -n $line ]]; do
         printf '%s\n' "$line"
-        [[ $line == '{'*'"what"'*'}' ]] || continue
+        # Times under a profiler are no measurements.
+        [[ $part != profile && $line == '{'*'"what"'*'}' ]] || continue
         printf '{"round": "%s", %s\n' "$round" "${line#\{}" >>"$out/$part.jsonl"
         "$python" table.py "$out"/*.jsonl >"$out/table.new" && mv "$out/table.new" "$out/table.md"
     done

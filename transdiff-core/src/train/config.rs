@@ -122,7 +122,7 @@ pub struct TrainConfig<O = FlowObjective> {
     pub trainable_prefixes: Vec<String>,
     /// Gradient checkpointing: recomputes blocks in the backward pass instead of storing their activations.
     pub gradient_checkpointing: bool,
-    /// Type that forward and backward passes compute in. In bf16, loss, gradients of parameters, weights, moments and EMA
+    /// Type that forward and backward passes compute in. In bf16, loss, sums of gradients, weights, moments and EMA
     /// stay f32, if the model is.
     #[serde(default = "default_compute")]
     pub compute: DType,
