@@ -68,10 +68,10 @@ fn attention(group: &mut Group<'_>, inputs: &mut Inputs) {
         let products = 4 * images * H * n * n * E;
         let name = format!("attention {images}x{n}x{H}x{E}");
         bench(group, name, products, || q.attention(&k, &v, &options, false));
-        let (y, lse) = q.attention(&k, &v, &options, true).unwrap();
-        let (lse, dy) = (lse.unwrap(), inputs.noise(&[images, n, H, E]));
+        let (y, saved) = q.attention(&k, &v, &options, true).unwrap();
+        let (saved, dy) = (saved.unwrap(), inputs.noise(&[images, n, H, E]));
         let name = format!("attention backward {images}x{n}x{H}x{E}");
-        bench(group, name, 5 * products / 2, || q.attention_backward(&k, &v, &options, &y, &lse, &dy));
+        bench(group, name, 5 * products / 2, || q.attention_backward(&k, &v, &options, &y, &saved, &dy));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Multi-head attention.
 
-use transdiff_core::Backend;
-use transdiff_core::tensor::Attention;
+use transdiff_core::tensor::{Attention, SavedAttention};
+use transdiff_core::{Backend, DType, Result, Tensor};
 
 use crate::harness::{Case, Input, Suite, check};
 
@@ -9,6 +9,7 @@ pub fn check_all<B: Backend>(suite: &Suite<'_, B>) {
     suite.cases("attention", 90, attention);
     suite.cases("steep attention", 10, steep);
     suite.cases("attention masks", 5, masks);
+    suite.cases("bits of dropout masks", 20, bits);
     suite.cases("attention around the kernels' widths", 6, widths);
     suite.cases("attention of wide heads", 12, wide);
 }
@@ -35,7 +36,13 @@ fn wide<B: Backend>(case: &mut Case<'_, B>) {
     let images = if case.one_in(4) { 1 } else { b };
     let [k, v] = [(); 2].map(|()| case.distinct(&[images, nkv, h, e], |z| z));
     let how = &Attention::default();
-    check!(case, "attention", [q, k, v] => q.attention(k, v, how, false));
+    check!(case, "attention", [q, k, v] => with_lse(q.attention(k, v, how, false)));
+}
+
+type Outputs<B> = (Tensor<B>, Option<Tensor<B>>);
+
+fn with_lse<B: Backend>(result: Result<(Tensor<B>, Option<SavedAttention<B>>)>) -> Result<Outputs<B>> {
+    result.map(|(y, saved)| (y, saved.map(|saved| saved.lse)))
 }
 
 /// [B, H, E, Nq, Nkv] and a mask.
@@ -68,21 +75,29 @@ fn checked<B: Backend>(case: &mut Case<'_, B>, [b, h, e, nq, nkv]: [usize; 5], h
     // Keys and values of one image may serve all images of queries.
     let images = if case.one_in(4) { 1 } else { b };
     let [k, v] = [(); 2].map(|()| case.distinct(&[images, nkv, h, e], |z| z));
-    check!(case, "attention", [q, k, v] => q.attention(k, v, how, true));
-    check!(case, "attention", [q, k, v] => q.attention(k, v, how, false));
+    check!(case, "attention", [q, k, v] => with_lse(q.attention(k, v, how, true)));
+    check!(case, "attention", [q, k, v] => with_lse(q.attention(k, v, how, false)));
     backward(case, [&q, &k, &v], how);
 }
 
 fn backward<B: Backend>(case: &mut Case<'_, B>, [q, k, v]: [&Input<B>; 3], how: &Attention) {
-    let (y, lse) = q.reference.attention(&k.reference, &v.reference, how, true).unwrap();
-    let (y, lse) = (case.result(&y), case.saved(&lse.unwrap()));
+    let (y, forward) = q.reference.attention(&k.reference, &v.reference, how, true).unwrap();
+    let (y, lse) = (case.result(&y), case.saved(&forward.unwrap().lse));
     let dy = case.distinct(q.ours.shape(), |z| z);
     check!(case, "attention_backward", [q, k, v, y, lse, dy] =>
-        q.attention_backward(k, v, how, y, lse, dy).map(Vec::from));
+        saved([q, k], how, lse)
+            .and_then(|saved| q.attention_backward(k, v, how, y, &saved, dy))
+            .map(Vec::from));
     if q.ours.shape() == k.ours.shape() {
         check!(case, "attention_backward", [q, k, v, y, lse, dy] =>
-            q.self_attention_backward(k, v, how, y, lse, dy));
+            saved([q, k], how, lse).and_then(|saved| q.self_attention_backward(k, v, how, y, &saved, dy)));
     }
+}
+
+/// Tensors that the forward pass saves, given the log-sum-exp.
+fn saved<B: Backend>([q, k]: [&Tensor<B>; 2], how: &Attention, lse: &Tensor<B>) -> Result<SavedAttention<B>> {
+    let kept = how.dropout.map(|dropout| q.dropout_mask(dropout, k.dim(1))).transpose()?;
+    Ok(SavedAttention { lse: lse.clone(), kept })
 }
 
 /// Scores in the hundreds, whose exponentials overflow.
@@ -90,7 +105,27 @@ fn steep<B: Backend>(case: &mut Case<'_, B>) {
     let ([b, h, e, nq, nkv], how) = setting(case);
     let (q, k) = (case.input(&[b, nq, h, e], |z| 20.0 * z), case.input(&[b, nkv, h, e], |z| 20.0 * z));
     let (v, how) = (case.normal(&[b, nkv, h, e]), &how);
-    check!(case, "attention, scores in the hundreds", [q, k, v] => q.attention(k, v, how, true));
+    check!(case, "attention, scores in the hundreds", [q, k, v] => with_lse(q.attention(k, v, how, true)));
+}
+
+/// Masks of rows of all lengths, of several samples, bit by bit.
+fn bits<B: Backend>(case: &mut Case<'_, B>) {
+    let [samples, images] = [case.pick(&[1, 2, 3]), case.pick(&[1, 2])];
+    let [h, n, nkv] =
+        [case.pick(&[1, 3]), case.pick(&[0, 1, 5, 70]), case.pick(&[0, 1, 31, 32, 33, 64, 131])];
+    let q = case.normal(&[samples * images, n, h, 1]).ours;
+    let dropout = case.dropout(samples);
+    let kept = q.dropout_mask(dropout, nkv).unwrap();
+    assert_eq!(kept.dtype(), DType::I32);
+    let words = kept.to_f64().unwrap();
+    let rows = q.numel();
+    let word = |i: usize| {
+        let (row, first) = (i / nkv.div_ceil(32), i % nkv.div_ceil(32) * 32);
+        let is_kept = |j: usize| dropout.factor(row * nkv + j, rows * nkv) != 0.0;
+        let keys = first..nkv.min(first + 32);
+        f64::from(keys.map(|j| u32::from(is_kept(j)) << (j - first)).sum::<u32>() as i32)
+    };
+    assert_eq!(words, (0..rows * nkv.div_ceil(32)).map(word).collect::<Vec<_>>());
 }
 
 /// With equal scores and the identity matrix as values, the output is the dropout mask.

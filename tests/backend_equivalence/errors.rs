@@ -2,7 +2,7 @@
 
 use transdiff_core::backend::{Activation, AdamW, Pooling, UnaryOp, Windows};
 use transdiff_core::rng::{Dropout, Purpose, StreamKey};
-use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
+use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation, SavedAttention, ScaleShift};
 use transdiff_core::{Backend, DType, Error, HostData, HostTensor, Result, Tensor};
 
 #[track_caller]
@@ -174,16 +174,27 @@ fn attention<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) 
     shape(q.attention(&k, &k, &Attention { segment_ends: None, dropout: Some(dropout(0.5, 3)) }, false));
     let masked = Attention { segment_ends: Some(vec![3]), dropout: None };
     argument(k.attention(&q, &q, &masked, false));
-    let lse = saved(&new(&[2, 2, 3]));
-    shape(q.attention_backward(&k, &k, &plain, &k, &lse, &q));
-    shape(q.attention_backward(&k, &k, &plain, &q, &saved(&q), &q));
-    shape(q.attention_backward(&k, &k, &plain, &q, &lse, &k));
+    let of = |lse: &Tensor<B>| SavedAttention { lse: lse.clone(), kept: None };
+    let good = of(&saved(&new(&[2, 2, 3])));
+    shape(q.attention_backward(&k, &k, &plain, &k, &good, &q));
+    shape(q.attention_backward(&k, &k, &plain, &q, &of(&saved(&q)), &q));
+    shape(q.attention_backward(&k, &k, &plain, &q, &good, &k));
     // Thirds of one tensor have one shape.
-    shape(q.self_attention_backward(&k, &k, &plain, &q, &lse, &q));
-    dtype(q.attention_backward(&k, &k, &plain, &q, &lse, ids));
-    if lse.dtype() != q.dtype() {
-        dtype(q.attention_backward(&k, &k, &plain, &q, &new(&[2, 2, 3]), &q));
+    shape(q.self_attention_backward(&k, &k, &plain, &q, &good, &q));
+    dtype(q.attention_backward(&k, &k, &plain, &q, &good, ids));
+    if good.lse.dtype() != q.dtype() {
+        dtype(q.attention_backward(&k, &k, &plain, &q, &of(&new(&[2, 2, 3])), &q));
     }
+    // A dropout's mask is that of the forward pass.
+    let dropped = Attention { segment_ends: None, dropout: Some(dropout(0.5, 2)) };
+    let with = |kept: &Tensor<B>| SavedAttention { kept: Some(kept.clone()), ..good.clone() };
+    let kept = q.dropout_mask(dropout(0.5, 2), 5).unwrap();
+    argument(q.attention_backward(&k, &k, &dropped, &q, &good, &q));
+    argument(q.attention_backward(&k, &k, &plain, &q, &with(&kept), &q));
+    shape(q.attention_backward(&k, &k, &dropped, &q, &with(&kept.narrow(2, 0, 2).unwrap()), &q));
+    dtype(q.attention_backward(&k, &k, &dropped, &q, &with(&new(&[2, 2, 3, 1])), &q));
+    shape(new(&[2, 3]).dropout_mask(dropout(0.5, 2), 5));
+    shape(q.dropout_mask(dropout(0.5, 3), 5));
 }
 
 fn image<B: Backend>(new: &impl Fn(&[usize]) -> Tensor<B>, ids: &Tensor<B>) {

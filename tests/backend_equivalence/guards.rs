@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use transdiff_core::backend::{Activation, AdamW, BinaryOp, Pooling, Storage, UnaryOp, ViewMut, Windows};
 use transdiff_core::reference::Reference;
-use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation, ScaleShift};
+use transdiff_core::rng::{Dropout, Purpose, StreamKey};
+use transdiff_core::tensor::{AdamWParam, Attention, Conv, Modulation, SavedAttention, ScaleShift};
 use transdiff_core::{DType, HostTensor, Int8Weight, Layout, Result};
 use transdiff_cpu::Cpu;
 
@@ -48,17 +49,23 @@ const OPERATIONS: &[Operation] = &[
         let (u, gate) = (of(b, &[2, 3, 4]), of(b, &[2, 1, 4]));
         u.gated_residual_backward(Some(&gate), None, &u, true).map(drop)
     }),
+    ("dropout_mask", "kept", |b| {
+        let key = StreamKey::new(0, Purpose::Dropout, 0, 0);
+        of(b, &[1, 3, 2, 4]).dropout_mask(Dropout { rate: 0.5, key, samples: 1 }, 5).map(drop)
+    }),
     ("attention", "y, lse", |b| {
         let (q, k) = (of(b, &[1, 3, 2, 4]), of(b, &[1, 5, 2, 4]));
         q.attention(&k, &k, &Attention::default(), true).map(drop)
     }),
     ("attention_backward", "dq, dk, dv", |b| {
         let (q, k, lse) = (of(b, &[1, 3, 2, 4]), of(b, &[1, 5, 2, 4]), of(b, &[1, 2, 3]));
-        q.attention_backward(&k, &k, &Attention::default(), &q, &lse, &q).map(drop)
+        let saved = SavedAttention { lse, kept: None };
+        q.attention_backward(&k, &k, &Attention::default(), &q, &saved, &q).map(drop)
     }),
     ("attention_backward", "joint", |b| {
         let (q, lse) = (of(b, &[1, 3, 2, 4]), of(b, &[1, 2, 3]));
-        q.self_attention_backward(&q, &q, &Attention::default(), &q, &lse, &q).map(drop)
+        let saved = SavedAttention { lse, kept: None };
+        q.self_attention_backward(&q, &q, &Attention::default(), &q, &saved, &q).map(drop)
     }),
     ("embedding", "out", |b| of(b, &[3, 2]).embedding(&[2, 0]).map(drop)),
     ("embedding_backward", "dtable", |b| of(b, &[2, 3]).embedding_backward(&[2, 0], 4).map(drop)),

@@ -126,8 +126,8 @@ fn attention<B: Backend>(case: &mut Case<'_, B>) -> Result<()> {
         samples(dropout, len, |cut, dropout| {
             let how = Attention { segment_ends: None, dropout: Some(dropout) };
             let (q, k, v) = (cut(&q)?, cut(&k)?, cut(&v)?);
-            let (y, lse) = q.attention(&k, &v, &how, true)?;
-            let grads = q.attention_backward(&k, &v, &how, &y, &lse.unwrap(), &y)?;
+            let (y, saved) = q.attention(&k, &v, &how, true)?;
+            let grads = q.attention_backward(&k, &v, &how, &y, &saved.unwrap(), &y)?;
             let [dq, dk, dv] = &grads;
             let flat: Vec<_> =
                 [&y, dq, dk, dv].map(|t| t.reshape(&[t.dim(0), t.numel() / t.dim(0)]).unwrap()).into();

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use transdiff_core::backend::{
-    Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, ImageOps, LinearGrads,
-    NnOps, NormArgs, NormGrads, Pooling, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut, Windows,
+    Activation, AdamW, AdamWArgs, AttentionArgs, AttentionGrads, BinaryOp, ConvArgs, DropoutMask, ImageOps,
+    LinearGrads, NnOps, NormArgs, NormGrads, Pooling, Storage, TensorOps, TrainOps, UnaryOp, View, ViewMut,
+    Windows,
 };
 use transdiff_core::rng::Dropout;
 use transdiff_core::{Backend, CancellationToken, DType, HostData, Int8Weight, Layout, Result};
@@ -395,6 +396,12 @@ impl<B: Backend> NnOps for Guarded<B> {
         self.check("gated_residual_backward", [("du", Some(&du)), ("dgate", dgate.as_ref())])
     }
 
+    fn dropout_mask(&self, dropout: Dropout, nkv: usize, kept: Out<'_, B>) -> Result<()> {
+        let mut kept = self.write(kept);
+        self.inner.dropout_mask(dropout, nkv, kept.view())?;
+        self.check("dropout_mask", [("kept", Some(&kept))])
+    }
+
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_, B>, lse: Option<Out<'_, B>>) -> Result<()> {
         let inputs = AttentionInputs::new(self, args);
         let (mut y, mut lse) = (self.write(y), lse.map(|lse| self.write(lse)));
@@ -482,16 +489,20 @@ struct AttentionInputs<'a, B: Backend> {
     q: Read<'a, B>,
     k: Read<'a, B>,
     v: Read<'a, B>,
+    kept: Option<Read<'a, B>>,
     args: AttentionArgs<'a, Guarded<B>>,
 }
 
 impl<'a, B: Backend> AttentionInputs<'a, B> {
     fn new(guard: &Guarded<B>, args: AttentionArgs<'a, Guarded<B>>) -> Self {
-        Self { q: guard.read(args.q), k: guard.read(args.k), v: guard.read(args.v), args }
+        let kept = args.dropout.map(|mask| guard.read(mask.kept));
+        Self { q: guard.read(args.q), k: guard.read(args.k), v: guard.read(args.v), kept, args }
     }
 
     fn args(&self) -> AttentionArgs<'_, B> {
         let AttentionArgs { scale, segment_ends, dropout, .. } = self.args;
+        let dropout =
+            view(&self.kept).zip(dropout).map(|(kept, mask)| DropoutMask { kept, scale: mask.scale });
         AttentionArgs { q: self.q.view(), k: self.k.view(), v: self.v.view(), scale, segment_ends, dropout }
     }
 }

@@ -93,6 +93,10 @@ fn read_pair<'a>(pair: Option<(In<'a>, In<'a>)>) -> [Option<(&'a Layout, DType)>
     [pair.and_then(|(first, _)| read(first)), pair.and_then(|(_, second)| read(second))]
 }
 
+fn attention_inputs<'a>(args: &AttentionArgs<'a, Meter>) -> [Option<(&'a Layout, DType)>; 4] {
+    [read(args.q), read(args.k), read(args.v), args.dropout.and_then(|mask| read(mask.kept))]
+}
+
 impl Storage for Meter {
     type Buffer = Buffer;
     type Graph = Infallible;
@@ -264,10 +268,15 @@ impl NnOps for Meter {
         Ok(())
     }
 
+    fn dropout_mask(&self, _: Dropout, _: usize, kept: Out<'_>) -> Result<()> {
+        self.moves([written(&kept)]);
+        Ok(())
+    }
+
     /// Scores, and their weighted sums of values.
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {
-        let inputs = [args.q, args.k, args.v].map(read);
-        self.moves(inputs.into_iter().chain([written(&y), lse.as_ref().and_then(written)]));
+        let outputs = [written(&y), lse.as_ref().and_then(written)];
+        self.moves(attention_inputs(&args).into_iter().chain(outputs));
         self.count(&[2, args.q.layout.numel(), args.k.layout.shape()[1]]);
         Ok(())
     }
@@ -285,7 +294,7 @@ impl NnOps for Meter {
             AttentionGrads::Separate { dq, dk, dv } => [written(dq), written(dk), written(dv)],
             AttentionGrads::Joint(joint) => [written(joint), None, None],
         };
-        self.moves([args.q, args.k, args.v, y, lse, dy].map(read).into_iter().chain(outputs));
+        self.moves(attention_inputs(&args).into_iter().chain([y, lse, dy].map(read)).chain(outputs));
         self.count(&[5, args.q.layout.numel(), args.k.layout.shape()[1]]);
         Ok(())
     }

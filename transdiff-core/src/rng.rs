@@ -175,8 +175,8 @@ impl TryRng for Philox {
 /// sample, counted within it, is kept if word `e` of the sample's stream is at least `rate · 2³²`, and kept elements are
 /// divided by `1 − rate`.
 ///
-/// The mask is a function of the key, so that the backward pass draws it again instead of storing it, and it is the same
-/// on every backend. A sample's mask depends on its number, not on its place in the batch: samples can be divided into
+/// The mask is a function of the key: it is the same on every backend, and the backward pass can draw it again instead of
+/// storing it, as all operations but attention do, whose masks are larger than its tensors. A sample's mask depends on its number, not on its place in the batch: samples can be divided into
 /// batches in any way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {

@@ -5,19 +5,17 @@
 
 use transdiff_core::Result;
 use transdiff_core::backend::{AttentionArgs, View, ViewMut, visible_len};
-use transdiff_core::rng::Dropout;
 
 use crate::buffer::Stored;
 use crate::device::Cpu;
 use crate::disjoint_slice::DisjointSlice;
 use crate::element::{Element, Real};
-use crate::random::scale_by_mask;
 use crate::row_sums::fold;
 use crate::scratch::Scratch;
 use crate::small_gemm::{ALIGNMENT, Product};
-use crate::view::{Float, output};
+use crate::view::{Float, input, output};
 
-/// Number of keys per tile.
+/// Number of keys per tile, whole words of a dropout mask.
 pub(crate) const KEYS: usize = 128;
 /// Number of queries whose scores against a tile are held at a time.
 pub(crate) const QUERIES: usize = 32;
@@ -48,6 +46,15 @@ impl<'a, T: Stored> Heads<'a, T> {
     }
 }
 
+/// A drawn dropout of the probabilities.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept<'a, R> {
+    /// Bits of the kept probabilities, of which a query has `per_row` words.
+    words: &'a [i32],
+    per_row: usize,
+    scale: R,
+}
+
 /// Arguments of a call, shared by its tasks.
 pub(crate) struct Problem<'a, T: Float> {
     pub(crate) q: Heads<'a, T>,
@@ -62,7 +69,7 @@ pub(crate) struct Problem<'a, T: Float> {
     /// Number of queries per task of the forward pass, a multiple of [`QUERIES`] or all.
     task_queries: usize,
     segment_ends: Option<&'a [usize]>,
-    pub(crate) dropout: Option<Dropout>,
+    pub(crate) dropout: Option<Kept<'a, T::Real>>,
 }
 
 /// Number of queries per task, so that there are enough tasks for all threads.
@@ -86,7 +93,11 @@ impl<'a, T: Float> Problem<'a, T> {
             scale: T::Real::of(args.scale),
             task_queries: task_queries(cpu, images * heads, nq),
             segment_ends: args.segment_ends,
-            dropout: args.dropout,
+            dropout: args.dropout.map(|mask| Kept {
+                words: input::<i32>(&mask.kept),
+                per_row: args.k.layout.shape()[1].div_ceil(32),
+                scale: T::Real::of(f64::from(mask.scale)),
+            }),
         }
     }
 
@@ -119,15 +130,21 @@ impl<'a, T: Float> Problem<'a, T> {
         [key, len]: [usize; 2],
         mask: &mut [T::Real],
     ) {
-        let Some(dropout) = &self.dropout else { return };
-        let elements = self.images * self.heads * self.nq * self.nkv;
+        let Some(Kept { words, per_row, scale }) = self.dropout else { return };
         let row = (image * self.heads + head) * self.nq + first;
-        let mask = &mut mask[..rows * len];
-        mask.fill(T::Real::ONE);
-        // If the tile has all keys, its elements follow each other from row to row.
-        let run = if len == self.nkv { rows * len } else { len };
-        for (i, mask) in mask.chunks_exact_mut(run).enumerate() {
-            scale_by_mask(dropout, elements, (row + i) * self.nkv + key, mask);
+        for (i, mask) in mask[..rows * len].chunks_exact_mut(len).enumerate() {
+            expand_bits(&words[(row + i) * per_row + key / 32..], scale, mask);
+        }
+    }
+}
+
+simd! {
+    /// factors[j] ← `scale` where bit j of `words` is set, and 0 elsewhere.
+    fn expand_bits<R: Real>(words: &[i32], scale: R, factors: &mut [R]) {
+        for (factors, &word) in factors.chunks_mut(32).zip(words) {
+            for (bit, factor) in factors.iter_mut().enumerate() {
+                *factor = if word >> bit & 1 != 0 { scale } else { R::ZERO };
+            }
         }
     }
 }

@@ -210,6 +210,11 @@ impl NnOps for Cpu {
         })
     }
 
+    fn dropout_mask(&self, dropout: Dropout, nkv: usize, kept: ViewMut<'_, Self>) -> Result<()> {
+        random::dropout_mask(self, dropout, nkv, kept);
+        Ok(())
+    }
+
     fn attention(
         &self,
         args: AttentionArgs<'_, Self>,

@@ -1,8 +1,11 @@
 //! Dropout masks: Philox blocks, several side by side in vectors.
 
+use transdiff_core::backend::ViewMut;
 use transdiff_core::rng::{Dropout, StreamKey};
 
+use crate::device::Cpu;
 use crate::element::Real;
+use crate::view::output;
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
@@ -73,6 +76,85 @@ simd! {
             (x, step, element) = (rest, step.wrapping_add(1), 0);
         }
     }
+}
+
+/// Reads the bits of a sample's mask in order: whether its elements are kept.
+struct Bits {
+    threshold: u32,
+    key: StreamKey,
+    /// The next block of the stream.
+    block: u32,
+    /// Bits that have been drawn, the next one lowest, and their number.
+    drawn: u128,
+    len: usize,
+}
+
+impl Bits {
+    /// The bits from element `first` of the sample on, whose stream is `key`.
+    #[inline(always)]
+    fn new(dropout: &Dropout, key: StreamKey, first: usize) -> Self {
+        let mut bits =
+            Self { threshold: dropout.threshold(), key, block: (first / 4) as u32, drawn: 0, len: 0 };
+        bits.take(first % 4);
+        bits
+    }
+
+    /// The next `len` bits, at most 32.
+    #[inline(always)]
+    fn take(&mut self, len: usize) -> u32 {
+        if self.len < len {
+            self.drawn |= u128::from(self.draw()) << self.len;
+            self.len += STEP;
+        }
+        let bits = self.drawn as u32 & (((1u64 << len) - 1) as u32);
+        self.drawn >>= len;
+        self.len -= len;
+        bits
+    }
+
+    /// The bits of the next blocks.
+    #[inline(always)]
+    fn draw(&mut self) -> u64 {
+        let words = blocks(self.key, self.block);
+        self.block = self.block.wrapping_add(SIDE as u32);
+        let mut fours = [0u64; SIDE];
+        for (i, four) in fours.iter_mut().enumerate() {
+            for (w, words) in words.iter().enumerate() {
+                *four |= u64::from(words[i] >= self.threshold) << (4 * i + w);
+            }
+        }
+        fours.iter().fold(0, |bits, four| bits | four)
+    }
+}
+
+simd! {
+    /// Words of the mask of rows of `nkv` elements, from row `first` on of `rows`, all of one sample.
+    fn mask_of_sample(dropout: &Dropout, key: StreamKey, first: usize, nkv: usize, kept: &mut [i32]) {
+        let mut bits = Bits::new(dropout, key, first * nkv);
+        for row in kept.chunks_exact_mut(nkv.div_ceil(32)) {
+            for (word, from) in row.iter_mut().zip((0..nkv).step_by(32)) {
+                *word = bits.take(32.min(nkv - from)) as i32;
+            }
+        }
+    }
+}
+
+/// See [`NnOps::dropout_mask`](transdiff_core::backend::NnOps::dropout_mask).
+pub(crate) fn dropout_mask(cpu: &Cpu, dropout: Dropout, nkv: usize, kept: ViewMut<'_, Cpu>) {
+    /// Rows per task.
+    const ROWS: usize = 64;
+    let kept = output::<i32>(kept);
+    if kept.is_empty() {
+        return;
+    }
+    let words = nkv.div_ceil(32);
+    let per_sample = kept.len() / words / dropout.samples;
+    let (tasks, cost) = (per_sample.div_ceil(ROWS), kept.len() / words * nkv / 2);
+    let parts = kept.chunks_mut(per_sample * words).flat_map(|sample| sample.chunks_mut(ROWS * words));
+    cpu.for_each(parts.enumerate(), cost, |(i, part)| {
+        let step = dropout.key.step.wrapping_add((i / tasks) as u32);
+        mask_of_sample(&dropout, StreamKey { step, ..dropout.key }, i % tasks * ROWS, nkv, part);
+    });
 }
 
 #[cfg(test)]

@@ -65,8 +65,8 @@ fn attention_case(
         }),
         backward: Box::new(move |i, dy| {
             let (k, v) = parts(i)?;
-            let (y, lse) = i[0].attention(&k, &v, &again, true)?;
-            let [dq, dk, dv] = i[0].attention_backward(&k, &v, &again, &y, &lse.unwrap(), dy)?;
+            let (y, saved) = i[0].attention(&k, &v, &again, true)?;
+            let [dq, dk, dv] = i[0].attention_backward(&k, &v, &again, &y, &saved.unwrap(), dy)?;
             let pair = [dk, dv].map(|d| d.reshape(&[b, nkv, 1, h, e]).unwrap());
             Ok(vec![dq, T::cat(&[&pair[0], &pair[1]], 2)?])
         }),
@@ -281,8 +281,8 @@ fn attention_matches_its_formula() {
     let (q, k) = (noise(&cpu, &[2, nq, 1, e], 0, DType::F64), noise(&cpu, &[2, nkv, 1, e], 1, DType::F64));
     let v = noise(&cpu, &[2, nkv, 1, e], 2, DType::F64);
     let how = Attention { segment_ends: Some(vec![3, 110, 130, 137]), dropout: Some(mask(2)) };
-    let (y, lse) = q.attention(&k, &v, &how, true).unwrap();
-    let lse = lse.unwrap();
+    let (y, saved) = q.attention(&k, &v, &how, true).unwrap();
+    let lse = saved.unwrap().lse;
     for (image, step) in [(0, 2), (1, 3)] {
         // The second image is the next sample.
         let dropout = Dropout { key: StreamKey { step, ..mask(1).key }, ..mask(1) };
@@ -311,9 +311,9 @@ fn expect_formula([q, k, v, y, lse]: [&[f64]; 5], [nq, nkv, e]: [usize; 3], drop
 fn attention_over_no_keys_is_zero() {
     let cpu = cpu(1);
     let (q, kv) = (noise(&cpu, &[2, 3, 2, 8], 0, DType::F32), noise(&cpu, &[2, 0, 2, 8], 1, DType::F32));
-    let (y, lse) = q.attention(&kv, &kv, &Attention::default(), true).unwrap();
+    let (y, saved) = q.attention(&kv, &kv, &Attention::default(), true).unwrap();
     assert_eq!(y.to_f32().unwrap(), [0.0; 96]);
-    let grads = q.attention_backward(&kv, &kv, &Attention::default(), &y, &lse.unwrap(), &y).unwrap();
+    let grads = q.attention_backward(&kv, &kv, &Attention::default(), &y, &saved.unwrap(), &y).unwrap();
     assert_eq!(grads[0].to_f32().unwrap(), [0.0; 96]);
     let none = noise(&cpu, &[2, 0, 2, 8], 0, DType::F32);
     assert_eq!(none.attention(&q, &q, &Attention::default(), false).unwrap().0.numel(), 0);

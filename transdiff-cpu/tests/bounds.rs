@@ -74,8 +74,8 @@ fn attention([queries, keys, heads, width]: [usize; 4], dropout: bool) -> Operat
         let key = StreamKey::new(1, Purpose::Dropout, 0, 0);
         let dropout = dropout.then_some(Dropout { rate: 0.2, key, samples: 2 });
         let how = Attention { dropout, ..Attention::default() };
-        let (y, lse) = q.attention(&k, &k, &how, true)?;
-        let grads = q.attention_backward(&k, &k, &how, &y, lse.as_ref().unwrap(), &q)?;
+        let (y, saved) = q.attention(&k, &k, &how, true)?;
+        let grads = q.attention_backward(&k, &k, &how, &y, saved.as_ref().unwrap(), &q)?;
         Ok(grads.into_iter().chain([y]).collect())
     })
 }

@@ -34,7 +34,7 @@ DEVICE float finish_row(const AttentionParams &p, const TileOrigin &at, uint32_t
                         bool writes) {
     if (p.lse != 0 && writes && query < p.a.queries)
         reinterpret_cast<float *>(p.lse)[query_index(p.a, at, query)] = max * LN_2 + logf(sum);
-    return sum == 0.0f ? 0.0f : p.a.dropout.scale / sum;
+    return sum == 0.0f ? 0.0f : p.a.dropout_scale / sum;
 }
 
 namespace tensor_core {
@@ -89,11 +89,12 @@ DEVICE void scale_and_mask(float (&s)[N][4], float factor, const uint32_t (&visi
 // Applies dropout to the probabilities, without its scale.
 template <int N>
 DEVICE void apply_dropout(float (&s)[N][4], const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
+    uint32_t kept[2];
 #pragma unroll
     for (int n = 0; n < N; n++) {
-        const uint32_t kept = keep_mask_by_query(a, at, query, key + 8 * n);
+        if (n % 4 == 0) load_kept(kept, a, at, query, key + 8 * n);
 #pragma unroll
-        for (int i = 0; i < 4; i++) s[n][i] = kept >> i & 1 ? s[n][i] : 0.0f;
+        for (int i = 0; i < 4; i++) s[n][i] = kept[i / 2] >> (n % 4 * 8 + i % 2) & 1 ? s[n][i] : 0.0f;
     }
 }
 
@@ -128,7 +129,7 @@ DEVICE void forward(const AttentionParams &p) {
         multiply_transposed<E>(s, q, keys);
         scale_and_mask(s, a.scale * LOG2_E, visible, min_visible, key);
         online_softmax<E>(s, out, rows);
-        if (a.dropout.active) apply_dropout(s, a, at, query, key);
+        if (a.kept != 0) apply_dropout(s, a, at, query, key);
 #pragma unroll
         for (int n = 0; n < N / 8; n += 2) multiply<E>(out, s[n], s[n + 1], values + n * 8 * TILE_PITCH<E>);
         copy_async_wait<0>();
@@ -200,7 +201,7 @@ DEVICE void forward(const AttentionParams &p) {
                 s[i][j] = key + column() + LINE * j < visible[i] ? s[i][j] * (a.scale * LOG2_E) : -INFINITY;
         }
         online_softmax<E>(s, out, rows);
-        if (a.dropout.active) apply_dropout<SIDE<E>>(s, keep_mask_by_query<SIDE<E>>(a, at, query, key));
+        if (a.kept != 0) apply_dropout<SIDE<E>>(s, kept_by_query<SIDE<E>>(a, at, query, key));
         multiply<E>(out, s, weights, values);
     }
 #pragma unroll

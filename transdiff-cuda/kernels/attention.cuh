@@ -1,4 +1,4 @@
-// Shared by all attention kernels: parameters, the block-causal mask, and dropout of probabilities.
+// Shared by all attention kernels: parameters, the block-causal mask, and tiles in shared memory.
 #pragma once
 #include "common.cuh"
 
@@ -18,21 +18,23 @@ struct Attention {
     float scale;
     // True if all addresses, strides and the head size are multiples of 16 bytes.
     uint32_t vectors;
-    Dropout dropout;
+    // Words of the dropout mask [B, H, Nq, ⌈Nkv/32⌉], bit i of word j for key 32·j + i, or 0 without dropout; and the factor
+    // of the probabilities that it keeps, 1 without dropout.
+    uint64_t kept;
+    float dropout_scale;
     // Ascending segment ends of the block-causal mask; without any, every query sees every key.
     uint32_t ends, end[MAX_ENDS];
 };
 
-// The tile of rows of a block: image, head and first row, and the sample of the image for dropout, counted from the
-// first of the batch.
+// The tile of rows of a block: image, head and first row.
 struct TileOrigin {
-    uint32_t image, head, first, sample;
+    uint32_t image, head, first;
 };
 
 // Blocks are ordered by tile of `rows` rows, then head, then image.
 DEVICE TileOrigin tile_origin(const Attention &a, uint32_t all, uint32_t rows) {
-    const uint32_t tiles = (all + rows - 1) / rows, index = blockIdx.x / tiles, image = index / a.heads;
-    return TileOrigin{image, index % a.heads, blockIdx.x % tiles * rows, image / a.dropout.per_sample};
+    const uint32_t tiles = (all + rows - 1) / rows, index = blockIdx.x / tiles;
+    return TileOrigin{index / a.heads, index % a.heads, blockIdx.x % tiles * rows};
 }
 
 template <typename T>
@@ -74,29 +76,12 @@ DEVICE uint32_t first_query(const Attention &a, uint32_t key) {
 
 // ---- dropout ----
 
-// Index of a query over the images of its sample and all heads: the row of its probabilities.
-DEVICE uint64_t probability_row(const Attention &a, const TileOrigin &at, uint32_t query) {
-    const uint32_t image = at.image - at.sample * a.dropout.per_sample;
-    return (uint64_t(image) * a.heads + at.head) * a.queries + query;
-}
-
-// Bit i: whether element 4·block + i of the sample is kept.
-DEVICE uint32_t keep_block(const Attention &a, const TileOrigin &at, uint32_t block) {
-    const Words words = dropout_words(a.dropout, at.sample, block);
-    uint32_t kept = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) kept |= uint32_t(words.at[i] >= a.dropout.threshold) << i;
-    return kept;
-}
-
-// Bit i: whether the probability of a query and key 4·(key / 4) + i is kept, if a row is a whole number of Philox blocks.
-// Blocks are numbered modulo 2^32.
-DEVICE uint32_t keep_mask4(const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
-    return keep_block(a, at, uint32_t(probability_row(a, at, query)) * (a.keys / 4) + key / 4);
-}
-
-DEVICE uint32_t keep_bit(const Attention &a, const TileOrigin &at, uint64_t element) {
-    return keep_block(a, at, uint32_t(element / 4)) >> (element % 4) & 1;
+// The word of the dropout mask whose bit `key % 32` is that of a query and key; 0 past the last query or word.
+DEVICE uint32_t kept_word(const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
+    const uint32_t words = (a.keys + 31) / 32, word = key / 32;
+    keep_in_loop(query);
+    if (query >= a.queries || word >= words) return 0;
+    return reinterpret_cast<const uint32_t *>(a.kept)[query_index(a, at, query) * words + word];
 }
 
 // ---- tiles in shared memory ----

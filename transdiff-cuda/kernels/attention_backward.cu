@@ -44,7 +44,7 @@ DEVICE float log_probability(const Attention &a, const QueryState &query, float 
 DEVICE void score_gradient(const Attention &a, const QueryState &query, float probability, bool kept, float &weight,
                            float &gradient) {
     weight = kept ? probability : 0.0f;
-    gradient = probability * ((kept ? gradient * a.dropout.scale : 0.0f) - query.delta);
+    gradient = probability * ((kept ? gradient * a.dropout_scale : 0.0f) - query.delta);
 }
 
 namespace tensor_core {
@@ -67,15 +67,16 @@ DEVICE void deltas(QueryState (&queries)[2], const uint32_t (&dy)[E / 16][4], co
 // lane's first query, `first` the first key of the tile.
 DEVICE void score_gradients_by_query(const Attention &a, const TileOrigin &at, const QueryState (&queries)[2],
                                      uint32_t query, uint32_t first, float (&s)[2][4], float (&ds)[2][4]) {
+    uint32_t kept[2] = {~0u, ~0u};
+    if (a.kept != 0) load_kept(kept, a, at, query, first);
 #pragma unroll
     for (int n = 0; n < 2; n++) {
-        const uint32_t kept = a.dropout.active ? keep_mask_by_query(a, at, query, first + 8 * n) : 15;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const QueryState &row = queries[i / 2];
             const uint32_t key = first + 8 * n + lane() % 4 * 2 + i % 2;
             const float probability = key < row.visible ? fast_exp2(log_probability(a, row, s[n][i])) : 0.0f;
-            score_gradient(a, row, probability, kept >> i & 1, s[n][i], ds[n][i]);
+            score_gradient(a, row, probability, kept[i / 2] >> (8 * n + i % 2) & 1, s[n][i], ds[n][i]);
         }
     }
 }
@@ -133,13 +134,18 @@ DEVICE void score_gradients_by_key(const Attention &a, const TileOrigin &at, con
 #pragma unroll
     for (int n = 0; n < 2; n++) {
         const int column = 8 * n + lane() % 4 * 2;
-        const uint32_t kept = a.dropout.active ? keep_mask_by_key(a, at, first, query + column) : 15;
+        uint32_t kept[2] = {~0u, ~0u};
+        if (a.kept != 0) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) kept[i] = kept_word(a, at, query + column + i, first);
+        }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const QueryState row = queries[column + i % 2];
             const uint32_t key = first + lane() / 4 + i / 2 * 8;
             const float probability = key < row.visible ? fast_exp2(log_probability(a, row, s[n][i])) : 0.0f;
-            score_gradient(a, row, probability, kept >> i & 1, s[n][i], ds[n][i]);
+            const bool is_kept = kept[i % 2] >> key % 32 & 1;
+            score_gradient(a, row, probability, is_kept, s[n][i], ds[n][i]);
         }
     }
 }
@@ -196,7 +202,7 @@ DEVICE void backward_keys(const AttentionBackwardParams &p) {
         copy_async_wait<0>();
         __syncthreads();
     }
-    const float dropout_scale = a.dropout.scale;
+    const float dropout_scale = a.dropout_scale;
     store_rows<E>(stages + mine, dk, a.scale, a.scale, a, p.dk, at, first, a.keys);
     store_rows<E>(stages + ROW_TILE<E> + mine, dv, dropout_scale, dropout_scale, a, p.dv, at, first, a.keys);
 }
@@ -251,7 +257,7 @@ DEVICE void backward_queries(const AttentionBackwardParams &p) {
         float s[S][S], ds[S][S];
         multiply_transposed<E>(s, queries, keys);
         multiply_transposed<E>(ds, dy, values);
-        const uint32_t kept = a.dropout.active ? keep_mask_by_query<S>(a, at, query, key) : ~0u;
+        const uint32_t kept = a.kept != 0 ? kept_by_query<S>(a, at, query, key) : ~0u;
 #pragma unroll
         for (int b = 0; b < S * S; b++)
             score_gradient_of(a, rows[b / S], key + column() + LINE * (b % S), kept >> b & 1, s[b / S][b % S],
@@ -286,7 +292,7 @@ DEVICE void backward_keys(const AttentionBackwardParams &p) {
         float s[S][S], ds[S][S];
         multiply_transposed<E>(s, keys, queries);
         multiply_transposed<E>(ds, values, dy);
-        const uint32_t kept = a.dropout.active ? keep_mask_by_key<S>(a, at, key, query) : ~0u;
+        const uint32_t kept = a.kept != 0 ? kept_by_key<S>(a, at, key, query) : ~0u;
 #pragma unroll
         for (int j = 0; j < S; j++) {
             const QueryState state = query_state(p, at, query + column() + LINE * j, true);
@@ -301,7 +307,7 @@ DEVICE void backward_keys(const AttentionBackwardParams &p) {
     for (int i = 0; i < S; i++) {
         if (key + i >= a.keys) continue;
         store_row(rows_of<float>(p.dk, at, key + i), dk[i], a.scale, a.size);
-        store_row(rows_of<float>(p.dv, at, key + i), dv[i], a.dropout.scale, a.size);
+        store_row(rows_of<float>(p.dv, at, key + i), dv[i], a.dropout_scale, a.size);
     }
 }
 

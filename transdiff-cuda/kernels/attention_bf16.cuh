@@ -117,45 +117,12 @@ DEVICE void store_rows(bf16 *tile, const float (&values)[E / 8][4], float upper,
 }
 
 // ---- dropout ----
-//
-// A lane holds four scores of a tile of 16 by 8: with g = lane / 4 and c = 2·(lane % 4), those at (g, c), (g, c + 1),
-// (g + 8, c) and (g + 8, c + 1). Both functions return one bit per score, in this order. If a row of probabilities is a
-// whole number of Philox blocks, each block is computed once, by one of the four lanes that need parts of it.
 
-// Rows are queries, of which `query` is the lane's first; columns are keys, of which `key` is the tile's first.
-DEVICE uint32_t keep_mask_by_query(const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
-    const uint32_t c = lane() % 4 * 2, odd = lane() % 2;
-    if (a.keys % 4 == 0) {
-        const uint32_t mine = keep_mask4(a, at, query + 8 * odd, key + c);
-        const uint32_t other = warp_xor(mine, 1);
-        const uint32_t above = odd ? other : mine, below = odd ? mine : other;
-        return (above >> 2 * odd & 3) | (below >> 2 * odd & 3) << 2;
-    }
-    const uint64_t upper = probability_row(a, at, query) * a.keys + key + c, lower = upper + uint64_t(8) * a.keys;
-    uint32_t kept = 0;
+// Words of the dropout mask of the rows of a lane's scores, the queries `query` and `query` + 8, for the keys from `key` on,
+// shifted so that the lowest bit is that of the lane's first column.
+DEVICE void load_kept(uint32_t (&kept)[2], const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) kept |= keep_bit(a, at, (i < 2 ? upper : lower) + i % 2) << i;
-    return kept;
-}
-
-// Rows are keys, of which `key` is the warp's first; columns are queries, of which `query` is the lane's first.
-DEVICE uint32_t keep_mask_by_key(const Attention &a, const TileOrigin &at, uint32_t key, uint32_t query) {
-    const uint32_t g = lane() / 4;
-    uint32_t kept = 0;
-    if (a.keys % 4 == 0) {
-        // Lanes that differ in the lower two bits of g share their two queries and their two groups of four keys.
-        const uint32_t quarter = g % 4;
-        uint32_t four = keep_mask4(a, at, query + quarter % 2, key + g + quarter / 2 * 8) << 4 * quarter;
-        four |= warp_xor(four, 4);
-        four |= warp_xor(four, 8);
-#pragma unroll
-        for (int i = 0; i < 4; i++) kept |= (four >> (4 * i + quarter) & 1) << i;
-        return kept;
-    }
-    const uint64_t left = probability_row(a, at, query) * a.keys + key + g, right = left + a.keys;
-#pragma unroll
-    for (int i = 0; i < 4; i++) kept |= keep_bit(a, at, (i % 2 == 0 ? left : right) + i / 2 * 8) << i;
-    return kept;
+    for (int r = 0; r < 2; r++) kept[r] = kept_word(a, at, query + 8 * r, key) >> (key % 32 + lane() % 4 * 2);
 }
 
 }  // namespace tensor_core

@@ -80,43 +80,28 @@ DEVICE void store_row(float *to, const float (&values)[N], float factor, uint32_
 
 // ---- dropout: bit S·i + j is set if score (i, j) of a thread is kept ----
 
-// Rows are queries, of which `query` is the thread's first; columns are keys, of which `key` is the tile's first. If a
-// row of probabilities is a whole number of Philox blocks, four adjacent threads compute each block once.
+// Rows are queries, of which `query` is the thread's first; columns are keys, of which `key` is the tile's first, a multiple
+// of 32.
 template <int S>
-DEVICE uint32_t keep_mask_by_query(const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
-    const uint32_t quarter = column() % 4;
+DEVICE uint32_t kept_by_query(const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
     uint32_t kept = 0;
-    if (a.keys % 4 != 0) {
-        const uint64_t first = probability_row(a, at, query) * a.keys + key + column();
 #pragma unroll
-        for (int b = 0; b < S * S; b++)
-            kept |= keep_bit(a, at, first + b / S * uint64_t(a.keys) + LINE * (b % S)) << b;
-        return kept;
-    }
-#pragma unroll
-    for (int b = 0; b < S * S; b += 4) {
-        const uint32_t block = b + quarter;
-        uint32_t four = keep_mask4(a, at, query + block / S, key + column() + LINE * (block % S)) << 4 * quarter;
-        four |= warp_xor(four, 1);
-        four |= warp_xor(four, 2);
-#pragma unroll
-        for (int i = 0; i < 4; i++) kept |= (four >> (4 * i + quarter) & 1) << (b + i);
+    for (int b = 0; b < S * S; b += 2) {
+        const uint32_t word = kept_word(a, at, query + b / S, key + LINE * (b % S)) >> column();
+        kept |= (word & 1) << b | (word >> LINE & 1) << (b + 1);
     }
     return kept;
 }
 
 // Rows are keys, of which `key` is the thread's first; columns are queries, of which `query` is the tile's first.
 template <int S>
-DEVICE uint32_t keep_mask_by_key(const Attention &a, const TileOrigin &at, uint32_t key, uint32_t query) {
+DEVICE uint32_t kept_by_key(const Attention &a, const TileOrigin &at, uint32_t key, uint32_t query) {
     uint32_t kept = 0;
 #pragma unroll
     for (int j = 0; j < S; j++) {
-        const uint32_t other = query + column() + LINE * j;
-        const uint64_t first = probability_row(a, at, other) * a.keys + key;
-        const uint32_t four = a.keys % 4 == 0 ? keep_mask4(a, at, other, key) >> key % 4 : 0;
+        const uint32_t word = kept_word(a, at, query + column() + LINE * j, key) >> key % 32;
 #pragma unroll
-        for (int i = 0; i < S; i++)
-            kept |= (a.keys % 4 == 0 ? four >> i & 1 : keep_bit(a, at, first + i)) << (S * i + j);
+        for (int i = 0; i < S; i++) kept |= (word >> i & 1) << (S * i + j);
     }
     return kept;
 }

@@ -311,6 +311,10 @@ DEVICE void copy_async_wait() {
 #endif
 }
 
+// Makes a value unknown to the optimiser: what is computed from it in a loop is not computed before the loop, where it would
+// hold registers.
+DEVICE void keep_in_loop(uint32_t &value) { asm volatile("" : "+r"(value)); }
+
 // ---- random numbers: bitwise identical to core's rng.rs ----
 
 struct Words {
@@ -338,7 +342,7 @@ struct Dropout {
     uint32_t threshold;
     float scale;
     uint32_t active;
-    // Parts per sample, at least 1: images of an attention, groups of a gated residual, or Philox blocks.
+    // Parts per sample, at least 1: rows of a mask, groups of a gated residual, or Philox blocks.
     uint32_t per_sample;
 };
 

@@ -3,7 +3,7 @@
 use transdiff_core::backend::{AttentionArgs, Storage};
 use transdiff_core::{DType, Error, Layout, Result};
 
-use crate::device::{Address, Cuda, DropoutParams, Out, address_of, aligned, lanes, size_u32};
+use crate::device::{Address, Cuda, Out, address_of, aligned, lanes, size_u32};
 use crate::driver::{LaunchConfig, Params};
 use crate::softmax;
 
@@ -60,7 +60,8 @@ pub(crate) struct AttentionProblem {
     size: u32,
     scale: f32,
     vectors: u32,
-    dropout: DropoutParams,
+    kept: u64,
+    dropout_scale: f32,
     ends: u32,
     end: [u32; MAX_ENDS],
 }
@@ -97,7 +98,8 @@ impl AttentionProblem {
             size: shape[3] as u32,
             scale: args.scale as f32,
             vectors: u32::from(aligned && shape[3].is_multiple_of(lanes)),
-            dropout: DropoutParams::new(op, args.dropout, shape[0])?,
+            kept: address_of(args.dropout.as_ref().map(|mask| &mask.kept)),
+            dropout_scale: args.dropout.map_or(1.0, |mask| mask.scale),
             ends: segment_ends.len() as u32,
             end,
         })

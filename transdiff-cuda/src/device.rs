@@ -396,7 +396,7 @@ pub(crate) struct DropoutParams {
 }
 
 impl DropoutParams {
-    /// Parameters for a tensor of `parts` parts (images, groups or Philox blocks), of which each sample has equally many.
+    /// Parameters for a tensor of `parts` parts (rows of a mask, groups or Philox blocks), of which each sample has equally many.
     pub(crate) fn new(op: &'static str, dropout: Option<Dropout>, parts: usize) -> Result<Self> {
         let Some(dropout) = dropout else {
             let per_sample = 1;

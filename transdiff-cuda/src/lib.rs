@@ -55,6 +55,7 @@ mod conv;
 mod cublaslt;
 mod device;
 mod driver;
+mod dropout_mask;
 mod elementwise;
 mod embedding;
 mod gemm;
@@ -181,6 +182,10 @@ impl NnOps for Cuda {
         dgate: Option<Out<'_>>,
     ) -> Result<()> {
         residual::backward(self, u, gate, dropout, dy, du, dgate)
+    }
+
+    fn dropout_mask(&self, dropout: Dropout, nkv: usize, kept: Out<'_>) -> Result<()> {
+        dropout_mask::dropout_mask(self, dropout, nkv, kept)
     }
 
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {

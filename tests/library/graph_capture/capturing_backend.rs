@@ -254,13 +254,17 @@ impl NnOps for CapturingBackend {
         unreachable!("{UNUSED}")
     }
 
+    fn dropout_mask(&self, _: Dropout, _: usize, _: Out<'_>) -> Result<()> {
+        unreachable!("{UNUSED}")
+    }
+
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {
-        assert!(lse.is_none(), "{UNUSED}");
-        let (scale, dropout, ends) = (args.scale, args.dropout, args.segment_ends.map(<[_]>::to_vec));
+        assert!(lse.is_none() && args.dropout.is_none(), "{UNUSED}");
+        let (scale, ends) = (args.scale, args.segment_ends.map(<[_]>::to_vec));
         self.enqueue(&[Some(args.q), Some(args.k), Some(args.v)], y, move |x, y| {
             let [q, k, v] = [0, 1, 2].map(|i| x[i].unwrap());
             Reference.attention(
-                AttentionArgs { q, k, v, scale, segment_ends: ends.as_deref(), dropout },
+                AttentionArgs { q, k, v, scale, segment_ends: ends.as_deref(), dropout: None },
                 y,
                 None,
             )

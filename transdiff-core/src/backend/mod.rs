@@ -24,8 +24,8 @@ mod train_ops;
 
 pub use image_ops::{ConvArgs, ImageOps, Pooling, Windows};
 pub use nn_ops::{
-    Activation, AttentionArgs, AttentionGrads, LinearGrads, NnOps, NormArgs, NormGrads, qkv_layouts,
-    visible_len,
+    Activation, AttentionArgs, AttentionGrads, DropoutMask, LinearGrads, NnOps, NormArgs, NormGrads,
+    qkv_layouts, visible_len,
 };
 pub use storage::{Storage, View, ViewMut, copy_in_order};
 pub use tensor_ops::{BinaryOp, TensorOps, UnaryOp};

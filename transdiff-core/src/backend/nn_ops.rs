@@ -73,6 +73,23 @@ pub struct NormGrads<'a, S: Storage> {
     pub dmodulation: Option<(ViewMut<'a, S>, ViewMut<'a, S>)>,
 }
 
+/// A drawn [`Dropout`]: the elements that it keeps, and their factor.
+#[derive(Debug)]
+pub struct DropoutMask<'a, S: Storage> {
+    /// Output of [`NnOps::dropout_mask`]; for an attention [B, H, Nq, ⌈Nkv/32⌉].
+    pub kept: View<'a, S>,
+    /// Factor of the kept elements; see [`Dropout::scale`].
+    pub scale: f32,
+}
+
+impl<S: Storage> Clone for DropoutMask<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Storage> Copy for DropoutMask<'_, S> {}
+
 /// Arguments of [`NnOps::attention`]. B images, H heads of size E, Nq queries, Nkv keys.
 #[derive(Debug)]
 pub struct AttentionArgs<'a, S: Storage> {
@@ -87,9 +104,8 @@ pub struct AttentionArgs<'a, S: Storage> {
     /// Block-causal mask as the ascending ends of the segments of keys, the last of which is Nkv ≥ Nq: query i, at key
     /// position i + Nkv − Nq, attends to its own segment and all earlier ones. `None`: no mask.
     pub segment_ends: Option<&'a [usize]>,
-    /// [`Dropout`] of the probabilities, whose number of samples divides B; the element of (b, h, i, j) of B images is
-    /// ((b·H + h)·Nq + i)·Nkv + j, and a sample has B / samples consecutive images.
-    pub dropout: Option<Dropout>,
+    /// Dropout of the probabilities.
+    pub dropout: Option<DropoutMask<'a, S>>,
 }
 
 impl<S: Storage> Clone for AttentionArgs<'_, S> {
@@ -204,6 +220,10 @@ pub trait NnOps: Storage {
         du: ViewMut<'_, Self>,
         dgate: Option<ViewMut<'_, Self>>,
     ) -> Result<()>;
+
+    /// Draws a [`Dropout`] of [.., Nkv], whose samples are equal parts of the first axis: bit i of `kept[.., j]` ← whether
+    /// it keeps the element [.., 32·j + i], and 0 for elements past the last. kept [.., ⌈Nkv/32⌉] contiguous, i32.
+    fn dropout_mask(&self, dropout: Dropout, nkv: usize, kept: ViewMut<'_, Self>) -> Result<()>;
 
     /// y ← dropout(softmax(scale · q kᵀ)) v, y [B, Nq, H, E] contiguous; lse ← ln Σ exp(scale · q kᵀ) per query,
     /// [B, H, Nq] contiguous, of the [accumulator's](crate::DType::accumulator) type, if it is given. Tiled

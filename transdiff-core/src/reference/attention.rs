@@ -14,7 +14,8 @@ struct Inputs {
     /// Number of leading keys that each query attends to.
     visible: Vec<usize>,
     scale: f64,
-    dropout: Option<Dropout>,
+    /// Words of the dropout mask, and the factor of kept probabilities.
+    dropout: Option<(Vec<u32>, f64)>,
 }
 
 impl Inputs {
@@ -34,7 +35,11 @@ impl Inputs {
             gather(t)
         };
         let (q, k, v) = (heads(args.q, nq), heads(args.k, nkv), heads(args.v, nkv));
-        Self { dims: [b, nq, nkv, h, e], q, k, v, visible, scale: args.scale, dropout: args.dropout }
+        let dropout = args.dropout.map(|mask| {
+            let words = gather_contiguous(mask.kept, &[b, h, nq, nkv.div_ceil(32)]);
+            (words.into_iter().map(|word| word as i32 as u32).collect(), f64::from(mask.scale))
+        });
+        Self { dims: [b, nq, nkv, h, e], q, k, v, visible, scale: args.scale, dropout }
     }
 
     /// Calls `f` with image, head and query.
@@ -70,9 +75,12 @@ impl Inputs {
         (lse, scores.iter().map(|s| (s - lse).exp()).collect())
     }
 
-    fn kept(&self, [b, h, i]: [usize; 3], j: usize) -> f64 {
-        let [images, nq, nkv, heads, _] = self.dims;
-        kept(self.dropout, ((b * heads + h) * nq + i) * nkv + j, images * heads * nq * nkv)
+    /// Dropout factor of a probability.
+    fn factor(&self, [b, h, i]: [usize; 3], j: usize) -> f64 {
+        let Some((words, scale)) = &self.dropout else { return 1.0 };
+        let [_, nq, nkv, heads, _] = self.dims;
+        let word = words[((b * heads + h) * nq + i) * nkv.div_ceil(32) + j / 32];
+        f64::from(word >> (j % 32) & 1) * scale
     }
 }
 
@@ -87,6 +95,18 @@ fn add(out: &mut [f64], by: f64, x: &[f64]) {
     }
 }
 
+pub(super) fn dropout_mask(dropout: Dropout, nkv: usize, out: Out<'_>) {
+    let (shape, words) = (out.layout.shape().to_vec(), nkv.div_ceil(32));
+    let rows: usize = shape[..shape.len() - 1].iter().product();
+    let word = |i: usize| {
+        let (row, first) = (i / words, i % words * 32);
+        let keys = first..nkv.min(first + 32);
+        let bit = |j: usize| u32::from(kept(Some(dropout), row * nkv + j, rows * nkv) > 0.0) << (j % 32);
+        f64::from(keys.map(bit).sum::<u32>() as i32)
+    };
+    scatter_contiguous(out, &[&shape[..shape.len() - 1], &[words]].concat(), (0..rows * words).map(word));
+}
+
 pub(super) fn forward(args: AttentionArgs<'_, Reference>, y: Out<'_>, lse: Option<Out<'_>>) {
     let inputs = Inputs::new(args);
     let [b, nq, _, h, e] = inputs.dims;
@@ -96,7 +116,7 @@ pub(super) fn forward(args: AttentionArgs<'_, Reference>, y: Out<'_>, lse: Optio
         sums.push(sum);
         let y = &mut out[inputs.query_at(row)..][..e];
         for (j, p) in p.iter().enumerate() {
-            add(y, p * inputs.kept(row, j), &inputs.v[inputs.key_at(row, j)..]);
+            add(y, p * inputs.factor(row, j), &inputs.v[inputs.key_at(row, j)..]);
         }
     });
     scatter_contiguous(y, &[b, nq, h, e], out);
@@ -124,15 +144,16 @@ pub(super) fn backward(
         let (_, p) = inputs.softmax(row);
         let at = inputs.query_at(row);
         let (q, dy) = (&inputs.q[at..][..e], &dy[at..][..e]);
-        let dp: Vec<f64> =
-            (0..p.len()).map(|j| inputs.kept(row, j) * dot(dy, &inputs.v[inputs.key_at(row, j)..])).collect();
+        let dp: Vec<f64> = (0..p.len())
+            .map(|j| inputs.factor(row, j) * dot(dy, &inputs.v[inputs.key_at(row, j)..]))
+            .collect();
         let mean = dot(&p, &dp);
         for (j, &p) in p.iter().enumerate() {
             let key = inputs.key_at(row, j);
             let ds = inputs.scale * p * (dp[j] - mean);
             add(&mut dq[at..][..e], ds, &inputs.k[key..]);
             add(&mut dk[key..][..e], ds, q);
-            add(&mut dv[key..][..e], p * inputs.kept(row, j), dy);
+            add(&mut dv[key..][..e], p * inputs.factor(row, j), dy);
         }
     });
     match grads {
@@ -158,9 +179,9 @@ mod tests {
     fn single_key_returns_its_value() {
         let (q, k) = (tensor(&[1, 1, 1, 2], &[0.3, -2.0]), tensor(&[1, 1, 1, 2], &[1.5, 0.25]));
         let v = tensor(&[1, 1, 1, 2], &[7.0, 8.0]);
-        let (y, lse) = q.attention(&k, &v, &Attention::default(), true).unwrap();
+        let (y, saved) = q.attention(&k, &v, &Attention::default(), true).unwrap();
         assert_close(&y, &[7.0, 8.0]);
-        assert_close(&lse.unwrap(), &[(0.3 * 1.5 - 2.0 * 0.25) / 2f64.sqrt()]);
+        assert_close(&saved.unwrap().lse, &[(0.3 * 1.5 - 2.0 * 0.25) / 2f64.sqrt()]);
         let nothing = k.narrow(1, 0, 0).unwrap();
         let (y, _) = q.attention(&nothing, &nothing, &Attention::default(), false).unwrap();
         assert_close(&y, &[0.0, 0.0]);
@@ -173,11 +194,11 @@ mod tests {
         let (q, k) = (tensor(&[1, 1, 1, 1], &[1.0]), tensor(&[1, 2, 1, 1], &[0.0, ln3]));
         let (v, dy) = (tensor(&[1, 2, 1, 1], &[4.0, 8.0]), tensor(&[1, 1, 1, 1], &[2.0]));
         let plain = Attention::default();
-        let (y, lse) = q.attention(&k, &v, &plain, true).unwrap();
-        let lse = lse.unwrap();
+        let (y, saved) = q.attention(&k, &v, &plain, true).unwrap();
+        let saved = saved.unwrap();
         assert_close(&y, &[7.0]);
-        assert_close(&lse, &[4f64.ln()]);
-        let [dq, dk, dv] = q.attention_backward(&k, &v, &plain, &y, &lse, &dy).unwrap();
+        assert_close(&saved.lse, &[4f64.ln()]);
+        let [dq, dk, dv] = q.attention_backward(&k, &v, &plain, &y, &saved, &dy).unwrap();
         // dp = (8, 16), mean 14, ds = (¼·−6, ¾·2).
         assert_close(&dq, &[1.5 * ln3]);
         assert_close(&dk, &[-1.5, 1.5]);

@@ -73,6 +73,11 @@ impl NnOps for Reference {
         Ok(())
     }
 
+    fn dropout_mask(&self, dropout: Dropout, nkv: usize, kept: Out<'_>) -> Result<()> {
+        attention::dropout_mask(dropout, nkv, kept);
+        Ok(())
+    }
+
     fn attention(&self, args: AttentionArgs<'_, Self>, y: Out<'_>, lse: Option<Out<'_>>) -> Result<()> {
         attention::forward(args, y, lse);
         Ok(())

@@ -18,7 +18,7 @@ mod optional;
 mod residual;
 
 pub use array::Tensor;
-pub use attention::Attention;
+pub use attention::{Attention, SavedAttention};
 pub(crate) use graph_cache::GraphCache;
 pub use image::{Conv, ScaleShift};
 pub use norm::{Modulation, NormOutput};

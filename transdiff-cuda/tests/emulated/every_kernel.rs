@@ -103,9 +103,12 @@ impl Inputs<'_> {
 
     fn attention(&self) -> Result<()> {
         for size in [32, 64, 80, 128] {
-            let (q, how) = (self.of(&[1, 3, 2, size])?, Attention::default());
-            let (y, lse) = q.attention(&q, &q, &how, true)?;
-            q.attention_backward(&q, &q, &how, &y, &lse.expect("requested"), &y)?;
+            let q = self.of(&[1, 3, 2, size])?;
+            let key = StreamKey::new(0, Purpose::Dropout, 0, 0);
+            let dropout = Some(Dropout { rate: 0.5, key, samples: 1 });
+            let how = Attention { dropout, ..Attention::default() };
+            let (y, saved) = q.attention(&q, &q, &how, true)?;
+            q.attention_backward(&q, &q, &how, &y, &saved.expect("requested"), &y)?;
         }
         // Too wide for the tiled kernels.
         let q = self.of(&[1, 3, 2, 160])?;

@@ -45,9 +45,9 @@ fn linear(cuda: &Cuda) -> Result<Vec<Tensor<Cuda>>> {
 fn attention(cuda: &Cuda) -> Result<Vec<Tensor<Cuda>>> {
     let [q, k, v] = [4, 5, 6].map(|seed| input(cuda, &[1, 3, 2, 64], seed));
     let (q, k, v) = (q?, k?, v?);
-    let (y, lse) = q.attention(&k, &v, &Attention::default(), true)?;
-    let lse = lse.expect("requested");
-    let [dq, dk, dv] = q.attention_backward(&k, &v, &Attention::default(), &y, &lse, &q)?;
+    let (y, saved) = q.attention(&k, &v, &Attention::default(), true)?;
+    let saved = saved.expect("requested");
+    let [dq, dk, dv] = q.attention_backward(&k, &v, &Attention::default(), &y, &saved, &q)?;
     Ok(vec![y, dq, dk, dv])
 }
 

@@ -3,25 +3,25 @@
 use crate::autograd::gradients::Gradients;
 use crate::autograd::tape::{Inputs, Vjp};
 use crate::autograd::var::{Var, record, recorded};
-use crate::tensor::Attention;
+use crate::tensor::{Attention, SavedAttention};
 use crate::{Backend, Error, Result, Tensor};
 
 type Grads<B> = Result<Vec<Option<Tensor<B>>>>;
 
-/// Saves queries, keys, values, the result and the log-sum-exp per row; not the probabilities.
+/// Saves queries, keys, values, the result, and the log-sum-exp and the dropout mask of each row; not the probabilities.
 struct AttentionOp<B: Backend> {
     q: Tensor<B>,
     k: Tensor<B>,
     v: Tensor<B>,
     how: Attention,
     y: Tensor<B>,
-    lse: Tensor<B>,
+    saved: SavedAttention<B>,
 }
 
 impl<B: Backend> Vjp<B> for AttentionOp<B> {
     fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
-        let Self { q, k, v, how, y, lse } = &*self;
-        let [dq, dk, dv] = q.attention_backward(k, v, how, y, lse, &dy)?;
+        let Self { q, k, v, how, y, saved } = &*self;
+        let [dq, dk, dv] = q.attention_backward(k, v, how, y, saved, &dy)?;
         let dk = dk.sum_to(self.k.shape())?;
         let dv = dv.sum_to(self.v.shape())?;
         Ok(vec![Some(dq), Some(dk), Some(dv)])
@@ -34,8 +34,8 @@ struct SelfAttentionOp<B: Backend>(AttentionOp<B>);
 impl<B: Backend> Vjp<B> for SelfAttentionOp<B> {
     fn backward(self: Box<Self>, dy: Tensor<B>, _: &mut Inputs<'_, B>, _: &mut Gradients<B>) -> Grads<B> {
         let &[b, n, h, e] = dy.shape() else { unreachable!("the result of an attention has four axes") };
-        let AttentionOp { q, k, v, how, y, lse } = &self.0;
-        let joint = q.self_attention_backward(k, v, how, y, lse, &dy)?;
+        let AttentionOp { q, k, v, how, y, saved } = &self.0;
+        let joint = q.self_attention_backward(k, v, how, y, saved, &dy)?;
         Ok(vec![Some(joint.reshape(&[b, n, 3 * h * e])?)])
     }
 }
@@ -55,14 +55,14 @@ impl<B: Backend> Var<B> {
     /// Attention of the queries `self` [B, Nq, H, E] to k, v [B or 1, Nkv, H, E] → [B, Nq, H, E].
     pub fn attention(&self, k: &Self, v: &Self, how: Attention) -> Result<Self> {
         let inputs = [self, k, v];
-        let (y, lse) = self.value().attention(k.value(), v.value(), &how, recorded(&inputs))?;
+        let (y, saved) = self.value().attention(k.value(), v.value(), &how, recorded(&inputs))?;
         record(y.clone(), &inputs, || AttentionOp {
             q: self.value().clone(),
             k: k.value().clone(),
             v: v.value().clone(),
             how,
             y,
-            lse: lse.expect("a recorded attention saves its log-sum-exp"),
+            saved: saved.expect("a recorded attention saves"),
         })
     }
 
@@ -70,10 +70,10 @@ impl<B: Backend> Var<B> {
     /// → [B, N, H, E].
     pub fn self_attention(&self, heads: usize, how: Attention) -> Result<Self> {
         let [q, k, v] = thirds(self.value(), heads)?;
-        let (y, lse) = q.attention(&k, &v, &how, recorded(&[self]))?;
+        let (y, saved) = q.attention(&k, &v, &how, recorded(&[self]))?;
         record(y.clone(), &[self], || {
-            let lse = lse.expect("a recorded attention saves its log-sum-exp");
-            SelfAttentionOp(AttentionOp { q, k, v, how, y, lse })
+            let saved = saved.expect("a recorded attention saves");
+            SelfAttentionOp(AttentionOp { q, k, v, how, y, saved })
         })
     }
 
