@@ -11,7 +11,7 @@ struct DropoutMaskParams {
 
 // A thread writes one word. Without the four elements of a block divided between two words, a word takes eight blocks; with,
 // nine.
-KERNEL(dropout_mask, DropoutMaskParams, p) {
+KERNEL(dropout_mask_32, DropoutMaskParams, p) {
     const uint64_t index = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x, row = index / p.words;
     if (row >= p.rows) return;
     const uint32_t sample = uint32_t(row / p.dropout.per_sample), column = uint32_t(index % p.words) * 32;

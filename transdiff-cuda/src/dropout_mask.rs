@@ -32,7 +32,7 @@ pub(crate) fn dropout_mask(cuda: &Cuda, dropout: Dropout, width: usize, kept: Ou
         words: words as u32,
         dropout: DropoutParams::new(OP, Some(dropout), rows)?,
     };
-    let kernel = Kernel { module: "dropout_mask", name: "dropout_mask" };
+    let kernel = Kernel { module: "dropout_mask", name: "dropout_mask_32" };
     let grid = [size_u32(OP, len.div_ceil(THREADS))?, 1, 1];
     cuda.launch_kernel(OP, kernel, LaunchConfig { grid, block: THREADS as u32, shared: 0 }, &params)
 }

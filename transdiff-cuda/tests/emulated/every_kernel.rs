@@ -180,3 +180,17 @@ fn every_kernel_is_launched() {
     let missing: Vec<String> = kernels().difference(&launched).cloned().collect();
     assert!(missing.is_empty(), "never launched: {missing:?}");
 }
+
+/// Names end in a type, in `wide` or in a number, by which benches/gpu/run.sh and kernels.py tell them from those of libraries.
+#[test]
+fn kernels_are_named_by_type_or_size() {
+    if emulator().is_none() {
+        return;
+    }
+    let is_known = |suffix: &str| {
+        matches!(suffix, "f32" | "f64" | "bf16" | "wide") || suffix.bytes().all(|b| b.is_ascii_digit())
+    };
+    let unknown: Vec<String> =
+        kernels().into_iter().filter(|name| !name.rsplit_once('_').is_some_and(|(_, s)| is_known(s))).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
