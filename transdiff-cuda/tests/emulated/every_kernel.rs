@@ -190,7 +190,9 @@ fn kernels_are_named_by_type_or_size() {
     let is_known = |suffix: &str| {
         matches!(suffix, "f32" | "f64" | "bf16" | "wide") || suffix.bytes().all(|b| b.is_ascii_digit())
     };
-    let unknown: Vec<String> =
-        kernels().into_iter().filter(|name| !name.rsplit_once('_').is_some_and(|(_, s)| is_known(s))).collect();
+    let unknown: Vec<String> = kernels()
+        .into_iter()
+        .filter(|name| !name.rsplit_once('_').is_some_and(|(_, s)| is_known(s)))
+        .collect();
     assert!(unknown.is_empty(), "{unknown:?}");
 }
