@@ -46,19 +46,20 @@ DEVICE void norm_factors(const NormBackwardParams &p, uint64_t group, uint32_t c
     for (int j = 0; j < V; j++) factor[j] *= 1.0f + scale[j];
 }
 
-// A thread's part of a row, prefetched while the previous row is processed.
-template <typename S, typename T, int V>
+// A thread's part of a row, C channels.
+template <typename S, typename T, int V, int C>
 struct RowVectors {
     // V elements of x are several vectors if S is larger than T.
     static constexpr int P = PIECE<S, V>;
-    Vec<S, P> x[CHANNELS_PER_THREAD / P];
-    Vec<T, V> dy[CHANNELS_PER_THREAD / V];
+    Vec<S, P> x[C / P];
+    Vec<T, V> dy[C / V];
 
     DEVICE float x_at(int i, int j) const { return to_float(x[(i * V + j) / P].at[j % P]); }
+    DEVICE float dy_at(int i, int j) const { return to_float(dy[i].at[j]); }
 
     DEVICE void fetch(const NormBackwardParams &p, uint64_t row, int rank, int size) {
 #pragma unroll
-        for (int i = 0; i < CHANNELS_PER_THREAD / V; i++) {
+        for (int i = 0; i < C / V; i++) {
             const uint32_t column = row_column<V>(rank, size, i);
             if (column >= p.width) break;
 #pragma unroll
@@ -70,29 +71,120 @@ struct RowVectors {
     }
 };
 
-// One chunk of rows per thread group (warp or block), one row in registers at a time.
-template <typename S, typename T, int V, bool block>
-DEVICE void norm_backward(const NormBackwardParams &p) {
+// (1 + scale)·weight of a thread's part of a row.
+template <typename T, int V, int N>
+DEVICE void row_factors(const NormBackwardParams &p, uint64_t group, int rank, int size, float (&factor)[N][V]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const uint32_t column = row_column<V>(rank, size, i);
+        if (column < p.width) norm_factors<T, V>(p, group, column, factor[i]);
+    }
+}
+
+// dx of V channels from `column` on ← dx + residual.
+template <typename S, int V>
+DEVICE void finish_dx(const NormBackwardParams &p, uint64_t row, uint32_t column, float (&dx)[V]) {
+    if (p.residual != 0) {
+        float residual[V];
+        load_floats<V>(residual, reinterpret_cast<const S *>(p.residual) + row * p.width + column);
+#pragma unroll
+        for (int j = 0; j < V; j++) dx[j] += residual[j];
+    }
+    store_floats(reinterpret_cast<S *>(p.dx) + row * p.width + column, dx);
+}
+
+// One chunk of rows per warp, one row of C channels per lane in registers at a time. The sums over the rows are in shared
+// memory, where each lane adds to its own: beside a row, registers for them would leave room for few warps.
+template <typename S, typename T, int V, int C>
+DEVICE void norm_backward_warp(const NormBackwardParams &p) {
+    constexpr int VECTORS = C / V, P = V < 4 ? V : 4;
+    // Of dy and dy·x̂. A lane's pieces are a warp apart, so that the lanes of an access are in different banks.
+    __shared__ Vec<float, P> memory[2][ROW_THREADS / WARP][C / P * WARP];
+    const ThreadGroup<false> group{nullptr};
+    if (group.index() >= p.chunks) return;
+    const NormChunk chunk = norm_chunk(p, uint32_t(group.index()));
+    const int rank = group.rank(), warp = int(threadIdx.x) / WARP;
+    Vec<float, P> *const sum_dy = memory[0][warp] + rank, *const sum_dy_x = memory[1][warp] + rank;
+    const float inverse_width = 1.0f / float(p.width);
+    float factor[VECTORS][V] = {};
+    row_factors<T>(p, chunk.group, rank, WARP, factor);
+#pragma unroll
+    for (int k = 0; k < C / P; k++) sum_dy[k * WARP] = sum_dy_x[k * WARP] = {};
+    for (int r = 0; r < chunk.rows; r++) {
+        const uint64_t row = chunk.row + r;
+        const float *const stats = reinterpret_cast<const float *>(p.stats) + 2 * row;
+        const float mean = stats[0], rstd = stats[1];
+        RowVectors<S, T, V, C> current = {};
+        current.fetch(p, row, rank, WARP);
+        float sums[2] = {};
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++) {
+            if (row_column<V>(rank, WARP, i) >= p.width) break;
+#pragma unroll
+            for (int j = 0; j < V; j += P) {
+                Vec<float, P> &to_dy = sum_dy[(i * V + j) / P * WARP], &to_dy_x = sum_dy_x[(i * V + j) / P * WARP];
+                Vec<float, P> of_dy = to_dy, of_dy_x = to_dy_x;
+#pragma unroll
+                for (int k = 0; k < P; k++) {
+                    const float dy = current.dy_at(i, j + k), x = (current.x_at(i, j + k) - mean) * rstd;
+                    const float g = dy * factor[i][j + k];
+                    of_dy.at[k] += dy;
+                    of_dy_x.at[k] = fmaf(dy, x, of_dy_x.at[k]);
+                    sums[0] += g;
+                    sums[1] = fmaf(g, x, sums[1]);
+                }
+                to_dy = of_dy;
+                to_dy_x = of_dy_x;
+            }
+        }
+        if (p.dx == 0) continue;
+        group.all_sum(sums);
+        const float mean_g = sums[0] * inverse_width, mean_gx = sums[1] * inverse_width;
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++) {
+            const uint32_t column = row_column<V>(rank, WARP, i);
+            if (column >= p.width) break;
+            float dx[V];
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                const float x = (current.x_at(i, j) - mean) * rstd;
+                dx[j] = rstd * (current.dy_at(i, j) * factor[i][j] - mean_g - x * mean_gx);
+            }
+            finish_dx<S>(p, row, column, dx);
+        }
+    }
+    if (p.sums == 0) return;
+    float *const to = reinterpret_cast<float *>(p.sums) + 2 * group.index() * p.width;
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++) {
+        const uint32_t column = row_column<V>(rank, WARP, i);
+        if (column >= p.width) break;
+#pragma unroll
+        for (int j = 0; j < V; j += P) {
+            store(to + column + j, sum_dy[(i * V + j) / P * WARP]);
+            store(to + p.width + column + j, sum_dy_x[(i * V + j) / P * WARP]);
+        }
+    }
+}
+
+// One chunk of rows per block, one row in registers at a time; the next one is loaded meanwhile.
+template <typename S, typename T, int V>
+DEVICE void norm_backward_block(const NormBackwardParams &p) {
     constexpr int VECTORS = CHANNELS_PER_THREAD / V;
     __shared__ float scratch[2 * WARP];
-    const ThreadGroup<block> group{scratch};
-    if (group.index() >= p.chunks) return;
+    const ThreadGroup<true> group{scratch};
     const NormChunk chunk = norm_chunk(p, uint32_t(group.index()));
     const int rank = group.rank(), size = group.size();
     const float inverse_width = 1.0f / float(p.width);
     float factor[VECTORS][V] = {}, sum_dy[VECTORS][V] = {}, sum_dy_x[VECTORS][V] = {};
-#pragma unroll
-    for (int i = 0; i < VECTORS; i++) {
-        const uint32_t column = row_column<V>(rank, size, i);
-        if (column < p.width) norm_factors<T, V>(p, chunk.group, column, factor[i]);
-    }
-    RowVectors<S, T, V> next = {};
+    row_factors<T>(p, chunk.group, rank, size, factor);
+    RowVectors<S, T, V, CHANNELS_PER_THREAD> next = {};
     next.fetch(p, chunk.row, rank, size);
     for (int r = 0; r < chunk.rows; r++) {
         const uint64_t row = chunk.row + r;
         const float *const stats = reinterpret_cast<const float *>(p.stats) + 2 * row;
         const float mean = stats[0], rstd = stats[1];
-        const RowVectors<S, T, V> current = next;
+        const RowVectors<S, T, V, CHANNELS_PER_THREAD> current = next;
         if (r + 1 < chunk.rows) next.fetch(p, row + 1, rank, size);
         float x[VECTORS][V], g[VECTORS][V], sums[2] = {};
 #pragma unroll
@@ -100,7 +192,7 @@ DEVICE void norm_backward(const NormBackwardParams &p) {
             if (row_column<V>(rank, size, i) >= p.width) break;
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                const float dy = to_float(current.dy[i].at[j]);
+                const float dy = current.dy_at(i, j);
                 x[i][j] = (current.x_at(i, j) - mean) * rstd;
                 g[i][j] = dy * factor[i][j];
                 sum_dy[i][j] += dy;
@@ -119,13 +211,7 @@ DEVICE void norm_backward(const NormBackwardParams &p) {
             float dx[V];
 #pragma unroll
             for (int j = 0; j < V; j++) dx[j] = rstd * (g[i][j] - mean_g - x[i][j] * mean_gx);
-            if (p.residual != 0) {
-                float residual[V];
-                load_floats<V>(residual, reinterpret_cast<const S *>(p.residual) + row * p.width + column);
-#pragma unroll
-                for (int j = 0; j < V; j++) dx[j] += residual[j];
-            }
-            store_floats(reinterpret_cast<S *>(p.dx) + row * p.width + column, dx);
+            finish_dx<S>(p, row, column, dx);
         }
     }
     if (p.sums == 0) return;
@@ -221,10 +307,19 @@ DEVICE void norm_backward_finish(const NormBackwardFinishParams &p) {
     }
 }
 
-#define NORM_BACKWARD(type, S, T, V, suffix)                                                                 \
-    KERNEL(norm_backward_warp##suffix##_##type, NormBackwardParams, p) { norm_backward<S, T, V, false>(p); } \
-    KERNEL_BOUNDED(norm_backward_block##suffix##_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) {  \
-        norm_backward<S, T, V, true>(p);                                                                     \
+#define NORM_BACKWARD_WARP(type, S, T, V, suffix, C, blocks)                                            \
+    KERNEL_BOUNDED(norm_backward_warp_##C##suffix##_##type, NormBackwardParams, p, ROW_THREADS, blocks) { \
+        norm_backward_warp<S, T, V, C>(p);                                                              \
+    }
+
+// Warps for rows of up to 256, 1,024 and 1,280 channels. `blocks`: resident blocks of the two longer ones per multiprocessor, as
+// many as fit without register spilling.
+#define NORM_BACKWARD(type, S, T, V, suffix, blocks)                                                        \
+    NORM_BACKWARD_WARP(type, S, T, V, suffix, 8, 6)                                                         \
+    NORM_BACKWARD_WARP(type, S, T, V, suffix, 32, blocks)                                                   \
+    NORM_BACKWARD_WARP(type, S, T, V, suffix, 40, blocks)                                                   \
+    KERNEL_BOUNDED(norm_backward_block##suffix##_##type, NormBackwardParams, p, NORM_BACKWARD_THREADS, 1) { \
+        norm_backward_block<S, T, V>(p);                                                                    \
     }
 
 #define NORM_LONG(type, S, T, suffix)                                                                         \
@@ -235,12 +330,12 @@ DEVICE void norm_backward_finish(const NormBackwardFinishParams &p) {
         norm_backward_long_dx<S, T>(p);                                                                       \
     }
 
-NORM_BACKWARD(f32, float, float, 1, )
-NORM_BACKWARD(bf16, bf16, bf16, 1, )
-NORM_BACKWARD(bf16, float, bf16, 1, _stream)
-NORM_BACKWARD(f32, float, float, LANES<float>, _wide)
-NORM_BACKWARD(bf16, bf16, bf16, LANES<bf16>, _wide)
-NORM_BACKWARD(bf16, float, bf16, LANES<bf16>, _stream_wide)
+NORM_BACKWARD(f32, float, float, 1, , 1)
+NORM_BACKWARD(bf16, bf16, bf16, 1, , 1)
+NORM_BACKWARD(bf16, float, bf16, 1, _stream, 1)
+NORM_BACKWARD(f32, float, float, LANES<float>, _wide, 3)
+NORM_BACKWARD(bf16, bf16, bf16, LANES<bf16>, _wide, 3)
+NORM_BACKWARD(bf16, float, bf16, LANES<bf16>, _stream_wide, 3)
 NORM_LONG(f32, float, float, )
 NORM_LONG(bf16, bf16, bf16, )
 NORM_LONG(bf16, float, bf16, _stream)

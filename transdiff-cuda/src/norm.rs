@@ -8,7 +8,8 @@ use crate::driver::{LaunchConfig, Params};
 
 /// Channels per thread, in registers: `CHANNELS_PER_THREAD` of thread_group.cuh.
 const CHANNELS: usize = 8;
-/// Longest rows of warps with 8, 32 and 40 channels per thread: `NORM_WARP` of norm.cu.
+/// Longest rows of warps with 8, 32 and 40 channels per thread: `NORM_WARP` of norm.cu and `NORM_BACKWARD_WARP` of
+/// norm_backward.cu.
 const WARP_ROWS: [usize; 3] = [32 * CHANNELS, 32 * 32, 32 * 40];
 /// Warps per block: those of `ROW_THREADS` of thread_group.cuh.
 const WARPS: usize = 4;
@@ -35,7 +36,11 @@ unsafe impl Params for NormParams {}
 /// The threads that share a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ThreadGroup {
-    Warp,
+    /// A warp needs no barriers; the published models' rows fit in its registers.
+    Warp {
+        /// Channels per thread.
+        channels: usize,
+    },
     Block,
     /// A block that reads the row more than once, because it does not fit in registers.
     LongRow,
@@ -44,8 +49,8 @@ pub(crate) enum ThreadGroup {
 impl ThreadGroup {
     /// Thread group for rows of `width` channels and blocks of at most `threads` threads.
     pub(crate) fn new(width: usize, threads: usize) -> Self {
-        if width <= WARP_ROWS[0] {
-            Self::Warp
+        if let Some(longest) = WARP_ROWS.into_iter().find(|&longest| width <= longest) {
+            Self::Warp { channels: longest / 32 }
         } else if width <= threads * CHANNELS {
             Self::Block
         } else {
@@ -56,7 +61,7 @@ impl ThreadGroup {
     /// Launch of `count` thread groups.
     pub(crate) fn launch_config(self, count: usize, width: usize) -> LaunchConfig {
         let (blocks, block) = match self {
-            Self::Warp => (count.div_ceil(WARPS), 32 * WARPS as u32),
+            Self::Warp { .. } => (count.div_ceil(WARPS), 32 * WARPS as u32),
             Self::Block => (count, width.div_ceil(CHANNELS).next_multiple_of(32) as u32),
             Self::LongRow => (count, LONG_THREADS),
         };
@@ -89,16 +94,15 @@ pub(crate) fn forward(
     let (x, y) = (args.x.address(), y.address());
     let addresses = [x, y, weight_at, bias_at, scale_at, shift_at];
     let wide = vectorizable(&addresses, width, &strides, lanes(dtype));
-    // A warp needs no barriers; the published models' rows fit in its registers.
-    let group = if width <= WARP_ROWS[2] { ThreadGroup::Warp } else { ThreadGroup::new(width, THREADS) };
+    let group = ThreadGroup::new(width, THREADS);
     let kernel = match group {
-        ThreadGroup::Warp if width <= WARP_ROWS[0] => {
+        ThreadGroup::Warp { channels: 8 } => {
             stream_kernel!(OP, "norm", "norm_warp_8", wide, stream, dtype)
         }
-        ThreadGroup::Warp if width <= WARP_ROWS[1] => {
+        ThreadGroup::Warp { channels: 32 } => {
             stream_kernel!(OP, "norm", "norm_warp_32", wide, stream, dtype)
         }
-        ThreadGroup::Warp => stream_kernel!(OP, "norm", "norm_warp_40", wide, stream, dtype),
+        ThreadGroup::Warp { .. } => stream_kernel!(OP, "norm", "norm_warp_40", wide, stream, dtype),
         ThreadGroup::Block => stream_kernel!(OP, "norm", "norm_block", wide, stream, dtype),
         ThreadGroup::LongRow => stream_kernel!(OP, "norm", "norm_long", wide, stream, dtype),
     };

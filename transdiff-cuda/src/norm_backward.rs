@@ -67,8 +67,12 @@ struct Chunks {
 impl Chunks {
     fn new(shape: &[usize], thread_group: ThreadGroup, summed: bool) -> Self {
         let &[groups, rows, width] = shape else { unreachable!("core checks the rank") };
-        // A warp is a fraction of a block, so there are more thread groups to occupy.
-        let all = groups * rows / if thread_group == ThreadGroup::Warp { 8 } else { 1 };
+        // The shorter a warp's rows are, the more warps occupy a GPU.
+        let all = match thread_group {
+            ThreadGroup::Warp { channels: 8 } => groups * rows / 8,
+            ThreadGroup::Warp { .. } => groups * rows / 2,
+            _ => groups * rows,
+        };
         Self { groups, rows, width, per_chunk: if summed { rows_per_partial_sum(all) } else { ROWS } }
     }
 
@@ -126,8 +130,14 @@ pub(crate) fn backward(
         let addresses = [params.x, params.dy, params.weight, params.scale, params.dx, params.residual];
         let wide = vectorizable(&addresses, width, &[params.scale_stride], lanes(dtype));
         let kernel = match thread_group {
-            ThreadGroup::Warp => {
-                stream_kernel!(OP, "norm_backward", "norm_backward_warp", wide, stream, dtype)
+            ThreadGroup::Warp { channels: 8 } => {
+                stream_kernel!(OP, "norm_backward", "norm_backward_warp_8", wide, stream, dtype)
+            }
+            ThreadGroup::Warp { channels: 32 } => {
+                stream_kernel!(OP, "norm_backward", "norm_backward_warp_32", wide, stream, dtype)
+            }
+            ThreadGroup::Warp { .. } => {
+                stream_kernel!(OP, "norm_backward", "norm_backward_warp_40", wide, stream, dtype)
             }
             _ => stream_kernel!(OP, "norm_backward", "norm_backward_block", wide, stream, dtype),
         };
