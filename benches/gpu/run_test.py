@@ -112,7 +112,7 @@ class Run(unittest.TestCase):
 
     def test_hanging_tests_leave_time_for_measurements(self):
         self.program("tests/transdiff/cuda", "sleep 60")
-        _, output, failed = self.run_parts("first", DEADLINE="24")
+        _, output, failed = self.run_parts("first", DEADLINE="50")
         self.assertIn("time limit", failed[0][0], output)
         self.assertEqual(failed[1][0], "skipped, no time left", "the next test")
         self.assertEqual(list(self.table())[1:], ["sample", "step", "ar", "train", "vae"])
