@@ -94,9 +94,10 @@ fn backward<B: Backend>(case: &mut Case<'_, B>, [q, k, v]: [&Input<B>; 3], how: 
     }
 }
 
-/// Tensors that the forward pass saves, given the log-sum-exp.
+/// Tensors that the forward pass saves, given the log-sum-exp. The mask has another order in memory.
 fn saved<B: Backend>([q, k]: [&Tensor<B>; 2], how: &Attention, lse: &Tensor<B>) -> Result<SavedAttention<B>> {
-    let kept = how.dropout.map(|dropout| q.dropout_mask(dropout, k.dim(1))).transpose()?;
+    let by_heads = |kept: Tensor<B>| kept.permute(&[1, 0, 2, 3])?.contiguous()?.permute(&[1, 0, 2, 3]);
+    let kept = how.dropout.map(|dropout| q.dropout_mask(dropout, k.dim(1)).and_then(by_heads)).transpose()?;
     Ok(SavedAttention { lse: lse.clone(), kept })
 }
 

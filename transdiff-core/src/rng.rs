@@ -175,9 +175,10 @@ impl TryRng for Philox {
 /// sample, counted within it, is kept if word `e` of the sample's stream is at least `rate · 2³²`, and kept elements are
 /// divided by `1 − rate`.
 ///
-/// The mask is a function of the key: it is the same on every backend, and the backward pass can draw it again instead of
-/// storing it, as all operations but attention do, whose masks are larger than its tensors. A sample's mask depends on its number, not on its place in the batch: samples can be divided into
-/// batches in any way.
+/// The mask is a function of the key: it is the same on every backend, and the backward pass draws it again instead of storing
+/// it, except that of an attention, which three passes over the scores need
+/// ([`NnOps::dropout_mask`](crate::backend::NnOps::dropout_mask)). A sample's mask depends on its number, not on its place in
+/// the batch: samples can be divided into batches in any way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     /// Probability that an element is dropped, in [0, 1).

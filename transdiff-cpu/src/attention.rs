@@ -122,18 +122,19 @@ impl<'a, T: Float> Problem<'a, T> {
         self.images * self.heads * self.nq * self.nkv * (self.size + 8) * products / 20
     }
 
-    /// mask[i, j] ← the dropout factor of query `first + i` and key `key + j`, for `rows` queries and `len` keys.
-    pub(crate) fn mask(
+    /// factors[i, j] ← the dropout factor of query `first + i` and key `key + j`, for `rows` queries and `len` keys, if there is
+    /// a dropout.
+    pub(crate) fn dropout_factors(
         &self,
         [image, head, first]: [usize; 3],
         rows: usize,
         [key, len]: [usize; 2],
-        mask: &mut [T::Real],
+        factors: &mut [T::Real],
     ) {
         let Some(Kept { words, per_row, scale }) = self.dropout else { return };
         let row = (image * self.heads + head) * self.nq + first;
-        for (i, mask) in mask[..rows * len].chunks_exact_mut(len).enumerate() {
-            expand_bits(&words[(row + i) * per_row + key / 32..], scale, mask);
+        for (i, factors) in factors[..rows * len].chunks_exact_mut(len).enumerate() {
+            expand_bits(&words[(row + i) * per_row + key / 32..], scale, factors);
         }
     }
 }
@@ -413,7 +414,7 @@ fn attend_tile<T: Float>(
         scale_rows(totals, padded, factors);
     }
     if p.dropout.is_some() {
-        p.mask([image, head, first], rows, [key, len], tiles.mask);
+        p.dropout_factors([image, head, first], rows, [key, len], tiles.mask);
         multiply_rows(scores, width, tiles.mask, len);
     }
     let values = Product {

@@ -232,7 +232,7 @@ fn tile<T: Float>(
     };
     against(&*t.queries, &*t.keys_t).compute(t.probabilities);
     against(&*t.dy, &*t.values_t).compute(t.slopes);
-    p.mask([image, head, first], rows, [key, len], t.mask);
+    p.dropout_factors([image, head, first], rows, [key, len], t.mask);
     let mut visible = [0; QUERIES];
     for (i, visible) in visible.iter_mut().enumerate().take(rows) {
         *visible = (p.visible_len(first + i) - key).min(len);

@@ -12,7 +12,7 @@ const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 /// Number of blocks computed side by side.
 const SIDE: usize = 16;
-/// Number of factors per iteration.
+/// Number of elements per iteration.
 const STEP: usize = 4 * SIDE;
 
 /// Words of the blocks `first..first + SIDE` of a stream; word w of block i is `[w][i]`.
@@ -90,15 +90,6 @@ struct Bits {
 }
 
 impl Bits {
-    /// The bits from element `first` of the sample on, whose stream is `key`.
-    #[inline(always)]
-    fn new(dropout: &Dropout, key: StreamKey, first: usize) -> Self {
-        let mut bits =
-            Self { threshold: dropout.threshold(), key, block: (first / 4) as u32, drawn: 0, len: 0 };
-        bits.take(first % 4);
-        bits
-    }
-
     /// The next `len` bits, at most 32.
     #[inline(always)]
     fn take(&mut self, len: usize) -> u32 {
@@ -128,9 +119,11 @@ impl Bits {
 }
 
 simd! {
-    /// Words of the mask of rows of `nkv` elements, from row `first` on of `rows`, all of one sample.
+    /// Words of the mask of rows of `nkv` elements of a sample, whose stream is `key`, from row `first` on, with which a block of
+    /// the stream begins.
     fn mask_of_sample(dropout: &Dropout, key: StreamKey, first: usize, nkv: usize, kept: &mut [i32]) {
-        let mut bits = Bits::new(dropout, key, first * nkv);
+        let block = (first * nkv / 4) as u32;
+        let mut bits = Bits { threshold: dropout.threshold(), key, block, drawn: 0, len: 0 };
         for row in kept.chunks_exact_mut(nkv.div_ceil(32)) {
             for (word, from) in row.iter_mut().zip((0..nkv).step_by(32)) {
                 *word = bits.take(32.min(nkv - from)) as i32;
@@ -141,7 +134,7 @@ simd! {
 
 /// See [`NnOps::dropout_mask`](transdiff_core::backend::NnOps::dropout_mask).
 pub(crate) fn dropout_mask(cpu: &Cpu, dropout: Dropout, nkv: usize, kept: ViewMut<'_, Cpu>) {
-    /// Rows per task.
+    /// Rows per task: a multiple of the four words of a block.
     const ROWS: usize = 64;
     let kept = output::<i32>(kept);
     if kept.is_empty() {

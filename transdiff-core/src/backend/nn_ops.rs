@@ -73,10 +73,10 @@ pub struct NormGrads<'a, S: Storage> {
     pub dmodulation: Option<(ViewMut<'a, S>, ViewMut<'a, S>)>,
 }
 
-/// A drawn [`Dropout`]: the elements that it keeps, and their factor.
+/// A drawn [`Dropout`] of an attention's probabilities: the elements that it keeps, and their factor.
 #[derive(Debug)]
 pub struct DropoutMask<'a, S: Storage> {
-    /// Output of [`NnOps::dropout_mask`]; for an attention [B, H, Nq, ⌈Nkv/32⌉].
+    /// Output of [`NnOps::dropout_mask`]: [B, H, Nq, ⌈Nkv/32⌉] contiguous, i32.
     pub kept: View<'a, S>,
     /// Factor of the kept elements; see [`Dropout::scale`].
     pub scale: f32,
@@ -221,8 +221,9 @@ pub trait NnOps: Storage {
         dgate: Option<ViewMut<'_, Self>>,
     ) -> Result<()>;
 
-    /// Draws a [`Dropout`] of [.., Nkv], whose samples are equal parts of the first axis: bit i of `kept[.., j]` ← whether
-    /// it keeps the element [.., 32·j + i], and 0 for elements past the last. kept [.., ⌈Nkv/32⌉] contiguous, i32.
+    /// Draws a [`Dropout`] of an attention's probabilities [B, H, Nq, Nkv], whose samples are equal parts of the images: bit i of
+    /// `kept[b, h, q, j]` ← whether it keeps the element [b, h, q, 32·j + i], and 0 for elements past the last.
+    /// kept [B, H, Nq, ⌈Nkv/32⌉] contiguous, i32.
     fn dropout_mask(&self, dropout: Dropout, nkv: usize, kept: ViewMut<'_, Self>) -> Result<()>;
 
     /// y ← dropout(softmax(scale · q kᵀ)) v, y [B, Nq, H, E] contiguous; lse ← ln Σ exp(scale · q kᵀ) per query,
@@ -236,7 +237,8 @@ pub trait NnOps: Storage {
         lse: Option<ViewMut<'_, Self>>,
     ) -> Result<()>;
 
-    /// Gradients of [`attention`](Self::attention) from its y and lse and dy [B, Nq, H, E] contiguous.
+    /// Gradients of [`attention`](Self::attention) from its y and lse and dy [B, Nq, H, E] contiguous, with the dropout mask of
+    /// the forward pass.
     fn attention_backward(
         &self,
         args: AttentionArgs<'_, Self>,

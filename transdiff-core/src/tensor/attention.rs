@@ -163,6 +163,7 @@ fn attention_args<'a, B: Backend>(
     how: &'a Attention,
     kept: Option<&'a Tensor<B>>,
 ) -> AttentionArgs<'a, B> {
+    debug_assert_eq!(how.dropout.is_some(), kept.is_some());
     AttentionArgs {
         q: q.view(),
         k: k.view(),
