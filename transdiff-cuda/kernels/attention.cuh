@@ -1,4 +1,4 @@
-// Shared by all attention kernels: parameters, the block-causal mask, and tiles in shared memory.
+// Shared by all attention kernels: parameters, the block-causal mask, the dropout mask, and tiles in shared memory.
 #pragma once
 #include "common.cuh"
 
@@ -79,6 +79,7 @@ DEVICE uint32_t first_query(const Attention &a, uint32_t key) {
 // The word of the dropout mask whose bit `key % 32` is that of a query and key; 0 past the last query or word.
 DEVICE uint32_t kept_word(const Attention &a, const TileOrigin &at, uint32_t query, uint32_t key) {
     const uint32_t words = (a.keys + 31) / 32, word = key / 32;
+    // Or the addresses of all rows would be computed before a loop over keys, and spilled.
     keep_in_loop(query);
     if (query >= a.queries || word >= words) return 0;
     return reinterpret_cast<const uint32_t *>(a.kept)[query_index(a, at, query) * words + word];

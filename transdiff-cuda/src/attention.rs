@@ -135,19 +135,19 @@ impl AttentionTiling {
         Self { size, threads: 256, rows, step: rows, stages: 1, pitch: 4 * (size + 4), other }
     }
 
-    /// Launch for `images` images of `heads` heads with `all` rows each. The kernel keeps `kept` tensors of a block's
+    /// Launch for `images` images of `heads` heads with `all` rows each. The kernel holds `held` tensors of a block's
     /// rows and `extra` bytes in shared memory, and iterates over two other tensors. With two stages, the second stage
     /// shares memory with the block's rows, which have been loaded to registers before it is filled.
     pub(crate) fn launch_config(
         &self,
         op: &'static str,
         [images, heads, all]: [usize; 3],
-        kept: usize,
+        held: usize,
         extra: usize,
     ) -> Result<LaunchConfig> {
         let blocks = all.div_ceil(self.rows).saturating_mul(heads).saturating_mul(images);
         let stage = 2 * self.step;
-        let rows = stage + (kept * self.rows).max((self.stages - 1) * stage);
+        let rows = stage + (held * self.rows).max((self.stages - 1) * stage);
         let shared = rows * self.pitch + self.other + extra;
         Ok(LaunchConfig { grid: [size_u32(op, blocks)?, 1, 1], block: self.threads, shared: shared as u32 })
     }

@@ -181,18 +181,22 @@ fn every_kernel_is_launched() {
     assert!(missing.is_empty(), "never launched: {missing:?}");
 }
 
-/// Names end in a type, in `wide` or in a number, by which benches/gpu/run.sh and kernels.py tell them from those of libraries.
+/// Names end in a type, in `wide` or in a number, by which the scripts for a GPU tell them from those of libraries.
 #[test]
 fn kernels_are_named_by_type_or_size() {
+    const NAMES: &str = "^[a-z0-9_]+_(f32|f64|bf16|wide|[0-9]+)$";
+    for script in ["run.sh", "kernels.py"] {
+        let file = format!("{}/../benches/gpu/{script}", env!("CARGO_MANIFEST_DIR"));
+        assert!(std::fs::read_to_string(&file).unwrap().contains(NAMES), "{file}: expected {NAMES}");
+    }
     if emulator().is_none() {
         return;
     }
-    let is_known = |suffix: &str| {
-        matches!(suffix, "f32" | "f64" | "bf16" | "wide") || suffix.bytes().all(|b| b.is_ascii_digit())
-    };
+    let is_number = |suffix: &str| !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit());
+    let is_known = |suffix: &str| matches!(suffix, "f32" | "f64" | "bf16" | "wide") || is_number(suffix);
     let unknown: Vec<String> = kernels()
         .into_iter()
-        .filter(|name| !name.rsplit_once('_').is_some_and(|(_, s)| is_known(s)))
+        .filter(|name| !name.rsplit_once('_').is_some_and(|(_, suffix)| is_known(suffix)))
         .collect();
     assert!(unknown.is_empty(), "{unknown:?}");
 }
